@@ -1,0 +1,126 @@
+"""Users, sessions, permissions and account pages for Starlette and FastAPI."""
+
+from .application import lifespan, middleware
+from .auth import Auth, Feature, get_auth
+from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
+from .backends import AuthenticationBackend, ModelBackend, RemoteUserBackend, SessionBackend
+from .cookies import Cookie
+from .csrf import CSRFMiddleware, csrf_input, csrf_token
+from .decorators import login_not_required, login_required, permission_required, user_passes_test
+from .events import (
+    Event,
+    Events,
+    LoginFailed,
+    PasswordChanged,
+    UserCreated,
+    UserDeleted,
+    UserLoggedIn,
+    UserLoggedOut,
+)
+from .exceptions import (
+    AlreadyExists,
+    DoesNotExist,
+    HashingBusy,
+    ImproperlyConfigured,
+    IntegrityError,
+    PermissionDenied,
+    SessionInterrupted,
+    SessionTooLarge,
+    StarletteAuthError,
+    UnstorableValue,
+)
+from .gateway import Gateway
+from .hashers import (
+    Argon2PasswordHasher,
+    BCryptPasswordHasher,
+    BCryptSHA256PasswordHasher,
+    MD5PasswordHasher,
+    PasswordHasher,
+    Passwords,
+    PBKDF2PasswordHasher,
+    PBKDF2SHA1PasswordHasher,
+    ScryptPasswordHasher,
+)
+from .middlewares import AuthenticationMiddleware, LoginRequiredMiddleware, SessionMiddleware
+from .models import AnonymousUser, ContentType, Group, Permission, User
+from .schema import migrate
+from .sessions.base import SessionBase, SessionStore
+from .sessions.cookie import CookieStore
+from .sessions.database import DatabaseStore
+from .sessions.memory import MemoryStore
+from .tables import Tables, user_columns
+from .users import Users
+from .views import auth_context, routes
+
+__all__ = [
+    "AlreadyExists",
+    "AnonymousUser",
+    "Argon2PasswordHasher",
+    "Auth",
+    "AuthenticationBackend",
+    "AuthenticationMiddleware",
+    "BCryptPasswordHasher",
+    "BCryptSHA256PasswordHasher",
+    "CSRFMiddleware",
+    "ContentType",
+    "Cookie",
+    "CookieStore",
+    "DatabaseStore",
+    "DoesNotExist",
+    "Event",
+    "Events",
+    "Feature",
+    "Gateway",
+    "Group",
+    "HashingBusy",
+    "ImproperlyConfigured",
+    "IntegrityError",
+    "LoginFailed",
+    "LoginRequiredMiddleware",
+    "MD5PasswordHasher",
+    "MemoryStore",
+    "ModelBackend",
+    "PBKDF2PasswordHasher",
+    "PBKDF2SHA1PasswordHasher",
+    "PasswordChanged",
+    "PasswordHasher",
+    "Passwords",
+    "Permission",
+    "PermissionDenied",
+    "RemoteUserBackend",
+    "ScryptPasswordHasher",
+    "SessionBackend",
+    "SessionBase",
+    "SessionInterrupted",
+    "SessionMiddleware",
+    "SessionStore",
+    "SessionTooLarge",
+    "StarletteAuthError",
+    "Tables",
+    "UnstorableValue",
+    "User",
+    "UserCreated",
+    "UserDeleted",
+    "UserLoggedIn",
+    "UserLoggedOut",
+    "Users",
+    "auth_context",
+    "authenticate",
+    "complete_login",
+    "csrf_input",
+    "csrf_token",
+    "get_auth",
+    "lifespan",
+    "login",
+    "login_not_required",
+    "login_required",
+    "logout",
+    "middleware",
+    "migrate",
+    "permission_required",
+    "routes",
+    "update_session_auth_hash",
+    "user_columns",
+    "user_passes_test",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,47 @@
+"""Putting it all into an application."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from starlette.middleware import Middleware
+
+from .auth import Auth
+from .csrf import CSRFMiddleware
+from .middlewares import AuthenticationMiddleware, SessionMiddleware
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+
+def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
+    """The recommended stack, in the right order. Paths in `exclude` have neither session nor user."""
+    return [
+        Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie, exclude=exclude),
+        Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
+        Middleware(CSRFMiddleware, auth=auth),
+    ]
+
+
+def lifespan(auth: Auth, inner: Lifespan | None = None) -> Lifespan:
+    """Connects the database when the application starts, disconnects it when it ends, with `inner` in between.
+
+    A database that is connected already stays so.
+    """
+
+    @contextlib.asynccontextmanager
+    async def connected(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        auth.templates.preload()
+        ours = not auth.database.is_connected
+        if ours:
+            await auth.database.connect()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                yield await stack.enter_async_context(inner(app)) if inner is not None else None
+        finally:
+            auth.passwords.close()
+            await auth.gateway.close()
+            if ours:
+                await auth.database.disconnect()
+
+    return connected

@@ -1,0 +1,187 @@
+"""Ways of telling who somebody is."""
+
+import contextlib
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import HTTPConnection
+
+from .models import User
+from .sessions.base import SessionBase
+from .signing import SecretKeys
+from .users import Users, normalize_username
+
+USER_ID = "_auth_user_id"
+BACKEND = "_auth_user_backend"
+AUTH_HASH = "_auth_user_hash"
+# Django's, so that both frameworks can read one session.
+AUTH_HASH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
+
+
+class AuthenticationBackend:
+    """One way of telling who somebody is. Override what you need; the rest says "not mine"."""
+
+    #: Whether browsers send the credentials by themselves, as with a proxy's header: then CSRF is checked.
+    ambient = False
+    #: Whether whom this backend identifies is logged in to the session.
+    remembered = False
+
+    @property
+    def path(self) -> str:
+        """What a session notes of who let its user in."""
+        return f"{type(self).__module__}.{type(self).__qualname__}"
+
+    async def identify(self, conn: HTTPConnection) -> User | None:
+        """Who is making this request? None: not somebody that this backend knows."""
+        return None
+
+    async def authenticate(self, conn: HTTPConnection, **credentials: Any) -> User | None:
+        """Whose credentials are these? None: nobody's. PermissionDenied: nobody's, and no other backend is asked.
+
+        A signature that names what it takes is only called with that.
+        """
+        return None
+
+    async def has_perm(self, user: User, perm: str, obj: object = None) -> bool:
+        """Whether an active user has a permission, on one object where one is given. PermissionDenied ends the search."""
+        return False
+
+
+class SessionBackend(AuthenticationBackend):
+    """The user whom the session remembers. The only place that reads and writes the session's keys of a login."""
+
+    def __init__(self, users: Users[Any], keys: SecretKeys) -> None:
+        self.users = users
+        self.keys = keys
+
+    async def identify(self, conn: HTTPConnection) -> User | None:
+        session = session_of(conn)
+        if not session or USER_ID not in session:
+            return None
+        user = await self._user(session)
+        if user is None or not user.is_active or not self._verify(session, user):
+            # Not only ignored: it must not come back to life when the account is switched on again.
+            session.flush()
+            return None
+        return user
+
+    def remember(self, session: SessionBase, user: User, backend: str) -> None:
+        """Binds the session to a user, under a new key. What an anonymous visitor stored stays; another user's goes."""
+        if USER_ID in session and not (session[USER_ID] == str(user.id) and self._verify(session, user)):
+            session.flush()
+        session.cycle_key()
+        session[USER_ID], session[BACKEND] = str(user.id), backend
+        session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
+        session.user_id = user.id
+
+    def refresh(self, session: SessionBase, user: User) -> None:
+        """Keeps this session alive, under a new key, after the user's password changed."""
+        if session.get(USER_ID) == str(user.id):
+            session.cycle_key()
+            session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
+
+    @staticmethod
+    def backend_of(session: SessionBase) -> str:
+        """The path of the backend that let the session's user in."""
+        return str(session.get(BACKEND, ""))
+
+    async def _user(self, session: SessionBase) -> User | None:
+        row = session.user_row
+        if row is not None and str(row["user_id"]) == session[USER_ID]:
+            user: User | None = self.users.from_row(row)
+        else:
+            user = await self.users.get(session[USER_ID])
+        return user
+
+    def _verify(self, session: SessionBase, user: User) -> bool:
+        key = self.keys.verify(AUTH_HASH_SALT, user.password, str(session.get(AUTH_HASH, "")))
+        if key:
+            # Signed with an older key, which will be retired: sign anew, as Django does.
+            self.refresh(session, user)
+        return key is not None
+
+
+class ModelBackend(AuthenticationBackend):
+    """Username or e-mail, and a password."""
+
+    def __init__(self, users: Users[Any], *, login_fields: Sequence[str] = ("username",)) -> None:
+        self.users = users
+        self.login_fields = login_fields
+
+    async def authenticate(
+        self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
+    ) -> User | None:
+        user = await self._find(username)
+        # One hash, whoever is asked about: the time says nothing about whether there is such a user.
+        if user is None or not user.is_active:
+            await self.users.passwords.check(None, password)
+            return None
+        return user if await self.users.check_password(user, password) else None
+
+    async def has_perm(self, user: User, perm: str, obj: object = None) -> bool:
+        return obj is None and user.has_perm(perm)
+
+    async def _find(self, login: str) -> User | None:
+        user: User | None = None
+        for field in self.login_fields:
+            found = await (self.users.get_by_email(login) if field == "email" else self.users.get_by_username(login))
+            user = user or found
+        return user
+
+
+class RemoteUserBackend(AuthenticationBackend):
+    """The user whom a proxy in front of us has checked, and names in a header.
+
+    The header is believed only when it comes from one of `trusted_proxies` (addresses or networks; "unix" for a
+    socket): anybody else could write it. When the header is gone the user is logged out, unless `persistent`.
+    """
+
+    ambient = True
+    remembered = True
+
+    def __init__(
+        self,
+        users: Users[Any],
+        *,
+        trusted_proxies: Sequence[str],
+        header: str = "remote-user",
+        create_unknown_user: bool = True,
+        persistent: bool = False,
+    ) -> None:
+        self.users = users
+        self.header = header
+        self.create_unknown_user = create_unknown_user
+        self.persistent = persistent
+        self.trusts_socket = "unix" in trusted_proxies
+        self.networks = [ipaddress.ip_network(proxy) for proxy in trusted_proxies if proxy != "unix"]
+
+    async def identify(self, conn: HTTPConnection) -> User | None:
+        username = normalize_username(conn.headers.get(self.header, "")) if self._is_trusted(conn) else ""
+        session = session_of(conn)
+        if not username:
+            if session and not self.persistent and SessionBackend.backend_of(session) == self.path:
+                session.flush()
+            return None
+        user: User | None = await self.users.get_by_username(username)
+        if user is None and self.create_unknown_user:
+            # Another request of the same newcomer may have been faster; a name that cannot be stored is nobody's.
+            with contextlib.suppress(ValueError):
+                await self.users.create_user(username)
+            user = await self.users.get_by_username(username)
+        return user if user is not None and user.is_active else None
+
+    def _is_trusted(self, conn: HTTPConnection) -> bool:
+        if conn.client is None:
+            return self.trusts_socket
+        try:
+            address = ipaddress.ip_address(conn.client.host)
+        except ValueError:
+            return False
+        return any(address in network for network in self.networks)
+
+
+def session_of(conn: HTTPConnection) -> SessionBase | None:
+    """The session of this package, without marking it as looked at; None where there is none."""
+    session = conn.scope.get("session")
+    return session if isinstance(session, SessionBase) else None

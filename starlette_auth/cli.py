@@ -1,0 +1,142 @@
+"""The command `starlette-auth`."""
+
+import argparse
+import asyncio
+import getpass
+import importlib
+import os
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from databases import Database
+
+from .auth import Auth
+from .exceptions import StarletteAuthError
+from .schema import migrate
+
+
+class Refused(Exception):
+    """Something that the command will not do; the message is one line for the person who called it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Gives 0 when it is done, 1 when it was refused, 2 when the words were wrong."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not (options.app or options.database):
+        options.app, options.database = os.environ.get("STARLETTE_AUTH_APP"), os.environ.get("DATABASE_URL")
+    if not (options.app or options.database):
+        parser.error("name an application (--app module:attribute) or a database (--database URL)")
+    try:
+        auth = _auth(options)
+        return asyncio.run(_run(auth, options.command(auth, options)))
+    except KeyboardInterrupt:
+        return _say_no("Stopped.")
+    except (Refused, StarletteAuthError, ValueError, LookupError) as error:
+        return _say_no(str(error))
+    except Exception as error:
+        return _say_no(f"{type(error).__name__}: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("starlette-auth", description="Users and sessions from the command line.")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--app", metavar="MODULE:ATTRIBUTE", help="an Auth (or STARLETTE_AUTH_APP)")
+    where.add_argument("--database", metavar="URL", help="a database (or DATABASE_URL)")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("migrate", help="create or complete the tables")
+    command.set_defaults(command=_migrate)
+
+    command = commands.add_parser("createsuperuser", help="create a user who may do everything")
+    command.add_argument("--username")
+    command.add_argument("--email", default="")
+    command.add_argument("--noinput", action="store_true", help="ask nothing; the password is STARLETTE_AUTH_PASSWORD")
+    command.set_defaults(command=_createsuperuser)
+
+    command = commands.add_parser("changepassword", help="give a user a new password")
+    command.add_argument("username")
+    command.set_defaults(command=_changepassword)
+
+    command = commands.add_parser("clearsessions", help="delete sessions that have expired")
+    command.set_defaults(command=_clearsessions)
+    return parser
+
+
+def _auth(options: argparse.Namespace) -> Auth:
+    if not options.app:
+        return Auth(Database(options.database), secret_key=secrets.token_urlsafe(50))
+    module, _, attribute = options.app.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        auth = getattr(importlib.import_module(module), attribute or "auth")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Refused(f"{options.app} cannot be loaded: {error}. Write --app module:attribute.") from error
+    if not isinstance(auth, Auth):
+        raise Refused(f"{options.app} is a {type(auth).__name__}. Name an Auth, as in --app example_app.main:auth.")
+    return auth
+
+
+async def _run(auth: Auth, command: Awaitable[None]) -> int:
+    await auth.database.connect()
+    try:
+        await command
+    finally:
+        await auth.gateway.close()
+        await auth.database.disconnect()
+    return 0
+
+
+async def _migrate(auth: Auth, options: argparse.Namespace) -> None:
+    created = await migrate(auth.gateway, auth.tables)
+    _say("\n".join(f"created {name}" for name in created) or "Everything is there already.")
+
+
+async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
+    username = options.username or ("" if options.noinput else _ask("Username: "))
+    if not username:
+        raise Refused("A username is needed. Pass --username.")
+    if await auth.users.get_by_username(username):
+        raise Refused(f"There is a user called {username!r} already. Choose another name, or use changepassword.")
+    user = await auth.users.create_superuser(username, options.email, _new_password(ask=not options.noinput))
+    _say(f"Created the superuser {user.username}.")
+
+
+async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
+    user = await auth.users.get_by_username(options.username)
+    if user is None:
+        raise Refused(f"There is no user called {options.username!r}. Check the spelling.")
+    await auth.users.set_password(user, _new_password(ask="STARLETTE_AUTH_PASSWORD" not in os.environ))
+    _say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
+
+
+async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
+    _say(f"Deleted {await auth.sessions.clear_expired()} expired sessions.")
+
+
+def _new_password(*, ask: bool) -> str:
+    password = os.environ.get("STARLETTE_AUTH_PASSWORD", "")
+    if ask and not password:
+        password = _ask("Password: ", getpass.getpass)
+        if password != _ask("Password (again): ", getpass.getpass):
+            raise Refused("The two passwords differ. Try again.")
+    if not password.strip():
+        raise Refused("The password is empty. Type one, or set STARLETTE_AUTH_PASSWORD.")
+    return password
+
+
+def _ask(question: str, read: Callable[[str], str] = input) -> str:
+    try:
+        return read(question)
+    except EOFError:
+        raise Refused("There is nobody to ask. Use --noinput with --username and STARLETTE_AUTH_PASSWORD.") from None
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _say_no(text: str) -> int:
+    sys.stderr.write(" ".join(text.split()) + "\n")
+    return 1

@@ -1,0 +1,96 @@
+"""The session cookie: its name, its flags, and how it travels in headers."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from starlette.requests import cookie_parser
+from starlette.types import Scope
+
+from .exceptions import ImproperlyConfigured
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cookie:
+    """How a cookie is named and guarded.
+
+    Over https the name gets the prefix `__Host-` (RFC 6265bis §4.1.3.2), or `__Secure-` when a domain or a path is
+    set, so that no neighbouring subdomain can plant one. `max_age` is in seconds. `secure="auto"` follows the scheme
+    of the request; say True behind a proxy that ends TLS without telling.
+    """
+
+    name: str = "session"
+    max_age: int = 14 * 24 * 60 * 60
+    path: str = "/"
+    domain: str | None = None
+    secure: bool | Literal["auto"] = "auto"
+    samesite: Literal["lax", "strict", "none"] = "lax"
+    prefix: bool = True
+
+    def __post_init__(self) -> None:
+        if any(mark in f"{self.name}{self.path}{self.domain or ''}" for mark in ';,= \t\r\n"\\'):
+            raise ImproperlyConfigured(
+                "A cookie's name, path and domain hold no ; , = quotes or white space. Remove them."
+            )
+        if self.samesite == "none" and self.secure is False:
+            raise ImproperlyConfigured(
+                'Browsers refuse SameSite=None without Secure. Pass secure=True or samesite="lax".'
+            )
+
+    def is_secure(self, scope: Scope) -> bool:
+        if self.secure == "auto":
+            return scope.get("scheme") in ("https", "wss")
+        return self.secure
+
+    def name_for(self, scope: Scope) -> str:
+        if not (self.prefix and self.is_secure(scope)):
+            return self.name
+        return f"__Host-{self.name}" if self.path == "/" and self.domain is None else f"__Secure-{self.name}"
+
+    def read(self, scope: Scope) -> str | None:
+        """The value that came with the request. Over https, a cookie without the prefix is not looked at."""
+        sent = [value for name, value in scope["headers"] if name == b"cookie"]
+        if not sent:
+            return None
+        return cookie_parser(b"; ".join(sent).decode("latin-1")).get(self.name_for(scope)) or None
+
+    def header(self, scope: Scope, value: str, max_age: int | None) -> tuple[bytes, bytes]:
+        """A Set-Cookie header; without `max_age` the browser forgets the cookie when it closes."""
+        parts = [f"{self.name_for(scope)}={value}", f"Path={self.path}"]
+        if self.domain:
+            parts.append(f"Domain={self.domain}")
+        if max_age is not None:
+            parts.append(f"Max-Age={max_age}")
+        if max_age == 0:
+            parts.append("Expires=Thu, 01 Jan 1970 00:00:00 GMT")
+        parts += ["HttpOnly", f"SameSite={self.samesite.capitalize()}"]
+        if self.is_secure(scope):
+            parts.append("Secure")
+        return b"set-cookie", "; ".join(parts).encode("latin-1")
+
+    def deletion(self, scope: Scope) -> tuple[bytes, bytes]:
+        return self.header(scope, "", 0)
+
+
+def add_vary(headers: Headers, field: str) -> None:
+    """Adds a field to `Vary`, keeping what stands there."""
+    for index, (name, value) in enumerate(headers):
+        if name.lower() == b"vary":
+            present = [part.strip().lower() for part in value.decode("latin-1").split(",")]
+            if "*" not in present and field.lower() not in present:
+                headers[index] = (name, value + b", " + field.encode())
+            return
+    headers.append((b"vary", field.encode()))
+
+
+def set_header(headers: Headers, field: str, value: str) -> None:
+    """Puts one header in the place of all of that name."""
+    headers[:] = [pair for pair in headers if pair[0].lower() != field.lower().encode()]
+    headers.append((field.lower().encode(), value.encode("latin-1")))
+
+
+def response_headers(message: Any) -> Headers:
+    """The headers of a response message as a list of its own, put back into the message."""
+    message["headers"] = headers = list(message.get("headers", ()))
+    return headers

@@ -1,0 +1,142 @@
+"""What an endpoint requires, written above it."""
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from .auth import forbidden, get_auth
+from .authentication import ask_to_log_in
+from .exceptions import ImproperlyConfigured
+
+F = TypeVar("F", bound=Callable[..., Any])
+Test = Callable[[Any], bool | Awaitable[bool]]
+
+
+def login_required(endpoint: F | None = None, *, login_url: str | None = None) -> Any:
+    """Lets in who is logged in. Others are sent to the login page; a client that wants JSON gets 401.
+
+    For functions, async or not, for the methods and classes of HTTPEndpoint, and for WebSockets.
+    """
+    demand = user_passes_test(lambda user: user.is_authenticated, login_url=login_url)
+    return demand if endpoint is None else demand(endpoint)
+
+
+def permission_required(perm: str | Iterable[str], *, login_url: str | None = None) -> Callable[[F], F]:
+    """Lets in who has the permission; a list means all of them. Anonymous visitors are asked to log in, others get 403."""
+    perms = [perm] if isinstance(perm, str) else list(perm)
+    for name in perms:
+        if "." not in name:
+            raise ImproperlyConfigured(f"{name!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")
+    return user_passes_test(lambda user: user.has_perms(perms), login_url=login_url)
+
+
+def user_passes_test(test: Test, *, login_url: str | None = None) -> Callable[[F], F]:
+    """Lets in whose user passes the test. Anonymous visitors are asked to log in, others get 403.
+
+    The test may be async where the endpoint is.
+    """
+
+    def demand(endpoint: F) -> F:
+        if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
+            guard = _guarded_class
+        else:
+            guard = _guarded_async if _is_async(endpoint) else _guarded_sync
+        guarded: F = guard(endpoint, test, login_url)
+        return guarded
+
+    return demand
+
+
+def login_not_required(endpoint: F) -> F:
+    """Marks an endpoint that LoginRequiredMiddleware leaves alone."""
+    endpoint.login_required = False  # type: ignore[attr-defined]
+    return endpoint
+
+
+def _guarded_async(endpoint: Any, test: Test, login_url: str | None) -> Any:
+    @functools.wraps(endpoint)
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        conn = _connection(endpoint, args, kwargs)
+        passed = test(_user(conn))
+        if inspect.isawaitable(passed):
+            passed = await passed
+        if passed:
+            return await endpoint(*args, **kwargs)
+        if isinstance(conn, WebSocket):
+            await conn.close(1008, "Log in first, with a user who may do this.")
+            return None
+        return _no(conn, login_url)
+
+    return guarded
+
+
+def _guarded_sync(endpoint: Any, test: Test, login_url: str | None) -> Any:
+    @functools.wraps(endpoint)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        conn = _connection(endpoint, args, kwargs)
+        passed = test(_user(conn))
+        if inspect.isawaitable(passed):
+            raise ImproperlyConfigured(
+                f"The test of {endpoint.__name__} is async. Write `async def {endpoint.__name__}`."
+            )
+        return endpoint(*args, **kwargs) if passed else _no(conn, login_url)
+
+    return guarded
+
+
+def _guarded_class(endpoint: Any, test: Test, login_url: str | None) -> Any:
+    """A subclass that asks before it dispatches: for every method, those that are added later included."""
+
+    class Guarded(endpoint):  # type: ignore[misc]
+        async def dispatch(self) -> None:
+            conn = _connection_of(self.scope, self.receive, self.send)
+            passed = test(_user(conn))
+            if inspect.isawaitable(passed):
+                passed = await passed
+            if passed:
+                await super().dispatch()
+            elif isinstance(conn, WebSocket):
+                await conn.close(1008, "Log in first, with a user who may do this.")
+            else:
+                await _no(conn, login_url)(self.scope, self.receive, self.send)
+
+    return functools.update_wrapper(Guarded, endpoint, updated=())
+
+
+def _connection_of(scope: Scope, receive: Receive, send: Send) -> HTTPConnection:
+    return WebSocket(scope, receive, send) if scope["type"] == "websocket" else HTTPConnection(scope)
+
+
+def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> HTTPConnection:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, HTTPConnection):
+            return value
+    raise ImproperlyConfigured(
+        f"{endpoint.__name__} is called without a request. Give it an argument `request: Request` "
+        "(or `websocket: WebSocket`), which the decorator reads."
+    )
+
+
+def _user(conn: HTTPConnection) -> Any:
+    get_auth(conn)
+    return conn.user
+
+
+def _no(conn: HTTPConnection, login_url: str | None) -> Response:
+    """A user who lacks something is told so: sending him to log in again would go round in circles."""
+    if conn.user.is_authenticated:
+        raise forbidden()
+    return ask_to_log_in(conn, login_url)
+
+
+def _is_async(endpoint: Any) -> bool:
+    while isinstance(endpoint, functools.partial):
+        endpoint = endpoint.func
+    return inspect.iscoroutinefunction(endpoint) or inspect.iscoroutinefunction(type(endpoint).__call__)

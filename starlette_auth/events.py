@@ -1,0 +1,96 @@
+"""What happened, told to whoever wants to know."""
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import HTTPConnection
+
+CLEANSED = "********************"
+SENSITIVE = re.compile("api|token|key|secret|password|signature|code|otp", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """The root of all events: a listener on it hears every one."""
+
+
+E = TypeVar("E", bound=Event)
+Listener = Callable[[E], Awaitable[None] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserLoggedIn(Event):
+    """Somebody proved who they are; the session has its new key by the end of the response."""
+
+    user: Any
+    request: HTTPConnection = field(repr=False)
+    backend: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserLoggedOut(Event):
+    """A session was ended by its user; `user` is anonymous where nobody was logged in."""
+
+    user: Any
+    request: HTTPConnection = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginFailed(Event):
+    """Credentials that no backend accepted. Whatever could be a secret in them is starred out."""
+
+    credentials: Mapping[str, Any]
+    request: HTTPConnection = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserCreated(Event):
+    """A user row was written."""
+
+    user: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserDeleted(Event):
+    """A user is about to go: emitted inside the transaction, before the row is deleted."""
+
+    user: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasswordChanged(Event):
+    """A user has a new password; all sessions but the one that changed it end with their next request."""
+
+    user: Any
+
+
+class Events:
+    """Listeners by the type of event. They run in order, inside the transaction of what they hear about."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[type[Event], list[Listener[Any]]] = {}
+
+    def on(self, kind: type[E]) -> Callable[[Listener[E]], Listener[E]]:
+        """`@auth.events.on(UserLoggedIn)` above a function, async or not, that takes the event."""
+
+        def register(listener: Listener[E]) -> Listener[E]:
+            self._listeners.setdefault(kind, []).append(listener)
+            return listener
+
+        return register
+
+    async def emit(self, event: Event) -> None:
+        """What a listener raises undoes the change that it was told of."""
+        for kind in type(event).__mro__:
+            for listener in self._listeners.get(kind, ()):
+                result = listener(event)
+                if inspect.isawaitable(result):
+                    await result
+
+
+def cleanse(credentials: Mapping[str, Any]) -> dict[str, Any]:
+    """Credentials that may be logged, as Django's `user_login_failed` sends them."""
+    return {name: CLEANSED if SENSITIVE.search(name) else value for name, value in credentials.items()}

@@ -1,0 +1,50 @@
+"""What can go wrong, and what to do about it."""
+
+from starlette.exceptions import HTTPException
+
+
+class StarletteAuthError(Exception):
+    """The root of every exception that this package raises for a programmer."""
+
+
+class ImproperlyConfigured(StarletteAuthError):
+    """The application is put together wrongly; the message ends with the fix."""
+
+
+class PermissionDenied(StarletteAuthError):
+    """Raised by a backend to stop the search: no other backend is asked."""
+
+
+class SessionInterrupted(StarletteAuthError):
+    """The session was deleted, or changed its key, while this request was under way."""
+
+
+class SessionTooLarge(StarletteAuthError):
+    """The session does not fit into a cookie."""
+
+
+class IntegrityError(StarletteAuthError):
+    """The database refused a row: a value that must be unique stands there, or a row that is referred to is gone."""
+
+
+class UnstorableValue(StarletteAuthError, ValueError):
+    """A value that no database column can hold: NUL, half a surrogate pair, too long, too large."""
+
+
+class AlreadyExists(StarletteAuthError, ValueError):
+    """A user, group or permission of that name is there already."""
+
+
+class DoesNotExist(StarletteAuthError, LookupError):
+    """There is no user, group or permission of that name."""
+
+
+class HashingBusy(HTTPException):
+    """Too many passwords wait to be checked. Answered with 503 and `Retry-After`."""
+
+    def __init__(self, retry_after: int = 5) -> None:
+        super().__init__(
+            503,
+            "Many people are logging in at this moment. Please try again in a few seconds.",
+            headers={"Retry-After": str(retry_after)},
+        )

@@ -1,0 +1,247 @@
+"""What stands between the server and the application: sessions and users."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .auth import SCOPE_APP, SCOPE_KEY, Auth
+from .authentication import ask_to_log_in, login, set_user
+from .backends import session_of
+from .cookies import Cookie, add_vary, response_headers, set_header
+from .exceptions import ImproperlyConfigured, SessionInterrupted
+from .models import AnonymousUser
+from .sessions.base import SessionBase, SessionStore
+from .urls import is_below
+
+logger = logging.getLogger("starlette_auth")
+
+STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+IDENTIFIED_BY = "starlette_auth.backend"
+
+
+class SessionMiddleware:
+    """Puts a session into `request.session`, and saves it when the response starts, if it changed.
+
+    A visitor without a cookie costs nothing. Paths in `exclude` have no session at all.
+    """
+
+    def __init__(
+        self, app: ASGIApp, store: SessionStore, cookie: Cookie | None = None, exclude: Sequence[str] = ()
+    ) -> None:
+        self.app = app
+        self.store = store
+        self.cookie = cookie or Cookie()
+        self.exclude = tuple(exclude)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or is_below(scope, self.exclude):
+            await self.app(scope, receive, send)
+            return
+        value = self.cookie.read(scope)
+        scope["session"] = session = await self.store.load(value) if value else SessionBase()
+        session.max_age = self.cookie.max_age
+        await Visit(self.store, self.cookie, scope, session, send).run(self.app, receive)
+
+
+class Visit:
+    """One request, or one WebSocket, and its session."""
+
+    def __init__(self, store: SessionStore, cookie: Cookie, scope: Scope, session: SessionBase, send: Send) -> None:
+        self.store = store
+        self.cookie = cookie
+        self.scope = scope
+        self.session = session
+        self.send_on = send
+        self.had_key = session.session_key is not None
+        self.started = False
+        self.interrupted = False
+
+    async def run(self, app: ASGIApp, receive: Receive) -> None:
+        try:
+            await app(self.scope, receive, self.send)
+            if self.scope["type"] == "websocket" and self.started:
+                await self.save_without_cookie()
+        finally:
+            # A crash may cost a visitor what the request wrote, but never undo a logout.
+            await self.delete_discarded()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] in STARTS and not self.started:
+            self.started = True
+            await self.start(message)
+        elif not self.interrupted:
+            await self.send_on(message)
+
+    async def start(self, message: Message) -> None:
+        headers = response_headers(message)
+        try:
+            set_cookie = await self.commit(keep=message.get("status", 200) < 500)
+        except SessionInterrupted:
+            self.interrupted = True
+            await self.refuse()
+            return
+        if set_cookie is not None:
+            headers.append(set_cookie)
+            set_header(headers, "Cache-Control", "no-store")
+        if self.session.accessed or set_cookie is not None:
+            add_vary(headers, "Cookie")
+        await self.send_on(message)
+
+    async def commit(self, *, keep: bool) -> tuple[bytes, bytes] | None:
+        """Carries out what was wished of the session; gives the cookie to set, if there is one."""
+        session = self.session
+        if not session and session.session_key is not None:
+            session.flush()
+        await self.delete_discarded()
+        if session and keep and session.modified:
+            return await self.save()
+        if self.had_key and session.session_key is None:
+            return self.cookie.deletion(self.scope)
+        return None
+
+    async def save(self) -> tuple[bytes, bytes]:
+        session, max_age = self.session, self.session.get_expiry_age()
+        client = self.scope.get("client")
+        session.address = client[0] if client else ""
+        session.user_agent = next(
+            (value.decode("latin-1") for name, value in self.scope["headers"] if name == b"user-agent"), ""
+        )
+        value = await self.store.save(session, max_age)
+        return self.cookie.header(self.scope, value, None if session.get_expire_at_browser_close() else max_age)
+
+    async def save_without_cookie(self) -> None:
+        """A WebSocket has no way to set a cookie after its start: what is stored under a known key can still change."""
+        session = self.session
+        if not session.modified:
+            return
+        if session.session_key is None:
+            logger.warning("A WebSocket changed the key of its session after accept(); what it stored is lost.")
+            return
+        before = session.session_key
+        try:
+            if await self.store.save(session, session.get_expiry_age()) != before:
+                logger.warning(
+                    "A WebSocket changed a session that lives in its cookie after accept(); the change is lost."
+                )
+        except SessionInterrupted:
+            logger.info("A session was ended while its WebSocket was open; what the socket stored is dropped.")
+
+    async def delete_discarded(self) -> None:
+        key, self.session.discarded_key = self.session.discarded_key, None
+        if key is not None:
+            await self.store.delete(key)
+
+    async def refuse(self) -> None:
+        if self.scope["type"] == "websocket":
+            await self.send_on({"type": "websocket.close", "code": 1008, "reason": "Your session has ended."})
+            return
+        response = PlainTextResponse("Your session ended while this page was loading. Please log in again.", 400)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Vary"] = "Cookie"
+        await response(self.scope, never_receive, self.send_on)
+
+
+async def never_receive() -> Message:
+    """For a response that has nothing to wait for."""
+    return {"type": "http.disconnect"}
+
+
+class AuthenticationMiddleware:
+    """Asks each backend in turn who is making the request, and puts the answer into `request.user`."""
+
+    def __init__(self, app: ASGIApp, auth: Auth, exclude: Sequence[str] = ()) -> None:
+        self.app = app
+        self.auth = auth
+        self.exclude = tuple(exclude)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or is_below(scope, self.exclude):
+            await self.app(scope, receive, send)
+            return
+        if "session" not in scope:
+            raise ImproperlyConfigured(
+                "AuthenticationMiddleware needs SessionMiddleware in front of it. "
+                "Pass middleware=middleware(auth) to your app."
+            )
+        scope[SCOPE_KEY] = self.auth
+        if "app" in scope:
+            scope[SCOPE_APP] = (scope["app"], scope.get("app_root_path", scope.get("root_path", "")))
+        await self.identify(scope)
+        await self.app(scope, receive, varying(send))
+
+    async def identify(self, scope: Scope) -> None:
+        conn = HTTPConnection(scope)
+        set_user(conn, AnonymousUser())
+        for backend in self.auth.backends:
+            user = await backend.identify(conn)
+            if user is None:
+                continue
+            scope[IDENTIFIED_BY] = backend
+            session = session_of(conn)
+            if backend.remembered and session is not None and session.user_id != user.id:
+                await login(conn, user, backend=backend.path)
+            set_user(conn, user)
+            return
+
+
+def varying(send: Send) -> Send:
+    """Every page was made for one user: no cache may show it to another."""
+
+    async def send_varying(message: Message) -> None:
+        if message["type"] in STARTS:
+            add_vary(response_headers(message), "Cookie")
+        await send(message)
+
+    return send_varying
+
+
+class LoginRequiredMiddleware:
+    """Demands a login for everything, except endpoints marked with `login_not_required` and paths in `exclude`.
+
+    What cannot be told apart, a path without a route included, demands it too.
+    """
+
+    def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
+        self.app = app
+        self.exclude = tuple(exclude)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] not in ("http", "websocket")
+            or is_below(scope, self.exclude)
+            or self._user(scope).is_authenticated
+            or getattr(find_endpoint(scope), "login_required", True) is False
+        ):
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "Log in first."})
+        else:
+            await ask_to_log_in(HTTPConnection(scope))(scope, receive, send)
+
+    def _user(self, scope: Scope) -> Any:
+        if SCOPE_KEY not in scope:
+            raise ImproperlyConfigured(
+                "LoginRequiredMiddleware needs AuthenticationMiddleware in front of it. Put it behind middleware(auth)."
+            )
+        return scope["user"]
+
+
+def find_endpoint(scope: Scope) -> Any:
+    """What the routes of the application will call for this request; None when that cannot be told from here."""
+    here: dict[str, Any] = dict(scope)
+    routes = getattr(scope.get("app"), "routes", [])
+    while routes:
+        matches = ((route, *route.matches(here)) for route in routes)
+        found = next(((route, child) for route, match, child in matches if match is not Match.NONE), None)
+        if found is None:
+            return None
+        route, child = found
+        here.update(child)
+        routes = getattr(route, "routes", None)
+    return here.get("endpoint")

@@ -1,0 +1,44 @@
+"""Keys derived from the secret key, one for each purpose."""
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Sequence
+
+from .exceptions import ImproperlyConfigured
+
+logger = logging.getLogger("starlette_auth")
+
+
+class SecretKeys:
+    """One or more secret keys, newest first: the newest signs, all are accepted."""
+
+    def __init__(self, secret_key: str | Sequence[str]) -> None:
+        self.all = (secret_key,) if isinstance(secret_key, str) else tuple(secret_key)
+        if not self.all or not all(self.all):
+            raise ImproperlyConfigured(
+                "secret_key is empty. Make one with "
+                '`python -c "import secrets; print(secrets.token_urlsafe(50))"` and keep it out of the repository.'
+            )
+        if len(self.all[0]) < 32:
+            logger.warning("secret_key has fewer than 32 characters; make one with secrets.token_urlsafe(50).")
+
+    def __repr__(self) -> str:
+        return f"<SecretKeys: {len(self.all)}>"
+
+    def sign(self, purpose: str, value: str) -> str:
+        """The newest key's signature, 64 hexadecimal digits."""
+        return salted_hmac(purpose, value, self.all[0])
+
+    def verify(self, purpose: str, value: str, signature: str) -> int | None:
+        """Which key made the signature (0 is the newest); None if none of them did."""
+        for index, key in enumerate(self.all):
+            if hmac.compare_digest(salted_hmac(purpose, value, key).encode(), signature.encode("utf-8", "replace")):
+                return index
+        return None
+
+
+def salted_hmac(salt: str, value: str, secret: str) -> str:
+    """HMAC-SHA256 under a key made of salt and secret, as Django's `salted_hmac(…, algorithm="sha256")`."""
+    key = hashlib.sha256(salt.encode() + secret.encode()).digest()
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()

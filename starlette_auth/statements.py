@@ -1,0 +1,156 @@
+"""SQL statements, rendered once for each database, and the values that go in and come out."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from .exceptions import UnstorableValue
+
+Row = dict[str, Any]
+Convert = Callable[[Any], Any]
+
+DIALECTS: dict[str, sa.Dialect] = {
+    "sqlite": sqlite.dialect(paramstyle="named"),  # type: ignore[no-untyped-call]
+    "postgresql": postgresql.dialect(paramstyle="numeric_dollar"),
+    "mysql": mysql.dialect(paramstyle="pyformat"),
+}
+
+
+class Statement:
+    """A statement as it is meant, in SQLAlchemy's terms. Values are given by name at each call."""
+
+    def __init__(self, expression: sa.ClauseElement) -> None:
+        self.expression = expression
+        self._prepared: dict[str, Prepared] = {}
+
+    def prepared(self, dialect: str) -> "Prepared":
+        ready = self._prepared.get(dialect)
+        if ready is None:
+            ready = self._prepared[dialect] = Prepared(self.expression, DIALECTS[dialect])
+        return ready
+
+
+class Prepared:
+    """A statement as one driver wants it: its text, and what to do with each value on the way in and out."""
+
+    def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect) -> None:
+        compiled = expression.compile(dialect=dialect)
+        self.sql = str(compiled)
+        types: dict[str, Any] = {}
+        given: Mapping[str, Any] = {}
+        if isinstance(compiled, sa.sql.compiler.SQLCompiler):
+            types = {name: bind.type for name, bind in compiled.binds.items()}
+            given = compiled.params
+        order = getattr(compiled, "positiontup", None)
+        self.positional = dialect.name == "postgresql"
+        names: Iterable[str] = order if self.positional and order is not None else given
+        self.incoming = [(name, _incoming(types[name], dialect), given[name]) for name in names]
+        columns: Sequence[Any] = getattr(expression, "selected_columns", ())
+        self.columns = [column.key for column in columns]
+        outgoing = [(index, _outgoing(column.type, dialect)) for index, column in enumerate(columns)]
+        self.outgoing = [(index, convert) for index, convert in outgoing if convert is not None]
+
+    def arguments(self, values: Mapping[str, Any]) -> Any:
+        """What the driver is given: a list for PostgreSQL, a dict elsewhere. UnstorableValue for what cannot be stored."""
+        if self.positional:
+            return [convert(values.get(name, fixed)) for name, convert, fixed in self.incoming]
+        return {name: convert(values.get(name, fixed)) for name, convert, fixed in self.incoming}
+
+    def row(self, raw: Iterable[Any]) -> Row:
+        cells = list(raw)
+        for index, convert in self.outgoing:
+            cells[index] = convert(cells[index])
+        return dict(zip(self.columns, cells, strict=True))
+
+
+def _incoming(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
+    real = kind.dialect_impl(dialect)
+    if isinstance(real, sa.DateTime):
+        return _moment_in(sqlite_text=dialect.name == "sqlite", aware=dialect.name == "postgresql" and real.timezone)
+    check: Convert | None = None
+    if isinstance(real, sa.String):
+        check = _text_check(real.length)
+    elif isinstance(real, sa.Integer):
+        wide = isinstance(real, sa.BigInteger) or dialect.name == "sqlite"
+        check = _integer_check(2**63 if wide else 2**31)
+    process = real.bind_processor(dialect)
+    if check is None or process is None:
+        return check or process or _unchanged
+    return _both(check, process)
+
+
+def _outgoing(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert | None:
+    real = kind.dialect_impl(dialect)
+    process: Convert | None = real.result_processor(dialect, None)
+    if isinstance(real, sa.DateTime):
+        return _moment_out(process or _unchanged)
+    return process
+
+
+def _moment_in(*, sqlite_text: bool, aware: bool) -> Convert:
+    """Drivers drop an offset without converting (aiosqlite), or demand one (asyncpg): everything is UTC before they see it."""
+
+    def convert(value: datetime | None) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise UnstorableValue(f"{value!r} has no time zone. Use datetime.now(UTC).")
+        value = value.astimezone(UTC)
+        if sqlite_text:
+            return value.strftime("%Y-%m-%d %H:%M:%S.%f")
+        return value if aware else value.replace(tzinfo=None)
+
+    return convert
+
+
+def _moment_out(process: Convert) -> Convert:
+    def convert(value: Any) -> datetime | None:
+        if value is None:
+            return None
+        moment: datetime = process(value)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+    return convert
+
+
+def _text_check(length: int | None) -> Convert:
+    """PostgreSQL refuses NUL, drivers refuse half a surrogate pair, SQLite stores too much: the same answer from all."""
+
+    def check(value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise UnstorableValue(f"A column of text was given {type(value).__name__}. Pass a str.")
+        if not value.isascii() and any("\ud800" <= mark <= "\udfff" for mark in value):
+            raise UnstorableValue("Half of a surrogate pair cannot be stored. Remove it.")
+        if "\x00" in value:
+            raise UnstorableValue("The character NUL cannot be stored. Remove it.")
+        if length is not None and len(value) > length:
+            raise UnstorableValue(f"{len(value)} characters do not fit into {length}. Shorten the value.")
+        return value
+
+    return check
+
+
+def _integer_check(limit: int) -> Convert:
+    def check(value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, int):
+            raise UnstorableValue(f"A column of integers was given {type(value).__name__}. Pass an int.")
+        if not -limit <= value < limit:
+            raise UnstorableValue("The number is too large for its column.")
+        return value
+
+    return check
+
+
+def _both(first: Convert, second: Convert) -> Convert:
+    return lambda value: second(first(value))
+
+
+def _unchanged(value: Any) -> Any:
+    return value

@@ -1,0 +1,252 @@
+"""The tables: Django's columns, types, constraints and index names."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+MYSQL = ("mysql", "mariadb")
+
+
+def moment() -> sa.types.TypeEngine[Any]:
+    """UTC, with microseconds."""
+    return sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
+
+
+def long_text() -> sa.types.TypeEngine[Any]:
+    return sa.Text().with_variant(mysql.LONGTEXT(), *MYSQL)
+
+
+class Tables:
+    """All tables of one installation.
+
+    `user` may be a table of your own, with any further columns, another name, and an integer or UUID primary key;
+    it has at least the columns of `user_columns()`.
+    """
+
+    def __init__(
+        self,
+        *,
+        user: sa.Table | None = None,
+        content_type_table: str = "auth_content_type",
+        content_type_unique: str = "auth_content_type_app_label_model_uniq",
+    ) -> None:
+        self.metadata = sa.MetaData()
+        self.user = user if user is not None else user_table(self.metadata)
+        self.user_key = next(iter(self.user.primary_key.columns))
+        self.content_type = sa.Table(
+            content_type_table,
+            self.metadata,
+            _key(),
+            sa.Column("app_label", sa.String(100), nullable=False),
+            sa.Column("model", sa.String(100), nullable=False),
+            *_unique(content_type_unique, "app_label", "model"),
+            sqlite_autoincrement=True,
+        )
+        self.permission = sa.Table(
+            "auth_permission",
+            self.metadata,
+            _key(),
+            sa.Column("content_type_id", sa.Integer, nullable=False),
+            sa.Column("codename", sa.String(100), nullable=False),
+            sa.Column("name", sa.String(255), nullable=False),
+            *_unique("auth_permission_content_type_id_codename_01ab375a_uniq", "content_type_id", "codename"),
+            *_reference(
+                "auth_permission_content_type_id_2f476e4b_fk_django_co",
+                "auth_permission_content_type_id_2f476e4b",
+                "content_type_id",
+                self.content_type.c.id,
+            ),
+            sqlite_autoincrement=True,
+        )
+        self.group = sa.Table(
+            "auth_group",
+            self.metadata,
+            _key(),
+            sa.Column("name", sa.String(150), nullable=False, unique=True),
+            _like("auth_group_name_a6ea08ec_like", "name"),
+            sqlite_autoincrement=True,
+        )
+        self.group_permissions = _link(
+            self.metadata,
+            "auth_group_permissions",
+            "auth_group_permissions_group_id_permission_id_0cd325b0_uniq",
+            (
+                "group_id",
+                self.group.c.id,
+                "auth_group_permissions_group_id_b120cbf9_fk_auth_group_id",
+                "auth_group_permissions_group_id_b120cbf9",
+            ),
+            (
+                "permission_id",
+                self.permission.c.id,
+                "auth_group_permissio_permission_id_84c5c92e_fk_auth_perm",
+                "auth_group_permissions_permission_id_84c5c92e",
+            ),
+        )
+        self.user_groups = _link(
+            self.metadata,
+            "auth_user_groups",
+            "auth_user_groups_user_id_group_id_94350c0c_uniq",
+            (
+                "user_id",
+                self.user_key,
+                "auth_user_groups_user_id_6a12ed8b_fk_auth_user_id",
+                "auth_user_groups_user_id_6a12ed8b",
+            ),
+            (
+                "group_id",
+                self.group.c.id,
+                "auth_user_groups_group_id_97559544_fk_auth_group_id",
+                "auth_user_groups_group_id_97559544",
+            ),
+        )
+        self.user_permissions = _link(
+            self.metadata,
+            "auth_user_user_permissions",
+            "auth_user_user_permissions_user_id_permission_id_14a6b632_uniq",
+            (
+                "user_id",
+                self.user_key,
+                "auth_user_user_permissions_user_id_a95ead1b_fk_auth_user_id",
+                "auth_user_user_permissions_user_id_a95ead1b",
+            ),
+            (
+                "permission_id",
+                self.permission.c.id,
+                "auth_user_user_permi_permission_id_1fbb5f2c_fk_auth_perm",
+                "auth_user_user_permissions_permission_id_1fbb5f2c",
+            ),
+        )
+        self.session = session_table(self.metadata, self.user_key.type)
+        self.features: list[sa.Table] = []
+
+    @classmethod
+    def django(cls, *, user: sa.Table | None = None) -> "Tables":
+        """The tables of a Django project: content types under Django's name, sessions in `django_session`."""
+        tables = cls(
+            user=user,
+            content_type_table="django_content_type",
+            content_type_unique="django_content_type_app_label_model_76bd3d3b_uniq",
+        )
+        tables.metadata.remove(tables.session)
+        tables.session = django_session_table(tables.metadata)
+        return tables
+
+    def __iter__(self) -> Iterator[sa.Table]:
+        """In an order in which they can be created: what is referred to comes first."""
+        yield from (self.content_type, self.permission, self.group, self.group_permissions, self.user)
+        yield from (self.user_groups, self.user_permissions, self.session, *self.features)
+
+    def referring_to_user(self) -> list[sa.Column[Any]]:
+        """The columns that name a user, the session's included: what must go before a user does."""
+        columns = [column for table in self for column in table.columns if column.references(self.user_key)]
+        return [*columns, *(column for column in self.session.columns if column.name == "user_id")]
+
+
+def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
+    """Django's columns of a user, to begin a table of your own with. `key` is its primary key."""
+    return [
+        key if key is not None else _key(),
+        sa.Column("password", sa.String(128), nullable=False),
+        sa.Column("last_login", moment(), nullable=True),
+        sa.Column("is_superuser", sa.Boolean, nullable=False),
+        sa.Column("username", sa.String(150), nullable=False, unique=True),
+        sa.Column("first_name", sa.String(150), nullable=False),
+        sa.Column("last_name", sa.String(150), nullable=False),
+        sa.Column("email", sa.String(254), nullable=False),
+        sa.Column("is_staff", sa.Boolean, nullable=False),
+        sa.Column("is_active", sa.Boolean, nullable=False),
+        sa.Column("date_joined", moment(), nullable=False),
+    ]
+
+
+def user_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
+        "auth_user",
+        metadata,
+        *user_columns(),
+        _like("auth_user_username_6821ab7c_like", "username"),
+        sqlite_autoincrement=True,
+    )
+
+
+def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> sa.Table:
+    """Our own sessions. The key itself is never stored, only its SHA-256; times are UTC seconds since 1970."""
+    return sa.Table(
+        "auth_session",
+        metadata,
+        sa.Column("key_hash", sa.String(64), primary_key=True),
+        sa.Column("public_id", sa.String(32), nullable=False, unique=True),
+        sa.Column("user_id", user_key, nullable=True),
+        sa.Column("data", long_text(), nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("last_seen", sa.BigInteger, nullable=False),
+        sa.Column("expires", sa.BigInteger, nullable=False),
+        sa.Column("address", sa.String(45), nullable=False),
+        sa.Column("user_agent", sa.String(255), nullable=False),
+        sa.Index("auth_session_user_id", "user_id"),
+        sa.Index("auth_session_expires", "expires"),
+    )
+
+
+def django_session_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
+        "django_session",
+        metadata,
+        sa.Column("session_key", sa.String(40), primary_key=True),
+        sa.Column("session_data", long_text(), nullable=False),
+        sa.Column("expire_date", moment(), nullable=False),
+        sa.Index("django_session_expire_date_a5c62663", "expire_date"),
+        _like("django_session_session_key_c0390e0f_like", "session_key"),
+    )
+
+
+def _key(*, big: bool = False) -> sa.Column[Any]:
+    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite") if big else sa.Integer()
+    return sa.Column("id", kind, sa.Identity(), primary_key=True)
+
+
+def _link(
+    metadata: sa.MetaData,
+    name: str,
+    unique: str,
+    left: tuple[str, sa.Column[Any], str, str],
+    right: tuple[str, sa.Column[Any], str, str],
+) -> sa.Table:
+    """A table between two others. Each side: its column, what it refers to, its constraint's and its index's name."""
+    return sa.Table(
+        name,
+        metadata,
+        _key(big=True),
+        *(sa.Column(column, target.type, nullable=False) for column, target, _, _ in (left, right)),
+        *_unique(unique, left[0], right[0]),
+        *(part for column, target, key, index in (left, right) for part in _reference(key, index, column, target)),
+        sqlite_autoincrement=True,
+    )
+
+
+def _unique(name: str, *columns: str) -> Sequence[Any]:
+    """A unique index on SQLite, a constraint elsewhere, as Django makes them."""
+    return (
+        sa.Index(name, *columns, unique=True, info={"only": ("sqlite",)}),
+        *(sa.UniqueConstraint(*columns, name=name).ddl_if(dialect=dialect) for dialect in ("postgresql", "mysql")),
+    )
+
+
+def _reference(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
+    """A foreign key as Django makes it: deferred where the database can, without cascade; MySQL indexes it by itself."""
+    return (
+        sa.ForeignKeyConstraint([column], [target], deferrable=True, initially="DEFERRED").ddl_if(dialect="sqlite"),
+        sa.ForeignKeyConstraint([column], [target], name=name, deferrable=True, initially="DEFERRED").ddl_if(
+            dialect="postgresql"
+        ),
+        sa.ForeignKeyConstraint([column], [target], name=name).ddl_if(dialect="mysql"),
+        sa.Index(index, column, info={"only": ("sqlite", "postgresql")}),
+    )
+
+
+def _like(name: str, column: str) -> sa.Index:
+    """PostgreSQL needs a second index to search by prefix."""
+    return sa.Index(name, column, postgresql_ops={column: "varchar_pattern_ops"}, info={"only": ("postgresql",)})

@@ -1,0 +1,125 @@
+"""Databases, applications and clients for all tests."""
+
+import asyncio
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+from databases import Database
+from starlette.types import ASGIApp
+
+from starlette_auth import Argon2PasswordHasher, Auth, Passwords, User, migrate
+from starlette_auth.hashers import default_hashers
+
+SECRET_KEY = "a secret key that is for tests only, and long enough"
+PASSWORD = "correct horse battery staple"
+IN_CI = os.environ.get("CI") == "true"
+# With CI=true a server that is missing fails the tests; otherwise only servers that are named are tried.
+SERVERS = os.environ.get(
+    "TEST_DATABASE_URLS",
+    "postgresql://postgres@127.0.0.1:5432,mysql+asyncmy://root@127.0.0.1:3306" if IN_CI else "",
+)
+BACKENDS = ["sqlite", *(url.strip() for url in SERVERS.split(",") if url.strip())]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if IN_CI and hasattr(config.option, "cov_fail_under"):
+        config.option.cov_fail_under = 100
+
+
+def pytest_report_header() -> str:
+    tried = ", ".join(url.split(":")[0].split("+")[0] for url in BACKENDS)
+    missing = "" if len(BACKENDS) > 1 else "; name other servers in TEST_DATABASE_URLS (see README) to test them too"
+    return f"databases: {tried}{missing}"
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """Fails a test in which our code blocks the event loop."""
+    with blockbuster_ctx("starlette_auth") as detector:
+        yield detector
+
+
+@pytest.fixture
+def fast_passwords() -> Passwords:
+    """The real algorithm with the smallest cost: 50 logins a second instead of 5."""
+    weak = Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    return Passwords([weak, *default_hashers()[1:]])
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda url: url.split(":")[0].split("+")[0])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """An empty database of its own for each test, on each server."""
+    server = str(request.param)
+    if server == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path}/test.sqlite3"
+        return
+    name = f"starlette_auth_{os.getpid()}_{secrets.token_hex(4)}"
+    await _on_server(server, f"CREATE DATABASE {name}")
+    yield f"{server}/{name}"
+    force = " WITH (FORCE)" if server.startswith("postgres") else ""
+    await _on_server(server, f"DROP DATABASE {name}{force}")
+
+
+async def _on_server(server: str, statement: str) -> None:
+    maintenance = "postgres" if server.startswith("postgres") else "mysql"
+    async with Database(f"{server}/{maintenance}", min_size=1, max_size=1) as database:
+        await database.execute(statement)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A connected database without tables."""
+    options: dict[str, Any] = {} if database_url.startswith("sqlite") else {"min_size": 1, "max_size": 10}
+    async with Database(database_url, **options) as database:
+        yield database
+
+
+@pytest.fixture
+async def auth(database: Database, fast_passwords: Passwords) -> AsyncIterator[Auth]:
+    """An Auth on a database with all tables."""
+    auth = Auth(database, secret_key=SECRET_KEY, passwords=fast_passwords)
+    await migrate(auth.gateway, auth.tables)
+    yield auth
+    await auth.gateway.close()
+    auth.passwords.close()
+
+
+@pytest.fixture
+async def ann(auth: Auth) -> User:
+    """A user who may do nothing in particular."""
+    user: User = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+    return user
+
+
+def client_of(app: ASGIApp, *, base_url: str = "http://testserver", **options: Any) -> httpx.AsyncClient:
+    """A browser, with a cookie jar, that talks to the application in the same event loop."""
+    transport = httpx.ASGITransport(app, client=("192.0.2.1", 5000))
+    return httpx.AsyncClient(transport=transport, base_url=base_url, **options)
+
+
+def token_in(page: str) -> str:
+    """The CSRF token in a page's form."""
+    found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
+    assert found, "no token in the page"
+    return found[1]
+
+
+async def post_login(
+    client: httpx.AsyncClient, username: str = "ann", password: str = PASSWORD, **fields: str
+) -> httpx.Response:
+    """Fills in the login form, as a visitor does."""
+    page = await client.get("/accounts/login")
+    token = token_in(page.text)
+    data = {"username": username, "password": password, "csrfmiddlewaretoken": token, **fields}
+    return await client.post("/accounts/login", data=data)
+
+
+async def all_of(*coroutines: Any) -> list[Any]:
+    return await asyncio.gather(*coroutines)
