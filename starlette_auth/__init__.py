@@ -4,8 +4,10 @@ from .application import lifespan, middleware
 from .auth import Auth, Feature, get_auth
 from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
 from .backends import AuthenticationBackend, ModelBackend, RemoteUserBackend, SessionBackend
+from .context import auth_context
 from .cookies import Cookie
-from .csrf import CSRFMiddleware, csrf_input, csrf_token
+from .csrf import CSRFMiddleware
+from .csrf_tokens import csrf_input, csrf_token
 from .decorators import login_not_required, login_required, permission_required, user_passes_test
 from .events import (
     Event,
@@ -50,7 +52,7 @@ from .sessions.database import DatabaseStore
 from .sessions.memory import MemoryStore
 from .tables import Tables, user_columns
 from .users import Users
-from .views import auth_context, routes
+from .views import routes
 
 __all__ = [
     "AlreadyExists",

@@ -1,7 +1,7 @@
 """Putting it all into an application."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -11,7 +11,7 @@ from .auth import Auth
 from .csrf import CSRFMiddleware
 from .middlewares import AuthenticationMiddleware, SessionMiddleware
 
-Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
@@ -30,8 +30,7 @@ def lifespan(auth: Auth, inner: Lifespan | None = None) -> Lifespan:
     """
 
     @contextlib.asynccontextmanager
-    async def connected(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
-        auth.templates.preload()
+    async def connected(app: Any) -> AsyncIterator[Any]:
         ours = not auth.database.is_connected
         if ours:
             await auth.database.connect()

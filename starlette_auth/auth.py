@@ -130,22 +130,19 @@ class Auth:
         return False
 
     def url_for(self, conn: HTTPConnection, name: str, **params: Any) -> str:
-        """The path of a page, the application's root_path included. A text with a slash in front is taken as it is.
+        """The path of a page, given the name of its route, or a path of the application; its root_path comes in front.
 
         Looked up from the outermost application, so that an application mounted inside finds it too.
         """
+        app, root_path = conn.scope.get(SCOPE_APP, (conn.scope.get("app"), conn.scope.get("root_path", "")))
         if name.startswith("/"):
-            return name
-        app, root_path = conn.scope.get(SCOPE_APP) or (
-            conn.scope.get("app"),
-            conn.scope.get("app_root_path", ""),
-        )
+            return f"{root_path}{name}"
         try:
-            return str(root_path) + str(app.url_path_for(name, **params))  # type: ignore[union-attr]
+            return f"{root_path}{app.url_path_for(name, **params)}"
         except (NoMatchFound, AttributeError) as error:
             raise ImproperlyConfigured(
                 f'No route is called {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '
-                f'or pass the path of your own page, as in Auth(login_url="/login").'
+                'or pass the path of your own page, as in Auth(login_url="/login").'
             ) from error
 
     def style_url(self, conn: HTTPConnection) -> str | None:

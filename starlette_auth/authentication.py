@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from .auth import SCOPE_APP, Auth, get_auth
+from .auth import Auth, get_auth
 from .backends import session_of
 from .events import LoginFailed, UserLoggedIn, UserLoggedOut, cleanse
 from .exceptions import ImproperlyConfigured, PermissionDenied
@@ -102,15 +102,10 @@ def ask_to_log_in(conn: HTTPConnection, login_url: str | None = None) -> Respons
     url = auth.url_for(conn, login_url or auth.login_url)
     # After a login the browser can only GET: it goes back to a page, not to where a form was sent.
     if conn.scope.get("method") in ("GET", "HEAD"):
-        url += ("&" if "?" in url else "?") + urlencode({"next": _full_path(conn)})
+        query = conn.scope.get("query_string", b"").decode("latin-1")
+        here = quote(conn.scope["path"]) + (f"?{query}" if query else "")
+        url += ("&" if "?" in url else "?") + urlencode({"next": here})
     return RedirectResponse(url, status_code=303)
-
-
-def _full_path(conn: HTTPConnection) -> str:
-    _, root = conn.scope.get(SCOPE_APP, (None, ""))
-    path = conn.scope["path"] if conn.scope["path"].startswith(root) else root + conn.scope["path"]
-    query = conn.scope.get("query_string", b"").decode("latin-1")
-    return quote(path) + (f"?{query}" if query else "")
 
 
 def _session(conn: HTTPConnection) -> SessionBase:

@@ -82,6 +82,11 @@ class SessionBackend(AuthenticationBackend):
             session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
 
     @staticmethod
+    def is_of(session: SessionBase | None, user: User) -> bool:
+        """Whether it is this user whom the session remembers; yes too where there is no session to remember in."""
+        return session is None or session.get(USER_ID) == str(user.id)
+
+    @staticmethod
     def backend_of(session: SessionBase) -> str:
         """The path of the backend that let the session's user in."""
         return str(session.get(BACKEND, ""))
@@ -158,11 +163,15 @@ class RemoteUserBackend(AuthenticationBackend):
 
     async def identify(self, conn: HTTPConnection) -> User | None:
         username = normalize_username(conn.headers.get(self.header, "")) if self._is_trusted(conn) else ""
+        user = await self._find(username) if username else None
         session = session_of(conn)
-        if not username:
-            if session and not self.persistent and SessionBackend.backend_of(session) == self.path:
-                session.flush()
-            return None
+        is_ours = session is not None and SessionBackend.backend_of(session) == self.path
+        # The proxy names nobody (any more), or somebody whom we do not let in: not the one before, in any case.
+        if session is not None and is_ours and user is None and (username or not self.persistent):
+            session.flush()
+        return user
+
+    async def _find(self, username: str) -> User | None:
         user: User | None = await self.users.get_by_username(username)
         if user is None and self.create_unknown_user:
             # Another request of the same newcomer may have been faster; a name that cannot be stored is nobody's.

@@ -7,7 +7,7 @@ import importlib
 import os
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from databases import Database
 
@@ -29,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (options.app or options.database):
         parser.error("name an application (--app module:attribute) or a database (--database URL)")
     try:
-        auth = _auth(options)
-        return asyncio.run(_run(auth, options.command(auth, options)))
+        asyncio.run(_run(_auth(options), options))
     except KeyboardInterrupt:
         return _say_no("Stopped.")
     except (Refused, StarletteAuthError, ValueError, LookupError) as error:
         return _say_no(str(error))
-    except Exception as error:
+    except Exception as error:  # a server that is away, a file that cannot be written
         return _say_no(f"{type(error).__name__}: {error}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,21 +71,20 @@ def _auth(options: argparse.Namespace) -> Auth:
     sys.path.insert(0, os.getcwd())
     try:
         auth = getattr(importlib.import_module(module), attribute or "auth")
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise Refused(f"{options.app} cannot be loaded: {error}. Write --app module:attribute.") from error
     if not isinstance(auth, Auth):
         raise Refused(f"{options.app} is a {type(auth).__name__}. Name an Auth, as in --app example_app.main:auth.")
     return auth
 
 
-async def _run(auth: Auth, command: Awaitable[None]) -> int:
+async def _run(auth: Auth, options: argparse.Namespace) -> None:
     await auth.database.connect()
     try:
-        await command
+        await options.command(auth, options)
     finally:
         await auth.gateway.close()
         await auth.database.disconnect()
-    return 0
 
 
 async def _migrate(auth: Auth, options: argparse.Namespace) -> None:

@@ -1,27 +1,18 @@
 """Keeping other sites from acting in a visitor's name."""
 
-import base64
-import secrets
-from dataclasses import replace
-
-from markupsafe import Markup
 from starlette.formparsers import MultiPartException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .auth import SCOPE_KEY, Auth, get_auth
-from .backends import session_of
+from .auth import Auth, get_auth
+from .context import auth_context
 from .cookies import Cookie, response_headers, set_header
+from .csrf_tokens import FIELD, HEADER, NEW_SECRET, csrf_cookie, is_valid
 from .exceptions import ImproperlyConfigured
 from .middlewares import IDENTIFIED_BY, STARTS
-from .sessions.base import is_key
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
-FIELD = "csrfmiddlewaretoken"  # Django's names
-HEADER = "x-csrftoken"
-PURPOSE = "starlette_auth.csrf"
-NEW_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
 MAX_BODY = 1024 * 1024
 FROM_ANOTHER_SITE = "This request came from another site."
 
@@ -43,7 +34,7 @@ class CSRFMiddleware:
         if scope["type"] not in ("http", "websocket") or "session" not in scope:
             await self.app(scope, receive, send)
             return
-        if SCOPE_KEY not in scope:
+        if "user" not in scope:
             raise ImproperlyConfigured(
                 "CSRFMiddleware needs AuthenticationMiddleware in front of it. Pass middleware=middleware(auth) to your app."
             )
@@ -59,7 +50,8 @@ class CSRFMiddleware:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
-            await refuse(conn, reason)(scope, receive, send)
+            response = await refuse(conn, reason)
+            await response(scope, receive, send)
 
     def is_ours(self, conn: HTTPConnection) -> bool:
         """Whether the browser, unasked, sent something that gives the request a right."""
@@ -106,12 +98,12 @@ async def refusal(conn: HTTPConnection, body: Body) -> str | None:
     return None
 
 
-def refuse(conn: HTTPConnection, reason: str) -> Response:
+async def refuse(conn: HTTPConnection, reason: str) -> Response:
     accept = conn.headers.get("accept", "")
     if "text/html" not in accept and "*/*" not in accept:
         return JSONResponse({"detail": reason}, 403)
     auth = get_auth(conn)
-    page = auth.templates.render("403_csrf.html", {"reason": reason, "auth_style": auth.style_url(conn)})
+    page = await auth.templates.render("403_csrf.html", {**auth_context(conn), "reason": reason})
     return HTMLResponse(page, 403, {"Cache-Control": "no-store"})
 
 
@@ -145,79 +137,6 @@ async def _token_in_form(conn: HTTPConnection, body: Body) -> str | None:
     except Exception:
         return None
     return token if isinstance(token, str) else None
-
-
-# Tokens
-
-
-def csrf_cookie(auth: Auth) -> Cookie:
-    """Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form."""
-    return replace(auth.cookie, name=f"{auth.cookie.name}_csrf")
-
-
-def csrf_token(conn: HTTPConnection) -> str:
-    """A token for a form of this visitor, another text each time (a page that is compressed would betray a fixed one)."""
-    secret = conn.scope.get(NEW_SECRET) or _secret(conn)
-    if secret is None:
-        secret = conn.scope[NEW_SECRET] = secrets.token_urlsafe(32)
-    signature = get_auth(conn).keys.sign(PURPOSE, _binding(conn, secret, bound=True))
-    return _mask(bytes.fromhex(signature))
-
-
-def csrf_input(conn: HTTPConnection) -> Markup:
-    """The hidden field for a form."""
-    return Markup('<input type="hidden" name="{}" value="{}">').format(FIELD, csrf_token(conn))
-
-
-def is_valid(conn: HTTPConnection, token: str) -> bool:
-    secret, given = _secret(conn), _unmask(token)
-    if secret is None or given is None:
-        return False
-    # A page of an anonymous visitor may be older than the session that another page began meanwhile.
-    bindings = [True] if conn.user.is_authenticated else [True, False]
-    auth = get_auth(conn)
-    return any(
-        auth.keys.verify(PURPOSE, _binding(conn, secret, bound=bound), given.hex()) is not None for bound in bindings
-    )
-
-
-class LazyToken:
-    """In a template: made when it is written into the page, so that a page without a form sets no cookie."""
-
-    def __init__(self, conn: HTTPConnection, *, as_input: bool) -> None:
-        self.conn = conn
-        self.as_input = as_input
-
-    def __html__(self) -> str:
-        return str(csrf_input(self.conn) if self.as_input else csrf_token(self.conn))
-
-    __str__ = __html__
-
-
-def _secret(conn: HTTPConnection) -> str | None:
-    value = csrf_cookie(get_auth(conn)).read(conn.scope)
-    return value if value is not None and is_key(value) else None
-
-
-def _binding(conn: HTTPConnection, secret: str, *, bound: bool) -> str:
-    session = session_of(conn)
-    key = session.session_key if session is not None and bound else None
-    return f"{secret}:{key or ''}"
-
-
-def _mask(signature: bytes) -> str:
-    pad = secrets.token_bytes(len(signature))
-    mixed = bytes(a ^ b for a, b in zip(pad, signature, strict=True))
-    return base64.urlsafe_b64encode(pad + mixed).decode().rstrip("=")
-
-
-def _unmask(token: str) -> bytes | None:
-    try:
-        raw = base64.urlsafe_b64decode(token.encode("ascii") + b"==")
-    except ValueError:
-        return None
-    half = len(raw) // 2
-    return bytes(a ^ b for a, b in zip(raw[:half], raw[half:], strict=True)) if len(raw) == 64 else None
 
 
 def setting_cookie(cookie: Cookie, scope: Scope, send: Send) -> Send:

@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar, cast, overload
 
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.requests import HTTPConnection
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from .auth import forbidden, get_auth
+from .auth import forbidden
 from .authentication import ask_to_log_in
 from .exceptions import ImproperlyConfigured
 
@@ -19,6 +19,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
 
 
+@overload
+def login_required(endpoint: F) -> F: ...
+@overload
+def login_required(*, login_url: str | None = None) -> Callable[[F], F]: ...
 def login_required(endpoint: F | None = None, *, login_url: str | None = None) -> Any:
     """Lets in who is logged in. Others are sent to the login page; a client that wants JSON gets 401.
 
@@ -83,9 +87,8 @@ def _guarded_sync(endpoint: Any, test: Test, login_url: str | None) -> Any:
         conn = _connection(endpoint, args, kwargs)
         passed = test(_user(conn))
         if inspect.isawaitable(passed):
-            raise ImproperlyConfigured(
-                f"The test of {endpoint.__name__} is async. Write `async def {endpoint.__name__}`."
-            )
+            cast(Coroutine[Any, Any, bool], passed).close()
+            raise ImproperlyConfigured(f"{endpoint!r} is not async, but its test is. Write it with `async def`.")
         return endpoint(*args, **kwargs) if passed else _no(conn, login_url)
 
     return guarded
@@ -119,13 +122,16 @@ def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> H
         if isinstance(value, HTTPConnection):
             return value
     raise ImproperlyConfigured(
-        f"{endpoint.__name__} is called without a request. Give it an argument `request: Request` "
+        f"{endpoint!r} is called without a request. Give it an argument `request: Request` "
         "(or `websocket: WebSocket`), which the decorator reads."
     )
 
 
 def _user(conn: HTTPConnection) -> Any:
-    get_auth(conn)
+    if "user" not in conn.scope:
+        raise ImproperlyConfigured(
+            "This request has no user. Pass middleware=middleware(auth) to your app, and leave its path out of exclude."
+        )
     return conn.user
 
 

@@ -1,5 +1,6 @@
 """How asyncpg, aiosqlite and the MySQL drivers are asked, on their own connections."""
 
+import itertools
 from typing import Any, Protocol
 
 
@@ -7,7 +8,6 @@ class Driver(Protocol):
     """One way of asking. `raw` is the driver's own connection; rows come as tuples."""
 
     dialect: str
-    begin: str
 
     async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]: ...
 
@@ -21,11 +21,21 @@ class Driver(Protocol):
 
     def in_transaction(self, raw: Any) -> bool: ...
 
+    def transaction(self, raw: Any) -> "Transaction":
+        """One that was not begun yet; a savepoint when there is a transaction already."""
+        ...
+
+
+class Transaction(Protocol):
+    async def start(self) -> None: ...
+
+    async def commit(self) -> None: ...
+
+    async def rollback(self) -> None: ...
+
 
 class Aiosqlite:
     dialect = "sqlite"
-    # Not BEGIN: a transaction that reads first and writes later finds the database locked, and may not wait.
-    begin = "BEGIN IMMEDIATE"
 
     async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
         # One hop to the connection's thread, where execute, fetchall and close would make three.
@@ -42,10 +52,13 @@ class Aiosqlite:
     def in_transaction(self, raw: Any) -> bool:
         return bool(raw.in_transaction)
 
+    def transaction(self, raw: Any) -> Transaction:
+        # Not BEGIN: a transaction that reads first and writes later finds the database locked, and may not wait.
+        return Spoken(self, raw, "BEGIN IMMEDIATE")
+
 
 class Asyncpg:
     dialect = "postgresql"
-    begin = "BEGIN"
 
     async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
         return list(await raw.fetch(sql, *arguments))
@@ -60,12 +73,14 @@ class Asyncpg:
     def in_transaction(self, raw: Any) -> bool:
         return bool(raw.is_in_transaction())
 
+    def transaction(self, raw: Any) -> Transaction:
+        return AsyncpgTransaction(raw)
+
 
 class Mysql:
     """asyncmy and aiomysql."""
 
     dialect = "mysql"
-    begin = "START TRANSACTION"
 
     async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
         async with raw.cursor() as cursor:
@@ -84,6 +99,55 @@ class Mysql:
 
     def in_transaction(self, raw: Any) -> bool:
         return bool(raw.get_transaction_status())
+
+    def transaction(self, raw: Any) -> Transaction:
+        return Spoken(self, raw, "START TRANSACTION")
+
+
+class Spoken:
+    """Plain words, for the drivers that have nothing better."""
+
+    def __init__(self, driver: Driver, raw: Any, begin: str) -> None:
+        self._driver = driver
+        self._raw = raw
+        self._begin, self._commit, self._rollback = begin, "COMMIT", ["ROLLBACK"]
+        if driver.in_transaction(raw):
+            # Each its own name: MySQL forgets a savepoint when another one is called like it.
+            name = f"starlette_auth_{next(_numbers)}"
+            self._begin, self._commit = f"SAVEPOINT {name}", f"RELEASE SAVEPOINT {name}"
+            self._rollback = [f"ROLLBACK TO SAVEPOINT {name}", self._commit]
+
+    async def start(self) -> None:
+        await self._driver.execute(self._raw, self._begin, {})
+
+    async def commit(self) -> None:
+        await self._driver.execute(self._raw, self._commit, {})
+
+    async def rollback(self) -> None:
+        for word in self._rollback:
+            await self._driver.execute(self._raw, word, {})
+
+
+class AsyncpgTransaction:
+    """asyncpg's own: it refuses a transaction of the application inside one that it did not begin."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._transaction = raw.transaction()
+
+    async def start(self) -> None:
+        await self._transaction.start()
+
+    async def commit(self) -> None:
+        # After an error that somebody swallowed PostgreSQL rolls back at COMMIT and says nothing; to this it says so.
+        await self._raw.execute("SELECT 1")
+        await self._transaction.commit()
+
+    async def rollback(self) -> None:
+        await self._transaction.rollback()
+
+
+_numbers = itertools.count()
 
 
 def is_integrity_error(error: Exception) -> bool:

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import logging
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import Context
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from databases import Database
 from databases.core import Connection
 
-from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, is_integrity_error
+from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction, is_integrity_error
 from .exceptions import ImproperlyConfigured, IntegrityError
 from .statements import Prepared, Row, Statement
 
@@ -33,8 +33,6 @@ Query = Statement | sa.ClauseElement
 
 class Gateway:
     """One database. Statements run on the connection that the task already holds, else on one of their own."""
-
-    _gateways: ClassVar["weakref.WeakKeyDictionary[Database, Gateway]"] = weakref.WeakKeyDictionary()
 
     def __init__(self, database: Database) -> None:
         driver = DRIVERS.get(database.url.scheme)
@@ -61,9 +59,9 @@ class Gateway:
     @classmethod
     def of(cls, database: Database) -> "Gateway":
         """The same gateway for the same database: the writers of one SQLite file must wait for each other."""
-        gateway = cls._gateways.get(database)
+        gateway: Gateway | None = vars(database).get("_starlette_auth")
         if gateway is None:
-            gateway = cls._gateways[database] = cls(database)
+            gateway = vars(database)["_starlette_auth"] = cls(database)
         return gateway
 
     async def fetch_one(self, query: Query, **values: Any) -> Row | None:
@@ -77,17 +75,12 @@ class Gateway:
 
     async def execute(self, query: Query, **values: Any) -> int:
         """How many rows were hit. 0 means on every database: no row matched."""
-        prepared = self._prepared(query)
-        hit = await self._run(self.driver.execute, prepared, values, write=True)
-        expression = query.expression if isinstance(query, Statement) else query
-        if hit or self.dialect != "mysql" or not isinstance(expression, sa.Update):
+        statement = query if isinstance(query, Statement) else Statement(query)
+        hit = await self._run(self.driver.execute, self._prepared(statement), values, write=True)
+        if hit or self.dialect != "mysql" or not isinstance(statement.expression, sa.Update):
             return hit
         # MySQL counts the rows that changed; one that held these values already was hit all the same.
-        # FOR UPDATE reads the newest state, where the snapshot of a transaction may show an older one.
-        same: sa.Select[Any] = sa.select(sa.literal_column("1").label("hit")).select_from(expression.table)
-        if expression.whereclause is not None:
-            same = same.where(expression.whereclause)
-        return len(await self._run(self.driver.fetch, self._prepared(same.with_for_update()), values, write=True))
+        return len(await self._run(self.driver.fetch, self._prepared(statement.matching), values, write=True))
 
     async def insert(self, table: sa.Table, **values: Any) -> Any:
         """The key of the new row: the one given, or the one that the database chose."""
@@ -107,29 +100,32 @@ class Gateway:
         `Database.transaction()` loses its connection for good when COMMIT fails or the task is cancelled at the
         wrong moment; this one gives it back whatever happens.
         """
+        self._require_connected()
         async with contextlib.AsyncExitStack() as stack:
             held = self._held()
-            if self.dialect == "sqlite" or self.database._global_connection is not None:
+            begins = held is None or not self.driver.in_transaction(held.raw_connection)
+            # On SQLite a task in a transaction already must not wait its turn: the one before may be waiting for it.
+            if self.database._global_connection is not None or (begins and self.dialect == "sqlite"):
                 await stack.enter_async_context(self._turn)
             if held is None:
-                held = await stack.enter_async_context(self._borrowed())
-            begin, commit, rollback = self.driver.begin, ["COMMIT"], ["ROLLBACK"]
-            if self.driver.in_transaction(held.raw_connection):
-                begin, commit = "SAVEPOINT starlette_auth", ["RELEASE SAVEPOINT starlette_auth"]
-                rollback = ["ROLLBACK TO SAVEPOINT starlette_auth", *commit]
+                held = await stack.enter_async_context(self._writing() if self._keeps else self._lent())
+            transaction = self.driver.transaction(held.raw_connection)
+            if begins:
+                stack.enter_context(_inside(held))
             try:
-                await self._say(held, begin)
+                await self._say(held, transaction.start)
                 yield
-                for word in commit:
-                    await self._say(held, word)
+                with _translated():
+                    await self._say(held, transaction.commit)
             except BaseException:
-                await uninterrupted(self._undo(held, rollback))
+                await self._undo(held, transaction)
                 raise
 
     async def close(self) -> None:
         """Gives back the connections that are kept. Call it before the database disconnects."""
         await self._reader.close()
-        await self._writer.close()
+        async with self._turn:
+            await self._writer.close()
 
     def _prepared(self, query: Query) -> Prepared:
         statement = query if isinstance(query, Statement) else Statement(query)
@@ -144,11 +140,13 @@ class Gateway:
         write: bool = False,
     ) -> R:
         arguments = prepared.arguments(values)
-        try:
+        self._require_connected()
+        with _translated():
             held = self._held()
             if held is not None:
-                # The lock of `databases` itself: under force_rollback all tasks share one connection.
-                async with held._query_lock:
+                # Under force_rollback all tasks share one connection: no write may fall into another's savepoint.
+                shared = write and held is self.database._global_connection
+                async with self._turn if shared else contextlib.nullcontext(), held._query_lock:
                     return await ask(held.raw_connection, prepared.sql, arguments)
             if self._keeps and not write:
                 connection = await self._reader.open()
@@ -157,13 +155,8 @@ class Gateway:
                 async with self._turn:
                     connection = await self._writer.open()
                     return await ask(connection.raw_connection, prepared.sql, arguments)
-            self._require_connected()
-            async with self.database.connection() as connection:
+            async with self._lent() as connection:
                 return await ask(connection.raw_connection, prepared.sql, arguments)
-        except Exception as error:
-            if is_integrity_error(error):
-                raise IntegrityError(str(error)) from error
-            raise
 
     def _held(self) -> Connection | None:
         """The connection that this task holds, through us or through the application's own `database`."""
@@ -171,36 +164,48 @@ class Gateway:
         return connection if connection is not None and connection._connection_counter else None
 
     @contextlib.asynccontextmanager
-    async def _borrowed(self) -> AsyncIterator[Connection]:
-        if not self._keeps:
-            self._require_connected()
-            async with self.database.connection() as connection:
-                yield connection
-            return
-        connection = await self._writer.open()
-        # What the task asks of `database` itself meanwhile, in a listener say, belongs to the transaction too.
-        self.database._connection = connection
+    async def _lent(self) -> AsyncIterator[Connection]:
+        """A connection of the pool. It goes back even when the application's own use of it was cut short."""
+        self.database._connection = None
+        connection = self.database.connection()
+        await connection.__aenter__()
+        try:
+            yield connection
+        finally:
+            try:
+                connection._connection_counter = 1
+                await connection.__aexit__()
+            finally:
+                # Cancelled in the middle of this, it would answer the task's next question with an assertion.
+                self.database._connection = None
+
+    @contextlib.asynccontextmanager
+    async def _writing(self) -> AsyncIterator[Connection]:
+        """The kept connection for writing. What the task asks of `database` itself goes there too meanwhile."""
+        connection = self.database._connection = await self._writer.open()
         try:
             yield connection
         finally:
             self.database._connection = None
+            connection._connection_counter = 1
             if self.driver.in_transaction(connection.raw_connection):
                 await uninterrupted(self._writer.close())
 
-    async def _say(self, connection: Connection, word: str) -> None:
-        async with connection._query_lock:
-            await self.driver.execute(connection.raw_connection, word, self._nothing)
+    async def _say(self, connection: Connection, word: Callable[[], Awaitable[None]]) -> None:
+        """Never cancelled half-way: a driver would not know then whether there is a transaction."""
 
-    async def _undo(self, connection: Connection, words: list[str]) -> None:
-        for word in words:
-            try:
-                await self._say(connection, word)
-            except Exception as error:
-                logger.debug("%s: %s", word, type(error).__name__)
+        async def say() -> None:
+            async with connection._query_lock:
+                await word()
 
-    @property
-    def _nothing(self) -> Any:
-        return [] if self.dialect == "postgresql" else {}
+        await uninterrupted(say())
+
+    async def _undo(self, connection: Connection, transaction: Transaction) -> None:
+        try:
+            await self._say(connection, transaction.rollback)
+        except Exception as error:
+            # There is nothing to undo, or the connection is dead; what matters is the error that led here.
+            logger.debug("ROLLBACK: %s", type(error).__name__)
 
     def _require_connected(self) -> None:
         if not self.database.is_connected:
@@ -230,7 +235,8 @@ class KeptConnection:
             self._loop = loop
             self._opening = loop.create_future()
             self._enough = asyncio.Event()
-            self._keeper = loop.create_task(self._keep(self._opening, self._enough))
+            # In no context: that of the request which happens to be first would be kept too.
+            self._keeper = loop.create_task(self._keep(self._opening, self._enough), context=Context())
         if self._opening.done():
             return self._opening.result()
         return await asyncio.shield(self._opening)
@@ -242,20 +248,46 @@ class KeptConnection:
             await asyncio.wait([keeper])
 
     async def _keep(self, opened: asyncio.Future[Connection], enough: asyncio.Event) -> None:
-        try:
-            async with self._database.connection() as connection:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self._database.connection())
                 for pragma in self._greeting:
                     with contextlib.suppress(Exception):  # a file that others use, or that is read-only, stays as it is
                         await connection.raw_connection.execute_fetchall(pragma)
-                opened.set_result(connection)
-                await enough.wait()
-        except Exception as error:
-            opened.set_exception(error)
-            self._opening = None
+            except Exception as error:
+                opened.set_exception(error)
+                opened.exception()  # those who asked may have been cancelled
+                return
+            opened.set_result(connection)
+            await enough.wait()
+
+
+@contextlib.contextmanager
+def _inside(connection: Connection) -> Iterator[None]:
+    """Makes each `database.transaction()` on this connection a savepoint; on MySQL it would commit ours otherwise."""
+    ours: Any = object()
+    stack = connection._transaction_stack
+    stack.append(ours)
+    try:
+        yield
+    finally:
+        del stack[stack.index(ours) :]
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_integrity_error(error):
+            raise IntegrityError(str(error)) from error
+        raise
 
 
 class Turn:
     """A lock that its own task may take again."""
+
+    patience = 30.0
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -270,7 +302,14 @@ class Turn:
             return
         if self._loop is not asyncio.get_running_loop():
             self._loop, self._lock = asyncio.get_running_loop(), asyncio.Lock()
-        await self._lock.acquire()
+        try:
+            async with asyncio.timeout(self.patience):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise TimeoutError(
+                f"The transaction of another task has not ended for {self.patience:g} seconds. "
+                "A task inside atomic() must not wait for a task that writes: write in the same task."
+            ) from None
         self._owner, self._depth = task, 1
 
     async def __aexit__(self, *exc: object) -> None:

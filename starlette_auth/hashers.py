@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import string
+import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ logger = logging.getLogger("starlette_auth")
 
 MAX_PASSWORD_LENGTH = 1024
 UNUSABLE = "!"
+GET_BCRYPT = "Run `pip install starlette-contrib-auth[django]`."
 T = TypeVar("T")
 
 
@@ -39,7 +41,10 @@ class PasswordHasher(Protocol):
         ...
 
     def verify(self, password: str, encoded: str) -> bool:
-        """Whether `encoded`, whose parameters may differ from ours, was made of `password`."""
+        """Whether `encoded`, whose parameters may differ from ours, was made of `password`.
+
+        ValueError, or one of its like, when it cannot be read.
+        """
         ...
 
     def must_update(self, encoded: str) -> bool:
@@ -69,8 +74,10 @@ class Argon2PasswordHasher:
     def verify(self, password: str, encoded: str) -> bool:
         try:
             return self.hasher.verify("$" + encoded.split("$", 1)[1], password)
-        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
+        except argon2.exceptions.VerifyMismatchError:
             return False
+        except argon2.exceptions.VerificationError as error:
+            raise ValueError(str(error)) from error
 
     def must_update(self, encoded: str) -> bool:
         ours, theirs = self.hasher, argon2.extract_parameters("$" + encoded.split("$", 1)[1])
@@ -143,8 +150,8 @@ class BCryptSHA256PasswordHasher:
     algorithm = "bcrypt_sha256"
 
     def __init__(self, *, rounds: int = 12) -> None:
-        if importlib.util.find_spec("bcrypt") is None:
-            raise ImproperlyConfigured("bcrypt is missing. Run `pip install starlette-contrib-auth[django]`.")
+        if not _has_bcrypt():
+            raise ImproperlyConfigured(f"bcrypt is missing. {GET_BCRYPT}")
         self.rounds = rounds
 
     def encode(self, password: str) -> str:
@@ -197,7 +204,7 @@ def default_hashers() -> list[PasswordHasher]:
         PBKDF2SHA1PasswordHasher(),
         ScryptPasswordHasher(),
     ]
-    if importlib.util.find_spec("bcrypt") is not None:
+    if _has_bcrypt():
         hashers += [BCryptSHA256PasswordHasher(), BCryptPasswordHasher()]
     return hashers
 
@@ -222,7 +229,6 @@ class Passwords:
         self.threads = threads or os.cpu_count() or 1
         self._room = threading.BoundedSemaphore(self.threads + queue)
         self._pool: ThreadPoolExecutor | None = None
-        self._decoy = ""
 
     async def hash(self, password: str | None) -> str:
         """The encoded hash; for None one that no password matches. ValueError above 1,024 characters."""
@@ -234,10 +240,15 @@ class Passwords:
 
     async def check(self, encoded: str | None, password: str) -> Verification:
         """Takes as long for no user (None), an unusable or an unreadable hash as for a wrong password."""
-        hasher = self._hasher_of(encoded or UNUSABLE)
+        encoded = encoded or UNUSABLE
+        hasher = self._hasher_of(encoded)
         if not is_hashable(password):
             hasher, password = None, ""
-        return await self._work(lambda: self._check(hasher, encoded or "", password))
+        return await self._work(lambda: self._check(hasher, encoded, password))
+
+    def is_encoded(self, text: str) -> bool:
+        """Whether this is a hash that one of the hashers reads, or an unusable one, and not a password."""
+        return text.startswith(UNUSABLE) or ("$" in text and _algorithm(text) in self.hashers)
 
     def close(self) -> None:
         """Ends the threads; they start again when the next password comes."""
@@ -248,24 +259,25 @@ class Passwords:
     def _hasher_of(self, encoded: str) -> PasswordHasher | None:
         if encoded.startswith(UNUSABLE):
             return None
-        hasher = self.hashers.get(encoded.split("$", 1)[0])
-        if hasher is None:
+        hasher = self.hashers.get(_algorithm(encoded))
+        if hasher is None and _algorithm(encoded) in ("bcrypt", "bcrypt_sha256") and not _has_bcrypt():
+            logger.error("A password hash needs bcrypt, which is missing. %s", GET_BCRYPT)
+        elif hasher is None:
             logger.error("A password hash is in no known format. Add its hasher to Passwords([…]), or set a new one.")
         return hasher
 
     def _check(self, hasher: PasswordHasher | None, encoded: str, password: str) -> Verification:
-        self._decoy = self._decoy or self.preferred.encode(secrets.token_urlsafe())
         # A Django that hashed a decomposed spelling did not normalise it; ours are composed.
         spellings = dict.fromkeys((unicodedata.normalize("NFC", password), password))
         if hasher is not None:
             try:
                 matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  the same work for all
                 return Verification(matches, matches and (hasher is not self.preferred or hasher.must_update(encoded)))
-            except (ValueError, IndexError):
+            except (ValueError, LookupError, ArithmeticError, MemoryError):
                 logger.error("A stored %s hash is damaged: nobody can log in with it.", hasher.algorithm)
         # Whoever asks about a name that does not exist waits for a hash, like everybody: names cannot be probed.
         for spelling in spellings:
-            self.preferred.verify(spelling, self._decoy)
+            self.preferred.encode(spelling)
         return Verification(matches=False, must_update=False)
 
     async def _work(self, task: Callable[[], T]) -> T:
@@ -285,6 +297,14 @@ def is_hashable(password: str) -> bool:
 
 
 def _lower_priority() -> None:
-    """On Linux priorities belong to threads, so hashing gives way to the event loop."""
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    """On Linux priorities belong to threads, so hashing gives way to the event loop; elsewhere to whole processes."""
+    if sys.platform == "linux":
+        os.nice(10)
+
+
+def _algorithm(encoded: str) -> str:
+    return encoded.split("$", 1)[0]
+
+
+def _has_bcrypt() -> bool:
+    return importlib.util.find_spec("bcrypt") is not None

@@ -4,14 +4,16 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from .auth import SCOPE_APP, SCOPE_KEY, Auth
 from .authentication import ask_to_log_in, login, set_user
-from .backends import session_of
+from .backends import SessionBackend, session_of
 from .cookies import Cookie, add_vary, response_headers, set_header
 from .exceptions import ImproperlyConfigured, SessionInterrupted
 from .models import AnonymousUser
@@ -64,8 +66,10 @@ class Visit:
     async def run(self, app: ASGIApp, receive: Receive) -> None:
         try:
             await app(self.scope, receive, self.send)
-            if self.scope["type"] == "websocket" and self.started:
-                await self.save_without_cookie()
+            await self.end()
+        except WebSocketDisconnect:  # how a socket usually ends
+            await self.end()
+            raise
         finally:
             # A crash may cost a visitor what the request wrote, but never undo a logout.
             await self.delete_discarded()
@@ -114,10 +118,10 @@ class Visit:
         value = await self.store.save(session, max_age)
         return self.cookie.header(self.scope, value, None if session.get_expire_at_browser_close() else max_age)
 
-    async def save_without_cookie(self) -> None:
+    async def end(self) -> None:
         """A WebSocket has no way to set a cookie after its start: what is stored under a known key can still change."""
         session = self.session
-        if not session.modified:
+        if self.scope["type"] != "websocket" or not self.started or not session.modified:
             return
         if session.session_key is None:
             logger.warning("A WebSocket changed the key of its session after accept(); what it stored is lost.")
@@ -134,7 +138,9 @@ class Visit:
     async def delete_discarded(self) -> None:
         key, self.session.discarded_key = self.session.discarded_key, None
         if key is not None:
-            await self.store.delete(key)
+            # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
+            with anyio.CancelScope(shield=True):
+                await self.store.delete(key)
 
     async def refuse(self) -> None:
         if self.scope["type"] == "websocket":
@@ -160,7 +166,13 @@ class AuthenticationMiddleware:
         self.exclude = tuple(exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or is_below(scope, self.exclude):
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        scope[SCOPE_KEY] = self.auth
+        if "app" in scope:
+            scope[SCOPE_APP] = (scope["app"], scope.get("root_path", ""))
+        if is_below(scope, self.exclude):
             await self.app(scope, receive, send)
             return
         if "session" not in scope:
@@ -168,25 +180,21 @@ class AuthenticationMiddleware:
                 "AuthenticationMiddleware needs SessionMiddleware in front of it. "
                 "Pass middleware=middleware(auth) to your app."
             )
-        scope[SCOPE_KEY] = self.auth
-        if "app" in scope:
-            scope[SCOPE_APP] = (scope["app"], scope.get("app_root_path", scope.get("root_path", "")))
         await self.identify(scope)
         await self.app(scope, receive, varying(send))
 
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
-        set_user(conn, AnonymousUser())
         for backend in self.auth.backends:
             user = await backend.identify(conn)
             if user is None:
                 continue
             scope[IDENTIFIED_BY] = backend
-            session = session_of(conn)
-            if backend.remembered and session is not None and session.user_id != user.id:
+            if backend.remembered and not SessionBackend.is_of(session_of(conn), user):
                 await login(conn, user, backend=backend.path)
             set_user(conn, user)
             return
+        set_user(conn, AnonymousUser())
 
 
 def varying(send: Send) -> Send:
@@ -225,9 +233,10 @@ class LoginRequiredMiddleware:
             await ask_to_log_in(HTTPConnection(scope))(scope, receive, send)
 
     def _user(self, scope: Scope) -> Any:
-        if SCOPE_KEY not in scope:
+        if "user" not in scope:
             raise ImproperlyConfigured(
-                "LoginRequiredMiddleware needs AuthenticationMiddleware in front of it. Put it behind middleware(auth)."
+                "LoginRequiredMiddleware needs AuthenticationMiddleware in front of it. "
+                "Put it behind middleware(auth), and give both the same exclude=(…)."
             )
         return scope["user"]
 
@@ -237,11 +246,14 @@ def find_endpoint(scope: Scope) -> Any:
     here: dict[str, Any] = dict(scope)
     routes = getattr(scope.get("app"), "routes", [])
     while routes:
-        matches = ((route, *route.matches(here)) for route in routes)
-        found = next(((route, child) for route, match, child in matches if match is not Match.NONE), None)
-        if found is None:
+        matches = [(match, child, route) for route in routes for match, child in [route.matches(here)]]
+        # As Starlette decides: the first that fits wholly, else the first that fits but for the method.
+        fitting = [found for found in matches if found[0] is Match.FULL] or [
+            found for found in matches if found[0] is Match.PARTIAL
+        ]
+        if not fitting:
             return None
-        route, child = found
+        _, child, route = fitting[0]
         here.update(child)
         routes = getattr(route, "routes", None)
     return here.get("endpoint")

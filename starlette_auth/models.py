@@ -174,7 +174,8 @@ class AnonymousUser(Permissions, BaseUser):
     def __repr__(self) -> str:
         return "AnonymousUser()"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return "AnonymousUser"
 
     def get_username(self) -> str:
         return ""

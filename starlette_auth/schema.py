@@ -1,8 +1,11 @@
 """Creating the tables, and completing those that are there."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .exceptions import ImproperlyConfigured
@@ -35,57 +38,80 @@ RELEASE_LOCK = {"mysql": f"SELECT RELEASE_LOCK('{LOCK}') AS released"}
 async def migrate(gateway: Gateway, tables: Tables) -> list[str]:
     """Creates what is missing, and nothing else; gives the names. Safe to repeat, also at the same time.
 
-    ImproperlyConfigured when a table lacks a column that cannot be added to the rows that are there.
+    ImproperlyConfigured when a table lacks a column that cannot be added to the rows that are there; nothing is
+    changed then.
     """
-    async with gateway.atomic():
-        if gateway.dialect in TAKE_LOCK:
-            await gateway.fetch_all(sa.text(TAKE_LOCK[gateway.dialect]).columns(sa.column("taken")))
-        try:
-            return [name async for name in _complete(gateway, tables)]
-        finally:
-            if gateway.dialect in RELEASE_LOCK:
+    async with gateway.atomic(), _alone(gateway):
+        missing = await _missing(gateway, tables)
+        for _, change in missing:
+            await gateway.execute(change)
+        return [name for name, _ in missing]
+
+
+@contextlib.asynccontextmanager
+async def _alone(gateway: Gateway) -> AsyncIterator[None]:
+    if gateway.dialect in TAKE_LOCK:
+        await gateway.fetch_all(sa.text(TAKE_LOCK[gateway.dialect]).columns(sa.column("taken")))
+    try:
+        yield
+    finally:
+        if gateway.dialect in RELEASE_LOCK:
+            with contextlib.suppress(Exception):  # a connection that died has let go by itself
                 await gateway.fetch_all(sa.text(RELEASE_LOCK[gateway.dialect]).columns(sa.column("released")))
 
 
-async def _complete(gateway: Gateway, tables: Tables):  # type: ignore[no-untyped-def]
+async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.ExecutableDDLElement]]:
+    """Names of what is missing, each with what creates it. All is found first: MySQL cannot undo a CREATE TABLE."""
     columns = sa.text(EXISTING[gateway.dialect]).columns(sa.column("table_name"), sa.column("column_name"))
     existing: dict[str, set[str]] = {}
     for row in await gateway.fetch_all(columns):
         existing.setdefault(row["table_name"], set()).add(row["column_name"])
     indexes = sa.text(INDEXES[gateway.dialect]).columns(sa.column("index_name"))
     indexed = {row["index_name"] for row in await gateway.fetch_all(indexes)}
+    missing: list[tuple[str, sa.ExecutableDDLElement]] = []
     for table in tables:
         if table.name not in existing:
-            await gateway.execute(CreateTable(table))
-            yield table.name
+            missing.append((table.name, CreateTable(table)))
         else:
-            for column in _missing(table, existing[table.name]):
-                await gateway.execute(sa.text(_add(gateway, table, column)))
-                yield f"{table.name}.{column.name}"
-        for index in sorted(_indexes(table, gateway.dialect), key=lambda one: str(one.name)):
-            if index.name not in indexed:
-                await gateway.execute(CreateIndex(index))
-                yield index.name
+            absent = [column for column in table.columns if column.name not in existing[table.name]]
+            missing.extend((f"{table.name}.{column.name}", _add(gateway, table, column)) for column in absent)
+        absent_indexes = [index for index in _indexes(table, gateway.dialect) if index.name not in indexed]
+        missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
+    return missing
 
 
-def _missing(table: sa.Table, present: set[str]) -> Iterator[sa.Column[object]]:
-    for column in table.columns:
-        if column.name in present:
-            continue
-        if not column.nullable and column.server_default is None:
-            raise ImproperlyConfigured(
-                f"The table {table.name} has no column {column.name}, and there is no value for the rows that are in it. "
-                "Add the column yourself, or give it nullable=True or a server_default."
-            )
-        yield column
-
-
-def _add(gateway: Gateway, table: sa.Table, column: sa.Column[object]) -> str:
+def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.ExecutableDDLElement:
+    if not column.nullable and column.server_default is None:
+        raise ImproperlyConfigured(
+            f"The table {table.name} has no column {column.name}, and there is no value for the rows that are in it. "
+            "Add the column yourself, or give it nullable=True or a server_default."
+        )
+    if column.unique or column.foreign_keys:
+        raise ImproperlyConfigured(
+            f"The table {table.name} has no column {column.name}, and its constraint cannot be added on every database. "
+            "Add the column yourself, with the constraint."
+        )
     dialect = DIALECTS[gateway.dialect]
     # The same words as in CREATE TABLE, of a table that has this column only.
     words = dialect.ddl_compiler(dialect, CreateTable(table)).get_column_specification(column)
-    return f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {words}".replace(":", "\\:")
+    return _Words(f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {words}")
+
+
+class _Words(sa.ExecutableDDLElement):
+    """SQL that is ready: sa.text() and sa.DDL() would read colons and percent signs in it as their own."""
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+
+@compiles(_Words)
+def _as_they_are(words: _Words, compiler: object, **options: object) -> str:
+    return words.sql
 
 
 def _indexes(table: sa.Table, dialect: str) -> Iterator[sa.Index]:
     return (index for index in table.indexes if dialect in index.info.get("only", (dialect,)))
+
+
+def _name(index: sa.Index) -> str:
+    return str(index.name)

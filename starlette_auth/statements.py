@@ -1,8 +1,9 @@
 """SQL statements, rendered once for each database, and the values that go in and come out."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
@@ -13,8 +14,8 @@ Row = dict[str, Any]
 Convert = Callable[[Any], Any]
 
 DIALECTS: dict[str, sa.Dialect] = {
-    "sqlite": sqlite.dialect(paramstyle="named"),  # type: ignore[no-untyped-call]
-    "postgresql": postgresql.dialect(paramstyle="numeric_dollar"),
+    "sqlite": sqlite.dialect(paramstyle="named"),
+    "postgresql": postgresql.dialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
     "mysql": mysql.dialect(paramstyle="pyformat"),
 }
 
@@ -32,6 +33,18 @@ class Statement:
             ready = self._prepared[dialect] = Prepared(self.expression, DIALECTS[dialect])
         return ready
 
+    @functools.cached_property
+    def matching(self) -> "Statement":
+        """Of an UPDATE: a query with one row for each that it would hit.
+
+        FOR UPDATE reads the newest state, where the snapshot of a transaction may show an older one.
+        """
+        update = cast(sa.Update, self.expression)
+        query: sa.Select[Any] = sa.select(sa.literal_column("1").label("hit")).select_from(update.table)
+        if update.whereclause is not None:
+            query = query.where(update.whereclause)
+        return Statement(query.with_for_update())
+
 
 class Prepared:
     """A statement as one driver wants it: its text, and what to do with each value on the way in and out."""
@@ -41,13 +54,16 @@ class Prepared:
         self.sql = str(compiled)
         types: dict[str, Any] = {}
         given: Mapping[str, Any] = {}
+        required: set[str] = set()
         if isinstance(compiled, sa.sql.compiler.SQLCompiler):
             types = {name: bind.type for name, bind in compiled.binds.items()}
             given = compiled.params
+            required = {name for name, bind in compiled.binds.items() if bind.required}
         order = getattr(compiled, "positiontup", None)
         self.positional = dialect.name == "postgresql"
         names: Iterable[str] = order if self.positional and order is not None else given
-        self.incoming = [(name, _incoming(types[name], dialect), given[name]) for name in names]
+        self.incoming = [(name, _incoming(types[name], dialect)) for name in names]
+        self.fixed = {name: given[name] for name, _ in self.incoming if name not in required}
         columns: Sequence[Any] = getattr(expression, "selected_columns", ())
         self.columns = [column.key for column in columns]
         outgoing = [(index, _outgoing(column.type, dialect)) for index, column in enumerate(columns)]
@@ -55,9 +71,13 @@ class Prepared:
 
     def arguments(self, values: Mapping[str, Any]) -> Any:
         """What the driver is given: a list for PostgreSQL, a dict elsewhere. UnstorableValue for what cannot be stored."""
+        values = {**self.fixed, **values}
+        missing = [name for name, _ in self.incoming if name not in values]
+        if missing:
+            raise TypeError(f"The statement needs a value for {', '.join(missing)}. Pass it by that name.")
         if self.positional:
-            return [convert(values.get(name, fixed)) for name, convert, fixed in self.incoming]
-        return {name: convert(values.get(name, fixed)) for name, convert, fixed in self.incoming}
+            return [convert(values[name]) for name, convert in self.incoming]
+        return {name: convert(values[name]) for name, convert in self.incoming}
 
     def row(self, raw: Iterable[Any]) -> Row:
         cells = list(raw)
@@ -93,14 +113,16 @@ def _outgoing(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert | 
 def _moment_in(*, sqlite_text: bool, aware: bool) -> Convert:
     """Drivers drop an offset without converting (aiosqlite), or demand one (asyncpg): everything is UTC before they see it."""
 
-    def convert(value: datetime | None) -> Any:
+    def convert(value: Any) -> Any:
         if value is None:
             return None
+        if not isinstance(value, datetime):
+            raise UnstorableValue(f"A column of times was given {type(value).__name__}. Pass a datetime.")
         if value.tzinfo is None:
             raise UnstorableValue(f"{value!r} has no time zone. Use datetime.now(UTC).")
         value = value.astimezone(UTC)
         if sqlite_text:
-            return value.strftime("%Y-%m-%d %H:%M:%S.%f")
+            return value.replace(tzinfo=None).isoformat(" ", "microseconds")
         return value if aware else value.replace(tzinfo=None)
 
     return convert
@@ -142,7 +164,7 @@ def _integer_check(limit: int) -> Convert:
         if not isinstance(value, int):
             raise UnstorableValue(f"A column of integers was given {type(value).__name__}. Pass an int.")
         if not -limit <= value < limit:
-            raise UnstorableValue("The number is too large for its column.")
+            raise UnstorableValue("The number is too large for its column. Pass a smaller one.")
         return value
 
     return check

@@ -140,8 +140,12 @@ class Tables:
         yield from (self.user_groups, self.user_permissions, self.session, *self.features)
 
     def referring_to_user(self) -> list[sa.Column[Any]]:
-        """The columns that name a user, the session's included: what must go before a user does."""
-        columns = [column for table in self for column in table.columns if column.references(self.user_key)]
+        """The columns that name a user, the session's included: what must go before a user does.
+
+        The last table comes first, as it may refer to one before it. Users who refer to users are not among them.
+        """
+        others = [table for table in self if table is not self.user]
+        columns = [column for table in reversed(others) for column in table.columns if column.references(self.user_key)]
         return [*columns, *(column for column in self.session.columns if column.name == "user_id")]
 
 

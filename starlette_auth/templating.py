@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader
+from starlette.concurrency import run_in_threadpool
 
 HERE = Path(__file__).parent
 # In a wheel the templates lie inside the package; in a checkout, beside it.
@@ -25,14 +26,18 @@ class Templates:
             lstrip_blocks=True,
         )
 
-    def render(self, name: str, context: dict[str, Any]) -> str:
-        return self.environment.get_template(name).render(context)
+        self._loaded: set[str] = set()
 
-    def preload(self) -> None:
-        """Reads and compiles every page, so that no request waits for the disk."""
-        for name in FileSystemLoader(BUILT_IN).list_templates():
-            if name.endswith(".html"):
-                self.environment.get_template(name)
+    async def render(self, name: str, context: dict[str, Any]) -> str:
+        """The page. The first time, a thread reads and compiles its template; after that nothing waits for the disk."""
+        if name in self._loaded:
+            return self._render(name, context)
+        page = await run_in_threadpool(self._render, name, context)
+        self._loaded.add(name)
+        return page
+
+    def _render(self, name: str, context: dict[str, Any]) -> str:
+        return self.environment.get_template(name).render(context)
 
 
 STYLE = (BUILT_IN / "auth.css").read_bytes()

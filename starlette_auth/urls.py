@@ -27,7 +27,7 @@ def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = 
         schemes = ("https",) if require_https else ("http", "https")
         if parts.scheme not in schemes or has_user or host not in {allowed.lower() for allowed in allowed_hosts}:
             return default
-    elif not url.startswith("/") or parts.path.startswith("//"):
+    elif url.startswith("//") or not url.startswith("/"):
         return default
     path, query, fragment = (
         quote(parts.path, SAFE),

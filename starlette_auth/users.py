@@ -1,11 +1,11 @@
-"""Reading and changing users, groups and permissions."""
+"""Reading and changing users."""
 
-import difflib
+import contextlib
 import unicodedata
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -13,15 +13,15 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from .events import Events, PasswordChanged, UserCreated, UserDeleted
-from .exceptions import AlreadyExists, DoesNotExist, IntegrityError, UnstorableValue
+from .exceptions import AlreadyExists, DoesNotExist, HashingBusy, IntegrityError, UnstorableValue
 from .gateway import Gateway
 from .hashers import Passwords
-from .models import ContentType, Group, Permission, User
+from .models import User
+from .permissions import Grants, near
 from .statements import Row, Statement
 from .tables import Tables
 
 U = TypeVar("U", bound=User)
-MODEL_PERMISSIONS = ("add", "change", "delete", "view")
 
 
 class json_list(GenericFunction[Any]):  # noqa: N801  it stands for an SQL function
@@ -46,7 +46,7 @@ def _mysql_list(element: json_list, compiler: SQLCompiler, **options: Any) -> st
     return f"JSON_ARRAYAGG({compiler.process(element.clauses, **options)})"
 
 
-class Users(Generic[U]):
+class Users(Grants, Generic[U]):
     """The users of one installation, and the groups and permissions that they have."""
 
     def __init__(
@@ -58,8 +58,7 @@ class Users(Generic[U]):
         events: Events,
         user_class: type[U],
     ) -> None:
-        self.gateway = gateway
-        self.tables = tables
+        super().__init__(gateway, tables)
         self.passwords = passwords
         self.events = events
         self.user_class = user_class
@@ -68,12 +67,9 @@ class Users(Generic[U]):
         user, selected = tables.user, sa.select(*self.columns()).select_from(tables.user)
         self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
         self._by_username = Statement(selected.where(user.c.username == sa.bindparam("username")))
-        self._by_email = Statement(
-            selected.where(sa.func.lower(user.c.email) == sa.bindparam("email")).order_by(tables.user_key)
-        )
-        self._log_in = Statement(
-            sa.update(user).values(last_login=sa.bindparam("now")).where(tables.user_key == sa.bindparam("key"))
-        )
+        # Both sides by the database: SQLite brings only ASCII to lower case, Python all letters.
+        email = sa.func.lower(sa.bindparam("email", type_=user.c.email.type))
+        self._by_email = Statement(selected.where(sa.func.lower(user.c.email) == email).order_by(tables.user_key))
 
     # Reading
 
@@ -119,21 +115,27 @@ class Users(Generic[U]):
 
     async def get_by_email(self, email: str) -> U | None:
         """The one user with this address, in whatever case it is written; None when there is none, or several."""
+        if not email:
+            return None
         try:
-            rows = await self.gateway.fetch_all(self._by_email, email=email.lower())
+            rows = await self.gateway.fetch_all(self._by_email, email=email)
         except UnstorableValue:
             return None
         users = [user for user in map(self.from_row, rows) if user.email.lower() == email.lower()]
-        return users[0] if len(users) == 1 and email else None
+        return users[0] if len(users) == 1 else None
 
     async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
         """The users who have a permission, as Django's `with_perm`. `is_active=None` asks for both."""
-        t, permission = self.tables, (await self.get_permission(perm)).id
-        in_person = sa.select(t.user_permissions.c.user_id).where(t.user_permissions.c.permission_id == permission)
+        t, keys = self.tables, [permission.id for permission in await self._called(perm)]
+
+        def granted(links: sa.Table) -> sa.ColumnElement[bool]:
+            return sa.or_(*(links.c.permission_id == key for key in keys))
+
+        in_person = sa.select(t.user_permissions.c.user_id).where(granted(t.user_permissions))
         through_groups = (
             sa.select(t.user_groups.c.user_id)
             .join(t.group_permissions, t.group_permissions.c.group_id == t.user_groups.c.group_id)
-            .where(t.group_permissions.c.permission_id == permission)
+            .where(granted(t.group_permissions))
         )
         having = t.user_key.in_(in_person) | t.user_key.in_(through_groups)
         if include_superusers:
@@ -165,33 +167,21 @@ class Users(Generic[U]):
         The name is brought to Unicode's form NFKC and the domain of the address to lower case. Raises AlreadyExists
         when the name is taken, ValueError for a value that does not fit.
         """
-        if not username:
-            raise ValueError("A user needs a username. Pass one that is not empty.")
-        self._check_fields(fields)
+        self._check_fields({**fields, "username": username})
         defaults = {"is_active": True, "is_staff": False, "is_superuser": False, "last_login": None}
         values: dict[str, Any] = {
             "first_name": "",
             "last_name": "",
             **defaults,
             "date_joined": datetime.now(UTC),
-            **_defaults_of(self.tables.user),
-            **fields,
-            "username": normalize_username(username),
-            "email": normalize_email(email),
+            **_values_of(self.tables.user, "default"),
+            **_normalized({**fields, "username": username, "email": email}),
             "password": await self.passwords.hash(password),
         }
-        known = {name: value for name, value in values.items() if name in self.tables.user.columns}
-        try:
-            async with self.gateway.atomic():
-                key = await self.gateway.insert(self.tables.user, **known)
-                user: U = await self.get(key)  # type: ignore[assignment]
-                await self.events.emit(UserCreated(user=user))
-        except IntegrityError as error:
-            if await self.gateway.fetch_one(self._by_username, username=known["username"]):
-                raise AlreadyExists(
-                    f"There is a user called {known['username']!r} already. Choose another name."
-                ) from error
-            raise
+        async with self._unique_name(values["username"]), self.gateway.atomic():
+            key = await self.gateway.insert(self.tables.user, **values)
+            user: U = await self.get(key)  # type: ignore[assignment]
+            await self.events.emit(UserCreated(user=user))
         return user
 
     async def create_superuser(self, username: str, email: str = "", password: str | None = None, **fields: Any) -> U:
@@ -201,142 +191,59 @@ class Users(Generic[U]):
     async def update(self, user: User, **fields: Any) -> None:
         """Writes some fields of one user, to the database and to `user`. DoesNotExist when the row is gone."""
         self._check_fields(fields)
-        if "username" in fields:
-            fields["username"] = normalize_username(fields["username"])
         if not fields:
             return
-        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in fields}
-        query = sa.update(self.tables.user).values(new).where(self.tables.user_key == sa.bindparam("key"))
-        try:
-            async with self.gateway.atomic():
-                values = {f"new_{name}": value for name, value in fields.items()}
-                if not await self.gateway.execute(query, key=user.id, **values):
-                    raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
-        except IntegrityError as error:
-            raise AlreadyExists("Another user has one of these values already. Choose others.") from error
-        for name, value in fields.items():
-            setattr(user, name, value)
+        fields = _normalized(fields)
+        async with self._unique_name(fields.get("username"), of=user), self.gateway.atomic():
+            if not await self._write(user, **fields):
+                raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
 
     async def log_in(self, user: User) -> None:
         """Notes the time of a login."""
-        now = datetime.now(UTC)
-        await self.gateway.execute(self._log_in, key=user.id, now=now)
-        user.last_login = now
+        await self._write(user, last_login=datetime.now(UTC))
 
     async def set_password(self, user: User, raw: str | None) -> None:
         """A new password, or None for none at all. Ends all sessions that were begun with the old one."""
-        encoded = await self.passwords.hash(raw)
-        async with self.gateway.atomic():
-            await self.update(user, password=encoded)
-            await self.events.emit(PasswordChanged(user=user))
+        old, new = user.password, await self.passwords.hash(raw)
+        try:
+            async with self.gateway.atomic():
+                await self.update(user, password=new)
+                await self.events.emit(PasswordChanged(user=user))
+        except BaseException:
+            user.password = old
+            raise
 
     async def check_password(self, user: User, raw: str) -> bool:
         """Whether this is the user's password. A hash weaker than we make today is replaced by a new one."""
         verification = await self.passwords.check(user.password, raw)
-        if verification.must_update:
-            old, new = user.password, await self.passwords.hash(raw)
-            query = sa.update(self.tables.user).values(password=sa.bindparam("new"))
-            # Only where the old one still stands: a password that was changed meanwhile must stay changed.
-            query = query.where(
-                self.tables.user_key == sa.bindparam("key"),
-                self.tables.user.c.password == sa.bindparam("old"),
-            )
-            if await self.gateway.execute(query, key=user.id, new=new, old=old):
-                user.password = new
-        return verification.matches
+        if not verification.must_update:
+            return verification.matches
+        try:
+            new = await self.passwords.hash(raw)
+        except HashingBusy:
+            return True  # another login will replace it
+        # Only where the old one still stands: a password that was changed meanwhile must stay changed.
+        if await self._write(user, self.tables.user.c.password == user.password, password=new):
+            return True
+        # Another login was faster with the same, or the password was changed and this is the old one.
+        fresh = await self.get(user.id)
+        if fresh is None or fresh.password == user.password:
+            return False
+        user.password = fresh.password
+        return await self.check_password(user, raw)
 
     async def delete(self, user: User) -> None:
         """Deletes a user and all that hangs on it. IntegrityError when a table that we do not know refers to it."""
         async with self.gateway.atomic():
             await self.events.emit(UserDeleted(user=user))
             for column in self.tables.referring_to_user():
-                await self.gateway.execute(sa.delete(column.table).where(column == sa.bindparam("key")), key=user.id)
-            query = sa.delete(self.tables.user).where(self.tables.user_key == sa.bindparam("key"))
-            await self.gateway.execute(query, key=user.id)
-
-    # Groups and permissions
-
-    async def create_group(self, name: str) -> Group:
-        if not name:
-            raise ValueError("A group needs a name. Pass one that is not empty.")
-        try:
-            return Group(id=await self._insert(self.tables.group, name=name), name=name)
-        except IntegrityError as error:
-            raise AlreadyExists(f"There is a group called {name!r} already. Use get_group().") from error
-
-    async def get_group(self, name: str) -> Group:
-        """DoesNotExist, with the names that come near, when there is none."""
-        rows = await self.gateway.fetch_all(sa.select(self.tables.group.c.id, self.tables.group.c.name))
-        groups = {row["name"]: Group(**row) for row in rows}
-        if name not in groups:
-            raise DoesNotExist(f"There is no group {name!r}.{near(name, groups)} Or create_group({name!r}).")
-        return groups[name]
-
-    async def get_groups(self, user: User) -> list[Group]:
-        """The groups of a user, by name."""
-        t = self.tables
-        query = (
-            sa.select(t.group.c.id, t.group.c.name)
-            .join(t.user_groups, t.user_groups.c.group_id == t.group.c.id)
-            .where(t.user_groups.c.user_id == sa.bindparam("key", type_=t.user_key.type))
-            .order_by(t.group.c.name)
-        )
-        return [Group(**row) for row in await self.gateway.fetch_all(query, key=user.id)]
-
-    async def create_permission(self, perm: str, name: str = "", *, model: str = "") -> Permission:
-        """`"polls.add_vote"` makes a permission of the model `vote`; the same again gives the one that is there.
-
-        `model` says what the permission is about where its name does not, as in `"polls.close"`.
-        """
-        app_label, _, codename = perm.partition(".")
-        if not app_label or not codename:
-            raise ValueError(f"{perm!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")
-        found = (await self._permissions()).get(perm)
-        if found is not None:
-            return found
-        verb, _, noun = codename.partition("_")
-        model = model or (noun if verb in MODEL_PERMISSIONS and noun else app_label)
-        async with self.gateway.atomic():
-            content_type = await self._get_or_create_content_type(app_label, model)
-            values = {"codename": codename, "name": name or codename.replace("_", " ").capitalize()}
-            try:
-                key = await self._insert(self.tables.permission, content_type_id=content_type.id, **values)
-            except IntegrityError:
-                return await self.get_permission(perm)
-        return Permission(id=key, content_type=content_type, **values)
-
-    async def create_model_permissions(self, app_label: str, model: str) -> list[Permission]:
-        """Django's four: add, change, delete and view."""
-        return [
-            await self.create_permission(f"{app_label}.{verb}_{model}", f"Can {verb} {model}", model=model)
-            for verb in MODEL_PERMISSIONS
-        ]
-
-    async def get_permission(self, perm: str) -> Permission:
-        """DoesNotExist, with the names that come near, when there is none."""
-        permissions = await self._permissions()
-        if perm not in permissions:
-            raise DoesNotExist(
-                f"There is no permission {perm!r}.{near(perm, permissions)} Or create_permission({perm!r})."
-            )
-        return permissions[perm]
-
-    async def add_to_group(self, user: User, group: Group | str) -> None:
-        """Twice is as good as once."""
-        await self._link(self.tables.user_groups, user_id=user.id, group_id=(await self._group(group)).id)
-
-    async def remove_from_group(self, user: User, group: Group | str) -> None:
-        await self._unlink(self.tables.user_groups, user_id=user.id, group_id=(await self._group(group)).id)
-
-    async def grant(self, holder: User | Group, perm: str) -> None:
-        """Gives a permission to a user or a group; it counts from their next request on."""
-        table, values = self._holding(holder)
-        await self._link(table, **values, permission_id=(await self.get_permission(perm)).id)
-
-    async def revoke(self, holder: User | Group, perm: str) -> None:
-        """Takes a permission back; what somebody has in another way stays."""
-        table, values = self._holding(holder)
-        await self._unlink(table, **values, permission_id=(await self.get_permission(perm)).id)
+                theirs = column == sa.bindparam("key")
+                query: sa.Delete | sa.Update = sa.delete(column.table).where(theirs)
+                if any((key.ondelete or "").upper() == "SET NULL" for key in column.foreign_keys):
+                    query = sa.update(column.table).values({column.name: sa.null()}).where(theirs)
+                await self.gateway.execute(query, key=user.id)
+            gone = sa.delete(self.tables.user).where(self.tables.user_key == sa.bindparam("key"))
+            await self.gateway.execute(gone, key=user.id)
 
     # Behind the scenes
 
@@ -349,63 +256,42 @@ class Users(Generic[U]):
             return None
         return self.from_row(row) if row else None
 
+    async def _write(self, user: User, *only_where: sa.ColumnElement[bool], **fields: Any) -> bool:
+        """Writes fields to the database and then to `user`, unless there is no such row."""
+        fields = {**_values_of(self.tables.user, "onupdate"), **fields}
+        # A column may be called like a parameter: these names are ours.
+        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in fields}
+        query = sa.update(self.tables.user).values(new)
+        query = query.where(self.tables.user_key == sa.bindparam("key_of_user"), *only_where)
+        values = {f"new_{name}": value for name, value in fields.items()}
+        if not await self.gateway.execute(query, key_of_user=user.id, **values):
+            return False
+        for name, value in fields.items():
+            setattr(user, name, value)
+        return True
+
+    @contextlib.asynccontextmanager
+    async def _unique_name(self, username: str | None, of: User | None = None) -> AsyncIterator[None]:
+        """Says what is wrong where the database says only that something is."""
+        try:
+            yield
+        except IntegrityError as error:
+            key, name = self.tables.user_key.label("key"), self.tables.user.c.username
+            # The newest state: a plain SELECT of MySQL would show how things were when the transaction began.
+            query = sa.select(key).where(name == sa.bindparam("username")).with_for_update(read=True)
+            holder = await self.gateway.fetch_one(query, username=username)
+            if holder is None or (of is not None and holder["key"] == of.id):
+                raise
+            raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.") from error
+
     def _check_fields(self, fields: Mapping[str, Any]) -> None:
         for name in fields:
             if name not in self.tables.user.columns:
                 raise TypeError(f"A user has no field {name!r}.{near(name, self.tables.user.columns.keys())}")
-
-    def _holding(self, holder: User | Group) -> tuple[sa.Table, dict[str, Any]]:
-        if isinstance(holder, Group):
-            return self.tables.group_permissions, {"group_id": holder.id}
-        return self.tables.user_permissions, {"user_id": holder.id}
-
-    async def _group(self, group: Group | str) -> Group:
-        return await self.get_group(group) if isinstance(group, str) else group
-
-    async def _permissions(self) -> dict[str, Permission]:
-        permission, content_type = self.tables.permission, self.tables.content_type
-        query = (
-            sa.select(
-                permission.c.id,
-                permission.c.codename,
-                permission.c.name,
-                content_type.c.id.label("content_type_id"),
-                content_type.c.app_label,
-                content_type.c.model,
-            )
-            .join(content_type, content_type.c.id == permission.c.content_type_id)
-            .order_by(permission.c.id.desc())
-        )
-        found = {}
-        for row in await self.gateway.fetch_all(query):
-            about = ContentType(id=row["content_type_id"], app_label=row["app_label"], model=row["model"])
-            one = Permission(id=row["id"], codename=row["codename"], name=row["name"], content_type=about)
-            found[str(one)] = one
-        return found
-
-    async def _get_or_create_content_type(self, app_label: str, model: str) -> ContentType:
-        table = self.tables.content_type
-        query = sa.select(table.c.id).where(table.c.app_label == app_label, table.c.model == model)
-        row = await self.gateway.fetch_one(query)
-        key = row["id"] if row else await self._insert(table, app_label=app_label, model=model)
-        return ContentType(id=key, app_label=app_label, model=model)
-
-    async def _insert(self, table: sa.Table, **values: Any) -> Any:
-        async with self.gateway.atomic():
-            return await self.gateway.insert(table, **values)
-
-    async def _link(self, table: sa.Table, **values: Any) -> None:
-        row = await self.gateway.fetch_one(sa.select(table.c.id).where(*_equal(table, values)))
-        if row is not None:
-            return
-        try:
-            await self._insert(table, **values)
-        except IntegrityError:
-            if not await self.gateway.fetch_one(sa.select(table.c.id).where(*_equal(table, values))):
-                raise
-
-    async def _unlink(self, table: sa.Table, **values: Any) -> None:
-        await self.gateway.execute(sa.delete(table).where(*_equal(table, values)))
+        if fields.get("username", "…") == "":
+            raise ValueError("A user needs a username. Pass one that is not empty.")
+        if "password" in fields and not self.passwords.is_encoded(str(fields["password"])):
+            raise ValueError("A password is stored as a hash only. Use set_password(user, raw).")
 
 
 def normalize_username(username: str) -> str:
@@ -416,13 +302,15 @@ def normalize_username(username: str) -> str:
 def normalize_email(email: str) -> str:
     """The domain in lower case, as Django does; the part before it is the mail server's business."""
     name, at, domain = email.strip().rpartition("@")
-    return f"{name}{at}{domain.lower()}"
+    return f"{name}@{domain.lower()}" if at else domain
 
 
-def near(name: str, names: Any) -> str:
-    """What somebody may have meant, as the rest of a message."""
-    close: Sequence[str] = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+def _normalized(fields: Mapping[str, Any]) -> dict[str, Any]:
+    forms = {"username": normalize_username, "email": normalize_email}
+    return {
+        name: forms[name](value) if name in forms and isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def _permission_list(tables: Tables) -> sa.Select[Any]:
@@ -433,19 +321,15 @@ def _permission_list(tables: Tables) -> sa.Select[Any]:
     )
 
 
-def _defaults_of(table: sa.Table) -> dict[str, Any]:
-    """`databases` ignores `Column(default=…)`, so we ask the columns."""
+def _values_of(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
+    """What `Column(default=…)` and `Column(onupdate=…)` say in Python: nobody else asks the columns here."""
     values: dict[str, Any] = {}
     for column in table.columns:
-        default: Any = column.default
-        if default is not None and default.is_scalar:
-            values[column.name] = default.arg
-        elif default is not None and default.is_callable:
-            values[column.name] = default.arg(None)
-        elif column.primary_key and column.type.python_type is uuid.UUID:
+        value: Any = getattr(column, when)
+        if value is not None and value.is_scalar:
+            values[column.name] = value.arg
+        elif value is not None and value.is_callable:
+            values[column.name] = value.arg(None)
+        elif when == "default" and column.primary_key and column.type.python_type is uuid.UUID:
             values[column.name] = uuid.uuid4()
     return values
-
-
-def _equal(table: sa.Table, values: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in values.items()]

@@ -9,10 +9,10 @@ from starlette.routing import BaseRoute, Route
 
 from .auth import Auth, get_auth
 from .authentication import authenticate, complete_login, logout, next_url, safe_next
-from .csrf import FROM_ANOTHER_SITE, LazyToken, is_from_another_site, refuse
+from .context import auth_context
+from .csrf import FROM_ANOTHER_SITE, is_from_another_site, refuse
 from .decorators import login_not_required
 from .forms import Form, read_form
-from .models import AnonymousUser, User
 from .templating import STYLE
 from .users import normalize_username
 
@@ -46,7 +46,7 @@ def page(view: View) -> View:
     @login_not_required
     async def guarded(request: Request) -> Response:
         if request.method == "POST" and is_from_another_site(request):
-            return refuse(request, FROM_ANOTHER_SITE)
+            return await refuse(request, FROM_ANOTHER_SITE)
         response = await view(request)
         response.headers.update(HEADERS)
         return response
@@ -57,7 +57,7 @@ def page(view: View) -> View:
 async def login_page(request: Request) -> Response:
     auth = get_auth(request)
     if request.method != "POST":
-        return render(
+        return await render(
             request,
             "registration/login.html",
             form=Form(),
@@ -77,7 +77,7 @@ async def login_page(request: Request) -> Response:
             return await complete_login(request, user, form.data["next"])
         form.add_error("", WRONG.format(label))
     next_page = _next(request, form.data["next"])
-    return render(request, "registration/login.html", 422, form=form, next=next_page)
+    return await render(request, "registration/login.html", 422, form=form, next=next_page)
 
 
 async def logout_page(request: Request) -> Response:
@@ -89,7 +89,7 @@ async def logout_page(request: Request) -> Response:
 
 
 async def logged_out_page(request: Request) -> Response:
-    return render(request, "registration/logged_out.html")
+    return await render(request, "registration/logged_out.html")
 
 
 async def style(request: Request) -> Response:
@@ -97,50 +97,10 @@ async def style(request: Request) -> Response:
     return Response(STYLE, media_type="text/css", headers=headers)
 
 
-def render(request: Request, template: str, status_code: int = 200, **context: Any) -> HTMLResponse:
+async def render(request: Request, template: str, status_code: int = 200, **context: Any) -> HTMLResponse:
     """One of our pages, or the application's own of that name."""
-    page = get_auth(request).templates.render(template, {**auth_context(request), **context})
+    page = await get_auth(request).templates.render(template, {**auth_context(request), **context})
     return HTMLResponse(page, status_code)
-
-
-def auth_context(request: Request) -> dict[str, Any]:
-    """What templates need: `Jinja2Templates("templates", context_processors=[auth_context])`.
-
-    `user`, `perms.app.codename`, `csrf_token` and `csrf_input`, and `auth_url("login")` for the paths of our pages.
-    """
-    auth = get_auth(request)
-    return {
-        "request": request,
-        "user": request.user,
-        "perms": Perms(request.user),
-        "csrf_token": LazyToken(request, as_input=False),
-        "csrf_input": LazyToken(request, as_input=True),
-        "auth_url": lambda name, **params: auth.url_for(request, name, **params),
-        "auth_style": auth.style_url(request),
-        "login_fields": auth.login_fields,
-    }
-
-
-class Perms:
-    """`perms.polls.add_vote`, `perms.polls` and `"polls.add_vote" in perms`, as in Django's templates."""
-
-    def __init__(self, user: User | AnonymousUser, app_label: str = "") -> None:
-        self._user = user
-        self._app_label = app_label
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self._user.has_perm(f"{self._app_label}.{name}") if self._app_label else Perms(self._user, name)
-
-    def __contains__(self, name: str) -> bool:
-        return self._user.has_perm(name) if "." in name else self._user.has_module_perms(name)
-
-    def __bool__(self) -> bool:
-        return bool(self._app_label) and self._user.has_module_perms(self._app_label)
-
-    def __iter__(self) -> Any:
-        raise TypeError("perms cannot be listed. Ask perms.app.codename, or user.get_all_permissions().")
 
 
 def _next(request: Request, wanted: str | None) -> str:

@@ -1,6 +1,7 @@
 """Databases, applications and clients for all tests."""
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -43,28 +44,63 @@ def pytest_report_header() -> str:
 def blockbuster() -> Iterator[BlockBuster]:
     """Fails a test in which our code blocks the event loop."""
     with blockbuster_ctx("starlette_auth") as detector:
+        # asyncpg looks for a password file and for certificates when it opens a connection.
+        for function in detector.functions.values():
+            function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_arguments"})
         yield detector
 
 
-@pytest.fixture
-def fast_passwords() -> Passwords:
-    """The real algorithm with the smallest cost: 50 logins a second instead of 5."""
+def weak_passwords() -> Passwords:
+    """The real algorithm with the smallest cost: 500 logins a second instead of 5."""
     weak = Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     return Passwords([weak, *default_hashers()[1:]])
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda url: url.split(":")[0].split("+")[0])
-async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """An empty database of its own for each test, on each server."""
-    server = str(request.param)
+@pytest.fixture
+def fast_passwords() -> Passwords:
+    return weak_passwords()
+
+
+@contextlib.asynccontextmanager
+async def empty_database(server: str, folder: Path) -> AsyncIterator[str]:
+    """The URL of a new database on one of BACKENDS; dropped afterwards."""
     if server == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path}/test.sqlite3"
+        yield f"sqlite+aiosqlite:///{folder}/test.sqlite3"
         return
     name = f"starlette_auth_{os.getpid()}_{secrets.token_hex(4)}"
     await _on_server(server, f"CREATE DATABASE {name}")
-    yield f"{server}/{name}"
-    force = " WITH (FORCE)" if server.startswith("postgres") else ""
-    await _on_server(server, f"DROP DATABASE {name}{force}")
+    try:
+        yield f"{server}/{name}"
+    finally:
+        await _on_server(server, f"DROP DATABASE {name}{' WITH (FORCE)' if server.startswith('postgres') else ''}")
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Database]:
+    options: dict[str, Any] = {} if url.startswith("sqlite") else {"min_size": 1, "max_size": 10}
+    async with Database(url, **options) as database:
+        yield database
+
+
+@contextlib.asynccontextmanager
+async def installed(database: Database, **options: Any) -> AsyncIterator[Auth]:
+    """An Auth whose tables are there."""
+    auth = Auth(database, **{"secret_key": SECRET_KEY, "passwords": weak_passwords(), **options})
+    await migrate(auth.gateway, auth.tables)
+    yield auth
+    await auth.gateway.close()
+    auth.passwords.close()
+
+
+def name_of(server: str) -> str:
+    return server.split(":")[0].split("+")[0]
+
+
+@pytest.fixture(params=BACKENDS, ids=name_of)
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """An empty database of its own for each test, on each server."""
+    async with empty_database(str(request.param), tmp_path) as url:
+        yield url
 
 
 async def _on_server(server: str, statement: str) -> None:
@@ -76,19 +112,15 @@ async def _on_server(server: str, statement: str) -> None:
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A connected database without tables."""
-    options: dict[str, Any] = {} if database_url.startswith("sqlite") else {"min_size": 1, "max_size": 10}
-    async with Database(database_url, **options) as database:
+    async with connected(database_url) as database:
         yield database
 
 
 @pytest.fixture
-async def auth(database: Database, fast_passwords: Passwords) -> AsyncIterator[Auth]:
+async def auth(database: Database) -> AsyncIterator[Auth]:
     """An Auth on a database with all tables."""
-    auth = Auth(database, secret_key=SECRET_KEY, passwords=fast_passwords)
-    await migrate(auth.gateway, auth.tables)
-    yield auth
-    await auth.gateway.close()
-    auth.passwords.close()
+    async with installed(database) as auth:
+        yield auth
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ class CookieStore:
         self._signer = URLSafeSerializer(
             list(reversed(self._keys.all)),
             salt=SALT,
+            serializer_kwargs={"ensure_ascii": True},
             signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
         )
 

@@ -1,5 +1,6 @@
 """Sessions in the table `auth_session`."""
 
+import logging
 import secrets
 import time
 from typing import Any
@@ -13,6 +14,8 @@ from ..statements import Row, Statement
 from ..tables import session_table
 from ..users import Users
 from .base import Clock, SessionBase, decode, hash_key, is_key, new_key
+
+logger = logging.getLogger("starlette_auth")
 
 
 class DatabaseStore:
@@ -50,9 +53,11 @@ class DatabaseStore:
         row = None
         if is_key(cookie):
             row = await self.gateway.fetch_one(self._load, key_hash=hash_key(cookie), now=int(self._clock()))
-        if row is None:
+        try:
+            return self._session(cookie, row) if row is not None else SessionBase(clock=self._clock)
+        except ValueError:
+            logger.error("A row of %s holds no session; its visitor gets a new one.", self.table.name)
             return SessionBase(clock=self._clock)
-        return self._session(cookie, row)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         data, now = session.encode(), int(self._clock())

@@ -1,0 +1,1 @@
+"""A small application on every part of starlette_auth: `python -m example_app`."""

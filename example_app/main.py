@@ -1,0 +1,103 @@
+"""The application: its parts, put together."""
+
+import contextlib
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from starlette_auth import (
+    AlreadyExists,
+    Auth,
+    DoesNotExist,
+    IntegrityError,
+    lifespan,
+    middleware,
+    migrate,
+    routes,
+)
+
+from . import me, notes, settings, staff
+from .pages import error_handlers
+
+HERE = Path(__file__).parent
+ATTEMPTS = 5
+
+settings.refuse_django()
+keys = settings.secret_keys()
+auth = Auth(
+    settings.database(),
+    secret_key=keys,
+    sessions=settings.session_store(keys),
+    templates=[HERE / "templates"],
+    features=[notes.Notes()],
+)
+
+
+async def healthz(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("ok\n")
+
+
+@contextlib.asynccontextmanager
+async def first_start(app: Any) -> AsyncIterator[None]:
+    """Makes what is missing. Where several workers start at once, those that come second look again."""
+    await migrate(auth.gateway, auth.tables)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            await _create_what_is_missing()
+            break
+        except (AlreadyExists, IntegrityError):
+            if attempt == ATTEMPTS:
+                raise
+    yield
+
+
+async def _create_what_is_missing() -> None:
+    await auth.users.create_model_permissions("notes", "note")
+    try:
+        await auth.users.get_group(staff.WRITERS)
+    except DoesNotExist:
+        await _create_writers()
+    if await auth.users.count() == 0:
+        await _create_admin()
+
+
+async def _create_writers() -> None:
+    async with auth.gateway.atomic():
+        group = await auth.users.create_group(staff.WRITERS)
+        await auth.users.grant(group, "notes.add_note")
+
+
+async def _create_admin() -> None:
+    password = secrets.token_urlsafe(15)
+    await auth.users.create_superuser("admin", password=password)
+    sys.stdout.write(f"\nThe first user, shown only this once:\n  username: admin\n  password: {password}\n\n")
+    sys.stdout.flush()
+
+
+app = Starlette(
+    routes=[
+        Route("/", notes.home, name="home"),
+        Route("/notes", notes.add, name="add_note", methods=["POST"]),
+        Route("/notes/{note}/delete", notes.delete, name="delete_note", methods=["POST"]),
+        Route("/me", me.me, name="me"),
+        Route("/api/me", me.api_me),
+        Route("/api/session", me.api_session, methods=["POST"]),
+        Route("/staff", staff.page, name="staff"),
+        Route("/staff/users", staff.create_user, name="create_user", methods=["POST"]),
+        Route("/staff/writers", staff.change_writers, name="change_writers", methods=["POST"]),
+        Route("/healthz", healthz),
+        Mount("/accounts", routes=routes(auth)),
+        Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
+    ],
+    middleware=middleware(auth, exclude=("/static", "/healthz")),
+    exception_handlers=error_handlers,
+    lifespan=lifespan(auth, first_start),
+)

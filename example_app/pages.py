@@ -1,0 +1,98 @@
+"""How pages are made, those for errors too."""
+
+import http
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.templating import Jinja2Templates
+
+from starlette_auth import auth_context
+
+templates = Jinja2Templates(Path(__file__).parent / "templates", context_processors=[auth_context])
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+TITLES = {
+    400: "We did not understand that",
+    403: "You may not do this",
+    404: "There is nothing here",
+    405: "Not in this way",
+    413: "That is too much",
+    415: "That is no form",
+    500: "Something broke",
+    503: "One moment, please",
+}
+ADVICE = {
+    400: "Start from the page with the form, and use its buttons.",
+    404: "The address may be mistyped, or what stood here was deleted. Start again from the notes.",
+    405: "This address is for forms only. Start again from the notes.",
+    413: "Go back, and try again with less.",
+    415: "Go back, and use the form on the page.",
+    500: "It is our fault, not yours, and it is in our log. Try again in a minute.",
+}
+
+
+def moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+templates.env.filters["moment"] = moment
+templates.env.trim_blocks = templates.env.lstrip_blocks = True
+
+
+def render(
+    request: Request,
+    template: str,
+    context: dict[str, Any],
+    status_code: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
+    return templates.TemplateResponse(request, template, context, status_code, headers={**HEADERS, **(headers or {})})
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  it is registered for nothing else
+    status, headers = error.status_code, error.headers
+    if status in (204, 304):
+        return Response(status_code=status, headers=headers)
+    if _is_api(request):
+        return JSONResponse({"detail": error.detail}, status, headers)
+    # Below /static and /healthz there is no user whom a page could greet.
+    if "user" not in request.scope:
+        return PlainTextResponse(f"{error.detail}\n", status, headers)
+    says_more = error.detail != http.HTTPStatus(status).phrase
+    context = {
+        "status": status,
+        "title": TITLES.get(status, error.detail),
+        "detail": error.detail if says_more else "",
+        "advice": ADVICE.get(status, "" if says_more else "Start again from the notes."),
+    }
+    return render(request, "error.html", context, status, headers)
+
+
+async def on_crash(request: Request, error: Exception) -> Response:
+    """Asks for nothing that may have been what broke: neither a session nor a user."""
+    if _is_api(request):
+        return JSONResponse({"detail": f"{TITLES[500]}. {ADVICE[500]}"}, 500)
+    page = templates.get_template("crash.html").render(title=TITLES[500], advice=ADVICE[500], root=_root(request))
+    return HTMLResponse(page, 500, HEADERS)
+
+
+error_handlers = {HTTPException: on_http_error, Exception: on_crash}
+
+
+def _root(request: Request) -> str:
+    return str(request.scope.get("app_root_path", request.scope.get("root_path", "")))
+
+
+def _is_api(request: Request) -> bool:
+    return str(request.scope["path"]).removeprefix(_root(request)).startswith("/api/")

@@ -1,0 +1,90 @@
+"""What is shipped, and what the README promises."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = """
+import asyncio, httpx
+from databases import Database
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette_auth import Auth, lifespan, middleware, migrate, routes
+import starlette_auth
+
+async def main():
+    auth = Auth(Database("sqlite+aiosqlite:///x.sqlite3"), secret_key="k" * 40)
+    app = Starlette(routes=[Mount("/accounts", routes=routes(auth))], middleware=middleware(auth), lifespan=lifespan(auth))
+    async with app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t") as client:
+            page = await client.get("/accounts/login")
+            style = await client.get("/accounts/auth.css")
+    assert page.status_code == style.status_code == 200, (page, style)
+    assert "Log in" in page.text
+    print(starlette_auth.__file__)
+
+asyncio.run(main())
+"""
+
+
+def run(*command: str | Path, folder: Path, **environment: str) -> str:
+    environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **environment}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, folder=ROOT)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_package_its_types_and_its_templates(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"starlette_auth/py.typed", "starlette_auth/templates/registration/login.html"} <= names
+    assert "starlette_auth/templates/auth.css" in names
+    assert all(name.startswith(("starlette_auth/", "starlette_contrib_auth-")) for name in names)
+
+
+def test_a_wheel_in_an_empty_environment_serves_the_login_page(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", wheel, "httpx", folder=tmp_path)
+    where = run(python, "-c", PAGE, folder=tmp_path)
+    assert Path(where.strip()).is_relative_to(tmp_path / "venv")
+
+
+def test_the_readmes_first_example_works_when_pasted(tmp_path: Path) -> None:
+    example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    script = tmp_path / "app.py"
+    script.write_text(
+        example
+        + """
+from starlette.testclient import TestClient
+with TestClient(app) as client:
+    assert client.get("/", follow_redirects=False).status_code == 303
+    assert "Log in" in client.get("/").text
+"""
+    )
+    run(sys.executable, script, folder=tmp_path, PYTHONPATH=str(ROOT))
+
+
+def test_ci_runs_the_readmes_test_line() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    tests = next(line for line in lines if line.endswith("pytest"))
+    assert tests in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_public_names_stand_in_the_readme() -> None:
+    import starlette_auth
+
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in starlette_auth.__all__ if name not in readme] == []

@@ -1,0 +1,368 @@
+"""Sessions as a visitor meets them: over HTTP and over WebSockets."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from databases import Database
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from starlette_auth import (
+    Auth,
+    Cookie,
+    CookieStore,
+    ImproperlyConfigured,
+    MemoryStore,
+    SessionMiddleware,
+    SessionTooLarge,
+    User,
+    lifespan,
+    middleware,
+    migrate,
+)
+from starlette_auth.testing import log_in
+
+from .apps import echo, make_app, remember
+from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login, token_in, weak_passwords
+
+
+async def count_sessions(auth: Auth) -> int:
+    return int(await auth.database.fetch_val(sa.select(sa.func.count()).select_from(auth.tables.session)))
+
+
+def alone(store: Any = None, **options: Any) -> Starlette:
+    """SessionMiddleware without users."""
+
+    async def show(request: Request) -> Response:
+        if request.query_params:
+            request.session.update(request.query_params)
+        return PlainTextResponse(repr(dict(request.session)))
+
+    sessions = Middleware(SessionMiddleware, store=store or MemoryStore(), **options)
+    return Starlette(routes=[Route("/{path:path}", show, methods=["GET", "POST"])], middleware=[sessions])
+
+
+async def test_sessions_work_without_users() -> None:
+    async with client_of(alone()) as client:
+        await client.get("/?a=1")
+        assert (await client.get("/")).text == "{'a': '1'}"
+
+
+async def test_the_cookie_is_guarded() -> None:
+    async with client_of(alone()) as client:
+        response = await client.get("/?a=1")
+    name, *flags = response.headers["set-cookie"].split("; ")
+    assert name.startswith("session=")
+    assert flags == ["Path=/", "Max-Age=1209600", "HttpOnly", "SameSite=Lax"]
+    assert response.headers["cache-control"] == "no-store"
+    assert "cookie" in response.headers["vary"].lower()
+
+
+async def test_over_https_the_cookie_is_secure_and_bound_to_the_host() -> None:
+    async with client_of(alone(), base_url="https://testserver") as client:
+        response = await client.get("/?a=1")
+        assert response.headers["set-cookie"].startswith("__Host-session=")
+        assert response.headers["set-cookie"].endswith("; Secure")
+        assert (await client.get("/")).text == "{'a': '1'}"
+        value = client.cookies["__Host-session"]
+        planted = {"cookie": f"session={value}"}
+        client.cookies.clear()
+        assert (await client.get("/", headers=planted)).text == "{}"
+
+
+@pytest.mark.parametrize(
+    ("cookie", "expected"),
+    [
+        (Cookie(secure=True), "__Host-session="),
+        (Cookie(secure=True, domain="example.org"), "__Secure-session="),
+        (Cookie(secure=True, path="/shop"), "__Secure-session="),
+        (Cookie(secure=True, prefix=False), "session="),
+        (Cookie(name="sid", domain="example.org"), "sid="),
+    ],
+)
+async def test_the_cookies_name_tells_how_it_is_bound(cookie: Cookie, expected: str) -> None:
+    async with client_of(alone(cookie=cookie)) as client:
+        header = (await client.get("/?a=1")).headers["set-cookie"]
+    assert header.startswith(expected)
+    assert ("Domain=example.org" in header) is (cookie.domain is not None)
+
+
+def test_a_cookie_that_no_browser_would_take_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="Remove them"):
+        Cookie(name="my session")
+    with pytest.raises(ImproperlyConfigured, match="secure=True"):
+        Cookie(samesite="none", secure=False)
+
+
+async def test_a_session_can_end_with_the_browser() -> None:
+    async def brief(request: Request) -> Response:
+        request.session["a"] = 1
+        request.session.set_expiry(0)  # type: ignore[attr-defined]
+        return PlainTextResponse("")
+
+    app = Starlette(routes=[Route("/", brief)], middleware=[Middleware(SessionMiddleware, store=MemoryStore())])
+    async with client_of(app) as client:
+        assert "Max-Age" not in (await client.get("/")).headers["set-cookie"]
+
+
+async def test_a_visitor_without_a_session_gets_no_cookie(auth: Auth) -> None:
+    async with client_of(make_app(auth)) as client:
+        response = await client.get("/")
+        assert "set-cookie" not in response.headers
+        await client.get("/whoami")
+        assert await count_sessions(auth) == 0
+
+
+async def test_a_session_that_was_only_read_is_not_written(auth: Auth) -> None:
+    async with client_of(make_app(auth)) as client:
+        await client.get("/remember?a=1")
+        before = dict(await auth.database.fetch_one(sa.select(auth.tables.session)) or {})
+        response = await client.get("/whoami")
+        assert response.json()["session"] == {"a": "1"}
+        assert "set-cookie" not in response.headers
+        assert dict(await auth.database.fetch_one(sa.select(auth.tables.session)) or {}) == before
+
+
+async def test_an_unknown_cookie_is_never_adopted(auth: Auth) -> None:
+    foreign = "chosen_by_somebody_else_and_43_characters__"
+    async with client_of(make_app(auth)) as client:
+        response = await client.get("/remember?a=1", headers={"cookie": f"session={foreign}"})
+        assert foreign not in response.headers["set-cookie"]
+        response = await client.get("/whoami", headers={"cookie": f"session={foreign}"})
+        assert response.json()["session"] == {}
+        # Nor is it deleted: another response may have just set a good one under this name.
+        assert "set-cookie" not in response.headers
+
+
+async def test_nothing_is_saved_when_the_answer_is_a_server_error(auth: Auth) -> None:
+    async with client_of(make_app(auth)) as client:
+        await client.get("/remember?a=1")
+        assert "set-cookie" not in (await client.get("/remember?b=2&status=503")).headers
+        assert (await client.get("/whoami")).json()["session"] == {"a": "1"}
+        await client.get("/remember?b=2&status=404")
+        assert (await client.get("/whoami")).json()["session"] == {"a": "1", "b": "2", "status": "404"}
+
+
+async def test_an_emptied_session_deletes_its_cookie_and_row(auth: Auth) -> None:
+    async with client_of(make_app(auth)) as client:
+        await client.get("/remember?a=1")
+        response = await client.get("/forget")
+        assert response.headers["set-cookie"].startswith("session=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970")
+        assert "session" not in client.cookies
+        assert await count_sessions(auth) == 0
+
+
+@pytest.mark.parametrize("path", ["/crash", "/fail"])
+async def test_a_logout_counts_even_when_the_application_breaks(auth: Auth, ann: User, path: str) -> None:
+    async with client_of(make_app(auth)) as client:
+        await post_login(client)
+        stolen = {"cookie": f"session={client.cookies['session']}"}
+        assert (await client.get("/members", headers=stolen)).status_code == 200
+        if path == "/crash":
+            with pytest.raises(RuntimeError):
+                await client.get(path)
+        else:
+            assert (await client.get(path)).status_code == 500
+        assert (await client.get("/members", headers=stolen)).status_code == 303
+        assert await count_sessions(auth) == 0
+
+
+async def test_a_slow_request_does_not_bring_a_session_back_to_life(auth: Auth, ann: User) -> None:
+    arrived, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        arrived.set()
+        await finish.wait()
+        request.session["late"] = True
+        return PlainTextResponse("late", headers={"x-late": "1"})
+
+    async with client_of(make_app(auth, Route("/slow", slow))) as client:
+        await post_login(client)
+        stolen = {"cookie": f"session={client.cookies['session']}"}
+        late = asyncio.create_task(client.get("/slow", headers=stolen))
+        await arrived.wait()
+        page = await client.get("/accounts/login")
+        response = await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token_in(page.text)})
+        assert response.status_code == 303
+        finish.set()
+        answer = await late
+        assert answer.status_code == 400
+        assert "set-cookie" not in answer.headers
+        assert "x-late" not in answer.headers
+        assert "log in again" in answer.text
+        assert (await client.get("/members", headers=stolen)).status_code == 303
+        assert await count_sessions(auth) == 0
+
+
+async def test_other_headers_of_the_application_survive(auth: Auth) -> None:
+    async def busy(request: Request) -> Response:
+        request.session["a"] = 1
+        response = PlainTextResponse("", headers={"Vary": "Accept-Encoding", "Cache-Control": "public"})
+        response.set_cookie("one", "1")
+        response.set_cookie("two", "2")
+        return response
+
+    async def uncacheable(request: Request) -> Response:
+        return PlainTextResponse("", headers={"Vary": "*"})
+
+    app = make_app(auth, Route("/busy", busy), Route("/star", uncacheable))
+    async with client_of(app) as client:
+        response = await client.get("/busy")
+        cookies = [value.split("=")[0] for value in response.headers.get_list("set-cookie")]
+        assert sorted(cookies) == ["one", "session", "two"]
+        assert response.headers["vary"] == "Accept-Encoding, Cookie"
+        assert response.headers.get_list("cache-control") == ["no-store"]
+        assert (await client.get("/star")).headers["vary"] == "*"
+
+
+async def test_excluded_paths_have_neither_session_nor_user(auth: Auth) -> None:
+    async def bare(request: Request) -> Response:
+        return PlainTextResponse(f"{'session' in request.scope} {'user' in request.scope}")
+
+    app = Starlette(
+        routes=[Route("/{path:path}", bare, methods=["GET", "POST"])],
+        middleware=middleware(auth, exclude=("/static", "/healthz")),
+    )
+    async with client_of(app) as client:
+        client.cookies.set("session", "A" * 43)
+        for path in ("/static/a.css", "/static", "/healthz"):
+            response = await client.post(path)
+            assert response.text == "False False"
+            assert "vary" not in response.headers
+        assert (await client.get("/statics")).text == "True True"
+
+
+async def test_a_session_too_large_for_a_cookie_is_an_error_for_the_programmer() -> None:
+    async with client_of(alone(CookieStore(SECRET_KEY))) as client:
+        with pytest.raises(SessionTooLarge):
+            await client.get("/?a=" + "".join(chr(97 + i * i % 26) + str(i) for i in range(1500)))
+
+
+async def test_sessions_in_a_cookie_carry_a_login(database: Any) -> None:
+    async with installed(database, sessions=CookieStore(SECRET_KEY)) as auth:
+        await auth.users.create_user("ann", password=PASSWORD)
+        async with client_of(make_app(auth)) as client:
+            assert (await post_login(client)).status_code == 303
+            await client.get("/remember?a=1")
+            assert (await client.get("/whoami")).json()["username"] == "ann"
+            assert await count_sessions(auth) == 0
+
+
+async def test_lifespan_messages_pass_through() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    async def nothing() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def ignore(message: Message) -> None:
+        pass
+
+    await SessionMiddleware(app, store=MemoryStore())({"type": "lifespan"}, nothing, ignore)
+    assert seen == ["lifespan"]
+
+
+# WebSockets
+
+
+@pytest.fixture
+def sockets(tmp_path: Path) -> Iterator[TestClient]:
+    """A browser that can open sockets, and an application in an event loop of its own."""
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/sockets.sqlite3")
+    auth = Auth(database, secret_key=SECRET_KEY, passwords=weak_passwords())
+
+    @contextlib.asynccontextmanager
+    async def with_ann(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        await migrate(auth.gateway, auth.tables)
+        yield {"ann": await auth.users.create_user("ann", password=PASSWORD)}
+
+    with TestClient(make_app(auth, lifespan=lifespan(auth, with_ann))) as client:
+        yield client
+
+
+def test_a_socket_saves_at_accept_and_when_it_closes(sockets: TestClient) -> None:
+    with sockets.websocket_connect("/echo?a=1") as socket:
+        headers: dict[bytes, bytes] = dict(socket.extra_headers or [])
+        assert headers[b"x-app"] == b"1"
+        cookie = headers[b"set-cookie"].decode()
+        assert cookie.startswith("session=")
+        socket.send_text("b=2")
+        socket.receive_json()
+    sockets.cookies.set("session", cookie.split("=")[1].split(";")[0])
+    assert sockets.get("/whoami").json()["session"] == {"a": "1", "b": "2"}
+    with sockets.websocket_connect("/echo") as socket:
+        assert b"set-cookie" not in dict(socket.extra_headers or [])
+    assert sockets.get("/whoami").json()["session"] == {"a": "1", "b": "2"}
+
+
+def test_what_a_socket_stored_is_saved_when_its_browser_goes_away(sockets: TestClient) -> None:
+    sockets.get("/remember?a=1")
+    with sockets.websocket_connect("/rude") as socket:
+        socket.receive_text()
+    assert sockets.get("/whoami").json()["session"] == {"a": "1", "rude": True}
+
+
+@pytest.mark.parametrize("word", ["flush", "cycle"])
+def test_a_socket_can_end_a_session_but_cannot_begin_another(sockets: TestClient, word: str) -> None:
+    sockets.get("/remember?a=1")
+    with sockets.websocket_connect("/echo") as socket:
+        socket.send_text(word)
+        socket.receive_json()
+        socket.send_text("b=2")
+        socket.receive_json()
+    assert sockets.get("/whoami").json()["session"] == {}
+
+
+def test_a_session_that_ended_under_a_socket_stays_ended(sockets: TestClient) -> None:
+    sockets.get("/remember?a=1")
+    with sockets.websocket_connect("/echo") as socket:
+        sockets.get("/forget")
+        socket.send_text("b=2")
+        socket.receive_json()
+    assert sockets.get("/whoami").json()["session"] == {}
+
+
+def test_a_session_that_ended_before_a_socket_was_accepted_closes_it(sockets: TestClient) -> None:
+    sockets.get("/remember?a=1")
+    with pytest.raises(WebSocketDisconnect) as refused, sockets.websocket_connect("/late"):
+        pass
+    assert refused.value.code == 1008
+    assert sockets.get("/whoami").json()["session"] == {}
+
+
+def test_a_socket_cannot_change_a_cookie_after_accept(caplog: pytest.LogCaptureFixture) -> None:
+    sessions = Middleware(SessionMiddleware, store=CookieStore(SECRET_KEY))
+    app = Starlette(routes=[Route("/remember", remember), WebSocketRoute("/echo", echo)], middleware=[sessions])
+    with TestClient(app) as client:
+        client.get("/remember?a=1")
+        with client.websocket_connect("/echo") as socket:
+            socket.send_text("b=2")
+            socket.receive_json()
+    assert "the change is lost" in caplog.text
+
+
+def test_a_stranger_is_shut_out_of_a_members_socket(sockets: TestClient) -> None:
+    for path in ("/members-socket", "/club-socket"):
+        with pytest.raises(WebSocketDisconnect) as refused, sockets.websocket_connect(path):
+            pass
+        assert refused.value.code == 1008
+
+
+def test_a_member_is_let_into_a_members_socket(sockets: TestClient) -> None:
+    log_in(sockets, sockets.app_state["ann"])
+    for path in ("/members-socket", "/club-socket"):
+        with sockets.websocket_connect(path) as socket:
+            assert socket.receive_text() == "ann"

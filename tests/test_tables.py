@@ -1,0 +1,85 @@
+"""The tables, and what each of them is called."""
+
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from starlette_auth import Auth, Tables, migrate, user_columns
+
+
+def test_the_tables_have_djangos_names() -> None:
+    assert [table.name for table in Tables()] == [
+        "auth_content_type",
+        "auth_permission",
+        "auth_group",
+        "auth_group_permissions",
+        "auth_user",
+        "auth_user_groups",
+        "auth_user_user_permissions",
+        "auth_session",
+    ]
+
+
+def test_a_django_database_has_its_own_content_types_and_sessions() -> None:
+    names = [table.name for table in Tables.django()]
+    assert names[0] == "django_content_type"
+    assert names[-1] == "django_session"
+    assert "auth_session" not in Tables.django().metadata.tables
+
+
+def test_what_is_referred_to_comes_first() -> None:
+    for tables in (Tables(), Tables.django()):
+        created: set[sa.Table] = set()
+        for table in tables:
+            referred = {key.column.table for key in table.foreign_keys}
+            assert referred <= created | {table}, table.name
+            created.add(table)
+
+
+def test_the_columns_of_a_user_are_djangos() -> None:
+    assert {column.name for column in user_columns()} == {
+        *("id", "password", "last_login", "is_superuser", "username", "first_name", "last_name", "email"),
+        *("is_staff", "is_active", "date_joined"),
+    }
+    key = sa.Column("uuid", sa.Uuid(), primary_key=True)
+    assert user_columns(key)[0] is key
+
+
+@pytest.mark.parametrize("kind", [sa.Integer(), sa.BigInteger(), sa.Uuid()])
+def test_what_refers_to_a_user_has_the_type_of_its_key(kind: sa.types.TypeEngine[int | uuid.UUID]) -> None:
+    user = sa.Table("person", sa.MetaData(), *user_columns(sa.Column("key", kind, primary_key=True)))
+    tables = Tables(user=user)
+    assert tables.user_key is user.c.key
+    for column in tables.referring_to_user():
+        assert type(column.type) is type(kind)
+
+
+def test_what_must_go_before_a_user_goes_children_first() -> None:
+    tables = Tables()
+    metadata = sa.MetaData()
+    device = sa.Table("device", metadata, sa.Column("owner", sa.ForeignKey(tables.user_key)))
+    code = sa.Table("code", metadata, sa.Column("owner", sa.ForeignKey(tables.user_key)))
+    tables.features += [device, code]
+    assert [f"{column.table.name}.{column.name}" for column in tables.referring_to_user()] == [
+        "code.owner",
+        "device.owner",
+        "auth_user_user_permissions.user_id",
+        "auth_user_groups.user_id",
+        "auth_session.user_id",
+    ]
+
+
+def test_users_who_refer_to_users_do_not_go_with_them() -> None:
+    key = sa.Column("id", sa.Integer, primary_key=True)
+    user = sa.Table("person", sa.MetaData(), *user_columns(key), sa.Column("boss", sa.ForeignKey("person.id")))
+    assert all(column.table is not user for column in Tables(user=user).referring_to_user())
+
+
+async def test_the_tables_of_a_django_database_can_be_created_and_used(auth: Auth) -> None:
+    # Beside ours: where the names are the same, the tables are too.
+    tables = Tables.django()
+    assert "django_session" in await migrate(auth.gateway, tables)
+    assert await migrate(auth.gateway, tables) == []
+    key = await auth.gateway.insert(tables.content_type, app_label="polls", model="vote")
+    assert key == 1
