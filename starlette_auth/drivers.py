@@ -150,6 +150,12 @@ class AsyncpgTransaction:
 _numbers = itertools.count()
 
 
+def is_missing_table(error: Exception) -> bool:
+    """Whether a driver reports that a table is not there: 42P01 of SQLSTATE, 1146 of MySQL, or SQLite's words."""
+    codes = (getattr(error, "sqlstate", None), *error.args[:1])
+    return "42P01" in codes or 1146 in codes or str(error).startswith("no such table")
+
+
 def is_integrity_error(error: Exception) -> bool:
     """Whether a driver reports a broken constraint: class 23 of SQLSTATE, or the name that PEP 249 gives it."""
     return str(getattr(error, "sqlstate", "")).startswith("23") or type(error).__name__ == "IntegrityError"

@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextvars import Context
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from databases import Database
 from databases.core import Connection
 
-from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction, is_integrity_error
+from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction, is_integrity_error, is_missing_table
 from .exceptions import ImproperlyConfigured, IntegrityError
+from .lanes import Lane, uninterrupted
 from .statements import Prepared, Row, Statement
 
 logger = logging.getLogger("starlette_auth")
@@ -51,9 +51,7 @@ class Gateway:
         is_plain_file = not in_memory and not database.url.options
         # Opening a SQLite connection costs as much as ten queries, so these two stay open.
         self._keeps = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
-        self._reader = KeptConnection(database, _PRAGMAS)
-        self._writer = KeptConnection(database, _PRAGMAS)
-        self._turn = Turn()
+        self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._inserts: dict[tuple[sa.Table, tuple[str, ...]], Statement] = {}
 
     @classmethod
@@ -106,7 +104,7 @@ class Gateway:
             begins = held is None or not self.driver.in_transaction(held.raw_connection)
             # On SQLite a task in a transaction already must not wait its turn: the one before may be waiting for it.
             if self.database._global_connection is not None or (begins and self.dialect == "sqlite"):
-                await stack.enter_async_context(self._turn)
+                await stack.enter_async_context(self._lane.turn)
             if held is None:
                 held = await stack.enter_async_context(self._writing() if self._keeps else self._lent())
             transaction = self.driver.transaction(held.raw_connection)
@@ -122,10 +120,19 @@ class Gateway:
                 raise
 
     async def close(self) -> None:
-        """Gives back the connections that are kept. Call it before the database disconnects."""
-        await self._reader.close()
-        async with self._turn:
-            await self._writer.close()
+        """Gives back the connections that this event loop keeps. Call it before the database disconnects."""
+        await self._lane.reader.close()
+        async with self._lane.turn:
+            await self._lane.writer.close()
+
+    @property
+    def _lane(self) -> Lane:
+        """Of this event loop: a test client runs one beside that of the tests, or one after the other."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._lanes:
+            self._lanes = {other: lane for other, lane in self._lanes.items() if not other.is_closed()}
+            self._lanes[loop] = Lane(self.database)
+        return self._lanes[loop]
 
     def _prepared(self, query: Query) -> Prepared:
         statement = query if isinstance(query, Statement) else Statement(query)
@@ -146,14 +153,14 @@ class Gateway:
             if held is not None:
                 # Under force_rollback all tasks share one connection: no write may fall into another's savepoint.
                 shared = write and held is self.database._global_connection
-                async with self._turn if shared else contextlib.nullcontext(), held._query_lock:
+                async with self._lane.turn if shared else contextlib.nullcontext(), held._query_lock:
                     return await ask(held.raw_connection, prepared.sql, arguments)
             if self._keeps and not write:
-                connection = await self._reader.open()
+                connection = await self._lane.reader.open()
                 return await ask(connection.raw_connection, prepared.sql, arguments)
             if self._keeps:
-                async with self._turn:
-                    connection = await self._writer.open()
+                async with self._lane.turn:
+                    connection = await self._lane.writer.open()
                     return await ask(connection.raw_connection, prepared.sql, arguments)
             async with self._lent() as connection:
                 return await ask(connection.raw_connection, prepared.sql, arguments)
@@ -182,14 +189,14 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _writing(self) -> AsyncIterator[Connection]:
         """The kept connection for writing. What the task asks of `database` itself goes there too meanwhile."""
-        connection = self.database._connection = await self._writer.open()
+        connection = self.database._connection = await self._lane.writer.open()
         try:
             yield connection
         finally:
             self.database._connection = None
             connection._connection_counter = 1
             if self.driver.in_transaction(connection.raw_connection):
-                await uninterrupted(self._writer.close())
+                await uninterrupted(self._lane.writer.close())
 
     async def _say(self, connection: Connection, word: Callable[[], Awaitable[None]]) -> None:
         """Never cancelled half-way: a driver would not know then whether there is a transaction."""
@@ -214,54 +221,6 @@ class Gateway:
             )
 
 
-_PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
-
-
-class KeptConnection:
-    """A connection that stays open in a task of its own, until it is given back or its event loop ends."""
-
-    def __init__(self, database: Database, greeting: tuple[str, ...]) -> None:
-        self._database = database
-        self._greeting = greeting
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._opening: asyncio.Future[Connection] | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._enough = asyncio.Event()
-
-    async def open(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        # What an earlier loop kept (a test client makes one after the other) ended with it.
-        if self._opening is None or self._loop is not loop or (self._keeper and self._keeper.done()):
-            self._loop = loop
-            self._opening = loop.create_future()
-            self._enough = asyncio.Event()
-            # In no context: that of the request which happens to be first would be kept too.
-            self._keeper = loop.create_task(self._keep(self._opening, self._enough), context=Context())
-        if self._opening.done():
-            return self._opening.result()
-        return await asyncio.shield(self._opening)
-
-    async def close(self) -> None:
-        keeper, self._opening, self._keeper = self._keeper, None, None
-        if keeper is not None and self._loop is asyncio.get_running_loop():
-            self._enough.set()
-            await asyncio.wait([keeper])
-
-    async def _keep(self, opened: asyncio.Future[Connection], enough: asyncio.Event) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                connection = await stack.enter_async_context(self._database.connection())
-                for pragma in self._greeting:
-                    with contextlib.suppress(Exception):  # a file that others use, or that is read-only, stays as it is
-                        await connection.raw_connection.execute_fetchall(pragma)
-            except Exception as error:
-                opened.set_exception(error)
-                opened.exception()  # those who asked may have been cancelled
-                return
-            opened.set_result(connection)
-            await enough.wait()
-
-
 @contextlib.contextmanager
 def _inside(connection: Connection) -> Iterator[None]:
     """Makes each `database.transaction()` on this connection a savepoint; on MySQL it would commit ours otherwise."""
@@ -281,52 +240,8 @@ def _translated() -> Iterator[None]:
     except Exception as error:
         if is_integrity_error(error):
             raise IntegrityError(str(error)) from error
+        if is_missing_table(error):
+            raise ImproperlyConfigured(
+                f"A table is missing ({error}). Run `starlette-auth migrate`, or await migrate(auth.gateway, auth.tables)."
+            ) from error
         raise
-
-
-class Turn:
-    """A lock that its own task may take again."""
-
-    patience = 30.0
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = asyncio.Lock()
-        self._owner: asyncio.Task[Any] | None = None
-        self._depth = 0
-
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        if self._owner is not None and self._owner is task:
-            self._depth += 1
-            return
-        if self._loop is not asyncio.get_running_loop():
-            self._loop, self._lock = asyncio.get_running_loop(), asyncio.Lock()
-        try:
-            async with asyncio.timeout(self.patience):
-                await self._lock.acquire()
-        except TimeoutError:
-            raise TimeoutError(
-                f"The transaction of another task has not ended for {self.patience:g} seconds. "
-                "A task inside atomic() must not wait for a task that writes: write in the same task."
-            ) from None
-        self._owner, self._depth = task, 1
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._owner = None
-            self._lock.release()
-
-
-async def uninterrupted(work: Awaitable[None]) -> None:
-    """Sees it through, however often the task is cancelled meanwhile; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled

@@ -9,14 +9,44 @@ import starlette_auth
 
 PACKAGE = Path(starlette_auth.__file__).parent
 # Each module imports only from those before it.
-BANDS = """
-    exceptions signing cookies urls hashers events templating
-    tables models statements drivers gateway permissions users
-    sessions sessions.base sessions.memory sessions.cookie sessions.database
-    backends auth authentication
-    middlewares csrf_tokens context csrf decorators forms views application
-    schema cli testing __init__ __main__
-""".split()
+BANDS = [
+    "exceptions",
+    "signing",
+    "cookies",
+    "urls",
+    "hashers",
+    "events",
+    "templating",
+    "tables",
+    "models",
+    "statements",
+    "drivers",
+    "lanes",
+    "gateway",
+    "permissions",
+    "users",
+    "sessions",
+    "sessions.base",
+    "sessions.memory",
+    "sessions.cookie",
+    "sessions.database",
+    "backends",
+    "auth",
+    "authentication",
+    "middlewares",
+    "csrf_tokens",
+    "context",
+    "csrf",
+    "decorators",
+    "forms",
+    "views",
+    "application",
+    "schema",
+    "cli",
+    "testing",
+    "__init__",
+    "__main__",
+]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")

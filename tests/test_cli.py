@@ -50,7 +50,9 @@ async def test_from_nothing_to_a_superuser(database_url: str) -> None:
     assert "created auth_user\n" in first.stdout
     again = await run("--database", database_url, "migrate")
     assert again.stdout == "Everything is there already.\n"
-    created = await run("createsuperuser", "--username", "root", "--noinput", STARLETTE_AUTH_PASSWORD="pässword one", **where)
+    created = await run(
+        "createsuperuser", "--username", "root", "--noinput", STARLETTE_AUTH_PASSWORD="pässword one", **where
+    )
     assert (created.returncode, created.stdout) == (0, "Created the superuser root.\n")
     twice = await run("createsuperuser", "--username", "root", "--noinput", STARLETTE_AUTH_PASSWORD="x", **where)
     assert twice.returncode == 1
@@ -98,7 +100,14 @@ def test_an_application_can_be_named(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["migrate"], ["--database", "x", "dance"], ["--database", "x", "changepassword"], ["--app", "a", "--database", "b", "migrate"]]
+    "words",
+    [
+        [],
+        ["migrate"],
+        ["--database", "x", "dance"],
+        ["--database", "x", "changepassword"],
+        ["--app", "a", "--database", "b", "migrate"],
+    ],
 )
 def test_wrong_words_give_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -151,7 +160,9 @@ def test_what_is_refused_says_why(
 
 
 async def test_without_tables_it_says_so_in_one_line(file_url: str) -> None:
-    answer = await run("--database", file_url, "createsuperuser", "--username", "x", "--noinput", STARLETTE_AUTH_PASSWORD="x")
+    answer = await run(
+        "--database", file_url, "createsuperuser", "--username", "x", "--noinput", STARLETTE_AUTH_PASSWORD="x"
+    )
     assert answer.returncode == 1
     assert "migrate" in answer.stderr
     assert answer.stderr.count("\n") == 1

@@ -16,16 +16,30 @@ from .apps import make_app
 from .conftest import PASSWORD, SECRET_KEY, weak_passwords
 
 PATHS = [
-    *("/", "/whoami", "/members", "/members-sync", "/vote", "/recount", "/vote-by-scope", "/staff", "/club", "/desk", "/forget"),
+    *(
+        "/",
+        "/whoami",
+        "/members",
+        "/members-sync",
+        "/vote",
+        "/recount",
+        "/vote-by-scope",
+        "/staff",
+        "/club",
+        "/desk",
+        "/forget",
+    ),
     *("/accounts/login", "/accounts/logout", "/accounts/logged_out", "/accounts/auth.css", "/nowhere", "/accounts/"),
 ]
 FORM = "application/x-www-form-urlencoded"
 raw = st.binary(max_size=80)
 latin = st.text(st.characters(max_codepoint=255), max_size=120).map(lambda text: text.encode("latin-1"))
-values = latin | st.sampled_from([b"A" * 43, b"null", b"http://testserver", b"https://evil.example", b"same-origin", b"%"])
+values = latin | st.sampled_from(
+    [b"A" * 43, b"null", b"http://testserver", b"https://evil.example", b"same-origin", b"%"]
+)
 header_names = st.sampled_from(
-    [b"cookie", b"origin", b"sec-fetch-site", b"x-csrftoken", b"accept", b"content-type", b"content-length", b"host"]
-    + [b"user-agent", b"authorization", b"referer", b"x-forwarded-for", b"remote-user", b"range"]
+    b"cookie origin sec-fetch-site x-csrftoken accept content-type content-length host user-agent authorization "
+    b"referer x-forwarded-for remote-user range".split()
 )
 cookies = st.lists(
     st.tuples(st.sampled_from([b"session", b"session_csrf", b"__Host-session", b"x"]), values), max_size=4
@@ -33,7 +47,9 @@ cookies = st.lists(
 headers = st.lists(st.tuples(header_names, values) | cookies, max_size=6)
 fields = st.sampled_from([b"username", b"password", b"next", b"csrfmiddlewaretoken", b"x"])
 bodies = st.lists(st.tuples(fields, raw), max_size=6).map(lambda pairs: b"&".join(a + b"=" + b for a, b in pairs)) | raw
-kinds = st.sampled_from([FORM, "multipart/form-data; boundary=x", "multipart/form-data", "application/json", "", "\xff/;;"])
+kinds = st.sampled_from(
+    [FORM, "multipart/form-data; boundary=x", "multipart/form-data", "application/json", "", "\xff/;;"]
+)
 
 
 class Visitor:

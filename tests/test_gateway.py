@@ -25,7 +25,7 @@ from databases import Database
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
-from starlette_auth.gateway import Turn, uninterrupted
+from starlette_auth.lanes import Turn, uninterrupted
 from starlette_auth.statements import Prepared, Statement
 from starlette_auth.tables import long_text, moment
 

@@ -35,7 +35,9 @@ asyncio.run(main())
 
 def run(*command: str | Path, folder: Path, **environment: str) -> str:
     environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **environment}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

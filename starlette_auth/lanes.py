@@ -1,0 +1,105 @@
+"""What one event loop keeps for one database: SQLite's open connections, and whose turn it is to write."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable
+from contextvars import Context
+from typing import Any
+
+from databases import Database
+
+PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
+
+
+class Lane:
+    """A connection for reading, one for writing, and a lock for the writers."""
+
+    def __init__(self, database: Database) -> None:
+        self.reader = KeptConnection(database)
+        self.writer = KeptConnection(database)
+        self.turn = Turn()
+
+
+class KeptConnection:
+    """A connection of `databases` that stays open in a task of its own, until it is given back or its loop ends."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._opening: asyncio.Future[Any] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._enough = asyncio.Event()
+
+    async def open(self) -> Any:
+        if self._opening is None or (self._keeper and self._keeper.done()):
+            loop = asyncio.get_running_loop()
+            self._opening, self._enough = loop.create_future(), asyncio.Event()
+            # In no context: that of the request which happens to be first would be kept too.
+            self._keeper = loop.create_task(self._keep(self._opening, self._enough), context=Context())
+        if self._opening.done():
+            return self._opening.result()
+        return await asyncio.shield(self._opening)
+
+    async def close(self) -> None:
+        keeper, self._opening, self._keeper = self._keeper, None, None
+        if keeper is not None:
+            self._enough.set()
+            await asyncio.wait([keeper])
+
+    async def _keep(self, opened: asyncio.Future[Any], enough: asyncio.Event) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self._database.connection())
+                for pragma in PRAGMAS:
+                    with contextlib.suppress(Exception):  # a file that others use, or that is read-only, stays as it is
+                        await connection.raw_connection.execute_fetchall(pragma)
+            except Exception as error:
+                opened.set_exception(error)
+                opened.exception()  # those who asked may have been cancelled
+                return
+            opened.set_result(connection)
+            await enough.wait()
+
+
+class Turn:
+    """A lock that its own task may take again."""
+
+    patience = 30.0  # seconds
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._owner: asyncio.Task[Any] | None = None
+        self._depth = 0
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        if self._owner is not None and self._owner is task:
+            self._depth += 1
+            return
+        try:
+            async with asyncio.timeout(self.patience):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise TimeoutError(
+                f"The transaction of another task has not ended for {self.patience:g} seconds. "
+                "A task inside atomic() must not wait for a task that writes: write in the same task."
+            ) from None
+        self._owner, self._depth = task, 1
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._owner = None
+            self._lock.release()
+
+
+async def uninterrupted(work: Awaitable[None]) -> None:
+    """Sees it through, however often the task is cancelled meanwhile; the cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
