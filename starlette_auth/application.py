@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from .auth import Auth
 from .csrf import CSRFMiddleware
 from .middlewares import AuthenticationMiddleware, SessionMiddleware
+from .schema import migrate
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -23,10 +24,11 @@ def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
     ]
 
 
-def lifespan(auth: Auth, inner: Lifespan | None = None) -> Lifespan:
+def lifespan(auth: Auth, inner: Lifespan | None = None, *, create_tables: bool = False) -> Lifespan:
     """Connects the database when the application starts, disconnects it when it ends, with `inner` in between.
 
-    A database that is connected already stays so.
+    A database that is connected already stays so. `create_tables` creates or completes the tables at each start, as
+    the command `starlette-auth migrate` does.
     """
 
     @contextlib.asynccontextmanager
@@ -35,6 +37,8 @@ def lifespan(auth: Auth, inner: Lifespan | None = None) -> Lifespan:
         if ours:
             await auth.database.connect()
         try:
+            if create_tables:
+                await migrate(auth.gateway, auth.tables)
             async with contextlib.AsyncExitStack() as stack:
                 yield await stack.enter_async_context(inner(app)) if inner is not None else None
         finally:
