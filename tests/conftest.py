@@ -18,6 +18,8 @@ from starlette.types import ASGIApp
 from starlette_auth import Argon2PasswordHasher, Auth, Passwords, User, migrate
 from starlette_auth.hashers import default_hashers
 
+from .server import Server, Start, environment, free_port
+
 SECRET_KEY = "a secret key that is for tests only, and long enough"
 PASSWORD = "correct horse battery staple"
 IN_CI = os.environ.get("CI") == "true"
@@ -128,6 +130,20 @@ async def ann(auth: Auth) -> User:
     """A user who may do nothing in particular."""
     user: User = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
     return user
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers: list[Server] = []
+
+    def start(**variables: str) -> Server:
+        port = free_port()
+        servers.append(Server(tmp_path, port, environment(PORT=str(port), **variables)))
+        return servers[-1].wait()
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 def client_of(app: ASGIApp, *, base_url: str = "http://testserver", **options: Any) -> httpx.AsyncClient:

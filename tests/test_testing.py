@@ -1,0 +1,66 @@
+"""What applications use in their own tests."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from databases import Database
+from starlette.testclient import TestClient
+
+from starlette_auth import Auth, ImproperlyConfigured, MemoryStore, User, lifespan, migrate
+from starlette_auth.testing import log_in
+
+from .apps import make_app
+from .conftest import PASSWORD, SECRET_KEY, client_of, post_login
+
+
+def new_auth(folder: Path) -> Auth:
+    return Auth(Database(f"sqlite+aiosqlite:///{folder}/testing.sqlite3"), secret_key=SECRET_KEY)
+
+
+async def make_ann(auth: Auth) -> User:
+    await migrate(auth.gateway, auth.tables)
+    ann: User = await auth.users.create_user("ann")
+    return ann
+
+
+@pytest.mark.parametrize("base_url", ["http://testserver", "https://testserver"])
+def test_a_test_client_is_logged_in_and_again(tmp_path: Path, base_url: str) -> None:
+    auth = new_auth(tmp_path)
+    with TestClient(make_app(auth, lifespan=lifespan(auth)), base_url=base_url) as client:
+        assert client.portal is not None
+        ann = client.portal.call(make_ann, auth)
+        bob = client.portal.call(auth.users.create_user, "bob")
+        for user in (ann, bob, ann):
+            log_in(client, user)
+            assert client.get("/whoami").json()["username"] == user.username
+
+
+def test_a_test_client_that_was_not_started_is_logged_in_too(tmp_path: Path) -> None:
+    auth = new_auth(tmp_path)
+
+    async def prepare() -> User:
+        async with auth.database:
+            return await make_ann(auth)
+
+    ann = asyncio.run(prepare())
+    auth.sessions = MemoryStore()
+    client = TestClient(make_app(auth))
+    log_in(client, ann)
+    assert client.cookies["session"]
+
+
+async def test_an_async_client_is_logged_in(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth)) as client:
+        done = log_in(client, ann, auth)
+        assert done is not None
+        await done
+        assert (await client.get("/members")).text == "members"
+        await post_login(client, password=PASSWORD)
+        assert (await client.get("/members")).text == "members"
+
+
+async def test_an_auth_that_cannot_be_found_is_asked_for(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth)) as client:
+        with pytest.raises(ImproperlyConfigured, match=r"log_in\(client, user, auth\)"):
+            log_in(client, ann)
