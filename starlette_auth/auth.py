@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -98,6 +99,8 @@ class Auth:
         )
         self.sessions: SessionStore = sessions or DatabaseStore(database, users=self.users)
         self.cookie = cookie or Cookie()
+        # Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form.
+        self.csrf_cookie = replace(self.cookie, name=f"{self.cookie.name}_csrf")
         self.session_backend = SessionBackend(self.users, self.keys)
         self.model_backend = ModelBackend(self.users, login_fields=login_fields)
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .auth import Auth, get_auth
 from .context import auth_context
 from .cookies import Cookie, response_headers, set_header
-from .csrf_tokens import FIELD, HEADER, NEW_SECRET, csrf_cookie, is_valid
+from .csrf_tokens import FIELD, HEADER, NEW_SECRET, is_valid
 from .exceptions import ImproperlyConfigured
 from .middlewares import IDENTIFIED_BY, STARTS
 
@@ -38,12 +38,11 @@ class CSRFMiddleware:
             raise ImproperlyConfigured(
                 "CSRFMiddleware needs AuthenticationMiddleware in front of it. Pass middleware=middleware(auth) to your app."
             )
-        conn = HTTPConnection(scope)
-        send = setting_cookie(csrf_cookie(self.auth), scope, send)
-        if not self.is_ours(conn) or scope.get("method") in SAFE_METHODS:
+        send = setting_cookie(self.auth.csrf_cookie, scope, send)
+        if scope.get("method") in SAFE_METHODS or not self.is_ours(scope):
             await self.app(scope, receive, send)
             return
-        body = Body(receive)
+        conn, body = HTTPConnection(scope), Body(receive)
         reason = await refusal(conn, body)
         if reason is None:
             await self.app(scope, body.again, send)
@@ -53,10 +52,10 @@ class CSRFMiddleware:
             response = await refuse(conn, reason)
             await response(scope, receive, send)
 
-    def is_ours(self, conn: HTTPConnection) -> bool:
+    def is_ours(self, scope: Scope) -> bool:
         """Whether the browser, unasked, sent something that gives the request a right."""
-        ambient = getattr(conn.scope.get(IDENTIFIED_BY), "ambient", False)
-        return ambient or any(cookie.read(conn.scope) for cookie in (self.auth.cookie, csrf_cookie(self.auth)))
+        ambient = getattr(scope.get(IDENTIFIED_BY), "ambient", False)
+        return ambient or any(cookie.read(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
 
 
 class Body:

@@ -2,25 +2,18 @@
 
 import base64
 import secrets
-from dataclasses import replace
 
 from markupsafe import Markup
 from starlette.requests import HTTPConnection
 
-from .auth import Auth, get_auth
+from .auth import get_auth
 from .backends import session_of
-from .cookies import Cookie
 from .sessions.base import is_key
 
 FIELD = "csrfmiddlewaretoken"  # Django's names
 HEADER = "x-csrftoken"
 PURPOSE = "starlette_auth.csrf"
 NEW_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
-
-
-def csrf_cookie(auth: Auth) -> Cookie:
-    """Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form."""
-    return replace(auth.cookie, name=f"{auth.cookie.name}_csrf")
 
 
 def csrf_token(conn: HTTPConnection) -> str:
@@ -63,7 +56,7 @@ class LazyToken:
 
 
 def _secret(conn: HTTPConnection) -> str | None:
-    value = csrf_cookie(get_auth(conn)).read(conn.scope)
+    value = get_auth(conn).csrf_cookie.read(conn.scope)
     return value if value is not None and is_key(value) else None
 
 
