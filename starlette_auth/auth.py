@@ -97,7 +97,7 @@ class Auth:
             events=self.events,
             user_class=user_class,
         )
-        self.sessions: SessionStore = sessions or DatabaseStore(database, users=self.users)
+        self.sessions: SessionStore = DatabaseStore(database, users=self.users) if sessions is None else sessions
         self.cookie = cookie or Cookie()
         # Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form.
         self.csrf_cookie = replace(self.cookie, name=f"{self.cookie.name}_csrf")

@@ -47,25 +47,28 @@ class SessionMiddleware:
         value = self.cookie.read(scope)
         scope["session"] = session = await self.store.load(value) if value else SessionBase()
         session.max_age = self.cookie.max_age
-        await Visit(self.store, self.cookie, scope, session, send).run(self.app, receive)
+        await Visit(self.store, self.cookie, session, scope, receive, send).run(self.app)
 
 
 class Visit:
     """One request, or one WebSocket, and its session."""
 
-    def __init__(self, store: SessionStore, cookie: Cookie, scope: Scope, session: SessionBase, send: Send) -> None:
+    def __init__(
+        self, store: SessionStore, cookie: Cookie, session: SessionBase, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         self.store = store
         self.cookie = cookie
-        self.scope = scope
         self.session = session
+        self.scope = scope
+        self.receive = receive
         self.send_on = send
         self.had_key = session.session_key is not None
         self.started = False
         self.interrupted = False
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
+    async def run(self, app: ASGIApp) -> None:
         try:
-            await app(self.scope, receive, self.send)
+            await app(self.scope, self.receive, self.send)
             await self.end()
         except WebSocketDisconnect:  # how a socket usually ends
             await self.end()
@@ -149,12 +152,7 @@ class Visit:
         response = PlainTextResponse("Your session ended while this page was loading. Please log in again.", 400)
         response.headers["Cache-Control"] = "no-store"
         response.headers["Vary"] = "Cookie"
-        await response(self.scope, never_receive, self.send_on)
-
-
-async def never_receive() -> Message:
-    """For a response that has nothing to wait for."""
-    return {"type": "http.disconnect"}
+        await response(self.scope, self.receive, self.send_on)
 
 
 class AuthenticationMiddleware:

@@ -190,6 +190,20 @@ def test_a_password_is_asked_for_twice(
     assert main(["--database", file_url, "changepassword", "root"]) == 0
 
 
+def test_without_a_keyboard_or_with_a_name_that_is_taken_it_refuses(
+    file_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--database", file_url, "migrate"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["--database", file_url, "createsuperuser"]) == 1
+    assert "--noinput" in capsys.readouterr().err
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "x")
+    words = ["--database", file_url, "createsuperuser", "--noinput", "--username", "root"]
+    assert main(words) == 0
+    assert main(words) == 1
+    assert "changepassword" in capsys.readouterr().err
+
+
 def test_stopping_it_is_no_accident(file_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(prompt: str) -> str:
         raise KeyboardInterrupt

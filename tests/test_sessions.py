@@ -2,20 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
-from databases import Database
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.testclient import TestClient
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from starlette_auth import (
@@ -27,14 +24,12 @@ from starlette_auth import (
     SessionMiddleware,
     SessionTooLarge,
     User,
-    lifespan,
+    logout,
     middleware,
-    migrate,
 )
-from starlette_auth.testing import log_in
 
 from .apps import echo, make_app, remember
-from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login, token_in, weak_passwords
+from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login, token_in
 
 
 async def count_sessions(auth: Auth) -> int:
@@ -278,91 +273,137 @@ async def test_lifespan_messages_pass_through() -> None:
 # WebSockets
 
 
-@pytest.fixture
-def sockets(tmp_path: Path) -> Iterator[TestClient]:
-    """A browser that can open sockets, and an application in an event loop of its own."""
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/sockets.sqlite3")
-    auth = Auth(database, secret_key=SECRET_KEY, passwords=weak_passwords())
+class Socket:
+    """A browser's end of a WebSocket, in the same event loop; leaving it waits until the application is done."""
 
-    @contextlib.asynccontextmanager
-    async def with_ann(app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        await migrate(auth.gateway, auth.tables)
-        yield {"ann": await auth.users.create_user("ann", password=PASSWORD)}
+    def __init__(self, app: ASGIApp, path: str, client: httpx.AsyncClient) -> None:
+        path, _, query = path.partition("?")
+        cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        self.scope = {
+            "type": "websocket",
+            "path": path,
+            "root_path": "",
+            "scheme": "ws",
+            "query_string": query.encode(),
+            "headers": [(b"host", b"testserver"), (b"origin", b"http://testserver"), (b"cookie", cookies.encode())],
+            "subprotocols": [],
+        }
+        self.app = app
+        self.sent: asyncio.Queue[Message] = asyncio.Queue()
+        self.received: asyncio.Queue[Message] = asyncio.Queue()
 
-    with TestClient(make_app(auth, lifespan=lifespan(auth, with_ann))) as client:
-        yield client
+    async def __aenter__(self) -> "Socket":
+        self.sent.put_nowait({"type": "websocket.connect"})
+        self.task: asyncio.Task[None] = asyncio.create_task(self.app(self.scope, self.sent.get, self.received.put))  # type: ignore[arg-type]
+        self.answer = await self.received.get()
+        self.headers = dict(self.answer.get("headers", []))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.sent.put_nowait({"type": "websocket.disconnect", "code": 1001})
+        await asyncio.wait([self.task])
+        with contextlib.suppress(WebSocketDisconnect):
+            self.task.result()
+
+    async def say(self, text: str) -> None:
+        self.sent.put_nowait({"type": "websocket.receive", "text": text})
+        await self.received.get()
 
 
-def test_a_socket_saves_at_accept_and_when_it_closes(sockets: TestClient) -> None:
-    with sockets.websocket_connect("/echo?a=1") as socket:
-        headers: dict[bytes, bytes] = dict(socket.extra_headers or [])
-        assert headers[b"x-app"] == b"1"
-        cookie = headers[b"set-cookie"].decode()
-        assert cookie.startswith("session=")
-        socket.send_text("b=2")
-        socket.receive_json()
-    sockets.cookies.set("session", cookie.split("=")[1].split(";")[0])
-    assert sockets.get("/whoami").json()["session"] == {"a": "1", "b": "2"}
-    with sockets.websocket_connect("/echo") as socket:
-        assert b"set-cookie" not in dict(socket.extra_headers or [])
-    assert sockets.get("/whoami").json()["session"] == {"a": "1", "b": "2"}
+async def stored(client: httpx.AsyncClient) -> Any:
+    return (await client.get("/whoami")).json()["session"]
 
 
-def test_what_a_socket_stored_is_saved_when_its_browser_goes_away(sockets: TestClient) -> None:
-    sockets.get("/remember?a=1")
-    with sockets.websocket_connect("/rude") as socket:
-        socket.receive_text()
-    assert sockets.get("/whoami").json()["session"] == {"a": "1", "rude": True}
+async def test_a_socket_saves_at_accept_and_when_it_closes(auth: Auth) -> None:
+    app = make_app(auth)
+    async with client_of(app) as client:
+        async with Socket(app, "/echo?a=1", client) as socket:
+            assert socket.headers[b"x-app"] == b"1"
+            cookie = socket.headers[b"set-cookie"].decode()
+            assert cookie.startswith("session=")
+            await socket.say("b=2")
+        client.cookies.set("session", cookie.split("=")[1].split(";")[0])
+        assert await stored(client) == {"a": "1", "b": "2"}
+        async with Socket(app, "/echo", client) as socket:
+            assert b"set-cookie" not in socket.headers
+        assert await stored(client) == {"a": "1", "b": "2"}
+
+
+async def test_what_a_socket_stored_is_saved_when_its_browser_goes_away(auth: Auth) -> None:
+    app = make_app(auth)
+    async with client_of(app) as client:
+        await client.get("/remember?a=1")
+        async with Socket(app, "/rude", client) as socket:
+            await socket.received.get()
+        assert await stored(client) == {"a": "1", "rude": True}
 
 
 @pytest.mark.parametrize("word", ["flush", "cycle"])
-def test_a_socket_can_end_a_session_but_cannot_begin_another(sockets: TestClient, word: str) -> None:
-    sockets.get("/remember?a=1")
-    with sockets.websocket_connect("/echo") as socket:
-        socket.send_text(word)
-        socket.receive_json()
-        socket.send_text("b=2")
-        socket.receive_json()
-    assert sockets.get("/whoami").json()["session"] == {}
+async def test_a_socket_can_end_a_session_but_cannot_begin_another(auth: Auth, word: str) -> None:
+    app = make_app(auth)
+    async with client_of(app) as client:
+        await client.get("/remember?a=1")
+        async with Socket(app, "/echo", client) as socket:
+            await socket.say(word)
+            await socket.say("b=2")
+        assert await stored(client) == {}
+        assert await count_sessions(auth) == 0
 
 
-def test_a_session_that_ended_under_a_socket_stays_ended(sockets: TestClient) -> None:
-    sockets.get("/remember?a=1")
-    with sockets.websocket_connect("/echo") as socket:
-        sockets.get("/forget")
-        socket.send_text("b=2")
-        socket.receive_json()
-    assert sockets.get("/whoami").json()["session"] == {}
+async def test_a_session_that_ended_under_a_socket_stays_ended(auth: Auth) -> None:
+    app = make_app(auth)
+    async with client_of(app) as client:
+        await client.get("/remember?a=1")
+        async with Socket(app, "/echo", client) as socket:
+            await client.get("/forget")
+            await socket.say("b=2")
+        assert await count_sessions(auth) == 0
 
 
-def test_a_session_that_ended_before_a_socket_was_accepted_closes_it(sockets: TestClient) -> None:
-    sockets.get("/remember?a=1")
-    with pytest.raises(WebSocketDisconnect) as refused, sockets.websocket_connect("/late"):
-        pass
-    assert refused.value.code == 1008
-    assert sockets.get("/whoami").json()["session"] == {}
+async def test_a_session_that_ended_before_a_socket_was_accepted_closes_it(auth: Auth) -> None:
+    app = make_app(auth)
+    async with client_of(app) as client:
+        await client.get("/remember?a=1")
+        async with Socket(app, "/late", client) as socket:
+            assert (socket.answer["type"], socket.answer["code"]) == ("websocket.close", 1008)
+        assert await count_sessions(auth) == 0
 
 
-def test_a_socket_cannot_change_a_cookie_after_accept(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_socket_cannot_change_a_cookie_after_accept(caplog: pytest.LogCaptureFixture) -> None:
     sessions = Middleware(SessionMiddleware, store=CookieStore(SECRET_KEY))
     app = Starlette(routes=[Route("/remember", remember), WebSocketRoute("/echo", echo)], middleware=[sessions])
-    with TestClient(app) as client:
-        client.get("/remember?a=1")
-        with client.websocket_connect("/echo") as socket:
-            socket.send_text("b=2")
-            socket.receive_json()
+    async with client_of(app) as client:
+        await client.get("/remember?a=1")
+        async with Socket(app, "/echo", client) as socket:
+            await socket.say("b=2")
     assert "the change is lost" in caplog.text
 
 
-def test_a_stranger_is_shut_out_of_a_members_socket(sockets: TestClient) -> None:
-    for path in ("/members-socket", "/club-socket"):
-        with pytest.raises(WebSocketDisconnect) as refused, sockets.websocket_connect(path):
-            pass
-        assert refused.value.code == 1008
+@pytest.mark.parametrize("path", ["/members-socket", "/club-socket"])
+async def test_only_members_are_let_into_a_members_socket(auth: Auth, ann: User, path: str) -> None:
+    app = make_app(auth)
+    async with client_of(app) as client:
+        async with Socket(app, path, client) as socket:
+            assert (socket.answer["type"], socket.answer["code"]) == ("websocket.close", 1008)
+        await post_login(client)
+        async with Socket(app, path, client) as socket:
+            assert (await socket.received.get())["text"] == "ann"
 
 
-def test_a_member_is_let_into_a_members_socket(sockets: TestClient) -> None:
-    log_in(sockets, sockets.app_state["ann"])
-    for path in ("/members-socket", "/club-socket"):
-        with sockets.websocket_connect(path) as socket:
-            assert socket.receive_text() == "ann"
+async def test_a_logout_is_carried_out_though_the_browser_hung_up(auth: Auth, ann: User) -> None:
+    """A time limit of the application's, or a middleware that runs it in a task of its own, gives up on the answer."""
+    logged_out = asyncio.Event()
+
+    async def slow_logout(request: Request) -> Response:
+        await logout(request)
+        logged_out.set()
+        await asyncio.sleep(60)
+        return PlainTextResponse("never")
+
+    async with client_of(make_app(auth, Route("/slow-logout", slow_logout))) as client:
+        await post_login(client)
+        request = asyncio.create_task(client.get("/slow-logout"))
+        await logged_out.wait()
+        request.cancel()
+        await asyncio.wait([request])
+        assert await count_sessions(auth) == 0
