@@ -1,1 +1,1 @@
-"""A small application on every part of starlette_auth: `python -m example_app`."""
+"""A small application that uses every part of starlette_auth: `python -m example_app`."""

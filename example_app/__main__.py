@@ -1,6 +1,8 @@
 """Serves the application: `python -m example_app`."""
 
+import contextlib
 import importlib
+import socket
 import sys
 
 import uvicorn
@@ -12,11 +14,26 @@ from . import settings
 
 def main() -> None:
     try:
-        app = importlib.import_module("example_app.main").app
         host, port = settings.address()
+        listener = listen(host, port)
+        app = importlib.import_module("example_app.main").app
     except ImproperlyConfigured as error:
         sys.exit(" ".join(str(error).split()))
-    uvicorn.run(app, host=host, port=port)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{listener.getsockname()[1]} (Ctrl+C to stop)", flush=True)
+    server = uvicorn.Server(uvicorn.Config(app))
+    with listener, contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(1)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Done first: nobody should get a first password from a process that then finds its port taken."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError) as error:
+        raise ImproperlyConfigured(f"Cannot listen on {host}, port {port}: {error}. Set HOST or PORT.") from error
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from starlette_auth import (
     IntegrityError,
     lifespan,
     middleware,
-    migrate,
     routes,
 )
 
@@ -48,7 +47,6 @@ async def healthz(request: Request) -> PlainTextResponse:
 @contextlib.asynccontextmanager
 async def first_start(app: Any) -> AsyncIterator[None]:
     """Makes what is missing. Where several workers start at once, those that come second look again."""
-    await migrate(auth.gateway, auth.tables)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             await _create_what_is_missing()
@@ -78,7 +76,7 @@ async def _create_writers() -> None:
 async def _create_admin() -> None:
     password = secrets.token_urlsafe(15)
     await auth.users.create_superuser("admin", password=password)
-    sys.stdout.write(f"\nThe first user, shown only this once:\n  username: admin\n  password: {password}\n\n")
+    sys.stdout.write(f"\nThe first user, shown only once:\n  username: admin\n  password: {password}\n\n")
     sys.stdout.flush()
 
 
@@ -99,5 +97,5 @@ app = Starlette(
     ],
     middleware=middleware(auth, exclude=("/static", "/healthz")),
     exception_handlers=error_handlers,
-    lifespan=lifespan(auth, first_start),
+    lifespan=lifespan(auth, first_start, create_tables=True),
 )

@@ -72,15 +72,15 @@ def parse(body: bytes) -> dict[str, Any]:
     try:
         sent = json.loads(body.decode())
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, 'The body is no JSON. Send an object, as in {"colour": "green"}.') from error
+        raise HTTPException(400, 'The body is not JSON. Send an object, as in {"colour": "green"}.') from error
     if not isinstance(sent, dict):
-        raise HTTPException(400, 'The body is JSON, but no object. Send one, as in {"colour": "green"}.')
+        raise HTTPException(400, 'The body is JSON, but not an object. Send one, as in {"colour": "green"}.')
     private = [key for key in sent if key.startswith("_")]
     if private:
-        raise HTTPException(400, "Keys that start with _ are not yours to change. Choose other names.")
+        raise HTTPException(400, "Keys that start with _ are reserved. Choose other names.")
     if not is_storable(sent):
         raise HTTPException(
-            400, f"Send finite numbers, whole characters, and at most {MAX_DEPTH} levels of lists and objects."
+            400, f"Send only finite numbers, valid Unicode, and at most {MAX_DEPTH} levels of lists and objects."
         )
     return sent
 

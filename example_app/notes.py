@@ -67,11 +67,11 @@ async def delete(request: Request) -> Response:
 def problems(text: str, what: str, longest: int) -> list[str]:
     """Why a text cannot be kept, in words for who wrote it."""
     if not text:
-        return [f"The {what} is empty. Write something first."]
+        return [f"Enter a {what} first."]
     if len(text) > longest:
         return [f"The {what} has {len(text)} characters. Shorten it to {longest}."]
     if any(mark == "\x00" or "\ud800" <= mark <= "\udfff" for mark in text):
-        return [f"The {what} holds a character that cannot be kept. Type it anew."]
+        return [f"The {what} contains a character that cannot be saved. Type it again."]
     return []
 
 

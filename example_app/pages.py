@@ -22,22 +22,22 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 TITLES = {
-    400: "We did not understand that",
-    403: "You may not do this",
+    400: "We did not understand that request",
+    403: "You do not have permission",
     404: "There is nothing here",
-    405: "Not in this way",
-    413: "That is too much",
-    415: "That is no form",
-    500: "Something broke",
+    405: "This page only accepts forms",
+    413: "That is too long",
+    415: "That is not a form",
+    500: "Something went wrong",
     503: "One moment, please",
 }
 ADVICE = {
-    400: "Start from the page with the form, and use its buttons.",
-    404: "The address may be mistyped, or what stood here was deleted. Start again from the notes.",
-    405: "This address is for forms only. Start again from the notes.",
-    413: "Go back, and try again with less.",
+    400: "Go back to the page with the form, and send it again.",
+    404: "The address may be mistyped, or what was here has been deleted.",
+    405: "Open the page with the form, and send it from there.",
+    413: "Go back, and send something shorter.",
     415: "Go back, and use the form on the page.",
-    500: "It is our fault, not yours, and it is in our log. Try again in a minute.",
+    500: "This is our fault, not yours, and our log has the details. Please try again in a minute.",
 }
 
 

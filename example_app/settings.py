@@ -17,7 +17,7 @@ SESSION_STORES = ("database", "redis", "cached", "cookie", "memory")
 def address() -> tuple[str, int]:
     host, port = os.environ.get("HOST") or "127.0.0.1", os.environ.get("PORT") or "8000"
     if not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 2**16):
-        raise ImproperlyConfigured(f"PORT={port!r} is no port. Set PORT to a number from 0 to 65535.")
+        raise ImproperlyConfigured(f"PORT={port!r} is not a port. Set PORT to a number from 0 to 65535.")
     return host, int(port)
 
 
@@ -32,7 +32,7 @@ def database() -> Database:
         ) from error
     except Exception as error:
         raise ImproperlyConfigured(
-            "DATABASE_URL is not understood. Set it to sqlite+aiosqlite:///example.sqlite3, "
+            "DATABASE_URL cannot be read. Set it to sqlite+aiosqlite:///example.sqlite3, "
             "postgresql://user@host/name or mysql+asyncmy://user@host/name."
         ) from error
 
@@ -67,7 +67,7 @@ def _key_from_file() -> str:
         return KEY_FILE.read_text("ascii").strip()
     except (OSError, UnicodeError) as error:
         raise ImproperlyConfigured(
-            f"No secret key can be kept in {KEY_FILE} here ({type(error).__name__}). Set SECRET_KEY."
+            f"The secret key cannot be kept in {KEY_FILE} here ({type(error).__name__}). Set SECRET_KEY."
         ) from error
 
 

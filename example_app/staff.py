@@ -37,9 +37,9 @@ async def create_user(request: Request) -> Response:
             await get_auth(request).users.create_user(form.data["username"], password=form.data["password"])
             return _back(request)
         except AlreadyExists:
-            form.add_error("username", "Somebody has this name already. Choose another.")
+            form.add_error("username", "This username is taken. Choose another.")
         except ValueError:
-            form.add_error("username", "This name cannot be kept. Choose a shorter one.")
+            form.add_error("username", "This username cannot be saved. Choose a shorter one.")
     return await _page(request, form, 422)
 
 
@@ -49,9 +49,9 @@ async def change_writers(request: Request) -> Response:
     form = await read_form(request, ["user", "wish"])
     user, wish = await users.get(form.data["user"]), form.data["wish"]
     if wish not in ("add", "remove"):
-        raise HTTPException(400, "It is not clear whether to add or to remove.")
+        raise HTTPException(400, "The form did not say whether to add or to remove.")
     if user is None:
-        raise HTTPException(404, "There is no such user any more.")
+        raise HTTPException(404, "This user no longer exists.")
     await (users.add_to_group if wish == "add" else users.remove_from_group)(user, WRITERS)
     return _back(request)
 
@@ -61,9 +61,9 @@ def check_new_user(form: Form) -> None:
     for problem in problems(username, "username", 150):
         form.add_error("username", problem)
     if not username.isprintable():
-        form.add_error("username", "A username has only characters that one can see. Type it anew.")
+        form.add_error("username", "Use only visible characters. Type it again.")
     if len(password) < SHORTEST_PASSWORD:
-        form.add_error("password", f"A password has at least {SHORTEST_PASSWORD} characters. Add some words.")
+        form.add_error("password", f"Use at least {SHORTEST_PASSWORD} characters. Add a word or two.")
     for problem in problems(password, "password", 1024) if password else []:
         form.add_error("password", problem)
 

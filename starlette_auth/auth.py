@@ -79,6 +79,14 @@ class Auth:
     ) -> None:
         if csrf not in ("headers", "strict"):
             raise ImproperlyConfigured(f'csrf={csrf!r} is not known. Use "headers" (the default) or "strict".')
+        if not isinstance(database, Database):
+            raise ImproperlyConfigured("Auth takes a Database. Pass Database(url), from the package `databases`.")
+        if isinstance(next_hosts, str) or not all(next_hosts):
+            raise ImproperlyConfigured('next_hosts is a list of hosts. Pass next_hosts=["shop.example"].')
+        if isinstance(trusted_origins, str) or not all("://" in origin for origin in trusted_origins):
+            raise ImproperlyConfigured('trusted_origins is a list. Pass trusted_origins=["https://shop.example"].')
+        if "__dataclass_fields__" not in vars(user_class):
+            raise ImproperlyConfigured(f"Put @dataclass(kw_only=True, eq=False) above class {user_class.__name__}.")
         unknown = set(login_fields) - {"username", "email"}
         if unknown or not login_fields:
             raise ImproperlyConfigured(

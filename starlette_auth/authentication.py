@@ -37,6 +37,8 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "") -> No
     It asks nothing: pages go through `complete_login`, where a second factor has its place.
     """
     auth, session = get_auth(request), _session(request)
+    if not isinstance(user, User):
+        raise TypeError("login() takes a User. What authenticate() gave is None, or was not awaited: look first.")
     if not user.is_active:
         raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
     backend = backend or user.backend or auth.model_backend.path

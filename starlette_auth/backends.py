@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from .exceptions import ImproperlyConfigured
 from .models import User
 from .sessions.base import SessionBase
 from .signing import SecretKeys
@@ -22,7 +23,8 @@ AUTH_HASH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_h
 class AuthenticationBackend:
     """One way of telling who somebody is. Override what you need; the rest says "not mine"."""
 
-    #: Whether browsers send the credentials by themselves, as with a proxy's header: then CSRF is checked.
+    #: Whether browsers send the credentials by themselves (a proxy's header, HTTP Basic, a client certificate): say
+    #: True then, and requests from other sites are refused even where none of our cookies comes along.
     ambient = False
     #: Whether whom this backend identifies is logged in to the session.
     remembered = False
@@ -70,7 +72,7 @@ class SessionBackend(AuthenticationBackend):
         """Binds the session to a user, under a new key. What an anonymous visitor stored stays; another user's goes."""
         if USER_ID in session and not (session[USER_ID] == str(user.id) and self._verify(session, user)):
             session.flush()
-        session.cycle_key()
+        session.begin_anew()
         session[USER_ID], session[BACKEND] = str(user.id), backend
         session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
         session.user_id = user.id
@@ -102,8 +104,9 @@ class SessionBackend(AuthenticationBackend):
     def _verify(self, session: SessionBase, user: User) -> bool:
         key = self.keys.verify(AUTH_HASH_SALT, user.password, str(session.get(AUTH_HASH, "")))
         if key:
-            # Signed with an older key, which will be retired: sign anew, as Django does.
-            self.refresh(session, user)
+            # Signed with an older key, which will be retired. The session keeps its own key, other than in Django:
+            # requests that are under way at the same time still know it by this one.
+            session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
         return key is not None
 
 
@@ -128,10 +131,12 @@ class ModelBackend(AuthenticationBackend):
         return obj is None and user.has_perm(perm)
 
     async def _find(self, login: str) -> User | None:
+        """By address first, where it looks like one: a name that is somebody's address must not lock its owner out."""
         user: User | None = None
-        for field in self.login_fields:
-            found = await (self.users.get_by_email(login) if field == "email" else self.users.get_by_username(login))
-            user = user or found
+        if "email" in self.login_fields and "@" in login:
+            user = await self.users.get_by_email(login)
+        if user is None and "username" in self.login_fields:
+            user = await self.users.get_by_username(login)
         return user
 
 
@@ -139,7 +144,9 @@ class RemoteUserBackend(AuthenticationBackend):
     """The user whom a proxy in front of us has checked, and names in a header.
 
     The header is believed only when it comes from one of `trusted_proxies` (addresses or networks; "unix" for a
-    socket): anybody else could write it. When the header is gone the user is logged out, unless `persistent`.
+    socket): anybody else could write it. The server must not put a client's X-Forwarded-For in the place of the
+    proxy's address: run uvicorn with `--no-proxy-headers`. When the header is gone the user is logged out, unless
+    `persistent`.
     """
 
     ambient = True
@@ -158,11 +165,15 @@ class RemoteUserBackend(AuthenticationBackend):
         self.header = header
         self.create_unknown_user = create_unknown_user
         self.persistent = persistent
+        if isinstance(trusted_proxies, str):
+            raise ImproperlyConfigured('trusted_proxies is a list. Pass trusted_proxies=["10.0.0.0/8"].')
         self.trusts_socket = "unix" in trusted_proxies
         self.networks = [ipaddress.ip_network(proxy) for proxy in trusted_proxies if proxy != "unix"]
 
     async def identify(self, conn: HTTPConnection) -> User | None:
-        username = normalize_username(conn.headers.get(self.header, "")) if self._is_trusted(conn) else ""
+        named = conn.headers.getlist(self.header) if self._is_trusted(conn) else []
+        # Twice means that the proxy added its own to one that the client had sent.
+        username = normalize_username(named[0]) if len(named) == 1 else ""
         user = await self._find(username) if username else None
         session = session_of(conn)
         is_ours = session is not None and SessionBackend.backend_of(session) == self.path

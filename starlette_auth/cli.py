@@ -23,13 +23,18 @@ class Refused(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Gives 0 when it is done, 1 when it was refused, 2 when the words were wrong."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(arguments, argparse.Namespace(app=None, database=None))
+    if options.app and options.database:
+        parser.error("--app and --database are two ways to say the same: choose one")
     if not (options.app or options.database):
         options.app, options.database = os.environ.get("STARLETTE_AUTH_APP"), os.environ.get("DATABASE_URL")
     if not (options.app or options.database):
         parser.error("name an application (--app module:attribute) or a database (--database URL)")
     try:
-        asyncio.run(_run(_auth(options), options))
+        auth = _auth(options)
+        # Questions come first: while an event loop runs, Ctrl-C would not end them.
+        options.ask(options)
+        asyncio.run(_run(auth, options))
     except KeyboardInterrupt:
         return _say_no("Stopped.")
     except (Refused, StarletteAuthError, ValueError, LookupError) as error:
@@ -40,33 +45,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("starlette-auth", description="Users and sessions from the command line.")
-    where = parser.add_mutually_exclusive_group()
+    # Before the command or after it: SUPPRESS keeps the one from forgetting what the other heard.
+    where = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     where.add_argument("--app", metavar="MODULE:ATTRIBUTE", help="an Auth (or STARLETTE_AUTH_APP)")
     where.add_argument("--database", metavar="URL", help="a database (or DATABASE_URL)")
+    parser = argparse.ArgumentParser(
+        "starlette-auth", description="Users and sessions from the command line.", parents=[where]
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("migrate", help="create or complete the tables")
-    command.set_defaults(command=_migrate)
+    command = commands.add_parser("migrate", help="create or complete the tables", parents=[where])
+    command.set_defaults(command=_migrate, ask=_ask_nothing)
 
-    command = commands.add_parser("createsuperuser", help="create a user who may do everything")
+    command = commands.add_parser("createsuperuser", help="create a user who may do everything", parents=[where])
     command.add_argument("--username")
-    command.add_argument("--email", default="")
+    command.add_argument("--email")
     command.add_argument("--noinput", action="store_true", help="ask nothing; the password is STARLETTE_AUTH_PASSWORD")
-    command.set_defaults(command=_createsuperuser)
+    command.set_defaults(command=_createsuperuser, ask=_ask_for_superuser)
 
-    command = commands.add_parser("changepassword", help="give a user a new password")
+    command = commands.add_parser("changepassword", help="give a user a new password", parents=[where])
     command.add_argument("username")
-    command.set_defaults(command=_changepassword)
+    command.set_defaults(command=_changepassword, ask=_ask_for_password)
 
-    command = commands.add_parser("clearsessions", help="delete sessions that have expired")
-    command.set_defaults(command=_clearsessions)
+    command = commands.add_parser("clearsessions", help="delete sessions that have expired", parents=[where])
+    command.set_defaults(command=_clearsessions, ask=_ask_nothing)
     return parser
 
 
 def _auth(options: argparse.Namespace) -> Auth:
     if not options.app:
-        return Auth(Database(options.database), secret_key=secrets.token_urlsafe(50))
+        return Auth(_database(options.database), secret_key=secrets.token_urlsafe(50))
     module, _, attribute = options.app.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
@@ -74,8 +82,19 @@ def _auth(options: argparse.Namespace) -> Auth:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise Refused(f"{options.app} cannot be loaded: {error}. Write --app module:attribute.") from error
     if not isinstance(auth, Auth):
-        raise Refused(f"{options.app} is a {type(auth).__name__}. Name an Auth, as in --app example_app.main:auth.")
+        raise Refused(f"{options.app} is a {type(auth).__name__}. Name its Auth, as in --app {module}:auth.")
     return auth
+
+
+def _database(url: str) -> Database:
+    try:
+        return Database(url)
+    except ImportError as error:
+        raise Refused(f"{error}. Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql].") from error
+    except (KeyError, AssertionError) as error:
+        raise Refused(
+            f"{url!r} is no database that we know. Write sqlite+aiosqlite:///file or postgresql://…"
+        ) from error
 
 
 async def _run(auth: Auth, options: argparse.Namespace) -> None:
@@ -93,12 +112,11 @@ async def _migrate(auth: Auth, options: argparse.Namespace) -> None:
 
 
 async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
-    username = options.username or ("" if options.noinput else _ask("Username: "))
-    if not username:
-        raise Refused("A username is needed. Pass --username.")
-    if await auth.users.get_by_username(username):
-        raise Refused(f"There is a user called {username!r} already. Choose another name, or use changepassword.")
-    user = await auth.users.create_superuser(username, options.email, _new_password(ask=not options.noinput))
+    if await auth.users.get_by_username(options.username):
+        raise Refused(
+            f"There is a user called {options.username!r} already. Choose another name, or use changepassword."
+        )
+    user = await auth.users.create_superuser(options.username, options.email or "", options.password)
     _say(f"Created the superuser {user.username}.")
 
 
@@ -106,7 +124,7 @@ async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     user = await auth.users.get_by_username(options.username)
     if user is None:
         raise Refused(f"There is no user called {options.username!r}. Check the spelling.")
-    await auth.users.set_password(user, _new_password(ask="STARLETTE_AUTH_PASSWORD" not in os.environ))
+    await auth.users.set_password(user, options.password)
     _say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
 
 
@@ -114,12 +132,31 @@ async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
     _say(f"Deleted {await auth.sessions.clear_expired()} expired sessions.")
 
 
+def _ask_nothing(options: argparse.Namespace) -> None:
+    """For commands that know what to do."""
+
+
+def _ask_for_superuser(options: argparse.Namespace) -> None:
+    if not options.username and not options.noinput:
+        options.username = _ask("Username: ")
+    if not options.username:
+        raise Refused("A username is needed. Pass --username.")
+    if options.email is None and not options.noinput:
+        options.email = _ask("E-mail address (may stay empty): ")
+    options.password = _new_password(ask=not options.noinput)
+
+
+def _ask_for_password(options: argparse.Namespace) -> None:
+    options.password = _new_password(ask=True)
+
+
 def _new_password(*, ask: bool) -> str:
     password = os.environ.get("STARLETTE_AUTH_PASSWORD", "")
-    if ask and not password:
+    while ask and not password:
         password = _ask("Password: ", getpass.getpass)
         if password != _ask("Password (again): ", getpass.getpass):
-            raise Refused("The two passwords differ. Try again.")
+            password = ""
+            _say("The two passwords differ. Try again.")
     if not password.strip():
         raise Refused("The password is empty. Type one, or set STARLETTE_AUTH_PASSWORD.")
     return password

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from .exceptions import ImproperlyConfigured
@@ -50,10 +49,19 @@ class Cookie:
 
     def read(self, scope: Scope) -> str | None:
         """The value that came with the request. Over https, a cookie without the prefix is not looked at."""
-        sent = [value for name, value in scope["headers"] if name == b"cookie"]
-        if not sent:
+        wanted, found = self.name_for(scope).encode(), []
+        for name, value in scope["headers"]:
+            if name != b"cookie":
+                continue
+            for pair in value.split(b";"):
+                key, _, content = pair.partition(b"=")
+                # Only these two bytes are white space here: to Python more are, and a name padded with one of those is
+                # another name to the browser, which guards the prefix.
+                if key.strip(b" \t") == wanted:
+                    found.append(content.strip(b" \t").decode("latin-1"))
+        if len(found) > 1 and wanted.startswith(b"__"):
             return None
-        return cookie_parser(b"; ".join(sent).decode("latin-1")).get(self.name_for(scope)) or None
+        return found[-1] or None if found else None
 
     def header(self, scope: Scope, value: str, max_age: int | None) -> tuple[bytes, bytes]:
         """A Set-Cookie header; without `max_age` the browser forgets the cookie when it closes."""

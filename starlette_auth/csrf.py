@@ -5,7 +5,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .auth import Auth, get_auth
+from .auth import SCOPE_KEY, Auth, get_auth
 from .context import auth_context
 from .cookies import Cookie, response_headers, set_header
 from .csrf_tokens import FIELD, HEADER, NEW_SECRET, is_valid
@@ -30,14 +30,17 @@ class CSRFMiddleware:
         self.auth = auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Where SessionMiddleware was told to keep out, there is nothing to protect.
-        if scope["type"] not in ("http", "websocket") or "session" not in scope:
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        if "user" not in scope:
+        if SCOPE_KEY not in scope:
             raise ImproperlyConfigured(
                 "CSRFMiddleware needs AuthenticationMiddleware in front of it. Pass middleware=middleware(auth) to your app."
             )
+        if "user" not in scope:
+            # Where the middlewares in front were told to keep out, there is nobody in whose name one could act.
+            await self.app(scope, receive, send)
+            return
         send = setting_cookie(self.auth.csrf_cookie, scope, send)
         if scope.get("method") in SAFE_METHODS or not self.is_ours(scope):
             await self.app(scope, receive, send)
@@ -54,8 +57,9 @@ class CSRFMiddleware:
 
     def is_ours(self, scope: Scope) -> bool:
         """Whether the browser, unasked, sent something that gives the request a right."""
-        ambient = getattr(scope.get(IDENTIFIED_BY), "ambient", False)
-        return ambient or any(cookie.read(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
+        if scope["session"].session_key is not None or getattr(scope.get(IDENTIFIED_BY), "ambient", False):
+            return True
+        return any(cookie.read(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
 
 
 class Body:

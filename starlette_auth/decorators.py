@@ -34,7 +34,13 @@ def login_required(endpoint: F | None = None, *, login_url: str | None = None) -
 
 def permission_required(perm: str | Iterable[str], *, login_url: str | None = None) -> Callable[[F], F]:
     """Lets in who has the permission; a list means all of them. Anonymous visitors are asked to log in, others get 403."""
+    if callable(perm):
+        raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
     perms = [perm] if isinstance(perm, str) else list(perm)
+    if not perms:
+        raise ImproperlyConfigured(
+            "An empty list of permissions would let everybody in. Name one, or use login_required."
+        )
     for name in perms:
         if "." not in name:
             raise ImproperlyConfigured(f"{name!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
 
+from .exceptions import ImproperlyConfigured
+
 CLEANSED = "********************"
 SENSITIVE = re.compile("api|token|key|secret|password|signature|code|otp", re.IGNORECASE)
 
@@ -75,6 +77,9 @@ class Events:
 
     def on(self, kind: type[E]) -> Callable[[Listener[E]], Listener[E]]:
         """`@auth.events.on(UserLoggedIn)` above a function, async or not, that takes the event."""
+
+        if not (isinstance(kind, type) and issubclass(kind, Event)):
+            raise ImproperlyConfigured("Say which event: @auth.events.on(UserLoggedIn).")
 
         def register(listener: Listener[E]) -> Listener[E]:
             self._listeners.setdefault(kind, []).append(listener)

@@ -217,7 +217,8 @@ class Gateway:
     def _require_connected(self) -> None:
         if not self.database.is_connected:
             raise ImproperlyConfigured(
-                "The database is not connected. Pass lifespan=lifespan(auth) to your app, or await database.connect()."
+                "The database is not connected. Pass lifespan=lifespan(auth) to your app (a test says "
+                "`with TestClient(app) as client`), or await database.connect()."
             )
 
 
@@ -242,6 +243,7 @@ def _translated() -> Iterator[None]:
             raise IntegrityError(str(error)) from error
         if is_missing_table(error):
             raise ImproperlyConfigured(
-                f"A table is missing ({error}). Run `starlette-auth migrate`, or await migrate(auth.gateway, auth.tables)."
+                f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
+                "or pass lifespan=lifespan(auth, create_tables=True) to your app."
             ) from error
         raise

@@ -220,14 +220,18 @@ class Passwords:
     """Hashes and checks passwords in threads of its own, at low priority, with a bounded queue.
 
     The first hasher makes new hashes; all of them are read. `threads` is how many work at once (one for each core);
-    when `queue` attempts wait, the next raises `HashingBusy`, which answers 503 with `Retry-After`.
+    when `queue` attempts wait (32 for each thread: a few seconds' work), the next raises `HashingBusy`, which answers
+    503 with `Retry-After`.
     """
 
-    def __init__(self, hashers: Sequence[PasswordHasher] = (), *, threads: int | None = None, queue: int = 200) -> None:
+    def __init__(
+        self, hashers: Sequence[PasswordHasher] = (), *, threads: int | None = None, queue: int | None = None
+    ) -> None:
         self.hashers = {hasher.algorithm: hasher for hasher in hashers or default_hashers()}
         self.preferred = next(iter(self.hashers.values()))
         self.threads = threads or os.cpu_count() or 1
-        self._room = threading.BoundedSemaphore(self.threads + queue)
+        waiting = 32 * self.threads if queue is None else queue
+        self._room = threading.BoundedSemaphore(self.threads + waiting)
         self._pool: ThreadPoolExecutor | None = None
 
     async def hash(self, password: str | None) -> str:

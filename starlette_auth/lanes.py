@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable
 from contextvars import Context
+from pathlib import Path
 from typing import Any
 
 from databases import Database
+
+from .exceptions import ImproperlyConfigured
 
 PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
 
@@ -48,6 +51,7 @@ class KeptConnection:
     async def _keep(self, opened: asyncio.Future[Any], enough: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             try:
+                await self._require_folder()
                 connection = await stack.enter_async_context(self._database.connection())
                 for pragma in PRAGMAS:
                     with contextlib.suppress(Exception):  # a file that others use, or that is read-only, stays as it is
@@ -58,6 +62,14 @@ class KeptConnection:
                 return
             opened.set_result(connection)
             await enough.wait()
+
+    async def _require_folder(self) -> None:
+        """SQLite would only say that it is unable to open the file, and not which."""
+        folder = Path(self._database.url.database).parent
+        if not await asyncio.to_thread(folder.is_dir):
+            raise ImproperlyConfigured(
+                f"There is no folder {folder} for the database. Create it, or name another file."
+            )
 
 
 class Turn:

@@ -18,7 +18,7 @@ from .cookies import Cookie, add_vary, response_headers, set_header
 from .exceptions import ImproperlyConfigured, SessionInterrupted
 from .models import AnonymousUser
 from .sessions.base import SessionBase, SessionStore
-from .urls import is_below
+from .urls import is_below, path_prefixes
 
 logger = logging.getLogger("starlette_auth")
 
@@ -38,7 +38,7 @@ class SessionMiddleware:
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()
-        self.exclude = tuple(exclude)
+        self.exclude = path_prefixes(exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or is_below(scope, self.exclude):
@@ -82,6 +82,8 @@ class Visit:
             self.started = True
             await self.start(message)
         elif not self.interrupted:
+            # A socket may go on for hours: a logout in it counts before it says anything more.
+            await self.delete_discarded()
             await self.send_on(message)
 
     async def start(self, message: Message) -> None:
@@ -104,9 +106,11 @@ class Visit:
         session = self.session
         if not session and session.session_key is not None:
             session.flush()
-        await self.delete_discarded()
         if session and keep and session.modified:
-            return await self.save()
+            cookie = await self.save()
+            await self.delete_discarded()
+            return cookie
+        await self.delete_discarded()
         if self.had_key and session.session_key is None:
             return self.cookie.deletion(self.scope)
         return None
@@ -161,7 +165,7 @@ class AuthenticationMiddleware:
     def __init__(self, app: ASGIApp, auth: Auth, exclude: Sequence[str] = ()) -> None:
         self.app = app
         self.auth = auth
-        self.exclude = tuple(exclude)
+        self.exclude = path_prefixes(exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -214,14 +218,15 @@ class LoginRequiredMiddleware:
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
         self.app = app
-        self.exclude = tuple(exclude)
+        self.exclude = path_prefixes(exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
             scope["type"] not in ("http", "websocket")
             or is_below(scope, self.exclude)
             or self._user(scope).is_authenticated
-            or getattr(find_endpoint(scope), "login_required", True) is False
+            # Its own mark: a class does not become public because it inherits from one that is.
+            or getattr(find_endpoint(self.app, scope), "__dict__", {}).get("login_required", True) is False
         ):
             await self.app(scope, receive, send)
             return
@@ -239,10 +244,12 @@ class LoginRequiredMiddleware:
         return scope["user"]
 
 
-def find_endpoint(scope: Scope) -> Any:
-    """What the routes of the application will call for this request; None when that cannot be told from here."""
+def find_endpoint(app: Any, scope: Scope) -> Any:
+    """What the routes behind `app` will call for this request; None when that cannot be told from here."""
+    while app is not None and not hasattr(app, "routes"):
+        app = getattr(app, "app", None)
     here: dict[str, Any] = dict(scope)
-    routes = getattr(scope.get("app"), "routes", [])
+    routes = getattr(app, "routes", [])
     while routes:
         matches = [(match, child, route) for route in routes for match, child in [route.matches(here)]]
         # As Starlette decides: the first that fits wholly, else the first that fits but for the method.

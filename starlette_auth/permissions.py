@@ -54,7 +54,7 @@ class Grants:
         `model` says what the permission is about where its name does not, as in `"polls.close"`.
         """
         app_label, _, codename = perm.partition(".")
-        if not app_label or not codename:
+        if not app_label or not codename or "." in codename:
             raise ValueError(f"{perm!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")
         found = (await self._permissions()).get(perm)
         if found is not None:
@@ -110,9 +110,8 @@ class Grants:
     async def _called(self, perm: str) -> list[Permission]:
         permissions = await self._permissions()
         if perm not in permissions:
-            raise DoesNotExist(
-                f"There is no permission {perm!r}.{near(perm, permissions)} Or create_permission({perm!r})."
-            )
+            otherwise = f"Or create_permission({perm!r})." if "." in perm else "It is written app.codename."
+            raise DoesNotExist(f"There is no permission {perm!r}.{near(perm, permissions)} {otherwise}")
         return permissions[perm]
 
     async def _permissions(self) -> dict[str, list[Permission]]:

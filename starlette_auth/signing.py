@@ -14,10 +14,10 @@ class SecretKeys:
     """One or more secret keys, newest first: the newest signs, all are accepted."""
 
     def __init__(self, secret_key: str | Sequence[str]) -> None:
-        self.all = (secret_key,) if isinstance(secret_key, str) else tuple(secret_key)
-        if not self.all or not all(self.all):
+        self.all = (secret_key,) if isinstance(secret_key, (str, bytes)) else tuple(secret_key or ())
+        if not self.all or not all(isinstance(key, str) and key for key in self.all):
             raise ImproperlyConfigured(
-                "secret_key is empty. Make one with "
+                "secret_key is empty, or no text. Make one with "
                 '`python -c "import secrets; print(secrets.token_urlsafe(50))"` and keep it out of the repository.'
             )
         if len(self.all[0]) < 32:

@@ -6,6 +6,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+from .exceptions import ImproperlyConfigured
+
 MYSQL = ("mysql", "mariadb")
 
 
@@ -34,6 +36,9 @@ class Tables:
     ) -> None:
         self.metadata = sa.MetaData()
         self.user = user if user is not None else user_table(self.metadata)
+        lacking = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())
+        if lacking:
+            raise ImproperlyConfigured(f"The user table has no column {min(lacking)}. Begin it with *user_columns().")
         self.user_key = next(iter(self.user.primary_key.columns))
         self.content_type = sa.Table(
             content_type_table,

@@ -1,9 +1,11 @@
 """Paths: which one a request asks for, and to which a visitor may be sent."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from starlette.types import Scope
+
+from .exceptions import ImproperlyConfigured
 
 MAX_URL_LENGTH = 2048
 SAFE = "/:@!$&'()*+,;=-._~%"
@@ -41,6 +43,13 @@ def route_path(scope: Scope) -> str:
     """The path as the application's routes see it: without the root_path below which a server mounts it."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(root) else path
+
+
+def path_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
+    """What a middleware is told to leave out, looked through: one mistake here would leave out everything."""
+    if isinstance(exclude, str) or not all(prefix.startswith("/") and len(prefix) > 1 for prefix in exclude):
+        raise ImproperlyConfigured('exclude is a list of paths, each with a slash in front. Pass exclude=("/static",).')
+    return tuple(exclude)
 
 
 def is_below(scope: Scope, prefixes: Iterable[str]) -> bool:

@@ -22,6 +22,7 @@ from .statements import Row, Statement
 from .tables import Tables
 
 U = TypeVar("U", bound=User)
+MAX_NAME_LENGTH = 512
 
 
 class json_list(GenericFunction[Any]):  # noqa: N801  it stands for an SQL function
@@ -121,7 +122,7 @@ class Users(Grants, Generic[U]):
             rows = await self.gateway.fetch_all(self._by_email, email=email)
         except UnstorableValue:
             return None
-        users = [user for user in map(self.from_row, rows) if user.email.lower() == email.lower()]
+        users = [user for user in map(self.from_row, rows) if _ascii_lower(user.email) == _ascii_lower(email)]
         return users[0] if len(users) == 1 else None
 
     async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
@@ -152,10 +153,12 @@ class Users(Grants, Generic[U]):
     def parse_id(self, id: Any) -> Any:
         """A primary key from its text; None for what cannot be one."""
         kind = self.tables.user_key.type.python_type
-        if isinstance(id, kind):
+        if isinstance(id, kind) and not isinstance(id, bool):
             return id
+        if not isinstance(id, str) or len(id) >= 64 or not id.isascii() or id != id.strip():
+            return None
         try:
-            return kind(id) if isinstance(id, str) and len(id) < 64 else None
+            return kind(id)
         except ValueError:
             return None
 
@@ -296,13 +299,19 @@ class Users(Grants, Generic[U]):
 
 def normalize_username(username: str) -> str:
     """Unicode's form NFKC, as Django does, so that ａｎｎ and ann are one name."""
-    return unicodedata.normalize("NFKC", username)
+    # It takes time that grows with the square of the length: what fits into no column is left as it is.
+    return unicodedata.normalize("NFKC", username) if len(username) <= MAX_NAME_LENGTH else username
 
 
 def normalize_email(email: str) -> str:
     """The domain in lower case, as Django does; the part before it is the mail server's business."""
     name, at, domain = email.strip().rpartition("@")
     return f"{name}@{domain.lower()}" if at else domain
+
+
+def _ascii_lower(text: str) -> str:
+    """Not str.lower(): to that, the sign of Kelvin is a k, and another's address would be this one."""
+    return "".join(mark.lower() if mark.isascii() else mark for mark in text)
 
 
 def _normalized(fields: Mapping[str, Any]) -> dict[str, Any]:

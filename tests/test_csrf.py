@@ -24,9 +24,10 @@ from starlette_auth import (
     User,
     csrf_input,
     csrf_token,
+    middleware,
 )
 
-from .apps import make_app
+from .apps import app_routes, make_app
 from .conftest import PASSWORD, client_of, installed, post_login, token_in
 
 
@@ -225,10 +226,27 @@ def test_a_socket_from_another_site_is_not_opened(tmp_path: Any) -> None:
                 pass
 
 
+async def test_a_session_under_another_cookie_is_guarded_too(auth: Auth, ann: User) -> None:
+    stack = [
+        Middleware(SessionMiddleware, store=auth.sessions, cookie=Cookie(name="sid")),
+        Middleware(AuthenticationMiddleware, auth=auth),
+        Middleware(CSRFMiddleware, auth=auth),
+    ]
+    app = Starlette(routes=app_routes(auth), middleware=stack)
+    async with client_of(app) as client:
+        await post_login(client)
+        assert (await client.post("/members", headers={"sec-fetch-site": "cross-site"})).status_code == 403
+
+
 async def test_it_needs_the_other_middlewares(auth: Auth) -> None:
     alone = Starlette(middleware=[Middleware(CSRFMiddleware, auth=auth)])
     async with client_of(alone) as client:
-        assert (await client.post("/")).status_code == 404
+        with pytest.raises(ImproperlyConfigured, match="AuthenticationMiddleware"):
+            await client.post("/")
+    reversed_stack = Starlette(middleware=list(reversed(middleware(auth))))
+    async with client_of(reversed_stack) as client:
+        with pytest.raises(ImproperlyConfigured, match="middleware"):
+            await client.post("/")
     sessions = Middleware(SessionMiddleware, store=MemoryStore())
     without_users = Starlette(middleware=[sessions, Middleware(CSRFMiddleware, auth=auth)])
     async with client_of(without_users) as client:

@@ -1,12 +1,14 @@
 """Who is let in, who is asked to log in, and who is told no."""
 
 import functools
+import mimetypes
 from typing import Any
 
 import pytest
 from databases import Database
 from fastapi import Depends, FastAPI
 from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -142,6 +144,11 @@ async def test_mistakes_are_explained(auth: Auth) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"app\.codename"):
         permission_required("add_vote")
 
+    with pytest.raises(ImproperlyConfigured, match="empty list"):
+        permission_required([])
+    with pytest.raises(ImproperlyConfigured, match="Name the permission"):
+        permission_required(members)  # type: ignore[arg-type]
+
     @login_required
     async def blind() -> None:
         """Has no request."""
@@ -233,6 +240,7 @@ async def open_door(request: Request) -> Response:
 
 @pytest.fixture
 def walled(auth: Auth, tmp_path: Any) -> Starlette:
+    mimetypes.init()  # reads a file of the system's the first time
     (tmp_path / "a.css").write_text("a{}")
     wall = Middleware(LoginRequiredMiddleware, exclude=("/static", "/healthz"))
     more = [
@@ -265,6 +273,46 @@ async def test_one_method_that_is_open_does_not_open_another(walled: Starlette) 
     async with client_of(walled) as client:
         assert (await client.post("/open")).status_code == 303
         assert (await client.delete("/open")).status_code in (303, 405)
+
+
+async def test_a_wall_around_a_mounted_part_looks_at_that_part_only(auth: Auth) -> None:
+    part = Mount(
+        "/club",
+        routes=[Route("/", public), Route("/accounts/login", public), Route("/open", open_door)],
+        middleware=[Middleware(LoginRequiredMiddleware)],
+    )
+    app = Starlette(routes=[part, Route("/", open_door), *app_routes(auth)], middleware=middleware(auth))
+    async with client_of(app) as client:
+        assert (await client.get("/")).status_code == 200
+        assert (await client.get("/club/open")).status_code == 200
+        for path in ("/club/", "/club/accounts/login", "/club/none"):
+            assert (await client.get(path)).status_code == 303
+
+
+async def test_a_class_does_not_inherit_the_mark_of_being_open(auth: Auth) -> None:
+    @login_not_required
+    class Open(HTTPEndpoint):
+        async def get(self, request: Request) -> Response:
+            return PlainTextResponse("seen")
+
+    class Closed(Open):
+        """More than its parent shows."""
+
+    wall = Middleware(LoginRequiredMiddleware)
+    app = Starlette(
+        routes=[Route("/is-open", Open), Route("/is-closed", Closed), *app_routes(auth)],
+        middleware=[*middleware(auth), wall],
+    )
+    async with client_of(app) as client:
+        assert (await client.get("/is-open")).status_code == 200
+        assert (await client.get("/is-closed")).status_code == 303
+
+
+async def test_an_excluded_path_has_no_user_to_ask_for(auth: Auth) -> None:
+    app = Starlette(routes=[Route("/static/x", members)], middleware=middleware(auth, exclude=("/static",)))
+    async with client_of(app) as client:
+        with pytest.raises(ImproperlyConfigured, match="exclude"):
+            await client.get("/static/x")
 
 
 async def test_the_wall_needs_to_know_who_is_there() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def log_in(client: httpx.Client, username: str, password: str) -> None:
 def test_from_the_first_start_to_the_second(start: Start, tmp_path: Path) -> None:
     server = start()
     with browser(server) as admin, browser(server) as friend:
-        assert "Nothing stands here yet" in admin.get("/").text
+        assert "No notes yet." in admin.get("/").text
         assert admin.get("/me").headers["location"] == "/accounts/login?next=%2Fme"
         log_in(admin, "admin", server.password)
         seen = admin.get("/api/me").json()
@@ -87,6 +88,8 @@ def test_what_cannot_be_kept_is_refused_with_a_reason(start: Start) -> None:
         assert send(admin, "/", "/notes", text="x" * 100_000).status_code == 413
         for fields in (FRIEND | {"username": "admin"}, FRIEND | {"password": "short"}, FRIEND | {"username": "a\x00b"}):
             assert send(admin, "/staff", "/staff/users", **fields).status_code == 422
+        answer = send(admin, "/staff", "/staff/users", **FRIEND | {"password": "short"})
+        assert answer.text.lower().count("at least 15 characters") == 1
         assert send(admin, "/staff", "/staff/writers", user="999", wish="add").status_code == 404
         assert send(admin, "/staff", "/staff/writers", user="1", wish="?").status_code == 400
         for note in ("0", "9" * 12, "9" * 5000, "x", "%00", "²"):
@@ -140,7 +143,8 @@ def test_errors_are_pages_for_people_and_json_for_programs(start: Start) -> None
     assert httpx.get(f"{url}/api/nothing").json() == {"detail": "Not Found"}
     assert httpx.get(f"{url}/static/nothing").status_code == 404
     assert httpx.get(f"{url}/static/%00").status_code == 404
-    assert httpx.get(f"{url}/notes").status_code == 405
+    page = httpx.get(f"{url}/notes")
+    assert (page.status_code, "This page only accepts forms" in page.text) == (405, True)
     assert httpx.get(f"{url}/me/", headers={"host": "[::"}).status_code < 500
     assert "vary" not in httpx.get(f"{url}/static/style.css").headers
 
@@ -153,6 +157,15 @@ def test_several_that_start_at_once_make_one_admin(tmp_path: Path) -> None:
         for server in servers:
             server.stop()
     assert sum(told) == 1
+
+
+def test_a_port_that_is_taken_is_found_out_before_anything_is_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(tmp_path, PORT=str(port))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert str(port) in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -172,14 +185,18 @@ def test_several_that_start_at_once_make_one_admin(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str]) -> None:
-    done = subprocess.run(
+    done = run(tmp_path, **{"PORT": "0", **variables})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert "secret" not in done.stderr
+    assert done.stderr.endswith(".\n")
+
+
+def run(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "example_app"],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert "secret" not in done.stderr
-    assert done.stderr.endswith(".\n")

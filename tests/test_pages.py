@@ -182,6 +182,16 @@ async def test_whoever_is_logged_in_already_is_told(auth: Auth, ann: User) -> No
         assert "You are logged in as <strong>ann</strong>" in (await client.get("/accounts/login")).text
 
 
+async def test_the_farewell_is_not_for_somebody_who_is_still_there(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth)) as client:
+        await post_login(client)
+        page = (await client.get("/accounts/logged_out")).text
+        assert "You are still logged in" in page
+        data = {"csrfmiddlewaretoken": token_in(page)}
+        page = (await client.post("/accounts/logout", data=data, follow_redirects=True)).text
+        assert "You are logged out" in page
+
+
 async def test_what_was_typed_is_escaped(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         page = (await post_login(client, '"><script>alert(1)</script>')).text

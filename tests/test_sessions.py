@@ -200,6 +200,60 @@ async def test_a_slow_request_does_not_bring_a_session_back_to_life(auth: Auth, 
         assert await count_sessions(auth) == 0
 
 
+async def test_a_slow_request_cannot_carry_an_ended_session_over_to_a_new_key(auth: Auth, ann: User) -> None:
+    arrived, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        arrived.set()
+        await finish.wait()
+        request.session.cycle_key()  # type: ignore[attr-defined]
+        return PlainTextResponse("late")
+
+    async with client_of(make_app(auth, Route("/slow", slow))) as client:
+        await post_login(client)
+        late = asyncio.create_task(client.get("/slow"))
+        await arrived.wait()
+        await client.post("/accounts/logout", headers={"origin": "http://testserver"})
+        finish.set()
+        answer = await late
+        assert answer.status_code == 400
+        assert "set-cookie" not in answer.headers
+        assert await count_sessions(auth) == 0
+
+
+async def test_two_logins_at_once_both_succeed(auth: Auth, ann: User) -> None:
+    """Somebody clicked twice: the second answer is the one that is seen."""
+    async with client_of(make_app(auth)) as client:
+        await client.get("/remember?a=1")
+        data, headers = {"username": "ann", "password": PASSWORD}, {"origin": "http://testserver"}
+        answers = await asyncio.gather(*(client.post("/accounts/login", data=data, headers=headers) for _ in range(2)))
+        assert [answer.status_code for answer in answers] == [303, 303]
+        assert (await client.get("/whoami")).json() == {
+            "username": "ann",
+            "session": {"a": "1"},
+            "scopes": ["authenticated"],
+        }
+
+
+@pytest.mark.parametrize(
+    "cookies", ["__Host-session={0}; \xa0__Host-session=evil", "__Host-session={0};\x85__Host-session\x85=evil"]
+)
+async def test_a_name_that_only_looks_like_ours_is_another(cookies: str) -> None:
+    async with client_of(alone(), base_url="https://testserver") as client:
+        await client.get("/?a=1")
+        sent = cookies.format(client.cookies["__Host-session"])
+        client.cookies.clear()
+        assert (await client.get("/", headers=[(b"cookie", sent.encode("latin-1"))])).text == "{'a': '1'}"
+        twice = f"__Host-session={'A' * 43}; {sent}"
+        assert (await client.get("/", headers=[(b"cookie", twice.encode("latin-1"))])).text == "{}"
+
+
+@pytest.mark.parametrize("exclude", ["/static", ("static",), ("/",), ("",)])
+def test_what_would_exclude_everything_is_refused(auth: Auth, exclude: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"exclude=\(\"/static\",\)"):
+        SessionMiddleware(make_app(auth), store=MemoryStore(), exclude=exclude)
+
+
 async def test_other_headers_of_the_application_survive(auth: Auth) -> None:
     async def busy(request: Request) -> Response:
         request.session["a"] = 1
@@ -407,3 +461,12 @@ async def test_a_logout_is_carried_out_though_the_browser_hung_up(auth: Auth, an
         request.cancel()
         await asyncio.wait([request])
         assert await count_sessions(auth) == 0
+
+
+async def test_a_logout_in_a_socket_counts_before_the_socket_closes(auth: Auth, ann: User) -> None:
+    app = make_app(auth)
+    async with client_of(app) as client:
+        await post_login(client)
+        async with Socket(app, "/echo", client) as socket:
+            await socket.say("flush")
+            assert (await client.get("/whoami")).json()["username"] == ""

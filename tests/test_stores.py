@@ -238,6 +238,29 @@ async def test_a_cookie_that_is_too_large_names_the_limit() -> None:
         await store.save(session, max_age=60)
 
 
+async def test_a_small_cookie_cannot_stand_for_a_large_session() -> None:
+    store = CookieStore(SECRET_KEY)
+    session = await store.load("")
+    session["nothing"] = [[]] * 20_000
+    with pytest.raises(SessionTooLarge, match="16384"):
+        await store.save(session, max_age=60)
+
+
+async def test_a_cycled_session_keeps_its_data_and_leaves_nothing_behind(server_side: SessionStore) -> None:
+    old = await kept(server_side, a=1)
+    session = await server_side.load(old)
+    session.cycle_key()
+    new = await server_side.save(session, max_age=60)
+    assert new != old
+    assert await server_side.load(new) == {"a": 1}
+    assert (await server_side.load(old)).is_empty()
+    late = await server_side.load(new)
+    late.cycle_key()
+    await server_side.delete(new)
+    with pytest.raises(SessionInterrupted):
+        await server_side.save(late, max_age=60)
+
+
 async def test_a_signed_cookie_outlives_a_change_of_keys() -> None:
     cookie = await kept(CookieStore("an old key, which has been in use"), a=1)
     assert await CookieStore(["a new key, in use from now on", "an old key, which has been in use"]).load(cookie) == {

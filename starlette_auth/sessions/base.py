@@ -37,6 +37,7 @@ class SessionBase(dict[str, Any]):
         self._touched = False
         self.session_key = session_key
         self.discarded_key: str | None = None
+        self.is_successor = False
         self.user_row = user_row
         self.user_id: Any = None
         self.accessed = False
@@ -67,16 +68,29 @@ class SessionBase(dict[str, Any]):
         return not self and self.session_key is None
 
     def cycle_key(self) -> None:
-        """Asks for a new key, and keeps the data. The old key is dead when the response starts."""
+        """Asks for a new key, and keeps the data. The old key is dead when the response starts.
+
+        Like any change it is refused when the session was ended meanwhile: SessionInterrupted.
+        """
         self._discard_key()
-        self._touched = True
+        self._touched = self.is_successor = True
 
     def flush(self) -> None:
         """Asks for an end: the data goes now, what is stored goes when the response starts, even if that fails."""
+        self.begin_anew()
         self.clear()
-        self._discard_key()
         self._saved, self._touched = "{}", False
         self.user_row = self.user_id = None
+
+    def begin_anew(self) -> None:
+        """Asks for a new key that owes nothing to the old one: somebody has just proved who they are."""
+        self._discard_key()
+        self._touched, self.is_successor = True, False
+
+    @property
+    def predecessor(self) -> str | None:
+        """The key under which a store must still hold this session, or refuse to save it."""
+        return self.session_key or (self.discarded_key if self.is_successor else None)
 
     def _discard_key(self) -> None:
         if self.session_key is not None:
@@ -116,8 +130,10 @@ class SessionBase(dict[str, Any]):
 
     def mark_saved(self, session_key: str | None, saved: str) -> None:
         """Called by stores: what is held in memory is now what they hold."""
-        self.session_key, self.discarded_key = session_key, None
-        self._saved, self._touched = saved, False
+        if self.is_successor:
+            self.discarded_key = None  # the store has put the new key in its place
+        self.session_key, self._saved = session_key, saved
+        self._touched = self.is_successor = False
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

@@ -15,12 +15,13 @@ from .base import Clock, SessionBase, encode
 SALT = "starlette_auth.sessions.cookie"
 LIMIT = 4096  # bytes that every browser keeps of a cookie: name, value and attributes (RFC 6265 §6.1)
 ROOM_FOR_NAME_AND_FLAGS = 160
+LIMIT_UNPACKED = 16 * 1024
 
 
 class CookieStore:
     """Nothing is kept on the server: whoever has the cookie can read it, nobody can change it.
 
-    A signed cookie cannot be called back: after logout, a copy works until it expires or the password changes.
+    A signed cookie cannot be called back: after a logout a copy works, and renews itself, until the password changes.
     `session_key` is an identifier that the cookie carries.
     """
 
@@ -46,6 +47,11 @@ class CookieStore:
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key = session.encode(), session.session_key or secrets.token_urlsafe(16)
+        if len(saved) > LIMIT_UNPACKED:
+            # A few bytes of a cookie can stand for a megabyte, to be unpacked at each request.
+            raise SessionTooLarge(
+                f"The session takes {len(saved)} bytes, more than {LIMIT_UNPACKED}. Use DatabaseStore."
+            )
         value = self._signer.dumps([int(self._clock()) + max_age, key, session])
         text = value.decode() if isinstance(value, bytes) else value
         if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:

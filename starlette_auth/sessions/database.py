@@ -42,9 +42,8 @@ class DatabaseStore:
         self._load = Statement(
             wanted.where(t.c.key_hash == by_key, t.c.expires > sa.bindparam("now", type_=sa.BigInteger))
         )
-        changes: dict[str, Any] = {
-            name: sa.bindparam(f"new_{name}") for name in ("data", "user_id", "last_seen", "expires")
-        }
+        columns_to_change = ("key_hash", "data", "user_id", "last_seen", "expires")
+        changes: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns_to_change}
         self._update = Statement(sa.update(t).values(changes).where(t.c.key_hash == by_key))
         self._delete = Statement(sa.delete(t).where(t.c.key_hash == by_key))
         self._clear = Statement(sa.delete(t).where(t.c.expires <= sa.bindparam("now", type_=sa.BigInteger)))
@@ -62,12 +61,11 @@ class DatabaseStore:
     async def save(self, session: SessionBase, max_age: int) -> str:
         data, now = session.encode(), int(self._clock())
         changes = {"data": data, "user_id": session.user_id, "last_seen": now, "expires": now + max_age}
-        key = session.session_key
-        if key is None:
-            key = new_key()
+        key, before = session.session_key or new_key(), session.predecessor
+        changes["key_hash"] = hash_key(key)
+        if before is None:
             await self.gateway.insert(
                 self.table,
-                key_hash=hash_key(key),
                 public_id=secrets.token_urlsafe(16),
                 created=now,
                 address=_fitting(session.address, 45),
@@ -76,7 +74,7 @@ class DatabaseStore:
             )
         else:
             new = {f"new_{name}": value for name, value in changes.items()}
-            if not await self.gateway.execute(self._update, key_hash=hash_key(key), **new):
+            if not await self.gateway.execute(self._update, key_hash=hash_key(before), **new):
                 raise SessionInterrupted("The session was ended while this request was under way.")
         session.mark_saved(key, data)
         return key

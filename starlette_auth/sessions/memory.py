@@ -29,8 +29,8 @@ class MemoryStore:
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         data = session.encode()
-        key = session.session_key or new_key()
-        if session.session_key is not None and hash_key(key) not in self._kept:
+        key, before = session.session_key or new_key(), session.predecessor
+        if before is not None and self._kept.pop(hash_key(before), None) is None:
             raise SessionInterrupted("The session was ended while this request was under way.")
         self._kept[hash_key(key)] = Kept(data, self._clock() + max_age)
         session.mark_saved(key, data)
