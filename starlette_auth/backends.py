@@ -120,6 +120,7 @@ class ModelBackend(AuthenticationBackend):
     async def authenticate(
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
     ) -> User | None:
+        username, password = str(username), str(password)  # JSON may bring anything
         user = await self._find(username)
         # One hash, whoever is asked about: the time says nothing about whether there is such a user.
         if user is None or not user.is_active:

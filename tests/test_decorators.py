@@ -12,7 +12,7 @@ from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Mount, Route, Router, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -204,7 +204,8 @@ async def test_a_root_path_stands_in_front_of_every_link(auth: Auth, ann: User) 
 
 
 async def test_fastapi_takes_the_same_arguments(auth: Auth, ann: User) -> None:
-    app = FastAPI(middleware=middleware(auth), routes=[Mount("/accounts", routes=routes(auth))])
+    app = FastAPI(middleware=middleware(auth))
+    app.mount("/accounts", Router(routes=routes(auth)))
 
     def page_size(size: int = 10) -> int:
         return size
