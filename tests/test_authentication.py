@@ -446,19 +446,21 @@ async def test_credentials_go_to_the_backends_that_take_them(database: Database)
         answers: list[Any] = []
 
         async def probe(request: Request) -> Response:
-            for credentials in (
+            attempts: list[dict[str, Any]] = [
                 {"token": "t0ken"},
                 {"token": "poison"},
                 {"username": "ann", "password": PASSWORD},
                 {"x": 1},
-            ):
+                {"username": 1, "password": ["as", "JSON", None]},
+            ]
+            for credentials in attempts:
                 user = await authenticate(request, **credentials)
                 answers.append(user and user.backend.rpartition(".")[2])
             return PlainTextResponse("")
 
         async with client_of(make_app(auth, Route("/probe", probe))) as client:
             await client.get("/probe")
-        assert answers == ["TokenBackend", None, "ModelBackend", None]
+        assert answers == ["TokenBackend", None, "ModelBackend", None, None]
 
 
 async def test_permissions_are_asked_of_every_backend(database: Database) -> None:
