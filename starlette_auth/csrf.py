@@ -103,7 +103,8 @@ async def refusal(conn: HTTPConnection, body: Body) -> str | None:
 
 async def refuse(conn: HTTPConnection, reason: str) -> Response:
     accept = conn.headers.get("accept", "")
-    if "text/html" not in accept and "*/*" not in accept:
+    sent_json = conn.headers.get("content-type", "").startswith("application/json")
+    if "text/html" not in accept and (sent_json or "*/*" not in accept):
         return JSONResponse({"detail": reason}, 403)
     auth = get_auth(conn)
     page = await auth.templates.render("403_csrf.html", {**auth_context(conn), "reason": reason})
@@ -133,9 +134,8 @@ async def _token_in_form(conn: HTTPConnection, body: Body) -> str | None:
     kind = conn.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in ("application/x-www-form-urlencoded", "multipart/form-data"):
         return None
-    copy = Body(body.read)
     try:
-        async with Request(conn.scope, copy.read).form() as form:
+        async with Request(conn.scope, body.read).form() as form:
             token = form.get(FIELD)
     except Exception:
         return None

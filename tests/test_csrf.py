@@ -187,6 +187,7 @@ async def test_a_refusal_speaks_the_clients_language(member: httpx.AsyncClient) 
     assert page.headers["cache-control"] == "no-store"
     answer = await member.post("/post", headers={"accept": "application/json"})
     assert "token" in answer.json()["detail"]
+    assert "token" in (await member.post("/post", json={})).json()["detail"]
 
 
 async def test_a_huge_body_is_not_searched_for_a_token(member: httpx.AsyncClient) -> None:
