@@ -315,8 +315,14 @@ async def test_1600_permissions_of_one_user_come_back_complete(auth: Auth, ann: 
     assert await permissions_of(auth, ann) == names
 
 
+@pytest.mark.parametrize("name", ["add_vote", ".add_vote", "polls.", "polls.a.b", ""])
+async def test_a_permission_has_an_application_and_a_codename(auth: Auth, name: str) -> None:
+    with pytest.raises(ValueError, match=r"app\.codename"):
+        await auth.users.create_permission(name)
+
+
 async def test_any_character_may_stand_in_a_codename(auth: Auth, ann: User) -> None:
-    names = {'polls.a"b', "polls.a\\b", "polls.☃𝄞", "polls.a'b", "polls.a,b", "polls.%s", "polls.:x", "polls.a.b"}
+    names = {'polls.a"b', "polls.a\\b", "polls.☃𝄞", "polls.a'b", "polls.a,b", "polls.%s", "polls.:x"}
     for name in names:
         await auth.users.create_permission(name)
         await auth.users.grant(ann, name)

@@ -64,3 +64,5 @@ async def test_an_auth_that_cannot_be_found_is_asked_for(auth: Auth, ann: User) 
     async with client_of(make_app(auth)) as client:
         with pytest.raises(ImproperlyConfigured, match=r"log_in\(client, user, auth\)"):
             log_in(client, ann)
+        with pytest.raises(ValueError, match="Create the user first"):
+            log_in(client, None, auth)
