@@ -38,13 +38,13 @@ from .hashers import (
     BCryptSHA256PasswordHasher,
     MD5PasswordHasher,
     PasswordHasher,
-    Passwords,
     PBKDF2PasswordHasher,
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
 )
 from .middlewares import AuthenticationMiddleware, LoginRequiredMiddleware, SessionMiddleware
 from .models import AnonymousUser, ContentType, Group, Permission, User
+from .passwords import Passwords
 from .schema import migrate
 from .sessions.base import SessionBase, SessionStore
 from .sessions.cookie import CookieStore

@@ -18,8 +18,8 @@ from .cookies import Cookie
 from .events import Events
 from .exceptions import ImproperlyConfigured, PermissionDenied
 from .gateway import Gateway
-from .hashers import Passwords
 from .models import AnonymousUser, User
+from .passwords import Passwords
 from .sessions.base import SessionStore
 from .sessions.database import DatabaseStore
 from .signing import SecretKeys

@@ -1,34 +1,21 @@
-"""Turning passwords into hashes that Django reads, and checking them off the event loop."""
+"""Turning passwords into hashes that Django reads."""
 
-import asyncio
 import base64
 import hashlib
 import hmac
 import importlib.util
-import logging
-import os
 import secrets
 import string
-import sys
-import threading
-import unicodedata
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
 import argon2
 
-from .exceptions import HashingBusy, ImproperlyConfigured
+from .exceptions import ImproperlyConfigured
 
 if importlib.util.find_spec("bcrypt") is not None:
     import bcrypt
 
-logger = logging.getLogger("starlette_auth")
-
-MAX_PASSWORD_LENGTH = 1024
-UNUSABLE = "!"
 GET_BCRYPT = "Run `pip install starlette-contrib-auth[django]`."
-T = TypeVar("T")
 
 
 class PasswordHasher(Protocol):
@@ -150,7 +137,7 @@ class BCryptSHA256PasswordHasher:
     algorithm = "bcrypt_sha256"
 
     def __init__(self, *, rounds: int = 12) -> None:
-        if not _has_bcrypt():
+        if not has_bcrypt():
             raise ImproperlyConfigured(f"bcrypt is missing. {GET_BCRYPT}")
         self.rounds = rounds
 
@@ -204,111 +191,10 @@ def default_hashers() -> list[PasswordHasher]:
         PBKDF2SHA1PasswordHasher(),
         ScryptPasswordHasher(),
     ]
-    if _has_bcrypt():
+    if has_bcrypt():
         hashers += [BCryptSHA256PasswordHasher(), BCryptPasswordHasher()]
     return hashers
 
 
-class Verification(NamedTuple):
-    """What came of checking a password: whether it is right, and whether its hash should be made anew."""
-
-    matches: bool
-    must_update: bool
-
-
-class Passwords:
-    """Hashes and checks passwords in threads of its own, at low priority, with a bounded queue.
-
-    The first hasher makes new hashes; all of them are read. `threads` is how many work at once (one for each core);
-    when `queue` attempts wait (32 for each thread: a few seconds' work), the next raises `HashingBusy`, which answers
-    503 with `Retry-After`.
-    """
-
-    def __init__(
-        self, hashers: Sequence[PasswordHasher] = (), *, threads: int | None = None, queue: int | None = None
-    ) -> None:
-        self.hashers = {hasher.algorithm: hasher for hasher in hashers or default_hashers()}
-        self.preferred = next(iter(self.hashers.values()))
-        self.threads = threads or os.cpu_count() or 1
-        waiting = 32 * self.threads if queue is None else queue
-        self._room = threading.BoundedSemaphore(self.threads + waiting)
-        self._pool: ThreadPoolExecutor | None = None
-
-    async def hash(self, password: str | None) -> str:
-        """The encoded hash; for None one that no password matches. ValueError above 1,024 characters."""
-        if password is None:
-            return UNUSABLE + secrets.token_urlsafe(30)
-        if not is_hashable(password):
-            raise ValueError(f"A password is text of at most {MAX_PASSWORD_LENGTH} characters. Choose another one.")
-        return await self._work(lambda: self.preferred.encode(unicodedata.normalize("NFC", password)))
-
-    async def check(self, encoded: str | None, password: str) -> Verification:
-        """Takes as long for no user (None), an unusable or an unreadable hash as for a wrong password."""
-        encoded = encoded or UNUSABLE
-        hasher = self._hasher_of(encoded)
-        if not is_hashable(password):
-            hasher, password = None, ""
-        return await self._work(lambda: self._check(hasher, encoded, password))
-
-    def is_encoded(self, text: str) -> bool:
-        """Whether this is a hash that one of the hashers reads, or an unusable one, and not a password."""
-        return text.startswith(UNUSABLE) or ("$" in text and _algorithm(text) in self.hashers)
-
-    def close(self) -> None:
-        """Ends the threads; they start again when the next password comes."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
-            self._pool = None
-
-    def _hasher_of(self, encoded: str) -> PasswordHasher | None:
-        if encoded.startswith(UNUSABLE):
-            return None
-        hasher = self.hashers.get(_algorithm(encoded))
-        if hasher is None and _algorithm(encoded) in ("bcrypt", "bcrypt_sha256") and not _has_bcrypt():
-            logger.error("A password hash needs bcrypt, which is missing. %s", GET_BCRYPT)
-        elif hasher is None:
-            logger.error("A password hash is in no known format. Add its hasher to Passwords([…]), or set a new one.")
-        return hasher
-
-    def _check(self, hasher: PasswordHasher | None, encoded: str, password: str) -> Verification:
-        # A Django that hashed a decomposed spelling did not normalise it; ours are composed.
-        spellings = dict.fromkeys((unicodedata.normalize("NFC", password), password))
-        if hasher is not None:
-            try:
-                matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  the same work for all
-                return Verification(matches, matches and (hasher is not self.preferred or hasher.must_update(encoded)))
-            except (ValueError, LookupError, ArithmeticError, MemoryError):
-                logger.error("A stored %s hash is damaged: nobody can log in with it.", hasher.algorithm)
-        # Whoever asks about a name that does not exist waits for a hash, like everybody: names cannot be probed.
-        for spelling in spellings:
-            self.preferred.encode(spelling)
-        return Verification(matches=False, must_update=False)
-
-    async def _work(self, task: Callable[[], T]) -> T:
-        if not self._room.acquire(blocking=False):
-            raise HashingBusy
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, "starlette_auth.passwords", initializer=_lower_priority)
-        job = self._pool.submit(task)
-        # Not when the request ends: one that was given up still occupies its thread.
-        job.add_done_callback(lambda _: self._room.release())
-        return await asyncio.wrap_future(job)
-
-
-def is_hashable(password: str) -> bool:
-    """Whether a password is short enough, and text: half a surrogate pair has no bytes to hash."""
-    return len(password) <= MAX_PASSWORD_LENGTH and not any("\ud800" <= mark <= "\udfff" for mark in password)
-
-
-def _lower_priority() -> None:
-    """On Linux priorities belong to threads, so hashing gives way to the event loop; elsewhere to whole processes."""
-    if sys.platform == "linux":
-        os.nice(10)
-
-
-def _algorithm(encoded: str) -> str:
-    return encoded.split("$", 1)[0]
-
-
-def _has_bcrypt() -> bool:
+def has_bcrypt() -> bool:
     return importlib.util.find_spec("bcrypt") is not None

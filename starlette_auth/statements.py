@@ -7,6 +7,9 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import GenericFunction
 
 from .exceptions import UnstorableValue
 
@@ -176,3 +179,25 @@ def _both(first: Convert, second: Convert) -> Convert:
 
 def _unchanged(value: Any) -> Any:
     return value
+
+
+class json_list(GenericFunction[Any]):  # noqa: N801  it stands for an SQL function
+    """The values of a group of rows as one JSON list, so that a user and all permissions come in one row."""
+
+    inherit_cache = True
+
+
+@compiles(json_list, "sqlite")
+def _sqlite_list(element: json_list, compiler: SQLCompiler, **options: Any) -> str:
+    return f"json_group_array({compiler.process(element.clauses, **options)})"
+
+
+@compiles(json_list, "postgresql")
+def _postgresql_list(element: json_list, compiler: SQLCompiler, **options: Any) -> str:
+    return f"CAST(json_agg({compiler.process(element.clauses, **options)}) AS TEXT)"
+
+
+@compiles(json_list, "mysql")
+def _mysql_list(element: json_list, compiler: SQLCompiler, **options: Any) -> str:
+    # Not GROUP_CONCAT: MySQL cuts it off after 1,024 bytes, and permissions would be lost in silence.
+    return f"JSON_ARRAYAGG({compiler.process(element.clauses, **options)})"

@@ -8,43 +8,18 @@ from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import GenericFunction
 
 from .events import Events, PasswordChanged, UserCreated, UserDeleted
 from .exceptions import AlreadyExists, DoesNotExist, HashingBusy, IntegrityError, UnstorableValue
 from .gateway import Gateway
-from .hashers import Passwords
 from .models import User
+from .passwords import Passwords
 from .permissions import Grants, near
-from .statements import Row, Statement
+from .statements import Row, Statement, json_list
 from .tables import Tables
 
 U = TypeVar("U", bound=User)
 MAX_NAME_LENGTH = 512
-
-
-class json_list(GenericFunction[Any]):  # noqa: N801  it stands for an SQL function
-    """The values of a group of rows as one JSON list, so that a user and all permissions come in one row."""
-
-    inherit_cache = True
-
-
-@compiles(json_list, "sqlite")
-def _sqlite_list(element: json_list, compiler: SQLCompiler, **options: Any) -> str:
-    return f"json_group_array({compiler.process(element.clauses, **options)})"
-
-
-@compiles(json_list, "postgresql")
-def _postgresql_list(element: json_list, compiler: SQLCompiler, **options: Any) -> str:
-    return f"CAST(json_agg({compiler.process(element.clauses, **options)}) AS TEXT)"
-
-
-@compiles(json_list, "mysql")
-def _mysql_list(element: json_list, compiler: SQLCompiler, **options: Any) -> str:
-    # Not GROUP_CONCAT: MySQL cuts it off after 1,024 bytes, and permissions would be lost in silence.
-    return f"JSON_ARRAYAGG({compiler.process(element.clauses, **options)})"
 
 
 class Users(Grants, Generic[U]):

@@ -15,6 +15,7 @@ BANDS = [
     "cookies",
     "urls",
     "hashers",
+    "passwords",
     "events",
     "templating",
     "tables",

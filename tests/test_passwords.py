@@ -341,7 +341,7 @@ async def test_hashing_gives_way_to_everything_else(counting: Counting) -> None:
 async def test_where_priorities_belong_to_processes_they_stay(
     counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("starlette_auth.hashers.sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr("starlette_auth.passwords.sys", SimpleNamespace(platform="darwin"))
     async with passwords_with(counting) as passwords:
         assert await passwords.hash("pw") == "counting$pw"
     assert counting.priorities == {os.getpriority(os.PRIO_PROCESS, 0)}
