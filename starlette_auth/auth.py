@@ -4,11 +4,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from databases import Database
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, NoMatchFound
@@ -74,7 +73,7 @@ class Auth:
         logout_redirect_url: str = "logged_out",
         next_hosts: Sequence[str] = (),
         trusted_origins: Sequence[str] = (),
-        csrf: str = "headers",
+        csrf: Literal["headers", "strict"] = "headers",
         features: Sequence[Feature] = (),
     ) -> None:
         if csrf not in ("headers", "strict"):
@@ -176,10 +175,6 @@ def get_auth(conn: HTTPConnection) -> Auth:
             "This request did not pass AuthenticationMiddleware. Pass middleware=middleware(auth) to your app."
         )
     return auth
-
-
-def forbidden() -> HTTPException:
-    return HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
 
 
 def _takes(function: Callable[..., Any], credentials: dict[str, Any]) -> bool:

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, cast, overload
 
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from .auth import forbidden
 from .authentication import ask_to_log_in
 from .exceptions import ImproperlyConfigured
 
@@ -144,7 +144,7 @@ def _user(conn: HTTPConnection) -> Any:
 def _no(conn: HTTPConnection, login_url: str | None) -> Response:
     """A user who lacks something is told so: sending him to log in again would go round in circles."""
     if conn.user.is_authenticated:
-        raise forbidden()
+        raise HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
     return ask_to_log_in(conn, login_url)
 
 

@@ -25,7 +25,6 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-
         self._loaded: set[str] = set()
 
     async def render(self, name: str, context: dict[str, Any]) -> str:

@@ -593,7 +593,7 @@ def test_an_auth_put_together_wrongly_says_so(tmp_path: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="login_fields"):
         Auth(database, secret_key=SECRET_KEY, login_fields=["phone"])
     with pytest.raises(ImproperlyConfigured, match="strict"):
-        Auth(database, secret_key=SECRET_KEY, csrf="lax")
+        Auth(database, secret_key=SECRET_KEY, csrf="lax")  # type: ignore[arg-type]
 
 
 def test_a_short_key_is_warned_of_and_never_shown(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -199,6 +199,21 @@ def test_flush_and_cycle_record_a_wish() -> None:
     SessionBase().flush()
 
 
+def test_a_key_that_was_given_up_already_is_not_claimed_again() -> None:
+    """A login owes nothing to the key before it, even when the application cycles the key once more."""
+    for give_up in (SessionBase.begin_anew, SessionBase.flush):
+        session = loaded(a=1)
+        give_up(session)
+        session["b"] = 2
+        session.cycle_key()
+        assert session.predecessor is None
+        assert session.discarded_key == "k"
+    session = loaded(a=1)
+    session.cycle_key()
+    session.cycle_key()
+    assert session.predecessor == "k"
+
+
 def test_repr_shows_no_content() -> None:
     assert "secret" not in repr(loaded(token="secret"))
 

@@ -72,8 +72,9 @@ class SessionBase(dict[str, Any]):
 
         Like any change it is refused when the session was ended meanwhile: SessionInterrupted.
         """
+        self.is_successor = self.is_successor or self.session_key is not None
         self._discard_key()
-        self._touched = self.is_successor = True
+        self._touched = True
 
     def flush(self) -> None:
         """Asks for an end: the data goes now, what is stored goes when the response starts, even if that fails."""
