@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import socket
 import sys
 
@@ -16,12 +17,16 @@ def main() -> None:
     try:
         host, port = settings.address()
         listener = listen(host, port)
+        # With PORT=0 it is known only now; the links in mails name it.
+        port = listener.getsockname()[1]
+        os.environ["PORT"] = str(port)
+        proxies = settings.trusted_proxies()
         app = importlib.import_module("example_app.main").app
     except ImproperlyConfigured as error:
         sys.exit(" ".join(str(error).split()))
-    shown = f"[{host}]" if ":" in host else host
-    print(f"http://{shown}:{listener.getsockname()[1]} (Ctrl+C to stop)", flush=True)
-    server = uvicorn.Server(uvicorn.Config(app))
+    print(f"{settings.url_of(host, port)} (Ctrl+C to stop)", flush=True)
+    # Left alone, uvicorn believes what anybody on this machine says of a visitor's address.
+    server = uvicorn.Server(uvicorn.Config(app, forwarded_allow_ips=proxies))
     with listener, contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     if not server.started:

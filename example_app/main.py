@@ -17,16 +17,20 @@ from starlette_auth import (
     AlreadyExists,
     Auth,
     DoesNotExist,
+    EmailChange,
     IntegrityError,
+    Registration,
     lifespan,
     middleware,
     routes,
+    well_known,
 )
 
 from . import me, notes, settings, staff
 from .pages import error_handlers
 
 HERE = Path(__file__).parent
+SITE_NAME = "Notes"
 ATTEMPTS = 5
 
 settings.refuse_django()
@@ -36,7 +40,15 @@ auth = Auth(
     secret_key=keys,
     sessions=settings.session_store(keys),
     templates=[HERE / "templates"],
-    features=[notes.Notes()],
+    mailer=settings.mailer(),
+    base_url=settings.base_url(),
+    site_name=SITE_NAME,
+    from_email=settings.mail_from(SITE_NAME),
+    languages=settings.languages(),
+    password_validators=settings.password_validators(["notes", "starlette"]),
+    throttling=settings.throttling(),
+    trusted_proxies=settings.trusted_proxies(),
+    features=[notes.Notes(), Registration(), EmailChange()],
 )
 
 
@@ -93,6 +105,7 @@ app = Starlette(
         Route("/staff/writers", staff.change_writers, name="change_writers", methods=["POST"]),
         Route("/healthz", healthz),
         Mount("/accounts", routes=routes(auth)),
+        *well_known(auth),
         Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
     ],
     middleware=middleware(auth, exclude=("/static", "/healthz")),

@@ -9,8 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from starlette_auth import Feature, Tables, get_auth, permission_required
-from starlette_auth.forms import Form, read_form
+from starlette_auth import Feature, Field, Form, Tables, ValidationError, get_auth, permission_required
 
 from .pages import render
 
@@ -37,16 +36,17 @@ class Notes(Feature):
 
 
 async def home(request: Request) -> Response:
-    return await _page(request, Form())
+    return await _page(request, _form())
 
 
 @permission_required("notes.add_note")
 async def add(request: Request) -> Response:
-    form = await read_form(request, ["text"])
+    form = _form()
+    await form.fill_in(request)
     # Browsers count a line's end once, and send it as two characters.
     text = form.data["text"] = form.data["text"].replace("\r\n", "\n")
-    for problem in problems(text, "note", MAX_LENGTH):
-        form.add_error("text", problem)
+    if len(text) > MAX_LENGTH:
+        form.add_error("text", ValidationError(f"The note has {len(text)} characters. Shorten it to {MAX_LENGTH}."))
     if not form.is_valid:
         return await _page(request, form, 422)
     values = {"author_id": request.user.id, "text": text, "created": int(time.time())}
@@ -64,15 +64,8 @@ async def delete(request: Request) -> Response:
     return _back(request)
 
 
-def problems(text: str, what: str, longest: int) -> list[str]:
-    """Why a text cannot be kept, in words for who wrote it."""
-    if not text:
-        return [f"Enter a {what} first."]
-    if len(text) > longest:
-        return [f"The {what} has {len(text)} characters. Shorten it to {longest}."]
-    if any(mark == "\x00" or "\ud800" <= mark <= "\udfff" for mark in text):
-        return [f"The {what} contains a character that cannot be saved. Type it again."]
-    return []
+def _form() -> Form:
+    return Form(text=Field(label="New note"))
 
 
 async def _page(request: Request, form: Form, status_code: int = 200) -> Response:

@@ -1,17 +1,41 @@
 """What the environment says."""
 
 import contextlib
+import ipaddress
 import os
+import re
 import secrets
 import tempfile
 from pathlib import Path
+from typing import Literal
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from databases import Database
 
-from starlette_auth import CookieStore, ImproperlyConfigured, MemoryStore, SessionStore
+from starlette_auth import (
+    ConsoleMailer,
+    CookieStore,
+    ImproperlyConfigured,
+    Mailer,
+    MemoryStore,
+    PasswordValidator,
+    PwnedPasswordsValidator,
+    SessionStore,
+    SMTPMailer,
+    default_validators,
+)
+from starlette_auth.addresses import Proxies
+from starlette_auth.mail import compose
+from starlette_auth.translation import Languages
 
 KEY_FILE = Path(".example_secret_key")
 SESSION_STORES = ("database", "redis", "cached", "cookie", "memory")
+MAIL_SCHEMES: dict[str, Literal["starttls", "implicit", "none"]] = {
+    "smtp": "starttls",
+    "smtps": "implicit",
+    "smtp+plain": "none",
+}
+SWITCH = {"on": True, "1": True, "off": False, "0": False}
 
 
 def address() -> tuple[str, int]:
@@ -19,6 +43,101 @@ def address() -> tuple[str, int]:
     if not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 2**16):
         raise ImproperlyConfigured(f"PORT={port!r} is not a port. Set PORT to a number from 0 to 65535.")
     return host, int(port)
+
+
+def url_of(host: str, port: int) -> str:
+    """What to open in a browser on this machine: nobody can visit the address that stands for all addresses."""
+    with contextlib.suppress(ValueError):
+        ip = ipaddress.ip_address(host)
+        host = "localhost" if ip.is_unspecified else f"[{ip}]" if ip.version == 6 else host
+    return f"http://{host}:{port}"
+
+
+def base_url() -> str:
+    """BASE_URL: what the links in mails begin with."""
+    url = os.environ.get("BASE_URL") or url_of(*address())
+    parts = _split(url)
+    if not parts or parts.scheme not in ("http", "https") or "@" in parts.netloc:
+        raise ImproperlyConfigured("BASE_URL is no scheme and host. Set it to https://notes.example, without a path.")
+    return url.removesuffix("/")
+
+
+def mailer() -> Mailer:
+    """MAIL: `console` prints mails; `smtp://` hands them to a server after STARTTLS, `smtps://` over TLS, and
+    `smtp+plain://` over no TLS. The messages do not repeat the URL, which may hold a password."""
+    named = os.environ.get("MAIL") or "console"
+    if named == "console":
+        return ConsoleMailer()
+    parts = _split(named)
+    if not parts or parts.scheme not in MAIL_SCHEMES:
+        raise ImproperlyConfigured(
+            "MAIL cannot be read. Set it to console, smtp://user:password@host:587, smtps://user:password@host:465 "
+            "or smtp+plain://127.0.0.1:25, with %40 for each @ of the password."
+        )
+    if (parts.username or parts.password) and parts.scheme == "smtp+plain":
+        raise ImproperlyConfigured("MAIL would send the password in the clear. Use smtp:// or smtps://.")
+    try:
+        return SMTPMailer(
+            parts.hostname or "",
+            port=parts.port,
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            tls=MAIL_SCHEMES[parts.scheme],
+        )
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"MAIL={parts.scheme}://… cannot be used. {error}") from error
+
+
+def mail_from(site_name: str) -> str:
+    """MAIL_FROM: an address, with a name before it or without."""
+    host = urlsplit(base_url()).hostname or ""
+    # Mail knows an address of IPv6 in another form than the web does.
+    sender = os.environ.get("MAIL_FROM") or f"{site_name} <noreply@{'localhost' if ':' in host else host}>"
+    try:
+        compose(sender=sender, to="ann@example.org", subject="", text="")
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            "MAIL_FROM is no sender. Set it to notes@example.org, or to Notes <notes@example.org>."
+        ) from error
+    return sender
+
+
+def trusted_proxies() -> list[str]:
+    """TRUSTED_PROXIES: who is believed about visitors' addresses. Nobody, unless named."""
+    named = _list("TRUSTED_PROXIES")
+    try:
+        Proxies(named)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(
+            "TRUSTED_PROXIES cannot be read. Set it to addresses or networks, as in 127.0.0.1,10.0.0.0/8."
+        ) from error
+    return named
+
+
+def languages() -> list[str]:
+    """LANGUAGES: in which the account pages and the mails can be, the default first."""
+    named = _list("LANGUAGES") or ["en", "de"]
+    try:
+        Languages(named)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(
+            f"LANGUAGES={','.join(named)!r} cannot be spoken. Set it to en, de or en,de."
+        ) from error
+    return named
+
+
+def throttling() -> bool:
+    """THROTTLING=off is for load tests, where one machine logs in more often than people do.
+
+    Never switch it off where others can reach the application: they may then guess passwords without a pause.
+    """
+    return _switch("THROTTLING", default=True)
+
+
+def password_validators(context_words: list[str]) -> list[PasswordValidator]:
+    """With HIBP=1, new passwords are also looked up at Have I Been Pwned, which is told a part of their hash."""
+    validators = default_validators(context_words)
+    return [*validators, PwnedPasswordsValidator()] if _switch("HIBP", default=False) else validators
 
 
 def database() -> Database:
@@ -39,8 +158,7 @@ def database() -> Database:
 
 def secret_keys() -> list[str]:
     """Newest first. Without SECRET_KEY one is kept in a file, so that a restart logs nobody out."""
-    named = [key.strip() for key in os.environ.get("SECRET_KEY", "").split(",")]
-    return [key for key in named if key] or [_key_from_file()]
+    return _list("SECRET_KEY") or [_key_from_file()]
 
 
 def session_store(keys: list[str]) -> SessionStore | None:
@@ -58,6 +176,29 @@ def session_store(keys: list[str]) -> SessionStore | None:
 def refuse_django() -> None:
     if os.environ.get("DJANGO", "") not in ("", "0"):
         raise ImproperlyConfigured("DJANGO=1 (a Django database) is not built yet. Unset DJANGO.")
+
+
+def _list(name: str) -> list[str]:
+    return [part.strip() for part in os.environ.get(name, "").split(",") if part.strip()]
+
+
+def _switch(name: str, *, default: bool) -> bool:
+    value = os.environ.get(name, "").lower()
+    if value and value not in SWITCH:
+        raise ImproperlyConfigured(f"{name}={value!r} is not known. Set {name} to on or off.")
+    return SWITCH.get(value, default)
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL that names a server and nothing on it."""
+    try:
+        parts = urlsplit(url)
+        named = re.fullmatch(r"[\w.:-]+", parts.hostname or "") and parts.port != 0
+    except ValueError:
+        return None
+    # What cannot stand in a URL, urlsplit takes for a part of the host, or leaves out.
+    plain = re.fullmatch(r"[A-Za-z+]+://[!-~]+", url) and not parts.path.strip("/")
+    return parts if named and plain and not parts.query and not parts.fragment else None
 
 
 def _key_from_file() -> str:

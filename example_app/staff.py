@@ -8,14 +8,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from starlette_auth import AlreadyExists, AnonymousUser, User, get_auth, user_passes_test
-from starlette_auth.forms import Form, read_form
+from starlette_auth import (
+    AlreadyExists,
+    AnonymousUser,
+    Auth,
+    Field,
+    Form,
+    User,
+    ValidationError,
+    get_auth,
+    user_passes_test,
+)
 
-from .notes import problems
 from .pages import render
 
 WRITERS = "writers"
-SHORTEST_PASSWORD = 15
 SHOWN = 200
 
 
@@ -25,47 +32,69 @@ def is_staff(user: User | AnonymousUser) -> bool:
 
 @user_passes_test(is_staff)
 async def page(request: Request) -> Response:
-    return await _page(request, Form())
+    return await _page(request, _form())
 
 
 @user_passes_test(is_staff)
 async def create_user(request: Request) -> Response:
-    form = await read_form(request, ["username", "password"])
-    check_new_user(form)
+    auth, form = get_auth(request), _form()
+    await form.fill_in(request)
+    await _check(auth, form)
     if form.is_valid:
         try:
-            await get_auth(request).users.create_user(form.data["username"], password=form.data["password"])
+            await auth.users.create_user(form.data["username"], form.data["email"], form.data["password"])
             return _back(request)
         except AlreadyExists:
-            form.add_error("username", "This username is taken. Choose another.")
+            form.add_error("username", _taken())
         except ValueError:
-            form.add_error("username", "This username cannot be saved. Choose a shorter one.")
+            form.add_error("username", ValidationError("This username cannot be saved. Choose a shorter one."))
     return await _page(request, form, 422)
 
 
 @user_passes_test(is_staff)
 async def change_writers(request: Request) -> Response:
     users = get_auth(request).users
-    form = await read_form(request, ["user", "wish"])
-    user, wish = await users.get(form.data["user"]), form.data["wish"]
-    if wish not in ("add", "remove"):
-        raise HTTPException(400, "The form did not say whether to add or to remove.")
+    form = Form(user=Field(type="hidden"), wish=Field(type="hidden"))
+    if not await form.fill_in(request) or form.data["wish"] not in ("add", "remove"):
+        raise HTTPException(400, "The form did not say whom to add or to remove.")
+    user = await users.get(form.data["user"])
     if user is None:
         raise HTTPException(404, "This user no longer exists.")
-    await (users.add_to_group if wish == "add" else users.remove_from_group)(user, WRITERS)
+    await (users.add_to_group if form.data["wish"] == "add" else users.remove_from_group)(user, WRITERS)
     return _back(request)
 
 
-def check_new_user(form: Form) -> None:
-    username, password = form.data["username"], form.data["password"]
-    for problem in problems(username, "username", 150):
-        form.add_error("username", problem)
-    if not username.isprintable():
-        form.add_error("username", "Use only visible characters. Type it again.")
-    if len(password) < SHORTEST_PASSWORD:
-        form.add_error("password", f"Use at least {SHORTEST_PASSWORD} characters. Add a word or two.")
-    for problem in problems(password, "password", 1024) if password else []:
-        form.add_error("password", problem)
+def _form() -> Form:
+    return Form(
+        username=Field(label="Username", max_length=150, help_text="The name they log in with."),
+        email=Field(
+            label="E-mail address",
+            type="email",
+            required=False,
+            max_length=254,
+            help_text="Without one they cannot choose a new password when they forget it.",
+        ),
+        password=Field(label="Password", type="password", autocomplete="new-password"),
+    )
+
+
+async def _check(auth: Auth, form: Form) -> None:
+    """Adds what is wrong with a new user. Staff may be told what strangers may not: who is there already."""
+    username, email = form.data["username"], form.data["email"]
+    if "username" not in form.errors and not username.isprintable():
+        form.add_error("username", ValidationError("Use only visible characters. Type it again."))
+    elif await auth.users.has_username(username):
+        form.add_error("username", _taken())
+    if email and "email" not in form.errors and await auth.users.all_by_email(email):
+        form.add_error("email", ValidationError("Somebody else has this address. Enter another, or none."))
+    if "password" not in form.errors:
+        user = User(id=None, username=username, email=email)
+        for error in await auth.validate_password(form.data["password"], user):
+            form.add_error("password", error)
+
+
+def _taken() -> ValidationError:
+    return ValidationError("This username is taken. Choose another.", "unique")
 
 
 async def _page(request: Request, form: Form, status_code: int = 200) -> Response:
@@ -73,7 +102,7 @@ async def _page(request: Request, form: Form, status_code: int = 200) -> Respons
         "form": form,
         "people": await _people(request),
         "writers": WRITERS,
-        "shortest_password": SHORTEST_PASSWORD,
+        "password_help": get_auth(request).password_help(),
         "shown": SHOWN,
     }
     return render(request, "staff.html", context, status_code)

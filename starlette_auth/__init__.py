@@ -1,6 +1,6 @@
 """Users, sessions, permissions and account pages for Starlette and FastAPI."""
 
-from .application import lifespan, middleware
+from .application import lifespan, middleware, well_known
 from .auth import Auth, Feature, get_auth
 from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
 from .backends import AuthenticationBackend, ModelBackend, RemoteUserBackend, SessionBackend
@@ -10,10 +10,13 @@ from .csrf import CSRFMiddleware
 from .csrf_tokens import csrf_input, csrf_token
 from .decorators import login_not_required, login_required, permission_required, user_passes_test
 from .events import (
+    EmailChanged,
     Event,
     Events,
     LoginFailed,
     PasswordChanged,
+    PasswordCheckUnavailable,
+    SessionsEnded,
     UserCreated,
     UserDeleted,
     UserLoggedIn,
@@ -29,8 +32,13 @@ from .exceptions import (
     SessionInterrupted,
     SessionTooLarge,
     StarletteAuthError,
+    Throttled,
     UnstorableValue,
+    ValidationError,
 )
+from .features.email_change import EmailChange
+from .features.registration import Registration
+from .forms import Field, Form
 from .gateway import Gateway
 from .hashers import (
     Argon2PasswordHasher,
@@ -42,6 +50,7 @@ from .hashers import (
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
 )
+from .mail import ConsoleMailer, Mailer, SMTPMailer
 from .middlewares import AuthenticationMiddleware, LoginRequiredMiddleware, SessionMiddleware
 from .models import AnonymousUser, ContentType, Group, Permission, User
 from .passwords import Passwords
@@ -51,7 +60,19 @@ from .sessions.cookie import CookieStore
 from .sessions.database import DatabaseStore
 from .sessions.memory import MemoryStore
 from .tables import Tables, user_columns
+from .tokens import PasswordResetTokens
 from .users import Users
+from .validators import (
+    CommonPasswordValidator,
+    ContextWordsValidator,
+    MaximumLengthValidator,
+    MinimumLengthValidator,
+    NumericPasswordValidator,
+    PasswordValidator,
+    PwnedPasswordsValidator,
+    UserAttributeSimilarityValidator,
+    default_validators,
+)
 from .views import routes
 
 __all__ = [
@@ -64,14 +85,21 @@ __all__ = [
     "BCryptPasswordHasher",
     "BCryptSHA256PasswordHasher",
     "CSRFMiddleware",
+    "CommonPasswordValidator",
+    "ConsoleMailer",
     "ContentType",
+    "ContextWordsValidator",
     "Cookie",
     "CookieStore",
     "DatabaseStore",
     "DoesNotExist",
+    "EmailChange",
+    "EmailChanged",
     "Event",
     "Events",
     "Feature",
+    "Field",
+    "Form",
     "Gateway",
     "Group",
     "HashingBusy",
@@ -80,16 +108,26 @@ __all__ = [
     "LoginFailed",
     "LoginRequiredMiddleware",
     "MD5PasswordHasher",
+    "Mailer",
+    "MaximumLengthValidator",
     "MemoryStore",
+    "MinimumLengthValidator",
     "ModelBackend",
+    "NumericPasswordValidator",
     "PBKDF2PasswordHasher",
     "PBKDF2SHA1PasswordHasher",
     "PasswordChanged",
+    "PasswordCheckUnavailable",
     "PasswordHasher",
+    "PasswordResetTokens",
+    "PasswordValidator",
     "Passwords",
     "Permission",
     "PermissionDenied",
+    "PwnedPasswordsValidator",
+    "Registration",
     "RemoteUserBackend",
+    "SMTPMailer",
     "ScryptPasswordHasher",
     "SessionBackend",
     "SessionBase",
@@ -97,20 +135,25 @@ __all__ = [
     "SessionMiddleware",
     "SessionStore",
     "SessionTooLarge",
+    "SessionsEnded",
     "StarletteAuthError",
     "Tables",
+    "Throttled",
     "UnstorableValue",
     "User",
+    "UserAttributeSimilarityValidator",
     "UserCreated",
     "UserDeleted",
     "UserLoggedIn",
     "UserLoggedOut",
     "Users",
+    "ValidationError",
     "auth_context",
     "authenticate",
     "complete_login",
     "csrf_input",
     "csrf_token",
+    "default_validators",
     "get_auth",
     "lifespan",
     "login",
@@ -124,5 +167,6 @@ __all__ = [
     "update_session_auth_hash",
     "user_columns",
     "user_passes_test",
+    "well_known",
 ]
 __version__ = "0.1.0"

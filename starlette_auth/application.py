@@ -6,9 +6,13 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
 
 from .auth import Auth
 from .csrf import CSRFMiddleware
+from .decorators import login_not_required
 from .middlewares import AuthenticationMiddleware, SessionMiddleware
 from .schema import migrate
 
@@ -22,6 +26,16 @@ def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
         Middleware(CSRFMiddleware, auth=auth),
     ]
+
+
+def well_known(auth: Auth) -> list[BaseRoute]:
+    """`/.well-known/change-password` (W3C): where password managers send people. For the routes of the outermost app."""
+
+    @login_not_required
+    async def change_password(request: Request) -> Response:
+        return RedirectResponse(auth.url_for(request, "password_change"), status_code=303)
+
+    return [Route("/.well-known/change-password", change_password, methods=["GET"])]
 
 
 def lifespan(auth: Auth, inner: Lifespan | None = None, *, create_tables: bool = False) -> Lifespan:
@@ -42,8 +56,7 @@ def lifespan(auth: Auth, inner: Lifespan | None = None, *, create_tables: bool =
             async with contextlib.AsyncExitStack() as stack:
                 yield await stack.enter_async_context(inner(app)) if inner is not None else None
         finally:
-            auth.passwords.close()
-            await auth.gateway.close()
+            await auth.close()
             if ours:
                 await auth.database.disconnect()
 

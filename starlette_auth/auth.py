@@ -1,7 +1,7 @@
 """One installation of this package: its parts, put together."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any, Literal
@@ -12,23 +12,35 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, NoMatchFound
 
-from .backends import AuthenticationBackend, ModelBackend, SessionBackend
+from .addresses import Proxies
+from .backends import AuthenticationBackend, Guard, ModelBackend, SessionBackend
 from .cookies import Cookie
-from .events import Events
-from .exceptions import ImproperlyConfigured, PermissionDenied
+from .devices import Devices
+from .events import Events, PasswordCheckUnavailable
+from .exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
 from .gateway import Gateway
+from .letters import Letters
+from .mail import Mailer
 from .models import AnonymousUser, User
+from .notices import Notices
+from .outbox import Outbox
 from .passwords import Passwords
 from .sessions.base import SessionStore
 from .sessions.database import DatabaseStore
 from .signing import SecretKeys
 from .tables import Tables
-from .templating import STYLE_VERSION, Templates
+from .templating import VERSIONS, Templates
+from .throttling import Throttle
+from .tokens import DatabaseResetTokens, ResetTokens, Tokens
+from .translation import Languages
 from .users import Users
+from .validators import PasswordValidator, PwnedPasswordsValidator, default_validators, validate_password
 
 LoginStep = Callable[[Request, User], Awaitable[Response | None]]
 SCOPE_KEY = "starlette_auth"
 SCOPE_APP = "starlette_auth.app"
+ONE_YEAR = 365 * 24 * 60 * 60
+ASSET_ROUTES = {"auth.css": "auth_style", "auth.js": "auth_script"}  # files, and the names of their routes
 
 
 class Feature:
@@ -53,6 +65,10 @@ class Auth:
     `backends` are asked before the session and the password. `login_url` and `login_redirect_url` are names of routes
     or paths. `next_hosts` are the other hosts to which a login may lead, `trusted_origins` those whose pages may post
     to us, as in "https://shop.example".
+
+    Mails need a `mailer` and `base_url`, the site's scheme and host. `password_validators` judge new passwords
+    (`context_words`: the site's name and the like). `rates` say how often things may be tried, as in
+    {"login": "60/m/ip"}; behind a proxy, name it in `trusted_proxies`, or all visitors count as one.
     """
 
     def __init__(
@@ -74,6 +90,21 @@ class Auth:
         next_hosts: Sequence[str] = (),
         trusted_origins: Sequence[str] = (),
         csrf: Literal["headers", "strict"] = "headers",
+        mailer: Mailer | None = None,
+        base_url: str | None = None,
+        site_name: str = "",
+        from_email: str = "",
+        notices: bool = True,
+        languages: Sequence[str] = ("en",),
+        locale_dirs: Sequence[str | PathLike[str]] = (),
+        password_validators: Sequence[PasswordValidator] | None = None,
+        context_words: Sequence[str] = (),
+        reset_tokens: ResetTokens | None = None,
+        login_after_reset: bool = False,
+        clear_site_data: bool = False,
+        rates: Mapping[str, str] | None = None,
+        throttling: bool = True,
+        trusted_proxies: Sequence[str] = (),
         features: Sequence[Feature] = (),
     ) -> None:
         if csrf not in ("headers", "strict"):
@@ -108,11 +139,41 @@ class Auth:
         self.cookie = cookie or Cookie()
         # Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form.
         self.csrf_cookie = replace(self.cookie, name=f"{self.cookie.name}_csrf")
+        self.devices = Devices(self.keys, replace(self.cookie, name="device", max_age=ONE_YEAR))
+        self.proxies = Proxies(trusted_proxies)
+        self.throttle = Throttle(self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling)
         self.session_backend = SessionBackend(self.users, self.keys)
-        self.model_backend = ModelBackend(self.users, login_fields=login_fields)
+        guard = Guard(self.throttle, devices=self.devices, proxies=self.proxies)
+        self.model_backend = ModelBackend(self.users, login_fields=login_fields, guard=guard)
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
         self.login_steps: list[LoginStep] = []
         self.templates = Templates(templates)
+        self.languages = Languages(languages, locale_dirs)
+        self.outbox = Outbox(mailer)
+        self.site_name = site_name
+        self.letters = Letters(
+            self.templates,
+            self.outbox,
+            base_url=base_url,
+            site_name=site_name,
+            from_email=from_email,
+            path_for=self.url_for,
+        )
+        self.notices = Notices(self.letters, gateway=self.gateway, proxies=self.proxies)
+        if notices:
+            self.notices.attach(self.events)
+        self.password_validators = (
+            default_validators([*context_words, *filter(None, [site_name])])
+            if password_validators is None
+            else list(password_validators)
+        )
+        for validator in self.password_validators:
+            if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
+                validator.on_failure = self._password_check_failed
+        self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys)
+        self.reset_tokens: ResetTokens = reset_tokens or DatabaseResetTokens(self.tokens)
+        self.login_after_reset = login_after_reset
+        self.clear_site_data = clear_site_data
         self.login_fields = tuple(login_fields)
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
@@ -155,12 +216,46 @@ class Auth:
                 'or pass the path of your own page, as in Auth(login_url="/login").'
             ) from error
 
-    def style_url(self, conn: HTTPConnection) -> str | None:
-        """Where the stylesheet of our pages is; None where they are not mounted."""
+    def link_for(self, conn: HTTPConnection, name: str) -> str | None:
+        """The same, or None: for links to what this site may not have."""
+        if name == "password_reset" and not self.letters.can_write:
+            return None
         try:
-            return f"{self.url_for(conn, 'auth_style')}?v={STYLE_VERSION}"
+            return self.url_for(conn, name)
         except ImproperlyConfigured:
             return None
+
+    def asset_url(self, conn: HTTPConnection, name: str) -> str | None:
+        """Where "auth.css" or "auth.js" is; None where our pages are not mounted."""
+        url = self.link_for(conn, ASSET_ROUTES[name])
+        return f"{url}?v={VERSIONS[name]}" if url else None
+
+    def client_address(self, conn: HTTPConnection) -> str:
+        """Whose request it is, as far as the trusted proxies know."""
+        return self.proxies.client_address(conn)
+
+    async def validate_password(self, password: str, user: User | None = None) -> list[ValidationError]:
+        """What is wrong with a new password; nothing when it can be taken."""
+        return await validate_password(password, self.password_validators, user)
+
+    def password_help(self) -> list[str]:
+        """What a new password must be like, one sentence for each rule, in the visitor's language."""
+        return [text for validator in self.password_validators if (text := validator.get_help_text())]
+
+    async def clear_expired(self) -> int:
+        """Deletes sessions, tokens and counters that nobody can use any more; gives the number of the sessions."""
+        await self.tokens.clear_expired()
+        await self.throttle.clear_expired()
+        return await self.sessions.clear_expired()
+
+    async def close(self) -> None:
+        """Sends what is still to be mailed, ends the threads, gives back the connections of this event loop."""
+        await self.outbox.drain()
+        self.passwords.close()
+        await self.gateway.close()
+
+    async def _password_check_failed(self, error: Exception) -> None:
+        await self.events.emit(PasswordCheckUnavailable(error=error))
 
     def accepting(self, credentials: dict[str, Any]) -> list[AuthenticationBackend]:
         """The backends whose `authenticate` takes credentials of these names."""

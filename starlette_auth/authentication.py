@@ -42,10 +42,13 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "") -> No
     if not user.is_active:
         raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
     backend = backend or user.backend or auth.model_backend.path
+    new_device = user.last_login is not None and not auth.devices.known(request, user)
     async with auth.gateway.atomic():
         await auth.users.log_in(user)
-        await auth.events.emit(UserLoggedIn(user=user, request=request, backend=backend))
+        event = UserLoggedIn(user=user, request=request, backend=backend, new_device=new_device)
+        await auth.events.emit(event)
     auth.session_backend.remember(session, user, backend)
+    auth.devices.remember(request, user)
     set_user(request, user)
 
 

@@ -1,16 +1,18 @@
 """Ways of telling who somebody is."""
 
 import contextlib
-import ipaddress
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from .exceptions import ImproperlyConfigured
+from .addresses import Proxies
+from .devices import Devices
 from .models import User
 from .sessions.base import SessionBase
 from .signing import SecretKeys
+from .throttling import Attempt, Throttle
 from .users import Users, normalize_username
 
 USER_ID = "_auth_user_id"
@@ -111,22 +113,41 @@ class SessionBackend(AuthenticationBackend):
 
 
 class ModelBackend(AuthenticationBackend):
-    """Username or e-mail, and a password."""
+    """Username or e-mail, and a password. Given a `guard`, it makes whoever guesses wait."""
 
-    def __init__(self, users: Users[Any], *, login_fields: Sequence[str] = ("username",)) -> None:
+    def __init__(
+        self, users: Users[Any], *, login_fields: Sequence[str] = ("username",), guard: "Guard | None" = None
+    ) -> None:
         self.users = users
         self.login_fields = login_fields
+        self.guard = guard
 
     async def authenticate(
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
     ) -> User | None:
         username, password = str(username), str(password)  # JSON may bring anything
         user = await self._find(username)
+        return user if await self.check_password(conn, user, password, username=username) else None
+
+    async def check_password(
+        self, conn: HTTPConnection, user: User | None, password: str, *, username: str = "", action: str = "login"
+    ) -> bool:
+        """Whether it is the password of an active user, None being nobody. HTTPException 429 for too many tries.
+
+        What counts is the `username` that was typed, whether there is such an account or not: both answer alike.
+        """
+        if self.guard is None:
+            return await self._matches(user, password)
+        async with self.guard.attempt(conn, user, username, action) as attempt:
+            attempt.succeeded = await self._matches(user, password)
+        return attempt.succeeded
+
+    async def _matches(self, user: User | None, password: str) -> bool:
         # One hash, whoever is asked about: the time says nothing about whether there is such a user.
         if user is None or not user.is_active:
             await self.users.passwords.check(None, password)
-            return None
-        return user if await self.users.check_password(user, password) else None
+            return False
+        return await self.users.check_password(user, password)
 
     async def has_perm(self, user: User, perm: str, obj: object = None) -> bool:
         return obj is None and user.has_perm(perm)
@@ -139,6 +160,21 @@ class ModelBackend(AuthenticationBackend):
         if user is None and "username" in self.login_fields:
             user = await self.users.get_by_username(login)
         return user
+
+
+class Guard:
+    """Counts the passwords that are tried, by account, by address, and apart for browsers that are known."""
+
+    def __init__(self, throttle: Throttle, *, devices: Devices, proxies: Proxies) -> None:
+        self.throttle = throttle
+        self.devices = devices
+        self.proxies = proxies
+
+    def attempt(
+        self, conn: HTTPConnection, user: User | None, username: str, action: str
+    ) -> AbstractAsyncContextManager[Attempt]:
+        device = "" if user is None else self.devices.known(conn, user)
+        return self.throttle.attempt(action, account=username, address=self.proxies.client_address(conn), device=device)
 
 
 class RemoteUserBackend(AuthenticationBackend):
@@ -166,13 +202,10 @@ class RemoteUserBackend(AuthenticationBackend):
         self.header = header
         self.create_unknown_user = create_unknown_user
         self.persistent = persistent
-        if isinstance(trusted_proxies, str):
-            raise ImproperlyConfigured('trusted_proxies is a list. Pass trusted_proxies=["10.0.0.0/8"].')
-        self.trusts_socket = "unix" in trusted_proxies
-        self.networks = [ipaddress.ip_network(proxy) for proxy in trusted_proxies if proxy != "unix"]
+        self.proxies = Proxies(trusted_proxies)
 
     async def identify(self, conn: HTTPConnection) -> User | None:
-        named = conn.headers.getlist(self.header) if self._is_trusted(conn) else []
+        named = conn.headers.getlist(self.header) if self.proxies.trusts(conn) else []
         # Twice means that the proxy added its own to one that the client had sent.
         username = normalize_username(named[0]) if len(named) == 1 else ""
         user = await self._find(username) if username else None
@@ -191,15 +224,6 @@ class RemoteUserBackend(AuthenticationBackend):
                 await self.users.create_user(username)
             user = await self.users.get_by_username(username)
         return user if user is not None and user.is_active else None
-
-    def _is_trusted(self, conn: HTTPConnection) -> bool:
-        if conn.client is None:
-            return self.trusts_socket
-        try:
-            address = ipaddress.ip_address(conn.client.host)
-        except ValueError:
-            return False
-        return any(address in network for network in self.networks)
 
 
 def session_of(conn: HTTPConnection) -> SessionBase | None:

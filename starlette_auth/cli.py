@@ -8,11 +8,14 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from databases import Database
 
 from .auth import Auth
 from .exceptions import StarletteAuthError
+from .models import User
+from .password_filter import PasswordList, build_filter
 from .schema import migrate
 
 
@@ -24,17 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Gives 0 when it is done, 1 when it was refused, 2 when the words were wrong."""
     parser = _parser()
     options = parser.parse_args(arguments, argparse.Namespace(app=None, database=None))
-    if options.app and options.database:
-        parser.error("--app and --database are two ways to say the same: choose one")
-    if not (options.app or options.database):
-        options.app, options.database = os.environ.get("STARLETTE_AUTH_APP"), os.environ.get("DATABASE_URL")
-    if not (options.app or options.database):
-        parser.error("name an application (--app module:attribute) or a database (--database URL)")
+    if options.work is _with_auth:
+        _find_auth(parser, options)
     try:
-        auth = _auth(options)
-        # Questions come first: while an event loop runs, Ctrl-C would not end them.
-        options.ask(options)
-        asyncio.run(_run(auth, options))
+        options.work(options)
     except KeyboardInterrupt:
         return _say_no("Stopped.")
     except (Refused, StarletteAuthError, ValueError, LookupError) as error:
@@ -42,6 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a server that is away, a file that cannot be written
         return _say_no(f"{type(error).__name__}: {error}")
     return 0
+
+
+def _find_auth(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.app and options.database:
+        parser.error("--app and --database are two ways to say the same: choose one")
+    if not (options.app or options.database):
+        options.app, options.database = os.environ.get("STARLETTE_AUTH_APP"), os.environ.get("DATABASE_URL")
+    if not (options.app or options.database):
+        parser.error("name an application (--app module:attribute) or a database (--database URL)")
+
+
+def _with_auth(options: argparse.Namespace) -> None:
+    auth = _auth(options)
+    # Questions come first: while an event loop runs, Ctrl-C would not end them.
+    options.ask(options)
+    asyncio.run(_run(auth, options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "starlette-auth", description="Users and sessions from the command line.", parents=[where]
     )
+    parser.set_defaults(work=_with_auth)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     command = commands.add_parser("migrate", help="create or complete the tables", parents=[where])
@@ -69,6 +82,18 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("clearsessions", help="delete sessions that have expired", parents=[where])
     command.set_defaults(command=_clearsessions, ask=_ask_nothing)
+
+    command = commands.add_parser("buildfilter", help="make a filter of passwords that are not to be used")
+    command.add_argument("output", metavar="OUTPUT", type=Path, help="the file for CommonPasswordValidator")
+    command.add_argument(
+        "lists", metavar="LIST", type=Path, nargs="+", help="passwords, one on a line, or SHA1:COUNT; may be gzipped"
+    )
+    command.add_argument(
+        "--false-positives", metavar="RATE", type=_rate, default=1e-6, help="how many good ones it may refuse (1e-6)"
+    )
+    command.add_argument("--min-count", metavar="N", type=int, default=1, help="skip a SHA1 that was seen less often")
+    command.add_argument("--min-length", metavar="N", type=int, default=1, help="skip shorter passwords")
+    command.set_defaults(work=_buildfilter)
     return parser
 
 
@@ -102,7 +127,7 @@ async def _run(auth: Auth, options: argparse.Namespace) -> None:
     try:
         await options.command(auth, options)
     finally:
-        await auth.gateway.close()
+        await auth.close()
         await auth.database.disconnect()
 
 
@@ -116,6 +141,7 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
         raise Refused(
             f"There is a user called {options.username!r} already. Choose another name, or use changepassword."
         )
+    await _judge(auth, options, User(id=None, username=options.username, email=options.email or ""))
     user = await auth.users.create_superuser(options.username, options.email or "", options.password)
     _say(f"Created the superuser {user.username}.")
 
@@ -124,12 +150,45 @@ async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     user = await auth.users.get_by_username(options.username)
     if user is None:
         raise Refused(f"There is no user called {options.username!r}. Check the spelling.")
+    await _judge(auth, options, user)
     await auth.users.set_password(user, options.password)
     _say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
 
 
+async def _judge(auth: Auth, options: argparse.Namespace, user: User) -> None:
+    """Says what is wrong with a password. Whoever has this command may use it all the same, as in Django."""
+    for error in await auth.validate_password(options.password, user):
+        _say_no(f"Warning: {error}")
+
+
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
-    _say(f"Deleted {await auth.sessions.clear_expired()} expired sessions.")
+    _say(f"Deleted {await auth.clear_expired()} expired sessions.")
+
+
+def _buildfilter(options: argparse.Namespace) -> None:
+    entries = build_filter(
+        [PasswordList(path) for path in options.lists],
+        options.output,
+        false_positive_rate=options.false_positives,
+        min_count=options.min_count,
+        min_length=options.min_length,
+        progress=_show_progress,
+    )
+    _show_progress("")
+    _say(f"Wrote {entries:,} passwords to {options.output}, {options.output.stat().st_size:,} bytes.")
+
+
+def _show_progress(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{text}\033[K")
+        sys.stderr.flush()
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 1e-12 <= rate <= 0.5:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1e-12 and 0.5")
+    return rate
 
 
 def _ask_nothing(options: argparse.Namespace) -> None:

@@ -7,14 +7,17 @@ from starlette.requests import HTTPConnection
 from .auth import get_auth
 from .csrf_tokens import LazyToken
 from .models import AnonymousUser, User
+from .translation import current_language
 
 
 def auth_context(request: HTTPConnection) -> dict[str, Any]:
     """What templates need: `Jinja2Templates("templates", context_processors=[auth_context])`.
 
-    `user`, `perms.app.codename`, `csrf_token` and `csrf_input`, and `auth_url("login")` for the paths of our pages.
+    `user`, `perms.app.codename`, `csrf_token` and `csrf_input`, and `auth_url("login")` for the paths of our pages;
+    `auth_link("register")` is the same, or None where there is no such page.
     """
     auth = get_auth(request)
+    language = current_language()
     # On a path that is excluded from sessions, an error page still has a header that asks who is there.
     user = request.scope.get("user") or AnonymousUser()
     return {
@@ -24,9 +27,14 @@ def auth_context(request: HTTPConnection) -> dict[str, Any]:
         "csrf_token": LazyToken(request, as_input=False),
         "csrf_input": LazyToken(request, as_input=True),
         "auth_url": lambda name, **params: auth.url_for(request, name, **params),
-        "auth_style": auth.style_url(request),
+        "auth_link": lambda name: auth.link_for(request, name),
+        "auth_style": auth.asset_url(request, "auth.css"),
+        "auth_script": auth.asset_url(request, "auth.js"),
         "home": auth.login_redirect_url,
         "login_fields": auth.login_fields,
+        "language": language.tag,
+        "direction": language.direction,
+        "site_name": auth.site_name,
     }
 
 

@@ -2,19 +2,21 @@
 
 from starlette.formparsers import MultiPartException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .answers import add_headers, problem, sent_json
 from .auth import SCOPE_KEY, Auth, get_auth
 from .context import auth_context
 from .cookies import Cookie, response_headers, set_header
 from .csrf_tokens import FIELD, HEADER, NEW_SECRET, is_valid
 from .exceptions import ImproperlyConfigured
+from .forms import FORMS, is_utf8, kind_of
 from .middlewares import IDENTIFIED_BY, STARTS
+from .translation import gettext, speaking
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 MAX_BODY = 1024 * 1024
-FROM_ANOTHER_SITE = "This request came from another site."
 
 
 class CSRFMiddleware:
@@ -46,13 +48,14 @@ class CSRFMiddleware:
             await self.app(scope, receive, send)
             return
         conn, body = HTTPConnection(scope), Body(receive)
-        reason = await refusal(conn, body)
+        with speaking(self.auth.languages.best(conn.headers.get("accept-language", ""))):
+            reason = await refusal(conn, body)
+            response = await refuse(conn, reason) if reason and scope["type"] == "http" else None
         if reason is None:
             await self.app(scope, body.again, send)
-        elif scope["type"] == "websocket":
+        elif response is None:
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
-            response = await refuse(conn, reason)
             await response(scope, receive, send)
 
     def is_ours(self, scope: Scope) -> bool:
@@ -87,7 +90,7 @@ async def refusal(conn: HTTPConnection, body: Body) -> str | None:
     auth = get_auth(conn)
     told = _told_by_headers(auth, conn)
     if told is False:
-        return FROM_ANOTHER_SITE
+        return from_another_site()
     if told is True and auth.csrf != "strict":
         return None
     if conn.scope["type"] == "websocket":
@@ -95,20 +98,21 @@ async def refusal(conn: HTTPConnection, body: Body) -> str | None:
         return None
     token = conn.headers.get(HEADER) or await _token_in_form(conn, body)
     if token is None:
-        return "This form was sent without its token. Go back, load the page again, and send it once more."
+        return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
     if not is_valid(conn, token):
-        return "This form is too old. Go back, load the page again, and send it once more."
+        return gettext("This form is too old. Go back, load the page again, and send it once more.")
     return None
 
 
 async def refuse(conn: HTTPConnection, reason: str) -> Response:
-    accept = conn.headers.get("accept", "")
-    sent_json = conn.headers.get("content-type", "").startswith("application/json")
-    if "text/html" not in accept and (sent_json or "*/*" not in accept):
-        return JSONResponse({"detail": reason}, 403)
-    auth = get_auth(conn)
-    page = await auth.templates.render("403_csrf.html", {**auth_context(conn), "reason": reason})
-    return HTMLResponse(page, 403, {"Cache-Control": "no-store"})
+    auth, accept = get_auth(conn), conn.headers.get("accept", "")
+    if "text/html" not in accept and (sent_json(conn) or "*/*" not in accept):
+        response: Response = problem(403, reason)
+    else:
+        page = await auth.templates.render("403_csrf.html", {**auth_context(conn), "reason": reason})
+        response = HTMLResponse(page, 403)
+    add_headers(auth, response)
+    return response
 
 
 def _told_by_headers(auth: Auth, conn: HTTPConnection) -> bool | None:
@@ -125,14 +129,17 @@ def _told_by_headers(auth: Auth, conn: HTTPConnection) -> bool | None:
     return origin == f"{scheme}://{conn.headers.get('host', '').lower()}"
 
 
+def from_another_site() -> str:
+    return gettext("This request came from another site.")
+
+
 def is_from_another_site(conn: HTTPConnection) -> bool:
     """Whether a browser says so. For pages that matter without any cookie too: a login, above all."""
     return _told_by_headers(get_auth(conn), conn) is False
 
 
 async def _token_in_form(conn: HTTPConnection, body: Body) -> str | None:
-    kind = conn.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind not in ("application/x-www-form-urlencoded", "multipart/form-data"):
+    if kind_of(conn) not in FORMS or not is_utf8(conn):
         return None
     try:
         async with Request(conn.scope, body.read).form() as form:

@@ -18,7 +18,7 @@ NEW_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
 
 def csrf_token(conn: HTTPConnection) -> str:
     """A token for a form of this visitor, another text each time (a page that is compressed would betray a fixed one)."""
-    secret = conn.scope.get(NEW_SECRET) or _secret(conn)
+    secret = conn.scope.get(NEW_SECRET) or browser_secret(conn)
     if secret is None:
         secret = conn.scope[NEW_SECRET] = secrets.token_urlsafe(32)
     signature = get_auth(conn).keys.sign(PURPOSE, _binding(conn, secret, bound=True))
@@ -31,7 +31,7 @@ def csrf_input(conn: HTTPConnection) -> Markup:
 
 
 def is_valid(conn: HTTPConnection, token: str) -> bool:
-    secret, given = _secret(conn), _unmask(token)
+    secret, given = browser_secret(conn), _unmask(token)
     if secret is None or given is None:
         return False
     # A page of an anonymous visitor may be older than the session that another page began meanwhile.
@@ -55,7 +55,8 @@ class LazyToken:
     __str__ = __html__
 
 
-def _secret(conn: HTTPConnection) -> str | None:
+def browser_secret(conn: HTTPConnection) -> str | None:
+    """What this browser was given with the first form that it loaded."""
     value = get_auth(conn).csrf_cookie.read(conn.scope)
     return value if value is not None and is_key(value) else None
 

@@ -156,6 +156,11 @@ def is_missing_table(error: Exception) -> bool:
     return "42P01" in codes or 1146 in codes or str(error).startswith("no such table")
 
 
+def is_deadlock(error: BaseException) -> bool:
+    """Whether the database gave one transaction up for another: 40P01 and 40001 of SQLSTATE, 1213 and 1020 of MySQL."""
+    return getattr(error, "sqlstate", None) in ("40P01", "40001") or error.args[:1] in ((1213,), (1020,))
+
+
 def is_integrity_error(error: Exception) -> bool:
     """Whether a driver reports a broken constraint: class 23 of SQLSTATE, or the name that PEP 249 gives it."""
     return str(getattr(error, "sqlstate", "")).startswith("23") or type(error).__name__ == "IntegrityError"

@@ -25,11 +25,15 @@ Listener = Callable[[E], Awaitable[None] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class UserLoggedIn(Event):
-    """Somebody proved who they are; the session has its new key by the end of the response."""
+    """Somebody proved who they are; the session has its new key by the end of the response.
+
+    `new_device`: they were here before, but not in this browser.
+    """
 
     user: Any
     request: HTTPConnection = field(repr=False)
     backend: str
+    new_device: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +68,39 @@ class UserDeleted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PasswordChanged(Event):
-    """A user has a new password; all sessions but the one that changed it end with their next request."""
+    """A user has a new password; all sessions but the one that changed it end with their next request.
+
+    `by_reset`: by a link that was mailed, without the old one.
+    """
 
     user: Any
+    request: HTTPConnection | None = field(default=None, repr=False)
+    by_reset: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmailChanged(Event):
+    """A user has another address, which was confirmed; or (`undone`) has the old one back."""
+
+    user: Any
+    old_email: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+    undone: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionsEnded(Event):
+    """All sessions of a user end with their next request."""
+
+    user: Any
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasswordCheckUnavailable(Event):
+    """The service that knows stolen passwords did not answer; the password was taken unchecked by it."""
+
+    error: Exception
 
 
 class Events:

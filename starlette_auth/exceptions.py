@@ -48,3 +48,23 @@ class HashingBusy(HTTPException):
             "Many people are logging in at this moment. Please try again in a few seconds.",
             headers={"Retry-After": str(retry_after)},
         )
+
+
+class Throttled(HTTPException):
+    """Too many attempts. Answered with 429 and `Retry-After` (RFC 6585 §4), in seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(429, "Too many attempts. Please try again later.", headers={"Retry-After": str(retry_after)})
+
+
+class ValidationError(StarletteAuthError, ValueError):
+    """What a visitor filled in cannot be taken. `message` says so to the visitor, `code` (Django's) to programs."""
+
+    def __init__(self, message: str, code: str = "invalid") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.message

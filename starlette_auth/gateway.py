@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from databases import Database
 from databases.core import Connection
 
-from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction, is_integrity_error, is_missing_table
+from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction, is_deadlock, is_integrity_error, is_missing_table
 from .exceptions import ImproperlyConfigured, IntegrityError
 from .lanes import Lane, uninterrupted
 from .statements import Prepared, Row, Statement
@@ -52,6 +53,7 @@ class Gateway:
         # Opening a SQLite connection costs as much as ten queries, so these two stay open.
         self._keeps = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
+        self._after_commit: dict[asyncio.Task[Any] | None, list[Callable[[], None]]] = {}
         self._inserts: dict[tuple[sa.Table, tuple[str, ...]], Statement] = {}
 
     @classmethod
@@ -99,6 +101,59 @@ class Gateway:
         wrong moment; this one gives it back whatever happens.
         """
         self._require_connected()
+        with self._committing():
+            async with self._transaction():
+                yield
+
+    async def in_transaction(self, work: Callable[[], Awaitable[R]]) -> R:
+        """What `work` gives, in a transaction; anew when the database ended it for another's sake (a deadlock).
+
+        Inside a transaction it is part of that, and is not tried again.
+        """
+        while True:
+            begins = asyncio.current_task() not in self._after_commit
+            try:
+                async with self.atomic():
+                    return await work()
+            except Exception as error:
+                if not (begins and is_deadlock(error)):
+                    raise
+                await asyncio.sleep(random.uniform(0.001, 0.05))  # noqa: S311  no secret
+
+    def on_commit(self, act: Callable[[], None]) -> None:
+        """Does it once the transaction of this task has been committed, never when it fails; at once outside of one.
+
+        A transaction is one of `atomic()`; where the application has one of its own around it, ours is what counts.
+        """
+        waiting = self._after_commit.get(asyncio.current_task())
+        if waiting is None:
+            act()
+        else:
+            waiting.append(act)
+
+    @contextlib.contextmanager
+    def _committing(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        if task in self._after_commit:
+            waiting = self._after_commit[task]
+            before = len(waiting)
+            try:
+                yield
+            except BaseException:
+                del waiting[before:]
+                raise
+            return
+        self._after_commit[task] = []
+        try:
+            yield
+        except BaseException:
+            del self._after_commit[task]
+            raise
+        for act in self._after_commit.pop(task):
+            act()
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             held = self._held()
             begins = held is None or not self.driver.in_transaction(held.raw_connection)

@@ -11,10 +11,11 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from .auth import SCOPE_APP, SCOPE_KEY, Auth
+from .auth import ONE_YEAR, SCOPE_APP, SCOPE_KEY, Auth
 from .authentication import ask_to_log_in, login, set_user
 from .backends import SessionBackend, session_of
 from .cookies import Cookie, add_vary, response_headers, set_header
+from .devices import NEW_DEVICE
 from .exceptions import ImproperlyConfigured, SessionInterrupted
 from .models import AnonymousUser
 from .sessions.base import SessionBase, SessionStore
@@ -183,7 +184,7 @@ class AuthenticationMiddleware:
                 "Pass middleware=middleware(auth) to your app."
             )
         await self.identify(scope)
-        await self.app(scope, receive, varying(send))
+        await self.app(scope, receive, self.varying(scope, send))
 
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
@@ -193,21 +194,25 @@ class AuthenticationMiddleware:
                 continue
             scope[IDENTIFIED_BY] = backend
             if backend.remembered and not SessionBackend.is_of(session_of(conn), user):
+                # Somebody else looks after who logs in from where; a client without cookies does so at each request.
+                self.auth.devices.remember(conn, user)
                 await login(conn, user, backend=backend.path)
             set_user(conn, user)
             return
         set_user(conn, AnonymousUser())
 
+    def varying(self, scope: Scope, send: Send) -> Send:
+        """Every page was made for one user: no cache may show it to another."""
 
-def varying(send: Send) -> Send:
-    """Every page was made for one user: no cache may show it to another."""
+        async def send_varying(message: Message) -> None:
+            if message["type"] in STARTS:
+                headers = response_headers(message)
+                add_vary(headers, "Cookie")
+                if NEW_DEVICE in scope:
+                    headers.append(self.auth.devices.cookie.header(scope, scope[NEW_DEVICE], ONE_YEAR))
+            await send(message)
 
-    async def send_varying(message: Message) -> None:
-        if message["type"] in STARTS:
-            add_vary(response_headers(message), "Cookie")
-        await send(message)
-
-    return send_varying
+        return send_varying
 
 
 class LoginRequiredMiddleware:

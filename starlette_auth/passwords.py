@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 import threading
+import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ logger = logging.getLogger("starlette_auth")
 
 MAX_PASSWORD_LENGTH = 1024
 UNUSABLE = "!"
+ROOM_FOR_NOISE = 1.25
 T = TypeVar("T")
 
 
@@ -43,6 +45,7 @@ class Passwords:
         self.preferred = next(iter(self.hashers.values()))
         self.threads = threads or os.cpu_count() or 1
         waiting = 32 * self.threads if queue is None else queue
+        self._slow = 0.0  # seconds that hashes in older formats take, of late
         self._room = threading.BoundedSemaphore(self.threads + waiting)
         self._pool: ThreadPoolExecutor | None = None
 
@@ -60,7 +63,12 @@ class Passwords:
         hasher = self._hasher_of(encoded)
         if not is_hashable(password):
             hasher, password = None, ""
-        return await self._work(lambda: self._check(hasher, encoded, password))
+        begun = time.perf_counter()
+        verification = await self._work(lambda: self._check(hasher, encoded, password))
+        if not verification.matches and self._slow:
+            # An account whose hash is in an older format would stand out among those that do not exist.
+            await asyncio.sleep(begun + self._slow * ROOM_FOR_NOISE - time.perf_counter())
+        return verification
 
     def is_encoded(self, text: str) -> bool:
         """Whether this is a hash that one of the hashers reads, or an unusable one, and not a password."""
@@ -87,8 +95,13 @@ class Passwords:
         spellings = dict.fromkeys((unicodedata.normalize("NFC", password), password))
         if hasher is not None:
             try:
+                begun = time.perf_counter()
                 matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  the same work for all
-                return Verification(matches, matches and (hasher is not self.preferred or hasher.must_update(encoded)))
+                is_old = hasher is not self.preferred or hasher.must_update(encoded)
+                if is_old:
+                    took = time.perf_counter() - begun
+                    self._slow = took if not self._slow else 0.9 * self._slow + 0.1 * took
+                return Verification(matches, matches and is_old)
             except (ValueError, LookupError, ArithmeticError, MemoryError):
                 logger.error("A stored %s hash is damaged: nobody can log in with it.", hasher.algorithm)
         # Whoever asks about a name that does not exist waits for a hash, like everybody: names cannot be probed.

@@ -125,6 +125,8 @@ class Tables:
             ),
         )
         self.session = session_table(self.metadata, self.user_key.type)
+        self.token = token_table(self.metadata)
+        self.throttle = throttle_table(self.metadata)
         self.features: list[sa.Table] = []
 
     @classmethod
@@ -142,7 +144,8 @@ class Tables:
     def __iter__(self) -> Iterator[sa.Table]:
         """In an order in which they can be created: what is referred to comes first."""
         yield from (self.content_type, self.permission, self.group, self.group_permissions, self.user)
-        yield from (self.user_groups, self.user_permissions, self.session, *self.features)
+        yield from (self.user_groups, self.user_permissions, self.session)
+        yield from (self.token, self.throttle, *self.features)
 
     def referring_to_user(self) -> list[sa.Column[Any]]:
         """The columns that name a user, the session's included: what must go before a user does.
@@ -197,6 +200,34 @@ def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> 
         sa.Column("user_agent", sa.String(255), nullable=False),
         sa.Index("auth_session_user_id", "user_id"),
         sa.Index("auth_session_expires", "expires"),
+    )
+
+
+def token_table(metadata: sa.MetaData) -> sa.Table:
+    """Tokens that were sent by mail, as hashes (SHA-256, in hexadecimal digits); times are UTC seconds since 1970."""
+    return sa.Table(
+        "auth_token",
+        metadata,
+        sa.Column("token_hash", sa.String(64), primary_key=True),
+        sa.Column("purpose", sa.String(32), nullable=False),
+        sa.Column("subject", sa.String(64), nullable=False),
+        sa.Column("binding", sa.String(64), nullable=False),
+        sa.Column("data", long_text(), nullable=False),
+        sa.Column("expires", sa.BigInteger, nullable=False),
+        sa.Index("auth_token_subject", "subject"),
+        sa.Index("auth_token_expires", "expires"),
+    )
+
+
+def throttle_table(metadata: sa.MetaData) -> sa.Table:
+    """Who tried how often, under a hash of what is counted; times are UTC milliseconds since 1970."""
+    return sa.Table(
+        "auth_throttle",
+        metadata,
+        sa.Column("key_hash", sa.String(64), primary_key=True),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+        sa.Index("auth_throttle_until", "until"),
     )
 
 

@@ -6,8 +6,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, select_autoescape
 from starlette.concurrency import run_in_threadpool
+
+from .translation import gettext, ngettext
 
 HERE = Path(__file__).parent
 # In a wheel the templates lie inside the package; in a checkout, beside it.
@@ -19,12 +21,23 @@ class Templates:
 
     def __init__(self, directories: Sequence[str | PathLike[str]] = ()) -> None:
         self.environment = Environment(
-            loader=ChoiceLoader([FileSystemLoader([*directories]), FileSystemLoader(BUILT_IN)]),
-            autoescape=True,
+            loader=ChoiceLoader(
+                [
+                    FileSystemLoader([*directories]),
+                    FileSystemLoader(BUILT_IN),
+                    # For one that replaces ours and wants to keep most of it: {% extends "starlette_auth/auth_base.html" %}
+                    PrefixLoader({"starlette_auth": FileSystemLoader(BUILT_IN)}),
+                ]
+            ),
+            autoescape=select_autoescape(("html", "htm", "xml"), default=False, default_for_string=True),
+            extensions=["jinja2.ext.i18n"],
             auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self.environment.policies["ext.i18n.trimmed"] = True
+        # Asked at each rendering: the language is the visitor's, not the environment's.
+        self.environment.install_gettext_callables(gettext, ngettext, newstyle=True)  # type: ignore[attr-defined]
         self._loaded: set[str] = set()
 
     async def render(self, name: str, context: dict[str, Any]) -> str:
@@ -39,5 +52,5 @@ class Templates:
         return self.environment.get_template(name).render(context)
 
 
-STYLE = (BUILT_IN / "auth.css").read_bytes()
-STYLE_VERSION = hashlib.sha256(STYLE).hexdigest()[:12]
+ASSETS = {name: (BUILT_IN / name).read_bytes() for name in ("auth.css", "auth.js")}
+VERSIONS = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in ASSETS.items()}

@@ -1,11 +1,15 @@
-"""For the tests of applications: being somebody, without filling in a form."""
+"""For the tests of applications: being somebody without filling in a form, reading mail without a server."""
 
 import asyncio
+import re
+import threading
 from collections.abc import Awaitable
+from email.message import EmailMessage
 from typing import Any, Protocol, overload
 
 from .auth import Auth
 from .exceptions import ImproperlyConfigured
+from .mail import one_address, text_of
 from .models import User
 from .sessions.base import SessionBase
 
@@ -67,3 +71,54 @@ def _find_auth(app: Any) -> Auth:
         if isinstance(auth, Auth):
             return auth
     raise ImproperlyConfigured("This client's app does not show its Auth. Pass it: log_in(client, user, auth).")
+
+
+class CollectingMailer:
+    """Keeps mails in place of sending them. Pass it to your Auth as `mailer`, and follow the links that it found.
+
+        mailer = CollectingMailer()
+        auth = Auth(database, secret_key="…", mailer=mailer)
+        with TestClient(app) as client:
+            client.post("/accounts/password_reset", data={"email": "ann@example.org"})
+            mailer.wait_for(1)
+            client.get(mailer.links("ann@example.org")[0])
+
+    Mails arrive a moment after the response. The `with` keeps the event loop of the TestClient alive for them. In an
+    async test `await auth.outbox.drain()` in place of `wait_for()`.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[EmailMessage] = []
+        self._arrived = threading.Condition()
+
+    async def send(self, message: EmailMessage) -> None:
+        with self._arrived:
+            self.messages.append(message)
+            self._arrived.notify_all()
+
+    def wait_for(self, number: int = 1, timeout: float = 5) -> list[EmailMessage]:
+        """All messages, as soon as there are `number`. For tests that are not async."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            with self._arrived:
+                if self._arrived.wait_for(lambda: len(self.messages) >= number, timeout):
+                    return list(self.messages)
+            raise TimeoutError(
+                f"{len(self.messages)} of {number} mails arrived in {timeout} s. Is the client opened by "
+                "`with TestClient(app) as client:`, so that its event loop goes on after the response?"
+            ) from None
+        raise RuntimeError("wait_for() would stop the event loop. Use `await auth.outbox.drain()` in an async test.")
+
+    def links(self, to: str | None = None) -> list[str]:
+        """The links in the texts of all messages, or of those to one address; those of the newest message first."""
+        found: list[str] = []
+        for message in reversed(self.messages):
+            readers = [address.addr_spec for address in message["To"].addresses]
+            if to is None or one_address(to).addr_spec in readers:
+                found += [link.rstrip(".,;:!?)") for link in re.findall(r"https?://[^\s<>\"]+", text_of(message))]
+        return found
+
+    def clear(self) -> None:
+        with self._arrived:
+            self.messages.clear()

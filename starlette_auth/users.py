@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
+from starlette.requests import HTTPConnection
 
 from .events import Events, PasswordChanged, UserCreated, UserDeleted
 from .exceptions import AlreadyExists, DoesNotExist, HashingBusy, IntegrityError, UnstorableValue
@@ -43,6 +44,9 @@ class Users(Grants, Generic[U]):
         user, selected = tables.user, sa.select(*self.columns()).select_from(tables.user)
         self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
         self._by_username = Statement(selected.where(user.c.username == sa.bindparam("username")))
+        name = sa.func.lower(sa.bindparam("username", type_=user.c.username.type))
+        taken = sa.select(tables.user_key.label("key")).where(sa.func.lower(user.c.username) == name).limit(1)
+        self._like_username = Statement(taken)
         # Both sides by the database: SQLite brings only ASCII to lower case, Python all letters.
         email = sa.func.lower(sa.bindparam("email", type_=user.c.email.type))
         self._by_email = Statement(selected.where(sa.func.lower(user.c.email) == email).order_by(tables.user_key))
@@ -91,14 +95,25 @@ class Users(Grants, Generic[U]):
 
     async def get_by_email(self, email: str) -> U | None:
         """The one user with this address, in whatever case it is written; None when there is none, or several."""
+        users = await self.all_by_email(email)
+        return users[0] if len(users) == 1 else None
+
+    async def all_by_email(self, email: str) -> list[U]:
+        """All users with this address, in whatever case it is written."""
         if not email:
-            return None
+            return []
         try:
             rows = await self.gateway.fetch_all(self._by_email, email=email)
         except UnstorableValue:
-            return None
-        users = [user for user in map(self.from_row, rows) if _ascii_lower(user.email) == _ascii_lower(email)]
-        return users[0] if len(users) == 1 else None
+            return []
+        return [user for user in map(self.from_row, rows) if ascii_lower(user.email) == ascii_lower(email)]
+
+    async def has_username(self, username: str) -> bool:
+        """Whether somebody has this name, in whatever case it is written (on SQLite: the case of ASCII letters)."""
+        try:
+            return await self.gateway.fetch_one(self._like_username, username=normalize_username(username)) is not None
+        except UnstorableValue:
+            return False
 
     async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
         """The users who have a permission, as Django's `with_perm`. `is_active=None` asks for both."""
@@ -139,13 +154,22 @@ class Users(Grants, Generic[U]):
 
     # Changing users
 
-    async def create_user(self, username: str, email: str = "", password: str | None = None, **fields: Any) -> U:
-        """A new user; without a password one that cannot log in by password.
+    async def create_user(
+        self,
+        username: str,
+        email: str = "",
+        password: str | None = None,
+        *,
+        encoded_password: str = "",
+        **fields: Any,
+    ) -> U:
+        """A new user; without a password, or the hash of one, one that cannot log in by password.
 
         The name is brought to Unicode's form NFKC and the domain of the address to lower case. Raises AlreadyExists
         when the name is taken, ValueError for a value that does not fit.
         """
         self._check_fields({**fields, "username": username})
+        self._check_fields({"password": encoded_password} if encoded_password else {})
         defaults = {"is_active": True, "is_staff": False, "is_superuser": False, "last_login": None}
         values: dict[str, Any] = {
             "first_name": "",
@@ -154,7 +178,7 @@ class Users(Grants, Generic[U]):
             "date_joined": datetime.now(UTC),
             **_values_of(self.tables.user, "default"),
             **_normalized({**fields, "username": username, "email": email}),
-            "password": await self.passwords.hash(password),
+            "password": encoded_password or await self.passwords.hash(password),
         }
         async with self._unique_name(values["username"]), self.gateway.atomic():
             key = await self.gateway.insert(self.tables.user, **values)
@@ -180,16 +204,26 @@ class Users(Grants, Generic[U]):
         """Notes the time of a login."""
         await self._write(user, last_login=datetime.now(UTC))
 
-    async def set_password(self, user: User, raw: str | None) -> None:
-        """A new password, or None for none at all. Ends all sessions that were begun with the old one."""
-        old, new = user.password, await self.passwords.hash(raw)
-        try:
-            async with self.gateway.atomic():
-                await self.update(user, password=new)
-                await self.events.emit(PasswordChanged(user=user))
-        except BaseException:
-            user.password = old
-            raise
+    async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
+        """A new password, or None for none at all. Ends all sessions that were begun with the old one.
+
+        `request` says who asked for it, in the notice that the user gets.
+        """
+        new = await self.passwords.hash(raw)
+        async with self._password_kept(user), self.gateway.atomic():
+            await self.update(user, password=new)
+            await self.events.emit(PasswordChanged(user=user, request=request))
+
+    async def replace_password(
+        self, user: User, encoded: str, *, request: HTTPConnection | None = None, by_reset: bool = False
+    ) -> bool:
+        """The same with a hash, unless the password was changed since `user` was read: False then."""
+        async with self._password_kept(user), self.gateway.atomic():
+            unchanged = self.tables.user.c.password == user.password
+            if not await self._write(user, unchanged, password=encoded):
+                return False
+            await self.events.emit(PasswordChanged(user=user, request=request, by_reset=by_reset))
+        return True
 
     async def check_password(self, user: User, raw: str) -> bool:
         """Whether this is the user's password. A hash weaker than we make today is replaced by a new one."""
@@ -249,6 +283,16 @@ class Users(Grants, Generic[U]):
         return True
 
     @contextlib.asynccontextmanager
+    async def _password_kept(self, user: User) -> AsyncIterator[None]:
+        """What did not reach the database does not stay on `user`."""
+        before = user.password
+        try:
+            yield
+        except BaseException:
+            user.password = before
+            raise
+
+    @contextlib.asynccontextmanager
     async def _unique_name(self, username: str | None, of: User | None = None) -> AsyncIterator[None]:
         """Says what is wrong where the database says only that something is."""
         try:
@@ -284,7 +328,7 @@ def normalize_email(email: str) -> str:
     return f"{name}@{domain.lower()}" if at else domain
 
 
-def _ascii_lower(text: str) -> str:
+def ascii_lower(text: str) -> str:
     """Not str.lower(): to that, the sign of Kelvin is a k, and another's address would be this one."""
     return "".join(mark.lower() if mark.isascii() else mark for mark in text)
 

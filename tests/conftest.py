@@ -5,24 +5,26 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from aiosmtpd.controller import Controller
 from blockbuster import BlockBuster, blockbuster_ctx
 from databases import Database
+from playwright.sync_api import Browser
 from starlette.types import ASGIApp
 
 from starlette_auth import Argon2PasswordHasher, Auth, Passwords, User, migrate
 from starlette_auth.hashers import default_hashers
 
-from .server import Server, Start, environment, free_port
+from .browser import Seen, Visitor, launched, look_at
+from .server import IN_CI, Inbox, Server, Start, environment, free_port
 
 SECRET_KEY = "a secret key that is for tests only, and long enough"
 PASSWORD = "correct horse battery staple"
-IN_CI = os.environ.get("CI") == "true"
 # With CI=true a server that is missing fails the tests; otherwise only servers that are named are tried.
 SERVERS = os.environ.get(
     "TEST_DATABASE_URLS",
@@ -49,6 +51,8 @@ def blockbuster() -> Iterator[BlockBuster]:
         # asyncpg looks for a password file and for certificates when it opens a connection.
         for function in detector.functions.values():
             function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_arguments"})
+            # It locks its data when a thread comes by code for the first time.
+            function.can_block_in("coverage/collector.py", {"lock_data"})
         yield detector
 
 
@@ -144,6 +148,67 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Its driver runs an event loop, for as long as there are tests in the module."""
+    yield from launched()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["without JavaScript", "with JavaScript"])
+def javascript(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(javascript: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With JavaScript, one that logs all that it can, and sends its mails, so that none of them is in the log."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    if not javascript:
+        server = Server(folder, port, environment(PORT=str(port)))
+        yield server.wait()
+        server.stop()
+        return
+    inbox = Inbox()
+    controller = Controller(inbox, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    variables = environment(PORT=str(port), MAIL=f"smtp+plain://127.0.0.1:{controller.port}")
+    server = Server(folder, port, variables, module="tests.loud", inbox=inbox)
+    yield server.wait()
+    server.stop()
+    controller.stop()
+
+
+@pytest.fixture(scope="session")
+def looked_at() -> set[tuple[str, ...]]:
+    """The shapes of the pages of which no more is to be seen."""
+    return set()
+
+
+@pytest.fixture
+def visit(
+    chromium: Browser, server: Server, javascript: bool, looked_at: set[tuple[str, ...]]
+) -> Iterator[Callable[..., Visitor]]:
+    """Lets people visit the example application, and checks afterwards what each browser saw, sent and was told."""
+    visitors: list[Visitor] = []
+
+    def sit_down(locale: str = "en-US") -> Visitor:
+        visitors.append(Visitor(chromium, server, javascript=javascript, locale=locale))
+        return visitors[-1]
+
+    yield sit_down
+    new: dict[tuple[str, ...], Seen] = {}
+    for visitor in visitors:
+        assert visitor.leaks() == []
+        assert visitor.strangers() == []
+        assert visitor.unguarded() == []
+        assert visitor.complaints == []
+        new |= {seen.shape: seen for seen in visitor.pages if seen.shape not in looked_at}
+        visitor.context.close()
+    if not javascript:  # to be looked at, they are opened with it
+        assert look_at(chromium, new.values()) == []
+        looked_at.update(new)
 
 
 def client_of(app: ASGIApp, *, base_url: str = "http://testserver", **options: Any) -> httpx.AsyncClient:

@@ -32,7 +32,7 @@ from starlette_auth import (
     update_session_auth_hash,
     user_passes_test,
 )
-from starlette_auth.forms import read_form
+from starlette_auth.forms import Field, Form
 
 from .apps import app_routes, make_app, public
 from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login
@@ -166,4 +166,4 @@ async def test_a_form_outside_of_any_application_is_read_as_well() -> None:
 
     scope = {"type": "http", "headers": [(b"content-type", b"multipart/form-data")]}
     with pytest.raises(HTTPException, match="cannot be read"):
-        await read_form(Request(scope, broken), ["username"])
+        await Form(username=Field()).fill_in(Request(scope, broken))

@@ -11,13 +11,22 @@ PACKAGE = Path(starlette_auth.__file__).parent
 # Each module imports only from those before it.
 BANDS = [
     "exceptions",
+    "translation",
     "signing",
     "cookies",
     "urls",
+    "addresses",
+    "rates",
     "hashers",
     "passwords",
+    "password_patterns",
+    "password_filter",
+    "validators",
     "events",
+    "mail",
+    "outbox",
     "templating",
+    "letters",
     "tables",
     "models",
     "statements",
@@ -25,6 +34,8 @@ BANDS = [
     "lanes",
     "gateway",
     "schema",
+    "throttling",
+    "tokens",
     "permissions",
     "users",
     "sessions",
@@ -32,16 +43,24 @@ BANDS = [
     "sessions.memory",
     "sessions.cookie",
     "sessions.database",
+    "devices",
+    "notices",
     "backends",
     "auth",
     "authentication",
     "middlewares",
     "csrf_tokens",
     "context",
+    "forms",
+    "answers",
     "csrf",
     "decorators",
-    "forms",
+    "pages",
     "views",
+    "links",
+    "features",
+    "features.registration",
+    "features.email_change",
     "application",
     "cli",
     "testing",
@@ -118,6 +137,6 @@ def test_public_names_are_listed_and_there() -> None:
         "User AnonymousUser Group Permission ContentType Users Tables AuthenticationBackend SessionBackend ModelBackend "
         "RemoteUserBackend authenticate login logout complete_login update_session_auth_hash login_required "
         "login_not_required permission_required user_passes_test Passwords Events UserLoggedIn UserLoggedOut LoginFailed "
-        "PasswordChanged ImproperlyConfigured SessionInterrupted"
+        "PasswordChanged ImproperlyConfigured SessionInterrupted Mailer ConsoleMailer SMTPMailer"
     )
     assert set(promised.split()) <= set(starlette_auth.__all__)

@@ -1,81 +1,146 @@
-"""The example application in a real browser, without JavaScript."""
+"""What a browser does with the pages of the example application."""
 
-import os
 import re
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
+import secrets
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
-from .conftest import IN_CI
-from .server import Start
+from .browser import Visitor, needs_chromium
+from .server import Server
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-pytestmark = pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="needs Chromium; name it in CHROMIUM")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
+Visit = Callable[..., Visitor]
 
 
 @pytest.fixture
-def visitor(chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context(java_script_enabled=False, viewport={"width": 320, "height": 640})
-    yield context.new_page()
-    context.close()
+def admin(visit: Visit, server: Server) -> Visitor:
+    visitor: Visitor = visit()
+    visitor.go("/accounts/login")
+    visitor.send("Log in", {"Username": "admin", "Password": server.password})
+    visitor.see("Hello, admin")
+    return visitor
 
 
-def test_logging_in_and_out_as_a_stranger_does(visitor: Page, start: Start) -> None:
-    server = start()
-    asked: list[str] = []
-    visitor.on("request", lambda request: asked.append(request.url))
-    visitor.goto(f"{server.url}/me")
-    expect(visitor).to_have_url(f"{server.url}/accounts/login?next=%2Fme")
-    visitor.get_by_label("Username").fill("admin")
-    visitor.get_by_label("Password").fill("not the password")
-    visitor.get_by_role("button", name="Log in").click()
-    expect(visitor.get_by_role("alert")).to_contain_text("Please enter a correct username and password.")
-    expect(visitor.get_by_label("Password")).to_have_value("")
-    expect(visitor.get_by_label("Username")).to_have_value("admin")
-    visitor.get_by_label("Password").fill(server.password)
-    visitor.get_by_label("Password").press("Enter")
-    expect(visitor).to_have_url(f"{server.url}/me")
-    cookies = {cookie["name"]: cookie for cookie in visitor.context.cookies()}
-    assert cookies["session"]["httpOnly"]
-    assert cookies["session"]["sameSite"] == "Lax"
-    visitor.get_by_role("button", name="Log out").first.click()
-    expect(visitor.get_by_role("heading", name="You are logged out")).to_be_visible()
-    assert "session" not in {cookie["name"] for cookie in visitor.context.cookies()}
-    visitor.goto(f"{server.url}/me")
-    expect(visitor).to_have_url(re.compile("/accounts/login"))
-    assert all(url.startswith(server.url) for url in asked)
-    assert all(server.password not in url for url in asked)
+def test_notes_and_staff(admin: Visitor) -> None:
+    admin.send("Add note")
+    expect(admin.page.get_by_role("alert")).to_have_text("This field is required.")
+    expect(admin.page.get_by_label("New note")).to_be_focused()
+    admin.note()
+    admin.send("Add note", {"New note": "A word without an end: " + "donaudampfschiff" * 20})
+    admin.send("Add note", {"New note": "Milk\nBread"})
+    admin.see("Hello, admin")
+    admin.click("Session")
+    admin.see("My session")
+    admin.click("Change password")
+    admin.see("Change your password")
+    admin.click("Change your e-mail address")
+    admin.see("Change your e-mail address")
+    admin.go("/staff")
+    admin.see("Staff")
+    admin.send("Add user", {"Username": "admin", "E-mail address (optional)": "me@home", "Password": "kurz-und-gut"})
+    expect(admin.page.get_by_role("alert")).to_contain_text("The user was not added.")
+    admin.holds({"Username": "admin", "E-mail address (optional)": "me@home", "Password": ""})
+    admin.note()
+    name = f"ben{secrets.token_hex(3)}"
+    admin.send("Add user", {"Username": name, "E-mail address (optional)": "", "Password": secrets.token_hex(8)})
+    admin.page.get_by_role("button", name=re.compile(f"Make writer.*{name}")).click()
+    expect(admin.page.get_by_role("button", name=re.compile(f"Remove from writers.*{name}"))).to_be_visible()
+    admin.see("Staff")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
-def test_no_page_is_wider_than_the_window(
-    chromium: Browser, start: Start, tmp_path: Path, scheme: str, width: int
-) -> None:
-    server = start()
-    context = chromium.new_context(
-        color_scheme="dark" if scheme == "dark" else "light", viewport={"width": width, "height": 800}
+def test_pages_that_nobody_wants(visit: Visit) -> None:
+    eve = visit()
+    eve.go("/nowhere")
+    eve.see("There is nothing here")
+    for _ in range(7):
+        eve.go("/accounts/login")
+        eve.send("Log in", {"Username": "mallory", "Password": secrets.token_hex(8)})
+    eve.see("Too many attempts")
+    eve.go("/accounts/login")
+    eve.page.locator("form").evaluate(
+        "(form) => form.querySelectorAll('input').forEach((e) => { e.type = 'text'; e.removeAttribute('maxlength'); })"
     )
-    page = context.new_page()
-    for path in ("/", "/accounts/login", "/accounts/logged_out", "/nowhere"):
-        page.goto(server.url + path)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        brightness = sum(int(part) for part in re.findall(r"\d+", background)[:3])
-        assert (brightness < 3 * 128) is (scheme == "dark")
-    context.close()
+    eve.send("Log in", {"Username": "x" * 3_000_000})
+    eve.see("That was too long")
+
+
+def test_a_form_of_another_site_is_not_taken(visit: Visit, server: Server) -> None:
+    ann = visit()
+    other = f"{server.url.replace('127.0.0.1', 'localhost')}/"
+    ann.allowed.append(other)
+    form = f"<form method=post action='{server.url}/accounts/login'><button>Win a prize</button></form>"
+    ann.context.route(other, lambda route: route.fulfill(body=form, content_type="text/html"))
+    ann.page.goto(other)
+    ann.send("Win a prize")
+    ann.see("This was not accepted")
+
+
+def test_in_german(visit: Visit, server: Server) -> None:
+    anna, again = visit("de-DE"), "Passwort, noch einmal"
+    name, password = f"anna{secrets.token_hex(6)}", secrets.token_hex(8)
+    form = {"Benutzername": name, "E-Mail-Adresse": f"{name}@example.org", "Passwort": password, again: password}
+    anna.go("/accounts/register")
+    anna.see("Konto anlegen")
+    anna.send("Konto anlegen", {**form, "E-Mail-Adresse": "anna", "Passwort": "kurz-und-gut", again: "kurz-und-gut"})
+    anna.see("Konto anlegen", "E-Mail-Adresse: Geben Sie eine gültige E-Mail-Adresse ein.", "Passwort: Dieses Passwort")
+    anna.send("Konto anlegen", form)
+    anna.see("Sehen Sie in Ihr Postfach")
+    mail = server.mail(f"{name}@example.org", "Bestätigen Sie")
+    anna.follow(mail)
+    anna.see("E-Mail-Adresse bestätigen")
+    anna.send("Adresse bestätigen")
+    anna.follow(mail)
+    anna.see("Dieser Link funktioniert nicht mehr")
+    anna.go("/accounts/login")
+    anna.send("Anmelden", {"Benutzername": name, "Passwort": secrets.token_hex(8)})
+    anna.see("Anmelden", "Benutzername und Passwort gehören nicht zusammen.")
+    anna.send("Anmelden", {"Benutzername": name, "Passwort": password})
+    for path, heading in (
+        ("password_change", "Passwort ändern"),
+        ("email_change", "E-Mail-Adresse ändern"),
+        ("password_reset", "Passwort vergessen?"),
+        ("logged_out", "Sie sind noch angemeldet"),
+    ):
+        anna.go(f"/accounts/{path}")
+        anna.see(heading)
+    assert anna.page.locator("html").get_attribute("lang") == "de"
+
+
+def test_a_password_can_be_looked_at_with_the_keyboard_and_is_hidden_again(visit: Visit, javascript: bool) -> None:
+    ann = visit()
+    ann.go("/accounts/login")
+    button = ann.page.get_by_role("button", name="Show password")
+    expect(button).to_have_count(1 if javascript else 0)
+    if not javascript:
+        return
+    field, status = ann.page.get_by_label("Password", exact=True), ann.page.get_by_role("status")
+    ann.fill({"Username": "ann", "Password": secrets.token_hex(8)})
+    field.press("Tab")
+    expect(button).to_be_focused()
+    button.press("Space")
+    expect(field).to_have_attribute("type", "text")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(status).to_have_text("The password can be seen now.")
+    button.press("Enter")
+    expect(field).to_have_attribute("type", "password")
+    expect(status).to_have_text("The password is hidden now.")
+    button.press("Enter")
+    ann.page.evaluate(
+        "addEventListener('submit', () => { sessionStorage.type = document.getElementById('id_password').type })"
+    )
+    ann.send("Log in")
+    ann.see("Log in", "Please enter a correct username and password.")
+    assert ann.page.evaluate("sessionStorage.type") == "password"
+    expect(button).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_password_can_be_pasted(visit: Visit) -> None:
+    ann, password = visit(), secrets.token_hex(8)
+    ann.go("/accounts/login")
+    ann.fill({"Username": password})
+    ann.page.get_by_label("Username").press("ControlOrMeta+a")
+    ann.page.get_by_label("Username").press("ControlOrMeta+x")
+    ann.page.get_by_label("Password", exact=True).press("ControlOrMeta+v")
+    ann.holds({"Username": "", "Password": password})

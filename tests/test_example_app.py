@@ -6,13 +6,25 @@ import socket
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from email.message import EmailMessage, Message
+from email.parser import BytesParser
+from email.policy import default
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message as MessageHandler
+
+from starlette_auth.mail import text_of
 
 from .conftest import token_in
 from .server import Server, Start, environment, free_port
+
+T = TypeVar("T")
 
 FRIEND = {"username": "ben", "password": "seven quiet otters"}
 
@@ -30,6 +42,35 @@ def send(client: httpx.Client, page: str, action: str, **fields: str) -> httpx.R
 def log_in(client: httpx.Client, username: str, password: str) -> None:
     answer = send(client, "/accounts/login", "/accounts/login", username=username, password=password)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
+
+
+def follow(client: httpx.Client, link: str, **fields: str) -> httpx.Response:
+    """Opens the link of a mail, and sends the form that is there."""
+    page = client.get(link, follow_redirects=True)
+    assert page.status_code == 200, page.text
+    return client.post(page.url, data={**fields, "csrfmiddlewaretoken": token_in(page.text)}, follow_redirects=True)
+
+
+def wait_for(find: Callable[[], T | None]) -> T:
+    for _ in range(100):
+        found = find()
+        if found is not None:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("It did not come.")
+
+
+def mail_to(server: Server, address: str, about: str) -> str:
+    """The text of a mail on the console."""
+    pattern = rf"\nTo: {re.escape(address)}\nSubject: ([^\n]*{re.escape(about)}[^\n]*\n.*?)\n-{{78}}\n"
+    return wait_for(lambda: re.search(pattern, server.output, re.DOTALL))[1]
+
+
+def link_in(mail: str) -> str:
+    """That of the page where something is to be done; the last line names the site alone."""
+    found = re.search(r"https?://\S+/accounts/\S+", mail)
+    assert found, mail
+    return found[0]
 
 
 def test_from_the_first_start_to_the_second(start: Start, tmp_path: Path) -> None:
@@ -89,7 +130,15 @@ def test_what_cannot_be_kept_is_refused_with_a_reason(start: Start) -> None:
         for fields in (FRIEND | {"username": "admin"}, FRIEND | {"password": "short"}, FRIEND | {"username": "a\x00b"}):
             assert send(admin, "/staff", "/staff/users", **fields).status_code == 422
         answer = send(admin, "/staff", "/staff/users", **FRIEND | {"password": "short"})
-        assert answer.text.lower().count("at least 15 characters") == 1
+        assert "This password is too short. It must contain at least 15 characters." in answer.text
+        answer = send(
+            admin, "/staff", "/staff/users", **FRIEND | {"username": "ADMIN", "email": "ben@", "password": ""}
+        )
+        for reason in ("This username is taken.", "Enter a valid email address.", "This field is required."):
+            assert reason in answer.text
+        assert re.search(r'<input id="id_username"[^>]* required value="ADMIN"[^>]* aria-invalid="true" ', answer.text)
+        for password in ("ben ben ben ben ben", "notes notes notes 1"):
+            assert send(admin, "/staff", "/staff/users", **FRIEND | {"password": password}).status_code == 422
         assert send(admin, "/staff", "/staff/writers", user="999", wish="add").status_code == 404
         assert send(admin, "/staff", "/staff/writers", user="1", wish="?").status_code == 400
         for note in ("0", "9" * 12, "9" * 5000, "x", "%00", "²"):
@@ -149,6 +198,167 @@ def test_errors_are_pages_for_people_and_json_for_programs(start: Start) -> None
     assert "vary" not in httpx.get(f"{url}/static/style.css").headers
 
 
+def test_a_visitor_makes_an_account_with_the_link_from_a_mail(start: Start, database_url: str) -> None:
+    server = start(DATABASE_URL=database_url)
+    asked = {
+        "username": "cem",
+        "email": "cem@example.org",
+        "password1": "nine loud herons",
+        "password2": "nine loud herons",
+    }
+    with browser(server) as visitor, browser(server) as elsewhere, browser(server) as admin:
+        assert 'href="/accounts/register"' in visitor.get("/").text
+        answer = send(visitor, "/accounts/register", "/accounts/register", **asked)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/register/done")
+        assert send(visitor, "/accounts/login", "/accounts/login", username="cem", password="nine loud herons").is_error
+        link = link_in(mail_to(server, "cem@example.org", "Confirm your e-mail address for Notes"))
+        assert link.startswith(f"{server.url}/accounts/register/confirm/")
+        assert "/register/complete" in str(follow(elsewhere, link).url)
+        assert elsewhere.get(link).status_code == 404
+        log_in(visitor, "cem", "nine loud herons")
+        assert visitor.get("/api/me").json()["permissions"] == []
+        assert send(visitor, "/me", "/notes", text="Not yet").status_code == 403
+        log_in(admin, "admin", server.password)
+        found = re.search(r'name="user" value="(\d+)"', admin.get("/staff").text.partition("<strong>cem</strong>")[2])
+        assert found
+        assert send(admin, "/staff", "/staff/writers", user=found[1], wish="add").status_code == 303
+        assert send(visitor, "/", "/notes", text="Herons stand").status_code == 303
+
+
+def test_whoever_forgot_the_password_chooses_another(start: Start, database_url: str) -> None:
+    server = start(DATABASE_URL=database_url)
+    with browser(server) as admin, browser(server) as friend:
+        log_in(admin, "admin", server.password)
+        given = FRIEND | {"email": "ben@example.org"}
+        assert send(admin, "/staff", "/staff/users", **given).status_code == 303
+        assert "Somebody else has this address" in send(admin, "/staff", "/staff/users", **given).text
+        page = "/accounts/password_reset"
+        assert send(friend, page, page, email="nobody@example.org").headers["location"] == f"{page}/done"
+        assert send(friend, page, page, email="Ben@Example.org").headers["location"] == f"{page}/done"
+        link = link_in(mail_to(server, "ben@example.org", "Choose a new password"))
+        chosen = {"new_password1": "eight slow badgers", "new_password2": "eight slow badgers"}
+        assert str(follow(friend, link, **chosen).url).endswith("/accounts/reset/done")
+        assert friend.get(link).status_code == 404
+        assert send(friend, "/accounts/login", "/accounts/login", **FRIEND).status_code == 422
+        log_in(friend, "ben", "eight slow badgers")
+    assert "nobody@example.org" not in server.output
+
+
+def test_an_address_is_changed_and_the_change_taken_back(start: Start, database_url: str) -> None:
+    server = start(DATABASE_URL=database_url)
+    with browser(server) as admin, browser(server) as thief, browser(server) as owner:
+        log_in(admin, "admin", server.password)
+        assert send(admin, "/staff", "/staff/users", **FRIEND, email="ben@example.org").status_code == 303
+        log_in(thief, **FRIEND)
+        assert 'href="/accounts/email_change"' in thief.get("/me").text
+        page = "/accounts/email_change"
+        answer = send(thief, page, page, email="thief@example.org", old_password=FRIEND["password"])
+        assert (answer.status_code, answer.headers["location"]) == (303, f"{page}/done")
+        assert "<dd>ben@example.org</dd>" in thief.get("/me").text
+        link = link_in(mail_to(server, "thief@example.org", "Confirm your new e-mail address"))
+        assert str(follow(thief, link).url).endswith(f"{page}/complete")
+        assert "<dd>thief@example.org</dd>" in thief.get("/me").text
+
+        undo = link_in(mail_to(server, "ben@example.org", "Your e-mail address at Notes was changed"))
+        assert "/accounts/email_undo/confirm/" in undo
+        assert str(follow(owner, undo).url).endswith("/accounts/email_undo/complete")
+        assert thief.get("/api/me").json()["is_authenticated"] is False
+        assert send(thief, "/accounts/login", "/accounts/login", **FRIEND).status_code == 422
+        link = link_in(mail_to(server, "ben@example.org", "Choose a new password"))
+        follow(owner, link, new_password1="eight slow badgers", new_password2="eight slow badgers")
+        log_in(owner, "ben", "eight slow badgers")
+        assert "<dd>ben@example.org</dd>" in owner.get("/me").text
+
+
+def test_account_pages_and_mails_speak_the_language_of_the_browser(start: Start) -> None:
+    server = start(HIBP="1")
+    with browser(server) as visitor:
+        visitor.headers["accept-language"] = "de-CH,en;q=0.5"
+        page = visitor.get("/accounts/register").text
+        assert '<html lang="de"' in page
+        assert "Konto anlegen" in page
+        assert "Datenlecks" in page
+        assert '<html lang="en"' in visitor.get("/").text
+        fields = {"username": "cem", "email": "cem@example.org", "password1": "x", "password2": "x"}
+        assert '<html lang="de"' in send(visitor, "/accounts/register", "/accounts/register", **fields).text
+        assert '<html lang="en"' in httpx.get(f"{server.url}/accounts/login", headers={"accept-language": "fr"}).text
+    english = start(LANGUAGES="en")
+    assert '<html lang="en"' in httpx.get(f"{english.url}/accounts/login", headers={"accept-language": "de"}).text
+
+
+def test_password_managers_find_the_page(start: Start) -> None:
+    answer = httpx.get(f"{start().url}/.well-known/change-password")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/password_change")
+
+
+class Inbox(MessageHandler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mails: list[EmailMessage] = []
+
+    def prepare_message(self, session: object, envelope: object) -> Message:
+        content = getattr(envelope, "content", b"")
+        mail = BytesParser(EmailMessage, policy=default).parsebytes(content)
+        self.mails.append(mail)
+        return mail
+
+    def handle_message(self, message: Message) -> None:
+        """It is kept already."""
+
+
+def test_a_server_receives_the_mails(start: Start) -> None:
+    inbox, port = Inbox(), free_port()
+    controller = Controller(inbox, hostname="127.0.0.1", port=port)
+    controller.start()
+    try:
+        server = start(MAIL=f"smtp+plain://127.0.0.1:{port}", BASE_URL="https://notes.example/")
+        fields = {"username": "cem", "email": "cem@example.org", "password1": "nine loud herons"}
+        data = fields | {"password2": "nine loud herons"}
+        headers = {"host": "evil.example", "accept-language": "de"}
+        assert httpx.post(f"{server.url}/accounts/register", data=data, headers=headers).status_code == 303
+        mail = wait_for(lambda: next(iter(inbox.mails), None))
+    finally:
+        controller.stop()
+    assert (mail["From"], mail["To"]) == ("Notes <noreply@notes.example>", "cem@example.org")
+    assert mail["Content-Language"] == "de"
+    assert link_in(text_of(mail)).startswith("https://notes.example/accounts/register/confirm/")
+    assert "cem@example.org" not in server.output
+
+
+def test_a_port_that_the_system_chooses_is_named_in_mails(tmp_path: Path) -> None:
+    server = Server(tmp_path, 0, environment(PORT="0", HOST="0.0.0.0", MAIL_FROM="The notes <notes@example.org>"))
+    try:
+        server.url = wait_for(lambda: re.search(r"http://localhost:[1-9]\d*", server.output))[0]
+        server.wait()
+        data = {"username": "cem", "email": "cem@example.org", "password1": "nine loud herons"}
+        httpx.post(f"{server.url}/accounts/register", data=data | {"password2": "nine loud herons"})
+        mail = mail_to(server, "cem@example.org", "Confirm")
+        assert link_in(mail).startswith(f"{server.url}/accounts/")
+        assert "From: The notes <notes@example.org>" in server.output
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_throttled"),
+    [({}, True), ({"TRUSTED_PROXIES": "127.0.0.1"}, False), ({"THROTTLING": "off"}, False)],
+    ids=str,
+)
+def test_what_a_visitor_says_of_an_address_is_believed_of_named_proxies_only(
+    start: Start, variables: dict[str, str], is_throttled: bool
+) -> None:
+    page = f"{start(**variables).url}/accounts/password_reset"
+    answers = [
+        httpx.post(page, data={"email": f"{i}@example.org"}, headers={"x-forwarded-for": f"192.0.2.{i}"})
+        for i in range(40)
+    ]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert bool(refused) is is_throttled
+    for answer in refused[:1]:
+        assert int(answer.headers["retry-after"]) > 0
+        assert 'href="/"' in answer.text
+
+
 def test_several_that_start_at_once_make_one_admin(tmp_path: Path) -> None:
     servers = [Server(tmp_path, port, environment(PORT=str(port))) for port in (free_port(), free_port(), free_port())]
     try:
@@ -181,6 +391,27 @@ def test_a_port_that_is_taken_is_found_out_before_anything_is_made(tmp_path: Pat
         {"DATABASE_URL": "oracle://nobody:secret@host/name"},
         {"DATABASE_URL": "?"},
         {"DATABASE_URL": "sqlite+aiosqlite:///:memory:"},
+        {"BASE_URL": "notes.example"},
+        {"BASE_URL": "ftp://notes.example"},
+        {"BASE_URL": "https://notes.example/below"},
+        {"BASE_URL": "https://notes.example:99999"},
+        {"BASE_URL": "https://notes.example\nx"},
+        {"BASE_URL": "https://ben:secret@notes.example"},
+        {"MAIL": "pigeon"},
+        {"MAIL": "smtp://"},
+        {"MAIL": "smtp://[mail.example"},
+        {"MAIL": "smtp://mail.example:0"},
+        {"MAIL": "smtp://ben:secret@mail.example/path"},
+        {"MAIL": "smtp://ben:secret@mail.example:port"},
+        {"MAIL": "smtps://ben@mail.example"},
+        {"MAIL": "smtp+plain://ben:secret@mail.example"},
+        {"MAIL_FROM": "notes"},
+        {"MAIL_FROM": "a@example.org, b@example.org"},
+        {"TRUSTED_PROXIES": "10.0.0.1/8"},
+        {"TRUSTED_PROXIES": "*"},
+        {"LANGUAGES": "en,tlh"},
+        {"THROTTLING": "maybe"},
+        {"HIBP": "yes please"},
     ],
     ids=str,
 )

@@ -24,7 +24,7 @@ from blockbuster import BlockBuster
 from databases import Database
 from sqlalchemy.schema import CreateTable
 
-from starlette_auth import Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
+from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
 from starlette_auth.lanes import Turn, uninterrupted
 from starlette_auth.statements import Prepared, Statement
 from starlette_auth.tables import long_text, moment
@@ -1029,3 +1029,45 @@ async def test_a_log_at_debug_does_not_hold_what_was_stored(gateway: Gateway, ca
                 await gateway.insert(ITEMS, name="only here")
     logged = json.dumps([record.getMessage() for record in caplog.records if record.name != "aiosqlite"])
     assert "only here" not in logged
+
+
+async def test_what_a_deadlock_ended_is_done_again(auth: Auth) -> None:
+    """Two transactions that want each other's rows: one of them is given up, and comes second."""
+    for name in ("a", "b"):
+        await auth.gateway.insert(auth.tables.group, name=name)
+    both_hold_one = asyncio.Barrier(2)
+    tries = 0
+
+    async def rename(first: str, second: str) -> str:
+        nonlocal tries
+        met = False
+
+        async def work() -> str:
+            nonlocal tries, met
+            tries += 1
+            group = auth.tables.group
+            for name in (first, second):
+                query = sa.update(group).where(group.c.name == name).values(name=name)
+                await auth.gateway.execute(query)
+                if not met and auth.gateway.dialect != "sqlite":  # where writers stand in line
+                    met = True
+                    await both_hold_one.wait()
+            return first
+
+        return await auth.gateway.in_transaction(work)
+
+    done = await asyncio.gather(rename("a", "b"), rename("b", "a"))
+    assert list(done) == ["a", "b"]
+    assert tries == (2 if auth.gateway.dialect == "sqlite" else 3)
+
+
+async def test_inside_a_transaction_nothing_is_done_again(auth: Auth) -> None:
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    async def work() -> None:
+        raise Deadlock
+
+    with pytest.raises(Deadlock):
+        async with auth.gateway.atomic():
+            await auth.gateway.in_transaction(work)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+GERMAN = "de/LC_MESSAGES/starlette_auth.mo"
 PAGE = """
 import asyncio, httpx
 from databases import Database
@@ -52,7 +53,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_its_types_and_its_templates(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"starlette_auth/py.typed", "starlette_auth/templates/registration/login.html"} <= names
-    assert "starlette_auth/templates/auth.css" in names
+    assert {"starlette_auth/templates/auth.css", "starlette_auth/templates/auth.js"} <= names
+    assert {"starlette_auth/data/common_passwords.bloom", f"starlette_auth/locale/{GERMAN}"} <= names
     assert all(name.startswith(("starlette_auth/", "starlette_contrib_auth-")) for name in names)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import statistics
 import sys
 import threading
 import time
@@ -19,13 +20,14 @@ from starlette_auth import (
     Auth,
     HashingBusy,
     MD5PasswordHasher,
+    ModelBackend,
     PasswordHasher,
     Passwords,
     PBKDF2PasswordHasher,
 )
 from starlette_auth.hashers import default_hashers
 
-from .conftest import PASSWORD
+from .conftest import PASSWORD, weak_passwords
 
 NFC = unicodedata.normalize("NFC", "Ünïcödé ångström")
 NFD = unicodedata.normalize("NFD", NFC)
@@ -167,7 +169,7 @@ async def test_unknown_inactive_unusable_and_wrong_cost_the_same(auth: Auth, cou
     for name, password in (("unknown", PASSWORD), ("inactive", PASSWORD), ("unusable", PASSWORD), ("right", "wrong")):
         before = counting.hashes
         # No backend looks at the request.
-        assert await auth.model_backend.authenticate(None, username=name, password=password) is None  # type: ignore[arg-type]
+        assert await ModelBackend(users).authenticate(None, username=name, password=password) is None  # type: ignore[arg-type]
         spent[name] = counting.hashes - before
     users.passwords.close()
     assert spent == {"unknown": 1, "inactive": 1, "unusable": 1, "right": 1}
@@ -393,3 +395,20 @@ async def _fifty_logins() -> tuple[float, int]:
 def resident_memory() -> int:
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+async def test_an_old_format_does_not_show_that_there_is_an_account() -> None:
+    passwords = Passwords([*weak_passwords().hashers.values()])
+    old = PBKDF2PasswordHasher(iterations=300_000).encode("right")
+
+    async def median(encoded: str | None) -> float:
+        times = []
+        for _ in range(9):
+            begun = time.perf_counter()
+            assert not (await passwords.check(encoded, "wrong")).matches
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times)
+
+    known, unknown = await median(old), await median(None)
+    assert 0.7 < known / unknown < 1.4
+    passwords.close()

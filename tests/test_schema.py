@@ -232,7 +232,7 @@ async def test_on_sqlite_the_tables_are_those_that_django_makes(tmp_path: Path) 
     async with Database(f"sqlite:///{tmp_path}/ours.sqlite3") as database:
         await migrate(Gateway.of(database), tables)
         await Gateway.of(database).close()
-    names = [table.name for table in tables]
+    names = [table.name for table in tables if table not in (tables.token, tables.throttle)]
     ours, theirs = (sqlite_shape(tmp_path / f"{who}.sqlite3", names) for who in ("ours", "django"))
     assert len(names) == 8
     for name in names:
@@ -277,5 +277,6 @@ async def test_on_postgresql_the_tables_are_those_that_django_makes(gateway: Gat
 async def test_nothing_is_missing_in_a_database_of_django(tmp_path: Path) -> None:
     await run(DJANGO, str(tmp_path / "django.sqlite3"))
     async with Database(f"sqlite:///{tmp_path}/django.sqlite3") as database:
-        assert await migrate(Gateway.of(database), Tables.django()) == []
+        missing = await migrate(Gateway.of(database), Tables.django())
+        assert {name for name in missing if not name.startswith(("auth_token", "auth_throttle"))} == set()
         await Gateway.of(database).close()

@@ -1,0 +1,204 @@
+"""Changing one's address, and taking the change back."""
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ..auth import Auth, Feature
+from ..events import EmailChanged, SessionsEnded
+from ..forms import Field, Form
+from ..letters import Letter, in_words
+from ..links import follow, forget, named_in, naming
+from ..models import User
+from ..pages import log_in_first, page, render
+from ..tokens import EMAIL_UNDO, Token, binding_of, subject_of
+from ..translation import gettext
+from ..users import ascii_lower, normalize_email, normalize_username
+from ..views import check_old_password, email_field, send_letter_once, send_reset_mail
+
+EMAIL_CHANGE = "email_change"
+
+
+class EmailChange(Feature):
+    """Pages on which users change their address: `Auth(features=[EmailChange()])`.
+
+    The new address confirms it, with a link that works for `max_age` seconds. The old one is told, and can take it
+    back for `undo_age` seconds: that ends all sessions and voids the password, as whoever changed it knew that.
+    """
+
+    def __init__(self, *, max_age: int = 24 * 60 * 60, undo_age: int = 7 * 24 * 60 * 60) -> None:
+        self.max_age = max_age
+        self.undo_age = undo_age
+
+    def attach(self, auth: Auth) -> None:
+        self.auth = auth
+        auth.letters.require()
+
+    def routes(self) -> Sequence[BaseRoute]:
+        both, get = ["GET", "POST"], ["GET"]
+        return [
+            Route("/email_change", page(self.change), name="email_change", methods=both),
+            Route("/email_change/done", page(self.done), name="email_change_done", methods=get),
+            Route("/email_change/complete", page(self.complete), name="email_change_complete", methods=get),
+            Route("/email_change/confirm/{token}", page(self.confirm), name="email_change_confirm", methods=both),
+            Route("/email_undo/complete", page(self.undone), name="email_undo_complete", methods=get),
+            Route("/email_undo/confirm/{token}", page(self.undo), name="email_undo_confirm", methods=both),
+        ]
+
+    async def change(self, request: Request) -> Response:
+        """The answer does not say whether somebody else has the new address: that stands in the mail to it."""
+        user = request.user
+        if not isinstance(user, User):
+            return log_in_first(request)
+        form = Form(
+            email=email_field(gettext("New e-mail address")),
+            old_password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
+        )
+        if request.method == "POST":
+            await self.auth.throttle.hit("email_change", ip=self.auth.client_address(request))
+            await form.fill_in(request)
+            await check_old_password(request, form, user)
+            if form.is_valid:
+                await self._ask_new_address(request, user, normalize_email(form.data["email"]))
+                return self._redirect(request, "email_change_done")
+        return await render(request, "registration/email_change_form.html", 422 if form.errors else 200, form=form)
+
+    async def done(self, request: Request) -> Response:
+        return await render(request, "registration/email_change_done.html")
+
+    async def confirm(self, request: Request) -> Response:
+        def is_good(token: Token, user: User) -> bool:
+            return self.auth.tokens.is_bound(token, binding_of(user))
+
+        return await self._button(request, EMAIL_CHANGE, "email_change", is_good, self._change)
+
+    async def complete(self, request: Request) -> Response:
+        return await render(request, "registration/email_change_complete.html")
+
+    async def undo(self, request: Request) -> Response:
+        return await self._button(request, EMAIL_UNDO, "email_undo", lambda token, user: True, self._undo)
+
+    async def _button(
+        self,
+        request: Request,
+        purpose: str,
+        name: str,
+        is_good: Callable[[Token, User], bool],
+        act: Callable[[Request, Token], Awaitable[bool]],
+    ) -> Response:
+        """A page that a link leads to, and that does with a POST what the link is for."""
+        token = await follow(request, purpose, f"{name}_confirm")
+        if isinstance(token, Response):
+            return token
+        user = await self._user(token)
+        if token is not None and (user is None or not is_good(token, user)):
+            token = None
+        if token is not None and request.method == "POST":
+            await Form().fill_in(request)
+            if await act(request, token):
+                forget(request, purpose)
+                return self._redirect(request, f"{name}_complete")
+            token = None
+        email = token.data["email"] if token is not None else ""
+        template, status = f"registration/{name}_confirm.html", 404 if token is None else 200
+        return await render(request, template, status, validlink=token is not None, email=email)
+
+    async def undone(self, request: Request) -> Response:
+        return await render(request, "registration/email_undo_complete.html")
+
+    async def _ask_new_address(self, request: Request, user: User, email: str) -> None:
+        data = {**naming(user), "email": email}
+        token = await self.auth.tokens.make(
+            EMAIL_CHANGE, subject_of(user), max_age=self.max_age, binding=binding_of(user), data=data
+        )
+        self.auth.outbox.post(lambda: self._send(request, user, token, email))
+
+    async def _send(self, request: Request, user: User, token: str, email: str) -> None:
+        letters = self.auth.letters
+        link = letters.link(request, "email_change_confirm", token=token)
+        context = {"user": user, "link": link, "valid_for": in_words(self.max_age)}
+        letter = Letter(to=email, name="email_change", context=context)
+        if await self._is_taken(email, user):
+            await self.auth.tokens.discard(EMAIL_CHANGE, token)
+            taken = {"attempt": "email_change", "link": letters.link(request, "login")}
+            letter = Letter(to=email, name="address_taken", context=taken)
+        await send_letter_once(self.auth, email, letter)
+
+    async def _change(self, request: Request, token: Token) -> bool:
+        auth, new = self.auth, str(token.data["email"])
+
+        async def change() -> bool:
+            await auth.tokens.claim(f"address {ascii_lower(new)}")
+            if not await auth.tokens.consume(token):
+                return False
+            user = await self._user(token)
+            if user is None or not auth.tokens.is_bound(token, binding_of(user)) or await self._is_taken(new, user):
+                return False
+            old = user.email
+            await self._set_email(user, new)
+            await auth.tokens.void(subject_of(user))
+            await auth.events.emit(EmailChanged(user=user, old_email=old, request=request))
+            emails = {"old_email": old, "new_email": new}
+            auth.notices.tell("email_changed", user, request, **emails)
+            if old:
+                link = auth.letters.link(request, "email_undo_confirm", token=await self._make_undo(user, old))
+                undo = {"undo_link": link, "valid_for": in_words(self.undo_age)}
+                auth.notices.tell("email_changed", user, request, to=old, **emails, **undo)
+            return True
+
+        return await auth.gateway.in_transaction(change)
+
+    async def _set_email(self, user: User, email: str, **fields: str) -> None:
+        """Where the address is the name as well, both change: whoever has the old one next could not register else."""
+        if user.username == normalize_username(user.email) and not await self.auth.users.has_username(email):
+            fields["username"] = normalize_username(email)
+        await self.auth.users.update(user, email=email, **fields)
+
+    async def _make_undo(self, user: User, email: str) -> str:
+        """Lives longer than those before it, if only by a second: their order decides who has the last word.
+
+        A thief who changed the address twice within a second, and took that back, would end the owner's link too.
+        """
+        tokens, subject = self.auth.tokens, subject_of(user)
+        newest = await tokens.recent(EMAIL_UNDO, subject)
+        after_it = newest[0].expires + 1 - int(time.time()) if newest else 0
+        data = {**naming(user), "email": email}
+        return await tokens.make(EMAIL_UNDO, subject, max_age=max(self.undo_age, after_it), data=data)
+
+    async def _undo(self, request: Request, token: Token) -> bool:
+        auth = self.auth
+        # Known to nobody: the old address gets a link for a new one.
+        encoded = await auth.passwords.hash(secrets.token_urlsafe(32))
+
+        async def undo() -> User | None:
+            user = await self._user(token) if await auth.tokens.consume(token) else None
+            if user is None:
+                return None
+            email = user.email
+            await auth.tokens.void(subject_of(user))
+            # Whoever stole the account may have changed the address once more, and hold a link to take that back.
+            await auth.tokens.void_undos(subject_of(user), made_after=token)
+            await self._set_email(user, str(token.data["email"]), password=encoded)
+            await auth.events.emit(EmailChanged(user=user, old_email=email, request=request, undone=True))
+            await auth.events.emit(SessionsEnded(user=user, request=request))
+            return user
+
+        user = await auth.gateway.in_transaction(undo)
+        if user is None:
+            return False
+        await send_reset_mail(request, user)
+        return True
+
+    async def _user(self, token: Token | None) -> User | None:
+        user = await named_in(self.auth, token) if token is not None else None
+        return user if user is not None and user.is_active else None
+
+    async def _is_taken(self, email: str, user: User) -> bool:
+        return any(other.id != user.id for other in await self.auth.users.all_by_email(email))
+
+    def _redirect(self, request: Request, name: str) -> Response:
+        return RedirectResponse(self.auth.url_for(request, name), status_code=303)

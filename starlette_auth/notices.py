@@ -1,0 +1,53 @@
+"""Telling people what happened to their account, in case it was not they who did it."""
+
+import contextlib
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import HTTPConnection
+
+from .addresses import Proxies, describe
+from .events import Events, PasswordChanged, SessionsEnded, UserLoggedIn
+from .exceptions import ImproperlyConfigured
+from .gateway import Gateway
+from .letters import Letter, Letters
+
+
+class Notices:
+    """A mail for each change that a thief would make. It says what, when and from where, and holds no secret."""
+
+    def __init__(self, letters: Letters, *, gateway: Gateway, proxies: Proxies) -> None:
+        self.letters = letters
+        self.gateway = gateway
+        self.proxies = proxies
+
+    def attach(self, events: Events) -> None:
+        events.on(PasswordChanged)(self._password_changed)
+        events.on(UserLoggedIn)(self._logged_in)
+        events.on(SessionsEnded)(self._sessions_ended)
+
+    def tell(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:
+        """Sends the notice when what happened has been committed. `to` is the user's address, if no other is given."""
+        address = to or user.email
+        if not address or not self.letters.can_write:
+            return
+        details = {"kind": kind, "user": user, "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **context}
+        if request is not None:
+            details["browser"] = describe(request.headers.get("user-agent", ""))
+            details["address"] = self.proxies.client_address(request)
+            # Where our pages are not mounted, a login must not fail for want of a link.
+            with contextlib.suppress(ImproperlyConfigured):
+                details["link"] = self.letters.link(request, "password_reset")
+        letter = Letter(to=address, name="notice", context=details)
+        self.gateway.on_commit(lambda: self.letters.send(letter))
+
+    async def _password_changed(self, event: PasswordChanged) -> None:
+        kind = "password_reset" if event.by_reset else "password_changed"
+        self.tell(kind, event.user, event.request)
+
+    async def _logged_in(self, event: UserLoggedIn) -> None:
+        if event.new_device:
+            self.tell("new_device", event.user, event.request)
+
+    async def _sessions_ended(self, event: SessionsEnded) -> None:
+        self.tell("sessions_ended", event.user, event.request)

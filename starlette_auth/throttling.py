@@ -1,0 +1,275 @@
+"""Who has to wait before the next try."""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import random
+import time
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from .addresses import Crowd, network_of
+from .drivers import is_deadlock
+from .exceptions import ImproperlyConfigured, Throttled
+from .gateway import Gateway
+from .rates import DEFAULT_RATES, parse_rates
+from .statements import Statement
+
+logger = logging.getLogger("starlette_auth")
+
+DAY = 24 * 60 * 60 * 1000  # milliseconds, as all times in the table
+Key = tuple[str, int]  # the key of a row, and what was added to its `until`
+
+
+@dataclass
+class Attempt:
+    """One password that is tried. Whoever finds it right says so."""
+
+    succeeded: bool = False
+
+
+@dataclass
+class _Turn:
+    free: asyncio.Semaphore
+    visitors: int = 0
+
+
+class Throttle:
+    """Counts in the database, so that all processes count together, and each count is one statement.
+
+    Passwords: `free_failures` wrong ones cost nothing, the next may follow after 1 second, then 2, 4, 8 …
+    `longest_wait`. An account is never locked, and a browser that is known has a counter of its own: strangers cannot
+    keep the owner out. Everything else: `rates`, by name ("" switches one off); DEFAULT_RATES are there already.
+
+    Never call it inside `Gateway.atomic()`: what is rolled back was not counted.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        table: sa.Table,
+        rates: Mapping[str, str] | None = None,
+        free_failures: int = 5,
+        longest_wait: int = 15 * 60,
+        enabled: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        unknown = set(rates or {}) - set(DEFAULT_RATES)
+        if unknown:
+            raise ImproperlyConfigured(f"There is no rate {min(unknown)!r}. Name one of {', '.join(DEFAULT_RATES)}.")
+        if free_failures < 1 or longest_wait < 1:
+            raise ImproperlyConfigured("free_failures and longest_wait begin at 1. To switch off, pass enabled=False.")
+        self.gateway = gateway
+        self.rates = {action: parse_rates(text) for action, text in {**DEFAULT_RATES, **(rates or {})}.items()}
+        self.enabled = enabled
+        self._longest_wait = longest_wait * 1000
+        self._now: Callable[[], int] = lambda: int(clock() * 1000)
+        self._crowd = Crowd()
+        self._free_failures = free_failures
+        self._turns: dict[tuple[asyncio.AbstractEventLoop, str], _Turn] = {}
+        t = table
+        # waits[n] after n failures; more of them than that wait the longest.
+        waits = [0] * free_failures
+        while waits[-1] < self._longest_wait:
+            waits.append(min(waits[-1] * 2 or 1000, self._longest_wait))
+        self._first_wait = waits[1]
+        self._count = _count(gateway.dialect, t)
+        self._reserve = _reserve(gateway.dialect, t, waits)
+        by_key = t.c.key_hash == sa.bindparam("key")
+        is_newest = t.c.until - _wait(t.c.failures, waits) == _moment("now")
+        before = sa.case((is_newest, _moment("now")), else_=t.c.until)
+        # `until` first: after the other, MySQL would see the new number of failures.
+        fewer = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - _number(1)))
+        self._restore = Statement(fewer.where(by_key, t.c.failures > _number(0)))
+        self._until = Statement(sa.select(t.c.until).where(by_key))
+        self._give_back = functools.cache(functools.partial(_give_back, t))
+        says_nothing = sa.or_(t.c.failures == 0, t.c.until <= _moment("forgotten"))
+        self._clear = Statement(sa.delete(t).where(t.c.until <= _moment("now"), says_nothing))
+
+    async def hit(self, action: str, **scopes: str) -> None:
+        """Counts one for each of the action's rates, as in `hit("register", ip=address)`, or raises Throttled."""
+        if self.enabled:
+            self._watch(scopes.get("ip", ""))
+            await self._count_all(action, scopes, self._now())
+
+    async def allows(self, action: str, **scopes: str) -> bool:
+        """The same, for what is left out in silence: whether there is one more now. If so, it was counted."""
+        try:
+            await self.hit(action, **scopes)
+        except Throttled:
+            return False
+        return True
+
+    @contextlib.asynccontextmanager
+    async def attempt(self, action: str, *, account: str, address: str, device: str = "") -> AsyncIterator[Attempt]:
+        """Around the check of one password: counted as wrong before it is looked at, and taken back when it was right.
+
+        Otherwise any number of guesses could be under way together. What is refused counts nowhere. An exception
+        inside means that nothing was checked, and is not counted either: say "wrong" by `succeeded`, never by raising.
+        `account` is what the visitor typed, so that those that do not exist are counted alike. `device` is proven by a
+        signature: whoever could make it up would have as many counters as they like.
+        """
+        attempt = Attempt()
+        if not self.enabled:
+            yield attempt
+            return
+        self._watch(address)
+        # What others do at the same address, of an office or of a whole town, does not stop a browser that is known.
+        scopes = {"ip": "" if device else address, "account": f"{device} {account}" if device else account}
+        key = _key(action, "failures", _normalize_account(account), device)
+        async with self._turn(key), self._counted(attempt, action, scopes, key):
+            yield attempt
+
+    @contextlib.asynccontextmanager
+    async def _counted(self, attempt: Attempt, action: str, scopes: Mapping[str, str], key: str) -> AsyncIterator[None]:
+        now = self._now()
+        counted = await self._count_all(action, scopes, now)
+        if not await self._say(self._reserve, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY):
+            await self._take_back(counted)
+            raise await self._throttled(key, now)
+        try:
+            yield
+        except Exception:
+            await self._take_back(counted)
+            await self._say(self._restore, key=key, now=now)
+            raise
+        if attempt.succeeded:
+            # Put back by a day, a counter is forgotten: one statement for everything.
+            await self._take_back([*counted, (key, DAY + self._longest_wait)])
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, key: str) -> AsyncIterator[None]:
+        """Lets no more of one account's passwords be under way than may be wrong; the others wait for what comes of these.
+
+        Otherwise a user who logs in ten times at once would be refused for guesses that nobody made.
+        """
+        mine = (asyncio.get_running_loop(), key)
+        turn = self._turns.setdefault(mine, _Turn(asyncio.Semaphore(self._free_failures)))
+        turn.visitors += 1
+        try:
+            async with turn.free:
+                yield
+        finally:
+            turn.visitors -= 1
+            if not turn.visitors:
+                del self._turns[mine]
+
+    async def clear_expired(self) -> int:
+        """Deletes what says nothing any more; gives the number."""
+        now = self._now()
+        return await self._say(self._clear, now=now, forgotten=now - DAY)
+
+    async def _count_all(self, action: str, scopes: Mapping[str, str], now: int) -> list[Key]:
+        counted: list[Key] = []
+        for rate in self.rates[action]:
+            if rate.scope not in scopes:
+                known = " or ".join(scopes)
+                raise ImproperlyConfigured(f"A rate of {action!r} counts by {rate.scope!r}. Count by {known} there.")
+            value = scopes[rate.scope]
+            if rate.scope == "ip" and not value:
+                continue  # on a socket nobody has an address: all visitors would be one
+            value = network_of(value) if rate.scope == "ip" else _normalize_account(value)
+            key = _key(action, str(rate), value)
+            step, latest = rate.step, now + rate.ahead
+            if not await self._say(self._count, key=key, now=now, first=now + step, latest=latest, step=step):
+                await self._take_back(counted)
+                raise await self._throttled(key, latest)
+            counted.append((key, step))
+        return counted
+
+    async def _take_back(self, counted: Sequence[Key]) -> None:
+        values: dict[str, str | int] = {}
+        for i, (key, step) in enumerate(counted):
+            values |= {f"key{i}": key, f"step{i}": step}
+        if counted:
+            await self._say(self._give_back(len(counted)), **values)
+
+    async def _throttled(self, key: str, allowed: int) -> Throttled:
+        row = await self.gateway.fetch_one(self._until, key=key)
+        wait = row["until"] - allowed if row is not None else 0
+        return Throttled(max(1, -(-wait // 1000)))
+
+    async def _say(self, statement: Statement, **values: Any) -> int:
+        while True:
+            try:
+                return await self.gateway.execute(statement, **values)
+            except Exception as error:
+                if not is_deadlock(error):
+                    raise
+                # It did nothing. Another got through for it, so there is an end to this.
+                await asyncio.sleep(random.uniform(0.001, 0.02))  # noqa: S311  no secret
+
+    def _watch(self, address: str) -> None:
+        if self._crowd.is_one(address):
+            logger.warning(
+                "Every request seems to come from %s, a proxy's. Pass Auth(trusted_proxies=[%r]).",
+                *(address, address),
+            )
+
+
+def _upsert(
+    dialect: str, table: sa.Table, failures: int, then: dict[str, Any], only: sa.ColumnElement[bool]
+) -> Statement:
+    """A new row, or a change to the one that is there; hits nothing when that one is not as `only` demands."""
+    first = {"key_hash": sa.bindparam("key"), "failures": failures, "until": _moment("first")}
+    if dialect == "mysql":
+        # To MySQL a row is not hit when it is set to what it holds.
+        changes = [(name, sa.case((only, value), else_=table.c[name])) for name, value in then.items()]
+        return Statement(mysql.insert(table).values(first).on_duplicate_key_update(changes))
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return Statement(insert(table).values(first).on_conflict_do_update(table.primary_key, set_=then, where=only))
+
+
+def _count(dialect: str, table: sa.Table) -> Statement:
+    """One more at a rate (GCRA): `until` is when all that was counted would have come at an even pace."""
+    until = table.c.until
+    later = sa.case((until > _moment("now"), until + _moment("step")), else_=_moment("first"))
+    return _upsert(dialect, table, 0, {"until": later}, until <= _moment("latest"))
+
+
+def _reserve(dialect: str, table: sa.Table, waits: Sequence[int]) -> Statement:
+    """One more failure, if the time to wait for it is over."""
+    failures, until = table.c.failures, table.c.until
+    counted = sa.case((until <= _moment("forgotten"), _number(1)), else_=failures + _number(1))
+    # MySQL changes one column after the other, and sees here what it did there.
+    wait = _wait(failures if dialect == "mysql" else counted, waits)
+    then = {"failures": counted, "until": _moment("now") + wait}
+    return _upsert(dialect, table, 1, then, until <= _moment("now"))
+
+
+def _wait(failures: sa.ColumnElement[int], waits: Sequence[int]) -> sa.ColumnElement[int]:
+    steps = [number for number in range(1, len(waits)) if waits[number] > waits[number - 1]]
+    shorter = [(failures < _number(number), _number(waits[number - 1])) for number in steps]
+    return sa.case(*shorter, else_=_number(waits[-1]))
+
+
+def _give_back(table: sa.Table, number: int) -> Statement:
+    rows = [(table.c.key_hash == sa.bindparam(f"key{i}"), table.c.until - _moment(f"step{i}")) for i in range(number)]
+    return Statement(sa.update(table).where(sa.or_(*(row for row, _ in rows))).values(until=sa.case(*rows)))
+
+
+def _moment(name: str) -> sa.BindParameter[int]:
+    return sa.bindparam(name, type_=sa.BigInteger)
+
+
+def _number(value: int) -> sa.ColumnElement[int]:
+    return sa.literal_column(str(value), sa.Integer)
+
+
+def _key(*parts: str) -> str:
+    # As JSON, so that no part can run into the next, and whatever a visitor sends can be encoded.
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _normalize_account(account: str) -> str:
+    """One spelling for all that find the same account; none is longer, and the length is limited first."""
+    return unicodedata.normalize("NFKC", account[:254]).casefold()
