@@ -179,16 +179,14 @@ async def _reset(request: Request, user_id: object, token: str, encoded: str) ->
     return True
 
 
-async def check_old_password(request: Request, form: Form, user: User, name: str = "old_password") -> None:
+async def check_old_password(request: Request, form: Form, user: User) -> None:
     """Adds an error unless the field holds the user's password. Guesses are counted like those of a login."""
-    if name in form.errors:
+    if "old_password" in form.errors:
         return
-    backend = get_auth(request).model_backend
-    if not await backend.check_password(
-        request, user, form.data[name], username=user.username, action="password_change"
-    ):
+    backend, given = get_auth(request).model_backend, form.data["old_password"]
+    if not await backend.check_password(request, user, given, username=user.username, action="password_change"):
         message = gettext("Your old password was entered incorrectly. Please enter it again.")
-        form.add_error(name, ValidationError(message, "password_incorrect"))
+        form.add_error("old_password", ValidationError(message, "password_incorrect"))
 
 
 def email_field(label: str = "", *, autocomplete: str = "email") -> Field:

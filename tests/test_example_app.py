@@ -213,7 +213,9 @@ def test_a_visitor_makes_an_account_with_the_link_from_a_mail(start: Start, data
         assert send(visitor, "/accounts/login", "/accounts/login", username="cem", password="nine loud herons").is_error
         link = link_in(mail_to(server, "cem@example.org", "Confirm your e-mail address for Notes"))
         assert link.startswith(f"{server.url}/accounts/register/confirm/")
-        assert "/register/complete" in str(follow(elsewhere, link).url)
+        # Another browser than the one that registered is asked for the password.
+        assert follow(elsewhere, link).status_code == 422
+        assert "/register/complete" in str(follow(elsewhere, link, password="nine loud herons").url)
         assert elsewhere.get(link).status_code == 404
         log_in(visitor, "cem", "nine loud herons")
         assert visitor.get("/api/me").json()["permissions"] == []
