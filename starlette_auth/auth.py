@@ -34,7 +34,13 @@ from .throttling import Throttle
 from .tokens import DatabaseResetTokens, ResetTokens, Tokens
 from .translation import Languages
 from .users import Users
-from .validators import PasswordValidator, PwnedPasswordsValidator, default_validators, validate_password
+from .validators import (
+    ContextWordsValidator,
+    PasswordValidator,
+    PwnedPasswordsValidator,
+    default_validators,
+    validate_password,
+)
 
 LoginStep = Callable[[Request, User], Awaitable[Response | None]]
 SCOPE_KEY = "starlette_auth"
@@ -115,6 +121,10 @@ class Auth:
             raise ImproperlyConfigured('next_hosts is a list of hosts. Pass next_hosts=["shop.example"].')
         if isinstance(trusted_origins, str) or not all("://" in origin for origin in trusted_origins):
             raise ImproperlyConfigured('trusted_origins is a list. Pass trusted_origins=["https://shop.example"].')
+        if isinstance(context_words, str) or isinstance(templates, str):
+            raise ImproperlyConfigured(
+                'context_words and templates are lists. Pass context_words=["acme"], templates=["templates"].'
+            )
         if "__dataclass_fields__" not in vars(user_class):
             raise ImproperlyConfigured(f"Put @dataclass(kw_only=True, eq=False) above class {user_class.__name__}.")
         unknown = set(login_fields) - {"username", "email"}
@@ -162,11 +172,10 @@ class Auth:
         self.notices = Notices(self.letters, gateway=self.gateway, proxies=self.proxies)
         if notices:
             self.notices.attach(self.events)
-        self.password_validators = (
-            default_validators([*context_words, *filter(None, [site_name])])
-            if password_validators is None
-            else list(password_validators)
-        )
+        words = [*context_words, *filter(None, [site_name])]
+        self.password_validators = default_validators(words) if password_validators is None else [*password_validators]
+        if password_validators and context_words:
+            self.password_validators.append(ContextWordsValidator(words))
         for validator in self.password_validators:
             if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
                 validator.on_failure = self._password_check_failed

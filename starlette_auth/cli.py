@@ -13,7 +13,7 @@ from pathlib import Path
 from databases import Database
 
 from .auth import Auth
-from .exceptions import StarletteAuthError
+from .exceptions import StarletteAuthError, ValidationError
 from .models import User
 from .password_filter import PasswordList, build_filter
 from .schema import migrate
@@ -52,7 +52,7 @@ def _find_auth(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 def _with_auth(options: argparse.Namespace) -> None:
     auth = _auth(options)
     # Questions come first: while an event loop runs, Ctrl-C would not end them.
-    options.ask(options)
+    options.ask(auth, options)
     asyncio.run(_run(auth, options))
 
 
@@ -141,24 +141,18 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
         raise Refused(
             f"There is a user called {options.username!r} already. Choose another name, or use changepassword."
         )
-    await _judge(auth, options, User(id=None, username=options.username, email=options.email or ""))
     user = await auth.users.create_superuser(options.username, options.email or "", options.password)
     _say(f"Created the superuser {user.username}.")
+    await _judge(auth, user, options.password)
 
 
 async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     user = await auth.users.get_by_username(options.username)
     if user is None:
         raise Refused(f"There is no user called {options.username!r}. Check the spelling.")
-    await _judge(auth, options, user)
     await auth.users.set_password(user, options.password)
     _say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
-
-
-async def _judge(auth: Auth, options: argparse.Namespace, user: User) -> None:
-    """Says what is wrong with a password. Whoever has this command may use it all the same, as in Django."""
-    for error in await auth.validate_password(options.password, user):
-        _say_no(f"Warning: {error}")
+    await _judge(auth, user, options.password)
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -191,34 +185,55 @@ def _rate(text: str) -> float:
     return rate
 
 
-def _ask_nothing(options: argparse.Namespace) -> None:
+def _ask_nothing(auth: Auth, options: argparse.Namespace) -> None:
     """For commands that know what to do."""
 
 
-def _ask_for_superuser(options: argparse.Namespace) -> None:
+def _ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
     if not options.username and not options.noinput:
         options.username = _ask("Username: ")
     if not options.username:
         raise Refused("A username is needed. Pass --username.")
     if options.email is None and not options.noinput:
         options.email = _ask("E-mail address (may stay empty): ")
-    options.password = _new_password(ask=not options.noinput)
+    user = User(id=None, username=options.username, email=options.email or "")
+    options.password = _new_password(auth, user, ask=not options.noinput)
 
 
-def _ask_for_password(options: argparse.Namespace) -> None:
-    options.password = _new_password(ask=True)
+def _ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
+    options.password = _new_password(auth, User(id=None, username=options.username), ask=True)
 
 
-def _new_password(*, ask: bool) -> str:
+def _new_password(auth: Auth, user: User, *, ask: bool) -> str:
+    """Whoever has this command may insist on a bad one, as in Django."""
     password = os.environ.get("STARLETTE_AUTH_PASSWORD", "")
     while ask and not password:
         password = _ask("Password: ", getpass.getpass)
         if password != _ask("Password (again): ", getpass.getpass):
             password = ""
             _say("The two passwords differ. Try again.")
+        elif _warned(auth, user, password) and not _ask("Use it all the same? [y/N] ").lower().startswith("y"):
+            password = ""
     if not password.strip():
         raise Refused("The password is empty. Type one, or set STARLETTE_AUTH_PASSWORD.")
     return password
+
+
+def _warned(auth: Auth, user: User, password: str) -> bool:
+    errors = asyncio.run(auth.validate_password(password, user)) if password else []
+    _warn(errors)
+    return bool(errors)
+
+
+async def _judge(auth: Auth, user: User, password: str) -> None:
+    """For one that nobody typed, once all is done."""
+    if os.environ.get("STARLETTE_AUTH_PASSWORD"):
+        _warn(await auth.validate_password(password, user))
+
+
+def _warn(errors: Sequence[ValidationError]) -> None:
+    for error in errors:
+        _say_no(f"Warning: {error}")
 
 
 def _ask(question: str, read: Callable[[str], str] = input) -> str:

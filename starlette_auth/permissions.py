@@ -34,7 +34,7 @@ class Grants:
         rows = await self.gateway.fetch_all(sa.select(self.tables.group.c.id, self.tables.group.c.name))
         groups = {row["name"]: Group(**row) for row in rows}
         if name not in groups:
-            raise DoesNotExist(f"There is no group {name!r}.{near(name, groups)} Or create_group({name!r}).")
+            raise DoesNotExist(f"There is no group {name!r}.{near(name, groups)} If not, create_group({name!r}).")
         return groups[name]
 
     async def get_groups(self, user: User) -> list[Group]:
@@ -110,7 +110,7 @@ class Grants:
     async def _called(self, perm: str) -> list[Permission]:
         permissions = await self._permissions()
         if perm not in permissions:
-            otherwise = f"Or create_permission({perm!r})." if "." in perm else "It is written app.codename."
+            otherwise = f"If not, create_permission({perm!r})." if "." in perm else "It is written app.codename."
             raise DoesNotExist(f"There is no permission {perm!r}.{near(perm, permissions)} {otherwise}")
         return permissions[perm]
 

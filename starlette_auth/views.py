@@ -68,13 +68,15 @@ async def login_page(request: Request) -> Response:
     if request.method != "POST":
         form.data["next"] = _next(request, request.query_params.get("next"))
         return await render(request, "registration/login.html", form=form)
-    if await form.fill_in(request):
+    is_filled_in = await form.fill_in(request)
+    wanted = form.data["next"] or request.query_params.get("next")
+    if is_filled_in:
         credentials = {"username": normalize_username(form.data["username"]), "password": form.data["password"]}
         user = await authenticate(request, **credentials)
         if user is not None:
-            return await complete_login(request, user, form.data["next"])
+            return await complete_login(request, user, wanted)
         form.add_error("", _wrong(auth))
-    form.data["next"] = _next(request, form.data["next"])
+    form.data["next"] = _next(request, wanted)
     return await render(request, "registration/login.html", 422, form=form)
 
 

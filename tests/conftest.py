@@ -40,10 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.cov_fail_under = 100
 
 
-def pytest_report_header() -> str:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tried = ", ".join(url.split(":")[0].split("+")[0] for url in BACKENDS)
     missing = "" if len(BACKENDS) > 1 else "; name other servers in TEST_DATABASE_URLS (see README) to test them too"
-    return f"databases: {tried}{missing}"
+    terminalreporter.write_line(f"databases: {tried}{missing}")
 
 
 @pytest.fixture(autouse=True)

@@ -179,14 +179,18 @@ def test_a_password_is_asked_for_twice(
     file_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["--database", file_url, "migrate"])
-    typed = iter(["one", "two", "same", "same"])
+    typed = iter(["one", "two", "same", "same", "again", "again"])
     # Nobody sits at the terminal of a test: these stand for the keyboard.
     monkeypatch.setattr(getpass, "getpass", lambda prompt: next(typed))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("root\nroot@example.org\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("root\nroot@example.org\nn\ny\n"))
     assert main(["createsuperuser", "--database", file_url]) == 0
-    assert "differ" in capsys.readouterr().out
-    typed = iter(["new", "new"])
+    said = capsys.readouterr()
+    assert "differ" in said.out
+    assert said.out.count("Use it all the same?") == 2
+    assert "Warning: This password is too short." in said.err
+    typed = iter(["nine loud herons stand"] * 2)
     assert main(["--database", file_url, "changepassword", "root"]) == 0
+    assert "Warning" not in capsys.readouterr().err
 
 
 def test_without_a_keyboard_or_with_a_name_that_is_taken_it_refuses(

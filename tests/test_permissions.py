@@ -125,7 +125,7 @@ async def test_groups_are_made_and_found_by_name(auth: Auth) -> None:
 
 async def test_an_unknown_group_names_those_that_come_near(auth: Auth, ann: User) -> None:
     await auth.users.create_group("editors")
-    message = re.escape("There is no group 'editor'. Did you mean 'editors'? Or create_group('editor').")
+    message = re.escape("There is no group 'editor'. Did you mean 'editors'? If not, create_group('editor').")
     with pytest.raises(DoesNotExist, match=message):
         await auth.users.get_group("editor")
     with pytest.raises(DoesNotExist, match=message):
@@ -142,7 +142,7 @@ async def test_an_unknown_permission_names_those_that_come_near(auth: Auth, ann:
         await auth.users.grant(ann, "polls.add_votes")
     message = str(unknown.value)
     assert message.startswith("There is no permission 'polls.add_votes'. Did you mean 'polls.add_vote' or ")
-    assert message.endswith("Or create_permission('polls.add_votes').")
+    assert message.endswith("If not, create_permission('polls.add_votes').")
     for ask in (
         auth.users.get_permission("polls.add_votes"),
         auth.users.revoke(ann, "polls.add_votes"),
