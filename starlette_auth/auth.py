@@ -169,7 +169,7 @@ class Auth:
             from_email=from_email,
             path_for=self.url_for,
         )
-        self.notices = Notices(self.letters, gateway=self.gateway, proxies=self.proxies)
+        self.notices = Notices(self.letters, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle)
         if notices:
             self.notices.attach(self.events)
         words = [*context_words, *filter(None, [site_name])]

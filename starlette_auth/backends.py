@@ -1,10 +1,13 @@
 """Ways of telling who somebody is."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from .addresses import Proxies
@@ -18,6 +21,7 @@ from .users import Users, normalize_username
 USER_ID = "_auth_user_id"
 BACKEND = "_auth_user_backend"
 AUTH_HASH = "_auth_user_hash"
+SHORTEST_REFUSAL = 0.05  # seconds
 # Django's, so that both frameworks can read one session.
 AUTH_HASH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
 
@@ -126,8 +130,14 @@ class ModelBackend(AuthenticationBackend):
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
     ) -> User | None:
         username, password = str(username), str(password)  # JSON may bring anything
+        begun = time.perf_counter()
         user = await self._find(username)
-        return user if await self.check_password(conn, user, password, username=username) else None
+        try:
+            return user if await self.check_password(conn, user, password, username=username) else None
+        except HTTPException:
+            # Nothing was hashed that would cover how long the look-up took, and refusals may be had without end.
+            await asyncio.sleep(begun + SHORTEST_REFUSAL - time.perf_counter())
+            raise
 
     async def check_password(
         self, conn: HTTPConnection, user: User | None, password: str, *, username: str = "", action: str = "login"

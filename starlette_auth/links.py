@@ -23,6 +23,7 @@ async def follow(request: Request, purpose: str, route: str) -> Token | Response
     token = await auth.tokens.look(purpose, secret)
     if token is None or in_session or request.method == "POST":
         return token
+    await auth.throttle.hit("confirm", ip=auth.client_address(request))
     request.session[_key(purpose)] = hide(auth.keys, secret)
     return RedirectResponse(auth.url_for(request, route, token=IN_SESSION), status_code=303)
 

@@ -11,13 +11,15 @@ from .events import Events, PasswordChanged, SessionsEnded, UserLoggedIn
 from .exceptions import ImproperlyConfigured
 from .gateway import Gateway
 from .letters import Letter, Letters
+from .throttling import Throttle
 
 
 class Notices:
     """A mail for each change that a thief would make. It says what, when and from where, and holds no secret."""
 
-    def __init__(self, letters: Letters, *, gateway: Gateway, proxies: Proxies) -> None:
+    def __init__(self, letters: Letters, *, gateway: Gateway, proxies: Proxies, throttle: Throttle) -> None:
         self.letters = letters
+        self.throttle = throttle
         self.gateway = gateway
         self.proxies = proxies
 
@@ -39,7 +41,14 @@ class Notices:
             with contextlib.suppress(ImproperlyConfigured):
                 details["link"] = self.letters.link(request, "password_reset")
         letter = Letter(to=address, name="notice", context=details)
-        self.gateway.on_commit(lambda: self.letters.send(letter))
+
+        async def find() -> Letter | None:
+            # Logging in, in one new browser after the other, fills neither a mailbox nor the outbox.
+            if kind == "new_device" and not await self.throttle.allows("notice_mail", account=f"user {user.id}"):
+                return None
+            return letter
+
+        self.gateway.on_commit(lambda: self.letters.post(find))
 
     async def _password_changed(self, event: PasswordChanged) -> None:
         kind = "password_reset" if event.by_reset else "password_changed"

@@ -15,6 +15,7 @@ DEFAULT_RATES: Mapping[str, str] = {
     "register_mail": "1/5m/account",
     "email_change": "20/m/ip",
     "confirm": "60/m/ip",
+    "notice_mail": "10/h/account",
 }
 SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 

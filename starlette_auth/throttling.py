@@ -126,7 +126,9 @@ class Throttle:
         # What others do at the same address, of an office or of a whole town, does not stop a browser that is known.
         scopes = {"ip": "" if device else address, "account": f"{device} {account}" if device else account}
         key = _key(action, "failures", _normalize_account(account), device)
-        async with self._turn(key), self._counted(attempt, action, scopes, key):
+        # One for all browsers that are known: whoever logs in from many could keep the hasher busy otherwise.
+        turn = _key(action, "turn", _normalize_account(account), "known" if device else "")
+        async with self._turn(turn), self._counted(attempt, action, scopes, key):
             yield attempt
 
     @contextlib.asynccontextmanager

@@ -65,7 +65,7 @@ class Tokens:
             sa.select(*t.columns)
             .where(t.c.subject == sa.bindparam("subject"), t.c.purpose == sa.bindparam("purpose"), t.c.expires > now)
             .order_by(t.c.expires.desc())
-            .limit(5)
+            .limit(50)
         )
         self._consume = Statement(sa.delete(t).where(by_hash, t.c.expires > now))
         self._void = Statement(sa.delete(t).where(*of_subject))
@@ -99,7 +99,7 @@ class Tokens:
         return _token(row) if row else None
 
     async def recent(self, purpose: str, subject: str) -> list[Token]:
-        """The tokens of a subject, at most five, the one that stays longest first."""
+        """The tokens of a subject, at most fifty, the one that stays longest first."""
         values = {"subject": _sha256(subject), "purpose": purpose, "now": int(self._clock())}
         return [_token(row) for row in await self.gateway.fetch_all(self._recent, **values)]
 

@@ -145,9 +145,12 @@ async def password_reset_confirm(request: Request) -> Response:
     in_session = token == RESET_URL_TOKEN
     if in_session:
         token = unhide(auth.keys, str(request.session.get(RESET_TOKEN, "")))
-    if not isinstance(user, User) or not user.is_active or not await auth.reset_tokens.check(user, token):
+    # Somebody who does not exist is looked for like anybody else.
+    is_good = await auth.reset_tokens.check(user or User(id=None, username=""), token)
+    if user is None or not user.is_active or not is_good:
         return await _reset_form(request, 404, validlink=False)
     if request.method != "POST" and not in_session:
+        await auth.throttle.hit("confirm", ip=auth.client_address(request))
         request.session[RESET_TOKEN] = hide(auth.keys, token)
         params = {"uidb64": request.path_params["uidb64"], "token": RESET_URL_TOKEN}
         return RedirectResponse(auth.url_for(request, "password_reset_confirm", **params), status_code=303)
@@ -210,8 +213,8 @@ async def send_reset_mail(request: Request, user: User) -> None:
 
 async def send_letter_once(auth: Auth, email: str, letter: Letter) -> None:
     """Nobody's mailbox is filled by somebody who types its address again and again."""
-    # Hashed, so that addresses that only look alike are not counted as one.
-    account = hashlib.sha256(ascii_lower(email).encode()).hexdigest()
+    # Hashed, so that addresses that only look alike are not counted as one; by kind, so that none keeps out another.
+    account = hashlib.sha256(f"{letter.name} {ascii_lower(email)}".encode()).hexdigest()
     if await auth.throttle.allows("register_mail", account=account):
         auth.letters.send(letter)
 

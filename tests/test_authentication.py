@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -680,3 +681,13 @@ async def test_a_very_long_name_is_not_even_normalised() -> None:
     long = "a" + "\u0300" * 300 + "\u0316" * 300
     assert normalize_username(long) == long
     assert normalize_username("e\u0301") == "é"
+
+
+async def test_a_refusal_hides_how_long_the_look_up_took(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth)) as client:
+        for username in ("ann", "nobody"):
+            for _ in range(5):
+                await post_login(client, username, "wrong")
+            begun = time.perf_counter()
+            assert (await post_login(client, username, "wrong")).status_code == 429
+            assert time.perf_counter() - begun >= 0.05

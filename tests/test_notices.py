@@ -335,3 +335,13 @@ async def test_a_site_with_pages_of_its_own_tells_without_a_link_to_ours(databas
             assert "write to the people who run this site" in text_of(mail)
             assert (await second.get("/change")).text == "changed"
             assert (await here.mail())["Subject"] == SUBJECTS["password_changed"]
+
+
+async def test_logging_in_from_everywhere_fills_no_mailbox(database: Database) -> None:
+    async with site(database) as here:
+        await here.auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        for _ in range(14):
+            async with here.browser() as browser:
+                response = await here.post("/accounts/login", browser, username="ann", password=PASSWORD)
+                assert response.status_code == 303
+        assert len(await here.mails()) == 10

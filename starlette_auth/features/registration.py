@@ -24,6 +24,7 @@ from ..views import email_field, send_letter_once
 
 REGISTER = "register"
 BROWSER = "starlette_auth.registration"
+MAX_CHECKED = 6  # passwords that one try is compared with
 MAX_USERNAME_LENGTH = 150
 USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 
@@ -107,9 +108,11 @@ class Registration(Feature):
         token = await follow(request, REGISTER, "register_confirm")
         if isinstance(token, Response):
             return token
-        form = Form() if token is None or self._is_from_here(request, token) else _password_form()
+        pending = await self._pending(token) if token is not None else []
+        wanted = next((one for one in pending if self._is_from_here(request, one)), None)
+        form = Form() if token is None or wanted is not None else _password_form()
         if token is not None and request.method == "POST" and await form.fill_in(request):
-            wanted = await self._chosen(request, token, form) if form.fields else token
+            wanted = wanted or await self._chosen(request, token, form, pending)
             try:
                 if wanted is not None and await self._complete(token, wanted):
                     forget(request, REGISTER)
@@ -223,7 +226,12 @@ class Registration(Feature):
         secret, browser = browser_secret(request), str(token.data["browser"])
         return secret is not None and self.auth.keys.verify(BROWSER, secret, browser) is not None
 
-    async def _chosen(self, request: Request, token: Token, form: Form) -> Token | None:
+    async def _pending(self, token: Token) -> list[Token]:
+        """All that is asked for with this address: the link proves the address, and not which of them is meant."""
+        recent = await self.auth.tokens.recent(REGISTER, _subject(str(token.data["email"])))
+        return [token, *(other for other in recent if other != token)]
+
+    async def _chosen(self, request: Request, token: Token, form: Form, pending: Sequence[Token]) -> Token | None:
         """What was asked for with the password in the form, by whoever opened the link; adds an error for None.
 
         A stranger may have registered the address a moment before its owner, with a password of the stranger's: the
@@ -231,9 +239,8 @@ class Registration(Feature):
         """
         auth, email, password = self.auth, str(token.data["email"]), form.data["password"]
         address = auth.client_address(request)
-        recent = await auth.tokens.recent(REGISTER, _subject(email))
         async with auth.throttle.attempt("confirm", account=email, address=address) as attempt:
-            for candidate in [token, *(other for other in recent if other != token)]:
+            for candidate in pending[:MAX_CHECKED]:
                 encoded = await self._password_of(candidate)
                 if (await auth.passwords.check(encoded, password)).matches:
                     attempt.succeeded = True
