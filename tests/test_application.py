@@ -20,7 +20,11 @@ from starlette_auth import (
     AuthenticationBackend,
     AuthenticationMiddleware,
     CSRFMiddleware,
+    ImproperlyConfigured,
     MemoryStore,
+    MinimumLengthValidator,
+    PasswordCheckUnavailable,
+    PwnedPasswordsValidator,
     SessionMiddleware,
     User,
     auth_context,
@@ -167,3 +171,29 @@ async def test_a_form_outside_of_any_application_is_read_as_well() -> None:
     scope = {"type": "http", "headers": [(b"content-type", b"multipart/form-data")]}
     with pytest.raises(HTTPException, match="cannot be read"):
         await Form(username=Field()).fill_in(Request(scope, broken))
+
+
+@pytest.mark.parametrize("setting", [{"context_words": "acme"}, {"templates": "templates"}, {"from_email": "ann"}])
+def test_a_setting_that_means_nothing_says_how_it_is_written(tmp_path: Path, setting: dict[str, Any]) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/app.sqlite3")
+    with pytest.raises(ImproperlyConfigured, match=r"Pass .*="):
+        Auth(database, secret_key=SECRET_KEY, **setting)
+
+
+async def test_the_sites_words_join_validators_of_ones_own(database: Database) -> None:
+    async with installed(database, password_validators=[MinimumLengthValidator(4)], context_words=["acme"]) as auth:
+        assert [error.code for error in await auth.validate_password("acme2026")] == ["password_context_word"]
+        assert await auth.validate_password("herons") == []
+
+
+async def test_when_have_i_been_pwned_is_away_an_event_says_so(database: Database) -> None:
+    nobody_there = PwnedPasswordsValidator("http://127.0.0.1:9/")
+    heard: list[PasswordCheckUnavailable] = []
+    async with installed(database, password_validators=[nobody_there]) as auth:
+        auth.events.on(PasswordCheckUnavailable)(heard.append)
+        assert await auth.validate_password("nine loud herons") == []
+    assert len(heard) == 1
+
+
+async def test_a_name_that_cannot_be_stored_is_nobodys(auth: Auth) -> None:
+    assert not await auth.users.has_username("ann\x00")

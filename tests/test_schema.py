@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from databases import Database
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateTable, DropTable
 
 from starlette_auth import Gateway, ImproperlyConfigured, Tables, migrate
 from starlette_auth.statements import Statement
@@ -261,7 +261,10 @@ async def postgresql_shape(gateway: Gateway) -> dict[str, Any]:
 
 @pytest.mark.parametrize("database_url", [one for one in BACKENDS if one.startswith("postgres")], indirect=True)
 async def test_on_postgresql_the_tables_are_those_that_django_makes(gateway: Gateway) -> None:
-    await migrate(gateway, Tables.django())
+    tables = Tables.django()
+    await migrate(gateway, tables)
+    for table in (tables.token, tables.throttle):
+        await gateway.execute(DropTable(table))
     ours = await postgresql_shape(gateway)
     async with gateway.database.connection() as connection:
         await connection.raw_connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
