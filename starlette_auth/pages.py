@@ -48,6 +48,15 @@ def page(view: View) -> View:
     return guarded
 
 
+def plain_page(name: str) -> View:
+    """A page that only says something."""
+
+    async def show(request: Request) -> Response:
+        return await render(request, f"registration/{name}.html")
+
+    return page(show)
+
+
 async def render(
     request: Request, template: str, status_code: int = 200, *, form: Form | None = None, **context: Any
 ) -> Response:

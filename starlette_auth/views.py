@@ -20,7 +20,7 @@ from .exceptions import ValidationError
 from .forms import Field, Form
 from .letters import Letter, in_words
 from .models import User
-from .pages import View, check_new_password, log_in_first, new_password_fields, page, render
+from .pages import View, check_new_password, log_in_first, new_password_fields, page, plain_page, render
 from .passwords import UNUSABLE
 from .templating import ASSETS
 from .tokens import decode_uid, encode_uid, hide, subject_of, unhide
@@ -39,23 +39,13 @@ def routes(auth: Auth) -> list[BaseRoute]:
     own: list[BaseRoute] = [
         Route("/login", page(login_page), name="login", methods=both),
         Route("/logout", page(logout_page), name="logout", methods=post),
-        Route("/logged_out", _plain("registration/logged_out.html"), name="logged_out", methods=get),
+        Route("/logged_out", plain_page("logged_out"), name="logged_out", methods=get),
         Route("/password_change", page(password_change), name="password_change", methods=both),
         Route("/password_change/done", page(password_change_done), name="password_change_done", methods=get),
         Route("/password_reset", page(password_reset), name="password_reset", methods=both),
-        Route(
-            "/password_reset/done",
-            _plain("registration/password_reset_done.html"),
-            name="password_reset_done",
-            methods=get,
-        ),
+        Route("/password_reset/done", plain_page("password_reset_done"), name="password_reset_done", methods=get),
         Route("/reset/{uidb64}/{token}", page(password_reset_confirm), name="password_reset_confirm", methods=both),
-        Route(
-            "/reset/done",
-            _plain("registration/password_reset_complete.html"),
-            name="password_reset_complete",
-            methods=get,
-        ),
+        Route("/reset/done", plain_page("password_reset_complete"), name="password_reset_complete", methods=get),
         Route("/auth.css", asset("auth.css", "text/css"), name="auth_style", methods=get),
         Route("/auth.js", asset("auth.js", "text/javascript"), name="auth_script", methods=get),
     ]
@@ -259,13 +249,6 @@ async def _reset_form(
         account_name=account_name,
         password_help=get_auth(request).password_help(),
     )
-
-
-def _plain(template: str) -> View:
-    async def show(request: Request) -> Response:
-        return await render(request, template)
-
-    return page(show)
 
 
 def _login_form(auth: Auth) -> Form:

@@ -14,7 +14,7 @@ from ..forms import Field, Form
 from ..letters import Letter, in_words
 from ..links import follow, forget, named_in, naming
 from ..models import User
-from ..pages import log_in_first, page, render
+from ..pages import log_in_first, page, plain_page, render
 from ..tokens import EMAIL_UNDO, Token, binding_of, subject_of
 from ..translation import gettext
 from ..users import ascii_lower, normalize_email, normalize_username
@@ -42,10 +42,12 @@ class EmailChange(Feature):
         both, get = ["GET", "POST"], ["GET"]
         return [
             Route("/email_change", page(self.change), name="email_change", methods=both),
-            Route("/email_change/done", page(self.done), name="email_change_done", methods=get),
-            Route("/email_change/complete", page(self.complete), name="email_change_complete", methods=get),
+            Route("/email_change/done", plain_page("email_change_done"), name="email_change_done", methods=get),
+            Route(
+                "/email_change/complete", plain_page("email_change_complete"), name="email_change_complete", methods=get
+            ),
             Route("/email_change/confirm/{token}", page(self.confirm), name="email_change_confirm", methods=both),
-            Route("/email_undo/complete", page(self.undone), name="email_undo_complete", methods=get),
+            Route("/email_undo/complete", plain_page("email_undo_complete"), name="email_undo_complete", methods=get),
             Route("/email_undo/confirm/{token}", page(self.undo), name="email_undo_confirm", methods=both),
         ]
 
@@ -67,17 +69,11 @@ class EmailChange(Feature):
                 return self._redirect(request, "email_change_done")
         return await render(request, "registration/email_change_form.html", 422 if form.errors else 200, form=form)
 
-    async def done(self, request: Request) -> Response:
-        return await render(request, "registration/email_change_done.html")
-
     async def confirm(self, request: Request) -> Response:
         def is_good(token: Token, user: User) -> bool:
             return self.auth.tokens.is_bound(token, binding_of(user))
 
         return await self._button(request, EMAIL_CHANGE, "email_change", is_good, self._change)
-
-    async def complete(self, request: Request) -> Response:
-        return await render(request, "registration/email_change_complete.html")
 
     async def undo(self, request: Request) -> Response:
         return await self._button(request, EMAIL_UNDO, "email_undo", lambda token, user: True, self._undo)
@@ -106,9 +102,6 @@ class EmailChange(Feature):
         email = token.data["email"] if token is not None else ""
         template, status = f"registration/{name}_confirm.html", 404 if token is None else 200
         return await render(request, template, status, validlink=token is not None, email=email)
-
-    async def undone(self, request: Request) -> Response:
-        return await render(request, "registration/email_undo_complete.html")
 
     async def _ask_new_address(self, request: Request, user: User, email: str) -> None:
         data = {**naming(user), "email": email}

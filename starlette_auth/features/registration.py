@@ -16,7 +16,7 @@ from ..forms import Field, Form
 from ..letters import Letter, in_words
 from ..links import follow, forget, named_in, naming
 from ..models import User
-from ..pages import check_new_password, new_password_fields, page, render
+from ..pages import check_new_password, new_password_fields, page, plain_page, render
 from ..tokens import Token
 from ..translation import gettext
 from ..users import ascii_lower, normalize_email, normalize_username
@@ -72,7 +72,7 @@ class Registration(Feature):
             routes += [
                 Route("/register/resend", page(self.resend), name="register_resend", methods=both),
                 Route("/register/confirm/{token}", page(self.confirm), name="register_confirm", methods=both),
-                Route("/register/complete", page(self.complete), name="register_complete", methods=get),
+                Route("/register/complete", plain_page("register_complete"), name="register_complete", methods=get),
             ]
         return routes
 
@@ -124,9 +124,6 @@ class Registration(Feature):
         status = 404 if token is None else (422 if form.errors else 200)
         template = "registration/register_confirm.html"
         return await render(request, template, status, form=form, validlink=token is not None)
-
-    async def complete(self, request: Request) -> Response:
-        return await render(request, "registration/register_complete.html")
 
     def _form(self) -> Form:
         fields: dict[str, Field] = {}
