@@ -5,6 +5,7 @@ import importlib
 import os
 import socket
 import sys
+from typing import Any
 
 import uvicorn
 
@@ -20,13 +21,18 @@ def main() -> None:
         # With PORT=0 it is known only now; the links in mails name it.
         port = listener.getsockname()[1]
         os.environ["PORT"] = str(port)
-        proxies = settings.trusted_proxies()
-        app = importlib.import_module("example_app.main").app
+        proxies, workers = settings.trusted_proxies(), settings.workers()
+        importlib.import_module("example_app.main")  # says what is wrong with the other settings
     except ImproperlyConfigured as error:
         sys.exit(" ".join(str(error).split()))
     print(f"{settings.url_of(host, port)} (Ctrl+C to stop)", flush=True)
     # Left alone, uvicorn believes what anybody on this machine says of a visitor's address.
-    server = uvicorn.Server(uvicorn.Config(app, forwarded_allow_ips=proxies))
+    options: dict[str, Any] = {"app": "example_app.main:app", "forwarded_allow_ips": proxies}
+    if workers > 1:
+        listener.close()  # uvicorn opens one for all of them
+        uvicorn.run(**options, host=host, port=port, workers=workers)
+        return
+    server = uvicorn.Server(uvicorn.Config(**options))
     with listener, contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     if not server.started:

@@ -14,8 +14,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from starlette_auth import (
+    ActiveSessions,
     AlreadyExists,
     Auth,
+    CookieStore,
     DoesNotExist,
     EmailChange,
     IntegrityError,
@@ -35,10 +37,14 @@ ATTEMPTS = 5
 
 settings.refuse_django()
 keys = settings.secret_keys()
+database = settings.database()
+sessions = settings.session_store(keys, database)
 auth = Auth(
-    settings.database(),
+    database,
     secret_key=keys,
-    sessions=settings.session_store(keys),
+    sessions=sessions,
+    session_limits=settings.session_limits(),
+    max_sessions=settings.max_sessions(),
     templates=[HERE / "templates"],
     mailer=settings.mailer(),
     base_url=settings.base_url(),
@@ -48,7 +54,13 @@ auth = Auth(
     password_validators=settings.password_validators(["notes", "starlette"]),
     throttling=settings.throttling(),
     trusted_proxies=settings.trusted_proxies(),
-    features=[notes.Notes(), Registration(), EmailChange()],
+    features=[
+        notes.Notes(),
+        Registration(),
+        EmailChange(),
+        # Sessions in cookies cannot be listed.
+        *([] if isinstance(sessions, CookieStore) else [ActiveSessions()]),
+    ],
 )
 
 

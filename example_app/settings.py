@@ -6,25 +6,31 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from databases import Database
 
 from starlette_auth import (
+    CachedStore,
     ConsoleMailer,
     CookieStore,
+    DatabaseStore,
     ImproperlyConfigured,
     Mailer,
     MemoryStore,
     PasswordValidator,
     PwnedPasswordsValidator,
+    RedisStore,
     SessionStore,
     SMTPMailer,
+    Users,
     default_validators,
 )
 from starlette_auth.addresses import Proxies
+from starlette_auth.limits import PRESETS, Preset
 from starlette_auth.mail import compose
 from starlette_auth.translation import Languages
 
@@ -161,16 +167,53 @@ def secret_keys() -> list[str]:
     return _list("SECRET_KEY") or [_key_from_file()]
 
 
-def session_store(keys: list[str]) -> SessionStore | None:
-    """None for the default of `Auth`, the table auth_session."""
+def session_store(keys: list[str], database: Database) -> SessionStore | Callable[[Users[Any]], SessionStore] | None:
+    """SESSION_STORE, and REDIS_URL. None for the default of `Auth`, the table auth_session."""
     name = os.environ.get("SESSION_STORE") or "database"
     if name not in SESSION_STORES:
         raise ImproperlyConfigured(f"SESSION_STORE={name!r} is not known. Use {', '.join(SESSION_STORES)}.")
-    if name in ("redis", "cached"):
-        raise ImproperlyConfigured(f"SESSION_STORE={name} is not built yet. Use database, cookie or memory.")
+    if name == "memory" and workers() > 1:
+        raise ImproperlyConfigured("SESSION_STORE=memory is known to one process only. Unset WORKERS.")
+    url = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379"
+    try:
+        if name == "redis":
+            return RedisStore(url, prefix="notes:")
+        if name == "cached":
+            cached: Callable[[Users[Any]], SessionStore] = lambda users: CachedStore(  # noqa: E731
+                DatabaseStore(database, users=users), url, prefix="notes:cached:"
+            )
+            return cached
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"REDIS_URL cannot be used. {error}") from error
     if name == "cookie":
         return CookieStore(keys)
     return MemoryStore() if name == "memory" else None
+
+
+def session_limits() -> Preset:
+    """SESSION_LIMITS: how long logins last, as one of NIST's levels."""
+    named = os.environ.get("SESSION_LIMITS") or "aal1"
+    for level in PRESETS:
+        if level == named:
+            return level
+    raise ImproperlyConfigured(f"SESSION_LIMITS={named!r} is not known. Use {', '.join(PRESETS)}.")
+
+
+def max_sessions() -> int | None:
+    """MAX_SESSIONS: on how many devices one user can be logged in. One more login ends the oldest."""
+    return _number("MAX_SESSIONS") if os.environ.get("MAX_SESSIONS") else None
+
+
+def workers() -> int:
+    """WORKERS: how many processes answer."""
+    return _number("WORKERS") if os.environ.get("WORKERS") else 1
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name, "")
+    if not (value.isascii() and value.isdecimal() and 0 < int(value[:9]) < 1000):
+        raise ImproperlyConfigured(f"{name}={value!r} is not a number. Set {name} to one from 1 to 999.")
+    return int(value)
 
 
 def refuse_django() -> None:

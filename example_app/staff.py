@@ -16,6 +16,7 @@ from starlette_auth import (
     Form,
     User,
     ValidationError,
+    fresh_login_required,
     get_auth,
     user_passes_test,
 )
@@ -36,6 +37,7 @@ async def page(request: Request) -> Response:
 
 
 @user_passes_test(is_staff)
+@fresh_login_required
 async def create_user(request: Request) -> Response:
     auth, form = get_auth(request), _form()
     await form.fill_in(request)
@@ -52,6 +54,7 @@ async def create_user(request: Request) -> Response:
 
 
 @user_passes_test(is_staff)
+@fresh_login_required
 async def change_writers(request: Request) -> Response:
     users = get_auth(request).users
     form = Form(user=Field(type="hidden"), wish=Field(type="hidden"))

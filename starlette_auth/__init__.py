@@ -16,6 +16,7 @@ from .events import (
     LoginFailed,
     PasswordChanged,
     PasswordCheckUnavailable,
+    SessionEnded,
     SessionsEnded,
     UserCreated,
     UserDeleted,
@@ -33,12 +34,16 @@ from .exceptions import (
     SessionTooLarge,
     StarletteAuthError,
     Throttled,
+    TooManySessions,
+    Unavailable,
     UnstorableValue,
     ValidationError,
 )
+from .features.active_sessions import ActiveSessions
 from .features.email_change import EmailChange
 from .features.registration import Registration
 from .forms import Field, Form
+from .fresh_login import fresh_login_required
 from .gateway import Gateway
 from .hashers import (
     Argon2PasswordHasher,
@@ -50,15 +55,20 @@ from .hashers import (
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
 )
+from .limits import SessionLimit, SessionLimits
+from .logins import Logins
 from .mail import ConsoleMailer, Mailer, SMTPMailer
 from .middlewares import AuthenticationMiddleware, LoginRequiredMiddleware, SessionMiddleware
 from .models import AnonymousUser, ContentType, Group, Permission, User
 from .passwords import Passwords
 from .schema import migrate
-from .sessions.base import SessionBase, SessionStore
+from .sessions.base import SessionBase
+from .sessions.cached import CachedStore
 from .sessions.cookie import CookieStore
 from .sessions.database import DatabaseStore
 from .sessions.memory import MemoryStore
+from .sessions.redis import RedisStore
+from .sessions.store import SessionStore
 from .tables import Tables, user_columns
 from .tokens import PasswordResetTokens
 from .users import Users
@@ -76,6 +86,7 @@ from .validators import (
 from .views import routes
 
 __all__ = [
+    "ActiveSessions",
     "AlreadyExists",
     "AnonymousUser",
     "Argon2PasswordHasher",
@@ -85,6 +96,7 @@ __all__ = [
     "BCryptPasswordHasher",
     "BCryptSHA256PasswordHasher",
     "CSRFMiddleware",
+    "CachedStore",
     "CommonPasswordValidator",
     "ConsoleMailer",
     "ContentType",
@@ -107,6 +119,7 @@ __all__ = [
     "IntegrityError",
     "LoginFailed",
     "LoginRequiredMiddleware",
+    "Logins",
     "MD5PasswordHasher",
     "Mailer",
     "MaximumLengthValidator",
@@ -125,13 +138,17 @@ __all__ = [
     "Permission",
     "PermissionDenied",
     "PwnedPasswordsValidator",
+    "RedisStore",
     "Registration",
     "RemoteUserBackend",
     "SMTPMailer",
     "ScryptPasswordHasher",
     "SessionBackend",
     "SessionBase",
+    "SessionEnded",
     "SessionInterrupted",
+    "SessionLimit",
+    "SessionLimits",
     "SessionMiddleware",
     "SessionStore",
     "SessionTooLarge",
@@ -139,6 +156,8 @@ __all__ = [
     "StarletteAuthError",
     "Tables",
     "Throttled",
+    "TooManySessions",
+    "Unavailable",
     "UnstorableValue",
     "User",
     "UserAttributeSimilarityValidator",
@@ -154,6 +173,7 @@ __all__ = [
     "csrf_input",
     "csrf_token",
     "default_validators",
+    "fresh_login_required",
     "get_auth",
     "lifespan",
     "login",

@@ -7,6 +7,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 
 from .auth import Auth
+from .authentication import prefers_json
 from .cookies import add_vary
 from .forms import JSON, Form, kind_of
 
@@ -39,6 +40,11 @@ def problem(status: int, detail: str, form: Form | None = None) -> JSONResponse:
 
 def sent_json(conn: HTTPConnection) -> bool:
     return kind_of(conn) == JSON
+
+
+def wants_json(conn: HTTPConnection) -> bool:
+    """Whether it is a program that asks: by what it sent, or by what it can read."""
+    return sent_json(conn) or prefers_json(conn)
 
 
 def add_headers(auth: Auth, response: Response) -> None:

@@ -22,7 +22,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
     """The recommended stack, in the right order. Paths in `exclude` have neither session nor user."""
     return [
-        Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie, exclude=exclude),
+        Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie, exclude=exclude, clock=auth.clock),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
         Middleware(CSRFMiddleware, auth=auth),
     ]

@@ -1,6 +1,7 @@
 """One installation of this package: its parts, put together."""
 
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -14,19 +15,23 @@ from starlette.routing import BaseRoute, NoMatchFound
 
 from .addresses import Proxies
 from .backends import AuthenticationBackend, Guard, ModelBackend, SessionBackend
+from .clock import Clock
 from .cookies import Cookie
 from .devices import Devices
 from .events import Events, PasswordCheckUnavailable
 from .exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
 from .gateway import Gateway
 from .letters import Letters
+from .limits import Preset, SessionLimits
+from .limits import session_limits as parse_limits
+from .logins import Logins
 from .mail import Mailer
 from .models import AnonymousUser, User
 from .notices import Notices
 from .outbox import Outbox
 from .passwords import Passwords
-from .sessions.base import SessionStore
 from .sessions.database import DatabaseStore
+from .sessions.store import Progress, SessionStore
 from .signing import SecretKeys
 from .tables import Tables
 from .templating import VERSIONS, Templates
@@ -67,14 +72,17 @@ class Feature:
 class Auth:
     """Everything that the middlewares, the pages and the command line work with.
 
-    `secret_key` is a text, or several, newest first. `sessions` is a store (default: the table `auth_session`),
+    `secret_key` is a text, or several, newest first. `sessions` is a store, or a function that makes one of the `Users`
+    (default: the table `auth_session`); `session_limits` say how long a login lasts ("aal1", "aal2", "aal3" of NIST's
+    levels, or your own), `max_sessions` how many a user may have at a time, and `when_full` what happens to one more.
     `backends` are asked before the session and the password. `login_url` and `login_redirect_url` are names of routes
     or paths. `next_hosts` are the other hosts to which a login may lead, `trusted_origins` those whose pages may post
     to us, as in "https://shop.example".
 
     Mails need a `mailer` and `base_url`, the site's scheme and host. `password_validators` judge new passwords
     (`context_words`: the site's name and the like). `rates` say how often things may be tried, as in
-    {"login": "60/m/ip"}; behind a proxy, name it in `trusted_proxies`, or all visitors count as one.
+    {"login": "60/m/ip"}; behind a proxy, name it in `trusted_proxies`, or all visitors count as one. `clock` tells all
+    parts the time (a store that you pass has its own).
     """
 
     def __init__(
@@ -85,8 +93,11 @@ class Auth:
         tables: Tables | None = None,
         user_class: type[User] = User,
         login_fields: Sequence[str] = ("username",),
-        sessions: SessionStore | None = None,
+        sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None = None,
         cookie: Cookie | None = None,
+        session_limits: SessionLimits | Preset = "aal1",
+        max_sessions: int | None = None,
+        when_full: Literal["drop_oldest", "reject"] = "drop_oldest",
         backends: Sequence[AuthenticationBackend] = (),
         passwords: Passwords | None = None,
         templates: Sequence[str | PathLike[str]] = (),
@@ -112,7 +123,10 @@ class Auth:
         throttling: bool = True,
         trusted_proxies: Sequence[str] = (),
         features: Sequence[Feature] = (),
+        clock: Clock = time.time,
     ) -> None:
+        if when_full not in ("drop_oldest", "reject"):
+            raise ImproperlyConfigured(f'when_full={when_full!r} is not known. Use "drop_oldest" or "reject".')
         if csrf not in ("headers", "strict"):
             raise ImproperlyConfigured(f'csrf={csrf!r} is not known. Use "headers" (the default) or "strict".')
         if not isinstance(database, Database):
@@ -133,6 +147,7 @@ class Auth:
                 'login_fields is ("username",), ("email",) or ("username", "email"). Choose one.'
             )
         self.database = database
+        self.clock = clock
         self.keys = SecretKeys(secret_key)
         self.gateway = Gateway.of(database)
         self.events = Events()
@@ -144,15 +159,26 @@ class Auth:
             passwords=self.passwords,
             events=self.events,
             user_class=user_class,
+            clock=clock,
         )
-        self.sessions: SessionStore = DatabaseStore(database, users=self.users) if sessions is None else sessions
+        self.sessions: SessionStore = _store(sessions, database, self.users, clock)
         self.cookie = cookie or Cookie()
         # Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form.
         self.csrf_cookie = replace(self.cookie, name=f"{self.cookie.name}_csrf")
         self.devices = Devices(self.keys, replace(self.cookie, name="device", max_age=ONE_YEAR))
         self.proxies = Proxies(trusted_proxies)
-        self.throttle = Throttle(self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling)
-        self.session_backend = SessionBackend(self.users, self.keys)
+        self.throttle = Throttle(self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=clock)
+        self.session_limits = parse_limits(session_limits)
+        self.session_backend = SessionBackend(self.users, self.keys, limits=self.session_limits, clock=clock)
+        self.logins = Logins(
+            self.sessions,
+            self.session_backend,
+            gateway=self.gateway,
+            events=self.events,
+            max_sessions=max_sessions,
+            drop_oldest=when_full == "drop_oldest",
+        )
+        self.logins.attach()
         guard = Guard(self.throttle, devices=self.devices, proxies=self.proxies)
         self.model_backend = ModelBackend(self.users, login_fields=login_fields, guard=guard)
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
@@ -168,8 +194,11 @@ class Auth:
             site_name=site_name,
             from_email=from_email,
             path_for=self.url_for,
+            clock=clock,
         )
-        self.notices = Notices(self.letters, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle)
+        self.notices = Notices(
+            self.letters, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle, clock=clock
+        )
         if notices:
             self.notices.attach(self.events)
         words = [*context_words, *filter(None, [site_name])]
@@ -179,7 +208,7 @@ class Auth:
         for validator in self.password_validators:
             if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
                 validator.on_failure = self._password_check_failed
-        self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys)
+        self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=clock)
         self.reset_tokens: ResetTokens = reset_tokens or DatabaseResetTokens(self.tokens)
         self.login_after_reset = login_after_reset
         self.clear_site_data = clear_site_data
@@ -251,16 +280,21 @@ class Auth:
         """What a new password must be like, one sentence for each rule, in the visitor's language."""
         return [text for validator in self.password_validators if (text := validator.get_help_text())]
 
-    async def clear_expired(self) -> int:
-        """Deletes sessions, tokens and counters that nobody can use any more; gives the number of the sessions."""
+    async def clear_expired(self, progress: Progress | None = None) -> int:
+        """Deletes sessions, tokens and counters that nobody can use any more; gives the number of the sessions.
+
+        In small batches, with pauses: others hardly notice. `progress` is told the number of the sessions so far.
+        """
+        number = await self.sessions.clear_expired(progress)
         await self.tokens.clear_expired()
         await self.throttle.clear_expired()
-        return await self.sessions.clear_expired()
+        return number
 
     async def close(self) -> None:
         """Sends what is still to be mailed, ends the threads, gives back the connections of this event loop."""
         await self.outbox.drain()
         self.passwords.close()
+        await self.sessions.close()
         await self.gateway.close()
 
     async def _password_check_failed(self, error: Exception) -> None:
@@ -279,6 +313,17 @@ def get_auth(conn: HTTPConnection) -> Auth:
             "This request did not pass AuthenticationMiddleware. Pass middleware=middleware(auth) to your app."
         )
     return auth
+
+
+def _store(
+    sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None,
+    database: Database,
+    users: Users[Any],
+    clock: Clock,
+) -> SessionStore:
+    if sessions is None:
+        return DatabaseStore(database, users=users, clock=clock)
+    return sessions if isinstance(sessions, SessionStore) else sessions(users)
 
 
 def _takes(function: Callable[..., Any], credentials: dict[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """Logging in and out."""
 
+import functools
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -31,9 +32,10 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
     return None
 
 
-async def login(request: HTTPConnection, user: User, *, backend: str = "") -> None:
+async def login(request: HTTPConnection, user: User, *, backend: str = "", remember: bool = False) -> None:
     """Makes `user` the user of this session, under a new key. What an anonymous visitor stored in it stays.
 
+    `remember`: beyond the end of the browser, and for as long as `Auth(session_limits=…)` allows then.
     It asks nothing: pages go through `complete_login`, where a second factor has its place.
     """
     auth, session = get_auth(request), _session(request)
@@ -47,23 +49,25 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "") -> No
         await auth.users.log_in(user)
         event = UserLoggedIn(user=user, request=request, backend=backend, new_device=new_device)
         await auth.events.emit(event)
-    auth.session_backend.remember(session, user, backend)
+    auth.session_backend.remember(session, user, backend, is_remembered=remember)
+    session.admission = functools.partial(auth.logins.make_room, user)
     auth.devices.remember(request, user)
     set_user(request, user)
 
 
-async def complete_login(request: Request, user: User, next: str | None = None) -> Response:
+async def complete_login(request: Request, user: User, next: str | None = None, *, remember: bool = False) -> Response:
     """The only door in: every way of proving who you are ends here.
 
     Each of `auth.login_steps` may put a page of its own in between; otherwise the user is logged in and sent on to
-    `next`, when that is safe.
+    `next`, when that is safe. TooManySessions (403) where `Auth(max_sessions=…)` leaves no room.
     """
     auth = get_auth(request)
     for step in auth.login_steps:
         response = await step(request, user)
         if response is not None:
             return response
-    await login(request, user)
+    await auth.logins.require_room(user, session_of(request))
+    await login(request, user, remember=remember)
     return RedirectResponse(next_url(request, next), status_code=303)
 
 
@@ -98,10 +102,15 @@ def safe_next(auth: Auth, conn: HTTPConnection, wanted: str | None, default: str
     return safe_url(wanted, default=default, allowed_hosts=auth.next_hosts, require_https=secure)
 
 
+def prefers_json(conn: HTTPConnection) -> bool:
+    """Whether a program asks, which has no use for a page."""
+    accept = conn.headers.get("accept", "")
+    return "application/json" in accept and "text/html" not in accept
+
+
 def ask_to_log_in(conn: HTTPConnection, login_url: str | None = None) -> Response:
     """Sends a visitor to the login page, and back here afterwards; a client that wants JSON gets a 401."""
-    accept = conn.headers.get("accept", "")
-    if "application/json" in accept and "text/html" not in accept:
+    if prefers_json(conn):
         return JSONResponse({"detail": "Log in first, then send this request again."}, 401)
     auth = get_auth(conn)
     url = auth.url_for(conn, login_url or auth.login_url)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -11,16 +12,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from .addresses import Proxies
+from .clock import Clock
 from .devices import Devices
-from .models import User
-from .sessions.base import SessionBase
+from .limits import SessionLimits, session_limits
+from .models import AnonymousUser, User
+from .sessions.base import USER_ID, SessionBase
 from .signing import SecretKeys
 from .throttling import Attempt, Throttle
 from .users import Users, normalize_username
 
-USER_ID = "_auth_user_id"
-BACKEND = "_auth_user_backend"
+BACKEND = "_auth_user_backend"  # Django's names
 AUTH_HASH = "_auth_user_hash"
+AUTH_TIME = "_auth_time"
+REMEMBERED = "_auth_remembered"
 SHORTEST_REFUSAL = 0.05  # seconds
 # Django's, so that both frameworks can read one session.
 AUTH_HASH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
@@ -57,37 +61,74 @@ class AuthenticationBackend:
 
 
 class SessionBackend(AuthenticationBackend):
-    """The user whom the session remembers. The only place that reads and writes the session's keys of a login."""
+    """The user whom the session remembers. The only place that writes the session's keys of a login."""
 
-    def __init__(self, users: Users[Any], keys: SecretKeys) -> None:
+    def __init__(
+        self,
+        users: Users[Any],
+        keys: SecretKeys,
+        *,
+        limits: SessionLimits | None = None,
+        clock: Clock = time.time,
+    ) -> None:
         self.users = users
         self.keys = keys
+        self.limits = limits or session_limits("aal1")
+        self._clock = clock
 
     async def identify(self, conn: HTTPConnection) -> User | None:
         session = session_of(conn)
         if not session or USER_ID not in session:
             return None
-        user = await self._user(session)
-        if user is None or not user.is_active or not self._verify(session, user):
+        user = await self.user_of(session)
+        if user is None:
             # Not only ignored: it must not come back to life when the account is switched on again.
             session.flush()
-            return None
         return user
 
-    def remember(self, session: SessionBase, user: User, backend: str) -> None:
-        """Binds the session to a user, under a new key. What an anonymous visitor stored stays; another user's goes."""
+    async def user_of(self, session: SessionBase) -> User | None:
+        """Who is logged in to a session; None when it has been ended, or is over."""
+        user = await self._user(session)
+        return user if user is not None and self.lets_in(session, user) else None
+
+    def lets_in(self, session: SessionBase, user: User) -> bool:
+        """Whether this session of the user's is still good: the account, the password, and the time."""
+        if not user.is_active or not self._verify(session, user):
+            return False
+        session.limit = self.limits.of(user, is_remembered=REMEMBERED in session)
+        return not session.is_over
+
+    def remember(self, session: SessionBase, user: User, backend: str, *, is_remembered: bool = False) -> None:
+        """Binds the session to a user, under a new key. What an anonymous visitor stored stays; another user's goes.
+
+        `is_remembered`: for as long as `SessionLimits.remembered` says.
+        """
         if USER_ID in session and not (session[USER_ID] == str(user.id) and self._verify(session, user)):
             session.flush()
         session.begin_anew()
         session[USER_ID], session[BACKEND] = str(user.id), backend
         session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
-        session.user_id = user.id
+        session[AUTH_TIME] = int(self._clock())
+        session.pop(REMEMBERED, None)
+        if is_remembered:
+            session[REMEMBERED] = True
+        session.limit = self.limits.of(user, is_remembered=is_remembered)
 
     def refresh(self, session: SessionBase, user: User) -> None:
         """Keeps this session alive, under a new key, after the user's password changed."""
         if session.get(USER_ID) == str(user.id):
             session.cycle_key()
             session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
+
+    def renew_proof(self, session: SessionBase) -> None:
+        """Notes that the user has just proved once more who they are. The login does not last longer for it."""
+        session.cycle_key()
+        session[AUTH_TIME] = int(self._clock())
+
+    def age_of_proof(self, session: SessionBase | None, user: User | AnonymousUser) -> float:
+        """Seconds since this user last proved in this session who they are; infinite where they did elsewhere."""
+        moment = session.get(AUTH_TIME) if session is not None and session.get(USER_ID) == user.identity else None
+        return self._clock() - moment if isinstance(moment, int) else math.inf
 
     @staticmethod
     def is_of(session: SessionBase | None, user: User) -> bool:

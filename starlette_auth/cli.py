@@ -9,10 +9,13 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from databases import Database
 
+from .addresses import describe
 from .auth import Auth
+from .durations import ago
 from .exceptions import StarletteAuthError, ValidationError
 from .models import User
 from .password_filter import PasswordList, build_filter
@@ -83,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("clearsessions", help="delete sessions that have expired", parents=[where])
     command.set_defaults(command=_clearsessions, ask=_ask_nothing)
 
+    _add_sessions(commands, where)
+
     command = commands.add_parser("buildfilter", help="make a filter of passwords that are not to be used")
     command.add_argument("output", metavar="OUTPUT", type=Path, help="the file for CommonPasswordValidator")
     command.add_argument(
@@ -95,6 +100,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--min-length", metavar="N", type=int, default=1, help="skip shorter passwords")
     command.set_defaults(work=_buildfilter)
     return parser
+
+
+def _add_sessions(commands: Any, where: argparse.ArgumentParser) -> None:
+    sessions = commands.add_parser("sessions", help="see where a user is logged in, and end it")
+    verbs = sessions.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    verb = verbs.add_parser("list", help="list the sessions of a user", parents=[where])
+    verb.add_argument("username")
+    verb.set_defaults(command=_list_sessions, ask=_ask_nothing)
+
+    verb = verbs.add_parser("revoke", help="end sessions of a user, by ID or all of them", parents=[where])
+    verb.add_argument("username")
+    which = verb.add_mutually_exclusive_group(required=True)
+    which.add_argument("ids", metavar="ID", nargs="*", default=[], help="as `sessions list` shows it")
+    which.add_argument("--all", action="store_true", help="every session of the user")
+    verb.set_defaults(command=_revoke_sessions, ask=_ask_nothing)
 
 
 def _auth(options: argparse.Namespace) -> Auth:
@@ -147,16 +168,61 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
 
 
 async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
-    user = await auth.users.get_by_username(options.username)
-    if user is None:
-        raise Refused(f"There is no user called {options.username!r}. Check the spelling.")
+    user = await _user(auth, options)
     await auth.users.set_password(user, options.password)
+    if auth.sessions.on_server:
+        await auth.sessions.revoke_all(user.identity)
     _say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
     await _judge(auth, user, options.password)
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
-    _say(f"Deleted {await auth.clear_expired()} expired sessions.")
+    number = 0
+
+    def progress(so_far: int) -> None:
+        nonlocal number
+        number = so_far
+        _show_progress(f"Deleted {number:,} expired sessions …")
+
+    try:
+        number = await auth.clear_expired(progress)
+    except asyncio.CancelledError:  # Ctrl-C
+        _show_progress("")
+        raise Refused(f"Stopped. {number} expired sessions were deleted; the rest is there until next time.") from None
+    _show_progress("")
+    _say(f"Deleted {number} expired sessions.")
+
+
+async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
+    # All that the store has: with --database nobody knows the secret key, by which old passwords' would be told.
+    sessions = await auth.sessions.sessions_of((await _user(auth, options)).identity)
+    now = int(auth.clock())
+    for record in [session.record for session in sessions if session.record is not None]:
+        times = f"logged in {ago(now - record.created)}, last seen {ago(now - record.last_seen)}"
+        device, address = describe(record.user_agent) or "Unknown device", record.address or "unknown address"
+        _say(f"{record.public_id}  {device}, {address}, {times}")
+    if not sessions:
+        _say(f"{options.username} is logged in nowhere.")
+
+
+async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
+    user = await _user(auth, options)
+    if options.all:
+        _say(f"Ended {await auth.logins.end_all(user)} sessions of {user.username}.")
+        return
+    missing = [public_id for public_id in options.ids if not await auth.logins.end(user, public_id)]
+    if missing:
+        raise Refused(
+            f"{user.username} has no session {', '.join(missing)}. Look with `sessions list {user.username}`."
+        )
+    _say(f"Ended {len(options.ids)} sessions of {user.username}.")
+
+
+async def _user(auth: Auth, options: argparse.Namespace) -> User:
+    user: User | None = await auth.users.get_by_username(options.username)
+    if user is None:
+        raise Refused(f"There is no user called {options.username!r}. Check the spelling.")
+    return user
 
 
 def _buildfilter(options: argparse.Namespace) -> None:

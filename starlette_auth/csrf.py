@@ -12,8 +12,9 @@ from .cookies import Cookie, response_headers, set_header
 from .csrf_tokens import FIELD, HEADER, NEW_SECRET, is_valid
 from .exceptions import ImproperlyConfigured
 from .forms import FORMS, is_utf8, kind_of
-from .middlewares import IDENTIFIED_BY, STARTS
+from .middlewares import IDENTIFIED_BY
 from .translation import gettext, speaking
+from .visits import STARTS
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 MAX_BODY = 1024 * 1024

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 
 from .auth import get_auth
 from .backends import session_of
-from .sessions.base import is_key
+from .sessions.keys import is_key
 
 FIELD = "csrfmiddlewaretoken"  # Django's names
 HEADER = "x-csrftoken"
@@ -63,8 +63,9 @@ def browser_secret(conn: HTTPConnection) -> str | None:
 
 def _binding(conn: HTTPConnection, secret: str, *, bound: bool) -> str:
     session = session_of(conn)
-    key = session.session_key if session is not None and bound else None
-    return f"{secret}:{key or ''}"
+    # Of a session that is about to be saved, or to change its key, the key that the form will come back with.
+    key = session.key_to_be if session and bound else ""
+    return f"{secret}:{key}"
 
 
 def _mask(signature: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast, overload
 
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -52,13 +52,20 @@ def user_passes_test(test: Test, *, login_url: str | None = None) -> Callable[[F
 
     The test may be async where the endpoint is.
     """
+    return guard(lambda conn: test(conn.user), lambda conn: _no(conn, login_url))
+
+
+def guard(
+    test: Test, refuse: Callable[[HTTPConnection], Response], reason: str = "Log in first, with a user who may do this."
+) -> Callable[[F], F]:
+    """Asks a connection before its endpoint is called; `refuse` answers in its place, on a WebSocket `reason` does."""
 
     def demand(endpoint: F) -> F:
         if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
-            guard = _guarded_class
+            wrap = _guarded_class
         else:
-            guard = _guarded_async if _is_async(endpoint) else _guarded_sync
-        guarded: F = guard(endpoint, test, login_url)
+            wrap = _guarded_async if _is_async(endpoint) else _guarded_sync
+        guarded: F = wrap(endpoint, test, refuse, reason)
         return guarded
 
     return demand
@@ -70,57 +77,57 @@ def login_not_required(endpoint: F) -> F:
     return endpoint
 
 
-def _guarded_async(endpoint: Any, test: Test, login_url: str | None) -> Any:
+def _guarded_async(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
     @functools.wraps(endpoint)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
-        passed = test(_user(conn))
+        passed = test(_with_user(conn))
         if inspect.isawaitable(passed):
             passed = await passed
         if passed:
             return await endpoint(*args, **kwargs)
         if isinstance(conn, WebSocket):
-            await conn.close(1008, "Log in first, with a user who may do this.")
+            await conn.close(1008, reason)
             return None
-        return _no(conn, login_url)
+        return refuse(conn)
 
     return guarded
 
 
-def _guarded_sync(endpoint: Any, test: Test, login_url: str | None) -> Any:
+def _guarded_sync(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
-        passed = test(_user(conn))
+        passed = test(_with_user(conn))
         if inspect.isawaitable(passed):
             cast(Coroutine[Any, Any, bool], passed).close()
             raise ImproperlyConfigured(f"{endpoint!r} is not async, but its test is. Write it with `async def`.")
-        return endpoint(*args, **kwargs) if passed else _no(conn, login_url)
+        return endpoint(*args, **kwargs) if passed else refuse(conn)
 
     return guarded
 
 
-def _guarded_class(endpoint: Any, test: Test, login_url: str | None) -> Any:
+def _guarded_class(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
     """A subclass that asks before it dispatches: for every method, those that are added later included."""
 
     class Guarded(endpoint):  # type: ignore[misc]
         async def dispatch(self) -> None:
             conn = _connection_of(self.scope, self.receive, self.send)
-            passed = test(_user(conn))
+            passed = test(_with_user(conn))
             if inspect.isawaitable(passed):
                 passed = await passed
             if passed:
                 await super().dispatch()
             elif isinstance(conn, WebSocket):
-                await conn.close(1008, "Log in first, with a user who may do this.")
+                await conn.close(1008, reason)
             else:
-                await _no(conn, login_url)(self.scope, self.receive, self.send)
+                await refuse(conn)(self.scope, self.receive, self.send)
 
     return functools.update_wrapper(Guarded, endpoint, updated=())
 
 
 def _connection_of(scope: Scope, receive: Receive, send: Send) -> HTTPConnection:
-    return WebSocket(scope, receive, send) if scope["type"] == "websocket" else HTTPConnection(scope)
+    return WebSocket(scope, receive, send) if scope["type"] == "websocket" else Request(scope, receive, send)
 
 
 def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> HTTPConnection:
@@ -133,12 +140,12 @@ def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> H
     )
 
 
-def _user(conn: HTTPConnection) -> Any:
+def _with_user(conn: HTTPConnection) -> HTTPConnection:
     if "user" not in conn.scope:
         raise ImproperlyConfigured(
             "This request has no user. Pass middleware=middleware(auth) to your app, and leave its path out of exclude."
         )
-    return conn.user
+    return conn
 
 
 def _no(conn: HTTPConnection, login_url: str | None) -> Response:

@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 
 from .cookies import Cookie
 from .models import User
-from .sessions.base import is_key
+from .sessions.keys import is_key
 from .signing import SecretKeys
 
 PURPOSE = "starlette_auth.device"

@@ -89,8 +89,17 @@ class EmailChanged(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionEnded(Event):
+    """One session of a user was ended from elsewhere; `public_id` is how lists of sessions name it."""
+
+    user: Any
+    public_id: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SessionsEnded(Event):
-    """All sessions of a user end with their next request."""
+    """All sessions of a user were ended, but perhaps that of the request; or end with their next request."""
 
     user: Any
     request: HTTPConnection | None = field(default=None, repr=False)

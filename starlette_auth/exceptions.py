@@ -23,6 +23,10 @@ class SessionTooLarge(StarletteAuthError):
     """The session does not fit into a cookie."""
 
 
+class Unavailable(StarletteAuthError):
+    """The database or Redis cannot be reached at the moment. Visitors get 503 and `Retry-After`."""
+
+
 class IntegrityError(StarletteAuthError):
     """The database refused a row: a value that must be unique stands there, or a row that is referred to is gone."""
 
@@ -58,6 +62,16 @@ class Throttled(HTTPException):
         super().__init__(429, "Too many attempts. Please try again later.", headers={"Retry-After": str(retry_after)})
 
 
+class TooManySessions(HTTPException):
+    """The user is logged in as often as `Auth(max_sessions=…)` allows. Answered with 403."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(
+            403, f"You are logged in on {number} other devices already. Please log out on one of them first."
+        )
+
+
 class ValidationError(StarletteAuthError, ValueError):
     """What a visitor filled in cannot be taken. `message` says so to the visitor, `code` (Django's) to programs."""
 
@@ -68,3 +82,8 @@ class ValidationError(StarletteAuthError, ValueError):
 
     def __str__(self) -> str:
         return self.message
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, or what it is called, as part of a sentence: for logs, in which a line is an event."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

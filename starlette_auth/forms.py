@@ -34,6 +34,8 @@ class Field:
 
     def clean(self, value: str) -> str:
         """White space around a text goes, around a password it stays. ValidationError with Django's codes."""
+        if self.type == "checkbox" and value.lower() in ("false", "off", "0"):
+            value = ""
         if self.type == "hidden":  # nobody typed it, nobody can correct it: it is judged where it is used
             return value
         value = value if self.type == "password" else value.strip()
@@ -79,6 +81,8 @@ class Form:
         sent = await read_fields(request)
         for name, field in self.fields.items():
             values = sent.get(name, [""])
+            if field.type == "checkbox" and isinstance(values[0], bool):
+                values = ["on" if values[0] else "", *values[1:]]
             if len(values) > 1 or not isinstance(values[0], str):
                 # Two readers of one request could each take another of the two.
                 raise HTTPException(400, gettext("A field came more than once, or is no text. Send this once more."))

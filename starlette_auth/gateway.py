@@ -11,8 +11,18 @@ import sqlalchemy as sa
 from databases import Database
 from databases.core import Connection
 
-from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction, is_deadlock, is_integrity_error, is_missing_table
-from .exceptions import ImproperlyConfigured, IntegrityError
+from .drivers import (
+    Aiosqlite,
+    Asyncpg,
+    Driver,
+    Mysql,
+    Transaction,
+    is_deadlock,
+    is_integrity_error,
+    is_missing_table,
+    is_unavailable,
+)
+from .exceptions import ImproperlyConfigured, IntegrityError, Unavailable, one_line
 from .lanes import Lane, uninterrupted
 from .statements import Prepared, Row, Statement
 
@@ -161,12 +171,14 @@ class Gateway:
             if self.database._global_connection is not None or (begins and self.dialect == "sqlite"):
                 await stack.enter_async_context(self._lane.turn)
             if held is None:
-                held = await stack.enter_async_context(self._writing() if self._keeps else self._lent())
+                with _translated():
+                    held = await stack.enter_async_context(self._writing() if self._keeps else self._lent())
             transaction = self.driver.transaction(held.raw_connection)
             if begins:
                 stack.enter_context(_inside(held))
             try:
-                await self._say(held, transaction.start)
+                with _translated():
+                    await self._say(held, transaction.start)
                 yield
                 with _translated():
                     await self._say(held, transaction.commit)
@@ -301,4 +313,6 @@ def _translated() -> Iterator[None]:
                 f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
                 "or pass lifespan=lifespan(auth, create_tables=True) to your app."
             ) from error
+        if is_unavailable(error):
+            raise Unavailable(f"The database cannot be reached: {one_line(error)}. Look whether it runs.") from error
         raise

@@ -1,6 +1,7 @@
 """Mails that are written from templates, after the response."""
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -9,11 +10,12 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from .clock import Clock, moment
 from .exceptions import ImproperlyConfigured
 from .mail import compose
 from .outbox import Outbox
 from .templating import Templates
-from .translation import current_language, ngettext
+from .translation import current_language
 
 ORIGIN = re.compile(r"https?://[^\s/?#@\\]+/?")
 
@@ -43,6 +45,7 @@ class Letters:
         site_name: str,
         from_email: str,
         path_for: Callable[..., str],
+        clock: Clock = time.time,
     ) -> None:
         self.templates = templates
         self.outbox = outbox
@@ -57,6 +60,7 @@ class Letters:
                 'from_email is no address. Pass from_email="Shop <accounts@shop.example>".'
             ) from error
         self._path_for = path_for
+        self._clock = clock
 
     @property
     def can_write(self) -> bool:
@@ -114,19 +118,8 @@ class Letters:
             text=parts[1],
             html=parts[2],
             language=language.tag,
+            date=moment(self._clock),
         )
-
-
-def in_words(seconds: int) -> str:
-    """ "30 minutes", "2 days": the largest unit that says it in whole numbers."""
-    if seconds % (24 * 60 * 60) == 0:
-        days = seconds // (24 * 60 * 60)
-        return ngettext("%(number)d day", "%(number)d days", days) % {"number": days}
-    if seconds % (60 * 60) == 0:
-        hours = seconds // (60 * 60)
-        return ngettext("%(number)d hour", "%(number)d hours", hours) % {"number": hours}
-    minutes = -(-seconds // 60)
-    return ngettext("%(number)d minute", "%(number)d minutes", minutes) % {"number": minutes}
 
 
 def _origin(base_url: str) -> str:

@@ -31,11 +31,18 @@ class Mailer(Protocol):
 
 
 def compose(
-    *, sender: str, to: str, subject: str, text: str, html: str | None = None, language: str = ""
+    *,
+    sender: str,
+    to: str,
+    subject: str,
+    text: str,
+    html: str | None = None,
+    language: str = "",
+    date: datetime | None = None,
 ) -> EmailMessage:
     """A mail to one person. ValueError for line breaks in a header, and for all but one plain address in `to`.
 
-    `sender` is `mail@example.org` or `The site <mail@example.org>`.
+    `sender` is `mail@example.org` or `The site <mail@example.org>`. `date` is now, if no other is given.
     """
     author, reader, subject = _sender(sender), one_address(to), _one_line(subject.strip(), "subject")
     beyond_ascii = not (author.username + reader.addr_spec).isascii()
@@ -46,7 +53,7 @@ def compose(
     # A header is decoded when it is set: "=?utf-8?q?=0ABcc:_mallory=40example.com?=" holds a line break.
     if "=?" in sender or (*message["To"].addresses, message["Subject"]) != (reader, subject):
         raise ValueError("A header of a mail holds what is read as something else. Remove the =?…?= from it.")
-    message["Date"] = datetime.now(UTC)
+    message["Date"] = date or datetime.now(UTC)
     # Neither the name of this machine nor the number of the process is anybody's business.
     message["Message-ID"] = f"<{secrets.token_hex(16)}@{author.domain}>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no "I am on holiday" comes back.

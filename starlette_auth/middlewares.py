@@ -1,29 +1,26 @@
 """What stands between the server and the application: sessions and users."""
 
-import logging
+import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
-import anyio
 from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocketDisconnect
 
 from .auth import ONE_YEAR, SCOPE_APP, SCOPE_KEY, Auth
 from .authentication import ask_to_log_in, login, set_user
 from .backends import SessionBackend, session_of
-from .cookies import Cookie, add_vary, response_headers, set_header
+from .clock import Clock
+from .cookies import Cookie, add_vary, response_headers
 from .devices import NEW_DEVICE
-from .exceptions import ImproperlyConfigured, SessionInterrupted
+from .exceptions import ImproperlyConfigured
 from .models import AnonymousUser
-from .sessions.base import SessionBase, SessionStore
+from .sessions.store import SessionStore
 from .urls import is_below, path_prefixes
+from .visits import STARTS, SocketVisit, Visit
 
-logger = logging.getLogger("starlette_auth")
-
-STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 IDENTIFIED_BY = "starlette_auth.backend"
 
 
@@ -34,130 +31,25 @@ class SessionMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, store: SessionStore, cookie: Cookie | None = None, exclude: Sequence[str] = ()
+        self,
+        app: ASGIApp,
+        store: SessionStore,
+        cookie: Cookie | None = None,
+        exclude: Sequence[str] = (),
+        clock: Clock = time.time,
     ) -> None:
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()
         self.exclude = path_prefixes(exclude)
+        self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or is_below(scope, self.exclude):
             await self.app(scope, receive, send)
             return
-        value = self.cookie.read(scope)
-        scope["session"] = session = await self.store.load(value) if value else SessionBase()
-        session.max_age = self.cookie.max_age
-        await Visit(self.store, self.cookie, session, scope, receive, send).run(self.app)
-
-
-class Visit:
-    """One request, or one WebSocket, and its session."""
-
-    def __init__(
-        self, store: SessionStore, cookie: Cookie, session: SessionBase, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        self.store = store
-        self.cookie = cookie
-        self.session = session
-        self.scope = scope
-        self.receive = receive
-        self.send_on = send
-        self.had_key = session.session_key is not None
-        self.started = False
-        self.interrupted = False
-
-    async def run(self, app: ASGIApp) -> None:
-        try:
-            await app(self.scope, self.receive, self.send)
-            await self.end()
-        except WebSocketDisconnect:  # how a socket usually ends
-            await self.end()
-            raise
-        finally:
-            # A crash may cost a visitor what the request wrote, but never undo a logout.
-            await self.delete_discarded()
-
-    async def send(self, message: Message) -> None:
-        if message["type"] in STARTS and not self.started:
-            self.started = True
-            await self.start(message)
-        elif not self.interrupted:
-            # A socket may go on for hours: a logout in it counts before it says anything more.
-            await self.delete_discarded()
-            await self.send_on(message)
-
-    async def start(self, message: Message) -> None:
-        headers = response_headers(message)
-        try:
-            set_cookie = await self.commit(keep=message.get("status", 200) < 500)
-        except SessionInterrupted:
-            self.interrupted = True
-            await self.refuse()
-            return
-        if set_cookie is not None:
-            headers.append(set_cookie)
-            set_header(headers, "Cache-Control", "no-store")
-        if self.session.accessed or set_cookie is not None:
-            add_vary(headers, "Cookie")
-        await self.send_on(message)
-
-    async def commit(self, *, keep: bool) -> tuple[bytes, bytes] | None:
-        """Carries out what was wished of the session; gives the cookie to set, if there is one."""
-        session = self.session
-        if not session and session.session_key is not None:
-            session.flush()
-        if session and keep and session.modified:
-            cookie = await self.save()
-            await self.delete_discarded()
-            return cookie
-        await self.delete_discarded()
-        if self.had_key and session.session_key is None:
-            return self.cookie.deletion(self.scope)
-        return None
-
-    async def save(self) -> tuple[bytes, bytes]:
-        session, max_age = self.session, self.session.get_expiry_age()
-        client = self.scope.get("client")
-        session.address = client[0] if client else ""
-        session.user_agent = next(
-            (value.decode("latin-1") for name, value in self.scope["headers"] if name == b"user-agent"), ""
-        )
-        value = await self.store.save(session, max_age)
-        return self.cookie.header(self.scope, value, None if session.get_expire_at_browser_close() else max_age)
-
-    async def end(self) -> None:
-        """A WebSocket has no way to set a cookie after its start: what is stored under a known key can still change."""
-        session = self.session
-        if self.scope["type"] != "websocket" or not self.started or not session.modified:
-            return
-        if session.session_key is None:
-            logger.warning("A WebSocket changed the key of its session after accept(); what it stored is lost.")
-            return
-        before = session.session_key
-        try:
-            if await self.store.save(session, session.get_expiry_age()) != before:
-                logger.warning(
-                    "A WebSocket changed a session that lives in its cookie after accept(); the change is lost."
-                )
-        except SessionInterrupted:
-            logger.info("A session was ended while its WebSocket was open; what the socket stored is dropped.")
-
-    async def delete_discarded(self) -> None:
-        key, self.session.discarded_key = self.session.discarded_key, None
-        if key is not None:
-            # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
-            with anyio.CancelScope(shield=True):
-                await self.store.delete(key)
-
-    async def refuse(self) -> None:
-        if self.scope["type"] == "websocket":
-            await self.send_on({"type": "websocket.close", "code": 1008, "reason": "Your session has ended."})
-            return
-        response = PlainTextResponse("Your session ended while this page was loading. Please log in again.", 400)
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["Vary"] = "Cookie"
-        await response(self.scope, self.receive, self.send_on)
+        kind = SocketVisit if scope["type"] == "websocket" else Visit
+        await kind(self.store, self.cookie, self.clock, scope, receive, send).run(self.app)
 
 
 class AuthenticationMiddleware:
@@ -193,10 +85,13 @@ class AuthenticationMiddleware:
             if user is None:
                 continue
             scope[IDENTIFIED_BY] = backend
-            if backend.remembered and not SessionBackend.is_of(session_of(conn), user):
+            session = session_of(conn)
+            if backend.remembered and session is not None and not SessionBackend.is_of(session, user):
                 # Somebody else looks after who logs in from where; a client without cookies does so at each request.
                 self.auth.devices.remember(conn, user)
                 await login(conn, user, backend=backend.path)
+                # Refused, the next request would come with the same header.
+                session.admission = functools.partial(self.auth.logins.make_room, user, may_refuse=False)
             set_user(conn, user)
             return
         set_user(conn, AnonymousUser())

@@ -1,12 +1,13 @@
 """Telling people what happened to their account, in case it was not they who did it."""
 
 import contextlib
-from datetime import UTC, datetime
+import time
 from typing import Any
 
 from starlette.requests import HTTPConnection
 
 from .addresses import Proxies, describe
+from .clock import Clock, moment
 from .events import Events, PasswordChanged, SessionsEnded, UserLoggedIn
 from .exceptions import ImproperlyConfigured
 from .gateway import Gateway
@@ -17,8 +18,11 @@ from .throttling import Throttle
 class Notices:
     """A mail for each change that a thief would make. It says what, when and from where, and holds no secret."""
 
-    def __init__(self, letters: Letters, *, gateway: Gateway, proxies: Proxies, throttle: Throttle) -> None:
+    def __init__(
+        self, letters: Letters, *, gateway: Gateway, proxies: Proxies, throttle: Throttle, clock: Clock = time.time
+    ) -> None:
         self.letters = letters
+        self._clock = clock
         self.throttle = throttle
         self.gateway = gateway
         self.proxies = proxies
@@ -33,7 +37,7 @@ class Notices:
         address = to or user.email
         if not address or not self.letters.can_write:
             return
-        details = {"kind": kind, "user": user, "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", **context}
+        details = {"kind": kind, "user": user, "when": f"{moment(self._clock):%Y-%m-%d %H:%M} UTC", **context}
         if request is not None:
             details["browser"] = describe(request.headers.get("user-agent", ""))
             details["address"] = self.proxies.client_address(request)

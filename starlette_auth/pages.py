@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from .answers import add_headers, problem, sent_json
@@ -58,7 +58,7 @@ def plain_page(name: str) -> View:
 
 
 async def render(
-    request: Request, template: str, status_code: int = 200, *, form: Form | None = None, **context: Any
+    request: HTTPConnection, template: str, status_code: int = 200, *, form: Form | None = None, **context: Any
 ) -> Response:
     """One of our pages, or the application's own of that name. To a client that sent JSON: what is wrong with it."""
     if sent_json(request) and status_code >= 400:

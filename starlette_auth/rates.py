@@ -9,6 +9,7 @@ from .exceptions import ImproperlyConfigured
 DEFAULT_RATES: Mapping[str, str] = {
     "login": "60/m/ip",
     "password_change": "60/m/ip",
+    "reauthenticate": "60/m/ip",
     "password_reset": "20/m/ip",
     "password_reset_mail": "1/5m/account",
     "register": "20/m/ip",

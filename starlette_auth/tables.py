@@ -198,6 +198,7 @@ def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> 
         sa.Column("expires", sa.BigInteger, nullable=False),
         sa.Column("address", sa.String(45), nullable=False),
         sa.Column("user_agent", sa.String(255), nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
         sa.Index("auth_session_user_id", "user_id"),
         sa.Index("auth_session_expires", "expires"),
     )

@@ -1,4 +1,4 @@
-"""For the tests of applications: being somebody without filling in a form, reading mail without a server."""
+"""For the tests of applications: being somebody without a form, reading mail without a server, setting the time."""
 
 import asyncio
 import re
@@ -55,9 +55,9 @@ def log_in(client: Client, user: User | None, auth: Auth | None = None) -> Await
 
 
 async def _log_in(client: Client, user: User, auth: Auth) -> None:
-    session = SessionBase()
+    session = SessionBase(clock=auth.clock)
     auth.session_backend.remember(session, user, auth.model_backend.path)
-    value = await auth.sessions.save(session, auth.cookie.max_age)
+    value = await auth.sessions.save(session, session.get_expiry_age())
     base = str(getattr(client, "base_url", "http://testserver"))
     name = auth.cookie.name_for({"scheme": base.partition(":")[0]})
     client.cookies.delete(name) if name in client.cookies else None
@@ -71,6 +71,25 @@ def _find_auth(app: Any) -> Auth:
         if isinstance(auth, Auth):
             return auth
     raise ImproperlyConfigured("This client's app does not show its Auth. Pass it: log_in(client, user, auth).")
+
+
+class FrozenClock:
+    """Time that passes when a test says so.
+
+    clock = FrozenClock()
+    auth = Auth(database, secret_key="…", clock=clock)
+    clock.tick(12 * 60 * 60)  # half a day later
+    """
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        """`now` is in seconds since 1970."""
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
 
 
 class CollectingMailer:

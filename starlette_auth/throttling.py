@@ -17,6 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from .addresses import Crowd, network_of
+from .cleaning import delete_in_batches, old_rows
+from .clock import Clock
 from .drivers import is_deadlock
 from .exceptions import ImproperlyConfigured, Throttled
 from .gateway import Gateway
@@ -61,7 +63,7 @@ class Throttle:
         free_failures: int = 5,
         longest_wait: int = 15 * 60,
         enabled: bool = True,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = time.time,
     ) -> None:
         unknown = set(rates or {}) - set(DEFAULT_RATES)
         if unknown:
@@ -93,7 +95,7 @@ class Throttle:
         self._until = Statement(sa.select(t.c.until).where(by_key))
         self._give_back = functools.cache(functools.partial(_give_back, t))
         says_nothing = sa.or_(t.c.failures == 0, t.c.until <= _moment("forgotten"))
-        self._clear = Statement(sa.delete(t).where(t.c.until <= _moment("now"), says_nothing))
+        self._clear = old_rows(t, sa.and_(t.c.until <= _moment("now"), says_nothing), t.c.until)
 
     async def hit(self, action: str, **scopes: str) -> None:
         """Counts one for each of the action's rates, as in `hit("register", ip=address)`, or raises Throttled."""
@@ -168,7 +170,7 @@ class Throttle:
     async def clear_expired(self) -> int:
         """Deletes what says nothing any more; gives the number."""
         now = self._now()
-        return await self._say(self._clear, now=now, forgotten=now - DAY)
+        return await delete_in_batches(self.gateway, self._clear, now=now, forgotten=now - DAY)
 
     async def _count_all(self, action: str, scopes: Mapping[str, str], now: int) -> list[Key]:
         counted: list[Key] = []

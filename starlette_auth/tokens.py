@@ -6,13 +6,15 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from .cleaning import delete_in_batches, old_rows
+from .clock import Clock
 from .gateway import Gateway
 from .models import User
 from .signing import SecretKeys, salted_hmac
@@ -48,9 +50,7 @@ class Tokens:
     `subject` says whom a token is about, `binding` what must not change meanwhile.
     """
 
-    def __init__(
-        self, gateway: Gateway, *, table: sa.Table, keys: SecretKeys, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, gateway: Gateway, *, table: sa.Table, keys: SecretKeys, clock: Clock = time.time) -> None:
         self.gateway = gateway
         self.table = t = table
         self.keys = keys
@@ -71,7 +71,7 @@ class Tokens:
         self._void = Statement(sa.delete(t).where(*of_subject))
         undo = (t.c.subject == sa.bindparam("subject"), t.c.purpose == EMAIL_UNDO)
         self._void_undos = Statement(sa.delete(t).where(*undo, t.c.expires >= now))
-        self._clear = Statement(sa.delete(t).where(t.c.expires <= now))
+        self._clear = old_rows(t, t.c.expires <= now, t.c.expires)
 
     async def make(
         self, purpose: str, subject: str, *, max_age: int, binding: str = "", data: Mapping[str, Any] | None = None
@@ -133,7 +133,7 @@ class Tokens:
         await self.gateway.execute(self._void_undos, subject=_sha256(subject), now=made_after.expires)
 
     async def clear_expired(self) -> int:
-        return await self.gateway.execute(self._clear, now=int(self._clock()))
+        return await delete_in_batches(self.gateway, self._clear, now=int(self._clock()))
 
 
 class ResetTokens(Protocol):
@@ -190,7 +190,7 @@ class PasswordResetTokens:
         max_age: int = HALF_AN_HOUR,
         time_zone: tzinfo = UTC,
         use_tz: bool = True,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = time.time,
     ) -> None:
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self.max_age = max_age

@@ -1,15 +1,16 @@
 """Reading and changing users."""
 
 import contextlib
+import time
 import unicodedata
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
+from .clock import Clock, moment
 from .events import Events, PasswordChanged, UserCreated, UserDeleted
 from .exceptions import AlreadyExists, DoesNotExist, HashingBusy, IntegrityError, UnstorableValue
 from .gateway import Gateway
@@ -34,8 +35,10 @@ class Users(Grants, Generic[U]):
         passwords: Passwords,
         events: Events,
         user_class: type[U],
+        clock: Clock = time.time,
     ) -> None:
         super().__init__(gateway, tables)
+        self._clock = clock
         self.passwords = passwords
         self.events = events
         self.user_class = user_class
@@ -142,15 +145,7 @@ class Users(Grants, Generic[U]):
 
     def parse_id(self, id: Any) -> Any:
         """A primary key from its text; None for what cannot be one."""
-        kind = self.tables.user_key.type.python_type
-        if isinstance(id, kind) and not isinstance(id, bool):
-            return id
-        if not isinstance(id, str) or len(id) >= 64 or not id.isascii() or id != id.strip():
-            return None
-        try:
-            return kind(id)
-        except ValueError:
-            return None
+        return parse_key(self.tables.user_key.type.python_type, id)
 
     # Changing users
 
@@ -175,7 +170,7 @@ class Users(Grants, Generic[U]):
             "first_name": "",
             "last_name": "",
             **defaults,
-            "date_joined": datetime.now(UTC),
+            "date_joined": moment(self._clock),
             **_values_of(self.tables.user, "default"),
             **_normalized({**fields, "username": username, "email": email}),
             "password": encoded_password or await self.passwords.hash(password),
@@ -202,7 +197,7 @@ class Users(Grants, Generic[U]):
 
     async def log_in(self, user: User) -> None:
         """Notes the time of a login."""
-        await self._write(user, last_login=datetime.now(UTC))
+        await self._write(user, last_login=moment(self._clock))
 
     async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
         """A new password, or None for none at all. Ends all sessions that were begun with the old one.
@@ -314,6 +309,18 @@ class Users(Grants, Generic[U]):
             raise ValueError("A user needs a username. Pass one that is not empty.")
         if "password" in fields and not self.passwords.is_encoded(str(fields["password"])):
             raise ValueError("A password is stored as a hash only. Use set_password(user, raw).")
+
+
+def parse_key(kind: type[Any], key: Any) -> Any:
+    """A key of this kind from its text; None for what cannot be one."""
+    if isinstance(key, kind) and not isinstance(key, bool):
+        return key
+    if not isinstance(key, str) or len(key) >= 64 or not key.isascii() or key != key.strip():
+        return None
+    try:
+        return kind(key)
+    except ValueError:
+        return None
 
 
 def normalize_username(username: str) -> str:

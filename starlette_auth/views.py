@@ -16,9 +16,11 @@ from .authentication import (
     update_session_auth_hash,
 )
 from .decorators import login_not_required
+from .durations import in_words
 from .exceptions import ValidationError
 from .forms import Field, Form
-from .letters import Letter, in_words
+from .fresh_login import reauthenticate
+from .letters import Letter
 from .models import User
 from .pages import View, check_new_password, log_in_first, new_password_fields, page, plain_page, render
 from .passwords import UNUSABLE
@@ -40,6 +42,7 @@ def routes(auth: Auth) -> list[BaseRoute]:
         Route("/login", page(login_page), name="login", methods=both),
         Route("/logout", page(logout_page), name="logout", methods=post),
         Route("/logged_out", plain_page("logged_out"), name="logged_out", methods=get),
+        Route("/reauthenticate", page(reauthenticate), name="reauthenticate", methods=both),
         Route("/password_change", page(password_change), name="password_change", methods=both),
         Route("/password_change/done", page(password_change_done), name="password_change_done", methods=get),
         Route("/password_reset", page(password_reset), name="password_reset", methods=both),
@@ -64,7 +67,7 @@ async def login_page(request: Request) -> Response:
         credentials = {"username": normalize_username(form.data["username"]), "password": form.data["password"]}
         user = await authenticate(request, **credentials)
         if user is not None:
-            return await complete_login(request, user, wanted)
+            return await complete_login(request, user, wanted, remember=bool(form.data.get("remember")))
         form.add_error("", _wrong(auth))
     form.data["next"] = _next(request, wanted)
     return await render(request, "registration/login.html", 422, form=form)
@@ -256,11 +259,16 @@ def _login_form(auth: Auth) -> Form:
     label = gettext("E-mail address") if by_email else gettext("Username")
     if len(auth.login_fields) > 1:
         label = gettext("Username or e-mail address")
-    return Form(
-        username=Field(label=label, type="email" if by_email else "text", autocomplete="username"),
-        password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
-        next=Field(type="hidden", required=False),
-    )
+    fields = {
+        "username": Field(label=label, type="email" if by_email else "text", autocomplete="username"),
+        "password": Field(label=gettext("Password"), type="password", autocomplete="current-password"),
+    }
+    if auth.session_limits.offers_choice:
+        help_text = gettext("Not on a device that others use too.")
+        fields["remember"] = Field(
+            label=gettext("Stay logged in"), type="checkbox", required=False, help_text=help_text
+        )
+    return Form(**fields, next=Field(type="hidden", required=False))
 
 
 def _wrong(auth: Auth) -> ValidationError:

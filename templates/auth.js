@@ -1,6 +1,16 @@
 "use strict";
 
-// Everything works without this file. It adds a button to each password that lets people see what they type.
+// Everything works without this file.
+
+// What somebody had filled in before the password was asked for once more: sent at once, and only once.
+const resend = document.querySelector(".auth-resend");
+window.addEventListener("pageshow", (event) => {
+  if (resend && !event.persisted) {
+    resend.requestSubmit();
+  }
+});
+
+// A button for each password that lets people see what they type.
 for (const box of document.querySelectorAll(".auth-password")) {
   const input = box.querySelector("input");
   const button = document.createElement("button");

@@ -42,6 +42,11 @@ async def forget(request: Request) -> Response:
     return PlainTextResponse("forgotten")
 
 
+async def flush(request: Request) -> Response:
+    request.session.flush()  # type: ignore[attr-defined]
+    return PlainTextResponse("flushed")
+
+
 async def log_out_and_crash(request: Request) -> Response:
     await logout(request)
     raise RuntimeError("the application broke after the logout")
@@ -154,6 +159,7 @@ def app_routes(auth: Auth) -> list[Any]:
         Route("/whoami", whoami),
         Route("/remember", remember, methods=["GET", "POST"]),
         Route("/forget", forget),
+        Route("/flush", flush),
         Route("/crash", log_out_and_crash),
         Route("/fail", log_out_and_fail),
         Route("/members", members, methods=["GET", "POST"]),

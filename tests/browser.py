@@ -178,7 +178,10 @@ def _showing(seen: Seen) -> Any:
         if route.request.resource_type != "document":
             route.continue_()
             return
-        policy = POLICY.format("'self'") if "/accounts/" in seen.url else "script-src 'none'"
+        if route.request.method == "POST":  # one page sends its form by itself
+            route.fulfill(status=204)
+            return
+        policy = POLICY.format("'self'") if 'class="auth"' in seen.html else "script-src 'none'"
         headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy}
         route.fulfill(body=seen.html, headers=headers)
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import secrets
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,23 @@ from aiosmtpd.controller import Controller
 from blockbuster import BlockBuster, blockbuster_ctx
 from databases import Database
 from playwright.sync_api import Browser
+from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
-from starlette_auth import Argon2PasswordHasher, Auth, Passwords, User, migrate
+from starlette_auth import (
+    Argon2PasswordHasher,
+    Auth,
+    CachedStore,
+    CookieStore,
+    DatabaseStore,
+    MemoryStore,
+    Passwords,
+    RedisStore,
+    SessionStore,
+    User,
+    migrate,
+)
+from starlette_auth.clock import Clock
 from starlette_auth.hashers import default_hashers
 
 from .browser import Seen, Visitor, launched, look_at
@@ -33,6 +48,9 @@ SERVERS = os.environ.get(
 )
 SPARE: dict[str, list[str]] = defaultdict(list)  # databases that a test has left, by server
 BACKENDS = ["sqlite", *(url.strip() for url in SERVERS.split(",") if url.strip())]
+REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379" if IN_CI else "")
+ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  # stores that can call a session back
+needs_redis = pytest.mark.skipif(not REDIS_URL, reason="needs Redis; name one in TEST_REDIS_URL")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,8 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    tried = ", ".join(url.split(":")[0].split("+")[0] for url in BACKENDS)
-    missing = "" if len(BACKENDS) > 1 else "; name other servers in TEST_DATABASE_URLS (see README) to test them too"
+    tried = ", ".join([*map(name_of, BACKENDS), *(["redis"] if REDIS_URL else [])])
+    left_out = [
+        name for name, is_tried in (("DATABASE_URLS", len(BACKENDS) > 1), ("REDIS_URL", REDIS_URL)) if not is_tried
+    ]
+    missing = "".join(f"; name others in TEST_{name} (see README) to test them too" for name in left_out)
     terminalreporter.write_line(f"databases: {tried}{missing}")
 
 
@@ -53,6 +74,8 @@ def blockbuster() -> Iterator[BlockBuster]:
         # asyncpg looks for a password file and for certificates when it opens a connection.
         for function in detector.functions.values():
             function.can_block_in("asyncpg/connect_utils.py", {"_parse_connect_arguments"})
+            # redis looks up its own version then.
+            function.can_block_in("redis/utils.py", {"get_lib_version"})
             # It locks its data when a thread comes by code for the first time.
             function.can_block_in("coverage/collector.py", {"lock_data"})
         yield detector
@@ -125,13 +148,54 @@ async def connected(url: str) -> AsyncIterator[Database]:
 
 
 @contextlib.asynccontextmanager
+async def redis_prefix() -> AsyncIterator[str]:
+    """What the names of one test in Redis begin with; they are gone afterwards."""
+    prefix = f"starlette_auth_test_{os.getpid()}_{secrets.token_hex(4)}:"
+    yield prefix
+    async with Redis.from_url(REDIS_URL) as client:
+        names = [name async for name in client.scan_iter(f"{prefix}*", count=1000)]
+        if names:
+            await client.delete(*names)
+
+
+@contextlib.asynccontextmanager
+async def store_maker(kind: str, database: Database, clock: Clock) -> AsyncIterator[Callable[[Any], SessionStore]]:
+    """Makes the store of this kind for `Auth(sessions=…)`, from its users."""
+    async with contextlib.AsyncExitStack() as stack:
+        prefix = await stack.enter_async_context(redis_prefix()) if kind in ("redis", "cached") else ""
+        makers: dict[str, Callable[[Any], SessionStore]] = {
+            "memory": lambda users: MemoryStore(clock=clock),
+            "cookie": lambda users: CookieStore(SECRET_KEY, clock=clock),
+            "redis": lambda users: RedisStore(REDIS_URL, prefix=prefix, clock=clock),
+            "cached": lambda users: CachedStore(
+                DatabaseStore(database, users=users, clock=clock), REDIS_URL, prefix=prefix, clock=clock
+            ),
+        }
+        yield makers.get(kind, lambda users: DatabaseStore(database, users=users, clock=clock))
+
+
+@contextlib.asynccontextmanager
+async def with_store(kind: str, folder: Path, clock: Clock = time.time, **options: Any) -> AsyncIterator[Auth]:
+    """An Auth with sessions of this kind, on a database of its own."""
+    server = kind if kind in BACKENDS else "sqlite"
+    async with (
+        empty_database(server, folder) as url,
+        connected(url) as database,
+        store_maker(kind, database, clock) as sessions,
+        installed(database, sessions=sessions, clock=clock, **options) as auth,
+    ):
+        yield auth
+
+
+@contextlib.asynccontextmanager
 async def installed(database: Database, **options: Any) -> AsyncIterator[Auth]:
     """An Auth whose tables are there."""
     auth = Auth(database, **{"secret_key": SECRET_KEY, "passwords": weak_passwords(), **options})
     await migrate(auth.gateway, auth.tables)
-    yield auth
-    await auth.gateway.close()
-    auth.passwords.close()
+    try:
+        yield auth
+    finally:
+        await auth.close()
 
 
 def name_of(server: str) -> str:
@@ -272,3 +336,18 @@ async def post_login(
 
 async def all_of(*coroutines: Any) -> list[Any]:
     return await asyncio.gather(*coroutines)
+
+
+def count_statements(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said to the database from now on."""
+    said: list[str] = []
+    driver = type(auth.gateway.driver)
+    for name in ("fetch", "execute", "insert"):
+        original = getattr(driver, name)
+
+        async def counting(self: Any, raw: Any, sql: str, arguments: Any, original: Any = original) -> Any:
+            said.append(sql)
+            return await original(self, raw, sql, arguments)
+
+        monkeypatch.setattr(driver, name, counting)
+    return said

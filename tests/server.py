@@ -20,7 +20,8 @@ from starlette_auth.mail import text_of
 ROOT = Path(__file__).parent.parent
 IN_CI = os.environ.get("CI") == "true"
 SETTINGS = (
-    *("DATABASE_URL", "SECRET_KEY", "SESSION_STORE", "DJANGO", "HOST", "PORT", "BASE_URL"),
+    *("DATABASE_URL", "SECRET_KEY", "SESSION_STORE", "REDIS_URL", "SESSION_LIMITS", "MAX_SESSIONS", "WORKERS"),
+    *("DJANGO", "HOST", "PORT", "BASE_URL"),
     *("MAIL", "MAIL_FROM", "TRUSTED_PROXIES", "LANGUAGES", "THROTTLING", "HIBP"),
 )
 # What ConsoleMailer writes.

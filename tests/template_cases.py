@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from starlette_auth.exceptions import ValidationError
+from starlette_auth.features.active_sessions import Place
 from starlette_auth.forms import Field, Form
 from starlette_auth.models import AnonymousUser, User
 from starlette_auth.templating import BUILT_IN, Templates
@@ -19,7 +20,8 @@ LINK = f"{HOST}/accounts/reset/MQ/q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA"
 UNDO = f"{HOST}/accounts/undo/q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA"
 WHEN, BROWSER, ADDRESS = "2026-07-31 12:30 UTC", "Firefox 150 (Linux)", "2001:db8::7"
 # What is the visitor's own, or the site's: the same in each language.
-DATA = (SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS)
+PHONE, PHONE_ADDRESS = "Safari on iPhone", "192.0.2.1"
+DATA = (SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS)
 
 Say = Callable[[str], str]
 
@@ -77,6 +79,21 @@ def pages(say: Say = str) -> list[Case]:
         Case("registration/login.html", {"form": _all_wrong(_login(say), say)}, "Error: Log in"),
         Case("registration/logged_out.html", {}, "You are logged out"),
         Case("registration/logged_out.html", user, "You are still logged in"),
+        *_with_errors("registration/reauthenticate.html", _again, say, "go on with what you were doing", **user),
+        Case("registration/reauthenticate.html", {"form": _again(say), "is_lost": True, **user}, "could not be kept"),
+        Case(
+            "registration/reauthenticated.html",
+            {"action": "/staff?a=1", "kept": [("name", NAME), ("text", "a\nb")], **user},
+            "is being sent now",
+        ),
+        Case(
+            "registration/sessions.html", {"places": _places(), "others": 2, "more": 3, **_list(say), **user}, "3 more"
+        ),
+        Case(
+            "registration/sessions.html",
+            {"places": _places()[:1], "others": 0, "more": 0, "is_done": True, **_list(say), **user},
+            "logged in nowhere else",
+        ),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -210,6 +227,29 @@ def _new(say: Say) -> Form:
         new_password1=_password(say("New password"), "new-password"),
         new_password2=_password(say("New password, once more"), "new-password"),
     )
+
+
+def _again(say: Say) -> Form:
+    form = Form(
+        password=_password(say("Password"), "current-password"),
+        next=Field(type="hidden", required=False),
+        kept=Field(type="hidden", required=False),
+    )
+    form.data["next"], form.data["kept"] = "/staff?a=1", f'[["name", "{NAME}"]]'
+    return form
+
+
+def _places() -> list[Place]:
+    long_ago = {"created": 1_700_000_000, "last_seen": 1_800_000_000}
+    return [
+        Place(id="a", device=BROWSER, address=ADDRESS, is_this=True, **long_ago),
+        Place(id="b", device=PHONE, address=PHONE_ADDRESS, is_this=False, **long_ago),
+        Place(id="c", device="", address="", is_this=False, **long_ago),
+    ]
+
+
+def _list(say: Say) -> dict[str, Any]:
+    return {"ago": lambda moment: say("3 days ago")}
 
 
 def _email(say: Say) -> Form:

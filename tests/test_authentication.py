@@ -41,7 +41,7 @@ from starlette_auth.statements import Statement
 from starlette_auth.users import normalize_username
 
 from .apps import make_app
-from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login
+from .conftest import PASSWORD, SECRET_KEY, client_of, count_statements, installed, post_login
 
 
 def with_cookie(value: str) -> dict[str, str]:
@@ -209,21 +209,6 @@ async def test_logs_at_debug_hold_no_secret(auth: Auth, ann: User, caplog: pytes
 
 
 # One statement
-
-
-def count_statements(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is said to the database from now on."""
-    said: list[str] = []
-    driver = type(auth.gateway.driver)
-    for name in ("fetch", "execute", "insert"):
-        original = getattr(driver, name)
-
-        async def counting(self: Any, raw: Any, sql: str, arguments: Any, original: Any = original) -> Any:
-            said.append(sql)
-            return await original(self, raw, sql, arguments)
-
-        monkeypatch.setattr(driver, name, counting)
-    return said
 
 
 async def test_an_authenticated_request_costs_one_statement(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from playwright.sync_api import expect
 
 from . import test_browser
 from .browser import Visitor, needs_chromium
@@ -28,12 +29,16 @@ WRONG = "Please enter a correct username and password."
 ELSEWHERE = {"Welcome", "That did not work", "Too many visitors at once"}
 
 
+def a_password() -> str:
+    """Of other letters than the names, which it would be too similar to now and then."""
+    return "".join(secrets.choice("ghijklmopqrstuvwxyz") for _ in range(20))
+
+
 class Person:
     def __init__(self) -> None:
         self.name = f"ann{secrets.token_hex(6)}"
         self.email = f"{self.name}@example.org"
-        # Of other letters than the name, which it would be too similar to now and then.
-        self.password = "".join(secrets.choice("ghijklmopqrstuvwxyz") for _ in range(20))
+        self.password = a_password()
 
     def form(self) -> dict[str, str]:
         return {
@@ -74,6 +79,15 @@ def a_day_later(server: Server) -> None:
         database.execute("UPDATE auth_token SET expires = 1")
 
 
+def an_hour_later(server: Server) -> None:
+    """Nobody has proved for an hour who they are."""
+    with contextlib.closing(sqlite3.connect(server.folder / "example.sqlite3")) as database, database:
+        for key, data in database.execute("SELECT key_hash, data FROM auth_session").fetchall():
+            aged = re.sub(r'"_auth_time":(\d+)', lambda found: f'"_auth_time":{int(found[1]) - 3600}', data)
+            change = "UPDATE auth_session SET data = ?, version = version + 1 WHERE key_hash = ?"
+            database.execute(change, (aged, key))
+
+
 def spoilt(mail: Mail) -> Mail:
     return mail._replace(text=mail.text.replace(mail.token, mail.token[:-4]))
 
@@ -86,7 +100,7 @@ def test_a_stranger_registers_logs_in_and_logs_out(visit: Visit) -> None:
     ann.see("Create an account")
     ann.send("Create the account")
     ann.see("Create an account", *[f"{label}: {REQUIRED}" for label in person.form()])
-    ann.send("Create the account", {**person.form(), "Username": "ann?", AGAIN: secrets.token_hex(8)})
+    ann.send("Create the account", {**person.form(), "Username": "ann?", AGAIN: a_password()})
     ann.see("Create an account", "Username: Enter a valid username.", f"{AGAIN}: The two password fields")
     ann.holds({"Username": "ann?", "E-mail address": person.email, "Password": "", AGAIN: ""})
     ann.send("Create the account", {**person.form(), "Password": "ottr7", AGAIN: "ottr7"})
@@ -108,7 +122,7 @@ def test_a_stranger_registers_logs_in_and_logs_out(visit: Visit) -> None:
     assert ann.page.url.endswith("/accounts/login?next=%2Fme")
     ann.send("Log in")
     ann.see("Log in", f"Username: {REQUIRED}", f"Password: {REQUIRED}")
-    ann.send("Log in", {"Username": person.name, "Password": secrets.token_hex(8)})
+    ann.send("Log in", {"Username": person.name, "Password": a_password()})
     ann.see("Log in", WRONG)
     ann.holds({"Username": person.name, "Password": ""})
     ann.fill({"Password": person.password})
@@ -163,7 +177,7 @@ def test_a_mail_is_opened_in_another_browser(visit: Visit) -> None:
     desk.see("Check your inbox")
     phone.follow(phone.server.mail(person.email, "Confirm"))
     phone.see("Confirm your e-mail address")
-    phone.send("Confirm the address", {"Password": secrets.token_hex(8)})
+    phone.send("Confirm the address", {"Password": a_password()})
     phone.see("Confirm your e-mail address", "Password: ")
     phone.holds({"Password": ""})
     phone.send("Confirm the address", {"Password": person.password})
@@ -192,8 +206,8 @@ def test_a_new_password_logs_out_the_other_browser(visit: Visit) -> None:
     here.see("Change your password")
     here.send("Change the password")
     here.see("Change your password", *[f"{label}: {REQUIRED}" for label in (old, NEW, NEW_AGAIN)])
-    new, like = secrets.token_hex(8), f"{person.name}1"
-    here.send("Change the password", {old: secrets.token_hex(8), NEW: like, NEW_AGAIN: like})
+    new, like = a_password(), f"{person.name}1"
+    here.send("Change the password", {old: a_password(), NEW: like, NEW_AGAIN: like})
     here.see("Change your password", f"{old}: Your old password", f"{NEW}: The password is too similar to the username")
     here.holds({old: "", NEW: "", NEW_AGAIN: ""})
     here.send("Change the password", {old: person.password, NEW: new, NEW_AGAIN: new})
@@ -212,7 +226,7 @@ def test_an_address_that_a_thief_changed_comes_back(visit: Visit) -> None:
     person, email = register(thief), "New e-mail address"
     thief.go("/accounts/email_change")
     thief.see("Change your e-mail address")
-    thief.send("Change the address", {email: "new", "Password": secrets.token_hex(8)})
+    thief.send("Change the address", {email: "new", "Password": a_password()})
     thief.see("Change your e-mail address", f"{email}: Enter a valid", "Password: Your old password")
     thief.holds({email: "new", "Password": ""})
     thief.send("Change the address", {email: new, "Password": person.password})
@@ -237,7 +251,7 @@ def test_an_address_that_a_thief_changed_comes_back(visit: Visit) -> None:
     thief.see("Log in", WRONG)
     owner.follow(owner.server.mail(person.email, "new password"))
     owner.see("Choose a new password")
-    person.password = secrets.token_hex(8)
+    person.password = a_password()
     owner.send("Save the password", {NEW: person.password, NEW_AGAIN: person.password})
     owner.see("Your new password has been saved")
     owner.click("Log in")
@@ -271,10 +285,10 @@ def test_a_forgotten_password(visit: Visit) -> None:
     ann.follow(mail)
     ann.see("Choose a new password")
     assert ann.page.url.endswith("/set-password")
-    ann.send("Save the password", {NEW: secrets.token_hex(8), NEW_AGAIN: secrets.token_hex(8)})
+    ann.send("Save the password", {NEW: a_password(), NEW_AGAIN: a_password()})
     ann.see("Choose a new password", f"{NEW_AGAIN}: The two password fields")
     ann.holds({NEW: "", NEW_AGAIN: ""})
-    old, person.password = person.password, secrets.token_hex(8)
+    old, person.password = person.password, a_password()
     ann.send("Save the password", {NEW: person.password, NEW_AGAIN: person.password})
     ann.see("Your new password has been saved")
     ann.follow(mail)
@@ -284,6 +298,74 @@ def test_a_forgotten_password(visit: Visit) -> None:
     ann.see("Log in", WRONG)
     ann.go("/accounts/login")
     log_in(ann, person)
+
+
+def test_somebody_sees_where_she_is_logged_in_and_ends_what_is_not_hers(visit: Visit) -> None:
+    desk, phone, thief = visit(), visit(), visit()
+    person = register(desk)
+    for visitor in (phone, thief):
+        visitor.go("/accounts/login")
+        log_in(visitor, person)
+    desk.go("/me")
+    desk.click("Where you are logged in")
+    desk.see("Where you are logged in")
+    expect(desk.page.get_by_role("heading", level=2)).to_have_count(3)
+    expect(desk.page.get_by_role("heading", name="Chrome on Linux This device")).to_be_visible()
+    desk.page.get_by_role("button", name=re.compile("^Log out ?: Chrome on Linux, 127.0.0.1")).first.click()
+    expect(desk.page.get_by_role("status")).to_have_text("Done. Only what you see here is still logged in.")
+    desk.see("Where you are logged in")
+    expect(desk.page.get_by_role("heading", level=2)).to_have_count(2)
+    desk.send("Log out everywhere else")
+    desk.see("Where you are logged in")
+    expect(desk.page.get_by_text("You are logged in nowhere else.")).to_be_visible()
+    for visitor in (phone, thief):
+        visitor.go("/me")
+        visitor.see("Log in")
+    desk.go("/me")
+    desk.see("My session")
+
+
+def test_somebody_stays_logged_in_where_she_wants_to(visit: Visit) -> None:
+    ann = visit()
+    person = register(ann)
+    for stays in (True, False):
+        ann.go("/accounts/login")
+        ann.page.get_by_label("Stay logged in").set_checked(stays)
+        log_in(ann, person)
+        (cookie,) = [cookie for cookie in ann.context.cookies() if cookie["name"] == "session"]
+        assert (cookie["expires"] > 0) is stays, "-1 is: until the browser closes"
+
+
+def test_before_something_grave_the_password_is_asked_for_once_more(visit: Visit, javascript: bool) -> None:
+    admin, person = visit(), Person()
+    admin.go("/accounts/login")
+    admin.send("Log in", {"Username": "admin", "Password": admin.server.password})
+    new_user = {"Username": person.name, "E-mail address (optional)": person.email, "Password": person.password}
+    admin.go("/staff")
+    an_hour_later(admin.server)
+    # The password of a new user is not kept: after all it is asked for again.
+    admin.send("Add user", new_user)
+    admin.see("Confirm that it is you")
+    admin.send("Confirm", {"Password": a_password()})
+    admin.see("Confirm that it is you", "Password: Your password was entered incorrectly.")
+    admin.send("Confirm", {"Password": admin.server.password})
+    if not javascript:
+        admin.see("Thank you")
+        admin.send("Continue")
+    expect(admin.page.get_by_role("alert")).to_contain_text("The user was not added.")
+    admin.holds({"Username": person.name, "E-mail address (optional)": person.email, "Password": ""})
+    admin.note()
+    admin.send("Add user", {"Password": person.password})
+    admin.see("Staff")
+    # Where there is none, nothing is asked twice.
+    an_hour_later(admin.server)
+    admin.page.get_by_role("button", name=re.compile(f"Make writer.*{person.name}")).click()
+    admin.see("Confirm that it is you")
+    admin.send("Confirm", {"Password": admin.server.password})
+    if not javascript:
+        admin.send("Continue")
+    expect(admin.page.get_by_role("button", name=re.compile(f"Remove from writers.*{person.name}"))).to_be_visible()
+    admin.see("Staff")
 
 
 def test_no_page_was_left_out(request: pytest.FixtureRequest, looked_at: set[tuple[str, ...]]) -> None:

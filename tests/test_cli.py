@@ -4,6 +4,10 @@ import asyncio
 import getpass
 import io
 import os
+import pty
+import re
+import secrets
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +16,11 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 
-from starlette_auth import Auth
+from starlette_auth import Auth, User
 from starlette_auth.cli import main
 
-from .conftest import SECRET_KEY
+from .conftest import SECRET_KEY, connected, count_statements, installed
+from .server import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +32,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 async def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, with nobody at the keyboard."""
+    return await run_at(subprocess.PIPE, *arguments, **environment)
+
+
+async def run_at(stderr: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same, with a place for what it says of its progress."""
     path = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
     def call() -> subprocess.CompletedProcess[str]:
@@ -34,7 +44,8 @@ async def run(*arguments: str, **environment: str) -> subprocess.CompletedProces
             [sys.executable, "-m", "starlette_auth", *arguments],
             env={**os.environ, "PYTHONPATH": path, **environment},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             timeout=60,
             check=False,
@@ -72,6 +83,152 @@ async def test_from_nothing_to_a_superuser(database_url: str) -> None:
         assert await database.fetch_all(sa.select(auth.tables.session)) == []
         await auth.gateway.close()
         auth.passwords.close()
+
+
+async def log_in_on(auth: Auth, user: User, number: int) -> None:
+    for _ in range(number):
+        session = await auth.sessions.load("")
+        auth.session_backend.remember(session, user, "x")
+        session.address, session.user_agent = "192.0.2.1", "Mozilla/5.0 (X11; Linux x86_64) Firefox/150.0\x1b[31m"
+        await auth.sessions.save(session, 1000)
+
+
+async def test_sessions_are_listed_and_ended(database_url: str) -> None:
+    async with connected(database_url) as database, installed(database) as auth:
+        ann = await auth.users.create_user("ann", password="pässword one")
+        ben = await auth.users.create_user("ben", password="pässword one")
+        await log_in_on(auth, ann, 3)
+        await log_in_on(auth, ben, 1)
+        where = {"DATABASE_URL": database_url}
+        listed = await run("sessions", "list", "ann", **where)
+        lines = listed.stdout.splitlines()
+        assert (listed.returncode, listed.stderr, len(lines)) == (0, "", 3)
+        for line in lines:
+            assert line.partition("  ")[2] == "Firefox on Linux, 192.0.2.1, logged in just now, last seen just now"
+        ids = [line.split()[0] for line in lines]
+        ended = await run("sessions", "revoke", "ann", *ids[:2], **where)
+        assert (ended.returncode, ended.stdout) == (0, "Ended 2 sessions of ann.\n")
+        again = await run("sessions", "revoke", "ann", ids[0], ids[2], **where)
+        assert (again.returncode, again.stdout, again.stderr.count("\n")) == (1, "", 1)
+        assert ids[0] in again.stderr
+        assert ids[2] not in again.stderr, "this one was there, and has ended"
+        await log_in_on(auth, ann, 2)
+        assert (await run("sessions", "revoke", "ann", "--all", **where)).stdout == "Ended 2 sessions of ann.\n"
+        assert (await run("sessions", "list", "ann", **where)).stdout == "ann is logged in nowhere.\n"
+        assert len(await auth.logins.of(ben)) == 1
+        changed = await run("changepassword", "ben", STARLETTE_AUTH_PASSWORD="pässword two", **where)
+        assert changed.returncode == 0
+        assert await auth.sessions.sessions_of(ben.identity) == []
+        for words in (["sessions", "list", "nobody"], ["sessions", "revoke", "nobody", "--all"]):
+            refused = await run(*words, **where)
+            assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+            assert "no user" in refused.stderr
+
+
+async def test_sessions_in_cookies_cannot_be_listed(tmp_path: Path, file_url: str) -> None:
+    (tmp_path / "cookie_settings.py").write_text(
+        "from databases import Database\nfrom starlette_auth import Auth, CookieStore\n"
+        f"key = {SECRET_KEY!r}\nauth = Auth(Database({file_url!r}), secret_key=key, sessions=CookieStore(key))\n"
+    )
+    where = {"STARLETTE_AUTH_APP": "cookie_settings:auth"}
+    await run("migrate", **where)
+    await run("createsuperuser", "--username", "ann", "--noinput", STARLETTE_AUTH_PASSWORD="pässword one", **where)
+    for words in (["list", "ann"], ["revoke", "ann", "--all"], ["revoke", "ann", "x"]):
+        refused = await run("sessions", *words, **where)
+        assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        assert "Use DatabaseStore, RedisStore or CachedStore" in refused.stderr
+    assert (await run("changepassword", "ann", STARLETTE_AUTH_PASSWORD="pässword two", **where)).returncode == 0
+    assert (await run("clearsessions", **where)).stdout == "Deleted 0 expired sessions.\n"
+
+
+# Cleaning
+
+
+async def fill(auth: Auth, number: int, expires: int) -> None:
+    """As fast as the database can."""
+    rows = [(secrets.token_hex(32), secrets.token_hex(16), None, "{}", 1, 1, expires, "", "", 0) for _ in range(number)]
+    names = ("key_hash", "public_id", "user_id", "data", "created", "last_seen", "expires", "address", "user_agent")
+    for start in range(0, number, 1000):
+        values = [dict(zip((*names, "version"), row, strict=True)) for row in rows[start : start + 1000]]
+        await auth.database.execute(sa.insert(auth.tables.session).values(values))
+
+
+async def sessions_left(auth: Auth) -> int:
+    return int(await auth.database.fetch_val(sa.select(sa.func.count()).select_from(auth.tables.session)))
+
+
+async def test_old_sessions_are_cleared_in_small_batches_that_let_others_through(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(auth, 1700, expires=1)
+    await fill(auth, 3, expires=4_000_000_000)
+    said = count_statements(auth, monkeypatch)
+    told: list[int] = []
+    others = 0
+
+    async def work() -> None:
+        nonlocal others
+        while True:
+            await auth.users.count()
+            others += 1
+
+    busy = asyncio.create_task(work())
+    assert await auth.clear_expired(told.append) == 1700
+    busy.cancel()
+    await asyncio.wait([busy])
+    assert told == [500, 1000, 1500, 1700]
+    deletes = [statement for statement in said if statement.startswith("DELETE") and "auth_session" in statement]
+    assert len(deletes) == 4
+    assert others > 4
+    assert await sessions_left(auth) == 3
+    assert await auth.clear_expired(told.append) == 0
+    assert told[4:] == [0]
+
+
+async def test_two_may_clear_at_the_same_time(auth: Auth) -> None:
+    await fill(auth, 3000, expires=1)
+    cleared = await asyncio.gather(*(auth.clear_expired() for _ in range(3)))
+    assert sum(cleared) == 3000
+    assert await sessions_left(auth) == 0
+
+
+async def test_progress_is_shown_on_a_terminal_and_nowhere_else(database_url: str) -> None:
+    async with connected(database_url) as database, installed(database) as auth:
+        await fill(auth, 1200, expires=1)
+        mine, theirs = pty.openpty()
+        shown = await run_at(theirs, "clearsessions", DATABASE_URL=database_url)
+        os.close(theirs)
+        assert shown.stdout == "Deleted 1200 expired sessions.\n"
+        written = os.read(mine, 10_000).decode()
+        os.close(mine)
+        assert [int(number.replace(",", "")) for number in re.findall(r"Deleted ([\d,]+) ", written)] == [
+            500,
+            1000,
+            1200,
+        ]
+        assert written.endswith("\r\x1b[K"), "nothing is left of it"
+        await fill(auth, 1200, expires=1)
+        assert (await run("clearsessions", DATABASE_URL=database_url)).stderr == ""
+
+
+async def test_clearing_can_be_interrupted_and_goes_on_next_time(database_url: str) -> None:
+    async with connected(database_url) as database, installed(database) as auth:
+        await fill(auth, 30_000, expires=1)
+        command = [sys.executable, "-m", "starlette_auth", "--database", database_url, "clearsessions"]
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=subprocess.PIPE)
+        while await sessions_left(auth) == 30_000:
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = await process.communicate()
+        assert process.returncode == 1
+        found = re.fullmatch(
+            r"Stopped\. (\d+) expired sessions were deleted; the rest is there until next time\.\n", said.decode()
+        )
+        assert found, said
+        left = await sessions_left(auth)
+        assert 0 < left < 30_000
+        assert 0 <= 30_000 - left - int(found[1]) <= 500, "at most one batch was done and not yet counted"
+        assert await auth.clear_expired() == left
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from aiosmtpd.handlers import Message as MessageHandler
 
 from starlette_auth.mail import text_of
 
-from .conftest import token_in
+from .conftest import REDIS_URL, needs_redis, token_in
 from .server import Server, Start, environment, free_port
 
 T = TypeVar("T")
@@ -146,9 +146,12 @@ def test_what_cannot_be_kept_is_refused_with_a_reason(start: Start) -> None:
         assert admin.post("/notes", data={"text": "no token"}).status_code == 403
 
 
-@pytest.mark.parametrize("store", ["database", "cookie", "memory"])
+@pytest.mark.parametrize(
+    "store",
+    ["database", "cookie", "memory", *(pytest.param(store, marks=needs_redis) for store in ("redis", "cached"))],
+)
 def test_a_session_takes_json_objects_and_nothing_else(start: Start, store: str) -> None:
-    url = start(SESSION_STORE=store).url
+    url = start(SESSION_STORE=store, REDIS_URL=REDIS_URL).url
     kept = httpx.post(f"{url}/api/session", json={"cart": [1, {"é": None}], "": 1.5})
     assert kept.json() == {"session": {"cart": [1, {"é": None}], "": 1.5}}
     assert httpx.get(f"{url}/api/me", cookies=dict(kept.cookies)).json() == {
@@ -361,6 +364,28 @@ def test_what_a_visitor_says_of_an_address_is_believed_of_named_proxies_only(
         assert 'href="/"' in answer.text
 
 
+@pytest.mark.parametrize("store", ["database", "memory", pytest.param("redis", marks=needs_redis)])
+def test_people_see_where_they_are_logged_in(start: Start, store: str) -> None:
+    server = start(SESSION_STORE=store, REDIS_URL=REDIS_URL, MAX_SESSIONS="2")
+    with browser(server) as desk, browser(server) as phone, browser(server) as third:
+        for client in (desk, phone):
+            log_in(client, "admin", server.password)
+        assert 'href="/accounts/sessions"' in desk.get("/me").text
+        page = desk.get("/accounts/sessions").text
+        assert page.count("IP address: 127.0.0.1") == 2
+        log_in(third, "admin", server.password)
+        signed_in = [client.get("/api/me").json()["is_authenticated"] for client in (desk, phone, third)]
+        assert (signed_in.count(True), signed_in[2]) == (2, True) or store == "memory"
+
+
+def test_sessions_in_cookies_have_no_list(start: Start) -> None:
+    server = start(SESSION_STORE="cookie")
+    with browser(server) as admin:
+        log_in(admin, "admin", server.password)
+        assert "/accounts/sessions" not in admin.get("/me").text
+        assert admin.get("/accounts/sessions").status_code == 404
+
+
 def test_several_that_start_at_once_make_one_admin(tmp_path: Path) -> None:
     servers = [Server(tmp_path, port, environment(PORT=str(port))) for port in (free_port(), free_port(), free_port())]
     try:
@@ -383,9 +408,13 @@ def test_a_port_that_is_taken_is_found_out_before_anything_is_made(tmp_path: Pat
 @pytest.mark.parametrize(
     "variables",
     [
-        {"SESSION_STORE": "redis"},
-        {"SESSION_STORE": "cached"},
+        {"SESSION_STORE": "redis", "REDIS_URL": "http://:secret@127.0.0.1"},
+        {"SESSION_STORE": "cached", "REDIS_URL": "127.0.0.1"},
         {"SESSION_STORE": "disk"},
+        {"SESSION_STORE": "memory", "WORKERS": "2"},
+        {"SESSION_LIMITS": "aal4"},
+        {"MAX_SESSIONS": "0"},
+        {"WORKERS": "many"},
         {"DJANGO": "1"},
         {"PORT": "eighty"},
         {"PORT": "70000"},

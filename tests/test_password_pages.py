@@ -29,7 +29,7 @@ from starlette_auth import (
     UserLoggedIn,
     well_known,
 )
-from starlette_auth.letters import in_words
+from starlette_auth.durations import in_words
 from starlette_auth.mail import text_of
 from starlette_auth.templating import ASSETS
 from starlette_auth.testing import CollectingMailer, log_in

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
+from databases import Database
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -24,12 +26,15 @@ from starlette_auth import (
     SessionMiddleware,
     SessionTooLarge,
     User,
+    csrf_token,
+    get_auth,
     logout,
     middleware,
 )
+from starlette_auth.testing import FrozenClock
 
 from .apps import echo, make_app, remember
-from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login, token_in
+from .conftest import ON_SERVER, PASSWORD, SECRET_KEY, client_of, installed, name_of, post_login, token_in, with_store
 
 
 async def count_sessions(auth: Auth) -> int:
@@ -149,12 +154,16 @@ async def test_nothing_is_saved_when_the_answer_is_a_server_error(auth: Auth) ->
         assert (await client.get("/whoami")).json()["session"] == {"a": "1", "b": "2", "status": "404"}
 
 
-async def test_an_emptied_session_deletes_its_cookie_and_row(auth: Auth) -> None:
-    async with client_of(make_app(auth)) as client:
+async def test_an_emptied_session_deletes_its_cookie_and_soon_its_row(database: Database) -> None:
+    clock = FrozenClock()
+    async with installed(database, clock=clock) as auth, client_of(make_app(auth)) as client:
         await client.get("/remember?a=1")
         response = await client.get("/forget")
         assert response.headers["set-cookie"].startswith("session=; Path=/; Max-Age=0; Expires=Thu, 01 Jan 1970")
         assert "session" not in client.cookies
+        assert await database.fetch_val(sa.select(auth.tables.session.c.data)) == "{}"
+        clock.tick(60)
+        await auth.clear_expired()
         assert await count_sessions(auth) == 0
 
 
@@ -324,6 +333,100 @@ async def test_lifespan_messages_pass_through() -> None:
     assert seen == ["lifespan"]
 
 
+@pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
+async def test_of_200_requests_at_once_no_change_is_lost(kind: str, tmp_path: Path) -> None:
+    async with with_store(kind, tmp_path) as auth, client_of(make_app(auth)) as client:
+        await auth.users.create_user("ann", password=PASSWORD)
+        await post_login(client)
+        together = asyncio.Barrier(200)
+
+        async def set_own(request: Request) -> Response:
+            await together.wait()  # all have loaded the session before the first one saves it
+            request.session[f"key{request.query_params['n']}"] = int(request.query_params["n"])
+            return PlainTextResponse("")
+
+        app = make_app(auth, Route("/own", set_own))
+        async with client_of(app, cookies=client.cookies) as browser:
+            answers = await asyncio.gather(*(browser.get(f"/own?n={n}") for n in range(200)))
+            assert {answer.status_code for answer in answers} == {200}
+            seen = (await browser.get("/whoami")).json()
+        assert seen["username"] == "ann"
+        assert seen["session"] == {f"key{n}": n for n in range(200)}
+
+
+@pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
+@pytest.mark.parametrize("path", ["/flush", "/accounts/logout", "/cycle", "/revoke"])
+async def test_what_ended_under_a_slow_request_is_answered_with_400_and_stays_ended(
+    kind: str, tmp_path: Path, path: str
+) -> None:
+    arrived, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        arrived.set()
+        await finish.wait()
+        request.session["late"] = True
+        return PlainTextResponse("late", headers={"x-late": "1"})
+
+    async def cycle(request: Request) -> Response:
+        request.session.cycle_key()  # type: ignore[attr-defined]
+        return PlainTextResponse("")
+
+    async def revoke(request: Request) -> Response:
+        await get_auth(request).logins.end_all(request.user)
+        return PlainTextResponse("")
+
+    async with with_store(kind, tmp_path) as auth:
+        ann = await auth.users.create_user("ann", password=PASSWORD)
+        app = make_app(auth, Route("/slow", slow), Route("/cycle", cycle), Route("/revoke", revoke))
+        async with client_of(app) as client, client_of(app) as waiting:
+            await post_login(client)
+            waiting.cookies.update(client.cookies)
+            late = asyncio.create_task(waiting.get("/slow", headers={"accept": "application/json"}))
+            await arrived.wait()
+            method = "POST" if path == "/accounts/logout" else "GET"
+            await client.request(method, path, headers={"origin": "http://testserver"})
+            finish.set()
+            answer = await late
+            assert answer.status_code == 400
+            assert "log in again" in answer.json()["detail"]
+            assert "set-cookie" not in answer.headers
+            assert "x-late" not in answer.headers
+            assert (await waiting.get("/members")).status_code == 303
+            assert len(await auth.logins.of(ann)) == (1 if path == "/cycle" else 0)
+
+
+async def test_what_two_requests_take_out_of_a_session_is_no_interruption(auth: Auth) -> None:
+    """Both empty it, and one of them ends it for good: nobody is told that something went wrong."""
+    arrived, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        arrived.set()
+        await finish.wait()
+        request.session.clear()
+        return PlainTextResponse("done")
+
+    async with client_of(make_app(auth, Route("/slow", slow))) as client:
+        await client.get("/remember?a=1")
+        late = asyncio.create_task(client.get("/slow"))
+        await arrived.wait()
+        await client.get("/flush")
+        finish.set()
+        answer = await late
+        assert (answer.status_code, answer.text) == (200, "done")
+        assert "Max-Age=0" in answer.headers["set-cookie"]
+
+
+async def test_a_form_in_the_answer_that_changes_the_key_can_be_sent(auth: Auth, ann: User) -> None:
+    async def cycle(request: Request) -> Response:
+        request.session.cycle_key()  # type: ignore[attr-defined]
+        return PlainTextResponse(csrf_token(request))
+
+    async with client_of(make_app(auth, Route("/cycle", cycle))) as client:
+        await post_login(client)
+        token = (await client.get("/cycle")).text
+        assert (await client.post("/members", data={"csrfmiddlewaretoken": token})).status_code == 200
+
+
 # WebSockets
 
 
@@ -409,7 +512,7 @@ async def test_a_session_that_ended_under_a_socket_stays_ended(auth: Auth) -> No
     async with client_of(app) as client:
         await client.get("/remember?a=1")
         async with Socket(app, "/echo", client) as socket:
-            await client.get("/forget")
+            await client.get("/flush")
             await socket.say("b=2")
         assert await count_sessions(auth) == 0
 

@@ -1,7 +1,6 @@
 """Changing one's address, and taking the change back."""
 
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
@@ -9,9 +8,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
+from ..durations import in_words
 from ..events import EmailChanged, SessionsEnded
 from ..forms import Field, Form
-from ..letters import Letter, in_words
+from ..letters import Letter
 from ..links import follow, forget, named_in, naming
 from ..models import User
 from ..pages import log_in_first, page, plain_page, render
@@ -158,7 +158,7 @@ class EmailChange(Feature):
         """
         tokens, subject = self.auth.tokens, subject_of(user)
         newest = await tokens.recent(EMAIL_UNDO, subject)
-        after_it = newest[0].expires + 1 - int(time.time()) if newest else 0
+        after_it = newest[0].expires + 1 - int(self.auth.clock()) if newest else 0
         data = {**naming(user), "email": email}
         return await tokens.make(EMAIL_UNDO, subject, max_age=max(self.undo_age, after_it), data=data)
 

@@ -11,9 +11,10 @@ from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
 from ..csrf_tokens import browser_secret
+from ..durations import in_words
 from ..exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
 from ..forms import Field, Form
-from ..letters import Letter, in_words
+from ..letters import Letter
 from ..links import follow, forget, named_in, naming
 from ..models import User
 from ..pages import check_new_password, new_password_fields, page, plain_page, render

@@ -1,18 +1,54 @@
-"""A session in memory, and what a store of sessions must do."""
+"""A session in memory."""
 
-import hashlib
 import json
-import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
+from ..clock import Clock, moment
+from ..limits import SessionLimit
 from ..statements import Row
+from .keys import new_key
 
-Clock = Callable[[], float]
-EXPIRY = "_session_expiry"  # Django's name
-KEY_LENGTH = 43  # characters of base64 that hold 256 bits
+EXPIRY = "_session_expiry"  # Django's names
+USER_ID = "_auth_user_id"
+NOTHING = "{}"
+TOUCH_EVERY = 60  # seconds between two notes that a session is in use
+
+
+class Record(NamedTuple):
+    """What a store keeps of a session, under a hash of its key. Times are seconds since 1970, UTC.
+
+    `public_id` names the session to its owner, and opens nothing. `created` is the moment of the login; `version`
+    counts the changes of `data`.
+    """
+
+    data: str
+    public_id: str
+    user_id: str | None
+    created: int
+    last_seen: int
+    expires: int
+    address: str = ""
+    user_agent: str = ""
+    version: int = 0
+
+
+class Changes(NamedTuple):
+    """What a request did to a session: the values that it set, and the names that it removed."""
+
+    values: dict[str, Any]
+    removed: list[str]
+
+    def applied_to(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What others did to other names stays."""
+        kept = {name: value for name, value in data.items() if name not in self.removed}
+        return {**kept, **self.values}
+
+
+#: Asked once a login has been saved, and may refuse it.
+Admission = Callable[["SessionBase"], Awaitable[None]]
 
 
 class SessionBase(dict[str, Any]):
@@ -26,22 +62,25 @@ class SessionBase(dict[str, Any]):
         data: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
         *,
         session_key: str | None = None,
-        saved: str = "{}",
+        record: Record | None = None,
         user_row: Row | None = None,
         clock: Clock = time.time,
     ) -> None:
-        """`saved` is the JSON that the store holds; `user_row` is what it found about the user on the way."""
+        """`record` is what the store holds, `user_row` what it found about the user on the way."""
         super().__init__(data)
-        self._saved = saved
         self._clock = clock
+        self._saved = record.data if record is not None else NOTHING
         self._touched = False
+        self._next_key: str | None = None
         self.session_key = session_key
+        self.record = record
         self.discarded_key: str | None = None
-        self.is_successor = False
+        self._cycled_key: str | None = None
         self.user_row = user_row
-        self.user_id: Any = None
         self.accessed = False
         self.max_age = 14 * 24 * 60 * 60
+        self.limit: SessionLimit | None = None
+        self.admission: Admission | None = None
         self.address = ""
         self.user_agent = ""
 
@@ -53,15 +92,28 @@ class SessionBase(dict[str, Any]):
         self.accessed = True
 
     @property
+    def user_id(self) -> str | None:
+        """Whose session it is, as text; None for an anonymous visitor's."""
+        return user_in(self)
+
+    @property
     def modified(self) -> bool:
         """Whether there is anything to save. Compared with what was loaded, so changes deep inside count."""
-        if self._touched or not self:
-            return self._touched or self._saved != "{}"
-        return encode(self) != self._saved
+        return self._touched or (encode(self) if self else NOTHING) != self._saved
 
     @modified.setter
     def modified(self, value: bool) -> None:
         self._touched = value
+
+    def changes(self) -> Changes:
+        """What is other than when it was loaded."""
+        before = decode(self._saved)
+        values = {
+            name: value
+            for name, value in self.items()
+            if name not in before or encode_value(value) != encode_value(before[name])
+        }
+        return Changes(values, [name for name in before if name not in self])
 
     def is_empty(self) -> bool:
         """Whether there is nothing in it, and nothing stored under its key."""
@@ -72,7 +124,7 @@ class SessionBase(dict[str, Any]):
 
         Like any change it is refused when the session was ended meanwhile: SessionInterrupted.
         """
-        self.is_successor = self.is_successor or self.session_key is not None
+        self._cycled_key = self.session_key or self._cycled_key
         self._discard_key()
         self._touched = True
 
@@ -80,30 +132,66 @@ class SessionBase(dict[str, Any]):
         """Asks for an end: the data goes now, what is stored goes when the response starts, even if that fails."""
         self.begin_anew()
         self.clear()
-        self._saved, self._touched = "{}", False
-        self.user_row = self.user_id = None
+        self._touched = False
+        self.limit = self.admission = None
 
     def begin_anew(self) -> None:
         """Asks for a new key that owes nothing to the old one: somebody has just proved who they are."""
         self._discard_key()
-        self._touched, self.is_successor = True, False
+        self._touched, self._cycled_key = True, None
+        self._saved, self.record, self.user_row = NOTHING, None, None
 
     @property
     def predecessor(self) -> str | None:
         """The key under which a store must still hold this session, or refuse to save it."""
-        return self.session_key or (self.discarded_key if self.is_successor else None)
+        return self.session_key or self._cycled_key
+
+    @property
+    def key_to_be(self) -> str:
+        """The key that it has once it is saved: what a page says of it now can be true then."""
+        if self.session_key is not None:
+            return self.session_key
+        self._next_key = self._next_key or new_key()
+        return self._next_key
 
     def _discard_key(self) -> None:
+        self._next_key = None
         if self.session_key is not None:
             self.discarded_key, self.session_key = self.session_key, None
 
+    @property
+    def created(self) -> int:
+        """When it began, which is the moment of the login."""
+        return self.record.created if self.record is not None else int(self._clock())
+
+    @property
+    def last_seen(self) -> int:
+        """When it was last used, to within a minute."""
+        return self.record.last_seen if self.record is not None else int(self._clock())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be noted that its user is here: once a minute."""
+        return self.user_id is not None and int(self._clock()) - self.last_seen >= TOUCH_EVERY
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its user has to log in again: it is older than its limit allows, or was idle for too long."""
+        if self.limit is None:
+            return False
+        now = int(self._clock())
+        return now >= self.created + self.limit.absolute or now >= self.last_seen + self.limit.idle
+
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
-        """Seconds from each change on, a duration or a moment; 0: when the browser closes; None: the default again."""
+        """Seconds from each change on, a duration or a moment; 0: when the browser closes; None: the default again.
+
+        Of somebody who is logged in it can only shorten what `Auth(session_limits=…)` allows.
+        """
         if value is None:
             self.pop(EXPIRY, None)
             return
         if isinstance(value, timedelta):
-            value = self._now() + value
+            value = moment(self._clock) + value
         if isinstance(value, datetime):
             if value.tzinfo is None:
                 raise ValueError("The moment has no time zone. Use datetime.now(UTC) + timedelta(…).")
@@ -112,63 +200,63 @@ class SessionBase(dict[str, Any]):
         self[EXPIRY] = value
 
     def get_expiry_age(self) -> int:
-        """Seconds that are left."""
-        expiry = self.get(EXPIRY)
-        if isinstance(expiry, str):
-            return max(0, int((datetime.fromisoformat(expiry) - self._now()).total_seconds()))
-        return expiry or self.max_age
+        """Seconds that are left, if nobody comes."""
+        age = self._wished_age()
+        if self.limit is None:
+            return age
+        return max(0, min(age, self.limit.idle, self._until_limit()))
+
+    def get_cookie_age(self) -> int | None:
+        """How long the browser keeps the cookie, in seconds; None until it closes.
+
+        Of a login that is remembered, to its very end: who comes back often enough is not forgotten before.
+        """
+        if self.get_expire_at_browser_close():
+            return None
+        if self.limit is None or EXPIRY in self:
+            return self.get_expiry_age()
+        return max(0, self._until_limit())
 
     def get_expiry_date(self) -> datetime:
-        return self._now() + timedelta(seconds=self.get_expiry_age())
+        return moment(self._clock) + timedelta(seconds=self.get_expiry_age())
 
     def get_expire_at_browser_close(self) -> bool:
-        return self.get(EXPIRY) == 0
+        if EXPIRY in self:
+            return bool(self[EXPIRY] == 0)
+        return self.limit is not None and not self.limit.outlives_browser
 
     def encode(self) -> str:
         """The data as stores keep it: JSON in ASCII. TypeError, with the fix, for what JSON cannot hold."""
         check_keys(self)
         return encode(self)
 
-    def mark_saved(self, session_key: str | None, saved: str) -> None:
-        """Called by stores: what is held in memory is now what they hold."""
-        if self.is_successor:
+    def mark_saved(self, session_key: str, record: Record, saved: str) -> None:
+        """Called by stores: `saved` is what this session held when they kept it, `record` what they hold now."""
+        if self._cycled_key is not None:
             self.discarded_key = None  # the store has put the new key in its place
-        self.session_key, self._saved = session_key, saved
-        self._touched = self.is_successor = False
+        self.session_key, self.record, self._saved = session_key, record, saved
+        self._touched, self._cycled_key, self._next_key = False, None, None
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
+    def _wished_age(self) -> int:
+        expiry = self.get(EXPIRY)
+        if isinstance(expiry, str):
+            return max(0, int((datetime.fromisoformat(expiry) - moment(self._clock)).total_seconds()))
+        return expiry or self.max_age
 
-
-class SessionStore(Protocol):
-    """Turns a cookie into a session and a session into a cookie."""
-
-    async def load(self, cookie: str) -> SessionBase:
-        """The session of this cookie; for an unknown or expired one a new and empty one, so no key can be adopted."""
-        ...
-
-    async def save(self, session: SessionBase, max_age: int) -> str:
-        """Keeps the session for `max_age` seconds; gives the cookie's value.
-
-        Raises SessionInterrupted when it was loaded from a key that is gone: nobody is logged back in by a slow request.
-        """
-        ...
-
-    async def delete(self, session_key: str) -> None:
-        """Forgets a session. Fine when it is not there."""
-        ...
-
-    async def clear_expired(self) -> int:
-        """Deletes what nobody can load any more; gives the number."""
-        ...
+    def _until_limit(self) -> int:
+        assert self.limit is not None  # noqa: S101  who asks has looked
+        return self.created + self.limit.absolute - int(self._clock())
 
 
 _encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=True)
 
 
+encode_value = _encoder.encode
+
+
 def encode(data: Mapping[str, Any]) -> str:
     try:
-        return _encoder.encode(data)
+        return encode_value(data)
     except (TypeError, ValueError) as error:
         culprit = next((key for key, value in data.items() if not _is_json(value)), "?")
         raise TypeError(
@@ -185,6 +273,11 @@ def decode(text: str) -> dict[str, Any]:
     return data
 
 
+def user_in(data: Mapping[str, Any]) -> str | None:
+    user_id = data.get(USER_ID)
+    return user_id if isinstance(user_id, str) else None
+
+
 def check_keys(data: Any) -> None:
     """JSON would turn the keys of dicts into text behind the application's back."""
     if isinstance(data, dict):
@@ -197,23 +290,9 @@ def check_keys(data: Any) -> None:
             check_keys(value)
 
 
-def new_key() -> str:
-    return secrets.token_urlsafe(32)
-
-
-def is_key(cookie: str) -> bool:
-    """Whether a cookie has the form of a key; anything else is not worth a question to the database."""
-    return len(cookie) == KEY_LENGTH and cookie.isascii() and cookie.replace("-", "a").replace("_", "a").isalnum()
-
-
-def hash_key(session_key: str) -> str:
-    """What is stored in place of the key: whoever reads the database cannot log in with it."""
-    return hashlib.sha256(session_key.encode()).hexdigest()
-
-
 def _is_json(value: Any) -> bool:
     try:
-        _encoder.encode(value)
+        encode_value(value)
     except (TypeError, ValueError):
         return False
     return True

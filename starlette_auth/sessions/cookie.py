@@ -1,16 +1,16 @@
 """Sessions that the browser keeps, signed."""
 
 import hashlib
-import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from itsdangerous import BadData, URLSafeSerializer
+from itsdangerous import BadData, BadSignature, URLSafeSerializer
 
+from ..clock import Clock
 from ..exceptions import SessionTooLarge
 from ..signing import SecretKeys
-from .base import Clock, SessionBase, encode
+from .base import Record, SessionBase, decode, encode, user_in
+from .store import SessionStore, cookie_of, time_to_keep
 
 SALT = "starlette_auth.sessions.cookie"
 LIMIT = 4096  # bytes that every browser keeps of a cookie: name, value and attributes (RFC 6265 §6.1)
@@ -18,59 +18,81 @@ ROOM_FOR_NAME_AND_FLAGS = 160
 LIMIT_UNPACKED = 16 * 1024
 
 
-class CookieStore:
+class CookieStore(SessionStore):
     """Nothing is kept on the server: whoever has the cookie can read it, nobody can change it.
 
-    A signed cookie cannot be called back: after a logout a copy works, and renews itself, until the password changes.
-    `session_key` is an identifier that the cookie carries.
+    A signed cookie cannot be called back: after a logout a copy works on, until its time is over or the password
+    changes, as the cookie names a hash of that. `session_key` is an identifier that the cookie carries. One that an
+    older secret key signed is signed anew at once. Of requests at the same time, the last answer wins.
     """
 
+    on_server = False
+
     def __init__(self, secret_key: str | Sequence[str] | SecretKeys, *, clock: Clock = time.time) -> None:
-        self._keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
+        keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self._clock = clock
-        # itsdangerous signs with the last key, we with the first.
-        self._signer = URLSafeSerializer(
-            list(reversed(self._keys.all)),
-            salt=SALT,
-            serializer_kwargs={"ensure_ascii": True},
-            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
-        )
+        self._newest, self._any = _signer(keys.all[:1]), _signer(keys.all)
 
     async def load(self, cookie: str) -> SessionBase:
         try:
-            expires, key, data = self._read(cookie)
+            record, is_renewed = self._read(cookie)
         except (BadData, ValueError, TypeError, UnicodeError):
             return SessionBase(clock=self._clock)
-        if expires <= self._clock():
+        if record.expires <= self._clock():
             return SessionBase(clock=self._clock)
-        return SessionBase(data, session_key=key, saved=encode(data), clock=self._clock)
+        session = SessionBase(decode(record.data), session_key=record.public_id, record=record, clock=self._clock)
+        # What others write down after the response has to travel with it here.
+        session.modified = is_renewed or session.is_due
+        return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key = session.encode(), session.session_key or secrets.token_urlsafe(16)
-        if len(saved) > LIMIT_UNPACKED:
+        data, now = session.encode(), int(self._clock())
+        if len(data) > LIMIT_UNPACKED:
             # A few bytes of a cookie can stand for a megabyte, to be unpacked at each request.
             raise SessionTooLarge(
-                f"The session takes {len(saved)} bytes, more than {LIMIT_UNPACKED}. Use DatabaseStore."
+                f"The session takes {len(data)} bytes, more than {LIMIT_UNPACKED}. Use DatabaseStore."
             )
-        value = self._signer.dumps([int(self._clock()) + max_age, key, session])
-        text = value.decode() if isinstance(value, bytes) else value
+        record = Record(
+            data=data,
+            public_id=session.key_to_be,
+            user_id=session.user_id,
+            created=session.created,
+            last_seen=now,
+            expires=now + time_to_keep(data, max_age),
+        )
+        times = [record.created, record.last_seen, record.expires]
+        text = _as_text(self._newest.dumps([record.public_id, times, session]))
         if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
             raise SessionTooLarge(
                 f"The session takes {len(text)} bytes as a cookie, and browsers keep {LIMIT} with its name and flags. "
                 "Store less in it, or use DatabaseStore."
             )
-        session.mark_saved(key, saved)
-        return text
+        session.mark_saved(record.public_id, record, data)
+        return cookie_of(text, data)
 
     async def delete(self, session_key: str) -> None:
         """There is nothing on the server to delete."""
 
-    async def clear_expired(self) -> int:
-        """There is nothing on the server to clear."""
-        return 0
-
-    def _read(self, cookie: str) -> tuple[int, str, dict[str, Any]]:
-        expires, key, data = self._signer.loads(cookie)
-        if not (isinstance(expires, int) and isinstance(key, str) and isinstance(data, dict)):
+    def _read(self, cookie: str) -> tuple[Record, bool]:
+        """What the cookie says, and whether it should be signed anew."""
+        try:
+            content, is_old = self._newest.loads(cookie), False
+        except BadSignature:
+            content, is_old = self._any.loads(cookie), True
+        key, (created, last_seen, expires), data = content
+        if not (isinstance(key, str) and isinstance(data, dict) and isinstance(created + last_seen + expires, int)):
             raise ValueError("This was signed by us, but is no session.")
-        return expires, key, data
+        return Record(encode(data), key, user_in(data), created, last_seen, expires), is_old
+
+
+def _signer(keys: Sequence[str]) -> URLSafeSerializer:
+    return URLSafeSerializer(
+        list(reversed(keys)),  # itsdangerous signs with the last key, we with the first
+        salt=SALT,
+        serializer_kwargs={"ensure_ascii": True},
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+    )
+
+
+def _as_text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,24 +1,27 @@
 """Sessions in the table `auth_session`."""
 
 import logging
-import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from databases import Database
 
-from ..exceptions import SessionInterrupted
+from ..cleaning import delete_in_batches, old_rows
+from ..clock import Clock
 from ..gateway import Gateway
 from ..statements import Row, Statement
 from ..tables import session_table
-from ..users import Users
-from .base import Clock, SessionBase, decode, hash_key, is_key, new_key
+from ..users import Users, parse_key
+from .base import TOUCH_EVERY, Record, SessionBase, decode
+from .keys import hash_key, is_key
+from .store import Progress, SessionStore, cookie_of, first_record, interrupted, next_record, touched_record
 
 logger = logging.getLogger("starlette_auth")
 
 
-class DatabaseStore:
+class DatabaseStore(SessionStore):
     """Keeps a hash of each key, never the key. Given `users`, it brings the user and all permissions in the same row."""
 
     def __init__(
@@ -30,74 +33,170 @@ class DatabaseStore:
         clock: Clock = time.time,
     ) -> None:
         self.gateway = Gateway.of(database)
+        self.table: sa.Table = table if table is not None else _own_table(users)
         self._clock = clock
-        self.table = t = table if table is not None else _own_table(users)
-        source: Any = t
-        columns: list[Any] = [t.c.data.label("session_data"), t.c.user_id.label("session_user")]
-        if users is not None:
-            source = t.outerjoin(users.tables.user, users.tables.user_key == t.c.user_id)
-            columns += users.columns()
-        by_key: sa.BindParameter[str] = sa.bindparam("key_hash")
-        wanted = sa.select(*columns).select_from(source)
-        self._load = Statement(
-            wanted.where(t.c.key_hash == by_key, t.c.expires > sa.bindparam("now", type_=sa.BigInteger))
-        )
-        columns_to_change = ("key_hash", "data", "user_id", "last_seen", "expires")
-        changes: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns_to_change}
-        self._update = Statement(sa.update(t).values(changes).where(t.c.key_hash == by_key))
-        self._delete = Statement(sa.delete(t).where(t.c.key_hash == by_key))
-        self._clear = Statement(sa.delete(t).where(t.c.expires <= sa.bindparam("now", type_=sa.BigInteger)))
+        self._say = Statements(self.table, users)
 
     async def load(self, cookie: str) -> SessionBase:
         row = None
         if is_key(cookie):
-            row = await self.gateway.fetch_one(self._load, key_hash=hash_key(cookie), now=int(self._clock()))
+            row = await self.gateway.fetch_one(self._say.load, key_hash=hash_key(cookie), now=self._now())
+        if row is None:
+            return SessionBase(clock=self._clock)
         try:
-            return self._session(cookie, row) if row is not None else SessionBase(clock=self._clock)
+            return self.session_of(_record(row), row, cookie)
         except ValueError:
             logger.error("A row of %s holds no session; its visitor gets a new one.", self.table.name)
             return SessionBase(clock=self._clock)
 
+    async def confirm(self, session_key: str) -> Row | None:
+        """What there is of a session beside its data, the user included; None when it has ended."""
+        return await self.gateway.fetch_one(self._say.confirm, key_hash=hash_key(session_key), now=self._now())
+
+    def session_of(self, record: Record, row: Row | None, session_key: str) -> SessionBase:
+        # The user may be gone, where the outer join found none.
+        user_row = row if row is not None and row.get("user_id") is not None else None
+        data = decode(record.data)
+        return SessionBase(data, session_key=session_key, record=record, user_row=user_row, clock=self._clock)
+
     async def save(self, session: SessionBase, max_age: int) -> str:
-        data, now = session.encode(), int(self._clock())
-        changes = {"data": data, "user_id": session.user_id, "last_seen": now, "expires": now + max_age}
-        key, before = session.session_key or new_key(), session.predecessor
-        changes["key_hash"] = hash_key(key)
+        saved, key, before = session.encode(), session.key_to_be, session.predecessor
         if before is None:
-            await self.gateway.insert(
-                self.table,
-                public_id=secrets.token_urlsafe(16),
-                created=now,
-                address=_fitting(session.address, 45),
-                user_agent=_fitting(session.user_agent, 255),
-                **changes,
-            )
+            record = first_record(session, max_age, self._now())
+            await self.gateway.insert(self.table, key_hash=hash_key(key), **self._values(record))
         else:
-            new = {f"new_{name}": value for name, value in changes.items()}
-            if not await self.gateway.execute(self._update, key_hash=hash_key(before), **new):
-                raise SessionInterrupted("The session was ended while this request was under way.")
-        session.mark_saved(key, data)
-        return key
+            record = await self._change(session, hash_key(before), hash_key(key), max_age)
+        session.mark_saved(key, record, saved)
+        return cookie_of(key, record.data)
 
     async def delete(self, session_key: str) -> None:
-        await self.gateway.execute(self._delete, key_hash=hash_key(session_key))
+        await self.gateway.execute(self._say.delete, key_hash=hash_key(session_key))
 
-    async def clear_expired(self) -> int:
-        return await self.gateway.execute(self._clear, now=int(self._clock()))
+    async def touch(self, session: SessionBase, max_age: int) -> None:
+        if session.session_key is None or session.record is None:
+            return
+        now = self._now()
+        seen = touched_record(session.record, session, max_age, now)
+        await self.gateway.execute(
+            self._say.touch,
+            key_hash=hash_key(session.session_key),
+            now=now,
+            # Others may have noted it meanwhile.
+            before=now - TOUCH_EVERY,
+            new_last_seen=seen.last_seen,
+            new_expires=seen.expires,
+            new_address=seen.address,
+        )
 
-    def _session(self, cookie: str, row: Row) -> SessionBase:
-        data = row["session_data"]
-        # The user may be gone, where the outer join found none.
-        user_row = row if row.get("user_id") is not None else None
-        session = SessionBase(decode(data), session_key=cookie, saved=data, user_row=user_row, clock=self._clock)
-        session.user_id = row["session_user"]
-        return session
+    async def clear_expired(self, progress: Progress | None = None) -> int:
+        return await delete_in_batches(self.gateway, self._say.clear, progress, now=self._now())
+
+    async def sessions_of(self, user_id: str) -> list[SessionBase]:
+        rows = await self.gateway.fetch_all(self._say.of_user, of_user=self._key(user_id), now=self._now())
+        return [SessionBase(decode(row["session_data"]), record=_record(row), clock=self._clock) for row in rows]
+
+    async def revoke(self, user_id: str, public_id: str) -> bool:
+        values = {"of_user": self._key(user_id), "public_id": public_id, "now": self._now()}
+        return await self.gateway.execute(self._say.revoke, **values) == 1
+
+    async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
+        values = {"of_user": self._key(user_id), "public_id": keep, "now": self._now()}
+        return await self.gateway.execute(self._say.revoke_others, **values)
+
+    async def _change(self, session: SessionBase, before: str, after: str, max_age: int) -> Record:
+        """In one statement, where nobody else changed it meanwhile."""
+        known = session.record
+        if known is not None:
+            record = next_record(known, session, max_age, self._now())
+            if await self._write(record, before, after):
+                return record
+        return await self.gateway.in_transaction(lambda: self._merge(session, before, after, max_age))
+
+    async def _merge(self, session: SessionBase, before: str, after: str, max_age: int) -> Record:
+        """Locks the row, so that this succeeds however many others write at the same time."""
+        row = await self.gateway.fetch_one(self._say.lock, key_hash=before, now=self._now())
+        if row is None:
+            raise interrupted()
+        record = next_record(_record(row), session, max_age, self._now())
+        await self._write(record, before, after)
+        return record
+
+    async def _write(self, record: Record, before: str, after: str) -> bool:
+        new = {f"new_{name}": value for name, value in self._values(record).items() if name in CHANGING}
+        hit = await self.gateway.execute(
+            self._say.update,
+            key_hash=before,
+            old_version=record.version - 1,
+            now=self._now(),
+            new_key_hash=after,
+            **new,
+        )
+        return hit == 1
+
+    def _values(self, record: Record) -> dict[str, Any]:
+        return {**record._asdict(), "user_id": self._key(record.user_id)}
+
+    def _key(self, user_id: str | None) -> Any:
+        return parse_key(self.table.c.user_id.type.python_type, user_id)
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+
+CHANGING = ("data", "user_id", "last_seen", "expires", "version")
+LOADED = (*CHANGING, "public_id", "created")
+
+
+class Statements:
+    """What is said to the table."""
+
+    def __init__(self, table: sa.Table, users: Users[Any] | None) -> None:
+        t = table
+        by_key = t.c.key_hash == sa.bindparam("key_hash")
+        is_alive = t.c.expires > _moment("now")
+        theirs: list[Any] = []
+        source: Any = t
+        if users is not None:
+            theirs = users.columns()
+            source = t.outerjoin(users.tables.user, users.tables.user_key == t.c.user_id)
+        self.load = Statement(sa.select(*_columns(t, LOADED), *theirs).select_from(source).where(by_key, is_alive))
+        but_data = _columns(t, LOADED[1:])
+        self.confirm = Statement(sa.select(*but_data, *theirs).select_from(source).where(by_key, is_alive))
+        self.lock = Statement(sa.select(*_columns(t, LOADED)).where(by_key, is_alive).with_for_update())
+        of_user = t.c.user_id == sa.bindparam("of_user")
+        all_columns = _columns(t, Record._fields)
+        newest_first = (t.c.last_seen.desc(), t.c.created.desc())
+        self.of_user = Statement(sa.select(*all_columns).where(of_user, is_alive).order_by(*newest_first))
+        is_unchanged = t.c.version == _moment("old_version")
+        changes = _new("key_hash", *CHANGING)
+        self.update = Statement(sa.update(t).values(changes).where(by_key, is_alive, is_unchanged))
+        is_due = t.c.last_seen <= _moment("before")
+        seen = _new("last_seen", "expires", "address")
+        self.touch = Statement(sa.update(t).values(seen).where(by_key, is_alive, is_due))
+        self.delete = Statement(sa.delete(t).where(by_key))
+        named: sa.BindParameter[str] = sa.bindparam("public_id")
+        self.revoke = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id == named))
+        self.revoke_others = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id != named))
+        self.clear = old_rows(t, t.c.expires <= _moment("now"), t.c.expires)
+
+
+def _columns(table: sa.Table, names: Sequence[str]) -> list[Any]:
+    return [table.c[name].label(f"session_{name}") for name in names]
+
+
+def _new(*names: str) -> dict[str, Any]:
+    return {name: sa.bindparam(f"new_{name}") for name in names}
+
+
+def _moment(name: str) -> sa.BindParameter[int]:
+    return sa.bindparam(name, type_=sa.BigInteger)
+
+
+def _record(row: Row) -> Record:
+    user_id = row["session_user_id"]
+    found = {name: row[f"session_{name}"] for name in Record._fields if f"session_{name}" in row}
+    return Record(**{**found, "user_id": None if user_id is None else str(user_id)})
 
 
 def _own_table(users: Users[Any] | None) -> sa.Table:
     return users.tables.session if users is not None else session_table(sa.MetaData(), sa.Integer())
-
-
-def _fitting(text: str, length: int) -> str:
-    """What a client says of itself, without what a terminal or a column would choke on."""
-    return "".join(mark for mark in text if mark.isprintable())[:length]

@@ -1,46 +1,91 @@
 """Sessions in the memory of one process, for tests and small tools."""
 
 import time
-from typing import NamedTuple
+from collections.abc import Iterable
 
-from ..exceptions import SessionInterrupted
-from .base import Clock, SessionBase, decode, hash_key, is_key, new_key
+from ..clock import Clock
+from .base import TOUCH_EVERY, Record, SessionBase, decode
+from .keys import hash_key, is_key
+from .store import Progress, SessionStore, cookie_of, first_record, interrupted, next_record, touched_record
 
-
-class Kept(NamedTuple):
-    """What is kept of a session."""
-
-    data: str
-    expires: float
+SWEEP = 1000  # sessions, from which on old ones are cleared each time that their number has doubled
 
 
-class MemoryStore:
+class MemoryStore(SessionStore):
     """A restart forgets everything, and another process knows nothing of it."""
 
     def __init__(self, *, clock: Clock = time.time) -> None:
         self._clock = clock
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, Record] = {}
+        self._sweep_at = SWEEP
 
     async def load(self, cookie: str) -> SessionBase:
-        kept = self._kept.get(hash_key(cookie)) if is_key(cookie) else None
-        if kept is None or kept.expires <= self._clock():
+        record = self._living(cookie) if is_key(cookie) else None
+        if record is None:
             return SessionBase(clock=self._clock)
-        return SessionBase(decode(kept.data), session_key=cookie, saved=kept.data, clock=self._clock)
+        return SessionBase(decode(record.data), session_key=cookie, record=record, clock=self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        data = session.encode()
-        key, before = session.session_key or new_key(), session.predecessor
-        if before is not None and self._kept.pop(hash_key(before), None) is None:
-            raise SessionInterrupted("The session was ended while this request was under way.")
-        self._kept[hash_key(key)] = Kept(data, self._clock() + max_age)
-        session.mark_saved(key, data)
-        return key
+        saved, key, before = session.encode(), session.key_to_be, session.predecessor
+        if before is None:
+            self._sweep()
+            record = first_record(session, max_age, self._now())
+        else:
+            stored = self._living(before)
+            if stored is None:
+                raise interrupted()
+            del self._kept[hash_key(before)]
+            record = next_record(stored, session, max_age, self._now())
+        self._kept[hash_key(key)] = record
+        session.mark_saved(key, record, saved)
+        return cookie_of(key, record.data)
 
     async def delete(self, session_key: str) -> None:
         self._kept.pop(hash_key(session_key), None)
 
-    async def clear_expired(self) -> int:
-        old = [key for key, kept in self._kept.items() if kept.expires <= self._clock()]
-        for key in old:
+    async def touch(self, session: SessionBase, max_age: int) -> None:
+        key = session.session_key or ""
+        record = self._living(key)
+        if record is not None and self._now() - record.last_seen >= TOUCH_EVERY:
+            self._kept[hash_key(key)] = touched_record(record, session, max_age, self._now())
+
+    async def clear_expired(self, progress: Progress | None = None) -> int:
+        return self._clear()
+
+    async def sessions_of(self, user_id: str) -> list[SessionBase]:
+        theirs = [SessionBase(decode(record.data), record=record, clock=self._clock) for _, record in self._of(user_id)]
+        return sorted(theirs, key=lambda session: session.last_seen, reverse=True)
+
+    async def revoke(self, user_id: str, public_id: str) -> bool:
+        return self._drop(key for key, record in self._of(user_id) if record.public_id == public_id) == 1
+
+    async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
+        return self._drop(key for key, record in self._of(user_id) if record.public_id != keep)
+
+    def _of(self, user_id: str) -> list[tuple[str, Record]]:
+        now = self._now()
+        return [
+            (key, record) for key, record in self._kept.items() if record.user_id == user_id and record.expires > now
+        ]
+
+    def _living(self, session_key: str) -> Record | None:
+        record = self._kept.get(hash_key(session_key))
+        return record if record is not None and record.expires > self._now() else None
+
+    def _drop(self, keys: Iterable[str]) -> int:
+        gone = list(keys)
+        for key in gone:
             del self._kept[key]
-        return len(old)
+        return len(gone)
+
+    def _clear(self) -> int:
+        return self._drop(key for key, record in self._kept.items() if record.expires <= self._now())
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def _sweep(self) -> None:
+        """Nobody runs `clearsessions` in this process: now and then, one that is added pays for those before it."""
+        if len(self._kept) >= self._sweep_at:
+            self._clear()
+            self._sweep_at = max(SWEEP, 2 * len(self._kept))

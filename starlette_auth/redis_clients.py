@@ -1,0 +1,86 @@
+"""Redis, or Valkey: a client for each event loop."""
+
+import asyncio
+import hashlib
+import importlib
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from .exceptions import ImproperlyConfigured, Unavailable, one_line
+
+R = TypeVar("R")
+
+
+class Script(NamedTuple):
+    """Lua that Redis runs as one step, between two others."""
+
+    text: str
+    sha: str
+
+
+def script(text: str) -> Script:
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisClients:
+    """The connections of an event loop belong to it. One that died is made anew, with the next command.
+
+    `timeout` is how long a connection may take, and each answer, in seconds. `retries` are the further tries of a
+    command that found no server, or lost it on the way, and take half a second together.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0, retries: int = 2, max_connections: int = 50) -> None:
+        try:
+            self._library: Any = importlib.import_module("redis.asyncio")
+            retry: Any = importlib.import_module("redis.asyncio.retry")
+            backoff: Any = importlib.import_module("redis.backoff")
+            self._errors: Any = importlib.import_module("redis.exceptions")
+            importlib.import_module("redis.asyncio.connection").parse_url(url)
+        except ModuleNotFoundError as error:
+            raise ImproperlyConfigured("Redis needs redis. Run `pip install starlette-contrib-auth[redis]`.") from error
+        except ValueError as error:
+            # Not repeated: it may hold a password.
+            raise ImproperlyConfigured(
+                "This is no URL of Redis. Write redis://user:password@host:6379/0, rediss://… or unix:///path."
+            ) from error
+        self._url = url
+        lost = (self._errors.ConnectionError, self._errors.TimeoutError, OSError)
+        self._options = {
+            "decode_responses": True,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry": retry.Retry(backoff.ExponentialBackoff(cap=0.2, base=0.02), retries, lost),
+            "max_connections": max_connections,
+            "timeout": timeout,  # for a connection that others have
+        }
+        self._clients: dict[asyncio.AbstractEventLoop, Any] = {}
+
+    @property
+    def client(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if loop not in self._clients:
+            self._clients = {other: client for other, client in self._clients.items() if not other.is_closed()}
+            pool = self._library.BlockingConnectionPool.from_url(self._url, **self._options)
+            self._clients[loop] = self._library.Redis.from_pool(pool)
+        return self._clients[loop]
+
+    async def answer(self, command: Awaitable[R]) -> R:
+        """What Redis says to a command. Unavailable when it says nothing, or cannot do it."""
+        try:
+            return await command
+        except self._errors.NoScriptError:
+            raise
+        except (self._errors.RedisError, OSError) as error:
+            raise Unavailable(f"Redis does not answer: {one_line(error)}. Look whether it runs.") from error
+
+    async def run(self, what: Script, keys: Sequence[str], *arguments: Any) -> Any:
+        """What a script gives. Redis keeps those that it has seen until it is restarted."""
+        try:
+            return await self.answer(self.client.evalsha(what.sha, len(keys), *keys, *arguments))
+        except self._errors.NoScriptError:
+            return await self.answer(self.client.eval(what.text, len(keys), *keys, *arguments))
+
+    async def close(self) -> None:
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()

@@ -1,0 +1,265 @@
+"""One request, or one WebSocket, and its session."""
+
+import asyncio
+import contextlib
+import logging
+
+import anyio
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from .auth import SCOPE_KEY
+from .authentication import prefers_json
+from .clock import Clock
+from .cookies import Cookie, add_vary, response_headers, set_header
+from .exceptions import SessionInterrupted, TooManySessions, Unavailable
+from .sessions.base import SessionBase
+from .sessions.sockets import Watch
+from .sessions.store import SessionStore
+
+logger = logging.getLogger("starlette_auth")
+
+STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+ENDED = "Your session ended while this page was loading. Please log in again."
+AWAY = "We cannot look up who you are at this moment. Please try again in a few seconds."
+RETRY_AFTER = "3"  # seconds
+
+
+class Visit:
+    """What stands around the application while it answers one request."""
+
+    def __init__(
+        self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.store = store
+        self.cookie = cookie
+        self.scope = scope
+        self.receive_on = receive
+        self.send_on = send
+        self.value = cookie.read(scope)
+        self.session = SessionBase(clock=clock)
+        self.had_key = False
+        self.started = False
+        self.is_silent = False  # what the application says is not passed on
+
+    async def run(self, app: ASGIApp) -> None:
+        """Where the database or Redis is away, here or anywhere behind, the answer is 503."""
+        try:
+            if self.value:
+                self.session = await self.store.load(self.value)
+            self.had_key = self.session.session_key is not None
+            self.session.max_age = self.cookie.max_age
+            self.scope["session"] = self.session
+            await self.visit(app)
+        except Unavailable as error:
+            if self.started:
+                raise
+            self.started = True
+            await self.give_up(error)
+
+    async def visit(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive_on, self.send)
+        finally:
+            # A crash may cost a visitor what the request wrote, but never undo a logout.
+            await self.delete_discarded()
+        await self.touch(self.session)
+
+    async def send(self, message: Message) -> None:
+        if message["type"] in STARTS and not self.started:
+            self.started = True
+            await self.start(message)
+        elif not self.is_silent:
+            await self.send_on(message)
+
+    async def start(self, message: Message) -> None:
+        headers = response_headers(message)
+        try:
+            set_cookie = await self.commit(keep=message.get("status", 200) < 500)
+        except SessionInterrupted:
+            await self.refuse(400, ENDED)
+            return
+        except TooManySessions as error:
+            await self.refuse(403, error.detail)
+            return
+        except Unavailable as error:
+            await self.give_up(error)
+            return
+        if set_cookie is not None:
+            headers.append(set_cookie)
+            set_header(headers, "Cache-Control", "no-store")
+        if self.session.accessed or set_cookie is not None:
+            add_vary(headers, "Cookie")
+        await self.send_on(message)
+
+    async def commit(self, *, keep: bool) -> tuple[bytes, bytes] | None:
+        """Carries out what was wished of the session; gives the cookie to set, if there is one."""
+        session, value = self.session, None
+        begins = session.predecessor is None
+        # What only takes away is done when the application fails, too: to many that is a logout.
+        if session.modified and (keep or not session):
+            value = await self.save()
+        await self.delete_discarded()
+        if value and begins and session.admission is not None:
+            await session.admission(session)
+        if value:
+            return self.cookie.header(self.scope, value, session.get_cookie_age())
+        if self.had_key and (value == "" or session.session_key is None):
+            return self.cookie.deletion(self.scope)
+        return None
+
+    async def save(self) -> str:
+        """Gives the cookie's value, or "" when nothing is left to remember."""
+        session = self.session
+        before, key = session.predecessor, session.session_key
+        if session.user_id is not None:
+            self.describe_visitor(session)
+        try:
+            self.value = await self.store.save(session, session.get_expiry_age())
+        except SessionInterrupted:
+            if session:
+                raise
+            return ""  # it was to end, and has
+        if before is not None and key is None:
+            self.store.sockets.key_died(before)
+        return self.value
+
+    async def touch(self, session: SessionBase) -> None:
+        """After the response, and not in its way."""
+        if not session.is_due:
+            return
+        self.describe_visitor(session)
+        try:
+            await self.store.touch(session, session.get_expiry_age())
+        except Unavailable as error:
+            logger.warning("It was not noted that a session is in use. %s", error)
+
+    async def delete_discarded(self) -> None:
+        key, self.session.discarded_key = self.session.discarded_key, None
+        if key is not None:
+            # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
+            with anyio.CancelScope(shield=True):
+                await self.store.delete(key)
+            self.store.sockets.key_died(key)
+
+    def describe_visitor(self, session: SessionBase) -> None:
+        """For the list of where somebody is logged in. Of anonymous visitors nothing is kept."""
+        conn, auth = HTTPConnection(self.scope), self.scope.get(SCOPE_KEY)
+        address = conn.client.host if conn.client else ""
+        session.address = auth.client_address(conn) if auth is not None else address
+        session.user_agent = conn.headers.get("user-agent", "")
+
+    async def give_up(self, error: Unavailable) -> None:
+        logger.error("A request was answered with 503. %s", error)
+        await self.refuse(503, AWAY)
+
+    async def refuse(self, status: int, detail: str) -> None:
+        self.is_silent = True
+        headers = {"Cache-Control": "no-store", "Vary": "Cookie"}
+        if status == 503:
+            headers["Retry-After"] = RETRY_AFTER
+        if prefers_json(HTTPConnection(self.scope)):
+            response: Response = JSONResponse({"detail": detail}, status, headers)
+        else:
+            response = PlainTextResponse(f"{detail}\n", status, headers)
+        await response(self.scope, self.receive_on, self.send_on)
+
+
+class SocketVisit(Visit):
+    """A WebSocket, which may be open for hours: it lives no longer than the key that it came with."""
+
+    look_every = 45.0  # seconds between two looks whether the session is still there, at most
+
+    is_in_use = False  # something came from the browser since that was last noted
+    is_hung_up = False
+    watcher: asyncio.Task[None] | None = None
+
+    async def visit(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+            await self.end()
+        except WebSocketDisconnect:  # how a socket usually ends
+            await self.end()
+            raise
+        finally:
+            if self.watcher is not None:
+                self.watcher.cancel()
+            await self.delete_discarded()
+
+    async def receive(self) -> Message:
+        message = await self.receive_on()
+        if message["type"] == "websocket.receive":
+            self.is_in_use = True
+            if self.is_hung_up:
+                return {"type": "websocket.disconnect", "code": 1008}
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.is_hung_up:
+            raise ConnectionAbortedError("The session of this WebSocket has ended, and it was closed.")
+        if self.started:
+            # A socket may go on for hours: a logout in it counts before it says anything more.
+            await self.delete_discarded()
+        await super().send(message)
+
+    async def start(self, message: Message) -> None:
+        await super().start(message)
+        if message["type"] == "websocket.accept" and not self.is_silent and self.session.session_key is not None:
+            self.watcher = asyncio.create_task(self.watch())
+
+    async def watch(self) -> None:
+        with self.store.sockets.watching(self.session) as watch:
+            while await self.may_go_on(watch):
+                pass
+        if self.session.session_key is not None:
+            await self.hang_up()
+
+    async def may_go_on(self, watch: Watch) -> bool:
+        """After a while, or when something happened: whether the key would still let somebody in, and the same."""
+        await watch.pause(self.look_every)
+        if self.session.session_key is None:
+            return False  # the socket's own logout, after which the application does as it likes
+        try:
+            session = await self.store.load(self.value or "")
+            if session.session_key is None or not await self.is_same_user(session):
+                return False
+            if self.is_in_use:
+                self.is_in_use = False
+                await self.touch(session)
+        except Unavailable as error:
+            logger.warning("An open WebSocket's session cannot be looked up. %s", error)
+        return True
+
+    async def is_same_user(self, session: SessionBase) -> bool:
+        auth = self.scope.get(SCOPE_KEY)
+        if auth is None or self.session.user_id is None:
+            return True
+        user = await auth.session_backend.user_of(session)
+        return user is not None and user.identity == self.session.user_id
+
+    async def hang_up(self) -> None:
+        self.is_hung_up = True
+        with contextlib.suppress(OSError, RuntimeError):  # it was closed at the same moment
+            await self.send_on({"type": "websocket.close", "code": 1008, "reason": "Your session has ended."})
+
+    async def end(self) -> None:
+        """A WebSocket has no way to set a cookie after its start: what is stored under a known key can still change."""
+        session = self.session
+        if not self.started or not session.modified:
+            return
+        if session.session_key is None:
+            logger.warning("A WebSocket changed the key of its session after accept(); what it stored is lost.")
+        elif not self.store.on_server:
+            logger.warning("A WebSocket changed a session that lives in its cookie after accept(); the change is lost.")
+        else:
+            try:
+                await self.store.save(session, session.get_expiry_age())
+            except SessionInterrupted:
+                logger.info("A session was ended while its WebSocket was open; what the socket stored is dropped.")
+
+    async def refuse(self, status: int, detail: str) -> None:
+        self.is_silent = True
+        code = 1013 if status == 503 else 1008  # RFC 6455 §7.4.1 and its registry: try again later; a policy
+        await self.send_on({"type": "websocket.close", "code": code, "reason": detail[:120]})
