@@ -1,26 +1,27 @@
 """Deleting very many rows, without keeping anybody waiting."""
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 
-from .drivers import is_deadlock
 from .gateway import Gateway
 from .statements import Statement
 
 BATCH = 500  # rows
 
 
-def old_rows(table: sa.Table, is_old: sa.ColumnElement[bool], oldest_first: sa.Column[Any]) -> Statement:
+def old_rows(
+    table: sa.Table, is_old: sa.ColumnElement[bool], oldest_first: sa.Column[Any], *, dialect: str
+) -> Statement:
     """Deletes so many of a table's old rows. To be repeated with `delete_in_batches`."""
     key = next(iter(table.primary_key.columns))
-    # In a table of its own (a "derived" one): MySQL takes no LIMIT right below IN.
     batch = sa.select(key.label("key")).where(is_old).order_by(oldest_first).limit(BATCH).subquery("batch")
-    return Statement(sa.delete(table).where(key.in_(sa.select(batch.c.key))))
+    # MySQL looks through the whole table for an IN here, and keeps everybody waiting; SQLite knows no other way.
+    is_in_batch = key.in_(sa.select(batch.c.key)) if dialect == "sqlite" else key == batch.c.key
+    return Statement(sa.delete(table).where(is_in_batch))
 
 
 async def delete_in_batches(
@@ -34,13 +35,7 @@ async def delete_in_batches(
     total = 0
     while True:
         begun = time.perf_counter()
-        try:
-            deleted = await gateway.execute(statement, **values)
-        except Exception as error:
-            if not is_deadlock(error):
-                raise
-            await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311  no secret
-            continue
+        deleted = await gateway.execute(statement, **values)
         total += deleted
         if progress is not None:
             progress(total)

@@ -15,8 +15,9 @@ class Cookie:
     """How a cookie is named and guarded.
 
     Over https the name gets the prefix `__Host-` (RFC 6265bis §4.1.3.2), or `__Secure-` when a domain or a path is
-    set, so that no neighbouring subdomain can plant one. `max_age` is in seconds. `secure="auto"` follows the scheme
-    of the request; say True behind a proxy that ends TLS without telling.
+    set, so that no neighbouring subdomain can plant one. `max_age` is how long an anonymous visitor's session lasts
+    after each change, in seconds, and the longest that a login may be idle. `secure="auto"` follows the scheme of the
+    request; say True behind a proxy that ends TLS without telling.
     """
 
     name: str = "session"

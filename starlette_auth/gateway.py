@@ -11,18 +11,9 @@ import sqlalchemy as sa
 from databases import Database
 from databases.core import Connection
 
-from .drivers import (
-    Aiosqlite,
-    Asyncpg,
-    Driver,
-    Mysql,
-    Transaction,
-    is_deadlock,
-    is_integrity_error,
-    is_missing_table,
-    is_unavailable,
-)
-from .exceptions import ImproperlyConfigured, IntegrityError, Unavailable, one_line
+from .driver_errors import is_deadlock, translated
+from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction
+from .exceptions import ImproperlyConfigured
 from .lanes import Lane, uninterrupted
 from .statements import Prepared, Row, Statement
 
@@ -86,11 +77,11 @@ class Gateway:
     async def execute(self, query: Query, **values: Any) -> int:
         """How many rows were hit. 0 means on every database: no row matched."""
         statement = query if isinstance(query, Statement) else Statement(query)
-        hit = await self._run(self.driver.execute, self._prepared(statement), values, write=True)
+        hit = await self._write(self.driver.execute, self._prepared(statement), values)
         if hit or self.dialect != "mysql" or not isinstance(statement.expression, sa.Update):
             return hit
         # MySQL counts the rows that changed; one that held these values already was hit all the same.
-        return len(await self._run(self.driver.fetch, self._prepared(statement.matching), values, write=True))
+        return len(await self._write(self.driver.fetch, self._prepared(statement.matching), values))
 
     async def insert(self, table: sa.Table, **values: Any) -> Any:
         """The key of the new row: the one given, or the one that the database chose."""
@@ -100,7 +91,7 @@ class Gateway:
             expression = sa.insert(table).values({name: sa.bindparam(name) for name in values}).inline()
             chosen = key.name not in values and self.dialect == "postgresql"
             self._inserts[shape] = Statement(expression.returning(key) if chosen else expression)
-        chosen_key = await self._run(self.driver.insert, self._prepared(self._inserts[shape]), values, write=True)
+        chosen_key = await self._write(self.driver.insert, self._prepared(self._inserts[shape]), values)
         return values.get(key.name, chosen_key)
 
     @contextlib.asynccontextmanager
@@ -171,16 +162,16 @@ class Gateway:
             if self.database._global_connection is not None or (begins and self.dialect == "sqlite"):
                 await stack.enter_async_context(self._lane.turn)
             if held is None:
-                with _translated():
+                with translated():
                     held = await stack.enter_async_context(self._writing() if self._keeps else self._lent())
             transaction = self.driver.transaction(held.raw_connection)
             if begins:
                 stack.enter_context(_inside(held))
             try:
-                with _translated():
+                with translated():
                     await self._say(held, transaction.start)
                 yield
-                with _translated():
+                with translated():
                     await self._say(held, transaction.commit)
             except BaseException:
                 await self._undo(held, transaction)
@@ -205,6 +196,19 @@ class Gateway:
         statement = query if isinstance(query, Statement) else Statement(query)
         return statement.prepared(self.dialect)
 
+    async def _write(
+        self, ask: Callable[[Any, str, Any], Awaitable[R]], prepared: Prepared, values: dict[str, Any]
+    ) -> R:
+        """Once more when the database gave it up for another's sake: it did nothing, and another got through for it."""
+        while True:
+            is_part = self._held() is not None
+            try:
+                return await self._run(ask, prepared, values, write=True)
+            except Exception as error:
+                if is_part or not is_deadlock(error):
+                    raise
+                await asyncio.sleep(random.uniform(0.001, 0.02))  # noqa: S311  no secret
+
     async def _run(
         self,
         ask: Callable[[Any, str, Any], Awaitable[R]],
@@ -215,7 +219,7 @@ class Gateway:
     ) -> R:
         arguments = prepared.arguments(values)
         self._require_connected()
-        with _translated():
+        with translated():
             held = self._held()
             if held is not None:
                 # Under force_rollback all tasks share one connection: no write may fall into another's savepoint.
@@ -299,20 +303,3 @@ def _inside(connection: Connection) -> Iterator[None]:
         yield
     finally:
         del stack[stack.index(ours) :]
-
-
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if is_integrity_error(error):
-            raise IntegrityError(str(error)) from error
-        if is_missing_table(error):
-            raise ImproperlyConfigured(
-                f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
-                "or pass lifespan=lifespan(auth, create_tables=True) to your app."
-            ) from error
-        if is_unavailable(error):
-            raise Unavailable(f"The database cannot be reached: {one_line(error)}. Look whether it runs.") from error
-        raise

@@ -92,8 +92,8 @@ class Logins:
         if surplus > 0 and may_refuse and not self.drop_oldest and session.session_key is not None:
             await self.store.delete(session.session_key)
             raise TooManySessions(len(sessions) - 1)
-        # In an order on which all agree: two that begin in the same second must not end each other.
-        oldest_first = sorted(sessions, key=lambda one: (one.created, _name_of(one)))
+        # By their names, on whose order all agree: two that begin in the same moment must not end each other.
+        oldest_first = sorted(sessions, key=_name_of)
         for one in oldest_first[: max(0, surplus)]:
             await self.end(user, _name_of(one))
 

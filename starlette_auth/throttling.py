@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import random
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -19,7 +18,6 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from .addresses import Crowd, network_of
 from .cleaning import delete_in_batches, old_rows
 from .clock import Clock
-from .drivers import is_deadlock
 from .exceptions import ImproperlyConfigured, Throttled
 from .gateway import Gateway
 from .rates import DEFAULT_RATES, parse_rates
@@ -95,7 +93,9 @@ class Throttle:
         self._until = Statement(sa.select(t.c.until).where(by_key))
         self._give_back = functools.cache(functools.partial(_give_back, t))
         says_nothing = sa.or_(t.c.failures == 0, t.c.until <= _moment("forgotten"))
-        self._clear = old_rows(t, sa.and_(t.c.until <= _moment("now"), says_nothing), t.c.until)
+        self._clear = old_rows(
+            t, sa.and_(t.c.until <= _moment("now"), says_nothing), t.c.until, dialect=gateway.dialect
+        )
 
     async def hit(self, action: str, **scopes: str) -> None:
         """Counts one for each of the action's rates, as in `hit("register", ip=address)`, or raises Throttled."""
@@ -137,14 +137,16 @@ class Throttle:
     async def _counted(self, attempt: Attempt, action: str, scopes: Mapping[str, str], key: str) -> AsyncIterator[None]:
         now = self._now()
         counted = await self._count_all(action, scopes, now)
-        if not await self._say(self._reserve, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY):
+        if not await self.gateway.execute(
+            self._reserve, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY
+        ):
             await self._take_back(counted)
             raise await self._throttled(key, now)
         try:
             yield
         except Exception:
             await self._take_back(counted)
-            await self._say(self._restore, key=key, now=now)
+            await self.gateway.execute(self._restore, key=key, now=now)
             raise
         if attempt.succeeded:
             # Put back by a day, a counter is forgotten: one statement for everything.
@@ -184,7 +186,9 @@ class Throttle:
             value = network_of(value) if rate.scope == "ip" else _normalize_account(value)
             key = _key(action, str(rate), value)
             step, latest = rate.step, now + rate.ahead
-            if not await self._say(self._count, key=key, now=now, first=now + step, latest=latest, step=step):
+            if not await self.gateway.execute(
+                self._count, key=key, now=now, first=now + step, latest=latest, step=step
+            ):
                 await self._take_back(counted)
                 raise await self._throttled(key, latest)
             counted.append((key, step))
@@ -195,22 +199,12 @@ class Throttle:
         for i, (key, step) in enumerate(counted):
             values |= {f"key{i}": key, f"step{i}": step}
         if counted:
-            await self._say(self._give_back(len(counted)), **values)
+            await self.gateway.execute(self._give_back(len(counted)), **values)
 
     async def _throttled(self, key: str, allowed: int) -> Throttled:
         row = await self.gateway.fetch_one(self._until, key=key)
         wait = row["until"] - allowed if row is not None else 0
         return Throttled(max(1, -(-wait // 1000)))
-
-    async def _say(self, statement: Statement, **values: Any) -> int:
-        while True:
-            try:
-                return await self.gateway.execute(statement, **values)
-            except Exception as error:
-                if not is_deadlock(error):
-                    raise
-                # It did nothing. Another got through for it, so there is an end to this.
-                await asyncio.sleep(random.uniform(0.001, 0.02))  # noqa: S311  no secret
 
     def _watch(self, address: str) -> None:
         if self._crowd.is_one(address):

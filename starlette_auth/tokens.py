@@ -71,7 +71,7 @@ class Tokens:
         self._void = Statement(sa.delete(t).where(*of_subject))
         undo = (t.c.subject == sa.bindparam("subject"), t.c.purpose == EMAIL_UNDO)
         self._void_undos = Statement(sa.delete(t).where(*undo, t.c.expires >= now))
-        self._clear = old_rows(t, t.c.expires <= now, t.c.expires)
+        self._clear = old_rows(t, t.c.expires <= now, t.c.expires, dialect=gateway.dialect)
 
     async def make(
         self, purpose: str, subject: str, *, max_age: int, binding: str = "", data: Mapping[str, Any] | None = None

@@ -14,7 +14,7 @@ from .auth import SCOPE_KEY
 from .authentication import prefers_json
 from .clock import Clock
 from .cookies import Cookie, add_vary, response_headers, set_header
-from .exceptions import SessionInterrupted, TooManySessions, Unavailable
+from .exceptions import SessionInterrupted, TooManySessions, Unavailable, one_line
 from .sessions.base import SessionBase
 from .sessions.sockets import Watch
 from .sessions.store import SessionStore
@@ -30,6 +30,8 @@ RETRY_AFTER = "3"  # seconds
 class Visit:
     """What stands around the application while it answers one request."""
 
+    session: SessionBase
+
     def __init__(
         self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
     ) -> None:
@@ -38,8 +40,8 @@ class Visit:
         self.scope = scope
         self.receive_on = receive
         self.send_on = send
+        self.clock = clock
         self.value = cookie.read(scope)
-        self.session = SessionBase(clock=clock)
         self.had_key = False
         self.started = False
         self.is_silent = False  # what the application says is not passed on
@@ -47,17 +49,19 @@ class Visit:
     async def run(self, app: ASGIApp) -> None:
         """Where the database or Redis is away, here or anywhere behind, the answer is 503."""
         try:
-            if self.value:
-                self.session = await self.store.load(self.value)
-            self.had_key = self.session.session_key is not None
-            self.session.max_age = self.cookie.max_age
-            self.scope["session"] = self.session
+            self.scope["session"] = self.session = session = await self.load()
+            self.had_key = session.session_key is not None
             await self.visit(app)
         except Unavailable as error:
             if self.started:
                 raise
             self.started = True
             await self.give_up(error)
+
+    async def load(self) -> SessionBase:
+        session = await self.store.load(self.value) if self.value else SessionBase(clock=self.clock)
+        session.max_age = self.cookie.max_age
+        return session
 
     async def visit(self, app: ASGIApp) -> None:
         try:
@@ -176,6 +180,10 @@ class SocketVisit(Visit):
     is_hung_up = False
     watcher: asyncio.Task[None] | None = None
 
+    async def load(self) -> SessionBase:
+        self.calls = self.store.sockets.calls
+        return await super().load()
+
     async def visit(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self.receive, self.send)
@@ -210,7 +218,7 @@ class SocketVisit(Visit):
             self.watcher = asyncio.create_task(self.watch())
 
     async def watch(self) -> None:
-        with self.store.sockets.watching(self.session) as watch:
+        with self.store.sockets.watching(self.session, since=self.calls) as watch:
             while await self.may_go_on(watch):
                 pass
         if self.session.session_key is not None:
@@ -222,14 +230,15 @@ class SocketVisit(Visit):
         if self.session.session_key is None:
             return False  # the socket's own logout, after which the application does as it likes
         try:
-            session = await self.store.load(self.value or "")
+            session = await self.load()
             if session.session_key is None or not await self.is_same_user(session):
                 return False
             if self.is_in_use:
                 self.is_in_use = False
                 await self.touch(session)
-        except Unavailable as error:
-            logger.warning("An open WebSocket's session cannot be looked up. %s", error)
+        except Exception as error:
+            # Whatever it is: who stops looking leaves the socket open for good.
+            logger.warning("An open WebSocket's session cannot be looked up: %s", one_line(error))
         return True
 
     async def is_same_user(self, session: SessionBase) -> bool:

@@ -25,6 +25,7 @@ from starlette_auth import (
     SessionsEnded,
     User,
 )
+from starlette_auth.durations import ago
 from starlette_auth.testing import FrozenClock
 from starlette_auth.visits import SocketVisit
 
@@ -172,6 +173,24 @@ async def test_behind_a_proxy_it_is_the_visitors_address_that_counts(tmp_path: P
 async def test_sessions_in_cookies_have_no_such_page(database: Database) -> None:
     with pytest.raises(ImproperlyConfigured, match="use DatabaseStore"):
         Auth(database, secret_key=SECRET_KEY, sessions=CookieStore(SECRET_KEY), features=[ActiveSessions()])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "just now"),
+        (59, "just now"),
+        (60, "1 minute ago"),
+        (119, "1 minute ago"),
+        (7199, "119 minutes ago"),
+        (7200, "2 hours ago"),
+        (2 * 86400 - 1, "47 hours ago"),
+        (2 * 86400, "2 days ago"),
+        (400 * 86400, "400 days ago"),
+    ],
+)
+def test_how_long_ago_it_was(seconds: int, expected: str) -> None:
+    assert ago(seconds) == expected
 
 
 # In code
@@ -374,6 +393,51 @@ async def test_whoever_talks_through_a_socket_is_not_idle(
                 assert await closed(talking) == 1008, "now nobody has said anything for two hours"
 
 
+async def test_what_ends_between_the_request_for_a_socket_and_its_opening_ends_it(tmp_path: Path) -> None:
+    async def slow(websocket: WebSocket) -> None:
+        await auth.logins.end_all(websocket.user)  # in the name of another request, which comes at this moment
+        await echo(websocket)
+
+    async with site("sqlite", tmp_path) as auth:
+        app = make_app(auth, WebSocketRoute("/slow", slow))
+        async with client_of(app) as client:
+            await post_login(client)
+            async with Socket(app, "/slow", client) as socket:
+                assert socket.answer["type"] == "websocket.accept"
+                assert await closed(socket) == 1008
+
+
+async def test_who_is_not_logged_in_keeps_a_socket_as_long_as_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SocketVisit, "look_every", 0.02)
+    async with site("memory", tmp_path) as auth:
+        app = socket_app(auth)
+        async with client_of(app) as client:
+            await client.get("/remember?a=1")
+            async with Socket(app, "/mirror", client) as socket:
+                await asyncio.sleep(0.1)
+                assert await still_open(socket)
+                await auth.sessions.delete(client.cookies["session"])
+                assert await closed(socket) == 1008
+
+
+async def test_a_socket_that_logs_out_by_itself_says_what_it_has_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SocketVisit, "look_every", 0.02)
+    async with site("memory", tmp_path) as auth:
+        app = socket_app(auth)
+        async with client_of(app) as client:
+            await post_login(client)
+            async with Socket(app, "/echo", client) as socket:
+                await socket.say("flush")
+                await asyncio.sleep(0.1)
+                socket.sent.put_nowait({"type": "websocket.receive", "text": "a=1"})
+                assert (await socket.received.get())["type"] == "websocket.send"
+            assert not await is_in(client)
+
+
 async def test_a_session_that_begins_in_a_socket_ends_it_too(tmp_path: Path) -> None:
     async with site("memory", tmp_path) as auth:
         app = socket_app(auth)
@@ -402,7 +466,7 @@ async def test_a_socket_in_another_event_loop_is_woken(database: Database) -> No
     """A server thread has the socket; the session is ended from the loop of a command, or of a test."""
     async with installed(database) as auth:
         session = await auth.sessions.load("")
-        with auth.sessions.sockets.watching(session) as watch:
+        with auth.sessions.sockets.watching(session, since=0) as watch:
             session["_auth_user_id"] = "7"
             await asyncio.to_thread(auth.sessions.sockets.user_changed, "7")
             begun = time.monotonic()
@@ -410,7 +474,7 @@ async def test_a_socket_in_another_event_loop_is_woken(database: Database) -> No
             assert time.monotonic() - begun < 5
 
         async def leave_behind() -> Any:
-            with auth.sessions.sockets.watching(session) as watch:
+            with auth.sessions.sockets.watching(session, since=0) as watch:
                 return watch
 
         left = await asyncio.to_thread(lambda: asyncio.run(leave_behind()))

@@ -34,6 +34,7 @@ BANDS = [
     "limits",
     "statements",
     "drivers",
+    "driver_errors",
     "lanes",
     "gateway",
     "redis_clients",

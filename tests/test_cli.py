@@ -1,6 +1,7 @@
 """The command line, run as a command."""
 
 import asyncio
+import contextlib
 import getpass
 import io
 import os
@@ -8,8 +9,11 @@ import pty
 import re
 import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -137,8 +141,62 @@ async def test_sessions_in_cookies_cannot_be_listed(tmp_path: Path, file_url: st
         refused = await run("sessions", *words, **where)
         assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
         assert "Use DatabaseStore, RedisStore or CachedStore" in refused.stderr
-    assert (await run("changepassword", "ann", STARLETTE_AUTH_PASSWORD="pässword two", **where)).returncode == 0
     assert (await run("clearsessions", **where)).stdout == "Deleted 0 expired sessions.\n"
+
+
+def test_a_new_password_can_be_given_where_sessions_are_in_cookies(
+    tmp_path: Path, file_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more_cookie_settings.py").write_text(
+        "from databases import Database\nfrom starlette_auth import Auth, CookieStore\n"
+        f"key = {SECRET_KEY!r}\nauth = Auth(Database({file_url!r}), secret_key=key, sessions=CookieStore(key))\n"
+    )
+    monkeypatch.setenv("STARLETTE_AUTH_APP", "more_cookie_settings:auth")
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "pässword one")
+    for words in (["migrate"], ["createsuperuser", "--username", "ann", "--noinput"], ["changepassword", "ann"]):
+        assert main(words) == 0
+
+
+def test_sessions_by_the_function_too(file_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def prepare() -> None:
+        async with connected(file_url) as database, installed(database) as auth:
+            await log_in_on(auth, await auth.users.create_user("ann", password="pässword one"), 3)
+
+    asyncio.run(prepare())
+    where = ["--database", file_url, "sessions"]
+    assert main([*where, "list", "ann"]) == 0
+    ids = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert main([*where, "revoke", "ann", ids[0]]) == 0
+    assert main([*where, "revoke", "ann", ids[0], ids[1]]) == 1
+    assert main([*where, "revoke", "--all", "ann"]) == 0
+    assert main([*where, "list", "ann"]) == 0
+    assert capsys.readouterr().out.endswith("Ended 1 sessions of ann.\nann is logged in nowhere.\n")
+    assert main([*where, "list", "nobody"]) == 1
+    for words in (["revoke", "ann"], ["revoke", "ann", "x", "--all"], [], ["list"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*where, *words])
+        assert ended.value.code == 2
+
+
+def test_clearing_by_the_function_can_be_interrupted_too(file_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def prepare() -> None:
+        async with connected(file_url) as database, installed(database) as auth:
+            await fill(auth, 8_000, expires=1)
+
+    asyncio.run(prepare())
+
+    def interrupt() -> None:
+        with contextlib.closing(sqlite3.connect(file_url.removeprefix("sqlite+aiosqlite:///"), timeout=30)) as database:
+            while database.execute("SELECT count(*) FROM auth_session").fetchone() == (8_000,):
+                time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    assert main(["--database", file_url, "clearsessions"]) == 1
+    watcher.join()
+    assert capsys.readouterr().err.startswith("Stopped. ")
+    assert main(["--database", file_url, "clearsessions"]) == 0
 
 
 # Cleaning
@@ -213,10 +271,10 @@ async def test_progress_is_shown_on_a_terminal_and_nowhere_else(database_url: st
 
 async def test_clearing_can_be_interrupted_and_goes_on_next_time(database_url: str) -> None:
     async with connected(database_url) as database, installed(database) as auth:
-        await fill(auth, 30_000, expires=1)
+        await fill(auth, 12_000, expires=1)
         command = [sys.executable, "-m", "starlette_auth", "--database", database_url, "clearsessions"]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=subprocess.PIPE)
-        while await sessions_left(auth) == 30_000:
+        while await sessions_left(auth) == 12_000:
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = await process.communicate()
@@ -226,8 +284,8 @@ async def test_clearing_can_be_interrupted_and_goes_on_next_time(database_url: s
         )
         assert found, said
         left = await sessions_left(auth)
-        assert 0 < left < 30_000
-        assert 0 <= 30_000 - left - int(found[1]) <= 500, "at most one batch was done and not yet counted"
+        assert 0 < left < 12_000
+        assert 0 <= 12_000 - left - int(found[1]) <= 500, "at most one batch was done and not yet counted"
         assert await auth.clear_expired() == left
 
 

@@ -11,7 +11,7 @@ import pytest
 from databases import Database
 from fastapi import FastAPI, Form
 from starlette.endpoints import HTTPEndpoint
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -375,6 +375,33 @@ async def test_it_speaks_the_visitors_language(database: Database, clock: Frozen
 def test_what_would_let_nobody_in_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="max_age=300"):
         fresh_login_required(max_age=0)
+
+
+async def test_an_empty_password_is_told_and_what_is_kept_stays(site: Auth, clock: FrozenClock) -> None:
+    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+        await post_login(client)
+        clock.tick(300)
+        page = await confirm(client, (await client.post("/danger", data={"a": "1"})).text, "")
+        assert page.status_code == 422
+        assert "This field is required." in page.text
+        assert json.loads(value_of(page.text, "kept")) == [["a", "1"]]
+
+
+async def test_an_endpoint_that_takes_a_bare_connection_cannot_keep_a_form(site: Auth, clock: FrozenClock) -> None:
+    @fresh_login_required
+    async def bare(conn: HTTPConnection) -> Response:
+        return PlainTextResponse("danger")
+
+    async def endpoint(request: Request) -> Response:
+        answer: Response = await bare(HTTPConnection(request.scope))
+        return answer
+
+    app = make_app(site, Route("/bare", endpoint, methods=["POST"]))
+    async with client_of(app, headers={"origin": "http://testserver"}) as client:
+        await post_login(client)
+        assert (await client.post("/bare", data={"a": "1"})).text == "danger"
+        clock.tick(300)
+        assert "could not be kept" in (await client.post("/bare", data={"a": "1"})).text
 
 
 async def test_a_user_of_another_door_than_the_session_is_asked_to_log_in(site: Auth, clock: FrozenClock) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 import sys
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from databases import Database
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
+from starlette_auth.driver_errors import is_unavailable
 from starlette_auth.lanes import Turn, uninterrupted
 from starlette_auth.statements import Prepared, Statement
 from starlette_auth.tables import long_text, moment
@@ -1071,3 +1072,57 @@ async def test_inside_a_transaction_nothing_is_done_again(auth: Auth) -> None:
     with pytest.raises(Deadlock):
         async with auth.gateway.atomic():
             await auth.gateway.in_transaction(work)
+
+
+class Refused(Exception):
+    """What a driver raises, as far as it matters here."""
+
+    def __init__(self, *args: Any, sqlstate: str | None = None) -> None:
+        super().__init__(*args)
+        self.sqlstate = sqlstate
+
+
+InterfaceError = type("InterfaceError", (Exception,), {})
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError("refused"), True),
+        (ConnectionResetError("reset"), True),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed"), True),
+        (TimeoutError("a task inside atomic() waits for another"), False),
+        (Refused("shutting down", sqlstate="57P01"), True),
+        (Refused("starting up", sqlstate="57P03"), True),
+        (Refused("connection does not exist", sqlstate="08003"), True),
+        (Refused("too many clients", sqlstate="53300"), True),
+        (Refused("unique", sqlstate="23505"), False),
+        (Refused(2013, "Lost connection to server during query"), True),
+        (Refused(1205, "Lock wait timeout exceeded"), False),
+        (InterfaceError("connection is closed"), True),
+        (InterfaceError("the server expects 1 argument"), False),
+        (ValueError("connection"), False),
+    ],
+    ids=str,
+)
+def test_a_server_that_is_away_is_told_from_a_mistake(error: Exception, expected: bool) -> None:
+    assert is_unavailable(error) is expected
+
+
+async def test_a_statement_that_was_given_up_for_another_is_said_again(auth: Auth) -> None:
+    """It waits for a transaction that comes to wait for it. On SQLite one comes after the other."""
+    first, second = [await auth.users.create_user(f"user{n}") for n in range(2)]
+    table = auth.tables.user
+    both = sa.update(table).values(last_name="said").where((table.c.id == first.id) | (table.c.id == second.id))
+    async with auth.gateway.atomic():
+        for n in range(50):  # the one that has done more is let through
+            await auth.gateway.insert(auth.tables.group, name=f"group{n}")
+        await auth.users.update(second, first_name="a")
+        statement = asyncio.create_task(auth.gateway.execute(both), context=Context())
+        await asyncio.sleep(0.2)
+        await auth.users.update(first, first_name="b")
+    assert await statement == 2
+    for user in (first, second):
+        fresh = await auth.users.get(user.id)
+        assert fresh is not None
+        assert (fresh.first_name, fresh.last_name) == (user.first_name, "said")

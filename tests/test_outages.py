@@ -14,8 +14,11 @@ from typing import Any
 import httpx
 import pytest
 from databases import Database
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-from starlette_auth import CachedStore, DatabaseStore, RedisStore
+from starlette_auth import CachedStore, DatabaseStore, RedisStore, Unavailable, get_auth
 from starlette_auth.testing import FrozenClock, log_in
 from starlette_auth.visits import SocketVisit
 
@@ -363,6 +366,36 @@ async def test_while_redis_is_away_sockets_and_programs_are_told_so(tmp_path: Pa
                 assert (await client.get("/remember?a=1")).status_code == 503
                 redis.start()
                 assert (await client.get("/remember?a=1")).status_code == 200
+
+
+async def test_a_redis_that_goes_away_after_the_answer_spoils_nothing(
+    tmp_path: Path, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis_server(tmp_path) as redis:
+        clock = FrozenClock()
+
+        async def kill(request: Request) -> Response:
+            redis.kill()
+            return PlainTextResponse("killed")
+
+        async def kill_later(request: Request) -> Response:
+            async def body() -> AsyncIterator[bytes]:
+                yield b"begun"
+                redis.kill()
+                await get_auth(request).sessions.sessions_of("1")
+
+            return StreamingResponse(body())
+
+        async with installed(database, sessions=RedisStore(redis.url, clock=clock), clock=clock) as auth:
+            app = make_app(auth, Route("/kill", kill), Route("/kill-later", kill_later))
+            async with client_of(app) as client:
+                await log_in(client, await auth.users.create_user("ann", password=PASSWORD), auth)
+                clock.tick(100)
+                assert (await client.get("/kill")).text == "killed"
+                assert "was not noted" in caplog.text
+                redis.start()
+                with pytest.raises(Unavailable):  # the answer has begun, and nobody can take it back
+                    await client.get("/kill-later")
 
 
 async def test_cancelled_requests_leave_the_connections_of_redis_whole(tmp_path: Path, database: Database) -> None:

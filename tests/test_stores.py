@@ -492,15 +492,17 @@ async def test_a_cookie_that_an_old_key_signed_is_signed_anew_at_once(database: 
             await post_login(client)
             first = client.cookies["session"]
     both = [new, old]
-    async with installed(database, secret_key=both, sessions=CookieStore(both)) as auth:
-        async with client_of(make_app(auth), cookies={"session": first}) as client:
-            answer = await client.get("/whoami")
-            assert answer.json()["username"] == "ann"
-            renewed = answer.headers["set-cookie"].split("=")[1].split(";")[0]
-            assert renewed != first
-            client.cookies.clear()
-            client.cookies.set("session", renewed)
-            assert "set-cookie" not in (await client.get("/whoami")).headers, "once is enough"
+    async with (
+        installed(database, secret_key=both, sessions=CookieStore(both)) as auth,
+        client_of(make_app(auth), cookies={"session": first}) as client,
+    ):
+        answer = await client.get("/whoami")
+        assert answer.json()["username"] == "ann"
+        renewed = answer.headers["set-cookie"].split("=")[1].split(";")[0]
+        assert renewed != first
+        client.cookies.clear()
+        client.cookies.set("session", renewed)
+        assert "set-cookie" not in (await client.get("/whoami")).headers, "once is enough"
     async with installed(database, secret_key=new, sessions=CookieStore(new)) as later:
         async with client_of(make_app(later), cookies={"session": renewed}) as client:
             assert (await client.get("/whoami")).json()["username"] == "ann"

@@ -177,10 +177,8 @@ class SessionBase(dict[str, Any]):
     @property
     def is_over(self) -> bool:
         """Whether its user has to log in again: it is older than its limit allows, or was idle for too long."""
-        if self.limit is None:
-            return False
-        now = int(self._clock())
-        return now >= self.created + self.limit.absolute or now >= self.last_seen + self.limit.idle
+        now, limit = int(self._clock()), self.limit
+        return limit is not None and (now >= self.created + limit.absolute or now >= self.last_seen + limit.idle)
 
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
         """Seconds from each change on, a duration or a moment; 0: when the browser closes; None: the default again.

@@ -77,11 +77,10 @@ class CachedStore(SessionStore):
     async def save(self, session: SessionBase, max_age: int) -> str:
         begun, before = self._clock(), session.predecessor
         cookie = await self.store.save(session, max_age)
-        key, record = session.session_key, session.record
-        if before is not None and before != key:
+        assert session.record is not None  # noqa: S101  it has just been saved
+        if before is not None and before != session.session_key:
             await self._end(before)
-        if key is not None and record is not None:
-            await self._put(key, record, begun)
+        await self._put(session.key_to_be, session.record, begun)
         return cookie
 
     async def delete(self, session_key: str) -> None:

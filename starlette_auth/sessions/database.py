@@ -35,25 +35,20 @@ class DatabaseStore(SessionStore):
         self.gateway = Gateway.of(database)
         self.table: sa.Table = table if table is not None else _own_table(users)
         self._clock = clock
-        self._say = Statements(self.table, users)
+        self._say = Statements(self.table, users, dialect=self.gateway.dialect)
 
     async def load(self, cookie: str) -> SessionBase:
         row = None
         if is_key(cookie):
             row = await self.gateway.fetch_one(self._say.load, key_hash=hash_key(cookie), now=self._now())
-        if row is None:
-            return SessionBase(clock=self._clock)
-        try:
-            return self.session_of(_record(row), row, cookie)
-        except ValueError:
-            logger.error("A row of %s holds no session; its visitor gets a new one.", self.table.name)
-            return SessionBase(clock=self._clock)
+        session = self._read(row, cookie) if row is not None else None
+        return session if session is not None else SessionBase(clock=self._clock)
 
     async def confirm(self, session_key: str) -> Row | None:
         """What there is of a session beside its data, the user included; None when it has ended."""
         return await self.gateway.fetch_one(self._say.confirm, key_hash=hash_key(session_key), now=self._now())
 
-    def session_of(self, record: Record, row: Row | None, session_key: str) -> SessionBase:
+    def session_of(self, record: Record, row: Row | None, session_key: str | None) -> SessionBase:
         # The user may be gone, where the outer join found none.
         user_row = row if row is not None and row.get("user_id") is not None else None
         data = decode(record.data)
@@ -62,7 +57,7 @@ class DatabaseStore(SessionStore):
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, before = session.encode(), session.key_to_be, session.predecessor
         if before is None:
-            record = first_record(session, max_age, self._now())
+            record = first_record(session, max_age, self._clock())
             await self.gateway.insert(self.table, key_hash=hash_key(key), **self._values(record))
         else:
             record = await self._change(session, hash_key(before), hash_key(key), max_age)
@@ -93,7 +88,7 @@ class DatabaseStore(SessionStore):
 
     async def sessions_of(self, user_id: str) -> list[SessionBase]:
         rows = await self.gateway.fetch_all(self._say.of_user, of_user=self._key(user_id), now=self._now())
-        return [SessionBase(decode(row["session_data"]), record=_record(row), clock=self._clock) for row in rows]
+        return [session for row in rows if (session := self._read(row)) is not None]
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
         values = {"of_user": self._key(user_id), "public_id": public_id, "now": self._now()}
@@ -103,13 +98,19 @@ class DatabaseStore(SessionStore):
         values = {"of_user": self._key(user_id), "public_id": keep, "now": self._now()}
         return await self.gateway.execute(self._say.revoke_others, **values)
 
+    def _read(self, row: Row, session_key: str | None = None) -> SessionBase | None:
+        try:
+            return self.session_of(_record(row), row, session_key)
+        except ValueError:
+            logger.error("A row of %s holds no session, and is passed over.", self.table.name)
+            return None
+
     async def _change(self, session: SessionBase, before: str, after: str, max_age: int) -> Record:
         """In one statement, where nobody else changed it meanwhile."""
-        known = session.record
-        if known is not None:
-            record = next_record(known, session, max_age, self._now())
-            if await self._write(record, before, after):
-                return record
+        assert session.record is not None  # noqa: S101  it came from here
+        record = next_record(session.record, session, max_age, self._now())
+        if await self._write(record, before, after):
+            return record
         return await self.gateway.in_transaction(lambda: self._merge(session, before, after, max_age))
 
     async def _merge(self, session: SessionBase, before: str, after: str, max_age: int) -> Record:
@@ -150,7 +151,7 @@ LOADED = (*CHANGING, "public_id", "created")
 class Statements:
     """What is said to the table."""
 
-    def __init__(self, table: sa.Table, users: Users[Any] | None) -> None:
+    def __init__(self, table: sa.Table, users: Users[Any] | None, *, dialect: str) -> None:
         t = table
         by_key = t.c.key_hash == sa.bindparam("key_hash")
         is_alive = t.c.expires > _moment("now")
@@ -177,7 +178,7 @@ class Statements:
         named: sa.BindParameter[str] = sa.bindparam("public_id")
         self.revoke = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id == named))
         self.revoke_others = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id != named))
-        self.clear = old_rows(t, t.c.expires <= _moment("now"), t.c.expires)
+        self.clear = old_rows(t, t.c.expires <= _moment("now"), t.c.expires, dialect=dialect)
 
 
 def _columns(table: sa.Table, names: Sequence[str]) -> list[Any]:

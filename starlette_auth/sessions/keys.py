@@ -10,9 +10,9 @@ def new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-def new_public_id() -> str:
-    """What a session is called in front of its owner."""
-    return secrets.token_hex(16)
+def new_public_id(now: float) -> str:
+    """What a session is called in front of its owner: 32 hexadecimal digits, those of later ones being greater."""
+    return f"{int(now * 1000):012x}{secrets.token_hex(10)}"
 
 
 def is_key(cookie: str) -> bool:

@@ -29,7 +29,7 @@ class MemoryStore(SessionStore):
         saved, key, before = session.encode(), session.key_to_be, session.predecessor
         if before is None:
             self._sweep()
-            record = first_record(session, max_age, self._now())
+            record = first_record(session, max_age, self._clock())
         else:
             stored = self._living(before)
             if stored is None:

@@ -92,7 +92,7 @@ class RedisStore(SessionStore):
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, before = session.encode(), session.key_to_be, session.predecessor
         values, removed = session.changes()
-        record = first_record(session, max_age, self._now())
+        record = first_record(session, max_age, self._clock())
         own = {name: getattr(record, name) for name in OWN} | {"user_id": record.user_id or ""}
         if before is not None:
             record = (session.record or record)._replace(data=saved, last_seen=record.last_seen, expires=record.expires)

@@ -32,12 +32,16 @@ class Sockets:
     """The open WebSockets of this process whose sessions one store keeps. Each looks after itself, once it is woken."""
 
     def __init__(self) -> None:
+        self.calls = 0
         self._open: set[Watch] = set()
 
     @contextlib.contextmanager
-    def watching(self, session: SessionBase) -> Iterator[Watch]:
+    def watching(self, session: SessionBase, *, since: int) -> Iterator[Watch]:
+        """`since`: the number of calls before the session was loaded. What was called since then counts, too."""
         watch = Watch(session)
         self._open.add(watch)
+        if self.calls != since:
+            watch.wake()
         try:
             yield watch
         finally:
@@ -50,5 +54,6 @@ class Sockets:
         self._wake(lambda session: session.user_id == user_id)
 
     def _wake(self, concerns: Callable[[SessionBase], bool]) -> None:
+        self.calls += 1
         for watch in [watch for watch in list(self._open) if concerns(watch.session)]:
             watch.wake()

@@ -77,16 +77,16 @@ class SessionStore(abc.ABC):
         """Gives back the connections of this event loop."""
 
 
-def first_record(session: SessionBase, max_age: int, now: int) -> Record:
+def first_record(session: SessionBase, max_age: int, now: float) -> Record:
     """What is kept of a session that was not kept before."""
     data = session.encode()
     return Record(
         data=data,
-        public_id=new_public_id(),
+        public_id=new_public_id(now),
         user_id=session.user_id,
-        created=now,
-        last_seen=now,
-        expires=now + time_to_keep(data, max_age),
+        created=int(now),
+        last_seen=int(now),
+        expires=int(now) + time_to_keep(data, max_age),
         address=_fitting(session.address, 45),
         user_agent=_fitting(session.user_agent, 255),
     )
