@@ -375,13 +375,13 @@ async def test_a_redis_that_goes_away_after_the_answer_spoils_nothing(
         clock = FrozenClock()
 
         async def kill(request: Request) -> Response:
-            redis.kill()
+            await asyncio.to_thread(redis.kill)
             return PlainTextResponse("killed")
 
         async def kill_later(request: Request) -> Response:
             async def body() -> AsyncIterator[bytes]:
                 yield b"begun"
-                redis.kill()
+                await asyncio.to_thread(redis.kill)
                 await get_auth(request).sessions.sessions_of("1")
 
             return StreamingResponse(body())

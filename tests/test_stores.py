@@ -445,6 +445,18 @@ def test_expiry_speaks_djangos_language() -> None:
 # Each store by itself
 
 
+async def test_old_sessions_do_not_fill_the_memory(clock: FrozenClock) -> None:
+    """Nobody runs `clearsessions` in this process."""
+    store = MemoryStore(clock=clock)
+    for _ in range(5000):
+        await kept(store, a=1)
+        clock.tick(1)
+        assert len(store._kept) <= 1001
+    for _ in range(3000):
+        await kept(store, a=1)
+    assert len(store._kept) >= 3000
+
+
 async def test_a_cookie_that_is_too_large_names_the_limit() -> None:
     store = CookieStore(SECRET_KEY)
     session = await store.load("")
