@@ -16,6 +16,7 @@ from starlette_auth import (
     CookieStore,
     DatabaseStore,
     ImproperlyConfigured,
+    MemoryStore,
     RedisStore,
     SessionBase,
     SessionInterrupted,
