@@ -212,7 +212,9 @@ def workers() -> int:
 def _number(name: str) -> int:
     value = os.environ.get(name, "")
     if not (value.isascii() and value.isdecimal() and 0 < int(value[:9]) < 1000):
-        raise ImproperlyConfigured(f"{name}={value!r} is not a number. Set {name} to one from 1 to 999.")
+        raise ImproperlyConfigured(
+            f"{name}={value!r} cannot be used. Set {name} to a number from 1 to 999, or unset it."
+        )
     return int(value)
 
 

@@ -170,10 +170,11 @@ class Auth:
         self.throttle = Throttle(self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=clock)
         self.session_limits = parse_limits(session_limits)
         self.session_backend = SessionBackend(self.users, self.keys, limits=self.session_limits, clock=clock)
+        self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=clock)
         self.logins = Logins(
             self.sessions,
             self.session_backend,
-            gateway=self.gateway,
+            tokens=self.tokens,
             events=self.events,
             max_sessions=max_sessions,
             drop_oldest=when_full == "drop_oldest",
@@ -208,7 +209,6 @@ class Auth:
         for validator in self.password_validators:
             if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
                 validator.on_failure = self._password_check_failed
-        self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=clock)
         self.reset_tokens: ResetTokens = reset_tokens or DatabaseResetTokens(self.tokens)
         self.login_after_reset = login_after_reset
         self.clear_site_data = clear_site_data

@@ -108,6 +108,17 @@ def prefers_json(conn: HTTPConnection) -> bool:
     return "application/json" in accept and "text/html" not in accept
 
 
+async def confirm_password(request: HTTPConnection, user: User, password: str, *, action: str) -> bool:
+    """Whether it is the password of who is logged in here. Guesses are counted like those of a login."""
+    auth, session, before = get_auth(request), session_of(request), user.password
+    if not await auth.model_backend.check_password(request, user, password, username=user.username, action=action):
+        return False
+    if session is not None and user.password != before:
+        # The same password under a new hash: that must not log out whoever typed it.
+        auth.session_backend.refresh(session, user)
+    return True
+
+
 def ask_to_log_in(conn: HTTPConnection, login_url: str | None = None) -> Response:
     """Sends a visitor to the login page, and back here afterwards; a client that wants JSON gets a 401."""
     if prefers_json(conn):

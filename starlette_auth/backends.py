@@ -135,6 +135,10 @@ class SessionBackend(AuthenticationBackend):
         """Whether it is this user whom the session remembers; yes too where there is no session to remember in."""
         return session is None or session.get(USER_ID) == str(user.id)
 
+    def holds(self, session: SessionBase, user: User) -> bool:
+        """Whether it remembers this user, and still may. Of other sessions it says nothing."""
+        return self.is_of(session, user) and self.lets_in(session, user)
+
     @staticmethod
     def backend_of(session: SessionBase) -> str:
         """The path of the backend that let the session's user in."""

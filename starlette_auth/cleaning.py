@@ -21,7 +21,8 @@ def old_rows(
     batch = sa.select(key.label("key")).where(is_old).order_by(oldest_first).limit(BATCH).subquery("batch")
     # MySQL looks through the whole table for an IN here, and keeps everybody waiting; SQLite knows no other way.
     is_in_batch = key.in_(sa.select(batch.c.key)) if dialect == "sqlite" else key == batch.c.key
-    return Statement(sa.delete(table).where(is_in_batch))
+    # Once more `is_old`: while PostgreSQL waited for a row, somebody may have made it young.
+    return Statement(sa.delete(table).where(is_in_batch, is_old))
 
 
 async def delete_in_batches(

@@ -139,7 +139,7 @@ def _database(url: str) -> Database:
         raise Refused(f"{error}. Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql].") from error
     except (KeyError, AssertionError) as error:
         raise Refused(
-            f"{url!r} is no database that we know. Write sqlite+aiosqlite:///file or postgresql://…"
+            f"{url!r} is no database that we know. Write sqlite+aiosqlite:///file, postgresql://… or mysql+asyncmy://…"
         ) from error
 
 
@@ -170,7 +170,7 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
 async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     user = await _user(auth, options)
     await auth.users.set_password(user, options.password)
-    if auth.sessions.on_server:
+    if auth.sessions.knows_users:
         await auth.sessions.revoke_all(user.identity)
     _say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
     await _judge(auth, user, options.password)

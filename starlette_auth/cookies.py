@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from starlette.types import Scope
 
+from .durations import TWO_WEEKS
 from .exceptions import ImproperlyConfigured
 
 Headers = list[tuple[bytes, bytes]]
@@ -16,12 +17,12 @@ class Cookie:
 
     Over https the name gets the prefix `__Host-` (RFC 6265bis §4.1.3.2), or `__Secure-` when a domain or a path is
     set, so that no neighbouring subdomain can plant one. `max_age` is how long an anonymous visitor's session lasts
-    after each change, in seconds, and the longest that a login may be idle. `secure="auto"` follows the scheme of the
+    after each change, in seconds. `secure="auto"` follows the scheme of the
     request; say True behind a proxy that ends TLS without telling.
     """
 
     name: str = "session"
-    max_age: int = 14 * 24 * 60 * 60
+    max_age: int = TWO_WEEKS
     path: str = "/"
     domain: str | None = None
     secure: bool | Literal["auto"] = "auto"

@@ -98,6 +98,8 @@ async def refusal(conn: HTTPConnection, body: Body) -> str | None:
         # A program, not a browser: browsers always name the origin of a WebSocket.
         return None
     token = conn.headers.get(HEADER) or await _token_in_form(conn, body)
+    if token is None and sent_json(conn):
+        return gettext("This was sent without a token. Send the header Origin, or X-CSRFToken.")
     if token is None:
         return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
     if not is_valid(conn, token):

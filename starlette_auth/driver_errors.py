@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from .exceptions import ImproperlyConfigured, IntegrityError, Unavailable, one_line
+from .exceptions import ImproperlyConfigured, IntegrityError, StarletteAuthError, Unavailable, one_line
 
 MYSQL_LOST = [(code,) for code in (1040, 1053, 2002, 2003, 2006, 2013)]
 
@@ -45,11 +45,12 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether the server is away, shutting down, or the connection to it was lost: another try may find it back.
 
     Classes 08 and 57P of SQLSTATE and 53300 (too many connections); 1040, 1053, 2002, 2003, 2006 and 2013 of MySQL; what
-    asyncpg says of a connection that it finds closed; and what the operating system says.
+    asyncpg and asyncmy say of a connection that they find closed; and what the operating system says.
     """
     state = str(getattr(error, "sqlstate", None) or "")
     if state.startswith(("08", "57P")) or state == "53300" or error.args[:1] in MYSQL_LOST:
         return True
-    if type(error).__name__ == "InterfaceError" and "clos" in str(error):
+    if type(error).__name__ == "InterfaceError" and any(word in str(error) for word in ("clos", "Not connected")):
         return True
-    return isinstance(error, OSError) and not isinstance(error, TimeoutError)
+    # Not our own exceptions, one of which is a TimeoutError: a task of the application waits for itself.
+    return isinstance(error, OSError) and not isinstance(error, StarletteAuthError)

@@ -3,6 +3,7 @@
 from .translation import gettext, ngettext
 
 MINUTE, HOUR, DAY = 60, 60 * 60, 24 * 60 * 60
+TWO_WEEKS = 14 * DAY
 
 
 def in_words(seconds: int) -> str:

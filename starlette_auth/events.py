@@ -67,6 +67,13 @@ class UserDeleted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UserDeactivated(Event):
+    """An account was switched off; its sessions have ended, and stay so when it is switched on again."""
+
+    user: Any
+
+
+@dataclass(frozen=True, kw_only=True)
 class PasswordChanged(Event):
     """A user has a new password; all sessions but the one that changed it end with their next request.
 

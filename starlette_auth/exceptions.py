@@ -68,7 +68,7 @@ class TooManySessions(HTTPException):
     def __init__(self, number: int) -> None:
         self.number = number
         super().__init__(
-            403, f"You are logged in on {number} other devices already. Please log out on one of them first."
+            403, "You are logged in on too many other devices already. Please log out on one of them first."
         )
 
 

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from .answers import add_headers, problem, wants_json
 from .auth import Auth, get_auth
-from .authentication import ask_to_log_in, next_url
+from .authentication import ask_to_log_in, confirm_password, next_url
 from .backends import SessionBackend, session_of
 from .decorators import guard
 from .exceptions import ImproperlyConfigured, ValidationError
@@ -30,9 +30,12 @@ Pairs = list[tuple[str, str]]
 MAX_KEPT = 16 * 1024  # characters of a form, as JSON
 # What must not stand in a page, or only holds there and then.
 NEVER_KEPT = re.compile(
-    r"(?i:passw|passphrase|passcode|pwd|secret(?!ar)|token)"
-    r"|(?:^|[^A-Za-z])(?i:pass|pin|t?otp|cvc|cvv)\d*(?:$|[^A-Za-z])|[a-z](?:Pass|Pin|Otp)\d*$"
+    r"(?i:passw|passphrase|passcode|passkey|pwd|secret(?!ar)|token|api_?key)"
+    r"|(?i:kennwort|mot_?de_?passe|contrase|senha|parol[ae])"
+    r"|(?:^|[^A-Za-z])(?i:pass|pw|pin|mfa|t?otp|cvc|cvv)\d*(?:$|[^A-Za-z])"
+    r"|(?:^|[^A-Za-z])(?:pin|mfa|otp)[A-Z]|[a-z](?:Pass|Pw|Pin|Otp)\d*$"
 )
+KEPT = "starlette_auth.kept"
 
 
 @overload
@@ -59,7 +62,7 @@ def fresh_login_required(endpoint: F | None = None, *, max_age: int = 300) -> An
 
 async def reauthenticate(request: Request) -> Response:
     """The page that asks for the password; it is opened by itself, or takes the place of an answer to a form."""
-    auth, user = get_auth(request), request.user
+    user = request.user
     if not isinstance(user, User) or not _can_confirm(request):
         return log_in_first(request)
     form = _form()
@@ -67,8 +70,7 @@ async def reauthenticate(request: Request) -> Response:
         form.data["next"] = next_url(request, request.query_params.get("next"))
         return await _page(request, form)
     if await form.fill_in(request):
-        backend, given = auth.model_backend, form.data["password"]
-        if await backend.check_password(request, user, given, username=user.username, action="reauthenticate"):
+        if await confirm_password(request, user, form.data["password"], action="reauthenticate"):
             return await _go_on(request, form)
         message = gettext("Your password was entered incorrectly. Please enter it again.")
         form.add_error("password", ValidationError(message, "password_incorrect"))
@@ -80,12 +82,10 @@ async def _go_on(request: Request, form: Form) -> Response:
     auth, session = get_auth(request), session_of(request)
     assert session is not None  # noqa: S101  _can_confirm has looked
     auth.session_backend.renew_proof(session)
-    kept = _parse(form.data["kept"])
-    if not kept:
+    if not form.data["kept"]:
         return RedirectResponse(next_url(request, form.data["next"]), status_code=303)
-    # To a path of this site only: what was filled in is nobody else's business.
-    action = safe_url(form.data["next"], default=auth.url_for(request, auth.login_redirect_url))
-    return await render(request, "registration/reauthenticated.html", action=action, kept=kept)
+    kept = _unseal(request, form.data["next"], form.data["kept"])
+    return await render(request, "registration/reauthenticated.html", action=form.data["next"], kept=kept)
 
 
 class _Question(Response):
@@ -118,7 +118,7 @@ async def _question(auth: Auth, conn: HTTPConnection) -> Response:
     if method != "POST":
         return RedirectResponse(f"{url}?{urlencode({'next': here})}", status_code=303)
     form, kept = _form(), await _read(conn)
-    form.data["next"], form.data["kept"] = here, json.dumps(kept) if kept else ""
+    form.data["next"], form.data["kept"] = here, _seal(conn, here, kept) if kept else ""
     if not kept:
         # One comes back to the page on which it was filled in, as far as that is known.
         form.data["next"] = _page_before(conn)
@@ -168,12 +168,19 @@ async def _read(conn: HTTPConnection) -> Pairs:
     return pairs if is_text and len(json.dumps(pairs)) <= MAX_KEPT else []
 
 
-def _parse(kept: str) -> Pairs:
-    """What `_read` gave and the browser sent back."""
-    try:
-        pairs = [(name, value) for name, value in json.loads(kept or "[]")]
-    except (ValueError, TypeError, RecursionError):
-        pairs = [("", None)]
-    if not all(isinstance(part, str) for pair in pairs for part in pair):
+def _seal(conn: HTTPConnection, action: str, pairs: Pairs) -> str:
+    """For the page: whoever logs in after this user cannot be made to send the user's form."""
+    text = json.dumps(pairs)
+    return f"{get_auth(conn).keys.sign(KEPT, _belonging(conn, action, text))}:{text}"
+
+
+def _unseal(conn: HTTPConnection, action: str, kept: str) -> Pairs:
+    """What `_seal` was given, when the browser has sent it back as it was."""
+    signature, _, text = kept.partition(":")
+    if get_auth(conn).keys.verify(KEPT, _belonging(conn, action, text), signature) is None:
         raise HTTPException(400, gettext("This cannot be read. Load the page again, and send it once more."))
-    return pairs
+    return [(name, value) for name, value in json.loads(text)]
+
+
+def _belonging(conn: HTTPConnection, action: str, text: str) -> str:
+    return json.dumps([conn.user.identity, action, text])

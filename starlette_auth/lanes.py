@@ -9,7 +9,7 @@ from typing import Any
 
 from databases import Database
 
-from .exceptions import ImproperlyConfigured
+from .exceptions import ImproperlyConfigured, StarletteAuthError
 
 PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
 
@@ -72,6 +72,10 @@ class KeptConnection:
             )
 
 
+class StillBusy(StarletteAuthError, TimeoutError):
+    """A task waited too long for its turn to write."""
+
+
 class Turn:
     """A lock that its own task may take again."""
 
@@ -91,7 +95,7 @@ class Turn:
             async with asyncio.timeout(self.patience):
                 await self._lock.acquire()
         except TimeoutError:
-            raise TimeoutError(
+            raise StillBusy(
                 f"The transaction of another task has not ended for {self.patience:g} seconds. "
                 "A task inside atomic() must not wait for a task that writes: write in the same task."
             ) from None

@@ -3,12 +3,14 @@
 from starlette.requests import HTTPConnection
 
 from .backends import SessionBackend, session_of
-from .events import Events, PasswordChanged, SessionEnded, SessionsEnded, UserDeleted
+from .events import Events, PasswordChanged, SessionEnded, SessionsEnded, UserDeactivated, UserDeleted
 from .exceptions import ImproperlyConfigured, TooManySessions
-from .gateway import Gateway
 from .models import User
 from .sessions.base import SessionBase
 from .sessions.store import SessionStore
+from .tokens import Tokens
+
+AnyEnd = PasswordChanged | UserDeleted | UserDeactivated | SessionEnded | SessionsEnded
 
 
 class Logins:
@@ -23,18 +25,19 @@ class Logins:
         store: SessionStore,
         backend: SessionBackend,
         *,
-        gateway: Gateway,
+        tokens: Tokens,
         events: Events,
         max_sessions: int | None = None,
         drop_oldest: bool = True,
     ) -> None:
-        if max_sessions is not None and (max_sessions < 1 or not store.on_server):
+        if max_sessions is not None and (max_sessions < 1 or not store.knows_users):
             raise ImproperlyConfigured(
                 "max_sessions begins at 1, and needs sessions on the server. Use DatabaseStore, RedisStore or CachedStore."
             )
         self.store = store
         self.backend = backend
-        self.gateway = gateway
+        self.tokens = tokens
+        self.gateway = tokens.gateway
         self.events = events
         self.max_sessions = max_sessions
         self.drop_oldest = drop_oldest
@@ -43,8 +46,10 @@ class Logins:
         """Ends sessions with what they rest upon."""
         self.events.on(PasswordChanged)(self._password_changed)
         self.events.on(UserDeleted)(self._user_deleted)
+        self.events.on(UserDeactivated)(self._user_deactivated)
         self.events.on(PasswordChanged)(self._close_sockets)
         self.events.on(UserDeleted)(self._close_sockets)
+        self.events.on(UserDeactivated)(self._close_sockets)
         self.events.on(SessionEnded)(self._close_sockets)
         self.events.on(SessionsEnded)(self._close_sockets)
 
@@ -87,29 +92,42 @@ class Logins:
         """Once a new session has been saved: of logins at the same time, too, no more remain than may be."""
         if self.max_sessions is None:
             return
+        if may_refuse and not self.drop_oldest:
+            if not await self.gateway.in_transaction(lambda: self._has_room(user, session)):
+                raise TooManySessions(self.max_sessions)
+            return
         sessions = await self.of(user)
         surplus = len(sessions) - self.max_sessions
-        if surplus > 0 and may_refuse and not self.drop_oldest and session.session_key is not None:
-            await self.store.delete(session.session_key)
-            raise TooManySessions(len(sessions) - 1)
         # By their names, on whose order all agree: two that begin in the same moment must not end each other.
         oldest_first = sorted(sessions, key=_name_of)
         for one in oldest_first[: max(0, surplus)]:
             await self.end(user, _name_of(one))
 
+    async def _has_room(self, user: User, session: SessionBase) -> bool:
+        """Whether the session may stay. Asked one login at a time: of many at once, as many stay as may."""
+        await self.tokens.claim(f"room {user.id}")
+        if len(await self.of(user)) <= (self.max_sessions or 0):
+            return True
+        await self.store.delete(session.key_to_be)
+        return False
+
     async def _password_changed(self, event: PasswordChanged) -> None:
         """What the old password began is void already; with a request, it is known what can go at once, too."""
-        if event.request is not None and self.store.on_server:
+        if event.request is not None and self.store.knows_users:
             session = session_of(event.request)
             is_theirs = session is not None and session.user_id == event.user.identity
             await self.store.revoke_all(event.user.identity, keep=_name_of(session) if is_theirs else "")
 
     async def _user_deleted(self, event: UserDeleted) -> None:
         """Rows of our own table go with the user's; what is kept elsewhere has to be told."""
-        if self.store.on_server and self.store.table is not self.backend.users.tables.session:
+        if self.store.knows_users and self.store.table is not self.backend.users.tables.session:
             await self.store.revoke_all(event.user.identity)
 
-    async def _close_sockets(self, event: PasswordChanged | UserDeleted | SessionEnded | SessionsEnded) -> None:
+    async def _user_deactivated(self, event: UserDeactivated) -> None:
+        if self.store.knows_users:
+            await self.store.revoke_all(event.user.identity)
+
+    async def _close_sockets(self, event: AnyEnd) -> None:
         self.gateway.on_commit(lambda: self.store.sockets.user_changed(event.user.identity))
 
 

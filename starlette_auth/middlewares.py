@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .auth import ONE_YEAR, SCOPE_APP, SCOPE_KEY, Auth
 from .authentication import ask_to_log_in, login, set_user
-from .backends import SessionBackend, session_of
+from .backends import session_of
 from .clock import Clock
 from .cookies import Cookie, add_vary, response_headers
 from .devices import NEW_DEVICE
@@ -85,8 +85,11 @@ class AuthenticationMiddleware:
             if user is None:
                 continue
             scope[IDENTIFIED_BY] = backend
-            session = session_of(conn)
-            if backend.remembered and session is not None and not SessionBackend.is_of(session, user):
+            session, is_held = session_of(conn), True
+            if session is not None and backend is not self.auth.session_backend:
+                # Whoever says so: a login lasts no longer than any other.
+                is_held = self.auth.session_backend.holds(session, user)
+            if backend.remembered and session is not None and not is_held:
                 # Somebody else looks after who logs in from where; a client without cookies does so at each request.
                 self.auth.devices.remember(conn, user)
                 await login(conn, user, backend=backend.path)

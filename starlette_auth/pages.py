@@ -13,10 +13,11 @@ from .authentication import ask_to_log_in
 from .context import auth_context
 from .csrf import from_another_site, is_from_another_site, refuse
 from .decorators import login_not_required
-from .exceptions import HashingBusy, Throttled, ValidationError
+from .exceptions import ValidationError
 from .forms import Field, Form
 from .models import User
-from .translation import gettext, ngettext, speaking
+from .refusals import explain
+from .translation import gettext, speaking
 
 HIDDEN = "..."
 View = Callable[[Request], Awaitable[Response]]
@@ -121,31 +122,10 @@ def _in_json(redirect: Response) -> Response:
 
 
 async def _error(request: Request, error: HTTPException) -> Response:
-    detail = error.detail
-    if isinstance(error, Throttled):
-        detail = _wait(error.retry_after)
-    elif isinstance(error, HashingBusy):
-        detail = gettext("Many people are logging in at this moment. Please try again in a few seconds.")
+    detail = explain(error)
     if sent_json(request):
         response: Response = problem(error.status_code, detail)
     else:
         response = await render(request, "auth_error.html", error.status_code, status=error.status_code, detail=detail)
     response.headers.update(error.headers or {})
     return response
-
-
-def _wait(seconds: int) -> str:
-    if seconds < 60:
-        text = ngettext(
-            "Too many attempts. Please try again in %(number)d second.",
-            "Too many attempts. Please try again in %(number)d seconds.",
-            seconds,
-        )
-        return text % {"number": seconds}
-    minutes = -(-seconds // 60)
-    text = ngettext(
-        "Too many attempts. Please try again in %(number)d minute.",
-        "Too many attempts. Please try again in %(number)d minutes.",
-        minutes,
-    )
-    return text % {"number": minutes}

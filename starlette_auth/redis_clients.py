@@ -37,7 +37,9 @@ class RedisClients:
             self._errors: Any = importlib.import_module("redis.exceptions")
             importlib.import_module("redis.asyncio.connection").parse_url(url)
         except ModuleNotFoundError as error:
-            raise ImproperlyConfigured("Redis needs redis. Run `pip install starlette-contrib-auth[redis]`.") from error
+            raise ImproperlyConfigured(
+                "Redis needs the package redis. Run `pip install starlette-contrib-auth[redis]`."
+            ) from error
         except ValueError as error:
             # Not repeated: it may hold a password.
             raise ImproperlyConfigured(

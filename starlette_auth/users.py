@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
 from .clock import Clock, moment
-from .events import Events, PasswordChanged, UserCreated, UserDeleted
+from .events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
 from .exceptions import AlreadyExists, DoesNotExist, HashingBusy, IntegrityError, UnstorableValue
 from .gateway import Gateway
 from .models import User
@@ -194,6 +194,8 @@ class Users(Grants, Generic[U]):
         async with self._unique_name(fields.get("username"), of=user), self.gateway.atomic():
             if not await self._write(user, **fields):
                 raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
+            if fields.get("is_active") is False:
+                await self.events.emit(UserDeactivated(user=user))
 
     async def log_in(self, user: User) -> None:
         """Notes the time of a login."""

@@ -10,6 +10,7 @@ from .auth import Auth, get_auth
 from .authentication import (
     authenticate,
     complete_login,
+    confirm_password,
     logout,
     next_url,
     safe_next,
@@ -178,11 +179,10 @@ async def _reset(request: Request, user_id: object, token: str, encoded: str) ->
 
 
 async def check_old_password(request: Request, form: Form, user: User) -> None:
-    """Adds an error unless the field holds the user's password. Guesses are counted like those of a login."""
+    """Adds an error unless the field holds the user's password."""
     if "old_password" in form.errors:
         return
-    backend, given = get_auth(request).model_backend, form.data["old_password"]
-    if not await backend.check_password(request, user, given, username=user.username, action="password_change"):
+    if not await confirm_password(request, user, form.data["old_password"], action="password_change"):
         message = gettext("Your old password was entered incorrectly. Please enter it again.")
         form.add_error("old_password", ValidationError(message, "password_incorrect"))
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 
-import anyio
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,16 +14,18 @@ from .authentication import prefers_json
 from .clock import Clock
 from .cookies import Cookie, add_vary, response_headers, set_header
 from .exceptions import SessionInterrupted, TooManySessions, Unavailable, one_line
+from .lanes import uninterrupted
+from .refusals import explain
 from .sessions.base import SessionBase
 from .sessions.sockets import Watch
 from .sessions.store import SessionStore
+from .translation import speaking
 
 logger = logging.getLogger("starlette_auth")
 
 STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
-ENDED = "Your session ended while this page was loading. Please log in again."
-AWAY = "We cannot look up who you are at this moment. Please try again in a few seconds."
 RETRY_AFTER = "3"  # seconds
+Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
 class Visit:
@@ -59,7 +60,7 @@ class Visit:
             await self.give_up(error)
 
     async def load(self) -> SessionBase:
-        session = await self.store.load(self.value) if self.value else SessionBase(clock=self.clock)
+        session = await self.store.load(self.value) if self.value else self.store.session_class(clock=self.clock)
         session.max_age = self.cookie.max_age
         return session
 
@@ -82,13 +83,13 @@ class Visit:
         headers = response_headers(message)
         try:
             set_cookie = await self.commit(keep=message.get("status", 200) < 500)
-        except SessionInterrupted:
-            await self.refuse(400, ENDED)
-            return
-        except TooManySessions as error:
-            await self.refuse(403, error.detail)
+        except (SessionInterrupted, TooManySessions) as error:
+            await self.refuse(error)
             return
         except Unavailable as error:
+            if self.session:
+                # It could not be saved under its new key: under the old one it is still there.
+                self.session.discarded_key = None
             await self.give_up(error)
             return
         if set_cookie is not None:
@@ -141,11 +142,11 @@ class Visit:
             logger.warning("It was not noted that a session is in use. %s", error)
 
     async def delete_discarded(self) -> None:
-        key, self.session.discarded_key = self.session.discarded_key, None
+        key = self.session.discarded_key
         if key is not None:
             # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
-            with anyio.CancelScope(shield=True):
-                await self.store.delete(key)
+            await uninterrupted(self.store.delete(key))
+            self.session.discarded_key = None
             self.store.sockets.key_died(key)
 
     def describe_visitor(self, session: SessionBase) -> None:
@@ -157,13 +158,17 @@ class Visit:
 
     async def give_up(self, error: Unavailable) -> None:
         logger.error("A request was answered with 503. %s", error)
-        await self.refuse(503, AWAY)
+        await self.refuse(error)
 
-    async def refuse(self, status: int, detail: str) -> None:
+    async def refuse(self, error: Refusal) -> None:
         self.is_silent = True
-        headers = {"Cache-Control": "no-store", "Vary": "Cookie"}
+        auth, headers = self.scope.get(SCOPE_KEY), {"Cache-Control": "no-store", "Vary": "Cookie"}
+        status = status_of(error)
         if status == 503:
             headers["Retry-After"] = RETRY_AFTER
+        asked_for = HTTPConnection(self.scope).headers.get("accept-language", "")
+        with speaking(auth.languages.best(asked_for)) if auth is not None else contextlib.nullcontext():
+            detail = explain(error)
         if prefers_json(HTTPConnection(self.scope)):
             response: Response = JSONResponse({"detail": detail}, status, headers)
         else:
@@ -268,7 +273,13 @@ class SocketVisit(Visit):
             except SessionInterrupted:
                 logger.info("A session was ended while its WebSocket was open; what the socket stored is dropped.")
 
-    async def refuse(self, status: int, detail: str) -> None:
+    async def refuse(self, error: Refusal) -> None:
         self.is_silent = True
-        code = 1013 if status == 503 else 1008  # RFC 6455 §7.4.1 and its registry: try again later; a policy
-        await self.send_on({"type": "websocket.close", "code": code, "reason": detail[:120]})
+        code = 1013 if status_of(error) == 503 else 1008  # RFC 6455 §7.4.1 and its registry: try again later; a policy
+        await self.send_on({"type": "websocket.close", "code": code, "reason": explain(error)[:120]})
+
+
+def status_of(error: Refusal) -> int:
+    if isinstance(error, Unavailable):
+        return 503
+    return error.status_code if isinstance(error, TooManySessions) else 400

@@ -21,8 +21,10 @@ from starlette_auth import (
     CookieStore,
     Event,
     ImproperlyConfigured,
+    MemoryStore,
     SessionEnded,
     SessionsEnded,
+    SessionStore,
     User,
 )
 from starlette_auth.durations import ago
@@ -36,6 +38,7 @@ from .test_sessions import Socket
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605 Version/19.0 Mobile Safari/604.1"
 HERE = {"origin": "http://testserver"}
+LONG = "another good long password"
 
 
 @contextlib.asynccontextmanager
@@ -146,6 +149,36 @@ async def test_programs_read_and_write_json(tmp_path: Path) -> None:
             await post_login(phone)
             assert (await desk.post("/accounts/sessions/end", json={"others": True})).status_code == 200
             assert [await is_in(phone), await is_in(desk)] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
+async def test_an_account_that_is_switched_on_again_is_logged_in_nowhere(kind: str, tmp_path: Path) -> None:
+    async with site(kind, tmp_path) as auth, client_of(make_app(auth)) as client, client_of(make_app(auth)) as ben:
+        await post_login(client)
+        await post_login(ben, "ben")
+        await auth.users.update(await ann_of(auth), is_active=False)
+        await auth.users.update(await ann_of(auth), is_active=True)
+        assert not await is_in(client)
+        assert await is_in(ben)
+
+
+async def test_a_store_of_ones_own_that_knows_no_users_does_no_harm(database: Database) -> None:
+    class Own(MemoryStore):
+        knows_users = False
+        sessions_of = SessionStore.sessions_of
+        revoke = SessionStore.revoke
+        revoke_all = SessionStore.revoke_all
+
+    async with installed(database, sessions=Own()) as auth, client_of(make_app(auth), headers=HERE) as client:
+        ann = await auth.users.create_user("ann", password=PASSWORD)
+        await post_login(client)
+        new = {"old_password": PASSWORD, "new_password1": LONG, "new_password2": LONG}
+        assert (await client.post("/accounts/password_change", data=new)).status_code == 303
+        assert await is_in(client)
+        with pytest.raises(ImproperlyConfigured, match="Use DatabaseStore"):
+            await auth.logins.of(ann)
+        await auth.users.delete(ann)
+        assert not await is_in(client)
 
 
 async def test_a_long_list_is_cut(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ BANDS = [
     "clock",
     "translation",
     "durations",
+    "refusals",
     "signing",
     "cookies",
     "urls",

@@ -26,7 +26,7 @@ from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
 from starlette_auth.driver_errors import is_unavailable
-from starlette_auth.lanes import Turn, uninterrupted
+from starlette_auth.lanes import StillBusy, Turn, uninterrupted
 from starlette_auth.statements import Prepared, Statement
 from starlette_auth.tables import long_text, moment
 
@@ -1091,7 +1091,9 @@ InterfaceError = type("InterfaceError", (Exception,), {})
         (ConnectionRefusedError("refused"), True),
         (ConnectionResetError("reset"), True),
         (OSError("Multiple exceptions: [Errno 111] Connect call failed"), True),
-        (TimeoutError("a task inside atomic() waits for another"), False),
+        (StillBusy("a task inside atomic() waits for another"), False),
+        (TimeoutError(), True),
+        (InterfaceError(0, "Not connected"), True),
         (Refused("shutting down", sqlstate="57P01"), True),
         (Refused("starting up", sqlstate="57P03"), True),
         (Refused("connection does not exist", sqlstate="08003"), True),

@@ -23,8 +23,10 @@ from starlette_auth import (
     CookieStore,
     ImproperlyConfigured,
     MemoryStore,
+    SessionBase,
     SessionMiddleware,
     SessionTooLarge,
+    Unavailable,
     User,
     csrf_token,
     get_auth,
@@ -564,6 +566,56 @@ async def test_a_logout_is_carried_out_though_the_browser_hung_up(auth: Auth, an
         request.cancel()
         await asyncio.wait([request])
         assert await count_sessions(auth) == 0
+
+
+class Slow(MemoryStore):
+    """It takes its time to delete, and may be away when it is to save."""
+
+    is_away = False
+
+    async def save(self, session: SessionBase, max_age: int) -> str:
+        if self.is_away:
+            raise Unavailable("The database cannot be reached. Look whether it runs.")
+        return await super().save(session, max_age)
+
+    async def delete(self, session_key: str) -> None:
+        await asyncio.sleep(0.1)
+        await super().delete(session_key)
+
+
+async def test_a_logout_is_carried_out_though_the_application_has_a_time_limit(database: Database) -> None:
+    async with installed(database, sessions=Slow()) as auth:
+        await auth.users.create_user("ann", password=PASSWORD)
+        app = make_app(auth)
+
+        async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+            async with asyncio.timeout(0.05 if scope["path"] == "/flush" else None):
+                await app(scope, receive, send)
+
+        async with client_of(limited) as client:
+            await post_login(client)
+            with pytest.raises(TimeoutError):
+                await client.get("/flush")
+            assert (await client.get("/whoami")).json()["username"] == ""
+
+
+async def test_a_change_of_key_that_cannot_be_saved_logs_nobody_out(database: Database) -> None:
+    async def cycle(request: Request) -> Response:
+        request.session.cycle_key()  # type: ignore[attr-defined]
+        return PlainTextResponse("")
+
+    store = Slow()
+    async with (
+        installed(database, sessions=store) as auth,
+        client_of(make_app(auth, Route("/cycle", cycle))) as client,
+    ):
+        await auth.users.create_user("ann", password=PASSWORD)
+        await post_login(client)
+        store.is_away = True
+        answer = await client.get("/cycle", headers={"accept-language": "de"})
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
+        store.is_away = False
+        assert (await client.get("/whoami")).json()["username"] == "ann"
 
 
 async def test_a_logout_in_a_socket_counts_before_the_socket_closes(auth: Auth, ann: User) -> None:

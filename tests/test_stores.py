@@ -1,5 +1,6 @@
 """What every store of sessions obeys, and what only some do."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -320,6 +321,18 @@ async def test_sessions_are_ended_by_their_public_names(server_side: SessionStor
     assert await server_side.revoke_all("1") == 0
     assert await server_side.sessions_of("1") == []
     assert not (await server_side.load(str(other.session_key))).is_empty()
+
+
+async def test_no_session_escapes_its_end_by_a_new_key(server_side: SessionStore) -> None:
+    for _ in range(20):
+        session = await login_of(server_side, "1")
+        session.cycle_key()
+        saved, _ = await asyncio.gather(
+            server_side.save(session, max_age=60), server_side.revoke_all("1"), return_exceptions=True
+        )
+        assert isinstance(saved, (str, SessionInterrupted))
+        assert await server_side.sessions_of("1") == []
+        assert isinstance(saved, SessionInterrupted) or (await server_side.load(saved)).is_empty()
 
 
 async def test_a_session_keeps_its_name_when_its_key_changes_and_loses_its_user_with_the_login(

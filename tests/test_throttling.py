@@ -427,6 +427,22 @@ async def test_visitors_without_an_address_are_not_taken_for_one(throttle: Throt
     assert [await guess(throttle, address="") for _ in range(6)] == [0, 0, 0, 0, 0, 1]
 
 
+async def test_what_is_counted_up_while_it_is_to_be_deleted_stays(auth: Auth, clock: Clock) -> None:
+    """PostgreSQL waits for a row that another transaction has changed, and looks again only at the outer condition."""
+    throttle = throttle_of(auth, clock)
+    for _ in range(6):
+        await guess(throttle)
+    clock.now += 2 * DAY
+    cleared: list[asyncio.Task[int]] = []
+    async with auth.gateway.atomic():
+        young = sa.update(auth.tables.throttle).values(until=int((clock.now + DAY) * 1000))
+        await auth.gateway.execute(young)
+        cleared.append(asyncio.create_task(throttle.clear_expired()))
+        await asyncio.sleep(0.1)
+    assert await cleared[0] == 0
+    assert await rows(auth) == 2
+
+
 async def test_what_says_nothing_any_more_is_deleted(auth: Auth, clock: Clock) -> None:
     throttle = throttle_of(auth, clock)
     for _ in range(6):

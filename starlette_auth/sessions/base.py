@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from ..clock import Clock, moment
+from ..durations import TWO_WEEKS
 from ..limits import SessionLimit
 from ..statements import Row
 from .keys import new_key
@@ -78,7 +79,7 @@ class SessionBase(dict[str, Any]):
         self._cycled_key: str | None = None
         self.user_row = user_row
         self.accessed = False
-        self.max_age = 14 * 24 * 60 * 60
+        self.max_age = TWO_WEEKS
         self.limit: SessionLimit | None = None
         self.admission: Admission | None = None
         self.address = ""
@@ -199,10 +200,10 @@ class SessionBase(dict[str, Any]):
 
     def get_expiry_age(self) -> int:
         """Seconds that are left, if nobody comes."""
-        age = self._wished_age()
         if self.limit is None:
-            return age
-        return max(0, min(age, self.limit.idle, self._until_limit()))
+            return self._wished_age()
+        allowed = max(0, min(self.limit.idle, self._until_limit()))
+        return min(self._wished_age(), allowed) if self.get(EXPIRY) else allowed
 
     def get_cookie_age(self) -> int | None:
         """How long the browser keeps the cookie, in seconds; None until it closes.
@@ -219,9 +220,8 @@ class SessionBase(dict[str, Any]):
         return moment(self._clock) + timedelta(seconds=self.get_expiry_age())
 
     def get_expire_at_browser_close(self) -> bool:
-        if EXPIRY in self:
-            return bool(self[EXPIRY] == 0)
-        return self.limit is not None and not self.limit.outlives_browser
+        is_short = self.limit is not None and not self.limit.outlives_browser
+        return is_short or self.get(EXPIRY) == 0
 
     def encode(self) -> str:
         """The data as stores keep it: JSON in ASCII. TypeError, with the fix, for what JSON cannot hold."""

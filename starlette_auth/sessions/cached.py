@@ -9,7 +9,7 @@ from typing import Any
 from ..clock import Clock
 from ..exceptions import Unavailable
 from ..redis_clients import RedisClients, script
-from .base import Record, SessionBase
+from .base import Record, SessionBase, decode, user_in
 from .database import DatabaseStore
 from .keys import hash_key, is_key
 from .store import Progress, SessionStore
@@ -41,9 +41,14 @@ class CachedStore(SessionStore):
     Redis was away at that moment. An anonymous visitor's session comes from Redis alone, for a minute at most before
     the database is asked again.
 
+    A session is saved when the response starts: if that is inside a transaction of the application that fails later,
+    Redis holds for a minute what never was.
+
     While Redis is away everything comes from the database; it is tried again after a minute, when nothing that it
     holds can be older than that.
     """
+
+    knows_users = True
 
     def __init__(
         self, store: DatabaseStore, url: str, *, prefix: str = "starlette_auth:cached:", clock: Clock = time.time
@@ -60,7 +65,7 @@ class CachedStore(SessionStore):
             return SessionBase(clock=self._clock)
         begun = self._clock()
         record = await self._get(cookie)
-        if record is not None and record.user_id is None:
+        if record is not None and user_in(decode(record.data)) is None:
             return self.store.session_of(record, None, cookie)
         if record is not None:
             row = await self.store.confirm(cookie)

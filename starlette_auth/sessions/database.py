@@ -24,6 +24,8 @@ logger = logging.getLogger("starlette_auth")
 class DatabaseStore(SessionStore):
     """Keeps a hash of each key, never the key. Given `users`, it brings the user and all permissions in the same row."""
 
+    knows_users = True
+
     def __init__(
         self,
         database: Database,
@@ -116,10 +118,9 @@ class DatabaseStore(SessionStore):
     async def _merge(self, session: SessionBase, before: str, after: str, max_age: int) -> Record:
         """Locks the row, so that this succeeds however many others write at the same time."""
         row = await self.gateway.fetch_one(self._say.lock, key_hash=before, now=self._now())
-        if row is None:
+        record = next_record(_record(row), session, max_age, self._now()) if row is not None else None
+        if record is None or not await self._write(record, before, after):
             raise interrupted()
-        record = next_record(_record(row), session, max_age, self._now())
-        await self._write(record, before, after)
         return record
 
     async def _write(self, record: Record, before: str, after: str) -> bool:
@@ -144,7 +145,7 @@ class DatabaseStore(SessionStore):
         return int(self._clock())
 
 
-CHANGING = ("data", "user_id", "last_seen", "expires", "version")
+CHANGING = ("data", "user_id", "last_seen", "expires", "address", "user_agent", "version")
 LOADED = (*CHANGING, "public_id", "created")
 
 

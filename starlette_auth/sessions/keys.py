@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import time
 
 KEY_LENGTH = 43  # characters of base64 that hold 256 bits
 
@@ -10,9 +11,12 @@ def new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-def new_public_id(now: float) -> str:
-    """What a session is called in front of its owner: 32 hexadecimal digits, those of later ones being greater."""
-    return f"{int(now * 1000):012x}{secrets.token_hex(10)}"
+def new_public_id() -> str:
+    """What a session is called in front of its owner: 32 hexadecimal digits, those of later ones being greater.
+
+    As long as the clocks of all machines agree: of sessions that begin on several, the order is theirs.
+    """
+    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
 
 def is_key(cookie: str) -> bool:

@@ -14,6 +14,8 @@ SWEEP = 1000  # sessions, from which on old ones are cleared each time that thei
 class MemoryStore(SessionStore):
     """A restart forgets everything, and another process knows nothing of it."""
 
+    knows_users = True
+
     def __init__(self, *, clock: Clock = time.time) -> None:
         self._clock = clock
         self._kept: dict[str, Record] = {}

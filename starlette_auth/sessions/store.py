@@ -24,6 +24,10 @@ class SessionStore(abc.ABC):
     table: sa.Table | None = None
     #: False: sessions travel in their cookies, and none can be listed, or ended before its time.
     on_server: ClassVar[bool] = True
+    #: Whether it finds a user's sessions without looking at everybody's. They end then with the account, the password …
+    knows_users: ClassVar[bool] = False
+    #: What a visitor gets who has no session yet.
+    session_class: ClassVar[type[SessionBase]] = SessionBase
 
     @functools.cached_property
     def sockets(self) -> Sockets:
@@ -57,20 +61,20 @@ class SessionStore(abc.ABC):
 
     async def sessions_of(self, user_id: str) -> list[SessionBase]:
         """A user's sessions, without their keys, the one that was used last first."""
-        raise ImproperlyConfigured(
-            f"{type(self).__name__} cannot tell where somebody is logged in. Use DatabaseStore, RedisStore or CachedStore."
-        )
+        raise self._cannot()
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
         """Ends one of a user's sessions; gives whether it was there."""
-        raise ImproperlyConfigured(
-            f"{type(self).__name__} cannot end a session before its time. Use DatabaseStore, RedisStore or CachedStore."
-        )
+        raise self._cannot()
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         """Ends all of a user's sessions, but for the one whose public id is `keep`; gives the number."""
-        raise ImproperlyConfigured(
-            f"{type(self).__name__} cannot end sessions before their time. Use DatabaseStore, RedisStore or CachedStore."
+        raise self._cannot()
+
+    def _cannot(self) -> ImproperlyConfigured:
+        return ImproperlyConfigured(
+            f"{type(self).__name__} cannot tell where somebody is logged in, nor end it. "
+            "Use DatabaseStore, RedisStore or CachedStore."
         )
 
     async def close(self) -> None:  # noqa: B027
@@ -82,7 +86,7 @@ def first_record(session: SessionBase, max_age: int, now: float) -> Record:
     data = session.encode()
     return Record(
         data=data,
-        public_id=new_public_id(now),
+        public_id=new_public_id(),
         user_id=session.user_id,
         created=int(now),
         last_seen=int(now),
@@ -95,10 +99,12 @@ def first_record(session: SessionBase, max_age: int, now: float) -> Record:
 def next_record(stored: Record, session: SessionBase, max_age: int, now: int) -> Record:
     """What is kept when the changes of a session have been applied to what is stored."""
     merged = session.changes().applied_to(decode(stored.data))
-    data = encode(merged)
+    data, user_id = encode(merged), user_in(merged)
+    if user_id is None:
+        stored = stored._replace(address="", user_agent="")
     return stored._replace(
         data=data,
-        user_id=user_in(merged),
+        user_id=user_id,
         last_seen=now,
         expires=now + time_to_keep(data, max_age),
         version=stored.version + 1,
