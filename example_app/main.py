@@ -35,10 +35,10 @@ HERE = Path(__file__).parent
 SITE_NAME = "Notes"
 ATTEMPTS = 5
 
-settings.refuse_django()
 keys = settings.secret_keys()
 database = settings.database()
 sessions = settings.session_store(keys, database)
+django = settings.django_project()
 auth = Auth(
     database,
     secret_key=keys,
@@ -58,9 +58,10 @@ auth = Auth(
         notes.Notes(),
         Registration(),
         EmailChange(),
-        # Sessions in cookies cannot be listed.
-        *([] if isinstance(sessions, CookieStore) else [ActiveSessions()]),
+        # Sessions in cookies cannot be listed, and Django's only by looking at all.
+        *([] if django or isinstance(sessions, CookieStore) else [ActiveSessions()]),
     ],
+    django=django,
 )
 
 

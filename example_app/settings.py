@@ -18,6 +18,7 @@ from starlette_auth import (
     ConsoleMailer,
     CookieStore,
     DatabaseStore,
+    DjangoProject,
     ImproperlyConfigured,
     Mailer,
     MemoryStore,
@@ -35,6 +36,7 @@ from starlette_auth.mail import compose
 from starlette_auth.translation import Languages
 
 KEY_FILE = Path(".example_secret_key")
+DEFAULT_DATABASE = "sqlite+aiosqlite:///example.sqlite3"
 SESSION_STORES = ("database", "redis", "cached", "cookie", "memory")
 MAIL_SCHEMES: dict[str, Literal["starttls", "implicit", "none"]] = {
     "smtp": "starttls",
@@ -149,7 +151,7 @@ def password_validators(context_words: list[str]) -> list[PasswordValidator]:
 def database() -> Database:
     """The message does not repeat the URL, which may hold a password."""
     try:
-        return Database(os.environ.get("DATABASE_URL") or "sqlite+aiosqlite:///example.sqlite3")
+        return Database(os.environ.get("DATABASE_URL") or DEFAULT_DATABASE)
     except ImportError as error:
         raise ImproperlyConfigured(
             f"DATABASE_URL needs {error.name}, which is not installed. "
@@ -168,7 +170,9 @@ def secret_keys() -> list[str]:
 
 
 def session_store(keys: list[str], database: Database) -> SessionStore | Callable[[Users[Any]], SessionStore] | None:
-    """SESSION_STORE, and REDIS_URL. None for the default of `Auth`, the table auth_session."""
+    """SESSION_STORE, and REDIS_URL. None for the default of `Auth`."""
+    if django_project() is not None:
+        return None
     name = os.environ.get("SESSION_STORE") or "database"
     if name not in SESSION_STORES:
         raise ImproperlyConfigured(f"SESSION_STORE={name!r} is not known. Use {', '.join(SESSION_STORES)}.")
@@ -190,9 +194,11 @@ def session_store(keys: list[str], database: Database) -> SessionStore | Callabl
     return MemoryStore() if name == "memory" else None
 
 
-def session_limits() -> Preset:
-    """SESSION_LIMITS: how long logins last, as one of NIST's levels."""
-    named = os.environ.get("SESSION_LIMITS") or "aal1"
+def session_limits() -> Preset | None:
+    """SESSION_LIMITS: how long logins last, as one of NIST's levels. Of Django's sessions Django decides."""
+    named = os.environ.get("SESSION_LIMITS") or ("" if django_project() else "aal1")
+    if not named:
+        return None
     for level in PRESETS:
         if level == named:
             return level
@@ -218,9 +224,17 @@ def _number(name: str) -> int:
     return int(value)
 
 
-def refuse_django() -> None:
-    if os.environ.get("DJANGO", "") not in ("", "0"):
-        raise ImproperlyConfigured("DJANGO=1 (a Django database) is not built yet. Unset DJANGO.")
+def django_project() -> DjangoProject | None:
+    """DJANGO=1: the database belongs to a Django project, as that in `example_app.django_site`."""
+    if not _switch("DJANGO", default=False):
+        return None
+    engines = {"": "db", "database": "db", "cookie": "signed_cookies"}
+    engine = engines.get(os.environ.get("SESSION_STORE", ""))
+    if engine is None or os.environ.get("SESSION_LIMITS"):
+        raise ImproperlyConfigured(
+            "With DJANGO=1 sessions are Django's. Unset SESSION_LIMITS, and set SESSION_STORE to database or cookie."
+        )
+    return DjangoProject(session_engine=engine)
 
 
 def _list(name: str) -> list[str]:

@@ -9,6 +9,8 @@ from .cookies import Cookie
 from .csrf import CSRFMiddleware
 from .csrf_tokens import csrf_input, csrf_token
 from .decorators import login_not_required, login_required, permission_required, user_passes_test
+from .django.cache import DjangoCache
+from .django.project import DjangoProject
 from .events import (
     EmailChanged,
     Event,
@@ -67,6 +69,7 @@ from .sessions.base import SessionBase
 from .sessions.cached import CachedStore
 from .sessions.cookie import CookieStore
 from .sessions.database import DatabaseStore
+from .sessions.django import DjangoCookieStore, DjangoStore
 from .sessions.memory import MemoryStore
 from .sessions.redis import RedisStore
 from .sessions.store import SessionStore
@@ -105,6 +108,10 @@ __all__ = [
     "Cookie",
     "CookieStore",
     "DatabaseStore",
+    "DjangoCache",
+    "DjangoCookieStore",
+    "DjangoProject",
+    "DjangoStore",
     "DoesNotExist",
     "EmailChange",
     "EmailChanged",

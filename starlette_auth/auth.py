@@ -17,7 +17,9 @@ from .addresses import Proxies
 from .backends import AuthenticationBackend, Guard, ModelBackend, SessionBackend
 from .clock import Clock
 from .cookies import Cookie
+from .defaults import Defaults
 from .devices import Devices
+from .django.project import DjangoProject
 from .events import Events, PasswordCheckUnavailable
 from .exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
 from .gateway import Gateway
@@ -30,13 +32,12 @@ from .models import AnonymousUser, User
 from .notices import Notices
 from .outbox import Outbox
 from .passwords import Passwords
-from .sessions.database import DatabaseStore
 from .sessions.store import Progress, SessionStore
 from .signing import SecretKeys
 from .tables import Tables
 from .templating import VERSIONS, Templates
 from .throttling import Throttle
-from .tokens import DatabaseResetTokens, ResetTokens, Tokens
+from .tokens import ResetTokens, Tokens
 from .translation import Languages
 from .users import Users
 from .validators import (
@@ -50,6 +51,7 @@ from .validators import (
 LoginStep = Callable[[Request, User], Awaitable[Response | None]]
 SCOPE_KEY = "starlette_auth"
 SCOPE_APP = "starlette_auth.app"
+NEW_CSRF_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
 ONE_YEAR = 365 * 24 * 60 * 60
 ASSET_ROUTES = {"auth.css": "auth_style", "auth.js": "auth_script"}  # files, and the names of their routes
 
@@ -81,8 +83,9 @@ class Auth:
 
     Mails need a `mailer` and `base_url`, the site's scheme and host. `password_validators` judge new passwords
     (`context_words`: the site's name and the like). `rates` say how often things may be tried, as in
-    {"login": "60/m/ip"}; behind a proxy, name it in `trusted_proxies`, or all visitors count as one. `clock` tells all
-    parts the time (a store that you pass has its own).
+    {"login": "60/m/ip"}; behind a proxy, name it in `trusted_proxies`, or all visitors count as one. `django` sets what
+    belongs together where a Django project has the same database and the same key. `clock` tells all parts the time (a
+    store that you pass has its own).
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class Auth:
         login_fields: Sequence[str] = ("username",),
         sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None = None,
         cookie: Cookie | None = None,
-        session_limits: SessionLimits | Preset = "aal1",
+        session_limits: SessionLimits | Preset | None = None,
         max_sessions: int | None = None,
         when_full: Literal["drop_oldest", "reject"] = "drop_oldest",
         backends: Sequence[AuthenticationBackend] = (),
@@ -123,6 +126,7 @@ class Auth:
         throttling: bool = True,
         trusted_proxies: Sequence[str] = (),
         features: Sequence[Feature] = (),
+        django: DjangoProject | None = None,
         clock: Clock = time.time,
     ) -> None:
         if when_full not in ("drop_oldest", "reject"):
@@ -146,13 +150,19 @@ class Auth:
             raise ImproperlyConfigured(
                 'login_fields is ("username",), ("email",) or ("username", "email"). Choose one.'
             )
+        if django is not None and session_limits is not None:
+            raise ImproperlyConfigured(
+                "Django does not note when a session was last used. Set session_cookie_age of DjangoProject, and leave "
+                "session_limits out."
+            )
+        self.defaults = django or Defaults()
         self.database = database
         self.clock = clock
         self.keys = SecretKeys(secret_key)
         self.gateway = Gateway.of(database)
         self.events = Events()
-        self.passwords = passwords or Passwords()
-        self.tables = tables or Tables()
+        self.passwords = passwords or self.defaults.passwords()
+        self.tables = tables or self.defaults.tables()
         self.users: Users[Any] = Users(
             self.gateway,
             tables=self.tables,
@@ -161,15 +171,19 @@ class Auth:
             user_class=user_class,
             clock=clock,
         )
-        self.sessions: SessionStore = _store(sessions, database, self.users, clock)
-        self.cookie = cookie or Cookie()
-        # Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form.
-        self.csrf_cookie = replace(self.cookie, name=f"{self.cookie.name}_csrf")
+        if sessions is None:
+            sessions = self.defaults.sessions(database, self.users, self.keys, clock)
+        self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
+        self.cookie = cookie or self.defaults.cookie()
+        self.csrf_cookie = self.defaults.csrf_cookie(self.cookie)
         self.devices = Devices(self.keys, replace(self.cookie, name="device", max_age=ONE_YEAR))
         self.proxies = Proxies(trusted_proxies)
         self.throttle = Throttle(self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=clock)
-        self.session_limits = parse_limits(session_limits)
-        self.session_backend = SessionBackend(self.users, self.keys, limits=self.session_limits, clock=clock)
+        named = parse_limits(session_limits) if session_limits is not None else None
+        self.session_limits = named or self.defaults.session_limits()
+        self.session_backend = SessionBackend(
+            self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=clock
+        )
         self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=clock)
         self.logins = Logins(
             self.sessions,
@@ -183,6 +197,7 @@ class Auth:
         guard = Guard(self.throttle, devices=self.devices, proxies=self.proxies)
         self.model_backend = ModelBackend(self.users, login_fields=login_fields, guard=guard)
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
+        self.defaults.name_backends(self.backends)
         self.login_steps: list[LoginStep] = []
         self.templates = Templates(templates)
         self.languages = Languages(languages, locale_dirs)
@@ -209,7 +224,7 @@ class Auth:
         for validator in self.password_validators:
             if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
                 validator.on_failure = self._password_check_failed
-        self.reset_tokens: ResetTokens = reset_tokens or DatabaseResetTokens(self.tokens)
+        self.reset_tokens: ResetTokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
         self.login_after_reset = login_after_reset
         self.clear_site_data = clear_site_data
         self.login_fields = tuple(login_fields)
@@ -313,17 +328,6 @@ def get_auth(conn: HTTPConnection) -> Auth:
             "This request did not pass AuthenticationMiddleware. Pass middleware=middleware(auth) to your app."
         )
     return auth
-
-
-def _store(
-    sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None,
-    database: Database,
-    users: Users[Any],
-    clock: Clock,
-) -> SessionStore:
-    if sessions is None:
-        return DatabaseStore(database, users=users, clock=clock)
-    return sessions if isinstance(sessions, SessionStore) else sessions(users)
 
 
 def _takes(function: Callable[..., Any], credentials: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .auth import Auth, get_auth
 from .backends import session_of
+from .csrf_tokens import rotate
 from .events import LoginFailed, UserLoggedIn, UserLoggedOut, cleanse
 from .exceptions import ImproperlyConfigured, PermissionDenied
 from .models import AnonymousUser, Credentials, User
@@ -52,6 +53,7 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
     auth.session_backend.remember(session, user, backend, is_remembered=remember)
     session.admission = functools.partial(auth.logins.make_room, user)
     auth.devices.remember(request, user)
+    rotate(request)
     set_user(request, user)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -14,16 +15,15 @@ from starlette.requests import HTTPConnection
 from .addresses import Proxies
 from .clock import Clock
 from .devices import Devices
-from .limits import SessionLimits, session_limits
+from .limits import SessionLimits
 from .models import AnonymousUser, User
-from .sessions.base import USER_ID, SessionBase
+from .sessions.base import AUTH_TIME, USER_ID, SessionBase
 from .signing import SecretKeys
 from .throttling import Attempt, Throttle
 from .users import Users, normalize_username
 
 BACKEND = "_auth_user_backend"  # Django's names
 AUTH_HASH = "_auth_user_hash"
-AUTH_TIME = "_auth_time"
 REMEMBERED = "_auth_remembered"
 SHORTEST_REFUSAL = 0.05  # seconds
 # Django's, so that both frameworks can read one session.
@@ -39,9 +39,9 @@ class AuthenticationBackend:
     #: Whether whom this backend identifies is logged in to the session.
     remembered = False
 
-    @property
+    @functools.cached_property
     def path(self) -> str:
-        """What a session notes of who let its user in."""
+        """What a session notes of who let its user in. In a Django project's sessions, one of AUTHENTICATION_BACKENDS."""
         return f"{type(self).__module__}.{type(self).__qualname__}"
 
     async def identify(self, conn: HTTPConnection) -> User | None:
@@ -69,11 +69,14 @@ class SessionBackend(AuthenticationBackend):
         keys: SecretKeys,
         *,
         limits: SessionLimits | None = None,
+        cycle_key: bool = False,
         clock: Clock = time.time,
     ) -> None:
+        """Without `limits` a session lasts as long as its store keeps it. `cycle_key`: where an old key signed it."""
         self.users = users
         self.keys = keys
-        self.limits = limits or session_limits("aal1")
+        self.limits = limits
+        self.cycle_key = cycle_key
         self._clock = clock
 
     async def identify(self, conn: HTTPConnection) -> User | None:
@@ -95,7 +98,8 @@ class SessionBackend(AuthenticationBackend):
         """Whether this session of the user's is still good: the account, the password, and the time."""
         if not user.is_active or not self._verify(session, user):
             return False
-        session.limit = self.limits.of(user, is_remembered=REMEMBERED in session)
+        if self.limits is not None:
+            session.limit = self.limits.of(user, is_remembered=REMEMBERED in session)
         return not session.is_over
 
     def remember(self, session: SessionBase, user: User, backend: str, *, is_remembered: bool = False) -> None:
@@ -112,7 +116,7 @@ class SessionBackend(AuthenticationBackend):
         session.pop(REMEMBERED, None)
         if is_remembered:
             session[REMEMBERED] = True
-        session.limit = self.limits.of(user, is_remembered=is_remembered)
+        session.limit = self.limits.of(user, is_remembered=is_remembered) if self.limits is not None else None
 
     def refresh(self, session: SessionBase, user: User) -> None:
         """Keeps this session alive, under a new key, after the user's password changed."""
@@ -154,9 +158,11 @@ class SessionBackend(AuthenticationBackend):
 
     def _verify(self, session: SessionBase, user: User) -> bool:
         key = self.keys.verify(AUTH_HASH_SALT, user.password, str(session.get(AUTH_HASH, "")))
-        if key:
-            # Signed with an older key, which will be retired. The session keeps its own key, other than in Django:
-            # requests that are under way at the same time still know it by this one.
+        # Signed with an older key, which will be retired. Where only we look, the session keeps its own key: requests
+        # that are under way at the same time know it by this one. Django gives it a new one.
+        if key and self.cycle_key:
+            session.renew(AUTH_HASH, self.keys.sign(AUTH_HASH_SALT, user.password))
+        elif key:
             session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
         return key is not None
 

@@ -18,7 +18,7 @@ class Cookie:
     Over https the name gets the prefix `__Host-` (RFC 6265bis §4.1.3.2), or `__Secure-` when a domain or a path is
     set, so that no neighbouring subdomain can plant one. `max_age` is how long an anonymous visitor's session lasts
     after each change, in seconds. `secure="auto"` follows the scheme of the
-    request; say True behind a proxy that ends TLS without telling.
+    request; say True behind a proxy that ends TLS without telling. `ends_with_browser`: an anonymous visitor's cookie, too.
     """
 
     name: str = "session"
@@ -28,6 +28,8 @@ class Cookie:
     secure: bool | Literal["auto"] = "auto"
     samesite: Literal["lax", "strict", "none"] = "lax"
     prefix: bool = True
+    httponly: bool = True
+    ends_with_browser: bool = False
 
     def __post_init__(self) -> None:
         if any(mark in f"{self.name}{self.path}{self.domain or ''}" for mark in ';,= \t\r\n"\\'):
@@ -74,7 +76,9 @@ class Cookie:
             parts.append(f"Max-Age={max_age}")
         if max_age == 0:
             parts.append("Expires=Thu, 01 Jan 1970 00:00:00 GMT")
-        parts += ["HttpOnly", f"SameSite={self.samesite.capitalize()}"]
+        if self.httponly:
+            parts.append("HttpOnly")
+        parts.append(f"SameSite={self.samesite.capitalize()}")
         if self.is_secure(scope):
             parts.append("Secure")
         return b"set-cookie", "; ".join(parts).encode("latin-1")

@@ -6,10 +6,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import add_headers, problem, sent_json
-from .auth import SCOPE_KEY, Auth, get_auth
+from .auth import NEW_CSRF_SECRET, SCOPE_KEY, Auth, get_auth
 from .context import auth_context
 from .cookies import Cookie, response_headers, set_header
-from .csrf_tokens import FIELD, HEADER, NEW_SECRET, is_valid
+from .csrf_tokens import FIELD, HEADER, is_valid
 from .exceptions import ImproperlyConfigured
 from .forms import FORMS, is_utf8, kind_of
 from .middlewares import IDENTIFIED_BY
@@ -156,9 +156,11 @@ def setting_cookie(cookie: Cookie, scope: Scope, send: Send) -> Send:
     """Adds the secret's cookie to the response, when a token was made for a browser that had none."""
 
     async def send_with_cookie(message: Message) -> None:
-        if message["type"] in STARTS and NEW_SECRET in scope:
+        if message["type"] in STARTS and NEW_CSRF_SECRET in scope:
             headers = response_headers(message)
-            headers.append(cookie.header(scope, scope[NEW_SECRET], None))
+            headers.append(
+                cookie.header(scope, scope[NEW_CSRF_SECRET], None if cookie.ends_with_browser else cookie.max_age)
+            )
             set_header(headers, "Cache-Control", "no-store")
         await send(message)
 

@@ -6,21 +6,23 @@ import secrets
 from markupsafe import Markup
 from starlette.requests import HTTPConnection
 
-from .auth import get_auth
+from .auth import NEW_CSRF_SECRET, get_auth
 from .backends import session_of
+from .django import csrf as django
 from .sessions.keys import is_key
 
 FIELD = "csrfmiddlewaretoken"  # Django's names
 HEADER = "x-csrftoken"
 PURPOSE = "starlette_auth.csrf"
-NEW_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
 
 
 def csrf_token(conn: HTTPConnection) -> str:
     """A token for a form of this visitor, another text each time (a page that is compressed would betray a fixed one)."""
-    secret = conn.scope.get(NEW_SECRET) or browser_secret(conn)
+    if get_auth(conn).defaults.has_django_csrf:
+        return django.mask(_django_secret(conn) or _new_django_secret(conn))
+    secret = conn.scope.get(NEW_CSRF_SECRET) or browser_secret(conn)
     if secret is None:
-        secret = conn.scope[NEW_SECRET] = secrets.token_urlsafe(32)
+        secret = conn.scope[NEW_CSRF_SECRET] = secrets.token_urlsafe(32)
     signature = get_auth(conn).keys.sign(PURPOSE, _binding(conn, secret, bound=True))
     return _mask(bytes.fromhex(signature))
 
@@ -31,6 +33,9 @@ def csrf_input(conn: HTTPConnection) -> Markup:
 
 
 def is_valid(conn: HTTPConnection, token: str) -> bool:
+    if get_auth(conn).defaults.has_django_csrf:
+        django_secret = _django_secret(conn)
+        return django_secret is not None and django.is_token_of(django_secret, token)
     secret, given = browser_secret(conn), _unmask(token)
     if secret is None or given is None:
         return False
@@ -53,6 +58,28 @@ class LazyToken:
         return str(csrf_input(self.conn) if self.as_input else csrf_token(self.conn))
 
     __str__ = __html__
+
+
+def rotate(conn: HTTPConnection) -> None:
+    """At a login. Our own tokens hang on the key of the session, which changes then; Django's do not."""
+    if get_auth(conn).defaults.has_django_csrf:
+        _new_django_secret(conn)
+
+
+def _new_django_secret(conn: HTTPConnection) -> str:
+    secret = django.new_secret()
+    if get_auth(conn).defaults.csrf_use_sessions:
+        conn.session[django.SESSION_KEY] = secret
+    else:
+        conn.scope[NEW_CSRF_SECRET] = secret
+    return secret
+
+
+def _django_secret(conn: HTTPConnection) -> str | None:
+    auth, session = get_auth(conn), session_of(conn)
+    if auth.defaults.csrf_use_sessions:
+        return django.secret_in(str(session.get(django.SESSION_KEY, ""))) if session else None
+    return conn.scope.get(NEW_CSRF_SECRET) or django.secret_in(auth.csrf_cookie.read(conn.scope))
 
 
 def browser_secret(conn: HTTPConnection) -> str | None:

@@ -45,18 +45,19 @@ def new_salt() -> str:
 
 
 class Argon2PasswordHasher:
-    """Argon2id (RFC 9106) with 64 MiB, three passes, four lanes, in Django's encoding."""
+    """Argon2id (RFC 9106) with 64 MiB, three passes, four lanes, in Django's encoding and with a salt of Django's form."""
 
     algorithm = "argon2"
 
     def __init__(self, *, time_cost: int = 3, memory_cost: int = 64 * 1024, parallelism: int = 4) -> None:
         """`memory_cost` is in KiB."""
         self.hasher = argon2.PasswordHasher(
-            time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism, hash_len=32, salt_len=16
+            time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism, hash_len=32
         )
 
     def encode(self, password: str) -> str:
-        return self.algorithm + self.hasher.hash(password)
+        # Django makes a hash anew whose salt is not 22 letters and digits.
+        return self.algorithm + self.hasher.hash(password, salt=new_salt().encode())
 
     def verify(self, password: str, encoded: str) -> bool:
         try:

@@ -33,14 +33,23 @@ class Verification(NamedTuple):
 class Passwords:
     """Hashes and checks passwords in threads of its own, at low priority, with a bounded queue.
 
-    The first hasher makes new hashes; all of them are read. `threads` is how many work at once (one for each core);
+    The first hasher makes new hashes; all of them are read. `upgrade=False` leaves hashes of another kind as they are:
+    a new one ends the user's other sessions, and Django, where it reads the same table, may want the old kind.
+
+    `threads` is how many work at once (one for each core);
     when `queue` attempts wait (32 for each thread: a few seconds' work), the next raises `HashingBusy`, which answers
     503 with `Retry-After`.
     """
 
     def __init__(
-        self, hashers: Sequence[PasswordHasher] = (), *, threads: int | None = None, queue: int | None = None
+        self,
+        hashers: Sequence[PasswordHasher] = (),
+        *,
+        upgrade: bool = True,
+        threads: int | None = None,
+        queue: int | None = None,
     ) -> None:
+        self.upgrade = upgrade
         self.hashers = {hasher.algorithm: hasher for hasher in hashers or default_hashers()}
         self.preferred = next(iter(self.hashers.values()))
         self.threads = threads or os.cpu_count() or 1
@@ -101,7 +110,7 @@ class Passwords:
                 if is_old:
                     took = time.perf_counter() - begun
                     self._slow = took if not self._slow else 0.9 * self._slow + 0.1 * took
-                return Verification(matches, matches and is_old)
+                return Verification(matches, matches and is_old and self.upgrade)
             except (ValueError, LookupError, ArithmeticError, MemoryError):
                 logger.error("A stored %s hash is damaged: nobody can log in with it.", hasher.algorithm)
         # Whoever asks about a name that does not exist waits for a hash, like everybody: names cannot be probed.

@@ -1,32 +1,22 @@
 """Creating the tables, and completing those that are there."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from .catalog import columns_of_all, index_names
+from .django.history import APPLIED, MIGRATIONS
 from .exceptions import ImproperlyConfigured
 from .gateway import Gateway
 from .statements import DIALECTS
 from .tables import Tables
 
 LOCK = "starlette_auth.migrate"
-EXISTING = {
-    "sqlite": "SELECT m.name AS table_name, p.name AS column_name "
-    "FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table'",
-    "postgresql": "SELECT table_name::text AS table_name, column_name::text AS column_name "
-    "FROM information_schema.columns WHERE table_schema = ANY (current_schemas(false))",
-    "mysql": "SELECT table_name AS table_name, column_name AS column_name "
-    "FROM information_schema.columns WHERE table_schema = DATABASE()",
-}
-INDEXES = {
-    "sqlite": "SELECT name AS index_name FROM sqlite_master WHERE type = 'index'",
-    "postgresql": "SELECT indexname::text AS index_name FROM pg_indexes WHERE schemaname = ANY (current_schemas(false))",
-    "mysql": "SELECT DISTINCT index_name AS index_name FROM information_schema.statistics WHERE table_schema = DATABASE()",
-}
 # Several processes may start at once; one of them migrates, the others find it done. SQLite's transactions do that alone.
 TAKE_LOCK = {
     "postgresql": f"SELECT pg_advisory_xact_lock(hashtext('{LOCK}'))::text AS taken",
@@ -45,7 +35,10 @@ async def migrate(gateway: Gateway, tables: Tables) -> list[str]:
         missing = await _missing(gateway, tables)
         for _, change in missing:
             await gateway.execute(change)
-        return [name for name, _ in missing]
+        created = [name for name, _ in missing]
+        if tables.of_django and tables.user.name in created:
+            await _record_migrations(gateway)
+        return created
 
 
 @contextlib.asynccontextmanager
@@ -62,14 +55,9 @@ async def _alone(gateway: Gateway) -> AsyncIterator[None]:
 
 async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.ExecutableDDLElement]]:
     """Names of what is missing, each with what creates it. All is found first: MySQL cannot undo a CREATE TABLE."""
-    columns = sa.text(EXISTING[gateway.dialect]).columns(sa.column("table_name"), sa.column("column_name"))
-    existing: dict[str, set[str]] = {}
-    for row in await gateway.fetch_all(columns):
-        existing.setdefault(row["table_name"], set()).add(row["column_name"])
-    indexes = sa.text(INDEXES[gateway.dialect]).columns(sa.column("index_name"))
-    indexed = {row["index_name"] for row in await gateway.fetch_all(indexes)}
+    existing, indexed = await columns_of_all(gateway), await index_names(gateway)
     missing: list[tuple[str, sa.ExecutableDDLElement]] = []
-    for table in tables:
+    for table in _to_be_there(tables, existing):
         if table.name not in existing:
             missing.append((table.name, CreateTable(table)))
         else:
@@ -78,6 +66,27 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
         absent_indexes = [index for index in _indexes(table, gateway.dialect) if index.name not in indexed]
         missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
     return missing
+
+
+def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
+    """In a Django database only what is our own: how Django's tables look is decided by the project's migrations."""
+    *core, _ = tables.of_django or (None,)
+    missing = [table.name for table in core if table.name not in existing]
+    if not missing:
+        return [table for table in tables if table not in tables.of_django]
+    if len(missing) < len(core) or tables.user.name != "auth_user":
+        raise ImproperlyConfigured(
+            f"The table {missing[0]} of the Django project is not there. Run `python manage.py migrate` first."
+        )
+    return [*tables, MIGRATIONS]
+
+
+async def _record_migrations(gateway: Gateway) -> None:
+    """Tells Django's `migrate` that there is nothing left to do: it would have made the same tables."""
+    known = await gateway.fetch_all(sa.select(MIGRATIONS.c.app, MIGRATIONS.c.name))
+    for app, name in APPLIED:
+        if {"app": app, "name": name} not in known:
+            await gateway.insert(MIGRATIONS, app=app, name=name, applied=datetime.now(UTC))
 
 
 def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.ExecutableDDLElement:

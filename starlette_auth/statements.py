@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -92,7 +92,8 @@ class Prepared:
 def _incoming(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
     real = kind.dialect_impl(dialect)
     if isinstance(real, sa.DateTime):
-        return _moment_in(sqlite_text=dialect.name == "sqlite", aware=dialect.name == "postgresql" and real.timezone)
+        aware = dialect.name == "postgresql" and real.timezone
+        return _moment_in(sqlite_text=dialect.name == "sqlite", aware=aware, zone=_zone_of(kind))
     check: Convert | None = None
     if isinstance(real, sa.String):
         check = _text_check(real.length)
@@ -109,12 +110,18 @@ def _outgoing(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert | 
     real = kind.dialect_impl(dialect)
     process: Convert | None = real.result_processor(dialect, None)
     if isinstance(real, sa.DateTime):
-        return _moment_out(process or _unchanged)
+        return _moment_out(process or _unchanged, _zone_of(kind))
     return process
 
 
-def _moment_in(*, sqlite_text: bool, aware: bool) -> Convert:
-    """Drivers drop an offset without converting (aiosqlite), or demand one (asyncpg): everything is UTC before they see it."""
+def _zone_of(kind: sa.types.TypeEngine[Any]) -> tzinfo:
+    """In which a database keeps the time that does not know of zones: UTC, but for old Django projects."""
+    zone: tzinfo = getattr(kind, "zone", UTC)
+    return zone
+
+
+def _moment_in(*, sqlite_text: bool, aware: bool, zone: tzinfo) -> Convert:
+    """Drivers drop an offset without converting (aiosqlite), or demand one (asyncpg): all is converted before they see it."""
 
     def convert(value: Any) -> Any:
         if value is None:
@@ -123,7 +130,7 @@ def _moment_in(*, sqlite_text: bool, aware: bool) -> Convert:
             raise UnstorableValue(f"A column of times was given {type(value).__name__}. Pass a datetime.")
         if value.tzinfo is None:
             raise UnstorableValue(f"{value!r} has no time zone. Use datetime.now(UTC).")
-        value = value.astimezone(UTC)
+        value = value.astimezone(UTC if aware else zone)
         if sqlite_text:
             return value.replace(tzinfo=None).isoformat(" ", "microseconds")
         return value if aware else value.replace(tzinfo=None)
@@ -131,12 +138,14 @@ def _moment_in(*, sqlite_text: bool, aware: bool) -> Convert:
     return convert
 
 
-def _moment_out(process: Convert) -> Convert:
+def _moment_out(process: Convert, zone: tzinfo) -> Convert:
     def convert(value: Any) -> datetime | None:
         if value is None:
             return None
         moment: datetime = process(value)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone)
+        return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
     return convert
 

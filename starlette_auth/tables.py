@@ -1,7 +1,8 @@
 """The tables: Django's columns, types, constraints and index names."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from datetime import UTC, tzinfo
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -11,13 +12,33 @@ from .exceptions import ImproperlyConfigured
 MYSQL = ("mysql", "mariadb")
 
 
-def moment() -> sa.types.TypeEngine[Any]:
-    """UTC, with microseconds."""
-    return sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
+class Moment(sa.DateTime):
+    """A moment, as an aware datetime. `zone`: of what a database stores that does not store zones itself."""
+
+    def __init__(self, zone: tzinfo = UTC) -> None:
+        super().__init__(timezone=True)
+        self.zone = zone
+
+
+def moment(zone: tzinfo = UTC) -> sa.types.TypeEngine[Any]:
+    """With microseconds."""
+    return Moment(zone).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
 
 
 def long_text() -> sa.types.TypeEngine[Any]:
     return sa.Text().with_variant(mysql.LONGTEXT(), *MYSQL)
+
+
+class Names(NamedTuple):
+    """What is called otherwise in a Django project."""
+
+    content_type: str = "auth_content_type"
+    content_type_unique: str = "auth_content_type_app_label_model_uniq"
+    user_groups: str = "auth_user_groups"
+    user_permissions: str = "auth_user_user_permissions"
+    user_column: str = "user_id"
+    username: str = "username"
+    email: str = "email"
 
 
 class Tables:
@@ -27,26 +48,34 @@ class Tables:
     it has at least the columns of `user_columns()`.
     """
 
-    def __init__(
-        self,
-        *,
-        user: sa.Table | None = None,
-        content_type_table: str = "auth_content_type",
-        content_type_unique: str = "auth_content_type_app_label_model_uniq",
-    ) -> None:
+    def __init__(self, *, user: sa.Table | None = None) -> None:
         self.metadata = sa.MetaData()
         self.user = user if user is not None else user_table(self.metadata)
         lacking = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())
         if lacking:
             raise ImproperlyConfigured(f"The user table has no column {min(lacking)}. Begin it with *user_columns().")
+        self._build(Names())
+        self.session = session_table(self.metadata, self.user_key.type)
+        #: Those that belong to a Django project: never altered, and made only where there is none of them.
+        self.of_django: tuple[sa.Table, ...] = ()
+
+    def _build(self, names: Names) -> None:
         self.user_key = next(iter(self.user.primary_key.columns))
+        columns = self.user.columns
+        self.username: sa.Column[Any] = columns[names.username]
+        self.email: sa.Column[Any] | None = columns.get(names.email)
+        #: The columns that hold what a `User` calls so.
+        self.fields: dict[str, sa.Column[Any]] = {column.name: column for column in columns}
+        self.fields |= {"id": self.user_key, "username": self.username}
+        if self.email is not None:
+            self.fields["email"] = self.email
         self.content_type = sa.Table(
-            content_type_table,
+            names.content_type,
             self.metadata,
             _key(),
             sa.Column("app_label", sa.String(100), nullable=False),
             sa.Column("model", sa.String(100), nullable=False),
-            *_unique(content_type_unique, "app_label", "model"),
+            *_unique(names.content_type_unique, "app_label", "model"),
             sqlite_autoincrement=True,
         )
         self.permission = sa.Table(
@@ -92,10 +121,10 @@ class Tables:
         )
         self.user_groups = _link(
             self.metadata,
-            "auth_user_groups",
+            names.user_groups,
             "auth_user_groups_user_id_group_id_94350c0c_uniq",
             (
-                "user_id",
+                names.user_column,
                 self.user_key,
                 "auth_user_groups_user_id_6a12ed8b_fk_auth_user_id",
                 "auth_user_groups_user_id_6a12ed8b",
@@ -109,10 +138,10 @@ class Tables:
         )
         self.user_permissions = _link(
             self.metadata,
-            "auth_user_user_permissions",
+            names.user_permissions,
             "auth_user_user_permissions_user_id_permission_id_14a6b632_uniq",
             (
-                "user_id",
+                names.user_column,
                 self.user_key,
                 "auth_user_user_permissions_user_id_a95ead1b_fk_auth_user_id",
                 "auth_user_user_permissions_user_id_a95ead1b",
@@ -124,21 +153,56 @@ class Tables:
                 "auth_user_user_permissions_permission_id_1fbb5f2c",
             ),
         )
-        self.session = session_table(self.metadata, self.user_key.type)
         self.token = token_table(self.metadata)
         self.throttle = throttle_table(self.metadata)
         self.features: list[sa.Table] = []
 
     @classmethod
-    def django(cls, *, user: sa.Table | None = None) -> "Tables":
-        """The tables of a Django project: content types under Django's name, sessions in `django_session`."""
-        tables = cls(
-            user=user,
-            content_type_table="django_content_type",
-            content_type_unique="django_content_type_app_label_model_76bd3d3b_uniq",
+    def django(
+        cls,
+        user: str | sa.Table = "auth_user",
+        *,
+        model: str = "",
+        username_field: str = "username",
+        email_field: str = "email",
+        session: str | sa.Table = "django_session",
+        time_zone: tzinfo | None = None,
+    ) -> "Tables":
+        """The tables of a Django project, which stay as they are.
+
+        `user` is the table of its AUTH_USER_MODEL: its name, where the columns are those of Django's AbstractUser (with
+        `username_field`, USERNAME_FIELD, in place of the username), or all of it. `model` is the model's name in lower
+        case, by which Django calls a column of the link tables; without it, what stands behind the last _ of the
+        table's name. `session` is the table of sessions, if it is another. `time_zone` is the project's TIME_ZONE where
+        it says USE_TZ=False. The key may be an integer or a UUID; the tables of groups and permissions belong to it.
+        """
+        tables = cls.__new__(cls)
+        tables.metadata = sa.MetaData()
+        zone = time_zone or UTC
+        tables.user = django_user_table(tables.metadata, user, username_field, zone) if isinstance(user, str) else user
+        for name in ("password", "last_login", "is_superuser", username_field):
+            if name not in tables.user.columns:
+                raise ImproperlyConfigured(
+                    f"The table {tables.user.name} has no column {name}. Pass one with Django's columns of a user, "
+                    "or USERNAME_FIELD as username_field."
+                )
+        for column in tables.user.columns:
+            if isinstance(column.type, sa.DateTime):
+                column.type = moment(zone)
+        user_column = f"{model or tables.user.name.rpartition('_')[2]}_id"
+        tables._build(
+            Names(
+                "django_content_type",
+                "django_content_type_app_label_model_76bd3d3b_uniq",
+                f"{tables.user.name}_groups",
+                f"{tables.user.name}_user_permissions",
+                user_column,
+                username_field,
+                email_field,
+            )
         )
-        tables.metadata.remove(tables.session)
-        tables.session = django_session_table(tables.metadata)
+        tables.session = django_session_table(tables.metadata, session, zone) if isinstance(session, str) else session
+        tables.of_django = tuple(tables)[:8]
         return tables
 
     def __iter__(self) -> Iterator[sa.Table]:
@@ -182,6 +246,15 @@ def user_table(metadata: sa.MetaData) -> sa.Table:
         _like("auth_user_username_6821ab7c_like", "username"),
         sqlite_autoincrement=True,
     )
+
+
+def django_user_table(metadata: sa.MetaData, name: str, username_field: str, zone: tzinfo) -> sa.Table:
+    """With the columns of AbstractUser. Where the address is the name, there is none besides."""
+    columns = [column for column in user_columns() if column.name not in ("username", username_field)]
+    columns.append(sa.Column(username_field, sa.String(254), nullable=False, unique=True))
+    if name == "auth_user" and username_field == "username":
+        return user_table(metadata)
+    return sa.Table(name, metadata, *columns)
 
 
 def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> sa.Table:
@@ -232,13 +305,13 @@ def throttle_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-def django_session_table(metadata: sa.MetaData) -> sa.Table:
+def django_session_table(metadata: sa.MetaData, name: str = "django_session", zone: tzinfo = UTC) -> sa.Table:
     return sa.Table(
-        "django_session",
+        name,
         metadata,
         sa.Column("session_key", sa.String(40), primary_key=True),
         sa.Column("session_data", long_text(), nullable=False),
-        sa.Column("expire_date", moment(), nullable=False),
+        sa.Column("expire_date", moment(zone), nullable=False),
         sa.Index("django_session_expire_date_a5c62663", "expire_date"),
         _like("django_session_session_key_c0390e0f_like", "session_key"),
     )
@@ -257,13 +330,17 @@ def _link(
     right: tuple[str, sa.Column[Any], str, str],
 ) -> sa.Table:
     """A table between two others. Each side: its column, what it refers to, its constraint's and its index's name."""
+    left_key = "group_id" if left[0] == "group_id" else "user_id"
     return sa.Table(
         name,
         metadata,
         _key(big=True),
-        *(sa.Column(column, target.type, nullable=False) for column, target, _, _ in (left, right)),
-        *_unique(unique, left[0], right[0]),
-        *(part for column, target, key, index in (left, right) for part in _reference(key, index, column, target)),
+        # However the column is called, here it is `user_id`.
+        sa.Column(left[0], left[1].type, nullable=False, key=left_key),
+        sa.Column(right[0], right[1].type, nullable=False),
+        *_unique(unique, left_key, right[0]),
+        *_reference(left[2], left[3], left_key, left[1]),
+        *_reference(right[2], right[3], right[0], right[1]),
         sqlite_autoincrement=True,
     )
 

@@ -4,12 +4,13 @@ import contextlib
 import time
 import unicodedata
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
+from .catalog import references_to
 from .clock import Clock, moment
 from .events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
 from .exceptions import AlreadyExists, DoesNotExist, HashingBusy, IntegrityError, UnstorableValue
@@ -22,6 +23,7 @@ from .tables import Tables
 
 U = TypeVar("U", bound=User)
 MAX_NAME_LENGTH = 512
+ADMIN_LOG = "django_admin_log"
 
 
 class Users(Grants, Generic[U]):
@@ -43,16 +45,16 @@ class Users(Grants, Generic[U]):
         self.events = events
         self.user_class = user_class
         fields = set(user_class.__dataclass_fields__)
-        self._columns = [column for column in tables.user.columns if column.name in fields]
-        user, selected = tables.user, sa.select(*self.columns()).select_from(tables.user)
+        self._columns = {name: column for name, column in tables.fields.items() if name in fields}
+        selected, column = sa.select(*self.columns()).select_from(tables.user), tables.username
         self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
-        self._by_username = Statement(selected.where(user.c.username == sa.bindparam("username")))
-        name = sa.func.lower(sa.bindparam("username", type_=user.c.username.type))
-        taken = sa.select(tables.user_key.label("key")).where(sa.func.lower(user.c.username) == name).limit(1)
+        self._by_username = Statement(selected.where(column == sa.bindparam("username")))
+        name = sa.func.lower(sa.bindparam("username", type_=column.type))
+        taken = sa.select(tables.user_key.label("key")).where(sa.func.lower(column) == name).limit(1)
         self._like_username = Statement(taken)
         # Both sides by the database: SQLite brings only ASCII to lower case, Python all letters.
-        email = sa.func.lower(sa.bindparam("email", type_=user.c.email.type))
-        self._by_email = Statement(selected.where(sa.func.lower(user.c.email) == email).order_by(tables.user_key))
+        email = sa.func.lower(sa.bindparam("email", type_=sa.String))
+        self._by_email = Statement(selected.where(sa.func.lower(tables.email) == email).order_by(tables.user_key))
 
     # Reading
 
@@ -76,13 +78,13 @@ class Users(Grants, Generic[U]):
             .scalar_subquery()
         )
         return [
-            *(column.label(f"user_{column.name}") for column in self._columns),
+            *(column.label(f"user_{name}") for name, column in self._columns.items()),
             sa.case((t.user.c.is_superuser == sa.true(), everything), else_=in_person).label("direct_permissions"),
             through_groups.label("group_permissions"),
         ]
 
     def from_row(self, row: Row) -> U:
-        user = self.user_class(**{column.name: row[f"user_{column.name}"] for column in self._columns})
+        user = self.user_class(**{name: row[f"user_{name}"] for name in self._columns})
         user.permission_rows = (row["direct_permissions"], row["group_permissions"])
         return user
 
@@ -103,7 +105,7 @@ class Users(Grants, Generic[U]):
 
     async def all_by_email(self, email: str) -> list[U]:
         """All users with this address, in whatever case it is written."""
-        if not email:
+        if not email or self.tables.email is None:
             return []
         try:
             rows = await self.gateway.fetch_all(self._by_email, email=email)
@@ -134,8 +136,8 @@ class Users(Grants, Generic[U]):
         having = t.user_key.in_(in_person) | t.user_key.in_(through_groups)
         if include_superusers:
             having |= t.user.c.is_superuser == sa.true()
-        if is_active is not None:
-            having &= t.user.c.is_active == sa.literal(is_active)
+        if is_active is not None and "is_active" in t.fields:
+            having &= t.fields["is_active"] == sa.literal(is_active)
         query = sa.select(*self.columns()).select_from(t.user).where(having).order_by(t.user_key)
         return [self.from_row(row) for row in await self.gateway.fetch_all(query)]
 
@@ -172,11 +174,11 @@ class Users(Grants, Generic[U]):
             **defaults,
             "date_joined": moment(self._clock),
             **_values_of(self.tables.user, "default"),
-            **_normalized({**fields, "username": username, "email": email}),
+            **self._normalized({**fields, "username": username, "email": email}),
             "password": encoded_password or await self.passwords.hash(password),
         }
         async with self._unique_name(values["username"]), self.gateway.atomic():
-            key = await self.gateway.insert(self.tables.user, **values)
+            key = await self.gateway.insert(self.tables.user, **self._by_column(values))
             user: U = await self.get(key)  # type: ignore[assignment]
             await self.events.emit(UserCreated(user=user))
         return user
@@ -190,7 +192,7 @@ class Users(Grants, Generic[U]):
         self._check_fields(fields)
         if not fields:
             return
-        fields = _normalized(fields)
+        fields = self._normalized(fields)
         async with self._unique_name(fields.get("username"), of=user), self.gateway.atomic():
             if not await self._write(user, **fields):
                 raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
@@ -245,7 +247,8 @@ class Users(Grants, Generic[U]):
         """Deletes a user and all that hangs on it. IntegrityError when a table that we do not know refers to it."""
         async with self.gateway.atomic():
             await self.events.emit(UserDeleted(user=user))
-            for column in self.tables.referring_to_user():
+            ours = self.tables.referring_to_user()
+            for column in [*await self._further_references(user, ours), *ours]:
                 theirs = column == sa.bindparam("key")
                 query: sa.Delete | sa.Update = sa.delete(column.table).where(theirs)
                 if any((key.ondelete or "").upper() == "SET NULL" for key in column.foreign_keys):
@@ -255,6 +258,25 @@ class Users(Grants, Generic[U]):
             await self.gateway.execute(gone, key=user.id)
 
     # Behind the scenes
+
+    async def _further_references(self, user: User, known: Sequence[sa.Column[Any]]) -> list[sa.Column[Any]]:
+        """In a Django database, where Django would follow them, what else has rows of this user: the admin's log may go."""
+        if not self.tables.of_django:
+            return []
+        may_go, ours = [], {(column.table.name, column.name) for column in known}
+        for table, name in await references_to(self.gateway, self.tables.user.name):
+            column: sa.Column[Any] = sa.Column(name, self.tables.user_key.type)
+            named = sa.Table(table, sa.MetaData(), column)
+            if table == ADMIN_LOG:
+                may_go.append(column)
+            elif (table, name) not in ours:
+                theirs = sa.select(column).where(column == sa.bindparam("key")).select_from(named).limit(1)
+                if await self.gateway.fetch_one(theirs, key=user.id) is not None:
+                    raise IntegrityError(
+                        f"Rows of {table} refer to {user.username!r}. Delete them first, or switch the account off: "
+                        "update(user, is_active=False)."
+                    )
+        return may_go
 
     async def _one(self, statement: Statement, **values: Any) -> U | None:
         if None in values.values():
@@ -268,11 +290,12 @@ class Users(Grants, Generic[U]):
     async def _write(self, user: User, *only_where: sa.ColumnElement[bool], **fields: Any) -> bool:
         """Writes fields to the database and then to `user`, unless there is no such row."""
         fields = {**_values_of(self.tables.user, "onupdate"), **fields}
+        columns = self._by_column(fields)
         # A column may be called like a parameter: these names are ours.
-        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in fields}
+        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
         query = sa.update(self.tables.user).values(new)
         query = query.where(self.tables.user_key == sa.bindparam("key_of_user"), *only_where)
-        values = {f"new_{name}": value for name, value in fields.items()}
+        values = {f"new_{name}": value for name, value in columns.items()}
         if not await self.gateway.execute(query, key_of_user=user.id, **values):
             return False
         for name, value in fields.items():
@@ -295,7 +318,7 @@ class Users(Grants, Generic[U]):
         try:
             yield
         except IntegrityError as error:
-            key, name = self.tables.user_key.label("key"), self.tables.user.c.username
+            key, name = self.tables.user_key.label("key"), self.tables.username
             # The newest state: a plain SELECT of MySQL would show how things were when the transaction began.
             query = sa.select(key).where(name == sa.bindparam("username")).with_for_update(read=True)
             holder = await self.gateway.fetch_one(query, username=username)
@@ -305,12 +328,29 @@ class Users(Grants, Generic[U]):
 
     def _check_fields(self, fields: Mapping[str, Any]) -> None:
         for name in fields:
-            if name not in self.tables.user.columns:
-                raise TypeError(f"A user has no field {name!r}.{near(name, self.tables.user.columns.keys())}")
+            if name not in self.tables.fields:
+                raise TypeError(f"A user has no field {name!r}.{near(name, self.tables.fields)}")
         if fields.get("username", "…") == "":
             raise ValueError("A user needs a username. Pass one that is not empty.")
         if "password" in fields and not self.passwords.is_encoded(str(fields["password"])):
             raise ValueError("A password is stored as a hash only. Use set_password(user, raw).")
+
+    def _normalized(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        fields = {
+            name: FORMS[name](value) if name in FORMS and isinstance(value, str) else value
+            for name, value in fields.items()
+        }
+        if self.tables.username is self.tables.email and ("username" in fields or "email" in fields):
+            names = {normalize_email(name) for name in (fields.get("username"), fields.get("email")) if name}
+            if len(names) > 1:
+                raise ValueError("Here the address is the name of a user. Pass one of the two.")
+            fields |= dict.fromkeys(("username", "email"), next(iter(names), ""))
+        return fields
+
+    def _by_column(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """As the columns are called; what no column takes, as a default of ours may be, is left out."""
+        columns = self.tables.fields
+        return {columns[name].name: value for name, value in fields.items() if name in columns}
 
 
 def parse_key(kind: type[Any], key: Any) -> Any:
@@ -342,12 +382,7 @@ def ascii_lower(text: str) -> str:
     return "".join(mark.lower() if mark.isascii() else mark for mark in text)
 
 
-def _normalized(fields: Mapping[str, Any]) -> dict[str, Any]:
-    forms = {"username": normalize_username, "email": normalize_email}
-    return {
-        name: forms[name](value) if name in forms and isinstance(value, str) else value
-        for name, value in fields.items()
-    }
+FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email": normalize_email}
 
 
 def _permission_list(tables: Tables) -> sa.Select[Any]:

@@ -61,7 +61,7 @@ class Visit:
 
     async def load(self) -> SessionBase:
         session = await self.store.load(self.value) if self.value else self.store.session_class(clock=self.clock)
-        session.max_age = self.cookie.max_age
+        session.max_age, session.ends_with_browser = self.cookie.max_age, self.cookie.ends_with_browser
         return session
 
     async def visit(self, app: ASGIApp) -> None:
@@ -105,7 +105,12 @@ class Visit:
         begins = session.predecessor is None
         # What only takes away is done when the application fails, too: to many that is a logout.
         if session.modified and (keep or not session):
-            value = await self.save()
+            try:
+                value = await self.save()
+            except SessionInterrupted:
+                if not session.is_merely_renewed:
+                    raise
+                return None
         await self.delete_discarded()
         if value and begins and session.admission is not None:
             await session.admission(session)

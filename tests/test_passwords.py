@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,7 @@ def slow() -> Iterator[Slow]:
 
 
 @contextlib.asynccontextmanager
-async def passwords_with(*hashers: PasswordHasher, **options: int) -> AsyncIterator[Passwords]:
+async def passwords_with(*hashers: PasswordHasher, **options: Any) -> AsyncIterator[Passwords]:
     passwords = Passwords(hashers, **options)
     yield passwords
     passwords.close()

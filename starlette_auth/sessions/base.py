@@ -14,6 +14,7 @@ from .keys import new_key
 
 EXPIRY = "_session_expiry"  # Django's names
 USER_ID = "_auth_user_id"
+AUTH_TIME = "_auth_time"  # ours
 NOTHING = "{}"
 TOUCH_EVERY = 60  # seconds between two notes that a session is in use
 
@@ -58,6 +59,8 @@ class SessionBase(dict[str, Any]):
     A store fills it in, the application changes it, the middleware saves it when the response starts.
     """
 
+    new_key = staticmethod(new_key)
+
     def __init__(
         self,
         data: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
@@ -79,7 +82,9 @@ class SessionBase(dict[str, Any]):
         self._cycled_key: str | None = None
         self.user_row = user_row
         self.accessed = False
+        self._renewed: str | None = None
         self.max_age = TWO_WEEKS
+        self.ends_with_browser = False
         self.limit: SessionLimit | None = None
         self.admission: Admission | None = None
         self.address = ""
@@ -129,6 +134,17 @@ class SessionBase(dict[str, Any]):
         self._discard_key()
         self._touched = True
 
+    def renew(self, name: str, value: Any) -> None:
+        """Sets an entry under a new key, on nobody's wish: another request may have been faster with the same."""
+        self.cycle_key()
+        self[name], self._renewed = value, name
+
+    @property
+    def is_merely_renewed(self) -> bool:
+        """Whether nothing else happened to it, so that it does not matter when it cannot be saved."""
+        values, removed = self.changes()
+        return self._renewed is not None and not removed and values.keys() <= {self._renewed}
+
     def flush(self) -> None:
         """Asks for an end: the data goes now, what is stored goes when the response starts, even if that fails."""
         self.begin_anew()
@@ -152,7 +168,7 @@ class SessionBase(dict[str, Any]):
         """The key that it has once it is saved: what a page says of it now can be true then."""
         if self.session_key is not None:
             return self.session_key
-        self._next_key = self._next_key or new_key()
+        self._next_key = self._next_key or self.new_key()
         return self._next_key
 
     def _discard_key(self) -> None:
@@ -220,13 +236,14 @@ class SessionBase(dict[str, Any]):
         return moment(self._clock) + timedelta(seconds=self.get_expiry_age())
 
     def get_expire_at_browser_close(self) -> bool:
-        is_short = self.limit is not None and not self.limit.outlives_browser
-        return is_short or self.get(EXPIRY) == 0
+        if self.limit is not None and not self.limit.outlives_browser:
+            return True
+        return self[EXPIRY] == 0 if EXPIRY in self else self.ends_with_browser
 
     def encode(self) -> str:
         """The data as stores keep it: JSON in ASCII. TypeError, with the fix, for what JSON cannot hold."""
         check_keys(self)
-        return encode(self)
+        return encode(self, _encode_strictly)
 
     def mark_saved(self, session_key: str, record: Record, saved: str) -> None:
         """Called by stores: `saved` is what this session held when they kept it, `record` what they hold now."""
@@ -238,25 +255,28 @@ class SessionBase(dict[str, Any]):
     def _wished_age(self) -> int:
         expiry = self.get(EXPIRY)
         if isinstance(expiry, str):
-            return max(0, int((datetime.fromisoformat(expiry) - moment(self._clock)).total_seconds()))
+            return max(0, int((self.as_moment(expiry) - moment(self._clock)).total_seconds()))
         return expiry or self.max_age
+
+    def as_moment(self, text: str) -> datetime:
+        """What `set_expiry` stored of a moment."""
+        return datetime.fromisoformat(text)
 
     def _until_limit(self) -> int:
         assert self.limit is not None  # noqa: S101  who asks has looked
         return self.created + self.limit.absolute - int(self._clock())
 
 
-_encoder = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=True)
+#: Anything that a neighbour, Django for one, may have stored; we store no NaN, which is not JSON (RFC 8259 §6).
+encode_value = json.JSONEncoder(separators=(",", ":")).encode
+_encode_strictly = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
-encode_value = _encoder.encode
-
-
-def encode(data: Mapping[str, Any]) -> str:
+def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value) -> str:
     try:
-        return encode_value(data)
+        return encode(data)
     except (TypeError, ValueError) as error:
-        culprit = next((key for key, value in data.items() if not _is_json(value)), "?")
+        culprit = next((key for key, value in data.items() if not _is_json(value, encode)), "?")
         raise TypeError(
             f"request.session[{culprit!r}] is no JSON: {error}. Store text, numbers, lists and dicts; "
             "for a moment, its isoformat()."
@@ -288,9 +308,9 @@ def check_keys(data: Any) -> None:
             check_keys(value)
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: Any, encode: Callable[[Any], str]) -> bool:
     try:
-        encode_value(value)
+        encode(value)
     except (TypeError, ValueError):
         return False
     return True

@@ -1,0 +1,1 @@
+"""A Django project beside the example application: one database, one key, one login."""

@@ -1,0 +1,1 @@
+"""A Django project's database, shared with it."""

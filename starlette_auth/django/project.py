@@ -1,0 +1,213 @@
+"""A Django project whose database we share."""
+
+import importlib.util
+import logging
+import zoneinfo
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from databases import Database
+
+from ..backends import AuthenticationBackend, ModelBackend
+from ..clock import Clock
+from ..cookies import Cookie
+from ..defaults import Defaults
+from ..durations import DAY, TWO_WEEKS
+from ..exceptions import ImproperlyConfigured
+from ..hashers import (
+    Argon2PasswordHasher,
+    BCryptSHA256PasswordHasher,
+    PasswordHasher,
+    PBKDF2PasswordHasher,
+    PBKDF2SHA1PasswordHasher,
+    ScryptPasswordHasher,
+    default_hashers,
+)
+from ..limits import SessionLimits
+from ..passwords import Passwords
+from ..sessions.django import SALT, DjangoCookieStore, DjangoStore, Forget
+from ..sessions.store import SessionStore
+from ..signing import SecretKeys
+from ..tables import Tables
+from ..tokens import PasswordResetTokens, ResetTokens, Tokens
+from ..users import Users
+
+logger = logging.getLogger("starlette_auth")
+
+MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
+#: PBKDF2's iterations, by the version of Django: any other number, and Django makes the hash anew at the next login.
+ITERATIONS = {
+    "4.2": 600_000,
+    "5.0": 720_000,
+    "5.1": 870_000,
+    "5.2": 1_000_000,
+    "6.0": 1_200_000,
+    "6.1": 1_500_000,
+}
+ENGINES = ("db", "cached_db", "signed_cookies")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DjangoProject(Defaults):
+    """A project's settings, as far as they matter here, each under its own name in lower case.
+
+    `version` is Django's, and decides with `password_algorithm`, the first of PASSWORD_HASHERS, what new hashes look
+    like; none is made anew at a login, as that would end the user's other sessions in both applications. `user` is the
+    table of AUTH_USER_MODEL, by its name or as a table (see `Tables.django`). `session_engine` is "db", "cached_db" or
+    "signed_cookies"; for "cached_db", `forget_session` takes a session that was changed or ended out of Django's cache
+    (`DjangoCache` does, where that is Redis). `session_salt` and `session_table` are for an engine of the project's own.
+    `auth_backends` says under which of AUTHENTICATION_BACKENDS a backend of ours, by its path, is noted in a session;
+    `ModelBackend` is noted as Django's.
+    """
+
+    version: str = "5.2"
+    password_algorithm: str = "pbkdf2_sha256"  # noqa: S105  a name
+    password_reset_timeout: int = 3 * DAY
+    user: str | sa.Table = "auth_user"
+    user_model: str = ""
+    username_field: str = "username"
+    email_field: str = "email"
+    use_tz: bool = True
+    time_zone: str = "UTC"
+    auth_backends: Mapping[str, str] = field(default_factory=dict)
+    session_engine: str = "db"
+    session_table: str | sa.Table = "django_session"
+    session_salt: str = SALT
+    session_cookie_name: str = "sessionid"
+    session_cookie_age: int = TWO_WEEKS
+    session_cookie_domain: str | None = None
+    session_cookie_path: str = "/"
+    session_cookie_samesite: Literal["lax", "strict", "none"] = "lax"
+    session_cookie_secure: bool | Literal["auto"] = "auto"
+    session_expire_at_browser_close: bool = False
+    session_save_every_request: bool = False
+    csrf_use_sessions: bool = False
+    csrf_cookie_name: str = "csrftoken"
+    csrf_cookie_age: int = 364 * DAY
+    csrf_cookie_domain: str | None = None
+    csrf_cookie_path: str = "/"
+    csrf_cookie_samesite: Literal["lax", "strict", "none"] = "lax"
+    csrf_cookie_secure: bool | Literal["auto"] = "auto"
+    csrf_cookie_httponly: bool = False
+    forget_session: Forget | None = None
+
+    cycle_key = True
+    has_django_csrf = True
+
+    def __post_init__(self) -> None:
+        if self.version not in ITERATIONS:
+            raise ImproperlyConfigured(f"version={self.version!r} is not known. Use {', '.join(ITERATIONS)}.")
+        if self.engine not in ENGINES:
+            raise ImproperlyConfigured(
+                f"session_engine={self.session_engine!r} keeps sessions where only Django finds them. In the project, "
+                'set SESSION_ENGINE to "django.contrib.sessions.backends.cached_db", or to one with db or signed_cookies.'
+            )
+        if self.password_algorithm not in _algorithms():
+            raise ImproperlyConfigured(
+                f"password_algorithm={self.password_algorithm!r} cannot be used. Use {', '.join(_algorithms())}."
+            )
+        try:
+            self.zone()
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+            raise ImproperlyConfigured(
+                f"time_zone={self.time_zone!r} is not known here. Use a name like Europe/Berlin, or install tzdata."
+            ) from error
+        if self.engine == "cached_db" and self.forget_session is None:
+            logger.warning(
+                "Django's cache goes on serving sessions that are ended here: who logs out here stays logged in there. "
+                "Pass forget_session to DjangoProject, as in forget_session=DjangoCache(url)."
+            )
+
+    @property
+    def engine(self) -> str:
+        return self.session_engine.rpartition(".")[2]
+
+    def zone(self) -> tzinfo:
+        return UTC if self.time_zone == "UTC" else zoneinfo.ZoneInfo(self.time_zone)
+
+    def tables(self) -> Tables:
+        return Tables.django(
+            self.user,
+            model=self.user_model,
+            username_field=self.username_field,
+            email_field=self.email_field,
+            session=self.session_table,
+            time_zone=None if self.use_tz else self.zone(),
+        )
+
+    def passwords(self) -> Passwords:
+        preferred = self._hasher()
+        others = [hasher for hasher in default_hashers() if hasher.algorithm != preferred.algorithm]
+        return Passwords([preferred, *others], upgrade=False)
+
+    def cookie(self) -> Cookie:
+        return Cookie(
+            name=self.session_cookie_name,
+            max_age=self.session_cookie_age,
+            path=self.session_cookie_path,
+            domain=self.session_cookie_domain,
+            secure=self.session_cookie_secure,
+            samesite=self.session_cookie_samesite,
+            prefix=False,
+            ends_with_browser=self.session_expire_at_browser_close,
+        )
+
+    def csrf_cookie(self, cookie: Cookie) -> Cookie:
+        return Cookie(
+            name=self.csrf_cookie_name,
+            max_age=self.csrf_cookie_age,
+            path=self.csrf_cookie_path,
+            domain=self.csrf_cookie_domain,
+            secure=self.csrf_cookie_secure,
+            samesite=self.csrf_cookie_samesite,
+            prefix=False,
+            httponly=self.csrf_cookie_httponly,
+        )
+
+    def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
+        if self.engine == "signed_cookies":
+            return DjangoCookieStore(keys.all, max_age=self.session_cookie_age, clock=clock)
+        return DjangoStore(
+            database,
+            keys.all,
+            table=users.tables.session,
+            salt=self.session_salt,
+            forget=self.forget_session,
+            save_every_request=self.session_save_every_request,
+            clock=clock,
+        )
+
+    def session_limits(self) -> SessionLimits | None:
+        """None: Django notes neither when a session began nor when it was last used; `session_cookie_age` counts."""
+        return None
+
+    def reset_tokens(self, tokens: Tokens, keys: SecretKeys, clock: Clock) -> ResetTokens:
+        return PasswordResetTokens(
+            keys, max_age=self.password_reset_timeout, time_zone=self.zone(), use_tz=self.use_tz, clock=clock
+        )
+
+    def name_backends(self, backends: Sequence[AuthenticationBackend]) -> None:
+        for backend in backends:
+            ours = MODEL_BACKEND if isinstance(backend, ModelBackend) else backend.path
+            backend.path = self.auth_backends.get(backend.path, ours)
+
+    def _hasher(self) -> PasswordHasher:
+        iterations = ITERATIONS[self.version]
+        match self.password_algorithm:
+            case "argon2":
+                return Argon2PasswordHasher(time_cost=2, memory_cost=102_400, parallelism=8)
+            case "pbkdf2_sha1":
+                return PBKDF2SHA1PasswordHasher(iterations=iterations)
+            case "scrypt":
+                return ScryptPasswordHasher(parallelism=5 if iterations >= ITERATIONS["5.1"] else 1)
+            case "bcrypt_sha256":
+                return BCryptSHA256PasswordHasher()
+        return PBKDF2PasswordHasher(iterations=iterations)
+
+
+def _algorithms() -> list[str]:
+    has_bcrypt = importlib.util.find_spec("bcrypt") is not None
+    return ["pbkdf2_sha256", "pbkdf2_sha1", "argon2", "scrypt", *(["bcrypt_sha256"] if has_bcrypt else [])]

@@ -1,0 +1,286 @@
+"""Sessions that a Django project shares with us."""
+
+import hashlib
+import logging
+import secrets
+import string
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+import sqlalchemy as sa
+from databases import Database
+from itsdangerous import BadData
+
+from ..cleaning import BATCH, delete_in_batches, old_rows
+from ..clock import Clock
+from ..django.signing import DjangoSigner
+from ..durations import TWO_WEEKS
+from ..exceptions import SessionTooLarge
+from ..gateway import Gateway
+from ..statements import Row, Statement
+from ..tables import django_session_table
+from .base import AUTH_TIME, Record, SessionBase, check_keys, decode, encode, user_in
+from .store import Progress, SessionStore, cookie_of, interrupted, time_to_keep
+
+logger = logging.getLogger("starlette_auth")
+
+SALT = "django.contrib.sessions.SessionStore"
+COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
+LIMIT, ROOM_FOR_NAME_AND_FLAGS = 4096, 160  # bytes of a cookie (RFC 6265 §6.1)
+#: Told the key of each session that was changed or ended: to take it out of a cache of Django's.
+Forget = Callable[[str], Awaitable[None]]
+
+
+def new_django_key() -> str:
+    """32 letters and digits, 165 bits: Django's form, for Django's column."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(32))
+
+
+class DjangoSession(SessionBase):
+    """One that may hold what Django stored there."""
+
+    new_key = staticmethod(new_django_key)
+    #: What was read, signature and all.
+    text = ""
+    #: Of moments that Django stored without one, where it says USE_TZ=False.
+    zone: tzinfo = UTC
+
+    def encode(self) -> str:
+        check_keys(self)
+        return encode(self)
+
+    def as_moment(self, text: str) -> datetime:
+        stored = datetime.fromisoformat(text)
+        return stored if stored.tzinfo is not None else stored.replace(tzinfo=self.zone)
+
+
+class DjangoStore(SessionStore):
+    """Sessions in the table `django_session`, as Django's engines `db` and `cached_db` write and read them.
+
+    What a request changed is merged into what is stored then, so that nothing is lost that Django had stored before; it
+    is Django that may still overwrite what we stored while its own request was under way. Django keeps the keys
+    themselves. The table does not know whose its sessions are: listing those of a user, and ending them, looks at all.
+
+    `secret_key` is SECRET_KEY, followed by SECRET_KEY_FALLBACKS. `salt` is another for an engine whose class is not
+    called SessionStore ("django.contrib.sessions." and its name). `forget` is for `cached_db`.
+    """
+
+    session_class = DjangoSession
+
+    def __init__(
+        self,
+        database: Database,
+        secret_key: str | Sequence[str],
+        *,
+        table: sa.Table | None = None,
+        salt: str = SALT,
+        forget: Forget | None = None,
+        save_every_request: bool = False,
+        clock: Clock = time.time,
+    ) -> None:
+        self.gateway = Gateway.of(database)
+        self.table: sa.Table = table if table is not None else django_session_table(sa.MetaData())
+        self._signer = DjangoSigner([secret_key] if isinstance(secret_key, str) else secret_key, salt, clock=clock)
+        self._say = Statements(self.table, dialect=self.gateway.dialect)
+        self._forget = forget
+        self._save_every_request = save_every_request
+        self._clock = clock
+
+    async def load(self, cookie: str) -> SessionBase:
+        row = None
+        if is_django_key(cookie):
+            row = await self.gateway.fetch_one(self._say.load, key=cookie, now=self._now())
+        session = self._read(row) if row is not None else None
+        if session is None:
+            return DjangoSession(clock=self._clock)
+        if self._save_every_request:
+            session.modified = True
+        return session
+
+    async def save(self, session: SessionBase, max_age: int) -> str:
+        saved, key, before = session.encode(), session.key_to_be, session.predecessor
+        if before is None:
+            data = dict(session)
+            await self.gateway.insert(self.table, session_key=key, **self._values(data, max_age))
+        else:
+            data = await self._change(session, before, key, max_age)
+        session.mark_saved(key, self._record(key, data, self._expires(data, max_age)), saved)
+        for changed in dict.fromkeys(filter(None, (before, key))):
+            await self._tell(changed)
+        return cookie_of(key, encode(data))
+
+    async def delete(self, session_key: str) -> None:
+        await self.gateway.execute(self._say.delete, key=session_key)
+        await self._tell(session_key)
+
+    async def clear_expired(self, progress: Progress | None = None) -> int:
+        return await delete_in_batches(self.gateway, self._say.clear, progress, now=self._now())
+
+    async def sessions_of(self, user_id: str) -> list[SessionBase]:
+        return [session async for _, session in self._of(user_id)]
+
+    async def revoke(self, user_id: str, public_id: str) -> bool:
+        return await self._end([key async for key, one in self._of(user_id) if _name_of(one) == public_id]) == 1
+
+    async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
+        return await self._end([key async for key, one in self._of(user_id) if _name_of(one) != keep])
+
+    async def _of(self, user_id: str) -> AsyncIterator[tuple[str, SessionBase]]:
+        after, is_last = "", False
+        while not is_last:
+            rows = await self.gateway.fetch_all(self._say.some, after=after, now=self._now())
+            is_last = len(rows) < BATCH
+            for row in rows:
+                session = self._read(row)
+                if session is not None and session.user_id == user_id:
+                    session.session_key = None
+                    yield row["session_key"], session
+            after = rows[-1]["session_key"] if rows else ""
+
+    async def _end(self, keys: Sequence[str]) -> int:
+        number = 0
+        for key in keys:
+            number += await self.gateway.execute(self._say.delete, key=key)
+            await self._tell(key)
+        return number
+
+    def _read(self, row: Row) -> DjangoSession | None:
+        try:
+            data = self._signer.loads(row["session_data"])
+        except BadData:
+            # Signed with a key that is no longer accepted, or by an engine of another kind: to Django it is empty too.
+            logger.info("A row of %s was not signed by SECRET_KEY, or is no JSON, and is passed over.", self.table.name)
+            return None
+        record = self._record(row["session_key"], data, row["expire_date"])
+        session = DjangoSession(data, session_key=row["session_key"], record=record, clock=self._clock)
+        session.text, session.zone = row["session_data"], getattr(self.table.c.expire_date.type, "zone", UTC)
+        return session
+
+    async def _change(self, session: SessionBase, before: str, after: str, max_age: int) -> dict[str, Any]:
+        """In one statement, where nobody else changed it meanwhile."""
+        assert session.record is not None  # noqa: S101  it came from here
+        data = session.changes().applied_to(decode(session.record.data))
+        text = getattr(session, "text", "")
+        new = self._new(after, data, max_age)
+        if await self.gateway.execute(self._say.update, key=before, old=text, now=self._now(), **new):
+            return data
+        return await self.gateway.in_transaction(lambda: self._merge(session, before, after, max_age))
+
+    async def _merge(self, session: SessionBase, before: str, after: str, max_age: int) -> dict[str, Any]:
+        row = await self.gateway.fetch_one(self._say.lock, key=before, now=self._now())
+        stored = self._read(row) if row is not None else None
+        if stored is None:
+            raise interrupted()
+        data = session.changes().applied_to(stored)
+        await self.gateway.execute(self._say.overwrite, key=before, **self._new(after, data, max_age))
+        return data
+
+    def _new(self, key: str, data: dict[str, Any], max_age: int) -> dict[str, Any]:
+        return {f"new_{name}": value for name, value in {"session_key": key, **self._values(data, max_age)}.items()}
+
+    def _values(self, data: dict[str, Any], max_age: int) -> dict[str, Any]:
+        return {"session_data": self._signer.dumps(data), "expire_date": self._expires(data, max_age)}
+
+    def _expires(self, data: dict[str, Any], max_age: int) -> datetime:
+        return datetime.fromtimestamp(self._clock() + time_to_keep(encode(data), max_age), UTC)
+
+    def _record(self, key: str, data: dict[str, Any], expires: datetime) -> Record:
+        return django_record(key, data, int(expires.timestamp()), int(self._clock()))
+
+    async def close(self) -> None:
+        close = getattr(self._forget, "close", None)
+        if close is not None:
+            await close()
+
+    async def _tell(self, session_key: str) -> None:
+        if self._forget is not None:
+            await self._forget(session_key)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+
+class Statements:
+    """What is said to the table."""
+
+    def __init__(self, table: sa.Table, *, dialect: str) -> None:
+        t = table
+        columns = [t.c.session_key, t.c.session_data, t.c.expire_date]
+        by_key = t.c.session_key == sa.bindparam("key")
+        now: sa.BindParameter[datetime] = sa.bindparam("now", type_=t.c.expire_date.type)
+        is_alive = t.c.expire_date > now
+        self.load = Statement(sa.select(*columns).where(by_key, is_alive))
+        self.lock = Statement(sa.select(*columns).where(by_key, is_alive).with_for_update())
+        after = t.c.session_key > sa.bindparam("after")
+        self.some = Statement(sa.select(*columns).where(after, is_alive).order_by(t.c.session_key).limit(BATCH))
+        new: dict[str, Any] = {column.name: sa.bindparam(f"new_{column.name}") for column in columns}
+        is_unchanged = t.c.session_data == sa.bindparam("old")
+        self.update = Statement(sa.update(t).values(new).where(by_key, is_alive, is_unchanged))
+        self.overwrite = Statement(sa.update(t).values(new).where(by_key))
+        self.delete = Statement(sa.delete(t).where(by_key))
+        self.clear = old_rows(t, t.c.expire_date <= now, t.c.expire_date, dialect=dialect)
+
+
+class DjangoCookieStore(SessionStore):
+    """Sessions in their cookies, as Django's engine `signed_cookies` makes and reads them.
+
+    A cookie cannot be called back, but ends with the password. Of requests at the same time, the last answer wins.
+    `max_age` is SESSION_COOKIE_AGE, in seconds.
+    """
+
+    on_server = False
+    session_class = DjangoSession
+
+    def __init__(self, secret_key: str | Sequence[str], *, max_age: int = TWO_WEEKS, clock: Clock = time.time) -> None:
+        keys = [secret_key] if isinstance(secret_key, str) else secret_key
+        self._signer = DjangoSigner(keys, COOKIE_SALT, clock=clock)
+        self._max_age = max_age
+        self._clock = clock
+
+    async def load(self, cookie: str) -> SessionBase:
+        try:
+            data = self._signer.loads(cookie, self._max_age)
+        except BadData:
+            return DjangoSession(clock=self._clock)
+        return DjangoSession(data, session_key=cookie, record=self._record(cookie, data), clock=self._clock)
+
+    async def save(self, session: SessionBase, max_age: int) -> str:
+        data, text = session.encode(), self._signer.dumps(dict(session))
+        if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
+            raise SessionTooLarge(
+                f"The session takes {len(text)} bytes as a cookie, and browsers keep {LIMIT} with its name and flags. "
+                "Store less in it, or set another SESSION_ENGINE."
+            )
+        session.mark_saved(text, self._record(text, dict(session)), data)
+        return cookie_of(text, data)
+
+    async def delete(self, session_key: str) -> None:
+        """There is nothing on the server to delete."""
+
+    def _record(self, key: str, data: dict[str, Any]) -> Record:
+        now = int(self._clock())
+        return django_record(key, data, now + self._max_age, now)
+
+
+def django_record(session_key: str, data: dict[str, Any], expires: int, now: int) -> Record:
+    """As far as Django knows: when a session was last used it does not; when the login was, only of our own."""
+    begun = data.get(AUTH_TIME)
+    return Record(
+        data=encode(data),
+        public_id=hashlib.sha256(session_key.encode()).hexdigest()[:32],
+        user_id=user_in(data),
+        created=begun if isinstance(begun, int) else now,
+        last_seen=now,
+        expires=expires,
+    )
+
+
+def is_django_key(cookie: str) -> bool:
+    """Whether a cookie has the form of a key of Django's, or of another engine's."""
+    return 8 <= len(cookie) <= 40 and cookie.isascii() and cookie.isalnum()
+
+
+def _name_of(session: SessionBase) -> str:
+    return session.record.public_id if session.record is not None else ""

@@ -1,0 +1,1 @@
+"""A real Django project for the tests, in processes of its own."""
