@@ -30,6 +30,15 @@ REFERENCES = {
     "WHERE referenced_table_schema = DATABASE() AND referenced_table_name = :name",
 }
 
+TYPES = {
+    "sqlite": "SELECT name AS column_name, type AS type_name FROM pragma_table_info(:name) ORDER BY cid",
+    "postgresql": "SELECT a.attname::text AS column_name, format_type(a.atttypid, a.atttypmod)::text AS type_name "
+    "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+    "WHERE c.relname = :name AND pg_table_is_visible(c.oid) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+    "mysql": "SELECT column_name AS column_name, column_type AS type_name FROM information_schema.columns "
+    "WHERE table_schema = DATABASE() AND table_name = :name ORDER BY ordinal_position",
+}
+
 
 async def columns_of_all(gateway: Gateway) -> dict[str, set[str]]:
     """The names of all tables, and of the columns of each."""
@@ -56,3 +65,9 @@ def _asking(sql: str, *names: str) -> sa.ClauseElement:
         text = text.bindparams(sa.bindparam("name", type_=sa.String))
     columns: list[Any] = [sa.column(name) for name in names]
     return text.columns(*columns)
+
+
+async def types_of(gateway: Gateway, table: str) -> dict[str, str]:
+    """The columns of a table in their order, with their types in the database's own words, in lower case."""
+    query = _asking(TYPES[gateway.dialect], "column_name", "type_name")
+    return {row["column_name"]: row["type_name"].lower() for row in await gateway.fetch_all(query, name=table)}

@@ -7,7 +7,7 @@ import importlib
 import os
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,30 @@ from databases import Database
 
 from .addresses import describe
 from .auth import Auth
+from .django.commands import add_commands
+from .django.project import DjangoProject
 from .durations import ago
 from .exceptions import StarletteAuthError, ValidationError
 from .models import User
 from .password_filter import PasswordList, build_filter
 from .schema import migrate
-
-
-class Refused(Exception):
-    """Something that the command will not do; the message is one line for the person who called it."""
+from .terminal import Refused, ask, say, say_no, show_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Gives 0 when it is done, 1 when it was refused, 2 when the words were wrong."""
     parser = _parser()
-    options = parser.parse_args(arguments, argparse.Namespace(app=None, database=None))
+    options = parser.parse_args(arguments, argparse.Namespace(app=None, database=None, django=False))
     if options.work is _with_auth:
         _find_auth(parser, options)
     try:
         options.work(options)
     except KeyboardInterrupt:
-        return _say_no("Stopped.")
+        return say_no("Stopped.")
     except (Refused, StarletteAuthError, ValueError, LookupError) as error:
-        return _say_no(str(error))
+        return say_no(str(error))
     except Exception as error:  # a server that is away, a file that cannot be written
-        return _say_no(f"{type(error).__name__}: {error}")
+        return say_no(f"{type(error).__name__}: {error}")
     return 0
 
 
@@ -64,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     where = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     where.add_argument("--app", metavar="MODULE:ATTRIBUTE", help="an Auth (or STARLETTE_AUTH_APP)")
     where.add_argument("--database", metavar="URL", help="a database (or DATABASE_URL)")
+    where.add_argument("--django", action="store_true", help="the database has the tables of a Django project")
     parser = argparse.ArgumentParser(
         "starlette-auth", description="Users and sessions from the command line.", parents=[where]
     )
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_clearsessions, ask=_ask_nothing)
 
     _add_sessions(commands, where)
+    add_commands(commands, open_database=_database, open_app=_app)
 
     command = commands.add_parser("buildfilter", help="make a filter of passwords that are not to be used")
     command.add_argument("output", metavar="OUTPUT", type=Path, help="the file for CommonPasswordValidator")
@@ -119,16 +120,21 @@ def _add_sessions(commands: Any, where: argparse.ArgumentParser) -> None:
 
 
 def _auth(options: argparse.Namespace) -> Auth:
-    if not options.app:
-        return Auth(_database(options.database), secret_key=secrets.token_urlsafe(50))
-    module, _, attribute = options.app.partition(":")
+    if options.app:
+        return _app(options.app)
+    django = DjangoProject() if options.django else None
+    return Auth(_database(options.database), secret_key=secrets.token_urlsafe(50), django=django)
+
+
+def _app(name: str) -> Auth:
+    module, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
         auth = getattr(importlib.import_module(module), attribute or "auth")
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise Refused(f"{options.app} cannot be loaded: {error}. Write --app module:attribute.") from error
+        raise Refused(f"{name} cannot be loaded: {error}. Write --app module:attribute.") from error
     if not isinstance(auth, Auth):
-        raise Refused(f"{options.app} is a {type(auth).__name__}. Name its Auth, as in --app {module}:auth.")
+        raise Refused(f"{name} is a {type(auth).__name__}. Name its Auth, as in --app {module}:auth.")
     return auth
 
 
@@ -154,7 +160,7 @@ async def _run(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _migrate(auth: Auth, options: argparse.Namespace) -> None:
     created = await migrate(auth.gateway, auth.tables)
-    _say("\n".join(f"created {name}" for name in created) or "Everything is there already.")
+    say("\n".join(f"created {name}" for name in created) or "Everything is there already.")
 
 
 async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
@@ -163,7 +169,7 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
             f"There is a user called {options.username!r} already. Choose another name, or use changepassword."
         )
     user = await auth.users.create_superuser(options.username, options.email or "", options.password)
-    _say(f"Created the superuser {user.username}.")
+    say(f"Created the superuser {user.username}.")
     await _judge(auth, user, options.password)
 
 
@@ -172,7 +178,7 @@ async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     await auth.users.set_password(user, options.password)
     if auth.sessions.knows_users:
         await auth.sessions.revoke_all(user.identity)
-    _say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
+    say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
     await _judge(auth, user, options.password)
 
 
@@ -182,15 +188,15 @@ async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
     def progress(so_far: int) -> None:
         nonlocal number
         number = so_far
-        _show_progress(f"Deleted {number:,} expired sessions …")
+        show_progress(f"Deleted {number:,} expired sessions …")
 
     try:
         number = await auth.clear_expired(progress)
     except asyncio.CancelledError:  # Ctrl-C
-        _show_progress("")
+        show_progress("")
         raise Refused(f"Stopped. {number} expired sessions were deleted; the rest is there until next time.") from None
-    _show_progress("")
-    _say(f"Deleted {number} expired sessions.")
+    show_progress("")
+    say(f"Deleted {number} expired sessions.")
 
 
 async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -200,22 +206,22 @@ async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
     for record in [session.record for session in sessions if session.record is not None]:
         times = f"logged in {ago(now - record.created)}, last seen {ago(now - record.last_seen)}"
         device, address = describe(record.user_agent) or "Unknown device", record.address or "unknown address"
-        _say(f"{record.public_id}  {device}, {address}, {times}")
+        say(f"{record.public_id}  {device}, {address}, {times}")
     if not sessions:
-        _say(f"{options.username} is logged in nowhere.")
+        say(f"{options.username} is logged in nowhere.")
 
 
 async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
     user = await _user(auth, options)
     if options.all:
-        _say(f"Ended {await auth.logins.end_all(user)} sessions of {user.username}.")
+        say(f"Ended {await auth.logins.end_all(user)} sessions of {user.username}.")
         return
     missing = [public_id for public_id in options.ids if not await auth.logins.end(user, public_id)]
     if missing:
         raise Refused(
             f"{user.username} has no session {', '.join(missing)}. Look with `sessions list {user.username}`."
         )
-    _say(f"Ended {len(options.ids)} sessions of {user.username}.")
+    say(f"Ended {len(options.ids)} sessions of {user.username}.")
 
 
 async def _user(auth: Auth, options: argparse.Namespace) -> User:
@@ -232,16 +238,10 @@ def _buildfilter(options: argparse.Namespace) -> None:
         false_positive_rate=options.false_positives,
         min_count=options.min_count,
         min_length=options.min_length,
-        progress=_show_progress,
+        progress=show_progress,
     )
-    _show_progress("")
-    _say(f"Wrote {entries:,} passwords to {options.output}, {options.output.stat().st_size:,} bytes.")
-
-
-def _show_progress(text: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{text}\033[K")
-        sys.stderr.flush()
+    show_progress("")
+    say(f"Wrote {entries:,} passwords to {options.output}, {options.output.stat().st_size:,} bytes.")
 
 
 def _rate(text: str) -> float:
@@ -257,28 +257,28 @@ def _ask_nothing(auth: Auth, options: argparse.Namespace) -> None:
 
 def _ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
     if not options.username and not options.noinput:
-        options.username = _ask("Username: ")
+        options.username = ask("Username: ")
     if not options.username:
         raise Refused("A username is needed. Pass --username.")
     if options.email is None and not options.noinput:
-        options.email = _ask("E-mail address (may stay empty): ")
+        options.email = ask("E-mail address (may stay empty): ")
     user = User(id=None, username=options.username, email=options.email or "")
-    options.password = _new_password(auth, user, ask=not options.noinput)
+    options.password = _new_password(auth, user, may_ask=not options.noinput)
 
 
 def _ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
-    options.password = _new_password(auth, User(id=None, username=options.username), ask=True)
+    options.password = _new_password(auth, User(id=None, username=options.username), may_ask=True)
 
 
-def _new_password(auth: Auth, user: User, *, ask: bool) -> str:
+def _new_password(auth: Auth, user: User, *, may_ask: bool) -> str:
     """Whoever has this command may insist on a bad one, as in Django."""
     password = os.environ.get("STARLETTE_AUTH_PASSWORD", "")
-    while ask and not password:
-        password = _ask("Password: ", getpass.getpass)
-        if password != _ask("Password (again): ", getpass.getpass):
+    while may_ask and not password:
+        password = ask("Password: ", getpass.getpass)
+        if password != ask("Password (again): ", getpass.getpass):
             password = ""
-            _say("The two passwords differ. Try again.")
-        elif _warned(auth, user, password) and not _ask("Use it all the same? [y/N] ").lower().startswith("y"):
+            say("The two passwords differ. Try again.")
+        elif _warned(auth, user, password) and not ask("Use it all the same? [y/N] ").lower().startswith("y"):
             password = ""
     if not password.strip():
         raise Refused("The password is empty. Type one, or set STARLETTE_AUTH_PASSWORD.")
@@ -299,20 +299,4 @@ async def _judge(auth: Auth, user: User, password: str) -> None:
 
 def _warn(errors: Sequence[ValidationError]) -> None:
     for error in errors:
-        _say_no(f"Warning: {error}")
-
-
-def _ask(question: str, read: Callable[[str], str] = input) -> str:
-    try:
-        return read(question)
-    except EOFError:
-        raise Refused("There is nobody to ask. Use --noinput with --username and STARLETTE_AUTH_PASSWORD.") from None
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
-def _say_no(text: str) -> int:
-    sys.stderr.write(" ".join(text.split()) + "\n")
-    return 1
+        say_no(f"Warning: {error}")

@@ -173,7 +173,7 @@ class Users(Grants, Generic[U]):
             "last_name": "",
             **defaults,
             "date_joined": moment(self._clock),
-            **_values_of(self.tables.user, "default"),
+            **values_of(self.tables.user, "default"),
             **self._normalized({**fields, "username": username, "email": email}),
             "password": encoded_password or await self.passwords.hash(password),
         }
@@ -289,7 +289,7 @@ class Users(Grants, Generic[U]):
 
     async def _write(self, user: User, *only_where: sa.ColumnElement[bool], **fields: Any) -> bool:
         """Writes fields to the database and then to `user`, unless there is no such row."""
-        fields = {**_values_of(self.tables.user, "onupdate"), **fields}
+        fields = {**values_of(self.tables.user, "onupdate"), **fields}
         columns = self._by_column(fields)
         # A column may be called like a parameter: these names are ours.
         new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
@@ -393,7 +393,7 @@ def _permission_list(tables: Tables) -> sa.Select[Any]:
     )
 
 
-def _values_of(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
+def values_of(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
     """What `Column(default=…)` and `Column(onupdate=…)` say in Python: nobody else asks the columns here."""
     values: dict[str, Any] = {}
     for column in table.columns:

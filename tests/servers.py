@@ -22,8 +22,8 @@ needs_redis_server = pytest.mark.skipif(not REDIS_SERVER and not IN_CI, reason="
 needs_postgres_server = pytest.mark.skipif(not POSTGRES and not IN_CI, reason="needs PostgreSQL's initdb and pg_ctl")
 
 
-def wait_until_it_listens(port: int) -> None:
-    for _ in range(200):
+def wait_until_it_listens(port: int, patience: float = 10) -> None:
+    for _ in range(int(patience / 0.05)):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)

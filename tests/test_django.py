@@ -300,7 +300,7 @@ user.user_permissions.add(Permission.objects.get(codename="view_session"))
     seen = django.code(
         f"""
 user = User.objects.get(username="{name}")
-print(json.dumps([sorted(user.get_all_permissions()), user.email, sorted(g.name for g in user.groups.all())]))
+result = [sorted(user.get_all_permissions()), user.email, sorted(g.name for g in user.groups.all())]
 """
     )
     assert seen == [
@@ -341,7 +341,7 @@ async def test_djangos_admin_manages_users_of_ours(django: Django, auth: Auth, n
         await auth.users.delete(boss)
         await auth.users.delete(fresh)
         assert await there(client, django) == ""
-    assert django.code(f'print(User.objects.filter(username__contains="{name}").count())') == 0
+    assert django.code(f'result = User.objects.filter(username__contains="{name}").count()') == 0
 
 
 async def test_a_user_to_whom_the_projects_tables_refer_stays(django: Django, auth: Auth, ann: User) -> None:
@@ -358,7 +358,7 @@ async def test_a_time_of_one_is_the_same_at_the_other(django: Django, auth: Auth
     assert fresh is not None
     assert fresh.last_login is not None
     assert abs(datetime.now(UTC) - fresh.last_login) < timedelta(seconds=30)
-    stamp = django.code(f"print(User.objects.get(id={ann.id}).date_joined.timestamp())")
+    stamp = django.code(f"result = User.objects.get(id={ann.id}).date_joined.timestamp()")
     assert ann.date_joined is not None
     assert stamp == ann.date_joined.timestamp()
 
@@ -367,14 +367,14 @@ async def test_a_link_to_a_new_password_works_at_the_other(django: Django, auth:
     made_there = django.code(
         f"""
 from django.contrib.auth.tokens import default_token_generator
-print(json.dumps(default_token_generator.make_token(User.objects.get(id={ann.id}))))
+result = default_token_generator.make_token(User.objects.get(id={ann.id}))
 """
     )
     assert await auth.reset_tokens.check(ann, made_there)
     made_here = await auth.reset_tokens.make(ann)
     check = f"""
 from django.contrib.auth.tokens import default_token_generator
-print(json.dumps(default_token_generator.check_token(User.objects.get(id={ann.id}), "{made_here}")))
+result = default_token_generator.check_token(User.objects.get(id={ann.id}), "{made_here}")
 """
     assert django.code(check) is True
     await auth.users.set_password(ann, LONG)

@@ -23,6 +23,7 @@ from starlette_auth.mail import text_of
 
 from .conftest import REDIS_URL, needs_redis, token_in
 from .server import Server, Start, environment, free_port
+from .servers import wait_until_it_listens
 
 T = TypeVar("T")
 
@@ -386,6 +387,36 @@ def test_sessions_in_cookies_have_no_list(start: Start) -> None:
         assert admin.get("/accounts/sessions").status_code == 404
 
 
+@pytest.mark.parametrize("store", ["database", "cookie"])
+def test_a_django_runs_beside_it_on_one_database(tmp_path: Path, database_url: str, store: str) -> None:
+    """By one line; the same user is known in both, and Django's admin manages what we made."""
+    port = free_port()
+    variables = environment(PORT=str(port), DATABASE_URL=database_url, SESSION_STORE=store)
+    server = Server(tmp_path, port, variables, module="example_app.django_site")
+    django = f"http://127.0.0.1:{port + 1}"
+    try:
+        wait_for(lambda: "Application startup complete" in server.output or None)
+        server.wait()
+        wait_until_it_listens(port + 1)
+        with browser(server) as admin:
+            log_in(admin, "admin", server.password)
+            assert "Hello admin" in admin.get(django).text
+            page = admin.get(f"{django}/admin/auth/user/")
+            assert "1 user" in page.text
+            token = token_in(admin.get(django).text)
+            out = admin.post(
+                f"{django}/accounts/logout/", data={"csrfmiddlewaretoken": token}, headers={"origin": django}
+            )
+            assert out.status_code == 302
+            assert admin.get("/api/me").json()["is_authenticated"] is False
+            token = token_in(admin.get(f"{django}/accounts/login/").text)
+            fields = {"username": "admin", "password": server.password, "csrfmiddlewaretoken": token}
+            assert admin.post(f"{django}/accounts/login/", data=fields, headers={"origin": django}).status_code == 302
+            assert admin.get("/api/me").json()["username"] == "admin"
+    finally:
+        server.stop()
+
+
 def test_several_that_start_at_once_make_one_admin(tmp_path: Path) -> None:
     servers = [Server(tmp_path, port, environment(PORT=str(port))) for port in (free_port(), free_port(), free_port())]
     try:
@@ -415,7 +446,9 @@ def test_a_port_that_is_taken_is_found_out_before_anything_is_made(tmp_path: Pat
         {"SESSION_LIMITS": "aal4"},
         {"MAX_SESSIONS": "0"},
         {"WORKERS": "many"},
-        {"DJANGO": "1"},
+        {"DJANGO": "maybe"},
+        {"DJANGO": "1", "SESSION_STORE": "redis"},
+        {"DJANGO": "1", "SESSION_LIMITS": "aal2"},
         {"PORT": "eighty"},
         {"PORT": "70000"},
         {"PORT": "-1"},

@@ -10,15 +10,10 @@ INSTALLED_APPS = [*INSTALLED_APPS, "tests.django_project.people"]  # noqa: F405
 globals().update(json.loads(os.environ.get("DJANGO_TEST_SETTINGS", "{}")))
 # Made afresh for each database: they depend on the user model.
 MIGRATION_MODULES = {"people": "people_migrations"}
-named = os.environ.get("DJANGO_TEST_HASHERS")
 PASSWORD_HASHERS = [
-    *([f"django.contrib.auth.hashers.{named}PasswordHasher"] if named else []),
     "tests.django_project.hashers.WeakPasswordHasher",
     *(
         f"django.contrib.auth.hashers.{name}PasswordHasher"
         for name in ("PBKDF2SHA1", "Argon2", "BCryptSHA256", "Scrypt")
-        if name != named
     ),
 ]
-if named == "PBKDF2":
-    PASSWORD_HASHERS.pop(1)

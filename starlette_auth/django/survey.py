@@ -1,0 +1,229 @@
+"""What a Django project's database looks like."""
+
+import importlib.util
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from itsdangerous import BadData
+
+from ..catalog import columns_of_all, references_to, types_of
+from ..gateway import Gateway
+from ..hashers import default_hashers
+from ..passwords import UNUSABLE
+from ..sessions.django import SALT
+from ..statements import Row, Statement
+from ..tables import django_session_table, user_columns
+from ..users import ADMIN_LOG
+from .history import MIGRATIONS
+from .project import ITERATIONS
+from .signing import DjangoSigner
+
+BATCH = 2000  # rows that are read at a time
+SAMPLE = 500  # sessions that are looked into
+#: The last migration of django.contrib.auth, and the versions of Django that have it.
+VERSIONS = {
+    "0012_alter_user_first_name_max_length": "3.1 or later",
+    "0011_update_proxy_permissions": "2.2 or 3.0",
+    "0010_alter_group_name_max_length": "2.2 or 3.0",
+    "0009_alter_user_last_name_max_length": "2.0 or 2.1",
+    "0008_alter_user_username_max_length": "1.10 or 1.11",
+}
+STANDARD = [column.name for column in user_columns()]
+
+
+@dataclass(kw_only=True)
+class UserModel:
+    """The table of AUTH_USER_MODEL. `types` are those of its columns, `link_column` names it in the tables beside it."""
+
+    table: str
+    types: dict[str, str]
+    key: str
+    link_column: str
+    rows: int = 0
+
+    @property
+    def username_field(self) -> str:
+        """As far as can be told: USERNAME_FIELD stands in the project's code."""
+        return next((name for name in ("username", "email") if name in self.types), "")
+
+    @property
+    def further(self) -> list[str]:
+        return [name for name in self.types if name not in STANDARD and name != self.key]
+
+    @property
+    def has_uuid(self) -> bool:
+        return self.types[self.key] in ("uuid", "char(32)")
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether its name is enough to know its columns."""
+        expected = {*STANDARD, self.username_field} - ({"username"} if self.username_field != "username" else set())
+        return self.key == "id" and not self.has_uuid and set(self.types) == expected
+
+
+@dataclass(kw_only=True)
+class Sessions:
+    """What is in `django_session`: of those that were looked into, how many were signed by which key."""
+
+    rows: int = 0
+    by_newest: int = 0
+    by_fallback: int = 0
+    unreadable: int = 0
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What was found, for people to read and for code to decide by."""
+
+    version: str = ""
+    user: UserModel | None = None
+    hashes: Counter[str] = field(default_factory=Counter)
+    sessions: Sessions | None = None
+    #: What will not work, and why.
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def project_version(self) -> str:
+        """Django's version, by the cost of most of its hashes."""
+        counted = {v: self.hashes[f"pbkdf2_sha256, {n:,} iterations"] for v, n in ITERATIONS.items()}
+        best = max(counted, key=lambda version: counted[version])
+        return best if counted[best] else ""
+
+
+async def survey(gateway: Gateway, secret_keys: Sequence[str] = ()) -> Survey:
+    """Looks at everything, and changes nothing. Without keys, sessions are only counted."""
+    found, tables = Survey(), await columns_of_all(gateway)
+    found.version = await _version(gateway, tables, found)
+    found.user = await _user_model(gateway, tables, found)
+    if found.user is not None:
+        await _look_at_users(gateway, found.user, found)
+    if "django_session" in tables:
+        found.sessions = await _look_at_sessions(gateway, found, secret_keys)
+    return found
+
+
+async def _version(gateway: Gateway, tables: dict[str, set[str]], found: Survey) -> str:
+    if "django_migrations" not in tables:
+        found.problems.append("There is no table django_migrations. Is this the database of a Django project?")
+        return ""
+    rows = await gateway.fetch_all(sa.select(MIGRATIONS.c.name).where(MIGRATIONS.c.app == "auth"))
+    newest = max((row["name"] for row in rows), default="")
+    version = VERSIONS.get(newest, "")
+    if newest not in list(VERSIONS)[:1]:
+        found.problems.append(
+            f"The last migration of django.contrib.auth is {newest or 'missing'}. Sessions of Django before 3.1 have "
+            "another format. Update Django, and run `python manage.py migrate`."
+        )
+    return version
+
+
+async def _user_model(gateway: Gateway, tables: dict[str, set[str]], found: Survey) -> UserModel | None:
+    candidates = [
+        name
+        for name, columns in tables.items()
+        if {"password", "last_login"} <= columns and {f"{name}_groups", f"{name}_user_permissions"} <= set(tables)
+    ]
+    without_groups = [name for name, columns in tables.items() if {"password", "last_login"} <= columns]
+    if not candidates:
+        found.problems.append(
+            f"The users in {without_groups[0]} have neither groups nor permissions. Let the model inherit from "
+            "PermissionsMixin."
+            if without_groups
+            else "There is no table of users. Run `python manage.py migrate`."
+        )
+        return None
+    name = candidates[0]
+    for candidate in candidates[1:]:
+        if any(table == ADMIN_LOG for table, _ in await references_to(gateway, candidate)):
+            name = candidate  # the admin refers to the one that counts
+    types = await types_of(gateway, name)
+    links = [column for column in tables[f"{name}_groups"] if column not in ("id", "group_id")]
+    key = "id" if "id" in types else next(iter(types))
+    return UserModel(table=name, types=types, key=key, link_column=links[0])
+
+
+async def _look_at_users(gateway: Gateway, user: UserModel, found: Survey) -> None:
+    if not user.username_field:
+        found.problems.append(
+            f"{user.table} has neither username nor email. Pass USERNAME_FIELD, as in DjangoProject(username_field=…)."
+        )
+    if "is_superuser" not in user.types:
+        found.problems.append(f"{user.table} has no is_superuser. Let the model inherit from PermissionsMixin.")
+    table = _table(user, user.key, "password")
+    async for row in in_batches(gateway, table):
+        user.rows += 1
+        found.hashes[_kind(str(row["password"]))] += 1
+    readable = {hasher.algorithm for hasher in default_hashers()}
+    for kind, number in found.hashes.items():
+        algorithm = kind.partition(",")[0]
+        if algorithm in ("bcrypt", "bcrypt_sha256") and importlib.util.find_spec("bcrypt") is None:
+            found.problems.append(f"{number} hashes need bcrypt. Run `pip install starlette-contrib-auth[django]`.")
+        elif algorithm not in readable and algorithm != "unusable":
+            found.problems.append(
+                f"{number} hashes are {algorithm}, which is not read: these people cannot log in here until they have a "
+                "new password. Django too reads it only where PASSWORD_HASHERS names it."
+            )
+
+
+async def _look_at_sessions(gateway: Gateway, found: Survey, keys: Sequence[str]) -> Sessions:
+    table, sessions = django_session_table(sa.MetaData()), Sessions()
+    count = await gateway.fetch_one(sa.select(sa.func.count().label("rows")).select_from(table))
+    sessions.rows = int(count["rows"]) if count else 0
+    if not sessions.rows or not keys:
+        return sessions
+    newest_first = sa.select(table.c.session_data).order_by(table.c.expire_date.desc()).limit(SAMPLE)
+    signers = [DjangoSigner([key], SALT) for key in keys]
+    for row in await gateway.fetch_all(newest_first):
+        index = _opened_by(signers, row["session_data"])
+        sessions.unreadable += index is None
+        sessions.by_newest += index == 0
+        sessions.by_fallback += bool(index)
+    if sessions.unreadable and not sessions.by_newest + sessions.by_fallback:
+        found.problems.append(
+            "No session was signed with this SECRET_KEY. It is another key, sessions are pickled, or SESSION_ENGINE is a "
+            "class of another name: see session_salt of DjangoProject."
+        )
+    return sessions
+
+
+def _opened_by(signers: Sequence[DjangoSigner], text: str) -> int | None:
+    """Which key signed it."""
+    for index, signer in enumerate(signers):
+        try:
+            signer.loads(text)
+        except BadData:
+            continue
+        return index
+    return None
+
+
+async def in_batches(gateway: Gateway, table: sa.Table) -> AsyncIterator[Row]:
+    """All rows, in the order of the first column, without holding all of them."""
+    key = next(iter(table.columns))
+    first = Statement(sa.select(*table.columns).order_by(key).limit(BATCH))
+    further = Statement(sa.select(*table.columns).where(key > sa.bindparam("after")).order_by(key).limit(BATCH))
+    rows = await gateway.fetch_all(first)
+    while rows:
+        for row in rows:
+            yield row
+        rows = await gateway.fetch_all(further, after=rows[-1][key.name]) if len(rows) == BATCH else []
+
+
+def _table(user: UserModel, key: str, *columns: str) -> sa.Table:
+    kind = sa.Uuid() if user.has_uuid else sa.BigInteger()
+    return sa.Table(user.table, sa.MetaData(), sa.Column(key, kind), *(sa.Column(name, sa.Text) for name in columns))
+
+
+def _kind(encoded: str) -> str:
+    """What a hash is called here: its algorithm, and the iterations of PBKDF2."""
+    if encoded.startswith(UNUSABLE) or not encoded:
+        return "unusable"
+    algorithm, dollar, rest = encoded.partition("$")
+    if not dollar:
+        return "unsalted md5" if len(encoded) == 32 else "unknown"
+    iterations = rest.partition("$")[0]
+    if algorithm.startswith("pbkdf2") and iterations.isdigit():
+        return f"{algorithm}, {int(iterations):,} iterations"
+    return algorithm if len(algorithm) <= 32 else "unknown"
