@@ -11,7 +11,6 @@ from .auth import Auth
 from .exceptions import ImproperlyConfigured
 from .mail import one_address, text_of
 from .models import User
-from .sessions.base import SessionBase
 
 
 class Client(Protocol):
@@ -55,7 +54,7 @@ def log_in(client: Client, user: User | None, auth: Auth | None = None) -> Await
 
 
 async def _log_in(client: Client, user: User, auth: Auth) -> None:
-    session = SessionBase(clock=auth.clock)
+    session = auth.sessions.session_class(clock=auth.clock)
     auth.session_backend.remember(session, user, auth.model_backend.path)
     value = await auth.sessions.save(session, session.get_expiry_age())
     base = str(getattr(client, "base_url", "http://testserver"))
