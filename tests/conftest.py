@@ -26,6 +26,7 @@ from starlette_auth import (
     CachedStore,
     CookieStore,
     DatabaseStore,
+    DjangoProject,
     MemoryStore,
     Passwords,
     RedisStore,
@@ -50,6 +51,7 @@ SPARE: dict[str, list[str]] = defaultdict(list)  # databases that a test has lef
 BACKENDS = ["sqlite", *(url.strip() for url in SERVERS.split(",") if url.strip())]
 REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379" if IN_CI else "")
 ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  # stores that can call a session back
+DJANGO = [f"django {server}" for server in BACKENDS]  # and stores of a Django project, in which not all is known
 needs_redis = pytest.mark.skipif(not REDIS_URL, reason="needs Redis; name one in TEST_REDIS_URL")
 
 
@@ -178,6 +180,18 @@ async def store_maker(kind: str, database: Database, clock: Clock) -> AsyncItera
 async def with_store(kind: str, folder: Path, clock: Clock = time.time, **options: Any) -> AsyncIterator[Auth]:
     """An Auth with sessions of this kind, on a database of its own."""
     server = kind if kind in BACKENDS else "sqlite"
+    if kind.startswith("django"):
+        _, _, server = kind.partition(" ")
+        engine = "signed_cookies" if server == "cookie" else "db"
+        server = "sqlite" if server == "cookie" else server
+        project = DjangoProject(session_engine=engine)
+        async with (
+            empty_database(server, folder) as url,
+            connected(url) as database,
+            installed(database, django=project, clock=clock, **options) as auth,
+        ):
+            yield auth
+        return
     async with (
         empty_database(server, folder) as url,
         connected(url) as database,
@@ -199,6 +213,7 @@ async def installed(database: Database, **options: Any) -> AsyncIterator[Auth]:
 
 
 def name_of(server: str) -> str:
+    """In names of tests; "django postgresql://…" is a Django project on that server."""
     return server.split(":")[0].split("+")[0]
 
 

@@ -34,6 +34,7 @@ from starlette_auth import (
     migrate,
 )
 from starlette_auth.sessions.base import SessionBase
+from starlette_auth.testing import FrozenClock
 
 from .apps import make_app
 from .conftest import (
@@ -447,6 +448,21 @@ async def test_a_session_too_large_for_djangos_cookie_is_an_error_for_the_progra
         session["b"] = [uuid.uuid4().hex for _ in range(200)]
         with pytest.raises(SessionTooLarge, match="SESSION_ENGINE"):
             await auth.sessions.save(session, 60)
+
+
+async def test_a_signed_cookie_ends_when_the_application_said(tmp_path: Path) -> None:
+    clock = FrozenClock()
+    async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
+        store = make_auth(database, DjangoProject(session_engine="signed_cookies"), clock=clock).sessions
+        for seconds, end in ((100, 100), (0, 14 * 24 * 3600), (None, 14 * 24 * 3600)):
+            session = await store.load("")
+            session["a"] = 1
+            session.set_expiry(seconds)
+            cookie = await store.save(session, session.get_expiry_age())
+            clock.tick(end)
+            assert (await store.load(cookie))["a"] == 1
+            clock.tick(1)
+            assert (await store.load(cookie)).is_empty()
 
 
 # Hashes

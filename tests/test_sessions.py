@@ -36,7 +36,18 @@ from starlette_auth import (
 from starlette_auth.testing import FrozenClock
 
 from .apps import echo, make_app, remember
-from .conftest import ON_SERVER, PASSWORD, SECRET_KEY, client_of, installed, name_of, post_login, token_in, with_store
+from .conftest import (
+    DJANGO,
+    ON_SERVER,
+    PASSWORD,
+    SECRET_KEY,
+    client_of,
+    installed,
+    name_of,
+    post_login,
+    token_in,
+    with_store,
+)
 
 
 async def count_sessions(auth: Auth) -> int:
@@ -335,7 +346,7 @@ async def test_lifespan_messages_pass_through() -> None:
     assert seen == ["lifespan"]
 
 
-@pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
+@pytest.mark.parametrize("kind", [*ON_SERVER, *DJANGO], ids=name_of)
 async def test_of_200_requests_at_once_no_change_is_lost(kind: str, tmp_path: Path) -> None:
     async with with_store(kind, tmp_path) as auth, client_of(make_app(auth)) as client:
         await auth.users.create_user("ann", password=PASSWORD)
@@ -356,7 +367,7 @@ async def test_of_200_requests_at_once_no_change_is_lost(kind: str, tmp_path: Pa
         assert seen["session"] == {f"key{n}": n for n in range(200)}
 
 
-@pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
+@pytest.mark.parametrize("kind", [*ON_SERVER, *DJANGO], ids=name_of)
 @pytest.mark.parametrize("path", ["/flush", "/accounts/logout", "/cycle", "/revoke"])
 async def test_what_ended_under_a_slow_request_is_answered_with_400_and_stays_ended(
     kind: str, tmp_path: Path, path: str

@@ -21,7 +21,7 @@ from ..exceptions import SessionTooLarge
 from ..gateway import Gateway
 from ..statements import Row, Statement
 from ..tables import django_session_table
-from .base import AUTH_TIME, Record, SessionBase, check_keys, decode, encode, user_in
+from .base import AUTH_TIME, EXPIRY, Record, SessionBase, check_keys, decode, encode, user_in
 from .store import Progress, SessionStore, cookie_of, interrupted, time_to_keep
 
 logger = logging.getLogger("starlette_auth")
@@ -125,7 +125,11 @@ class DjangoStore(SessionStore):
         return await self._end([key async for key, one in self._of(user_id) if _name_of(one) == public_id]) == 1
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
-        return await self._end([key async for key, one in self._of(user_id) if _name_of(one) != keep])
+        number = 0
+        # Until none is found: one that got a new key meanwhile was missed.
+        while keys := [key async for key, one in self._of(user_id) if _name_of(one) != keep]:
+            number += await self._end(keys)
+        return number
 
     async def _of(self, user_id: str) -> AsyncIterator[tuple[str, SessionBase]]:
         after, is_last = "", False
@@ -242,6 +246,8 @@ class DjangoCookieStore(SessionStore):
     async def load(self, cookie: str) -> SessionBase:
         try:
             data = self._signer.loads(cookie, self._max_age)
+            if isinstance(age := data.get(EXPIRY), int) and age:
+                self._signer.loads(cookie, age)
         except BadData:
             return DjangoSession(clock=self._clock)
         return DjangoSession(data, session_key=cookie, record=self._record(cookie, data), clock=self._clock)
