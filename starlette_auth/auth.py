@@ -179,8 +179,7 @@ class Auth:
         self.devices = Devices(self.keys, replace(self.cookie, name="device", max_age=ONE_YEAR))
         self.proxies = Proxies(trusted_proxies)
         self.throttle = Throttle(self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=clock)
-        named = parse_limits(session_limits) if session_limits is not None else None
-        self.session_limits = named or self.defaults.session_limits()
+        self.session_limits = self.defaults.session_limits() if session_limits is None else parse_limits(session_limits)
         self.session_backend = SessionBackend(
             self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=clock
         )

@@ -1,5 +1,7 @@
 """Keeping other sites from acting in a visitor's name."""
 
+from urllib.parse import urlsplit
+
 from starlette.formparsers import MultiPartException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response
@@ -127,9 +129,20 @@ def _told_by_headers(auth: Auth, conn: HTTPConnection) -> bool | None:
     if site is not None:
         return site in ("same-origin", "none")
     if not origin:
-        return None
+        return False if _comes_from_elsewhere(auth, conn) else None
     scheme = "https" if auth.cookie.is_secure(conn.scope) else "http"
     return origin == f"{scheme}://{conn.headers.get('host', '').lower()}"
+
+
+def _comes_from_elsewhere(auth: Auth, conn: HTTPConnection) -> bool:
+    """By the Referer of a browser that says nothing else: whoever can plant a cookie cannot write that."""
+    try:
+        referer = urlsplit(conn.headers.get("referer", ""))
+    except ValueError:
+        return True
+    host = referer.netloc.lower()
+    is_known = host == conn.headers.get("host", "").lower() or f"{referer.scheme}://{host}" in auth.trusted_origins
+    return bool(host) and not is_known
 
 
 def from_another_site() -> str:

@@ -54,7 +54,7 @@ class Gateway:
         # Opening a SQLite connection costs as much as ten queries, so these two stay open.
         self._keeps = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
-        self._after_commit: dict[asyncio.Task[Any] | None, list[Callable[[], None]]] = {}
+        self._after_commit: dict[asyncio.Task[Any] | None, list[Callable[[], Awaitable[None] | None]]] = {}
         self._inserts: dict[tuple[sa.Table, tuple[str, ...]], Statement] = {}
 
     @classmethod
@@ -102,9 +102,8 @@ class Gateway:
         wrong moment; this one gives it back whatever happens.
         """
         self._require_connected()
-        with self._committing():
-            async with self._transaction():
-                yield
+        async with self._committing(), self._transaction():
+            yield
 
     async def in_transaction(self, work: Callable[[], Awaitable[R]]) -> R:
         """What `work` gives, in a transaction; anew when the database ended it for another's sake (a deadlock).
@@ -132,8 +131,16 @@ class Gateway:
         else:
             waiting.append(act)
 
-    @contextlib.contextmanager
-    def _committing(self) -> Iterator[None]:
+    async def after_commit(self, act: Callable[[], Awaitable[None]]) -> None:
+        """The same for what has to be awaited."""
+        waiting = self._after_commit.get(asyncio.current_task())
+        if waiting is None:
+            await act()
+        else:
+            waiting.append(act)
+
+    @contextlib.asynccontextmanager
+    async def _committing(self) -> AsyncIterator[None]:
         task = asyncio.current_task()
         if task in self._after_commit:
             waiting = self._after_commit[task]
@@ -151,7 +158,9 @@ class Gateway:
             del self._after_commit[task]
             raise
         for act in self._after_commit.pop(task):
-            act()
+            to_wait_for = act()
+            if to_wait_for is not None:
+                await to_wait_for
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:

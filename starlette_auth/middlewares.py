@@ -59,6 +59,7 @@ class AuthenticationMiddleware:
         self.app = app
         self.auth = auth
         self.exclude = path_prefixes(exclude)
+        auth.defaults.name_backends(auth.backends)  # some may have come since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import secrets
 import sys
 import threading
@@ -20,6 +21,8 @@ logger = logging.getLogger("starlette_auth")
 MAX_PASSWORD_LENGTH = 1024
 UNUSABLE = "!"
 ROOM_FOR_NOISE = 1.25
+MAX_KINDS = 50
+COST = re.compile(r"[\d,=mtpv]{1,30}")
 T = TypeVar("T")
 
 
@@ -36,9 +39,8 @@ class Passwords:
     The first hasher makes new hashes; all of them are read. `upgrade=False` leaves hashes of another kind as they are:
     a new one ends the user's other sessions, and Django, where it reads the same table, may want the old kind.
 
-    `threads` is how many work at once (one for each core);
-    when `queue` attempts wait (32 for each thread: a few seconds' work), the next raises `HashingBusy`, which answers
-    503 with `Retry-After`.
+    `threads` is how many work at once (one for each core); when `queue` attempts wait (32 for each thread: a few seconds'
+    work), the next raises `HashingBusy`, which answers 503 with `Retry-After`.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Passwords:
         self.preferred = next(iter(self.hashers.values()))
         self.threads = threads or os.cpu_count() or 1
         waiting = 32 * self.threads if queue is None else queue
-        self._slow = 0.0  # seconds that hashes in older formats take, of late
+        self._takes: dict[str, float] = {}  # seconds that each kind of hash takes, of late
         self._room = threading.BoundedSemaphore(self.threads + waiting)
         self._pool: ThreadPoolExecutor | None = None
 
@@ -74,9 +76,9 @@ class Passwords:
             hasher, password = None, ""
         begun = time.perf_counter()
         verification = await self._work(lambda: self._check(hasher, encoded, password))
-        if not verification.matches and self._slow:
-            # An account whose hash is in an older format would stand out among those that do not exist.
-            await asyncio.sleep(begun + self._slow * ROOM_FOR_NOISE - time.perf_counter())
+        if not verification.matches and len(self._takes) > 1:
+            # An account whose hash is of another kind would stand out among those that do not exist.
+            await asyncio.sleep(begun + max(self._takes.values()) * ROOM_FOR_NOISE - time.perf_counter())
         return verification
 
     def is_encoded(self, text: str) -> bool:
@@ -106,17 +108,21 @@ class Passwords:
             try:
                 begun = time.perf_counter()
                 matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  the same work for all
+                self._remember(encoded, time.perf_counter() - begun)
                 is_old = hasher is not self.preferred or hasher.must_update(encoded)
-                if is_old:
-                    took = time.perf_counter() - begun
-                    self._slow = took if not self._slow else 0.9 * self._slow + 0.1 * took
                 return Verification(matches, matches and is_old and self.upgrade)
             except (ValueError, LookupError, ArithmeticError, MemoryError):
                 logger.error("A stored %s hash is damaged: nobody can log in with it.", hasher.algorithm)
         # Whoever asks about a name that does not exist waits for a hash, like everybody: names cannot be probed.
-        for spelling in spellings:
-            self.preferred.encode(spelling)
+        begun = time.perf_counter()
+        made = [self.preferred.encode(spelling) for spelling in spellings]
+        self._remember(made[0], time.perf_counter() - begun)
         return Verification(matches=False, must_update=False)
+
+    def _remember(self, encoded: str, took: float) -> None:
+        kind = _kind(encoded)
+        if kind in self._takes or len(self._takes) < MAX_KINDS:
+            self._takes[kind] = 0.9 * self._takes.get(kind, took) + 0.1 * took
 
     async def _work(self, task: Callable[[], T]) -> T:
         if not self._room.acquire(blocking=False):
@@ -138,6 +144,11 @@ def _lower_priority() -> None:
     """On Linux priorities belong to threads, so hashing gives way to the event loop; elsewhere to whole processes."""
     if sys.platform == "linux":
         os.nice(10)
+
+
+def _kind(encoded: str) -> str:
+    """The algorithm and its cost: what says how long a hash takes."""
+    return "$".join([_algorithm(encoded), *(part for part in encoded.split("$")[1:] if COST.fullmatch(part))])
 
 
 def _algorithm(encoded: str) -> str:

@@ -14,9 +14,10 @@ from .django.history import APPLIED, MIGRATIONS
 from .exceptions import ImproperlyConfigured
 from .gateway import Gateway
 from .statements import DIALECTS
-from .tables import Tables
+from .tables import Tables, user_columns
 
 LOCK = "starlette_auth.migrate"
+STANDARD = [column.name for column in user_columns()]
 # Several processes may start at once; one of them migrates, the others find it done. SQLite's transactions do that alone.
 TAKE_LOCK = {
     "postgresql": f"SELECT pg_advisory_xact_lock(hashtext('{LOCK}'))::text AS taken",
@@ -74,7 +75,8 @@ def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Tabl
     missing = [table.name for table in core if table.name not in existing]
     if not missing:
         return [table for table in tables if table not in tables.of_django]
-    if len(missing) < len(core) or tables.user.name != "auth_user":
+    is_standard = tables.user.name == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
+    if len(missing) < len(core) or not is_standard:
         raise ImproperlyConfigured(
             f"The table {missing[0]} of the Django project is not there. Run `python manage.py migrate` first."
         )

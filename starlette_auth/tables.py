@@ -186,9 +186,6 @@ class Tables:
                     f"The table {tables.user.name} has no column {name}. Pass one with Django's columns of a user, "
                     "or USERNAME_FIELD as username_field."
                 )
-        for column in tables.user.columns:
-            if isinstance(column.type, sa.DateTime):
-                column.type = moment(zone)
         user_column = f"{model or tables.user.name.rpartition('_')[2]}_id"
         tables._build(
             Names(
@@ -202,6 +199,9 @@ class Tables:
             )
         )
         tables.session = django_session_table(tables.metadata, session, zone) if isinstance(session, str) else session
+        for column in (*tables.user.columns, *tables.session.columns):
+            if isinstance(column.type, sa.DateTime):
+                column.type = moment(zone)
         tables.of_django = tuple(tables)[:8]
         return tables
 

@@ -54,7 +54,7 @@ def log_in(client: Client, user: User | None, auth: Auth | None = None) -> Await
 
 
 async def _log_in(client: Client, user: User, auth: Auth) -> None:
-    session = auth.sessions.session_class(clock=auth.clock)
+    session = auth.sessions.begin(auth.clock)
     auth.session_backend.remember(session, user, auth.model_backend.path)
     value = await auth.sessions.save(session, session.get_expiry_age())
     base = str(getattr(client, "base_url", "http://testserver"))

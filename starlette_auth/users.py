@@ -178,7 +178,12 @@ class Users(Grants, Generic[U]):
             "password": encoded_password or await self.passwords.hash(password),
         }
         async with self._unique_name(values["username"]), self.gateway.atomic():
-            key = await self.gateway.insert(self.tables.user, **self._by_column(values))
+            columns = self._by_column(values)
+            spare = self.tables.user.columns.get("username")
+            if spare is not None and spare is not self.tables.username:
+                # USERNAME_FIELD is another: a name that has to be there, and that nobody logs in with.
+                columns.setdefault("username", values["username"][:150])
+            key = await self.gateway.insert(self.tables.user, **columns)
             user: U = await self.get(key)  # type: ignore[assignment]
             await self.events.emit(UserCreated(user=user))
         return user

@@ -60,7 +60,7 @@ class Visit:
             await self.give_up(error)
 
     async def load(self) -> SessionBase:
-        session = await self.store.load(self.value) if self.value else self.store.session_class(clock=self.clock)
+        session = await self.store.load(self.value) if self.value else self.store.begin(self.clock)
         session.max_age, session.ends_with_browser = self.cookie.max_age, self.cookie.ends_with_browser
         return session
 
@@ -110,7 +110,9 @@ class Visit:
             except SessionInterrupted:
                 if not session.is_merely_renewed:
                     raise
-                return None
+                session.discarded_key = None
+        if session.is_merely_renewed:
+            return None  # what was not saved, is there as it was
         await self.delete_discarded()
         if value and begins and session.admission is not None:
             await session.admission(session)
@@ -148,7 +150,7 @@ class Visit:
 
     async def delete_discarded(self) -> None:
         key = self.session.discarded_key
-        if key is not None:
+        if key is not None and not self.session.is_merely_renewed:
             # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
             await uninterrupted(self.store.delete(key))
             self.session.discarded_key = None

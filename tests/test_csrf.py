@@ -257,3 +257,29 @@ async def test_it_needs_the_other_middlewares(auth: Auth) -> None:
     async with client_of(without_sessions) as client:
         with pytest.raises(ImproperlyConfigured, match="SessionMiddleware"):
             await client.get("/")
+
+
+@pytest.mark.parametrize(
+    ("referer", "status"),
+    [
+        ("http://testserver/form", 303),
+        ("http://evil.example/form", 403),
+        ("http://[evil", 403),
+        ("https://shop.example/form", 303),
+        ("", 303),
+    ],
+)
+async def test_a_browser_that_says_nothing_else_is_known_by_its_referer(
+    database: Database, referer: str, status: int
+) -> None:
+    """With a token, which a neighbour may have planted."""
+    async with (
+        installed(database, trusted_origins=["https://shop.example"]) as auth,
+        client_of(make_app(auth)) as client,
+    ):
+        await auth.users.create_user("ann", password=PASSWORD)
+        await post_login(client)
+        token = token_in((await client.get("/accounts/password_change")).text)
+        headers = {"referer": referer} if referer else {}
+        answer = await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token}, headers=headers)
+        assert answer.status_code == status

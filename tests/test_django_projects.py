@@ -32,6 +32,7 @@ from starlette_auth import (
     User,
     get_auth,
     migrate,
+    user_columns,
 )
 from starlette_auth.sessions.base import SessionBase
 from starlette_auth.testing import FrozenClock
@@ -186,7 +187,14 @@ async def test_a_project_in_local_time_and_a_session_that_it_lets_end(server: st
         assert session.record is not None
         assert 400 < session.record.expires - datetime.now(UTC).timestamp() <= 500
         session["b"] = 2
+        session.set_expiry(timedelta(seconds=450))  # which Django has to understand, too
         await auth.sessions.save(session, session.get_expiry_age())
+        assert (
+            django.code(
+                f"from django.contrib.sessions.backends.db import SessionStore\nresult = SessionStore({key!r}).get_expiry_age()"
+            )
+            > 400
+        )
         left = django.code(
             "from django.contrib.sessions.models import Session\n"
             "from django.utils import timezone\n"
@@ -234,6 +242,29 @@ async def test_a_model_may_lack_what_it_does_not_need(tmp_path: Path) -> None:
 def test_a_table_that_is_no_users_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="has no column username"):
         Tables.django(PERSON)
+
+
+@servers
+async def test_a_name_that_nobody_logs_in_with_is_filled_in(server: str, tmp_path: Path) -> None:
+    """AbstractUser with USERNAME_FIELD = "email" keeps its column of names."""
+    user = sa.Table("auth_user", sa.MetaData(), *user_columns())
+    async with shared(server, tmp_path, DjangoProject(user=user, username_field="email")) as (django, auth):
+        ann = await auth.users.create_user("ann@example.org", password=PASSWORD)
+        assert django.code(f"result = User.objects.get(id={ann.id}).username") == "ann@example.org"
+        await auth.users.update(ann, email="new@example.org")
+        assert django.code(f"user = User.objects.get(id={ann.id})\nresult = [user.username, user.email]") == [
+            "ann@example.org",
+            "new@example.org",
+        ]
+
+
+async def test_tables_that_django_would_not_have_made_are_left_to_it(tmp_path: Path) -> None:
+    user = sa.Table("auth_user", sa.MetaData(), *user_columns(), sa.Column("shoe", sa.Integer))
+    async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
+        auth = make_auth(database, DjangoProject(user=user))
+        with pytest.raises(ImproperlyConfigured, match=r"manage\.py migrate"):
+            await migrate(auth.gateway, auth.tables)
+        await auth.close()
 
 
 # Keys
@@ -302,6 +333,36 @@ async def test_of_several_requests_with_an_old_signature_each_is_answered(tmp_pa
         await new.close()
 
 
+@pytest.mark.parametrize("engine", ["db", "signed_cookies"])
+async def test_an_answer_that_fails_does_not_log_out_whose_signature_is_old(tmp_path: Path, engine: str) -> None:
+    async def fail(request: Request) -> Response:
+        return PlainTextResponse("", 503)
+
+    async def crash(request: Request) -> Response:
+        raise RuntimeError
+
+    async with empty_database("sqlite", tmp_path) as url, connected(url) as database:
+        project = DjangoProject(session_engine=engine)
+        old = make_auth(database, project)
+        await migrate(old.gateway, old.tables)
+        await old.users.create_user("ann", password=PASSWORD)
+        transport = httpx.ASGITransport(make(old))
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            await post_login(client)
+            cookies = client.cookies
+        new = make_auth(database, project, secret_key=["a newer secret key that nobody knows: for tests only", KEY])
+        app = make_app(new, Route("/fail", fail), Route("/crash", crash))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver", cookies=cookies) as client:
+            assert "set-cookie" not in (await client.get("/fail")).headers
+            assert (await client.get("/crash")).status_code == 500
+            assert await here(client) == "ann"
+            # But what somebody wished for is done, old signature or not.
+            assert (await client.get("/flush")).status_code == 200
+            assert await here(client) == ""
+        await new.close()
+
+
 # Engines
 
 
@@ -353,6 +414,44 @@ async def test_a_cache_of_djangos_is_told_who_has_left(server: str, tmp_path: Pa
             await client.post("/accounts/logout")
             client.cookies.update(before)
             assert await there(client, django) == await here(client) == ""
+            # Ended by its owner from elsewhere, while somebody asks Django again and again.
+            await post_login(client)
+            assert await there(client, django) == "ann"
+            ann = await user_called(auth, "ann")
+            done = asyncio.Event()
+
+            async def keep_asking() -> None:
+                while not done.is_set():
+                    await there(client, django)
+
+            asking = asyncio.create_task(keep_asking())
+            assert await auth.logins.end_all(ann) == 1
+            done.set()
+            await asking
+            assert await there(client, django) == ""
+
+
+async def test_a_cache_is_told_after_the_commit(tmp_path: Path) -> None:
+    """Before it, Django would find the session in the table, and put it into its cache again."""
+    seen: list[list[str]] = []
+
+    async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
+
+        async def forget(key: str) -> None:
+            async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as other:
+                rows = await other.fetch_all("SELECT session_key FROM django_session")
+            seen.append([row["session_key"] for row in rows])
+
+        auth = make_auth(database, DjangoProject(session_engine="cached_db", forget_session=forget))
+        await migrate(auth.gateway, auth.tables)
+        ann = await auth.users.create_user("ann", password=PASSWORD)
+        session = await auth.sessions.load("")
+        auth.session_backend.remember(session, ann, auth.model_backend.path)
+        await auth.sessions.save(session, 60)
+        assert seen == []
+        assert await auth.logins.end_all(ann) == 1
+        assert seen == [[]]
+        await auth.close()
 
 
 def test_without_a_hook_for_the_cache_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -428,12 +527,13 @@ async def test_the_backend_that_let_somebody_in_bears_djangos_name(tmp_path: Pat
         ({"password_algorithm": "md5"}, "pbkdf2_sha256"),
         ({"time_zone": "Mars/Base"}, "tzdata"),
         ({"time_zone": "../etc"}, "tzdata"),
+        ({"session_cookie_samesite": "lax"}, "Lax"),
     ],
     ids=str,
 )
 def test_settings_that_cannot_be_shared_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=message):
-        DjangoProject(**settings)
+        DjangoProject(**settings).cookie()
 
 
 def test_limits_of_ours_do_not_go_with_sessions_of_djangos() -> None:
@@ -448,6 +548,52 @@ async def test_a_session_too_large_for_djangos_cookie_is_an_error_for_the_progra
         session["b"] = [uuid.uuid4().hex for _ in range(200)]
         with pytest.raises(SessionTooLarge, match="SESSION_ENGINE"):
             await auth.sessions.save(session, 60)
+
+
+async def test_a_signed_cookie_of_local_time_ends_when_django_said(tmp_path: Path) -> None:
+    """What Django stored of a moment bears no zone there, and what we store bears none either."""
+    clock = FrozenClock()
+    project = DjangoProject(session_engine="signed_cookies", use_tz=False, time_zone="America/New_York")
+    async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
+        store = make_auth(database, project, clock=clock).sessions
+        session = await store.load("")
+        session["a"] = 1
+        session.set_expiry(timedelta(seconds=100))
+        assert "+" not in session["_session_expiry"]
+        loaded = await store.load(await store.save(session, session.get_expiry_age()))
+        assert loaded.get_expiry_age() in (99, 100)
+
+
+async def test_a_signed_cookie_is_renewed_at_each_request_where_the_project_says_so(tmp_path: Path) -> None:
+    project = DjangoProject(session_engine="signed_cookies", session_save_every_request=True)
+    async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
+        store = make_auth(database, project).sessions
+        session = await store.load("")
+        session["a"] = 1
+        assert (await store.load(await store.save(session, 60))).modified
+
+
+async def test_a_table_of_sessions_of_ones_own_is_in_local_time_too(tmp_path: Path) -> None:
+    table = sa.Table(
+        "own_session",
+        sa.MetaData(),
+        sa.Column("session_key", sa.String(40), primary_key=True),
+        sa.Column("session_data", sa.Text, nullable=False),
+        sa.Column("expire_date", sa.DateTime, nullable=False),
+    )
+    clock = FrozenClock()
+    project = DjangoProject(session_table=table, use_tz=False, time_zone="America/New_York")
+    async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
+        auth = make_auth(database, project, clock=clock)
+        await auth.gateway.execute(sa.schema.CreateTable(table))
+        session = await auth.sessions.load("")
+        session["a"] = 1
+        key = await auth.sessions.save(session, 1800)
+        stored = await database.fetch_val("SELECT expire_date FROM own_session")
+        end = datetime.fromtimestamp(clock() + 1800, NEW_YORK).replace(tzinfo=None)
+        assert datetime.fromisoformat(str(stored)) == end
+        assert (await auth.sessions.load(key))["a"] == 1
+        await auth.close()
 
 
 async def test_a_signed_cookie_ends_when_the_application_said(tmp_path: Path) -> None:

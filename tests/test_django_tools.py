@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 from itsdangerous import BadData
+from itsdangerous.encoding import base64_encode
 
-from starlette_auth import Auth, DjangoProject, PBKDF2PasswordHasher, migrate
+from starlette_auth import Auth, DjangoProject, PBKDF2PasswordHasher, SessionTooLarge, migrate
 from starlette_auth.cli import main
 from starlette_auth.django.csrf import mask, secret_in
 from starlette_auth.django.importing import Import
@@ -155,6 +157,7 @@ LINKS = (
                 "INSERT INTO shop_client VALUES (1, 'md5$a$b', NULL, 0, 'a')",
                 "INSERT INTO shop_client VALUES (2, '0123456789abcdef0123456789abcdef', NULL, 0, 'b')",
                 "INSERT INTO shop_client VALUES (3, 'nonsense', NULL, 0, 'c'), (4, '', NULL, 0, 'd')",
+                "INSERT INTO shop_client VALUES (5, 'pbkdf2_sha256$²$x$y', NULL, 0, 'e'), (6, 'hunter2$x', NULL, 0, 'f')",
             ],
             "1 hashes are md5, which is not read",
         ),
@@ -167,6 +170,7 @@ def test_what_will_not_work_is_said(
     said = lines_of("check-django", "--database", url, capsys=capsys)
     assert expected in said
     assert "will not work; see above." in said
+    assert "hunter2" not in said
 
 
 def test_another_key_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
@@ -332,6 +336,49 @@ def test_what_would_be_lost_is_said_and_nothing_is_copied(
         assert "no column 'nick'" in lines_of(*source, "--app", "uuid_app3", "--username-field", "nick", capsys=capsys)
 
 
+def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = with_database(
+        tmp_path,
+        *MIGRATED,
+        USERS.replace("login text", "username text, born date, mark char(32), pages interval"),
+        *LINKS,
+        *(
+            f"CREATE TABLE {name} (id integer PRIMARY KEY, {columns})"
+            for name, columns in {
+                "auth_group": "name text",
+                "auth_permission": "content_type_id integer, codename text, name text",
+                "auth_group_permissions": "group_id integer, permission_id integer",
+                "django_content_type": "app_label text, model text",
+            }.items()
+        ),
+        "INSERT INTO shop_client VALUES (1, '!', NULL, 0, 'a', '2000-01-02', '0123456789abcdef0123456789abcdef', NULL)",
+        "INSERT INTO shop_client VALUES (2, '!', NULL, 0, 'b', NULL, NULL, NULL)",
+    )
+    target = f"sqlite+aiosqlite:///{tmp_path}/target.sqlite3"
+    further = (
+        'sa.Column("born", sa.Date), sa.Column("mark", sa.Uuid), '
+        'sa.Column("api_key", sa.String(8), default=lambda: __import__("secrets").token_hex(4), nullable=False)'
+    )
+    app = UUID_APP.format(url=target, key=KEY).replace('sa.Column("id", sa.Uuid, primary_key=True)', "")
+    (tmp_path / "keys_app.py").write_text(app.replace('sa.Column("phone", sa.String(30))', further))
+    assert "Copied 2 users" in lines_of("import-django", "--from", source, "--app", "keys_app", capsys=capsys, status=0)
+    auth = __import__("keys_app").auth
+
+    async def look() -> None:
+        async with auth.database:
+            rows = await auth.gateway.fetch_all(auth.tables.user.select())
+            assert len({row["api_key"] for row in rows}) == 2
+            assert str(rows[0]["born"]) == "2000-01-02"
+            assert rows[0]["mark"].hex == "0123456789abcdef0123456789abcdef"
+            await auth.close()
+
+    asyncio.run(look())
+    said = lines_of("check-django", "--database", source, capsys=capsys, status=0)
+    assert "sa.Column('pages', sa.Text)" in said
+    assert "sa.Column('born', sa.Date)" in said
+
+
 def test_an_import_that_was_interrupted_goes_on_and_conflicts_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,6 +418,8 @@ def test_an_import_that_was_interrupted_goes_on_and_conflicts_are_named(
         said = lines_of(*copied, capsys=capsys)
         assert "belongs to 'user3' there, and to 'other' here" in said
         assert "And 4 more like these" in said
+        django.code("User.objects.filter(username='user0').update(first_name='x' * 151)")
+        assert "The first_name of 'user0' is longer than the 150 characters there." in lines_of(*copied, capsys=capsys)
         assert "Nothing was copied." in said
 
 
@@ -438,8 +487,11 @@ def test_what_was_signed_and_is_no_session_is_none(value: Any) -> None:
 def test_a_few_bytes_do_not_fill_the_memory() -> None:
     signer = DjangoSigner([KEY], SALT)
     assert signer.loads(signer.dumps({"a": "x" * 1_000_000}))
+    with pytest.raises(SessionTooLarge, match="Store less"):
+        signer.dumps({"a": "x" * LIMIT})
+    packed = base64_encode(zlib.compress(b'{"a":"' + b"x" * LIMIT + b'"}')).decode()
     with pytest.raises(BadData, match="too large"):
-        signer.loads(signer.dumps({"a": "x" * LIMIT}))
+        signer.loads(signer._signers[0].sign(f".{packed}:1r31eq").decode())
 
 
 @pytest.mark.parametrize("stamp", ["-", "1r31e_", ""])

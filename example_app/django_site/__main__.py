@@ -4,12 +4,14 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 
 import uvicorn
 
 from example_app import settings
+from example_app.__main__ import listen
 from starlette_auth import ImproperlyConfigured
 
 
@@ -18,10 +20,15 @@ def main() -> None:
         host, port = settings.address()
         if importlib.util.find_spec("django") is None:
             raise ImproperlyConfigured('Django is missing. Run `pip install --editable ".[example-django]"`.')
+        if not 0 < port < 2**16 - 1:
+            raise ImproperlyConfigured("Django listens on the port after PORT. Set PORT to a number from 1 to 65534.")
+        listener = listen(host, port + 1)
+        # Not the file of the example alone: its tables are not those of Django.
+        os.environ.setdefault("DATABASE_URL", "sqlite+aiosqlite:///example_django.sqlite3")
         os.environ["DJANGO"], os.environ["STARLETTE_URL"] = "1", settings.url_of(host, port)
-        os.environ["DJANGO_URL"] = settings.url_of(host, port + 1)
         settings.secret_keys()  # before two processes look for it
         settings.database()
+        settings.django_project()
     except ImproperlyConfigured as error:
         sys.exit(" ".join(str(error).split()))
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_app.django_site.settings"
@@ -30,11 +37,16 @@ def main() -> None:
     importlib.import_module("django.core.management").call_command("migrate", verbosity=0)
     asgi = importlib.import_module("django.core.asgi").get_asgi_application()
     app = importlib.import_module("django.contrib.staticfiles.handlers").ASGIStaticFilesHandler(asgi)
-    print(f"Django {django.__version__}: {os.environ['DJANGO_URL']} (Ctrl+C to stop both)", flush=True)
-    with subprocess.Popen([sys.executable, "-m", "example_app"]) as starlette:
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.run(app, host=host, port=port + 1, lifespan="off", log_level="warning")
-        starlette.terminate()
+    print(f"Django {django.__version__}: {settings.url_of(host, port + 1)} (Ctrl+C to stop both)", flush=True)
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
+    # However this one ends, the other ends with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with listener, subprocess.Popen([sys.executable, "-m", "example_app"]) as starlette:
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run(sockets=[listener])
+        finally:
+            starlette.terminate()
 
 
 if __name__ == "__main__":

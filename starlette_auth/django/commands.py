@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import tzinfo
 from typing import Any
@@ -21,24 +22,18 @@ from .importing import Import
 from .project import DjangoProject
 from .survey import SAMPLE, Survey, UserModel, survey
 
-#: SQLAlchemy's types, by what the databases' names of theirs begin with.
-TYPES = {
-    "uuid": "sa.Uuid",
-    "char(32)": "sa.Uuid",
-    "tinyint(1)": "sa.Boolean",
-    "bool": "sa.Boolean",
-    "bigint": "sa.BigInteger",
-    "int": "sa.Integer",
-    "smallint": "sa.SmallInteger",
-    "datetime": "sa.DateTime",
-    "timestamp": "sa.DateTime",
-    "date": "sa.Date",
-    "double": "sa.Float",
-    "real": "sa.Float",
-    "float": "sa.Float",
-    "decimal": "sa.Numeric",
-    "numeric": "sa.Numeric",
-}
+#: SQLAlchemy's types, by the names that the databases have for theirs.
+TYPES: list[tuple[str, str]] = [
+    (r"uuid|char\(32\)", "sa.Uuid"),
+    (r"tinyint\(1\)|bool|boolean", "sa.Boolean"),
+    (r"bigint\b.*", "sa.BigInteger"),
+    (r"(small|tiny|medium)?int(eger)?\b.*", "sa.Integer"),
+    (r"(datetime|timestamp)\b.*", "sa.DateTime"),
+    (r"date", "sa.Date"),
+    (r"(double|real|float)\b.*", "sa.Float"),
+    (r"(decimal|numeric)\b.*", "sa.Numeric"),
+    (r"(?:var)?char.*\((\d+)\)", "sa.String"),
+]
 
 
 def add_commands(commands: Any, *, open_database: Callable[[str], Database], open_app: Callable[[str], Auth]) -> None:
@@ -135,7 +130,7 @@ def suggestion(found: Survey, user: UserModel) -> list[str]:
     if user.username_field != "username":
         settings.append(f'username_field="{user.username_field}"')
     if user.link_column != f"{user.table.rpartition('_')[2]}_id":
-        settings.append(f'user_model="{user.link_column.removesuffix("_id")}"')
+        settings.append(f"user_model={user.link_column.removesuffix('_id')!r}")
     if found.project_version not in ("", DjangoProject().version):
         settings.append(f'version="{found.project_version}"')
     algorithms = [kind.partition(",")[0] for kind, _ in found.hashes.most_common() if kind != "unusable"]
@@ -143,22 +138,28 @@ def suggestion(found: Survey, user: UserModel) -> list[str]:
         settings.append(f'password_algorithm="{algorithms[0]}"')
     lines = []
     if not user.is_standard:
-        lines = [f'user = sa.Table("{user.table}", sa.MetaData(),', *_columns(user), ")"]
+        lines = [f"user = sa.Table({user.table!r}, sa.MetaData(),", *_columns(user), ")"]
         settings.insert(0, "user=user")
     elif user.table != "auth_user":
-        settings.insert(0, f'user="{user.table}"')
+        settings.insert(0, f"user={user.table!r}")
     project = f"DjangoProject({', '.join(settings)})"
     return [*lines, f"auth = Auth(Database(url), secret_key=[SECRET_KEY, *SECRET_KEY_FALLBACKS], django={project})"]
 
 
 def _columns(user: UserModel) -> list[str]:
-    lines = []
-    for name, kind in user.types.items():
-        known = [ours for theirs, ours in TYPES.items() if kind.startswith(theirs)]
-        length = kind.partition("(")[2].partition(")")[0]
-        ours = known[0] if known else f"sa.String({length})" if "char" in kind and length.isdigit() else "sa.Text"
-        lines.append(f'    sa.Column("{name}", {ours}{", primary_key=True" if name == user.key else ""}),')
-    return lines
+    return [
+        f"    sa.Column({name!r}, {_type(kind)}{', primary_key=True' if name == user.key else ''}),"
+        for name, kind in user.types.items()
+    ]
+
+
+def _type(declared: str) -> str:
+    """As code."""
+    for pattern, ours in TYPES:
+        found = re.fullmatch(pattern, declared)
+        if found:
+            return f"{ours}({found[1]})" if ours == "sa.String" else ours
+    return "sa.Text"
 
 
 async def copy(options: argparse.Namespace) -> None:
@@ -169,16 +170,16 @@ async def copy(options: argparse.Namespace) -> None:
         found = await survey(source)
         if found.user is None:
             raise Refused(" ".join(found.problems))
-        old = django_tables(found.user, username_field=options.username_field, zone=options.zone)
+        old = django_tables(found.user, new, username_field=options.username_field, zone=options.zone)
         if source.database.url == target.database.url:
             raise Refused("These are one database. Name another one to copy to.")
-        await migrate(target, new)
         work = Import(source, target, old=old, new=new, model=found.user, ignore=options.ignore)
         losses = await work.losses()
         for loss in losses:
             say_no(loss)
         if losses:
             raise Refused("Nothing was copied.")
+        await migrate(target, new)
         await work.run(lambda done, number: show_progress(f"{done:,} of {number:,} users …"))
         show_progress("")
         for problem in found.problems:
@@ -186,17 +187,21 @@ async def copy(options: argparse.Namespace) -> None:
         say(f"Copied {work.copied:,} users; {work.present:,} were there already.")
 
 
-def django_tables(user: UserModel, *, username_field: str | None = None, zone: tzinfo | None = None) -> Tables:
-    """The tables around a user table that was found."""
-    kinds = {"bool": sa.Boolean(), "tinyint(1)": sa.Boolean(), "datetime": sa.DateTime(), "timestamp": sa.DateTime()}
+def django_tables(
+    user: UserModel, new: Tables, *, username_field: str | None = None, zone: tzinfo | None = None
+) -> Tables:
+    """The tables around a user table that was found. What is in ours too, has the type that it has there."""
+    kinds = {"sa.Boolean": sa.Boolean(), "sa.DateTime": sa.DateTime(), "sa.Uuid": sa.Uuid(), "sa.Date": sa.Date()}
     columns: list[sa.Column[Any]] = []
     for name, declared in user.types.items():
-        kind: Any = next((ours for theirs, ours in kinds.items() if declared.startswith(theirs)), sa.Text())
-        if name == user.key:
-            kind = sa.Uuid() if user.has_uuid else sa.Integer()
-        elif declared.startswith(("int", "bigint", "smallint")):
-            kind = sa.BigInteger()
-        columns.append(sa.Column(name, kind, primary_key=name == user.key))
+        kind: Any = kinds.get(_type(declared), sa.Text())
+        if name in new.user.columns and name != user.key:
+            kind = new.user.columns[name].type
+        elif _type(declared) in ("sa.Integer", "sa.BigInteger"):
+            kind = sa.Integer()
+        elif name != user.key and isinstance(kind, sa.Uuid):
+            kind = sa.Text()
+        columns.append(sa.Column(name, _unlimited(kind), primary_key=name == user.key))
     field = username_field or user.username_field
     if field not in user.types:
         raise ImproperlyConfigured(f"{user.table} has no column {field!r}. Pass --username-field, one of its columns.")
@@ -206,6 +211,11 @@ def django_tables(user: UserModel, *, username_field: str | None = None, zone: t
         username_field=field,
         time_zone=zone,
     )
+
+
+def _unlimited(kind: Any) -> Any:
+    """Here it is read, and may be longer than where it goes."""
+    return sa.Text() if isinstance(kind, sa.String) else kind
 
 
 @contextlib.asynccontextmanager

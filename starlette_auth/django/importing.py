@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..catalog import columns_of_all
 from ..gateway import Gateway
 from ..statements import Row, Statement
 from ..tables import Tables
@@ -45,12 +46,6 @@ class Import:
         self.columns = {new.fields[name].name: old.fields[name] for name in ("id", "username", *fields)}
         if old.email is not None and new.email is not None:
             self.columns[new.email.name] = old.email
-        #: For columns of ours that a user of theirs does not have.
-        self.defaults = {
-            name: value
-            for name, value in {**EMPTY, "date_joined": datetime.now(UTC), **values_of(new.user, "default")}.items()
-            if name in new.user.columns and name not in self.columns
-        }
         self.copied = self.present = 0
 
     async def losses(self) -> list[str]:
@@ -70,8 +65,9 @@ class Import:
                     f"{number} users have something in the column {name}, for which there is no place. Name the target by "
                     f"--app, with the column in its user table, or leave it behind: --ignore {name}."
                 )
+        defaults = self._defaults()
         for column in self.new.user.columns:
-            is_given = column.name in self.columns or column.name in self.defaults
+            is_given = column.name in self.columns or column.name in defaults
             if not is_given and not column.nullable and column.server_default is None:
                 found.append(f"The column {column.name} there needs a value. Give it a default in the user table.")
         return [*found, *await self._conflicts()]
@@ -104,12 +100,19 @@ class Import:
                 if user[key] in known:
                     self.present += 1
                     continue
-                await self.target.insert(self.new.user, **self.defaults, **user)
+                await self.target.insert(self.new.user, **self._defaults(), **user)
                 for group in links["groups"].get(user[key], []):
                     await self.target.insert(self.new.user_groups, user_id=user[key], group_id=group)
                 for permission in links["permissions"].get(user[key], []):
                     await self.target.insert(self.new.user_permissions, user_id=user[key], permission_id=permission)
                 self.copied += 1
+
+    def _defaults(self) -> dict[str, Any]:
+        """For columns of ours that a user of theirs does not have; for each user anew."""
+        given = {**EMPTY, "date_joined": datetime.now(UTC), **values_of(self.new.user, "default")}
+        return {
+            name: value for name, value in given.items() if name in self.new.user.columns and name not in self.columns
+        }
 
     async def _permissions(self) -> dict[int, int]:
         """Makes those that are missing; gives the new keys by the old ones."""
@@ -161,8 +164,14 @@ class Import:
         there = await self._names_in_target()
         names = {name: key for key, name in there.items()}
         found: list[str] = []
-        async for row in in_batches(self.source, self._users(self.old.username)):
+        limits = {
+            column.name: getattr(self.new.user.c[ours].type, "length", None) for ours, column in self.columns.items()
+        }
+        async for row in in_batches(self.source, self._users()):
             key, name = row[self.old.user_key.name], row[self.old.username.name]
+            for column, limit in limits.items():
+                if limit is not None and isinstance(row[column], str) and len(row[column]) > limit:
+                    found.append(f"The {column} of {name!r} is longer than the {limit} characters there.")
             if there.get(key, name) != name:
                 found.append(f"The key {key} belongs to {there[key]!r} there, and to {name!r} here.")
             elif names.get(name, key) != key:
@@ -173,6 +182,8 @@ class Import:
 
     async def _names_in_target(self) -> dict[Any, str]:
         key, name = self.new.user_key, self.new.username
+        if self.new.user.name not in await columns_of_all(self.target):
+            return {}
         rows = await self.target.fetch_all(sa.select(key.label("key"), name.label("name")))
         return {row["key"]: row["name"] for row in rows}
 
@@ -184,9 +195,9 @@ class Import:
         row = await self.source.fetch_one(query)
         return int(row["users"]) if row else 0
 
-    def _users(self, *only: sa.Column[Any]) -> sa.Table:
+    def _users(self) -> sa.Table:
         """The source's users, with the columns that are read."""
-        columns = dict.fromkeys([self.old.user_key, *(only or self.columns.values())])
+        columns = dict.fromkeys([self.old.user_key, *self.columns.values()])
         return sa.Table(self.old.user.name, sa.MetaData(), *(sa.Column(column.name, column.type) for column in columns))
 
     async def _set_sequence(self) -> None:

@@ -47,6 +47,7 @@ ITERATIONS = {
     "6.0": 1_200_000,
     "6.1": 1_500_000,
 }
+SameSite = Literal["Lax", "Strict", "None"]
 ENGINES = ("db", "cached_db", "signed_cookies")
 
 
@@ -80,7 +81,7 @@ class DjangoProject(Defaults):
     session_cookie_age: int = TWO_WEEKS
     session_cookie_domain: str | None = None
     session_cookie_path: str = "/"
-    session_cookie_samesite: Literal["lax", "strict", "none"] = "lax"
+    session_cookie_samesite: SameSite = "Lax"
     session_cookie_secure: bool | Literal["auto"] = "auto"
     session_expire_at_browser_close: bool = False
     session_save_every_request: bool = False
@@ -89,7 +90,7 @@ class DjangoProject(Defaults):
     csrf_cookie_age: int = 364 * DAY
     csrf_cookie_domain: str | None = None
     csrf_cookie_path: str = "/"
-    csrf_cookie_samesite: Literal["lax", "strict", "none"] = "lax"
+    csrf_cookie_samesite: SameSite = "Lax"
     csrf_cookie_secure: bool | Literal["auto"] = "auto"
     csrf_cookie_httponly: bool = False
     forget_session: Forget | None = None
@@ -150,7 +151,7 @@ class DjangoProject(Defaults):
             path=self.session_cookie_path,
             domain=self.session_cookie_domain,
             secure=self.session_cookie_secure,
-            samesite=self.session_cookie_samesite,
+            samesite=_lower(self.session_cookie_samesite),
             prefix=False,
             ends_with_browser=self.session_expire_at_browser_close,
         )
@@ -162,14 +163,20 @@ class DjangoProject(Defaults):
             path=self.csrf_cookie_path,
             domain=self.csrf_cookie_domain,
             secure=self.csrf_cookie_secure,
-            samesite=self.csrf_cookie_samesite,
+            samesite=_lower(self.csrf_cookie_samesite),
             prefix=False,
             httponly=self.csrf_cookie_httponly,
         )
 
     def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
         if self.engine == "signed_cookies":
-            return DjangoCookieStore(keys.all, max_age=self.session_cookie_age, clock=clock)
+            return DjangoCookieStore(
+                keys.all,
+                max_age=self.session_cookie_age,
+                save_every_request=self.session_save_every_request,
+                time_zone=None if self.use_tz else self.zone(),
+                clock=clock,
+            )
         return DjangoStore(
             database,
             keys.all,
@@ -177,6 +184,8 @@ class DjangoProject(Defaults):
             salt=self.session_salt,
             forget=self.forget_session,
             save_every_request=self.session_save_every_request,
+            max_age=self.session_cookie_age,
+            time_zone=None if self.use_tz else self.zone(),
             clock=clock,
         )
 
@@ -190,9 +199,12 @@ class DjangoProject(Defaults):
         )
 
     def name_backends(self, backends: Sequence[AuthenticationBackend]) -> None:
+        done = {MODEL_BACKEND, *self.auth_backends.values()}
         for backend in backends:
             ours = MODEL_BACKEND if isinstance(backend, ModelBackend) else backend.path
-            backend.path = self.auth_backends.get(backend.path, ours)
+            name = self.auth_backends.get(backend.path, ours)
+            if backend.path not in done and backend.path != name:
+                backend.path = name
 
     def _hasher(self) -> PasswordHasher:
         iterations = ITERATIONS[self.version]
@@ -206,6 +218,13 @@ class DjangoProject(Defaults):
             case "bcrypt_sha256":
                 return BCryptSHA256PasswordHasher()
         return PBKDF2PasswordHasher(iterations=iterations)
+
+
+def _lower(samesite: SameSite) -> Literal["lax", "strict", "none"]:
+    names: dict[str, Literal["lax", "strict", "none"]] = {"Lax": "lax", "Strict": "strict", "None": "none"}
+    if samesite not in names:
+        raise ImproperlyConfigured(f'SameSite={samesite!r} is not known. Use "Lax", "Strict" or "None".')
+    return names[samesite]
 
 
 def _algorithms() -> list[str]:

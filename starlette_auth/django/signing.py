@@ -12,6 +12,7 @@ from itsdangerous import BadData, BadSignature, SignatureExpired, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
 
 from ..clock import Clock
+from ..exceptions import SessionTooLarge
 
 DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 LIMIT = 4 * 1024 * 1024  # bytes of JSON: a few kilobytes, unpacked, must not fill the memory
@@ -30,6 +31,8 @@ class DjangoSigner:
     def dumps(self, data: dict[str, Any]) -> str:
         # Django writes ASCII only, and reads what is none as Latin-1.
         text = json.dumps(data, separators=(",", ":"), ensure_ascii=True).encode()
+        if len(text) > LIMIT:
+            raise SessionTooLarge(f"The session takes {len(text)} bytes, more than {LIMIT}. Store less in it.")
         packed = zlib.compress(text)
         is_shorter = len(packed) < len(text) - 1
         value = ("." if is_shorter else "") + base64_encode(packed if is_shorter else text).decode()

@@ -30,6 +30,7 @@ VERSIONS = {
     "0009_alter_user_last_name_max_length": "2.0 or 2.1",
     "0008_alter_user_username_max_length": "1.10 or 1.11",
 }
+ALGORITHMS = ("pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt", "scrypt", "md5", "sha1", "crypt")
 STANDARD = [column.name for column in user_columns()]
 
 
@@ -224,6 +225,7 @@ def _kind(encoded: str) -> str:
     if not dollar:
         return "unsalted md5" if len(encoded) == 32 else "unknown"
     iterations = rest.partition("$")[0]
-    if algorithm.startswith("pbkdf2") and iterations.isdigit():
-        return f"{algorithm}, {int(iterations):,} iterations"
-    return algorithm if len(algorithm) <= 32 else "unknown"
+    if algorithm.startswith("pbkdf2") and iterations.isascii() and iterations.isdecimal():
+        return f"{algorithm}, {int(iterations[:9]):,} iterations"
+    # Never what stands there: it may be anything, a password for one.
+    return algorithm if algorithm in ALGORITHMS else "unknown"

@@ -132,7 +132,7 @@ class SessionBase(dict[str, Any]):
         """
         self._cycled_key = self.session_key or self._cycled_key
         self._discard_key()
-        self._touched = True
+        self._touched, self._renewed = True, None
 
     def renew(self, name: str, value: Any) -> None:
         """Sets an entry under a new key, on nobody's wish: another request may have been faster with the same."""
@@ -142,8 +142,10 @@ class SessionBase(dict[str, Any]):
     @property
     def is_merely_renewed(self) -> bool:
         """Whether nothing else happened to it, so that it does not matter when it cannot be saved."""
+        if self._renewed is None:
+            return False
         values, removed = self.changes()
-        return self._renewed is not None and not removed and values.keys() <= {self._renewed}
+        return not removed and values.keys() <= {self._renewed}
 
     def flush(self) -> None:
         """Asks for an end: the data goes now, what is stored goes when the response starts, even if that fails."""
@@ -155,7 +157,7 @@ class SessionBase(dict[str, Any]):
     def begin_anew(self) -> None:
         """Asks for a new key that owes nothing to the old one: somebody has just proved who they are."""
         self._discard_key()
-        self._touched, self._cycled_key = True, None
+        self._touched, self._cycled_key, self._renewed = True, None, None
         self._saved, self.record, self.user_row = NOTHING, None, None
 
     @property
@@ -210,7 +212,7 @@ class SessionBase(dict[str, Any]):
         if isinstance(value, datetime):
             if value.tzinfo is None:
                 raise ValueError("The moment has no time zone. Use datetime.now(UTC) + timedelta(…).")
-            self[EXPIRY] = value.astimezone(UTC).isoformat()
+            self[EXPIRY] = self.as_text(value)
             return
         self[EXPIRY] = value
 
@@ -250,7 +252,7 @@ class SessionBase(dict[str, Any]):
         if self._cycled_key is not None:
             self.discarded_key = None  # the store has put the new key in its place
         self.session_key, self.record, self._saved = session_key, record, saved
-        self._touched, self._cycled_key, self._next_key = False, None, None
+        self._touched, self._cycled_key, self._next_key, self._renewed = False, None, None, None
 
     def _wished_age(self) -> int:
         expiry = self.get(EXPIRY)
@@ -258,8 +260,12 @@ class SessionBase(dict[str, Any]):
             return max(0, int((self.as_moment(expiry) - moment(self._clock)).total_seconds()))
         return expiry or self.max_age
 
+    def as_text(self, end: datetime) -> str:
+        """How `set_expiry` stores a moment."""
+        return end.astimezone(UTC).isoformat()
+
     def as_moment(self, text: str) -> datetime:
-        """What `set_expiry` stored of a moment."""
+        """The moment in such a text."""
         return datetime.fromisoformat(text)
 
     def _until_limit(self) -> int:

@@ -44,16 +44,19 @@ class DjangoSession(SessionBase):
     new_key = staticmethod(new_django_key)
     #: What was read, signature and all.
     text = ""
-    #: Of moments that Django stored without one, where it says USE_TZ=False.
-    zone: tzinfo = UTC
+    #: The project's TIME_ZONE where it says USE_TZ=False: then moments are stored without one.
+    zone: tzinfo | None = None
 
     def encode(self) -> str:
         check_keys(self)
         return encode(self)
 
+    def as_text(self, end: datetime) -> str:
+        return super().as_text(end) if self.zone is None else end.astimezone(self.zone).replace(tzinfo=None).isoformat()
+
     def as_moment(self, text: str) -> datetime:
         stored = datetime.fromisoformat(text)
-        return stored if stored.tzinfo is not None else stored.replace(tzinfo=self.zone)
+        return stored if stored.tzinfo is not None else stored.replace(tzinfo=self.zone or UTC)
 
 
 class DjangoStore(SessionStore):
@@ -63,11 +66,10 @@ class DjangoStore(SessionStore):
     is Django that may still overwrite what we stored while its own request was under way. Django keeps the keys
     themselves. The table does not know whose its sessions are: listing those of a user, and ending them, looks at all.
 
+    `time_zone` is TIME_ZONE where the project says USE_TZ=False; `max_age` is SESSION_COOKIE_AGE, in seconds.
     `secret_key` is SECRET_KEY, followed by SECRET_KEY_FALLBACKS. `salt` is another for an engine whose class is not
     called SessionStore ("django.contrib.sessions." and its name). `forget` is for `cached_db`.
     """
-
-    session_class = DjangoSession
 
     def __init__(
         self,
@@ -78,8 +80,12 @@ class DjangoStore(SessionStore):
         salt: str = SALT,
         forget: Forget | None = None,
         save_every_request: bool = False,
+        max_age: int = TWO_WEEKS,
+        time_zone: tzinfo | None = None,
         clock: Clock = time.time,
     ) -> None:
+        self._max_age = max_age
+        self._zone = time_zone
         self.gateway = Gateway.of(database)
         self.table: sa.Table = table if table is not None else django_session_table(sa.MetaData())
         self._signer = DjangoSigner([secret_key] if isinstance(secret_key, str) else secret_key, salt, clock=clock)
@@ -94,9 +100,14 @@ class DjangoStore(SessionStore):
             row = await self.gateway.fetch_one(self._say.load, key=cookie, now=self._now())
         session = self._read(row) if row is not None else None
         if session is None:
-            return DjangoSession(clock=self._clock)
+            return self.begin(self._clock)
         if self._save_every_request:
             session.modified = True
+        return session
+
+    def begin(self, clock: Clock = time.time) -> SessionBase:
+        session = DjangoSession(clock=clock)
+        session.zone = self._zone
         return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:
@@ -107,8 +118,8 @@ class DjangoStore(SessionStore):
         else:
             data = await self._change(session, before, key, max_age)
         session.mark_saved(key, self._record(key, data, self._expires(data, max_age)), saved)
-        for changed in dict.fromkeys(filter(None, (before, key))):
-            await self._tell(changed)
+        if before is not None:
+            await self._tell(before)
         return cookie_of(key, encode(data))
 
     async def delete(self, session_key: str) -> None:
@@ -119,7 +130,8 @@ class DjangoStore(SessionStore):
         return await delete_in_batches(self.gateway, self._say.clear, progress, now=self._now())
 
     async def sessions_of(self, user_id: str) -> list[SessionBase]:
-        return [session async for _, session in self._of(user_id)]
+        theirs = [session async for _, session in self._of(user_id)]
+        return sorted(theirs, key=lambda session: session.last_seen, reverse=True)
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
         return await self._end([key async for key, one in self._of(user_id) if _name_of(one) == public_id]) == 1
@@ -159,7 +171,7 @@ class DjangoStore(SessionStore):
             return None
         record = self._record(row["session_key"], data, row["expire_date"])
         session = DjangoSession(data, session_key=row["session_key"], record=record, clock=self._clock)
-        session.text, session.zone = row["session_data"], getattr(self.table.c.expire_date.type, "zone", UTC)
+        session.text, session.zone = row["session_data"], self._zone
         return session
 
     async def _change(self, session: SessionBase, before: str, after: str, max_age: int) -> dict[str, Any]:
@@ -191,7 +203,7 @@ class DjangoStore(SessionStore):
         return datetime.fromtimestamp(self._clock() + time_to_keep(encode(data), max_age), UTC)
 
     def _record(self, key: str, data: dict[str, Any], expires: datetime) -> Record:
-        return django_record(key, data, int(expires.timestamp()), int(self._clock()))
+        return django_record(key, data, int(expires.timestamp()), int(self._clock()), self._max_age)
 
     async def close(self) -> None:
         close = getattr(self._forget, "close", None)
@@ -199,8 +211,10 @@ class DjangoStore(SessionStore):
             await close()
 
     async def _tell(self, session_key: str) -> None:
-        if self._forget is not None:
-            await self._forget(session_key)
+        """Not before others see it: Django would put what it still finds in the table into its cache again."""
+        forget = self._forget
+        if forget is not None:
+            await self.gateway.after_commit(lambda: forget(session_key))
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
@@ -235,9 +249,18 @@ class DjangoCookieStore(SessionStore):
     """
 
     on_server = False
-    session_class = DjangoSession
 
-    def __init__(self, secret_key: str | Sequence[str], *, max_age: int = TWO_WEEKS, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        secret_key: str | Sequence[str],
+        *,
+        max_age: int = TWO_WEEKS,
+        save_every_request: bool = False,
+        time_zone: tzinfo | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self._save_every_request = save_every_request
+        self._zone = time_zone
         keys = [secret_key] if isinstance(secret_key, str) else secret_key
         self._signer = DjangoSigner(keys, COOKIE_SALT, clock=clock)
         self._max_age = max_age
@@ -249,8 +272,17 @@ class DjangoCookieStore(SessionStore):
             if isinstance(age := data.get(EXPIRY), int) and age:
                 self._signer.loads(cookie, age)
         except BadData:
-            return DjangoSession(clock=self._clock)
-        return DjangoSession(data, session_key=cookie, record=self._record(cookie, data), clock=self._clock)
+            return self.begin(self._clock)
+        session = DjangoSession(data, session_key=cookie, record=self._record(cookie, data), clock=self._clock)
+        session.zone = self._zone
+        if self._save_every_request:
+            session.modified = True
+        return session
+
+    def begin(self, clock: Clock = time.time) -> SessionBase:
+        session = DjangoSession(clock=clock)
+        session.zone = self._zone
+        return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         data, text = session.encode(), self._signer.dumps(dict(session))
@@ -267,18 +299,19 @@ class DjangoCookieStore(SessionStore):
 
     def _record(self, key: str, data: dict[str, Any]) -> Record:
         now = int(self._clock())
-        return django_record(key, data, now + self._max_age, now)
+        return django_record(key, data, now + self._max_age, now, self._max_age)
 
 
-def django_record(session_key: str, data: dict[str, Any], expires: int, now: int) -> Record:
-    """As far as Django knows: when a session was last used it does not; when the login was, only of our own."""
+def django_record(session_key: str, data: dict[str, Any], expires: int, now: int, max_age: int) -> Record:
+    """As far as Django knows: when a session was last changed, unless it ends at a time of its own; of ours, the login."""
+    changed = now if EXPIRY in data else min(now, expires - max_age)
     begun = data.get(AUTH_TIME)
     return Record(
         data=encode(data),
         public_id=hashlib.sha256(session_key.encode()).hexdigest()[:32],
         user_id=user_in(data),
-        created=begun if isinstance(begun, int) else now,
-        last_seen=now,
+        created=begun if isinstance(begun, int) else changed,
+        last_seen=changed,
         expires=expires,
     )
 

@@ -2,11 +2,13 @@
 
 import abc
 import functools
+import time
 from collections.abc import Callable
 from typing import ClassVar
 
 import sqlalchemy as sa
 
+from ..clock import Clock
 from ..exceptions import ImproperlyConfigured, SessionInterrupted
 from .base import NOTHING, Record, SessionBase, decode, encode, user_in
 from .keys import new_public_id
@@ -26,8 +28,6 @@ class SessionStore(abc.ABC):
     on_server: ClassVar[bool] = True
     #: Whether it finds a user's sessions without looking at everybody's. They end then with the account, the password …
     knows_users: ClassVar[bool] = False
-    #: What a visitor gets who has no session yet.
-    session_class: ClassVar[type[SessionBase]] = SessionBase
 
     @functools.cached_property
     def sockets(self) -> Sockets:
@@ -51,6 +51,10 @@ class SessionStore(abc.ABC):
     @abc.abstractmethod
     async def delete(self, session_key: str) -> None:
         """Forgets a session. Fine when it is not there."""
+
+    def begin(self, clock: Clock = time.time) -> SessionBase:
+        """What a visitor gets who has no session yet."""
+        return SessionBase(clock=clock)
 
     async def touch(self, session: SessionBase, max_age: int) -> None:  # noqa: B027  there may be nothing to do
         """Notes that the session was used now, and from where, and keeps it for `max_age` seconds if it is there."""
