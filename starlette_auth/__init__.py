@@ -69,7 +69,8 @@ from .sessions.base import SessionBase
 from .sessions.cached import CachedStore
 from .sessions.cookie import CookieStore
 from .sessions.database import DatabaseStore
-from .sessions.django import DjangoCookieStore, DjangoStore
+from .sessions.django import DjangoStore
+from .sessions.django_cookie import DjangoCookieStore
 from .sessions.memory import MemoryStore
 from .sessions.redis import RedisStore
 from .sessions.store import SessionStore

@@ -21,7 +21,9 @@ from starlette_auth.django.importing import Import
 from starlette_auth.django.signing import LIMIT, DjangoSigner
 from starlette_auth.django.survey import survey
 from starlette_auth.gateway import Gateway
-from starlette_auth.sessions.django import COOKIE_SALT, SALT, new_django_key
+from starlette_auth.sessions.django import SALT
+from starlette_auth.sessions.django_cookie import COOKIE_SALT
+from starlette_auth.sessions.django_session import new_django_key
 from starlette_auth.signing import salted_hmac
 from starlette_auth.tables import Tables
 

@@ -28,7 +28,8 @@ from ..hashers import (
 )
 from ..limits import SessionLimits
 from ..passwords import Passwords
-from ..sessions.django import SALT, DjangoCookieStore, DjangoStore, Forget
+from ..sessions.django import SALT, DjangoStore, Forget
+from ..sessions.django_cookie import DjangoCookieStore
 from ..sessions.store import SessionStore
 from ..signing import SecretKeys
 from ..tables import Tables

@@ -1,9 +1,6 @@
 """Sessions that a Django project shares with us."""
 
-import hashlib
 import logging
-import secrets
-import string
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, tzinfo
@@ -17,46 +14,18 @@ from ..cleaning import BATCH, delete_in_batches, old_rows
 from ..clock import Clock
 from ..django.signing import DjangoSigner
 from ..durations import TWO_WEEKS
-from ..exceptions import SessionTooLarge
 from ..gateway import Gateway
 from ..statements import Row, Statement
 from ..tables import django_session_table
-from .base import AUTH_TIME, EXPIRY, Record, SessionBase, check_keys, decode, encode, user_in
+from .base import Record, SessionBase, decode, encode
+from .django_session import DjangoSession, django_record, is_django_key
 from .store import Progress, SessionStore, cookie_of, interrupted, time_to_keep
 
 logger = logging.getLogger("starlette_auth")
 
 SALT = "django.contrib.sessions.SessionStore"
-COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
-LIMIT, ROOM_FOR_NAME_AND_FLAGS = 4096, 160  # bytes of a cookie (RFC 6265 §6.1)
 #: Told the key of each session that was changed or ended: to take it out of a cache of Django's.
 Forget = Callable[[str], Awaitable[None]]
-
-
-def new_django_key() -> str:
-    """32 letters and digits, 165 bits: Django's form, for Django's column."""
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(32))
-
-
-class DjangoSession(SessionBase):
-    """One that may hold what Django stored there."""
-
-    new_key = staticmethod(new_django_key)
-    #: What was read, signature and all.
-    text = ""
-    #: The project's TIME_ZONE where it says USE_TZ=False: then moments are stored without one.
-    zone: tzinfo | None = None
-
-    def encode(self) -> str:
-        check_keys(self)
-        return encode(self)
-
-    def as_text(self, end: datetime) -> str:
-        return super().as_text(end) if self.zone is None else end.astimezone(self.zone).replace(tzinfo=None).isoformat()
-
-    def as_moment(self, text: str) -> datetime:
-        stored = datetime.fromisoformat(text)
-        return stored if stored.tzinfo is not None else stored.replace(tzinfo=self.zone or UTC)
 
 
 class DjangoStore(SessionStore):
@@ -239,86 +208,6 @@ class Statements:
         self.overwrite = Statement(sa.update(t).values(new).where(by_key))
         self.delete = Statement(sa.delete(t).where(by_key))
         self.clear = old_rows(t, t.c.expire_date <= now, t.c.expire_date, dialect=dialect)
-
-
-class DjangoCookieStore(SessionStore):
-    """Sessions in their cookies, as Django's engine `signed_cookies` makes and reads them.
-
-    A cookie cannot be called back, but ends with the password. Of requests at the same time, the last answer wins.
-    `max_age` is SESSION_COOKIE_AGE, in seconds.
-    """
-
-    on_server = False
-
-    def __init__(
-        self,
-        secret_key: str | Sequence[str],
-        *,
-        max_age: int = TWO_WEEKS,
-        save_every_request: bool = False,
-        time_zone: tzinfo | None = None,
-        clock: Clock = time.time,
-    ) -> None:
-        self._save_every_request = save_every_request
-        self._zone = time_zone
-        keys = [secret_key] if isinstance(secret_key, str) else secret_key
-        self._signer = DjangoSigner(keys, COOKIE_SALT, clock=clock)
-        self._max_age = max_age
-        self._clock = clock
-
-    async def load(self, cookie: str) -> SessionBase:
-        try:
-            data = self._signer.loads(cookie, self._max_age)
-            if isinstance(age := data.get(EXPIRY), int) and age:
-                self._signer.loads(cookie, age)
-        except BadData:
-            return self.begin(self._clock)
-        session = DjangoSession(data, session_key=cookie, record=self._record(cookie, data), clock=self._clock)
-        session.zone = self._zone
-        if self._save_every_request:
-            session.modified = True
-        return session
-
-    def begin(self, clock: Clock = time.time) -> SessionBase:
-        session = DjangoSession(clock=clock)
-        session.zone = self._zone
-        return session
-
-    async def save(self, session: SessionBase, max_age: int) -> str:
-        data, text = session.encode(), self._signer.dumps(dict(session))
-        if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
-            raise SessionTooLarge(
-                f"The session takes {len(text)} bytes as a cookie, and browsers keep {LIMIT} with its name and flags. "
-                "Store less in it, or set another SESSION_ENGINE."
-            )
-        session.mark_saved(text, self._record(text, dict(session)), data)
-        return cookie_of(text, data)
-
-    async def delete(self, session_key: str) -> None:
-        """There is nothing on the server to delete."""
-
-    def _record(self, key: str, data: dict[str, Any]) -> Record:
-        now = int(self._clock())
-        return django_record(key, data, now + self._max_age, now, self._max_age)
-
-
-def django_record(session_key: str, data: dict[str, Any], expires: int, now: int, max_age: int) -> Record:
-    """As far as Django knows: when a session was last changed, unless it ends at a time of its own; of ours, the login."""
-    changed = now if EXPIRY in data else min(now, expires - max_age)
-    begun = data.get(AUTH_TIME)
-    return Record(
-        data=encode(data),
-        public_id=hashlib.sha256(session_key.encode()).hexdigest()[:32],
-        user_id=user_in(data),
-        created=begun if isinstance(begun, int) else changed,
-        last_seen=changed,
-        expires=expires,
-    )
-
-
-def is_django_key(cookie: str) -> bool:
-    """Whether a cookie has the form of a key of Django's, or of another engine's."""
-    return 8 <= len(cookie) <= 40 and cookie.isascii() and cookie.isalnum()
 
 
 def _name_of(session: SessionBase) -> str:

@@ -1,0 +1,80 @@
+"""Sessions in cookies that a Django project signs and reads."""
+
+import time
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Any
+
+from itsdangerous import BadData
+
+from ..clock import Clock
+from ..django.signing import DjangoSigner
+from ..durations import TWO_WEEKS
+from ..exceptions import SessionTooLarge
+from .base import EXPIRY, Record, SessionBase
+from .django_session import DjangoSession, django_record
+from .store import SessionStore, cookie_of
+
+COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
+LIMIT, ROOM_FOR_NAME_AND_FLAGS = 4096, 160  # bytes of a cookie (RFC 6265 §6.1)
+
+
+class DjangoCookieStore(SessionStore):
+    """Sessions in their cookies, as Django's engine `signed_cookies` makes and reads them.
+
+    A cookie cannot be called back, but ends with the password. Of requests at the same time, the last answer wins.
+    `max_age` is SESSION_COOKIE_AGE, in seconds.
+    """
+
+    on_server = False
+
+    def __init__(
+        self,
+        secret_key: str | Sequence[str],
+        *,
+        max_age: int = TWO_WEEKS,
+        save_every_request: bool = False,
+        time_zone: tzinfo | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self._save_every_request = save_every_request
+        self._zone = time_zone
+        keys = [secret_key] if isinstance(secret_key, str) else secret_key
+        self._signer = DjangoSigner(keys, COOKIE_SALT, clock=clock)
+        self._max_age = max_age
+        self._clock = clock
+
+    async def load(self, cookie: str) -> SessionBase:
+        try:
+            data = self._signer.loads(cookie, self._max_age)
+            if isinstance(age := data.get(EXPIRY), int) and age:
+                self._signer.loads(cookie, age)
+        except BadData:
+            return self.begin(self._clock)
+        session = DjangoSession(data, session_key=cookie, record=self._record(cookie, data), clock=self._clock)
+        session.zone = self._zone
+        if self._save_every_request:
+            session.modified = True
+        return session
+
+    def begin(self, clock: Clock = time.time) -> SessionBase:
+        session = DjangoSession(clock=clock)
+        session.zone = self._zone
+        return session
+
+    async def save(self, session: SessionBase, max_age: int) -> str:
+        data, text = session.encode(), self._signer.dumps(dict(session))
+        if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
+            raise SessionTooLarge(
+                f"The session takes {len(text)} bytes as a cookie, and browsers keep {LIMIT} with its name and flags. "
+                "Store less in it, or set another SESSION_ENGINE."
+            )
+        session.mark_saved(text, self._record(text, dict(session)), data)
+        return cookie_of(text, data)
+
+    async def delete(self, session_key: str) -> None:
+        """There is nothing on the server to delete."""
+
+    def _record(self, key: str, data: dict[str, Any]) -> Record:
+        now = int(self._clock())
+        return django_record(key, data, now + self._max_age, now, self._max_age)
