@@ -414,6 +414,7 @@ async def test_a_cache_of_djangos_is_told_who_has_left(server: str, tmp_path: Pa
             await client.post("/accounts/logout")
             client.cookies.update(before)
             assert await there(client, django) == await here(client) == ""
+        async with browser(django, make(auth)) as client:
             # Ended by its owner from elsewhere, while somebody asks Django again and again.
             await post_login(client)
             assert await there(client, django) == "ann"
