@@ -34,6 +34,7 @@ from starlette_auth import (
     migrate,
     user_columns,
 )
+from starlette_auth.cleaning import BATCH
 from starlette_auth.sessions.base import SessionBase
 from starlette_auth.testing import FrozenClock
 
@@ -572,6 +573,40 @@ async def test_a_signed_cookie_is_renewed_at_each_request_where_the_project_says
         session = await store.load("")
         session["a"] = 1
         assert (await store.load(await store.save(session, 60))).modified
+
+
+@servers
+async def test_a_users_sessions_are_found_among_many_and_ended(server: str, tmp_path: Path) -> None:
+    """The table does not know whose they are."""
+    async with empty_database(server, tmp_path) as url, connected(url) as database:
+        clock = FrozenClock()
+        auth = make_auth(database, clock=clock)
+        await migrate(auth.gateway, auth.tables)
+        keys = []
+        for number in range(BATCH + 20):
+            session = await auth.sessions.load("")
+            session["_auth_user_id"] = "7" if number % 100 == 0 else "8"
+            keys.append(await auth.sessions.save(session, 1000))
+            clock.tick(0.01)
+        await database.execute(
+            "UPDATE django_session SET session_data = 'x' WHERE session_key = :key", {"key": keys[1]}
+        )
+        assert (await auth.sessions.load(keys[1])).is_empty()
+        theirs = await auth.sessions.sessions_of("7")
+        assert [session.session_key for session in theirs] == [None] * 6
+        seen = [session.last_seen for session in theirs]
+        assert seen == sorted(seen, reverse=True)
+        first = theirs[0].record
+        assert first is not None
+        assert await auth.sessions.revoke("8", first.public_id) is False
+        assert await auth.sessions.revoke("7", first.public_id) is True
+        assert await auth.sessions.revoke("7", first.public_id) is False
+        assert await auth.sessions.revoke_all("7") == 5
+        assert await auth.sessions.sessions_of("7") == []
+        assert len(await auth.sessions.sessions_of("8")) == BATCH + 20 - 7
+        clock.tick(2000)
+        assert await auth.sessions.clear_expired() == BATCH + 20 - 6
+        await auth.close()
 
 
 async def test_a_table_of_sessions_of_ones_own_is_in_local_time_too(tmp_path: Path) -> None:

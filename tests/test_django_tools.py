@@ -200,6 +200,27 @@ def test_the_algorithm_of_most_hashes_is_that_of_new_ones(tmp_path: Path, capsys
         )
 
 
+def test_the_code_for_an_unusual_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two tables of users, of which the admin knows one; a model of another name; hashes of another version."""
+    columns = (
+        "id integer PRIMARY KEY, last_login datetime, is_superuser bool, username text, first_name text, last_name text, "
+        "email text, is_staff bool, is_active bool, date_joined datetime, password text"
+    )
+    url = with_database(
+        tmp_path,
+        *MIGRATED,
+        USERS.replace("login text", "username text"),
+        *LINKS,
+        f"CREATE TABLE people ({columns})",
+        "CREATE TABLE people_groups (id integer PRIMARY KEY, person_id integer, group_id integer)",
+        "CREATE TABLE people_user_permissions (id integer PRIMARY KEY, person_id integer, permission_id integer)",
+        "CREATE TABLE django_admin_log (id integer PRIMARY KEY, user_id integer REFERENCES people (id))",
+        *(f"INSERT INTO people (username, password) VALUES ('{n}', 'pbkdf2_sha256$600000$s$x')" for n in range(3)),
+    )
+    said = lines_of("check-django", "--database", url, capsys=capsys, status=0)
+    assert "django=DjangoProject(user='people', user_model='person', version=\"4.2\"))" in said
+
+
 def test_without_a_database_nothing_is_looked_at(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     assert "Pass --database URL" in lines_of("check-django", capsys=capsys)
@@ -355,7 +376,7 @@ def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path,
             }.items()
         ),
         "INSERT INTO shop_client VALUES (1, '!', NULL, 0, 'a', '2000-01-02', '0123456789abcdef0123456789abcdef', NULL)",
-        "INSERT INTO shop_client VALUES (2, '!', NULL, 0, 'b', NULL, NULL, NULL)",
+        "INSERT INTO shop_client VALUES (2, 'md5$a$b', NULL, 0, 'b', NULL, NULL, NULL)",
     )
     target = f"sqlite+aiosqlite:///{tmp_path}/target.sqlite3"
     further = (
@@ -364,7 +385,9 @@ def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path,
     )
     app = UUID_APP.format(url=target, key=KEY).replace('sa.Column("id", sa.Uuid, primary_key=True)', "")
     (tmp_path / "keys_app.py").write_text(app.replace('sa.Column("phone", sa.String(30))', further))
-    assert "Copied 2 users" in lines_of("import-django", "--from", source, "--app", "keys_app", capsys=capsys, status=0)
+    said = lines_of("import-django", "--from", source, "--app", "keys_app", capsys=capsys, status=0)
+    assert "Copied 2 users" in said
+    assert "1 hashes are md5" in said
     auth = __import__("keys_app").auth
 
     async def look() -> None:
@@ -376,7 +399,7 @@ def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path,
             await auth.close()
 
     asyncio.run(look())
-    said = lines_of("check-django", "--database", source, capsys=capsys, status=0)
+    said = lines_of("check-django", "--database", source, capsys=capsys)
     assert "sa.Column('pages', sa.Text)" in said
     assert "sa.Column('born', sa.Date)" in said
 
@@ -494,6 +517,13 @@ def test_a_few_bytes_do_not_fill_the_memory() -> None:
     packed = base64_encode(zlib.compress(b'{"a":"' + b"x" * LIMIT + b'"}')).decode()
     with pytest.raises(BadData, match="too large"):
         signer.loads(signer._signers[0].sign(f".{packed}:1r31eq").decode())
+
+
+def test_what_was_signed_and_is_no_json_is_none() -> None:
+    signer = DjangoSigner([KEY], SALT)
+    for value in (b"no json", b"[" * 100_000, b"\xff"):
+        with pytest.raises(BadData):
+            signer.loads(signer._signers[0].sign(f"{base64_encode(value).decode()}:1r31eq").decode())
 
 
 @pytest.mark.parametrize("stamp", ["-", "1r31e_", ""])

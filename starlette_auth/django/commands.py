@@ -199,8 +199,6 @@ def django_tables(
             kind = new.user.columns[name].type
         elif _type(declared) in ("sa.Integer", "sa.BigInteger"):
             kind = sa.Integer()
-        elif name != user.key and isinstance(kind, sa.Uuid):
-            kind = sa.Text()
         columns.append(sa.Column(name, _unlimited(kind), primary_key=name == user.key))
     field = username_field or user.username_field
     if field not in user.types:

@@ -72,7 +72,7 @@ class Import:
                 found.append(f"The column {column.name} there needs a value. Give it a default in the user table.")
         return [*found, *await self._conflicts()]
 
-    async def run(self, progress: Progress | None = None) -> None:
+    async def run(self, progress: Progress) -> None:
         """Copies what is not there yet. `progress` is told how many users are done, and how many there are."""
         async with self.target.atomic():
             permissions = await self._permissions()
@@ -86,8 +86,7 @@ class Import:
             if len(batch) == BATCH:
                 await self._copy(batch, known, links)
                 batch = []
-                if progress is not None:
-                    progress(self.copied + self.present, self.model.rows)
+                progress(self.copied + self.present, self.model.rows)
         await self._copy(batch, known, links)
         if self.target.dialect == "postgresql" and self.new.user_key.type.python_type is int:
             await self._set_sequence()

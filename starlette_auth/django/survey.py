@@ -1,6 +1,5 @@
 """What a Django project's database looks like."""
 
-import importlib.util
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from itsdangerous import BadData
 
 from ..catalog import columns_of_all, references_to, types_of
 from ..gateway import Gateway
-from ..hashers import default_hashers
+from ..hashers import GET_BCRYPT, default_hashers
 from ..passwords import UNUSABLE
 from ..sessions.django import SALT
 from ..statements import Row, Statement
@@ -159,12 +158,11 @@ async def _look_at_users(gateway: Gateway, user: UserModel, found: Survey) -> No
     readable = {hasher.algorithm for hasher in default_hashers()}
     for kind, number in found.hashes.items():
         algorithm = kind.partition(",")[0]
-        if algorithm in ("bcrypt", "bcrypt_sha256") and importlib.util.find_spec("bcrypt") is None:
-            found.problems.append(f"{number} hashes need bcrypt. Run `pip install starlette-contrib-auth[django]`.")
-        elif algorithm not in readable and algorithm != "unusable":
+        if algorithm not in readable and algorithm != "unusable":
+            fix = GET_BCRYPT if "bcrypt" in algorithm else "Django too reads it only where PASSWORD_HASHERS names it."
             found.problems.append(
                 f"{number} hashes are {algorithm}, which is not read: these people cannot log in here until they have a "
-                "new password. Django too reads it only where PASSWORD_HASHERS names it."
+                f"new password. {fix}"
             )
 
 
