@@ -14,7 +14,8 @@ def translated() -> Iterator[None]:
         yield
     except Exception as error:
         if is_integrity_error(error):
-            raise IntegrityError(str(error)) from error
+            # The first line alone: PostgreSQL goes on with the whole row, the hash of a password included.
+            raise IntegrityError((str(error).splitlines() or [""])[0]) from None
         if is_missing_table(error):
             raise ImproperlyConfigured(
                 f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "

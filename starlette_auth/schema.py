@@ -71,6 +71,10 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
 
 def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
     """In a Django database only what is our own: how Django's tables look is decided by the project's migrations."""
+    if not tables.of_django and MIGRATIONS.name in existing and tables.content_type.name not in existing:
+        raise ImproperlyConfigured(
+            "This is the database of a Django project. Pass django=DjangoProject(…) to Auth, or --django to the command."
+        )
     *core, _ = tables.of_django or (None,)
     missing = [table.name for table in core if table.name not in existing]
     if not missing:
@@ -78,7 +82,8 @@ def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Tabl
     is_standard = tables.user.name == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
     if len(missing) < len(core) or not is_standard:
         raise ImproperlyConfigured(
-            f"The table {missing[0]} of the Django project is not there. Run `python manage.py migrate` first."
+            f"The table {missing[0]} of the Django project is not there. Run `python manage.py migrate` first; where the "
+            "project has a user model of its own, name it: `starlette-auth check-django` says how."
         )
     return [*tables, MIGRATIONS]
 

@@ -1,6 +1,7 @@
 """SQL statements, rendered once for each database, and the values that go in and come out."""
 
 import functools
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any, cast
@@ -100,7 +101,7 @@ def _incoming(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
     elif isinstance(real, sa.Integer):
         wide = isinstance(real, sa.BigInteger) or dialect.name == "sqlite"
         check = _integer_check(2**63 if wide else 2**31)
-    process = real.bind_processor(dialect)
+    process = _json_in if isinstance(real, sa.JSON) else real.bind_processor(dialect)
     if check is None or process is None:
         return check or process or _unchanged
     return _both(check, process)
@@ -108,6 +109,10 @@ def _incoming(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
 
 def _outgoing(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert | None:
     real = kind.dialect_impl(dialect)
+    if isinstance(real, sa.JSON):
+        return _json_out
+    if isinstance(real, (sa.Numeric, sa.Float)) and dialect.name == "postgresql":
+        return None  # asyncpg gives what it should be, and SQLAlchemy asks for the column's number to know
     process: Convert | None = real.result_processor(dialect, None)
     if isinstance(real, sa.DateTime):
         return _moment_out(process or _unchanged, _zone_of(kind))
@@ -148,6 +153,14 @@ def _moment_out(process: Convert, zone: tzinfo) -> Convert:
         return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
 
     return convert
+
+
+def _json_in(value: Any) -> str | None:
+    return None if value is None else json.dumps(value)
+
+
+def _json_out(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def _text_check(length: int | None) -> Convert:

@@ -400,7 +400,7 @@ def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path,
 
     asyncio.run(look())
     said = lines_of("check-django", "--database", source, capsys=capsys)
-    assert "sa.Column('pages', sa.Text)" in said
+    assert "sa.Column('pages', sa.Text, default=" in said
     assert "sa.Column('born', sa.Date)" in said
 
 

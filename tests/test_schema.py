@@ -14,6 +14,7 @@ from databases import Database
 from sqlalchemy.schema import CreateTable, DropTable
 
 from starlette_auth import Gateway, ImproperlyConfigured, Tables, migrate
+from starlette_auth.django.history import MIGRATIONS
 from starlette_auth.statements import Statement
 
 from .conftest import BACKENDS
@@ -283,3 +284,11 @@ async def test_nothing_is_missing_in_a_database_of_django(tmp_path: Path) -> Non
         missing = await migrate(Gateway.of(database), Tables.django())
         assert {name for name in missing if not name.startswith(("auth_token", "auth_throttle"))} == set()
         await Gateway.of(database).close()
+
+
+async def test_a_django_projects_database_is_not_taken_for_ours(database: Database) -> None:
+    gateway = Gateway.of(database)
+    await gateway.execute(CreateTable(MIGRATIONS))
+    with pytest.raises(ImproperlyConfigured, match="--django"):
+        await migrate(gateway, Tables())
+    await gateway.close()

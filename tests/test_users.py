@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -640,3 +642,37 @@ async def test_a_key_may_be_chosen(shop: Auth) -> None:
     key = uuid.uuid4()
     assert (await shop.users.create_user("ann", id=key)).id == key
     assert await shop.users.get_by_username("ann") == await shop.users.get(key.hex)
+
+
+async def test_columns_of_one_s_own_may_hold_decimals_and_json(database: Database) -> None:
+    member = sa.Table(
+        "member",
+        sa.MetaData(),
+        *user_columns(),
+        sa.Column("credit", sa.Numeric(8, 2)),
+        sa.Column("size", sa.Float),
+        sa.Column("prefs", sa.JSON, default=dict),
+    )
+
+    @dataclass(kw_only=True, eq=False)
+    class Member(User):
+        credit: Decimal | None = None
+        size: float | None = None
+        prefs: Any = None
+
+    async with installed(database, tables=Tables(user=member), user_class=Member) as auth:
+        ann = await auth.users.create_user("ann", credit=Decimal("12.50"), size=1.5)
+        ben = await auth.users.create_user("ben", prefs={"a": ["é", None]})
+        assert (ann.credit, ann.size, ann.prefs) == (Decimal("12.50"), 1.5, {})
+        assert (ben.credit, ben.prefs) == (None, {"a": ["é", None]})
+        await auth.users.update(ben, prefs=None)
+        fresh = await auth.users.get(ben.id)
+        assert fresh is not None
+        assert fresh.prefs is None
+
+
+async def test_a_broken_constraint_is_told_without_the_row(auth: Auth) -> None:
+    ann = await auth.users.create_user("ann", password=PASSWORD)
+    with pytest.raises(IntegrityError) as caught:
+        await auth.gateway.execute(sa.update(auth.tables.user).values(is_staff=sa.null()))
+    assert ann.password[:20] not in "".join(traceback.format_exception(caught.value))

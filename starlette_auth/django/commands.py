@@ -30,6 +30,7 @@ TYPES: list[tuple[str, str]] = [
     (r"(small|tiny|medium)?int(eger)?\b.*", "sa.Integer"),
     (r"(datetime|timestamp)\b.*", "sa.DateTime"),
     (r"date", "sa.Date"),
+    (r"jsonb?", "sa.JSON"),
     (r"(double|real|float)\b.*", "sa.Float"),
     (r"(decimal|numeric)\b.*", "sa.Numeric"),
     (r"(?:var)?char.*\((\d+)\)", "sa.String"),
@@ -100,6 +101,10 @@ def _report(found: Survey, *, has_key: bool) -> list[str]:
     lines += [f"Hashes:    {number:>9,} {kind}" for kind, number in found.hashes.most_common()]
     lines += _about_sessions(found, has_key=has_key)
     lines += [f"Problem:   {problem}" for problem in found.problems]
+    lines.append(
+        "Compare:   USE_TZ and TIME_ZONE, SESSION_COOKIE_AGE, the names of the cookies and PASSWORD_HASHERS stand in the "
+        "project's settings; where they are not Django's own, say so to DjangoProject"
+    )
     if found.user is not None and found.user.username_field:
         lines += ["", *suggestion(found, found.user)]
     return lines
@@ -147,10 +152,14 @@ def suggestion(found: Survey, user: UserModel) -> list[str]:
 
 
 def _columns(user: UserModel) -> list[str]:
-    return [
-        f"    sa.Column({name!r}, {_type(kind)}{', primary_key=True' if name == user.key else ''}),"
-        for name, kind in user.types.items()
-    ]
+    return [f"    sa.Column({name!r}, {_type(kind)}{_further(user, name, kind)})," for name, kind in user.types.items()]
+
+
+def _further(user: UserModel, name: str, kind: str) -> str:
+    if name == user.key:
+        return ", primary_key=True"
+    # A new user of ours has to have something there, too.
+    return ', default=""' if name in user.further and _type(kind).startswith(("sa.String", "sa.Text")) else ""
 
 
 def _type(declared: str) -> str:
