@@ -264,7 +264,7 @@ async def postgresql_shape(gateway: Gateway) -> dict[str, Any]:
 async def test_on_postgresql_the_tables_are_those_that_django_makes(gateway: Gateway) -> None:
     tables = Tables.django()
     await migrate(gateway, tables)
-    for table in (tables.token, tables.throttle):
+    for table in (tables.token, tables.throttle, MIGRATIONS):
         await gateway.execute(DropTable(table))
     ours = await postgresql_shape(gateway)
     async with gateway.database.connection() as connection:
