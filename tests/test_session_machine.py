@@ -202,7 +202,7 @@ def test_whatever_happens_in_whatever_order(kind: str, tmp_path: Path) -> None:
             run_state_machine_as_test(
                 cast(Any, lambda: Sessions(auth.sessions, clock, runner)),
                 settings=settings(
-                    max_examples=80,
+                    max_examples=150,
                     stateful_step_count=40,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),

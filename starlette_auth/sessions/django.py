@@ -75,9 +75,7 @@ class DjangoStore(SessionStore):
         return session
 
     def begin(self, clock: Clock = time.time) -> SessionBase:
-        session = DjangoSession(clock=clock)
-        session.zone = self._zone
-        return session
+        return DjangoSession(clock=clock, zone=self._zone)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, before = session.encode(), session.key_to_be, session.predecessor
@@ -139,8 +137,9 @@ class DjangoStore(SessionStore):
             logger.info("A row of %s was not signed by SECRET_KEY, or is no JSON, and is passed over.", self.table.name)
             return None
         record = self._record(row["session_key"], data, row["expire_date"])
-        session = DjangoSession(data, session_key=row["session_key"], record=record, clock=self._clock)
-        session.text, session.zone = row["session_data"], self._zone
+        key = row["session_key"]
+        session = DjangoSession(data, session_key=key, record=record, clock=self._clock, zone=self._zone)
+        session.text = row["session_data"]
         return session
 
     async def _change(self, session: SessionBase, before: str, after: str, max_age: int) -> dict[str, Any]:

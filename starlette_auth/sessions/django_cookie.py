@@ -12,11 +12,11 @@ from ..django.signing import DjangoSigner
 from ..durations import TWO_WEEKS
 from ..exceptions import SessionTooLarge
 from .base import EXPIRY, Record, SessionBase
+from .cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
 from .django_session import DjangoSession, django_record
 from .store import SessionStore, cookie_of
 
 COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
-LIMIT, ROOM_FOR_NAME_AND_FLAGS = 4096, 160  # bytes of a cookie (RFC 6265 §6.1)
 
 
 class DjangoCookieStore(SessionStore):
@@ -51,16 +51,14 @@ class DjangoCookieStore(SessionStore):
                 self._signer.loads(cookie, age)
         except BadData:
             return self.begin(self._clock)
-        session = DjangoSession(data, session_key=cookie, record=self._record(cookie, data), clock=self._clock)
-        session.zone = self._zone
+        record = self._record(cookie, data)
+        session = DjangoSession(data, session_key=cookie, record=record, clock=self._clock, zone=self._zone)
         if self._save_every_request:
             session.modified = True
         return session
 
     def begin(self, clock: Clock = time.time) -> SessionBase:
-        session = DjangoSession(clock=clock)
-        session.zone = self._zone
-        return session
+        return DjangoSession(clock=clock, zone=self._zone)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         data, text = session.encode(), self._signer.dumps(dict(session))

@@ -20,8 +20,11 @@ class DjangoSession(SessionBase):
     new_key = staticmethod(new_django_key)
     #: What was read, signature and all.
     text = ""
-    #: The project's TIME_ZONE where it says USE_TZ=False: then moments are stored without one.
-    zone: tzinfo | None = None
+
+    def __init__(self, *data: Any, zone: tzinfo | None = None, **options: Any) -> None:
+        """`zone` is the project's TIME_ZONE where it says USE_TZ=False: then moments are stored without one."""
+        super().__init__(*data, **options)
+        self.zone = zone
 
     def encode(self) -> str:
         check_keys(self)
