@@ -4,8 +4,9 @@ import uuid
 
 import pytest
 import sqlalchemy as sa
+from databases import Database
 
-from starlette_auth import Auth, Tables, migrate, user_columns
+from starlette_auth import Gateway, Tables, migrate, user_columns
 
 
 def test_the_tables_have_djangos_names() -> None:
@@ -78,10 +79,10 @@ def test_users_who_refer_to_users_do_not_go_with_them() -> None:
     assert all(column.table is not user for column in Tables(user=user).referring_to_user())
 
 
-async def test_the_tables_of_a_django_database_can_be_created_and_used(auth: Auth) -> None:
-    # Beside ours: where the names are the same, the tables are too.
-    tables = Tables.django()
-    assert "django_session" in await migrate(auth.gateway, tables)
-    assert await migrate(auth.gateway, tables) == []
-    key = await auth.gateway.insert(tables.content_type, app_label="polls", model="vote")
+async def test_the_tables_of_a_django_database_can_be_created_and_used(database: Database) -> None:
+    gateway, tables = Gateway.of(database), Tables.django()
+    assert "django_session" in await migrate(gateway, tables)
+    assert await migrate(gateway, tables) == []
+    key = await gateway.insert(tables.content_type, app_label="polls", model="vote")
     assert key == 1
+    await gateway.close()
