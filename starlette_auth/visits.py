@@ -54,6 +54,9 @@ class Visit:
             self.had_key = session.session_key is not None
             await self.visit(app)
         except Unavailable as error:
+            if self.is_silent:
+                logger.error("A session was to end, and may go on. %s", error)
+                return  # the visitor has been told that it did not work
             if self.started:
                 raise
             self.started = True

@@ -5,9 +5,10 @@ import contextlib
 import os
 import re
 import secrets
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import httpx
 import pytest
 from aiosmtpd.controller import Controller
 from blockbuster import BlockBuster, blockbuster_ctx
+from coverage import Coverage
 from databases import Database
 from playwright.sync_api import Browser
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
+from xdist.scheduler import LoadFileScheduling
 
 from starlette_auth import (
     Argon2PasswordHasher,
@@ -31,10 +34,13 @@ from starlette_auth import (
     Passwords,
     RedisStore,
     SessionStore,
+    Tables,
     User,
     migrate,
 )
+from starlette_auth.catalog import columns_of_all, index_names
 from starlette_auth.clock import Clock
+from starlette_auth.gateway import Gateway
 from starlette_auth.hashers import default_hashers
 
 from .browser import Seen, Visitor, launched, look_at
@@ -47,18 +53,39 @@ SERVERS = os.environ.get(
     "TEST_DATABASE_URLS",
     "postgresql://postgres@127.0.0.1:5432,mysql+asyncmy://root@127.0.0.1:3306" if IN_CI else "",
 )
-SPARE: dict[str, list[str]] = defaultdict(list)  # databases that a test has left, by server
+SPARE: dict[str, list[str]] = defaultdict(list)  # empty databases that a test has left, by server
+READY: dict[str, list[str]] = defaultdict(list)  # the same with our tables in them
+SHAPE: dict[str, tuple[object, object]] = {}  # the columns and indexes of those
+FILES: dict[str, bytes] = {}
+OUR_TABLES = [table.name for table in reversed(list(Tables()))]
+DISCONNECT_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+)
 BACKENDS = ["sqlite", *(url.strip() for url in SERVERS.split(",") if url.strip())]
 REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379" if IN_CI else "")
 ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  # stores that can call a session back
 # Stores of a Django project, in which not all is known.
 DJANGO = [f"django {server}" for server in dict.fromkeys((BACKENDS[0], BACKENDS[-1]))]
+EMPTY = pytest.mark.with_tables().mark
+with_tables = pytest.mark.with_tables(True)
 needs_redis = pytest.mark.skipif(not REDIS_URL, reason="needs Redis; name one in TEST_REDIS_URL")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if IN_CI and hasattr(config.option, "cov_fail_under"):
         config.option.cov_fail_under = 100
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """The tests of a file go to one process, and those that look at pages all to the same."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "browser" if "/test_browser" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -68,6 +95,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     missing = "".join(f"; name others in TEST_{name} (see README) to test them too" for name in left_out)
     terminalreporter.write_line(f"databases: {tried}{missing}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Which lines run is not measured where it was on SQLite: to measure takes as long as half of the test."""
+    coverage = Coverage.current() if item.get_closest_marker("with_tables") else None
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    is_elsewhere = any(value in (*BACKENDS[1:], "redis", "cached") for value in values)
+    if coverage is None or not is_elsewhere:
+        return (yield)
+    coverage.stop()
+    try:
+        return (yield)
+    finally:
+        coverage.start()
 
 
 @pytest.fixture(autouse=True)
@@ -101,19 +143,70 @@ async def empty_database(server: str, folder: Path) -> AsyncIterator[str]:
     if server == "sqlite":
         yield f"sqlite+aiosqlite:///{folder}/test.sqlite3"
         return
-    if server.startswith("postgres"):
-        name = SPARE[server].pop() if SPARE[server] else await _new_database(server)
-        try:
-            yield f"{server}/{name}"
-        finally:
-            await _empty_postgresql(server, name)
-            SPARE[server].append(name)
-        return
-    name = await _new_database(server)
+    name = SPARE[server].pop() if SPARE[server] else await _new_database(server)
     try:
         yield f"{server}/{name}"
     finally:
-        await _on_server(server, f"DROP DATABASE {name}")
+        if server.startswith("postgres"):
+            await _empty_postgresql(server, name)
+            SPARE[server].append(name)
+        else:
+            await _drop(server, name)
+
+
+@contextlib.asynccontextmanager
+async def database_with_tables(server: str, folder: Path) -> AsyncIterator[str]:
+    """The same, with our tables in it, and no row: to delete rows takes a server a tenth of the time of new tables."""
+    if server == "sqlite":
+        file = folder / "test.sqlite3"
+        file.write_bytes(await _file_with_tables())
+        yield f"sqlite+aiosqlite:///{file}"
+        return
+    if not READY[server]:
+        READY[server].append(await _new_database(server))
+        await _create_tables(f"{server}/{READY[server][-1]}")
+    name = READY[server].pop()
+    try:
+        yield f"{server}/{name}"
+    finally:
+        if await _delete_rows(server, name):
+            READY[server].append(name)
+        else:
+            await _drop(server, name)
+
+
+async def _create_tables(url: str) -> None:
+    async with connected(url) as database, installed(database) as auth:
+        SHAPE[url.rpartition("/")[0]] = await _shape_of(auth.gateway)
+
+
+async def _file_with_tables() -> bytes:
+    if "sqlite" not in FILES:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "tables.sqlite3"
+            await _create_tables(f"sqlite+aiosqlite:///{file}")
+            FILES["sqlite"] = file.read_bytes()
+    return FILES["sqlite"]
+
+
+async def _shape_of(gateway: Gateway) -> tuple[object, object]:
+    return await columns_of_all(gateway), await index_names(gateway)
+
+
+async def _delete_rows(server: str, name: str) -> bool:
+    """False when there is more in it than our tables, or less."""
+    async with Database(f"{server}/{name}", min_size=1, max_size=1) as database:
+        if server.startswith("postgres"):
+            await database.fetch_all(DISCONNECT_OTHERS, {"name": name})
+        if await _shape_of(Gateway(database)) != SHAPE[server]:
+            return False
+        deletions = [f"DELETE FROM {name}" for name in OUR_TABLES]
+        if server.startswith("postgres"):
+            deletions = ["; ".join(deletions)]
+        async with database.connection() as connection:
+            for deletion in deletions:
+                await Gateway(database).driver.execute(connection.raw_connection, deletion, [])
+    return True
 
 
 async def _new_database(server: str) -> str:
@@ -125,11 +218,15 @@ async def _new_database(server: str) -> str:
     return name
 
 
+async def _drop(server: str, name: str) -> None:
+    force = " WITH (FORCE)" if server.startswith("postgres") else ""
+    await _on_server(server, f"DROP DATABASE {name}{force}")
+
+
 async def _empty_postgresql(server: str, name: str) -> None:
     """A new one takes PostgreSQL half a second; to empty one, a tenth of that."""
-    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
     async with Database(f"{server}/{name}", min_size=1, max_size=1) as database:
-        await database.fetch_all(others, {"name": name})
+        await database.fetch_all(DISCONNECT_OTHERS, {"name": name})
         await database.execute("DROP SCHEMA public CASCADE")
         await database.execute("CREATE SCHEMA public")
 
@@ -149,9 +246,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     async def drop() -> None:
         if not hasattr(session.config, "workerinput"):
             await _hurry(1)
-        for server, names in SPARE.items():
-            for name in names:
-                await _on_server(server, f"DROP DATABASE {name} WITH (FORCE)")
+        for server in {*SPARE, *READY}:
+            for name in SPARE[server] + READY[server]:
+                await _drop(server, name)
 
     asyncio.run(drop())
 
@@ -207,7 +304,7 @@ async def with_store(kind: str, folder: Path, clock: Clock = time.time, **option
             yield auth
         return
     async with (
-        empty_database(server, folder) as url,
+        database_with_tables(server, folder) as url,
         connected(url) as database,
         store_maker(kind, database, clock) as sessions,
         installed(database, sessions=sessions, clock=clock, **options) as auth,
@@ -219,6 +316,9 @@ async def with_store(kind: str, folder: Path, clock: Clock = time.time, **option
 async def installed(database: Database, **options: Any) -> AsyncIterator[Auth]:
     """An Auth whose tables are there."""
     auth = Auth(database, **{"secret_key": SECRET_KEY, "passwords": weak_passwords(), **options})
+    if "tables" in options and await columns_of_all(auth.gateway):
+        for name in OUR_TABLES:
+            await database.execute(f"DROP TABLE {name}")
     await migrate(auth.gateway, auth.tables)
     try:
         yield auth
@@ -233,8 +333,9 @@ def name_of(server: str) -> str:
 
 @pytest.fixture(params=BACKENDS, ids=name_of)
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """An empty database of its own for each test, on each server."""
-    async with empty_database(str(request.param), tmp_path) as url:
+    """A database of its own for each test, on each server: an empty one, unless the test says `with_tables`."""
+    make = database_with_tables if request.node.get_closest_marker("with_tables", EMPTY).args else empty_database
+    async with make(str(request.param), tmp_path) as url:
         yield url
 
 

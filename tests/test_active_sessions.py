@@ -32,8 +32,20 @@ from starlette_auth.testing import FrozenClock
 from starlette_auth.visits import SocketVisit
 
 from .apps import make_app
-from .conftest import ON_SERVER, PASSWORD, SECRET_KEY, client_of, installed, name_of, post_login, with_store
+from .conftest import (
+    ON_SERVER,
+    PASSWORD,
+    SECRET_KEY,
+    client_of,
+    installed,
+    name_of,
+    post_login,
+    with_store,
+    with_tables,
+)
 from .test_sessions import Socket
+
+pytestmark = with_tables
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605 Version/19.0 Mobile Safari/604.1"

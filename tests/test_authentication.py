@@ -41,7 +41,9 @@ from starlette_auth.statements import Statement
 from starlette_auth.users import normalize_username
 
 from .apps import make_app
-from .conftest import PASSWORD, SECRET_KEY, client_of, count_statements, installed, post_login
+from .conftest import PASSWORD, SECRET_KEY, client_of, count_statements, installed, post_login, with_tables
+
+pytestmark = with_tables
 
 
 def with_cookie(value: str) -> dict[str, str]:

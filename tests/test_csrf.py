@@ -28,7 +28,9 @@ from starlette_auth import (
 )
 
 from .apps import app_routes, make_app
-from .conftest import PASSWORD, client_of, installed, post_login, token_in
+from .conftest import PASSWORD, client_of, installed, post_login, token_in, with_tables
+
+pytestmark = with_tables
 
 
 async def form(request: Request) -> Response:

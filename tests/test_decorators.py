@@ -32,7 +32,9 @@ from starlette_auth import (
 )
 
 from .apps import app_routes, make_app, members, public, staff, vote
-from .conftest import client_of, post_login
+from .conftest import client_of, post_login, with_tables
+
+pytestmark = with_tables
 
 SAME = {"origin": "http://testserver"}
 GUARDED = ["/members", "/members-sync", "/vote", "/recount", "/staff", "/club"]

@@ -14,7 +14,9 @@ from starlette_auth.hashers import default_hashers
 from starlette_auth.throttling import Throttle
 
 from .apps import make_app
-from .conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed
+from .conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, with_tables
+
+pytestmark = with_tables
 
 SITE = "https://site.example"
 SAME = {"origin": SITE}

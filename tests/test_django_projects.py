@@ -698,6 +698,21 @@ async def test_hashes_of_one_are_read_by_the_other_and_stay_as_they_are(tmp_path
 # Databases
 
 
+async def test_what_a_project_has_noted_already_is_not_noted_twice(tmp_path: Path) -> None:
+    """One whose tables were dropped, but for the history of its migrations."""
+    async with empty_database("sqlite", tmp_path) as url, connected(url) as database:
+        auth = make_auth(database)
+        await migrate(auth.gateway, auth.tables)
+        noted = "SELECT app, name FROM django_migrations ORDER BY app, name"
+        before = [tuple(row) for row in await database.fetch_all(noted)]
+        for table in reversed(list(auth.tables)):
+            await database.execute(f"DROP TABLE {table.name}")
+        await database.execute("DELETE FROM django_migrations WHERE app = 'auth'")
+        assert "auth_user" in await migrate(auth.gateway, auth.tables)
+        assert [tuple(row) for row in await database.fetch_all(noted)] == before
+        await auth.close()
+
+
 @servers
 async def test_on_tables_that_we_made_django_has_nothing_left_to_do(server: str, tmp_path: Path) -> None:
     async with empty_database(server, tmp_path) as url, connected(url) as database:

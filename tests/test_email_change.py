@@ -26,8 +26,10 @@ from starlette_auth import (
 from starlette_auth.features.email_change import EmailChange
 from starlette_auth.mail import text_of
 
-from .conftest import PASSWORD, all_of, client_of
+from .conftest import PASSWORD, all_of, client_of, with_tables
 from .test_registration import OTHER_PASSWORD, SITE, Site, html_of, links_in, site, to
+
+pytestmark = with_tables
 
 DAY = 24 * 60 * 60
 # Nobody waits five minutes here for the next mail to the same address.

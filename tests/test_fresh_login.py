@@ -34,8 +34,10 @@ from starlette_auth.testing import FrozenClock
 from starlette_auth.translation import Languages
 
 from .apps import make_app
-from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login, token_in
+from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login, token_in, with_tables
 from .test_sessions import Socket
+
+pytestmark = with_tables
 
 PAGE = "/accounts/reauthenticate"
 PASSWORDS = (

@@ -594,6 +594,7 @@ async def test_four_hundred_cancellations_leak_nothing(small: Gateway) -> None:
     chance = random.Random(2)
     gate = asyncio.Semaphore(6)
     outcomes = {"done": 0, "cancelled": 0}
+    longest = 0.012  # so that about half of them are done, on any machine
 
     async def pair(number: int) -> None:
         async with small.atomic():
@@ -601,8 +602,9 @@ async def test_four_hundred_cancellations_leak_nothing(small: Gateway) -> None:
             await small.insert(ITEMS, name=f"{number} right")
 
     async def interrupted(number: int) -> None:
+        nonlocal longest
         async with gate:
-            patience = chance.uniform(0, 0.012)
+            patience = chance.uniform(0, longest)
             try:
                 if number % 2:
                     task = asyncio.create_task(pair(number))
@@ -613,14 +615,15 @@ async def test_four_hundred_cancellations_leak_nothing(small: Gateway) -> None:
                         await pair(number)
             except (TimeoutError, asyncio.CancelledError):
                 outcomes["cancelled"] += 1
+                longest *= 1.1
                 # A task that goes on afterwards can go on asking.
                 assert await small.fetch_one(ONE) == {"one": 1}
             else:
                 outcomes["done"] += 1
+                longest /= 1.1
 
     await asyncio.gather(*(interrupted(number) for number in range(400)))
-    assert outcomes["cancelled"] >= 50
-    assert outcomes["done"] >= 10
+    assert min(outcomes.values()) >= 50
     await assert_whole(small)
     stored = [name.split() for name in await names(small)]
     assert {number for number, side in stored if side == "left"} == {n for n, side in stored if side == "right"}

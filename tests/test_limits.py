@@ -40,7 +40,10 @@ from .conftest import (
     name_of,
     post_login,
     with_store,
+    with_tables,
 )
+
+pytestmark = with_tables
 
 MINUTE, HOUR, DAY = 60, 60 * 60, 24 * 60 * 60
 ALL_STORES = ["cookie", *ON_SERVER]

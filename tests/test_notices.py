@@ -27,8 +27,10 @@ from starlette_auth import (
 from starlette_auth.events import Event
 from starlette_auth.mail import text_of
 
-from .conftest import PASSWORD, client_of
+from .conftest import PASSWORD, client_of, with_tables
 from .test_registration import OTHER_PASSWORD, SITE, Site, html_of, links_in, site, to
+
+pytestmark = with_tables
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:141.0) Gecko/20100101 Firefox/141.0"
 CHROME = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/139.0 Safari/537.36"

@@ -15,7 +15,9 @@ from starlette_auth import Auth, User, auth_context
 from starlette_auth.urls import safe_url
 
 from .apps import make_app
-from .conftest import PASSWORD, client_of, installed, post_login, token_in
+from .conftest import PASSWORD, client_of, installed, post_login, token_in, with_tables
+
+pytestmark = with_tables
 
 SAME = {"origin": "http://testserver"}
 HOSTILE = [

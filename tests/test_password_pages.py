@@ -37,7 +37,9 @@ from starlette_auth.tokens import encode_uid
 from starlette_auth.translation import Languages
 
 from .apps import make_app
-from .conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, post_login, token_in
+from .conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, post_login, token_in, with_tables
+
+pytestmark = with_tables
 
 SITE = "https://site.example"
 NEW = "an entirely new passphrase"

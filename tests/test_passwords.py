@@ -27,6 +27,7 @@ from starlette_auth import (
     PBKDF2PasswordHasher,
 )
 from starlette_auth.hashers import default_hashers
+from starlette_auth.passwords import MAX_KINDS
 
 from .conftest import PASSWORD, weak_passwords
 
@@ -312,6 +313,13 @@ async def test_many_cancellations_lose_no_place(counting: Counting) -> None:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         assert await asyncio.gather(*(passwords.hash("pw") for _ in range(10))) == ["counting$pw"] * 10
+
+
+async def test_what_is_noted_of_kinds_of_hashes_has_an_end() -> None:
+    async with passwords_with(PBKDF2PasswordHasher(iterations=1)) as passwords:
+        for cost in range(1, 80):
+            assert (await passwords.check(PBKDF2PasswordHasher(iterations=cost).encode("pw"), "pw")).matches
+        assert len(passwords._takes) == MAX_KINDS
 
 
 async def test_an_error_of_a_hasher_frees_its_place(counting: Counting) -> None:

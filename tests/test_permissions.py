@@ -10,6 +10,10 @@ from blockbuster import BlockBuster
 
 from starlette_auth import AlreadyExists, Auth, DoesNotExist, Group, IntegrityError, UnstorableValue, User
 
+from .conftest import with_tables
+
+pytestmark = with_tables
+
 
 @pytest.fixture(autouse=True)
 def _pools_may_grow(blockbuster: BlockBuster) -> None:

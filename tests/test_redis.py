@@ -117,6 +117,18 @@ async def test_a_change_that_lost_its_answer_can_be_sent_again(store: RedisStore
     assert await store.load(key) == {"a": 1, "b": 2}
 
 
+@pytest.mark.parametrize("missing", ["public_id", "expires"])
+async def test_a_hash_that_is_damaged_is_no_session(
+    store: RedisStore, missing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cookie = await kept(store, a=1)
+    (name,) = await names_in(store)
+    await store.redis.client.hdel(name, missing)
+    assert await store.load(cookie) == {}
+    assert "holds no session" in caplog.text
+    assert cookie not in caplog.text
+
+
 async def test_one_store_serves_several_event_loops(prefix: str) -> None:
     store = RedisStore(REDIS_URL, prefix=prefix)
     cookie = await kept(store, a=1)

@@ -35,7 +35,9 @@ from starlette_auth.tokens import Tokens
 from starlette_auth.translation import Languages
 
 from .apps import make_app
-from .conftest import PASSWORD, all_of, client_of, installed, token_in
+from .conftest import PASSWORD, all_of, client_of, installed, token_in, with_tables
+
+pytestmark = with_tables
 
 SITE = "https://site.example"
 SAME = {"origin": SITE}

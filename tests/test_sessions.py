@@ -580,7 +580,7 @@ async def test_a_logout_is_carried_out_though_the_browser_hung_up(auth: Auth, an
 
 
 class Slow(MemoryStore):
-    """It takes its time to delete, and may be away when it is to save."""
+    """It takes its time to delete, and may be away when something is to be written."""
 
     is_away = False
 
@@ -590,6 +590,8 @@ class Slow(MemoryStore):
         return await super().save(session, max_age)
 
     async def delete(self, session_key: str) -> None:
+        if self.is_away:
+            raise Unavailable("The database cannot be reached. Look whether it runs.")
         await asyncio.sleep(0.1)
         await super().delete(session_key)
 
@@ -627,6 +629,29 @@ async def test_a_change_of_key_that_cannot_be_saved_logs_nobody_out(database: Da
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
         store.is_away = False
         assert (await client.get("/whoami")).json()["username"] == "ann"
+
+
+async def test_what_cannot_be_emptied_or_ended_is_still_there(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def forget(request: Request) -> Response:
+        request.session.clear()
+        return PlainTextResponse("")
+
+    store = Slow()
+    async with (
+        installed(database, sessions=store) as auth,
+        client_of(make_app(auth, Route("/forget", forget))) as client,
+    ):
+        await auth.users.create_user("ann", password=PASSWORD)
+        await post_login(client)
+        for path, told in (("/forget", 1), ("/flush", 2)):
+            store.is_away = True
+            caplog.clear()
+            assert (await client.get(path)).status_code == 503
+            assert len(caplog.messages) == told
+            store.is_away = False
+            assert (await client.get("/whoami")).json()["username"] == "ann"
 
 
 async def test_a_logout_in_a_socket_counts_before_the_socket_closes(auth: Auth, ann: User) -> None:

@@ -11,7 +11,9 @@ from starlette_auth import Auth, ImproperlyConfigured, MemoryStore, User, lifesp
 from starlette_auth.testing import log_in
 
 from .apps import make_app
-from .conftest import PASSWORD, SECRET_KEY, client_of, post_login
+from .conftest import PASSWORD, SECRET_KEY, client_of, post_login, with_tables
+
+pytestmark = with_tables
 
 
 def new_auth(folder: Path) -> Auth:

@@ -12,7 +12,9 @@ from starlette_auth.exceptions import HashingBusy, Throttled
 from starlette_auth.rates import Rate, parse_rates
 from starlette_auth.throttling import Attempt, Throttle
 
-from .conftest import connected
+from .conftest import connected, with_tables
+
+pytestmark = with_tables
 
 ADDRESS = "203.0.113.9"
 HOUR = 60 * 60

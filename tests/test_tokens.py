@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 
-from starlette_auth import Auth, PasswordResetTokens, Passwords, User
+from starlette_auth import Auth, DjangoProject, PasswordResetTokens, Passwords, User
 from starlette_auth.exceptions import UnstorableValue
 from starlette_auth.signing import SecretKeys
 from starlette_auth.testing import CollectingMailer
@@ -34,7 +34,9 @@ from starlette_auth.tokens import (
 )
 
 from .apps import make_app
-from .conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, weak_passwords
+from .conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, weak_passwords, with_tables
+
+pytestmark = with_tables
 
 VECTORS = [json.loads(file.read_text()) for file in sorted((Path(__file__).parent / "data").glob("vectors-*.json"))]
 NOW = 1_800_000_000
@@ -536,7 +538,7 @@ async def test_a_link_of_django_works_on_our_page_and_ours_on_its(tmp_path: Path
     uid, token = (await run_site(file, SECRET_KEY)).split()
     async with Database(f"sqlite+aiosqlite:///{file}") as database:
         reset_tokens = PasswordResetTokens(SECRET_KEY, time_zone=NEW_YORK)
-        async with installed(database, reset_tokens=reset_tokens) as auth:
+        async with installed(database, reset_tokens=reset_tokens, django=DjangoProject()) as auth:
             ann = await auth.users.get_by_username("ann")
             assert ann is not None
             assert uid == encode_uid(ann)

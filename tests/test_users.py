@@ -36,7 +36,9 @@ from starlette_auth import (
 )
 from starlette_auth.users import normalize_username
 
-from .conftest import PASSWORD, installed
+from .conftest import PASSWORD, installed, with_tables
+
+pytestmark = with_tables
 
 
 @pytest.fixture(autouse=True)
