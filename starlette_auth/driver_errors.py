@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import NoReturn
 
 from .exceptions import ImproperlyConfigured, IntegrityError, StarletteAuthError, Unavailable, one_line
 
@@ -13,17 +14,22 @@ def translated() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_integrity_error(error):
-            # The first line alone: PostgreSQL goes on with the whole row, the hash of a password included.
-            raise IntegrityError((str(error).splitlines() or [""])[0]) from None
-        if is_missing_table(error):
-            raise ImproperlyConfigured(
-                f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
-                "or pass lifespan=lifespan(auth, create_tables=True) to your app."
-            ) from error
-        if is_unavailable(error):
-            raise Unavailable(f"The database cannot be reached: {one_line(error)}. Look whether it runs.") from error
-        raise
+        translate(error)
+
+
+def translate(error: Exception) -> NoReturn:
+    """Raises what a driver's error means, or the error itself."""
+    if is_integrity_error(error):
+        # The first line alone: PostgreSQL goes on with the whole row, the hash of a password included.
+        raise IntegrityError((str(error).splitlines() or [""])[0]) from None
+    if is_missing_table(error):
+        raise ImproperlyConfigured(
+            f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
+            "or pass lifespan=lifespan(auth, create_tables=True) to your app."
+        ) from error
+    if is_unavailable(error):
+        raise Unavailable(f"The database cannot be reached: {one_line(error)}. Look whether it runs.") from error
+    raise error
 
 
 def is_missing_table(error: Exception) -> bool:

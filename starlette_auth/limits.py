@@ -1,5 +1,6 @@
 """How long a login lasts."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -52,8 +53,13 @@ class SessionLimits:
         return self.remembered != self.otherwise
 
     def of(self, user: User, *, is_remembered: bool) -> SessionLimit:
-        limit = self.remembered if is_remembered else self.otherwise
-        return limit.at_most(self.staff) if user.is_staff or user.is_superuser else limit
+        if user.is_staff or user.is_superuser:
+            return self._of_staff[is_remembered]
+        return self.remembered if is_remembered else self.otherwise
+
+    @functools.cached_property
+    def _of_staff(self) -> tuple[SessionLimit, SessionLimit]:
+        return self.otherwise.at_most(self.staff), self.remembered.at_most(self.staff)
 
 
 AAL2 = SessionLimit(absolute=DAY, idle=HOUR)

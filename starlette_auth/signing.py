@@ -41,4 +41,4 @@ class SecretKeys:
 def salted_hmac(salt: str, value: str, secret: str) -> str:
     """HMAC-SHA256 under a key made of salt and secret, as Django's `salted_hmac(…, algorithm="sha256")`."""
     key = hashlib.sha256(salt.encode() + secret.encode()).digest()
-    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, value.encode(), "sha256").hex()

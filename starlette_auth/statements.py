@@ -75,13 +75,15 @@ class Prepared:
 
     def arguments(self, values: Mapping[str, Any]) -> Any:
         """What the driver is given: a list for PostgreSQL, a dict elsewhere. UnstorableValue for what cannot be stored."""
-        values = {**self.fixed, **values}
-        missing = [name for name, _ in self.incoming if name not in values]
-        if missing:
-            raise TypeError(f"The statement needs a value for {', '.join(missing)}. Pass it by that name.")
-        if self.positional:
-            return [convert(values[name]) for name, convert in self.incoming]
-        return {name: convert(values[name]) for name, convert in self.incoming}
+        if self.fixed:
+            values = {**self.fixed, **values}
+        try:
+            if self.positional:
+                return [convert(values[name]) for name, convert in self.incoming]
+            return {name: convert(values[name]) for name, convert in self.incoming}
+        except KeyError:
+            missing = [name for name, _ in self.incoming if name not in values]
+            raise TypeError(f"The statement needs a value for {', '.join(missing)}. Pass it by that name.") from None
 
     def row(self, raw: Iterable[Any]) -> Row:
         cells = list(raw)

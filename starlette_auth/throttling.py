@@ -90,7 +90,7 @@ class Throttle:
         # `until` first: after the other, MySQL would see the new number of failures.
         fewer = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - _number(1)))
         self._restore = Statement(fewer.where(by_key, t.c.failures > _number(0)))
-        self._until = Statement(sa.select(t.c.until).where(by_key))
+        self._counter = Statement(sa.select(t.c.failures, t.c.until).where(by_key))
         self._give_back = functools.cache(functools.partial(_give_back, t))
         says_nothing = sa.or_(t.c.failures == 0, t.c.until <= _moment("forgotten"))
         self._clear = old_rows(
@@ -137,11 +137,15 @@ class Throttle:
     async def _counted(self, attempt: Attempt, action: str, scopes: Mapping[str, str], key: str) -> AsyncIterator[None]:
         now = self._now()
         counted = await self._count_all(action, scopes, now)
-        if not await self.gateway.execute(
+        while not await self.gateway.execute(
             self._reserve, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY
         ):
-            await self._take_back(counted)
-            raise await self._throttled(key, now)
+            row = await self.gateway.fetch_one(self._counter, key=key)
+            if row is None or row["failures"] >= self._free_failures:
+                await self._take_back(counted)
+                raise _throttled(row["until"] - now if row is not None else 0)
+            # There is no time to wait: another was counted a moment ago, by a clock that is ahead of ours.
+            now = max(now, row["until"])
         try:
             yield
         except Exception:
@@ -190,7 +194,8 @@ class Throttle:
                 self._count, key=key, now=now, first=now + step, latest=latest, step=step
             ):
                 await self._take_back(counted)
-                raise await self._throttled(key, latest)
+                row = await self.gateway.fetch_one(self._counter, key=key)
+                raise _throttled(row["until"] - latest if row is not None else 0)
             counted.append((key, step))
         return counted
 
@@ -201,17 +206,17 @@ class Throttle:
         if counted:
             await self.gateway.execute(self._give_back(len(counted)), **values)
 
-    async def _throttled(self, key: str, allowed: int) -> Throttled:
-        row = await self.gateway.fetch_one(self._until, key=key)
-        wait = row["until"] - allowed if row is not None else 0
-        return Throttled(max(1, -(-wait // 1000)))
-
     def _watch(self, address: str) -> None:
         if self._crowd.is_one(address):
             logger.warning(
                 "Every request seems to come from %s, a proxy's. Pass Auth(trusted_proxies=[%r]).",
                 *(address, address),
             )
+
+
+def _throttled(wait: int) -> Throttled:
+    """`wait` is in milliseconds, what is told in whole seconds."""
+    return Throttled(max(1, -(-wait // 1000)))
 
 
 def _upsert(

@@ -54,5 +54,7 @@ def path_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
 
 def is_below(scope: Scope, prefixes: Iterable[str]) -> bool:
     """Whether the request asks for one of `prefixes`, or something under it: /static covers /static/a.css, not /statics."""
-    path = route_path(scope) if prefixes else ""
+    if not prefixes:
+        return False
+    path = route_path(scope)
     return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)

@@ -88,6 +88,10 @@ class Users(Grants, Generic[U]):
         user.permission_rows = (row["direct_permissions"], row["group_permissions"])
         return user
 
+    async def row_of(self, id: Any) -> Row | None:
+        """What `from_row` makes the user with this primary key of, or None."""
+        return await self._row(self._by_id, id=self.parse_id(id))
+
     async def get(self, id: Any) -> U | None:
         """The user with this primary key, which may come as text, or None."""
         return await self._one(self._by_id, id=self.parse_id(id))
@@ -284,13 +288,16 @@ class Users(Grants, Generic[U]):
         return may_go
 
     async def _one(self, statement: Statement, **values: Any) -> U | None:
+        row = await self._row(statement, **values)
+        return self.from_row(row) if row else None
+
+    async def _row(self, statement: Statement, **values: Any) -> Row | None:
         if None in values.values():
             return None
         try:
-            row = await self.gateway.fetch_one(statement, **values)
+            return await self.gateway.fetch_one(statement, **values)
         except UnstorableValue:
             return None
-        return self.from_row(row) if row else None
 
     async def _write(self, user: User, *only_where: sa.ColumnElement[bool], **fields: Any) -> bool:
         """Writes fields to the database and then to `user`, unless there is no such row."""

@@ -79,6 +79,15 @@ async def test_five_failures_are_free_and_then_the_wait_doubles(throttle: Thrott
         assert await guess(throttle) == 0
 
 
+async def test_a_clock_that_is_behind_costs_nobody_a_free_try(auth: Auth, clock: Clock) -> None:
+    ahead, behind = Clock(), Clock()
+    ahead.now, behind.now = clock.now, clock.now - 0.002
+    here, there = throttle_of(auth, ahead), throttle_of(auth, behind)
+    assert [await guess(one) for one in (here, there, here, there, here)] == [0, 0, 0, 0, 0]
+    assert await guess(there) in (1, 2)
+    assert await guess(here) == 1
+
+
 async def test_a_refusal_is_an_answer_that_says_when_to_come_back(throttle: Throttle) -> None:
     await throttle.hit("register_mail", account="ann")
     with pytest.raises(Throttled) as refused:

@@ -181,6 +181,7 @@ class DjangoProject(Defaults):
         return DjangoStore(
             database,
             keys.all,
+            users=users,
             table=users.tables.session,
             salt=self.session_salt,
             forget=self.forget_session,

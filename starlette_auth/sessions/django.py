@@ -17,6 +17,7 @@ from ..durations import TWO_WEEKS
 from ..gateway import Gateway
 from ..statements import Row, Statement
 from ..tables import django_session_table
+from ..users import Users
 from .base import Record, SessionBase, decode, encode
 from .django_session import DjangoSession, django_record, is_django_key
 from .store import Progress, SessionStore, cookie_of, interrupted, time_to_keep
@@ -35,9 +36,10 @@ class DjangoStore(SessionStore):
     is Django that may still overwrite what we stored while its own request was under way. Django keeps the keys
     themselves. The table does not know whose its sessions are: listing those of a user, and ending them, looks at all.
 
-    `time_zone` is TIME_ZONE where the project says USE_TZ=False; `max_age` is SESSION_COOKIE_AGE, in seconds.
-    `secret_key` is SECRET_KEY, followed by SECRET_KEY_FALLBACKS. `salt` is another for an engine whose class is not
-    called SessionStore ("django.contrib.sessions." and its name). `forget` is for `cached_db`.
+    Given `users`, it brings the user and all permissions on the same connection. `time_zone` is TIME_ZONE where the
+    project says USE_TZ=False; `max_age` is SESSION_COOKIE_AGE, in seconds. `secret_key` is SECRET_KEY, followed by
+    SECRET_KEY_FALLBACKS. `salt` is another for an engine whose class is not called SessionStore
+    ("django.contrib.sessions." and its name). `forget` is for `cached_db`.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class DjangoStore(SessionStore):
         database: Database,
         secret_key: str | Sequence[str],
         *,
+        users: Users[Any] | None = None,
         table: sa.Table | None = None,
         salt: str = SALT,
         forget: Forget | None = None,
@@ -53,6 +56,7 @@ class DjangoStore(SessionStore):
         time_zone: tzinfo | None = None,
         clock: Clock = time.time,
     ) -> None:
+        self._users = users
         self._max_age = max_age
         self._zone = time_zone
         self.gateway = Gateway.of(database)
@@ -64,10 +68,13 @@ class DjangoStore(SessionStore):
         self._clock = clock
 
     async def load(self, cookie: str) -> SessionBase:
-        row = None
+        session = None
         if is_django_key(cookie):
-            row = await self.gateway.fetch_one(self._say.load, key=cookie, now=self._now())
-        session = self._read(row) if row is not None else None
+            async with self.gateway.together():
+                row = await self.gateway.fetch_one(self._say.load, key=cookie, now=self._now())
+                session = self._read(row) if row is not None else None
+                if session is not None and session.user_id is not None and self._users is not None:
+                    session.user_row = await self._users.row_of(session.user_id)
         if session is None:
             return self.begin(self._clock)
         if self._save_every_request:
