@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from starlette_auth.exceptions import HashingBusy, Throttled
 from starlette_auth.rates import Rate, parse_rates
 from starlette_auth.throttling import Attempt, Throttle
 
-from .conftest import connected, with_tables
+from .conftest import BACKENDS, connected, name_of, with_tables
 
 pytestmark = with_tables
 
@@ -86,6 +87,12 @@ async def test_a_clock_that_is_behind_costs_nobody_a_free_try(auth: Auth, clock:
     assert [await guess(one) for one in (here, there, here, there, here)] == [0, 0, 0, 0, 0]
     assert await guess(there) in (1, 2)
     assert await guess(here) == 1
+
+
+@pytest.mark.parametrize("database_url", [url for url in BACKENDS if "postgres" in url], indirect=True, ids=name_of)
+async def test_postgresql_is_told_that_a_moment_is_no_small_number(throttle: Throttle) -> None:
+    """SQLAlchemy writes the types of parameters from 2.1 on only; below, each login would be an error of the server."""
+    assert re.search(r"CAST\(\$\d+(::BIGINT)? AS BIGINT\) \+", throttle._reserve.prepared("postgresql").sql)
 
 
 async def test_a_refusal_is_an_answer_that_says_when_to_come_back(throttle: Throttle) -> None:
