@@ -211,8 +211,5 @@ class Credentials(AuthCredentials):
         self.scopes = Scopes(user)
 
 
-read_list = json.JSONDecoder().decode
-
-
 def _names(row: str | None) -> frozenset[str]:
-    return frozenset(read_list(row)) if row and row != "[]" else frozenset()
+    return frozenset(json.loads(row)) if row else frozenset()

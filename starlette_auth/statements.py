@@ -7,7 +7,8 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
@@ -19,7 +20,9 @@ Convert = Callable[[Any], Any]
 
 DIALECTS: dict[str, sa.Dialect] = {
     "sqlite": sqlite.dialect(paramstyle="named"),
-    "postgresql": postgresql.dialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
+    # Not PostgreSQL's in general, which is that of another driver in each version of SQLAlchemy: in 2.0 of one that leaves
+    # the type of a parameter to the server, and that takes milliseconds beside a small number for a small number.
+    "postgresql": asyncpg.dialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
     "mysql": mysql.dialect(paramstyle="pyformat"),
 }
 

@@ -245,8 +245,7 @@ def _reserve(dialect: str, table: sa.Table, waits: Sequence[int]) -> Statement:
     counted = sa.case((until <= _moment("forgotten"), _number(1)), else_=failures + _number(1))
     # MySQL changes one column after the other, and sees here what it did there.
     wait = _wait(failures if dialect == "mysql" else counted, waits)
-    # Cast, or PostgreSQL takes the moment for as small a number as stands beside it: SQLAlchemy says so from 2.1 on only.
-    then = {"failures": counted, "until": sa.cast(_moment("now"), sa.BigInteger) + wait}
+    then = {"failures": counted, "until": _moment("now") + wait}
     return _upsert(dialect, table, 1, then, until <= _moment("now"))
 
 

@@ -94,7 +94,8 @@ class Users(Grants, Generic[U]):
 
     async def get(self, id: Any) -> U | None:
         """The user with this primary key, which may come as text, or None."""
-        return await self._one(self._by_id, id=self.parse_id(id))
+        row = await self.row_of(id)
+        return self.from_row(row) if row else None
 
     async def get_by_username(self, username: str) -> U | None:
         """The user with exactly this name, or None."""

@@ -55,8 +55,9 @@ class Visit:
             await self.visit(app)
         except Unavailable as error:
             if self.is_silent:
-                logger.error("A session was to end, and may go on. %s", error)
-                return  # the visitor has been told that it did not work
+                # The visitor knows already that it did not work: it is what could not be saved that cannot be deleted.
+                logger.error("A request that was refused failed once more. %s", error)
+                return
             if self.started:
                 raise
             self.started = True

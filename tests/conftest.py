@@ -56,7 +56,7 @@ SERVERS = os.environ.get(
 SPARE: dict[str, list[str]] = defaultdict(list)  # empty databases that a test has left, by server
 READY: dict[str, list[str]] = defaultdict(list)  # the same with our tables in them
 SHAPE: dict[str, tuple[object, object]] = {}  # the columns and indexes of those
-FILES: dict[str, bytes] = {}
+FILES: list[bytes] = []  # a SQLite file with our tables, once it was made
 OUR_TABLES = [table.name for table in reversed(list(Tables()))]
 DISCONNECT_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
@@ -66,8 +66,7 @@ REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379" if IN_CI e
 ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  # stores that can call a session back
 # Stores of a Django project, in which not all is known.
 DJANGO = [f"django {server}" for server in dict.fromkeys((BACKENDS[0], BACKENDS[-1]))]
-EMPTY = pytest.mark.with_tables().mark
-with_tables = pytest.mark.with_tables(True)
+with_tables = pytest.mark.with_tables
 needs_redis = pytest.mark.skipif(not REDIS_URL, reason="needs Redis; name one in TEST_REDIS_URL")
 
 
@@ -182,12 +181,12 @@ async def _create_tables(url: str) -> None:
 
 
 async def _file_with_tables() -> bytes:
-    if "sqlite" not in FILES:
+    if not FILES:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "tables.sqlite3"
             await _create_tables(f"sqlite+aiosqlite:///{file}")
-            FILES["sqlite"] = file.read_bytes()
-    return FILES["sqlite"]
+            FILES.append(file.read_bytes())
+    return FILES[0]
 
 
 async def _shape_of(gateway: Gateway) -> tuple[object, object]:
@@ -201,12 +200,9 @@ async def _delete_rows(server: str, name: str) -> bool:
             await database.fetch_all(DISCONNECT_OTHERS, {"name": name})
         if await _shape_of(Gateway(database)) != SHAPE[server]:
             return False
-        deletions = [f"DELETE FROM {name}" for name in OUR_TABLES]
-        if server.startswith("postgres"):
-            deletions = ["; ".join(deletions)]
-        async with database.connection() as connection:
-            for deletion in deletions:
-                await Gateway(database).driver.execute(connection.raw_connection, deletion, [])
+        async with database.connection():
+            for table in OUR_TABLES:
+                await database.execute(f"DELETE FROM {table}")
     return True
 
 
@@ -335,7 +331,7 @@ def name_of(server: str) -> str:
 @pytest.fixture(params=BACKENDS, ids=name_of)
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """A database of its own for each test, on each server: an empty one, unless the test says `with_tables`."""
-    make = database_with_tables if request.node.get_closest_marker("with_tables", EMPTY).args else empty_database
+    make = database_with_tables if request.node.get_closest_marker("with_tables") else empty_database
     async with make(str(request.param), tmp_path) as url:
         yield url
 

@@ -35,36 +35,25 @@ async def auth(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield auth
 
 
-class Asking:
-    """A voter, whose permission comes through a group, and who asks without a client of HTTP around it."""
+async def ask(app: ASGIApp, cookies: str) -> int:
+    """The status of the answer to somebody who wants to vote, without a client of HTTP around it."""
+    status = 0
 
-    def __init__(self, app: ASGIApp, cookies: str) -> None:
-        self.app = app
-        self.headers = [(b"host", b"testserver"), *([(b"cookie", cookies.encode())] if cookies else [])]
-        self.status = 0
-
-    async def __call__(self) -> int:
-        scope: Scope = {
-            "type": "http",
-            "method": "GET",
-            "scheme": "http",
-            "path": "/vote",
-            "query_string": b"",
-            "headers": list(self.headers),
-            "client": ("192.0.2.1", 5000),
-            "server": ("testserver", 80),
-        }
-        await self.app(scope, self.receive, self.send)
-        return self.status
-
-    async def receive(self) -> Message:
+    async def receive() -> Message:
         return {"type": "http.request"}
 
-    async def send(self, message: Message) -> None:
-        self.status = message.get("status", self.status)
+    async def send(message: Message) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    headers = [(b"host", b"testserver"), *([(b"cookie", cookies.encode())] if cookies else [])]
+    scope: Scope = {"type": "http", "method": "GET", "scheme": "http", "path": "/vote", "query_string": b""}
+    await app({**scope, "headers": headers, "client": ("192.0.2.1", 5000)}, receive, send)
+    return status
 
 
-async def voter_of(auth: Auth) -> Asking:
+async def voter_of(auth: Auth) -> tuple[ASGIApp, str]:
+    """An application, and the cookies of somebody whose permission comes through a group."""
     ann, voters = await auth.users.create_user("ann"), await auth.users.create_group("voters")
     await auth.users.create_permission("polls.add_vote")
     await auth.users.grant(voters, "polls.add_vote")
@@ -72,14 +61,14 @@ async def voter_of(auth: Auth) -> Asking:
     app = make_app(auth, Route("/vote", vote))
     async with client_of(app) as client:
         await log_in(client, ann, auth)
-        ask = Asking(app, "; ".join(f"{name}={value}" for name, value in client.cookies.items()))
+        cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
     for _ in range(3):  # by then every statement is rendered, and every connection open
-        assert await ask() == 200
-    return ask
+        assert await ask(app, cookies) == 200
+    return app, cookies
 
 
 async def test_it_costs_one_question_on_one_connection(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = await voter_of(auth)
+    app, cookies = await voter_of(auth)
     said, acquired = count_statements(auth, monkeypatch), []
     backend = type(auth.database._backend.connection())
     acquire = backend.acquire
@@ -90,14 +79,13 @@ async def test_it_costs_one_question_on_one_connection(auth: Auth, monkeypatch: 
 
     monkeypatch.setattr(backend, "acquire", counting)
     monkeypatch.setattr(sa.ClauseElement, "compile", None)  # nothing is compiled any more
-    assert await ask() == 200
+    assert await ask(app, cookies) == 200
     # Django's table of sessions does not know whose they are: a second question has to follow the first.
     assert len(said) == (2 if auth.tables.of_django else 1)
     assert all(statement.startswith("SELECT") for statement in said)
     assert len(acquired) == (0 if auth.gateway.dialect == "sqlite" else 1)
     said.clear()
-    stranger = Asking(ask.app, "")
-    assert await stranger() == 303
+    assert await ask(app, "") == 303
     assert said == []
 
 
@@ -105,7 +93,8 @@ async def test_it_costs_few_calls_of_functions(auth: Auth) -> None:
     most = MOST_CALLS.get(auth.gateway.dialect)
     if most is None or auth.tables.of_django:
         pytest.skip("there is no bar for this one")
-    ask, calls = await voter_of(auth), 0
+    app, cookies = await voter_of(auth)
+    calls = 0
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
@@ -114,7 +103,7 @@ async def test_it_costs_few_calls_of_functions(auth: Auth) -> None:
     before = sys.getprofile()
     sys.setprofile(count)
     for _ in range(10):
-        await ask()
+        await ask(app, cookies)
     sys.setprofile(before)
     assert calls / 10 <= most
 

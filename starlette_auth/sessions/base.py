@@ -275,7 +275,6 @@ class SessionBase(dict[str, Any]):
 
 #: Anything that a neighbour, Django for one, may have stored; we store no NaN, which is not JSON (RFC 8259 §6).
 encode_value = json.JSONEncoder(separators=(",", ":")).encode
-_decode = json.JSONDecoder().decode
 _encode_strictly = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -292,7 +291,7 @@ def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value)
 
 def decode(text: str) -> dict[str, Any]:
     """What `encode` made. ValueError for anything but a JSON object."""
-    data = _decode(text)
+    data = json.loads(text)
     if not isinstance(data, dict):
         raise ValueError("A stored session is no JSON object.")
     return data
