@@ -15,12 +15,13 @@ from starlette.requests import HTTPConnection
 from .addresses import Proxies
 from .clock import Clock
 from .devices import Devices
+from .fields import normalize_username
 from .limits import SessionLimits
 from .models import AnonymousUser, User
 from .sessions.base import AUTH_TIME, USER_ID, SessionBase
 from .signing import SecretKeys
 from .throttling import Attempt, Throttle
-from .users import Users, normalize_username
+from .users import Users
 
 BACKEND = "_auth_user_backend"  # Django's names
 AUTH_HASH = "_auth_user_hash"

@@ -1,32 +1,13 @@
 """The tables: Django's columns, types, constraints and index names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, tzinfo
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 
+from .columns import key_column, like_index, long_text, moment, reference, unique_together
 from .exceptions import ImproperlyConfigured
-
-MYSQL = ("mysql", "mariadb")
-
-
-class Moment(sa.DateTime):
-    """A moment, as an aware datetime. `zone`: of what a database stores that does not store zones itself."""
-
-    def __init__(self, zone: tzinfo = UTC) -> None:
-        super().__init__(timezone=True)
-        self.zone = zone
-
-
-def moment(zone: tzinfo = UTC) -> sa.types.TypeEngine[Any]:
-    """With microseconds."""
-    return Moment(zone).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
-
-
-def long_text() -> sa.types.TypeEngine[Any]:
-    return sa.Text().with_variant(mysql.LONGTEXT(), *MYSQL)
 
 
 class Names(NamedTuple):
@@ -72,21 +53,21 @@ class Tables:
         self.content_type = sa.Table(
             names.content_type,
             self.metadata,
-            _key(),
+            key_column(),
             sa.Column("app_label", sa.String(100), nullable=False),
             sa.Column("model", sa.String(100), nullable=False),
-            *_unique(names.content_type_unique, "app_label", "model"),
+            *unique_together(names.content_type_unique, "app_label", "model"),
             sqlite_autoincrement=True,
         )
         self.permission = sa.Table(
             "auth_permission",
             self.metadata,
-            _key(),
+            key_column(),
             sa.Column("content_type_id", sa.Integer, nullable=False),
             sa.Column("codename", sa.String(100), nullable=False),
             sa.Column("name", sa.String(255), nullable=False),
-            *_unique("auth_permission_content_type_id_codename_01ab375a_uniq", "content_type_id", "codename"),
-            *_reference(
+            *unique_together("auth_permission_content_type_id_codename_01ab375a_uniq", "content_type_id", "codename"),
+            *reference(
                 "auth_permission_content_type_id_2f476e4b_fk_django_co",
                 "auth_permission_content_type_id_2f476e4b",
                 "content_type_id",
@@ -97,9 +78,9 @@ class Tables:
         self.group = sa.Table(
             "auth_group",
             self.metadata,
-            _key(),
+            key_column(),
             sa.Column("name", sa.String(150), nullable=False, unique=True),
-            _like("auth_group_name_a6ea08ec_like", "name"),
+            like_index("auth_group_name_a6ea08ec_like", "name"),
             sqlite_autoincrement=True,
         )
         self.group_permissions = _link(
@@ -224,7 +205,7 @@ class Tables:
 def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
     """Django's columns of a user, to begin a table of your own with. `key` is its primary key."""
     return [
-        key if key is not None else _key(),
+        key if key is not None else key_column(),
         sa.Column("password", sa.String(128), nullable=False),
         sa.Column("last_login", moment(), nullable=True),
         sa.Column("is_superuser", sa.Boolean, nullable=False),
@@ -243,7 +224,7 @@ def user_table(metadata: sa.MetaData) -> sa.Table:
         "auth_user",
         metadata,
         *user_columns(),
-        _like("auth_user_username_6821ab7c_like", "username"),
+        like_index("auth_user_username_6821ab7c_like", "username"),
         sqlite_autoincrement=True,
     )
 
@@ -313,13 +294,8 @@ def django_session_table(metadata: sa.MetaData, name: str = "django_session", zo
         sa.Column("session_data", long_text(), nullable=False),
         sa.Column("expire_date", moment(zone), nullable=False),
         sa.Index("django_session_expire_date_a5c62663", "expire_date"),
-        _like("django_session_session_key_c0390e0f_like", "session_key"),
+        like_index("django_session_session_key_c0390e0f_like", "session_key"),
     )
-
-
-def _key(*, big: bool = False) -> sa.Column[Any]:
-    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite") if big else sa.Integer()
-    return sa.Column("id", kind, sa.Identity(), primary_key=True)
 
 
 def _link(
@@ -334,37 +310,12 @@ def _link(
     return sa.Table(
         name,
         metadata,
-        _key(big=True),
+        key_column(big=True),
         # However the column is called, here it is `user_id`.
         sa.Column(left[0], left[1].type, nullable=False, key=left_key),
         sa.Column(right[0], right[1].type, nullable=False),
-        *_unique(unique, left_key, right[0]),
-        *_reference(left[2], left[3], left_key, left[1]),
-        *_reference(right[2], right[3], right[0], right[1]),
+        *unique_together(unique, left_key, right[0]),
+        *reference(left[2], left[3], left_key, left[1]),
+        *reference(right[2], right[3], right[0], right[1]),
         sqlite_autoincrement=True,
     )
-
-
-def _unique(name: str, *columns: str) -> Sequence[Any]:
-    """A unique index on SQLite, a constraint elsewhere, as Django makes them."""
-    return (
-        sa.Index(name, *columns, unique=True, info={"only": ("sqlite",)}),
-        *(sa.UniqueConstraint(*columns, name=name).ddl_if(dialect=dialect) for dialect in ("postgresql", "mysql")),
-    )
-
-
-def _reference(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
-    """A foreign key as Django makes it: deferred where the database can, without cascade; MySQL indexes it by itself."""
-    return (
-        sa.ForeignKeyConstraint([column], [target], deferrable=True, initially="DEFERRED").ddl_if(dialect="sqlite"),
-        sa.ForeignKeyConstraint([column], [target], name=name, deferrable=True, initially="DEFERRED").ddl_if(
-            dialect="postgresql"
-        ),
-        sa.ForeignKeyConstraint([column], [target], name=name).ddl_if(dialect="mysql"),
-        sa.Index(index, column, info={"only": ("sqlite", "postgresql")}),
-    )
-
-
-def _like(name: str, column: str) -> sa.Index:
-    """PostgreSQL needs a second index to search by prefix."""
-    return sa.Index(name, column, postgresql_ops={column: "varchar_pattern_ops"}, info={"only": ("postgresql",)})

@@ -2,10 +2,8 @@
 
 import contextlib
 import time
-import unicodedata
-import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
@@ -14,6 +12,7 @@ from .catalog import references_to
 from .clock import Clock, moment
 from .events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
 from .exceptions import AlreadyExists, DoesNotExist, HashingBusy, IntegrityError, UnstorableValue
+from .fields import FORMS, ascii_lower, normalize_email, normalize_username, parse_key, values_of
 from .gateway import Gateway
 from .models import User
 from .passwords import Passwords
@@ -22,7 +21,6 @@ from .statements import Row, Statement, json_list
 from .tables import Tables
 
 U = TypeVar("U", bound=User)
-MAX_NAME_LENGTH = 512
 ADMIN_LOG = "django_admin_log"
 
 
@@ -366,55 +364,9 @@ class Users(Grants, Generic[U]):
         return {columns[name].name: value for name, value in fields.items() if name in columns}
 
 
-def parse_key(kind: type[Any], key: Any) -> Any:
-    """A key of this kind from its text; None for what cannot be one."""
-    if isinstance(key, kind) and not isinstance(key, bool):
-        return key
-    if not isinstance(key, str) or len(key) >= 64 or not key.isascii() or key != key.strip():
-        return None
-    try:
-        return kind(key)
-    except ValueError:
-        return None
-
-
-def normalize_username(username: str) -> str:
-    """Unicode's form NFKC, as Django does, so that ａｎｎ and ann are one name."""
-    # It takes time that grows with the square of the length: what fits into no column is left as it is.
-    return unicodedata.normalize("NFKC", username) if len(username) <= MAX_NAME_LENGTH else username
-
-
-def normalize_email(email: str) -> str:
-    """The domain in lower case, as Django does; the part before it is the mail server's business."""
-    name, at, domain = email.strip().rpartition("@")
-    return f"{name}@{domain.lower()}" if at else domain
-
-
-def ascii_lower(text: str) -> str:
-    """Not str.lower(): to that, the sign of Kelvin is a k, and another's address would be this one."""
-    return "".join(mark.lower() if mark.isascii() else mark for mark in text)
-
-
-FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email": normalize_email}
-
-
 def _permission_list(tables: Tables) -> sa.Select[Any]:
     permission, content_type = tables.permission, tables.content_type
     name = content_type.c.app_label + sa.literal_column("'.'", sa.String) + permission.c.codename
     return sa.select(json_list(name)).select_from(
         permission.join(content_type, content_type.c.id == permission.c.content_type_id)
     )
-
-
-def values_of(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
-    """What `Column(default=…)` and `Column(onupdate=…)` say in Python: nobody else asks the columns here."""
-    values: dict[str, Any] = {}
-    for column in table.columns:
-        value: Any = getattr(column, when)
-        if value is not None and value.is_scalar:
-            values[column.name] = value.arg
-        elif value is not None and value.is_callable:
-            values[column.name] = value.arg(None)
-        elif when == "default" and column.primary_key and column.type.python_type is uuid.UUID:
-            values[column.name] = uuid.uuid4()
-    return values

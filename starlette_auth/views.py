@@ -19,6 +19,7 @@ from .authentication import (
 from .decorators import login_not_required
 from .durations import in_words
 from .exceptions import ValidationError
+from .fields import ascii_lower, normalize_username
 from .forms import Field, Form
 from .fresh_login import reauthenticate
 from .letters import Letter
@@ -28,7 +29,6 @@ from .passwords import UNUSABLE
 from .templating import ASSETS
 from .tokens import decode_uid, encode_uid, hide, subject_of, unhide
 from .translation import gettext
-from .users import ascii_lower, normalize_username
 
 # Django's: where a link's secret waits in the session, and what stands in its place in the URL.
 RESET_TOKEN = "_password_reset_token"  # noqa: S105

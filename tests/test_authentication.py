@@ -36,9 +36,9 @@ from starlette_auth import (
     update_session_auth_hash,
 )
 from starlette_auth.backends import AUTH_HASH_SALT
+from starlette_auth.fields import normalize_username
 from starlette_auth.signing import salted_hmac
 from starlette_auth.statements import Statement
-from starlette_auth.users import normalize_username
 
 from .apps import make_app
 from .conftest import PASSWORD, SECRET_KEY, client_of, count_statements, installed, post_login, with_tables

@@ -25,10 +25,10 @@ from databases import Database
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
+from starlette_auth.columns import long_text, moment
 from starlette_auth.driver_errors import is_unavailable
 from starlette_auth.lanes import StillBusy, Turn, uninterrupted
 from starlette_auth.statements import Prepared, Statement
-from starlette_auth.tables import long_text, moment
 
 from .conftest import BACKENDS
 

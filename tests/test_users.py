@@ -34,7 +34,7 @@ from starlette_auth import (
     migrate,
     user_columns,
 )
-from starlette_auth.users import normalize_username
+from starlette_auth.fields import normalize_username
 
 from .conftest import PASSWORD, installed, with_tables
 

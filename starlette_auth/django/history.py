@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from ..tables import moment
+from ..columns import moment
 
 MIGRATIONS = sa.Table(
     "django_migrations",

@@ -7,10 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..catalog import columns_of_all
+from ..fields import values_of
 from ..gateway import Gateway
 from ..statements import Row, Statement
 from ..tables import Tables
-from ..users import values_of
 from .survey import UserModel, in_batches
 
 BATCH = 500  # users that are copied in one transaction

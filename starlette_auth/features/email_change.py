@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Route
 from ..auth import Auth, Feature
 from ..durations import in_words
 from ..events import EmailChanged, SessionsEnded
+from ..fields import ascii_lower, normalize_email, normalize_username
 from ..forms import Field, Form
 from ..letters import Letter
 from ..links import follow, forget, named_in, naming
@@ -17,7 +18,6 @@ from ..models import User
 from ..pages import log_in_first, page, plain_page, render
 from ..tokens import EMAIL_UNDO, Token, binding_of, subject_of
 from ..translation import gettext
-from ..users import ascii_lower, normalize_email, normalize_username
 from ..views import check_old_password, email_field, send_letter_once, send_reset_mail
 
 EMAIL_CHANGE = "email_change"

@@ -13,6 +13,7 @@ from ..auth import Auth, Feature
 from ..csrf_tokens import browser_secret
 from ..durations import in_words
 from ..exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
+from ..fields import ascii_lower, normalize_email, normalize_username
 from ..forms import Field, Form
 from ..letters import Letter
 from ..links import follow, forget, named_in, naming
@@ -20,7 +21,6 @@ from ..models import User
 from ..pages import check_new_password, new_password_fields, page, plain_page, render
 from ..tokens import Token
 from ..translation import gettext
-from ..users import ascii_lower, normalize_email, normalize_username
 from ..views import email_field, send_letter_once
 
 REGISTER = "register"

@@ -10,10 +10,11 @@ from databases import Database
 
 from ..cleaning import delete_in_batches, old_rows
 from ..clock import Clock
+from ..fields import parse_key
 from ..gateway import Gateway
 from ..statements import Row, Statement
 from ..tables import session_table
-from ..users import Users, parse_key
+from ..users import Users
 from .base import TOUCH_EVERY, Record, SessionBase, decode
 from .keys import hash_key, is_key
 from .store import Progress, SessionStore, cookie_of, first_record, interrupted, next_record, touched_record

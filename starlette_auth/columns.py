@@ -1,0 +1,57 @@
+"""Columns, constraints and indexes, as Django makes them."""
+
+from collections.abc import Sequence
+from datetime import UTC, tzinfo
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+MYSQL = ("mysql", "mariadb")
+
+
+class Moment(sa.DateTime):
+    """A moment, as an aware datetime. `zone`: of what a database stores that does not store zones itself."""
+
+    def __init__(self, zone: tzinfo = UTC) -> None:
+        super().__init__(timezone=True)
+        self.zone = zone
+
+
+def moment(zone: tzinfo = UTC) -> sa.types.TypeEngine[Any]:
+    """With microseconds."""
+    return Moment(zone).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
+
+
+def long_text() -> sa.types.TypeEngine[Any]:
+    return sa.Text().with_variant(mysql.LONGTEXT(), *MYSQL)
+
+
+def key_column(*, big: bool = False) -> sa.Column[Any]:
+    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite") if big else sa.Integer()
+    return sa.Column("id", kind, sa.Identity(), primary_key=True)
+
+
+def unique_together(name: str, *columns: str) -> Sequence[Any]:
+    """A unique index on SQLite, a constraint elsewhere, as Django makes them."""
+    return (
+        sa.Index(name, *columns, unique=True, info={"only": ("sqlite",)}),
+        *(sa.UniqueConstraint(*columns, name=name).ddl_if(dialect=dialect) for dialect in ("postgresql", "mysql")),
+    )
+
+
+def reference(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
+    """A foreign key as Django makes it: deferred where the database can, without cascade; MySQL indexes it by itself."""
+    return (
+        sa.ForeignKeyConstraint([column], [target], deferrable=True, initially="DEFERRED").ddl_if(dialect="sqlite"),
+        sa.ForeignKeyConstraint([column], [target], name=name, deferrable=True, initially="DEFERRED").ddl_if(
+            dialect="postgresql"
+        ),
+        sa.ForeignKeyConstraint([column], [target], name=name).ddl_if(dialect="mysql"),
+        sa.Index(index, column, info={"only": ("sqlite", "postgresql")}),
+    )
+
+
+def like_index(name: str, column: str) -> sa.Index:
+    """PostgreSQL needs a second index to search by prefix."""
+    return sa.Index(name, column, postgresql_ops={column: "varchar_pattern_ops"}, info={"only": ("postgresql",)})
