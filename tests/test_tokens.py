@@ -35,10 +35,10 @@ from starlette_auth.tokens import (
 
 from .apps import make_app
 from .conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, weak_passwords, with_tables
+from .vectors import VECTORS
 
 pytestmark = with_tables
 
-VECTORS = [json.loads(file.read_text()) for file in sorted((Path(__file__).parent / "data").glob("vectors-*.json"))]
 NOW = 1_800_000_000
 NEW_YORK = ZoneInfo("America/New_York")
 SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
@@ -376,19 +376,6 @@ def at(stamp: int) -> Clock:
     return Clock(datetime(2001, 1, 1, tzinfo=UTC).timestamp() + stamp)
 
 
-@pytest.mark.parametrize("vectors", VECTORS, ids=lambda vectors: str(vectors["django"]))
-async def test_tokens_are_those_that_django_made(vectors: dict[str, Any]) -> None:
-    for name, changes in (
-        ("reset_token", {}),
-        ("reset_token_never_logged_in", {"id": 43, "email": "", "last_login": None}),
-    ):
-        golden, user = vectors[name], user_of(vectors, **changes)
-        reset_tokens = PasswordResetTokens(vectors["secret_key"], clock=at(golden["ts"]))
-        assert await reset_tokens.make(user) == golden["token"]
-        assert await reset_tokens.check(user, golden["token"])
-        assert await reset_tokens.consume(user, golden["token"])
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -647,11 +634,6 @@ def test_what_was_not_hidden_is_no_token(junk: str) -> None:
 def test_a_link_names_its_user_as_djangos_do(key: Any, uid: str) -> None:
     assert encode_uid(User(id=key, username="ann")) == uid
     assert decode_uid(uid) == str(key)
-
-
-def test_the_vectors_name_their_user_alike() -> None:
-    for vectors in VECTORS:
-        assert {decode_uid(uid) for uid in vectors["uidb64"].values()} >= {"42"}
 
 
 @pytest.mark.parametrize(
