@@ -1,5 +1,6 @@
 """Where a visitor comes from: which address, which network, which browser."""
 
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -123,6 +124,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         ) from None
 
 
+@functools.lru_cache(maxsize=1024)  # each request's address is looked at several times
 def _address(text: str) -> Address | None:
     """Without the zone of a link, which says nothing elsewhere. An IPv4 address mapped into IPv6 is that address."""
     try:

@@ -1,6 +1,5 @@
 """One installation of this package: its parts, put together."""
 
-import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -160,7 +159,7 @@ class Auth:
         self.clock = clock
         self.keys = SecretKeys(secret_key)
         self.gateway = Gateway.of(database)
-        self.events = Events()
+        self.events = Events(self.gateway.atomic, self.gateway.after_commit)
         self.passwords = passwords or self.defaults.passwords()
         self.tables = tables or self.defaults.tables()
         self.users: Users[Any] = Users(
@@ -316,7 +315,7 @@ class Auth:
 
     def accepting(self, credentials: dict[str, Any]) -> list[AuthenticationBackend]:
         """The backends whose `authenticate` takes credentials of these names."""
-        return [backend for backend in self.backends if _takes(backend.authenticate, credentials)]
+        return [backend for backend in self.backends if backend.takes(credentials)]
 
 
 def get_auth(conn: HTTPConnection) -> Auth:
@@ -327,11 +326,3 @@ def get_auth(conn: HTTPConnection) -> Auth:
             "This request did not pass AuthenticationMiddleware. Pass middleware=middleware(auth) to your app."
         )
     return auth
-
-
-def _takes(function: Callable[..., Any], credentials: dict[str, Any]) -> bool:
-    try:
-        inspect.signature(function).bind(None, **credentials)
-    except TypeError:
-        return False
-    return True

@@ -28,7 +28,7 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
                 return user
     except PermissionDenied:
         pass  # a backend knows better than those after it
-    async with auth.gateway.atomic():
+    async with auth.events.transaction(LoginFailed):
         await auth.events.emit(LoginFailed(credentials=cleanse(credentials), request=request))
     return None
 
@@ -46,7 +46,7 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
         raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
     backend = backend or user.backend or auth.model_backend.path
     new_device = user.last_login is not None and not auth.devices.known(request, user)
-    async with auth.gateway.atomic():
+    async with auth.events.transaction(UserLoggedIn):
         await auth.users.log_in(user)
         event = UserLoggedIn(user=user, request=request, backend=backend, new_device=new_device)
         await auth.events.emit(event)
@@ -79,7 +79,7 @@ async def logout(request: HTTPConnection) -> None:
     user = request.user if isinstance(request.user, User) else AnonymousUser()
     session.flush()
     set_user(request, AnonymousUser())
-    async with auth.gateway.atomic():
+    async with auth.events.transaction(UserLoggedOut):
         await auth.events.emit(UserLoggedOut(user=user, request=request))
 
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import functools
+import inspect
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -60,6 +61,18 @@ class AuthenticationBackend:
         """Whether an active user has a permission, on one object where one is given. PermissionDenied ends the search."""
         return False
 
+    def takes(self, credentials: Mapping[str, Any]) -> bool:
+        """Whether `authenticate` has a name for each of them."""
+        try:
+            self._signature.bind(None, **credentials)
+        except TypeError:
+            return False
+        return True
+
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.authenticate)
+
 
 class SessionBackend(AuthenticationBackend):
     """The user whom the session remembers. The only place that writes the session's keys of a login."""
@@ -92,7 +105,11 @@ class SessionBackend(AuthenticationBackend):
 
     async def user_of(self, session: SessionBase) -> User | None:
         """Who is logged in to a session; None when it has been ended, or is over."""
-        user = await self._user(session)
+        row = session.user_row
+        if row is not None and str(row["user_id"]) == session[USER_ID]:
+            user: User | None = self.users.from_row(row)
+        else:
+            user = await self.users.get(session[USER_ID])
         return user if user is not None and self.lets_in(session, user) else None
 
     def lets_in(self, session: SessionBase, user: User) -> bool:
@@ -148,14 +165,6 @@ class SessionBackend(AuthenticationBackend):
     def backend_of(session: SessionBase) -> str:
         """The path of the backend that let the session's user in."""
         return str(session.get(BACKEND, ""))
-
-    async def _user(self, session: SessionBase) -> User | None:
-        row = session.user_row
-        if row is not None and str(row["user_id"]) == session[USER_ID]:
-            user: User | None = self.users.from_row(row)
-        else:
-            user = await self.users.get(session[USER_ID])
-        return user
 
     def _verify(self, session: SessionBase, user: User) -> bool:
         key = self.keys.verify(AUTH_HASH_SALT, user.password, str(session.get(AUTH_HASH, "")))

@@ -1,6 +1,7 @@
 """The session cookie: its name, its flags, and how it travels in headers."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from starlette.types import Scope
@@ -46,17 +47,19 @@ class Cookie:
             return scope.get("scheme") in ("https", "wss")
         return self.secure
 
-    def name_for(self, scope: Scope) -> str:
-        if not (self.prefix and self.is_secure(scope)):
-            return self.name
-        return f"__Host-{self.name}" if self.path == "/" and self.domain is None else f"__Secure-{self.name}"
+    @cached_property
+    def names(self) -> tuple[str, str]:
+        """What it is called over http, and over https."""
+        prefix = "__Host-" if self.path == "/" and self.domain is None else "__Secure-"
+        return self.name, f"{prefix}{self.name}" if self.prefix else self.name
 
     def read(self, scope: Scope) -> str | None:
         """The value that came with the request. Over https, a cookie without the prefix is not looked at."""
-        wanted, found = self.name_for(scope).encode(), []
-        for name, value in scope["headers"]:
-            if name != b"cookie":
-                continue
+        sent = [value for name, value in scope["headers"] if name == b"cookie"]
+        if not sent:
+            return None
+        wanted, found = self.names[self.is_secure(scope)].encode(), []
+        for value in sent:
             for pair in value.split(b";"):
                 key, _, content = pair.partition(b"=")
                 # Only these two bytes are white space here: to Python more are, and a name padded with one of those is
@@ -69,7 +72,7 @@ class Cookie:
 
     def header(self, scope: Scope, value: str, max_age: int | None) -> tuple[bytes, bytes]:
         """A Set-Cookie header; without `max_age` the browser forgets the cookie when it closes."""
-        parts = [f"{self.name_for(scope)}={value}", f"Path={self.path}"]
+        parts = [f"{self.names[self.is_secure(scope)]}={value}", f"Path={self.path}"]
         if self.domain:
             parts.append(f"Domain={self.domain}")
         if max_age is not None:

@@ -8,15 +8,13 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import add_headers, problem, sent_json
-from .auth import NEW_CSRF_SECRET, SCOPE_KEY, Auth, get_auth
+from .auth import SCOPE_KEY, Auth, get_auth
 from .context import auth_context
-from .cookies import Cookie, response_headers, set_header
 from .csrf_tokens import FIELD, HEADER, is_valid
 from .exceptions import ImproperlyConfigured
 from .forms import FORMS, is_utf8, kind_of
 from .middlewares import IDENTIFIED_BY
 from .translation import gettext, speaking
-from .visits import STARTS
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 MAX_BODY = 1024 * 1024
@@ -46,7 +44,6 @@ class CSRFMiddleware:
             # Where the middlewares in front were told to keep out, there is nobody in whose name one could act.
             await self.app(scope, receive, send)
             return
-        send = setting_cookie(self.auth.csrf_cookie, scope, send)
         if scope.get("method") in SAFE_METHODS or not self.is_ours(scope):
             await self.app(scope, receive, send)
             return
@@ -163,18 +160,3 @@ async def _token_in_form(conn: HTTPConnection, body: Body) -> str | None:
     except Exception:
         return None
     return token if isinstance(token, str) else None
-
-
-def setting_cookie(cookie: Cookie, scope: Scope, send: Send) -> Send:
-    """Adds the secret's cookie to the response, when a token was made for a browser that had none."""
-
-    async def send_with_cookie(message: Message) -> None:
-        if message["type"] in STARTS and NEW_CSRF_SECRET in scope:
-            headers = response_headers(message)
-            headers.append(
-                cookie.header(scope, scope[NEW_CSRF_SECRET], None if cookie.ends_with_browser else cookie.max_age)
-            )
-            set_header(headers, "Cache-Control", "no-store")
-        await send(message)
-
-    return send_with_cookie

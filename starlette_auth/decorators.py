@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeVar, cast, overload
+from typing import Any, NoReturn, TypeVar, cast, overload
 
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.exceptions import HTTPException
@@ -44,6 +44,8 @@ def permission_required(perm: str | Iterable[str], *, login_url: str | None = No
     for name in perms:
         if "." not in name:
             raise ImproperlyConfigured(f"{name!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")
+    if len(perms) == 1:
+        return user_passes_test(lambda user: user.has_perm(perms[0]), login_url=login_url)
     return user_passes_test(lambda user: user.has_perms(perms), login_url=login_url)
 
 
@@ -81,8 +83,8 @@ def _guarded_async(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection],
     @functools.wraps(endpoint)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
-        passed = test(_with_user(conn))
-        if inspect.isawaitable(passed):
+        passed = test(conn)
+        if passed is not True and inspect.isawaitable(passed):
             passed = await passed
         if passed:
             return await endpoint(*args, **kwargs)
@@ -98,7 +100,7 @@ def _guarded_sync(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], 
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
-        passed = test(_with_user(conn))
+        passed = test(conn)
         if inspect.isawaitable(passed):
             cast(Coroutine[Any, Any, bool], passed).close()
             raise ImproperlyConfigured(f"{endpoint!r} is not async, but its test is. Write it with `async def`.")
@@ -113,7 +115,7 @@ def _guarded_class(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection],
     class Guarded(endpoint):  # type: ignore[misc]
         async def dispatch(self) -> None:
             conn = _connection_of(self.scope, self.receive, self.send)
-            passed = test(_with_user(conn))
+            passed = test(conn) if "user" in self.scope else _without_user()
             if inspect.isawaitable(passed):
                 passed = await passed
             if passed:
@@ -132,20 +134,18 @@ def _connection_of(scope: Scope, receive: Receive, send: Send) -> HTTPConnection
 
 def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> HTTPConnection:
     for value in (*args, *kwargs.values()):
-        if isinstance(value, HTTPConnection):
-            return value
+        if type(value) is Request or isinstance(value, HTTPConnection):  # to an abstract class the second takes longer
+            return value if "user" in value.scope else _without_user()
     raise ImproperlyConfigured(
         f"{endpoint!r} is called without a request. Give it an argument `request: Request` "
         "(or `websocket: WebSocket`), which the decorator reads."
     )
 
 
-def _with_user(conn: HTTPConnection) -> HTTPConnection:
-    if "user" not in conn.scope:
-        raise ImproperlyConfigured(
-            "This request has no user. Pass middleware=middleware(auth) to your app, and leave its path out of exclude."
-        )
-    return conn
+def _without_user() -> NoReturn:
+    raise ImproperlyConfigured(
+        "This request has no user. Pass middleware=middleware(auth) to your app, and leave its path out of exclude."
+    )
 
 
 def _no(conn: HTTPConnection, login_url: str | None) -> Response:

@@ -1,6 +1,7 @@
 """How asyncpg, aiosqlite and the MySQL drivers are asked, on their own connections."""
 
 import itertools
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 
@@ -9,7 +10,7 @@ class Driver(Protocol):
 
     dialect: str
 
-    async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]: ...
+    def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]: ...
 
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
         """How many rows were hit; on MySQL an UPDATE counts those that it changed."""
@@ -37,17 +38,17 @@ class Transaction(Protocol):
 class Aiosqlite:
     dialect = "sqlite"
 
-    async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
+    def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]:
         # One hop to the connection's thread, where execute, fetchall and close would make three.
-        return list(await raw.execute_fetchall(sql, arguments))
+        rows: Awaitable[list[Any]] = raw.execute_fetchall(sql, arguments)
+        return rows
 
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
-        async with raw.execute(sql, arguments) as cursor:
-            return int(cursor.rowcount)
+        return len(await raw.execute_fetchall(sql, arguments))  # what changes rows says RETURNING at its end
 
     async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
-        async with raw.execute(sql, arguments) as cursor:
-            return cursor.lastrowid
+        rows = await raw.execute_fetchall(sql, arguments)
+        return rows[0][0]
 
     def in_transaction(self, raw: Any) -> bool:
         return bool(raw.in_transaction)
@@ -60,8 +61,9 @@ class Aiosqlite:
 class Asyncpg:
     dialect = "postgresql"
 
-    async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
-        return list(await raw.fetch(sql, *arguments))
+    def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]:
+        rows: Awaitable[list[Any]] = raw.fetch(sql, *arguments)
+        return rows
 
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
         status = (await raw.execute(sql, *arguments)).rsplit(" ", 1)[-1]

@@ -1,8 +1,11 @@
 """What happened, told to whoever wants to know."""
 
+import contextlib
+import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -119,31 +122,60 @@ class PasswordCheckUnavailable(Event):
     error: Exception
 
 
+async def _at_once(act: Callable[[], Awaitable[None]]) -> None:
+    await act()
+
+
 class Events:
-    """Listeners by the type of event. They run in order, inside the transaction of what they hear about."""
+    """Listeners by the type of event. They run in order, inside the transaction of what they hear about.
 
-    def __init__(self) -> None:
+    `transaction` begins one, and `after_commit` does something once it has been committed.
+    """
+
+    def __init__(
+        self,
+        transaction: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
+        after_commit: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = _at_once,
+    ) -> None:
         self._listeners: dict[type[Event], list[Listener[Any]]] = {}
+        self._later: dict[type[Event], list[Listener[Any]]] = {}
+        self._transaction = transaction
+        self._after_commit = after_commit
 
-    def on(self, kind: type[E]) -> Callable[[Listener[E]], Listener[E]]:
-        """`@auth.events.on(UserLoggedIn)` above a function, async or not, that takes the event."""
+    def on(self, kind: type[E], *, after_commit: bool = False) -> Callable[[Listener[E]], Listener[E]]:
+        """`@auth.events.on(UserLoggedIn)` above a function, async or not, that takes the event.
+
+        `after_commit`: for what undoes nothing when it fails, as a mail or a metric. A login, a logout and a failed
+        login need no transaction where all listeners are such, and take half the time.
+        """
 
         if not (isinstance(kind, type) and issubclass(kind, Event)):
             raise ImproperlyConfigured("Say which event: @auth.events.on(UserLoggedIn).")
 
         def register(listener: Listener[E]) -> Listener[E]:
-            self._listeners.setdefault(kind, []).append(listener)
+            (self._later if after_commit else self._listeners).setdefault(kind, []).append(listener)
             return listener
 
         return register
 
+    def transaction(self, kind: type[Event]) -> AbstractAsyncContextManager[None]:
+        """For what happens and is told of: a transaction, or none where no listener could undo anything."""
+        heard = any(base in self._listeners for base in kind.__mro__)
+        return self._transaction() if heard else contextlib.nullcontext()
+
     async def emit(self, event: Event) -> None:
         """What a listener raises undoes the change that it was told of."""
-        for kind in type(event).__mro__:
-            for listener in self._listeners.get(kind, ()):
-                result = listener(event)
-                if inspect.isawaitable(result):
-                    await result
+        await _tell(self._listeners, event)
+        if self._later:
+            await self._after_commit(functools.partial(_tell, self._later, event))
+
+
+async def _tell(listeners: Mapping[type[Event], list[Listener[Any]]], event: Event) -> None:
+    for kind in type(event).__mro__:
+        for listener in listeners.get(kind, ()):
+            result = listener(event)
+            if inspect.isawaitable(result):
+                await result
 
 
 def cleanse(credentials: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection, Request
 
 from .exceptions import ValidationError
 from .mail import one_address
+from .text import has_surrogate
 from .translation import gettext, ngettext
 
 MAX_BODY = 64 * 1024
@@ -43,7 +44,7 @@ class Field:
             raise ValidationError(gettext("This field is required."), "required")
         if "\x00" in value:
             raise ValidationError(gettext("Null characters are not allowed."), "null_characters_not_allowed")
-        if any("\ud800" <= mark <= "\udfff" for mark in value):
+        if has_surrogate(value):
             raise ValidationError(gettext("This contains a character that cannot be saved. Type it again."), "invalid")
         if self.max_length is not None and len(value) > self.max_length:
             message = ngettext(

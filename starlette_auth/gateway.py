@@ -89,7 +89,7 @@ class Gateway:
         shape = (table, tuple(values))
         if shape not in self._inserts:
             expression = sa.insert(table).values({name: sa.bindparam(name) for name in values}).inline()
-            chosen = key.name not in values and self.dialect == "postgresql"
+            chosen = key.name not in values and self.dialect != "mysql"
             self._inserts[shape] = Statement(expression.returning(key) if chosen else expression)
         chosen_key = await self._write(self.driver.insert, self._prepared(self._inserts[shape]), values)
         return values.get(key.name, chosen_key)
@@ -190,10 +190,12 @@ class Gateway:
     async def together(self) -> AsyncIterator[None]:
         """Several questions on one connection, and in no transaction."""
         self._require_connected()
+        if self._keeps or self._held() is not None:
+            yield
+            return
         async with contextlib.AsyncExitStack() as stack:
-            if not self._keeps and self._held() is None:
-                with translated():
-                    await stack.enter_async_context(self._lent())
+            with translated():
+                await stack.enter_async_context(self._lent())
             yield
 
     async def close(self) -> None:
@@ -213,7 +215,7 @@ class Gateway:
 
     def _prepared(self, query: Query) -> Prepared:
         statement = query if isinstance(query, Statement) else Statement(query)
-        return statement.prepared(self.dialect)
+        return statement.ready.get(self.dialect) or statement.prepared(self.dialect)
 
     async def _write(
         self, ask: Callable[[Any, str, Any], Awaitable[R]], prepared: Prepared, values: dict[str, Any]
@@ -237,7 +239,8 @@ class Gateway:
         write: bool = False,
     ) -> R:
         arguments = prepared.arguments(values)
-        self._require_connected()
+        if not self.database.is_connected:
+            self._require_connected()
         try:
             held = self._held()
             if held is not None:
@@ -246,8 +249,9 @@ class Gateway:
                 async with self._lane.turn if shared else contextlib.nullcontext(), held._query_lock:
                     return await ask(held.raw_connection, prepared.sql, arguments)
             if self._keeps and not write:
-                connection = await self._lane.reader.open()
-                return await ask(connection.raw_connection, prepared.sql, arguments)
+                reader = self._lane.reader
+                raw = reader.raw or (await reader.open()).raw_connection
+                return await ask(raw, prepared.sql, arguments)
             if self._keeps:
                 async with self._lane.turn:
                     connection = await self._lane.writer.open()

@@ -31,6 +31,7 @@ class KeptConnection:
         self._opening: asyncio.Future[Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._enough = asyncio.Event()
+        self.raw: Any = None  # the driver's own connection, while it is open
 
     async def open(self) -> Any:
         if self._opening is None or (self._keeper and self._keeper.done()):
@@ -43,7 +44,7 @@ class KeptConnection:
         return await asyncio.shield(self._opening)
 
     async def close(self) -> None:
-        keeper, self._opening, self._keeper = self._keeper, None, None
+        keeper, self._opening, self._keeper, self.raw = self._keeper, None, None, None
         if keeper is not None:
             self._enough.set()
             await asyncio.wait([keeper])
@@ -61,7 +62,12 @@ class KeptConnection:
                 opened.exception()  # those who asked may have been cancelled
                 return
             opened.set_result(connection)
-            await enough.wait()
+            self.raw = connection.raw_connection
+            try:
+                await enough.wait()
+            finally:
+                if self._opening is opened:  # nobody has opened another one since
+                    self.raw = None
 
     async def _require_folder(self) -> None:
         """SQLite would only say that it is unable to open the file, and not which."""
@@ -85,12 +91,21 @@ class Turn:
         self._lock = asyncio.Lock()
         self._owner: asyncio.Task[Any] | None = None
         self._depth = 0
+        self._waiting = 0
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         if self._owner is not None and self._owner is task:
             self._depth += 1
             return
+        if self._waiting or self._lock.locked():
+            await self._wait()
+        else:
+            await self._lock.acquire()
+        self._owner, self._depth = task, 1
+
+    async def _wait(self) -> None:
+        self._waiting += 1
         try:
             async with asyncio.timeout(self.patience):
                 await self._lock.acquire()
@@ -99,7 +114,8 @@ class Turn:
                 f"The transaction of another task has not ended for {self.patience:g} seconds. "
                 "A task inside atomic() must not wait for a task that writes: write in the same task."
             ) from None
-        self._owner, self._depth = task, 1
+        finally:
+            self._waiting -= 1
 
     async def __aexit__(self, *exc: object) -> None:
         self._depth -= 1

@@ -2,21 +2,22 @@
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .auth import ONE_YEAR, SCOPE_APP, SCOPE_KEY, Auth
+from .auth import NEW_CSRF_SECRET, ONE_YEAR, SCOPE_APP, SCOPE_KEY, Auth
 from .authentication import ask_to_log_in, login, set_user
 from .backends import session_of
 from .clock import Clock
-from .cookies import Cookie, add_vary, response_headers
+from .cookies import Cookie, Headers, add_vary, response_headers, set_header
 from .devices import NEW_DEVICE
 from .exceptions import ImproperlyConfigured
 from .models import AnonymousUser
+from .sessions.base import SessionBase
 from .sessions.store import SessionStore
 from .urls import is_below, path_prefixes
 from .visits import STARTS, SocketVisit, Visit
@@ -45,7 +46,7 @@ class SessionMiddleware:
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or is_below(scope, self.exclude):
+        if scope["type"] not in ("http", "websocket") or (self.exclude and is_below(scope, self.exclude)):
             await self.app(scope, receive, send)
             return
         kind = SocketVisit if scope["type"] == "websocket" else Visit
@@ -68,7 +69,7 @@ class AuthenticationMiddleware:
         scope[SCOPE_KEY] = self.auth
         if "app" in scope:
             scope[SCOPE_APP] = (scope["app"], scope.get("root_path", ""))
-        if is_below(scope, self.exclude):
+        if self.exclude and is_below(scope, self.exclude):
             await self.app(scope, receive, send)
             return
         if "session" not in scope:
@@ -77,7 +78,12 @@ class AuthenticationMiddleware:
                 "Pass middleware=middleware(auth) to your app."
             )
         await self.identify(scope)
-        await self.app(scope, receive, self.varying(scope, send))
+        amend, session = functools.partial(self.amend, scope), scope["session"]
+        if isinstance(session, SessionBase):
+            session.amend = amend
+        else:
+            send = amending(amend, send)
+        await self.app(scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
@@ -100,18 +106,27 @@ class AuthenticationMiddleware:
             return
         set_user(conn, AnonymousUser())
 
-    def varying(self, scope: Scope, send: Send) -> Send:
-        """Every page was made for one user: no cache may show it to another."""
+    def amend(self, scope: Scope, headers: Headers) -> None:
+        """Every page was made for one user: no cache may show it to another. New cookies of ours go with it."""
+        add_vary(headers, "Cookie")
+        if NEW_DEVICE in scope:
+            headers.append(self.auth.devices.cookie.header(scope, scope[NEW_DEVICE], ONE_YEAR))
+        if NEW_CSRF_SECRET in scope:
+            cookie = self.auth.csrf_cookie
+            max_age = None if cookie.ends_with_browser else cookie.max_age
+            headers.append(cookie.header(scope, scope[NEW_CSRF_SECRET], max_age))
+            set_header(headers, "Cache-Control", "no-store")
 
-        async def send_varying(message: Message) -> None:
-            if message["type"] in STARTS:
-                headers = response_headers(message)
-                add_vary(headers, "Cookie")
-                if NEW_DEVICE in scope:
-                    headers.append(self.auth.devices.cookie.header(scope, scope[NEW_DEVICE], ONE_YEAR))
-            await send(message)
 
-        return send_varying
+def amending(amend: Callable[[Headers], None], send: Send) -> Send:
+    """For sessions of another package, which do not do it themselves."""
+
+    async def send_amended(message: Message) -> None:
+        if message["type"] in STARTS:
+            amend(response_headers(message))
+        await send(message)
+
+    return send_amended
 
 
 class LoginRequiredMiddleware:

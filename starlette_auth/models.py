@@ -48,30 +48,29 @@ class Permissions:
     permission_rows: tuple[str | None, str | None] = (None, None)
 
     @cached_property
-    def _direct(self) -> frozenset[str]:
-        return _names(self.permission_rows[0])
-
-    @cached_property
-    def _through_groups(self) -> frozenset[str]:
-        # For a superuser the database sends every permission there is, once.
-        return self._direct if self.is_superuser else _names(self.permission_rows[1])
+    def _granted(self) -> tuple[frozenset[str], frozenset[str]]:
+        """In person, and through groups. For a superuser the database sends every permission there is, once."""
+        in_person, through_groups = self.permission_rows
+        direct = _names(in_person)
+        return direct, direct if self.is_superuser else _names(through_groups)
 
     def get_user_permissions(self) -> frozenset[str]:
         """Those granted to the user in person; for a superuser, every one there is."""
-        return self._direct if self.is_active else frozenset()
+        return self._granted[0] if self.is_active else frozenset()
 
     def get_group_permissions(self) -> frozenset[str]:
         """Those that come through groups; for a superuser, every one there is."""
-        return self._through_groups if self.is_active else frozenset()
+        return self._granted[1] if self.is_active else frozenset()
 
     def get_all_permissions(self) -> frozenset[str]:
         return self.get_user_permissions() | self.get_group_permissions()
 
     def has_perm(self, perm: str) -> bool:
         """Whether an active user has `"app.codename"`. An active superuser has every one, existing or not."""
-        if not self.is_active:
-            return False
-        return self.is_superuser or perm in self._direct or perm in self._through_groups
+        if not self.is_active or self.is_superuser:
+            return self.is_active
+        in_person, through_groups = self._granted
+        return perm in through_groups or perm in in_person
 
     def has_perms(self, perms: Iterable[str]) -> bool:
         """Whether the user has all of them."""
@@ -188,12 +187,12 @@ class Scopes(list[str]):
 
     def __init__(self, user: User | AnonymousUser) -> None:
         self.user = user
-        roles = {
-            "authenticated": user.is_authenticated,
-            "staff": user.is_active and user.is_staff,
-            "superuser": user.is_active and user.is_superuser,
-        }
-        super().__init__(name for name, granted in roles.items() if granted)
+        if user.is_authenticated:
+            self.append("authenticated")
+        if user.is_active and user.is_staff:
+            self.append("staff")
+        if user.is_active and user.is_superuser:
+            self.append("superuser")
 
     def __contains__(self, scope: object) -> bool:
         # Permissions are looked up when they are asked for, not listed for each request.
@@ -208,8 +207,12 @@ class Credentials(AuthCredentials):
     """`request.auth`: the scopes of a user."""
 
     def __init__(self, user: User | AnonymousUser) -> None:
-        self.scopes = Scopes(user)
+        self._user = user
+
+    @cached_property
+    def scopes(self) -> Scopes:  # type: ignore[override]
+        return Scopes(self._user)
 
 
 def _names(row: str | None) -> frozenset[str]:
-    return frozenset(json.loads(row)) if row else frozenset()
+    return frozenset(json.loads(row)) if row and row != "[]" else frozenset()

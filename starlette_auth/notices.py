@@ -29,7 +29,7 @@ class Notices:
 
     def attach(self, events: Events) -> None:
         events.on(PasswordChanged)(self._password_changed)
-        events.on(UserLoggedIn)(self._logged_in)
+        events.on(UserLoggedIn, after_commit=True)(self._logged_in)
         events.on(SessionsEnded)(self._sessions_ended)
 
     def tell(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:

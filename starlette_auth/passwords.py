@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from .exceptions import HashingBusy
 from .hashers import GET_BCRYPT, PasswordHasher, default_hashers, has_bcrypt
+from .text import has_surrogate
 
 logger = logging.getLogger("starlette_auth")
 
@@ -137,7 +138,7 @@ class Passwords:
 
 def is_hashable(password: str) -> bool:
     """Whether a password is short enough, and text: half a surrogate pair has no bytes to hash."""
-    return len(password) <= MAX_PASSWORD_LENGTH and not any("\ud800" <= mark <= "\udfff" for mark in password)
+    return len(password) <= MAX_PASSWORD_LENGTH and not has_surrogate(password)
 
 
 def _lower_priority() -> None:

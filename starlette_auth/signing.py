@@ -1,5 +1,6 @@
 """Keys derived from the secret key, one for each purpose."""
 
+import functools
 import hashlib
 import hmac
 import logging
@@ -40,5 +41,9 @@ class SecretKeys:
 
 def salted_hmac(salt: str, value: str, secret: str) -> str:
     """HMAC-SHA256 under a key made of salt and secret, as Django's `salted_hmac(…, algorithm="sha256")`."""
-    key = hashlib.sha256(salt.encode() + secret.encode()).digest()
-    return hmac.digest(key, value.encode(), "sha256").hex()
+    return hmac.digest(_key(salt, secret), value.encode(), "sha256").hex()
+
+
+@functools.lru_cache(maxsize=64)
+def _key(salt: str, secret: str) -> bytes:
+    return hashlib.sha256(salt.encode() + secret.encode()).digest()

@@ -14,6 +14,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from .exceptions import UnstorableValue
+from .text import has_surrogate
 
 Row = dict[str, Any]
 Convert = Callable[[Any], Any]
@@ -32,13 +33,12 @@ class Statement:
 
     def __init__(self, expression: sa.ClauseElement) -> None:
         self.expression = expression
-        self._prepared: dict[str, Prepared] = {}
+        self.ready: dict[str, Prepared] = {}  # by dialect
 
     def prepared(self, dialect: str) -> "Prepared":
-        ready = self._prepared.get(dialect)
-        if ready is None:
-            ready = self._prepared[dialect] = Prepared(self.expression, DIALECTS[dialect])
-        return ready
+        if dialect not in self.ready:
+            self.ready[dialect] = Prepared(self.expression, DIALECTS[dialect])
+        return self.ready[dialect]
 
     @functools.cached_property
     def matching(self) -> "Statement":
@@ -57,6 +57,9 @@ class Prepared:
     """A statement as one driver wants it: its text, and what to do with each value on the way in and out."""
 
     def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect) -> None:
+        if isinstance(expression, sa.UpdateBase) and dialect.name == "sqlite" and not expression.exported_columns:
+            # So that what was hit is counted in one hop to the connection's thread: its rows come with the answer.
+            expression = expression.returning(sa.literal_column("1"))
         compiled = expression.compile(dialect=dialect)
         self.sql = str(compiled)
         types: dict[str, Any] = {}
@@ -176,7 +179,7 @@ def _text_check(length: int | None) -> Convert:
             return None
         if not isinstance(value, str):
             raise UnstorableValue(f"A column of text was given {type(value).__name__}. Pass a str.")
-        if not value.isascii() and any("\ud800" <= mark <= "\udfff" for mark in value):
+        if has_surrogate(value):
             raise UnstorableValue("Half of a surrogate pair cannot be stored. Remove it.")
         if "\x00" in value:
             raise UnstorableValue("The character NUL cannot be stored. Remove it.")

@@ -58,7 +58,7 @@ async def _log_in(client: Client, user: User, auth: Auth) -> None:
     auth.session_backend.remember(session, user, auth.model_backend.path)
     value = await auth.sessions.save(session, session.get_expiry_age())
     base = str(getattr(client, "base_url", "http://testserver"))
-    name = auth.cookie.name_for({"scheme": base.partition(":")[0]})
+    name = auth.cookie.names[auth.cookie.is_secure({"scheme": base.partition(":")[0]})]
     client.cookies.delete(name) if name in client.cookies else None
     client.cookies.set(name, value)
     client.headers["Sec-Fetch-Site"] = "same-origin"

@@ -135,6 +135,20 @@ class Throttle:
 
     @contextlib.asynccontextmanager
     async def _counted(self, attempt: Attempt, action: str, scopes: Mapping[str, str], key: str) -> AsyncIterator[None]:
+        async with self.gateway.together():
+            counted, now = await self._claim(action, scopes, key)
+        try:
+            yield
+        except Exception:
+            await self._take_back(counted)
+            await self.gateway.execute(self._restore, key=key, now=now)
+            raise
+        if attempt.succeeded:
+            # Put back by a day, a counter is forgotten: one statement for everything.
+            await self._take_back([*counted, (key, DAY + self._longest_wait)])
+
+    async def _claim(self, action: str, scopes: Mapping[str, str], key: str) -> tuple[list[Key], int]:
+        """What was counted, and the moment at which one more failure was."""
         now = self._now()
         counted = await self._count_all(action, scopes, now)
         while not await self.gateway.execute(
@@ -146,15 +160,7 @@ class Throttle:
                 raise _throttled(row["until"] - now if row is not None else 0)
             # There is no time to wait: another was counted a moment ago, by a clock that is ahead of ours.
             now = max(now, row["until"])
-        try:
-            yield
-        except Exception:
-            await self._take_back(counted)
-            await self.gateway.execute(self._restore, key=key, now=now)
-            raise
-        if attempt.succeeded:
-            # Put back by a day, a counter is forgotten: one statement for everything.
-            await self._take_back([*counted, (key, DAY + self._longest_wait)])
+        return counted, now
 
     @contextlib.asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:

@@ -6,6 +6,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from starlette.types import Scope
 
 from .exceptions import ImproperlyConfigured
+from .text import has_surrogate
 
 MAX_URL_LENGTH = 2048
 SAFE = "/:@!$&'()*+,;=-._~%"
@@ -18,7 +19,7 @@ def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = 
     """
     if not url or len(url) > MAX_URL_LENGTH:
         return default
-    if "\\" in url or any(mark <= " " or mark == "\x7f" or "\ud800" <= mark <= "\udfff" for mark in url):
+    if "\\" in url or has_surrogate(url) or any(mark <= " " or mark == "\x7f" for mark in url):
         return default
     try:
         parts = urlsplit(url)
@@ -54,7 +55,5 @@ def path_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
 
 def is_below(scope: Scope, prefixes: Iterable[str]) -> bool:
     """Whether the request asks for one of `prefixes`, or something under it: /static covers /static/a.css, not /statics."""
-    if not prefixes:
-        return False
     path = route_path(scope)
     return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)

@@ -1,8 +1,9 @@
 """Reading and changing users."""
 
 import contextlib
+import operator
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -44,6 +45,8 @@ class Users(Grants, Generic[U]):
         self.user_class = user_class
         fields = set(user_class.__dataclass_fields__)
         self._columns = {name: column for name, column in tables.fields.items() if name in fields}
+        self._updates: dict[tuple[object, ...], Statement] = {}
+        self._fields_of = operator.itemgetter(*(f"user_{name}" for name in self._columns))
         selected, column = sa.select(*self.columns()).select_from(tables.user), tables.username
         self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
         self._by_username = Statement(selected.where(column == sa.bindparam("username")))
@@ -82,7 +85,7 @@ class Users(Grants, Generic[U]):
         ]
 
     def from_row(self, row: Row) -> U:
-        user = self.user_class(**{name: row[f"user_{name}"] for name in self._columns})
+        user = self.user_class(**dict(zip(self._columns, self._fields_of(row), strict=True)))
         user.permission_rows = (row["direct_permissions"], row["group_permissions"])
         return user
 
@@ -226,8 +229,7 @@ class Users(Grants, Generic[U]):
     ) -> bool:
         """The same with a hash, unless the password was changed since `user` was read: False then."""
         async with self._password_kept(user), self.gateway.atomic():
-            unchanged = self.tables.user.c.password == user.password
-            if not await self._write(user, unchanged, password=encoded):
+            if not await self._write(user, if_unchanged=True, password=encoded):
                 return False
             await self.events.emit(PasswordChanged(user=user, request=request, by_reset=by_reset))
         return True
@@ -242,7 +244,7 @@ class Users(Grants, Generic[U]):
         except HashingBusy:
             return True  # another login will replace it
         # Only where the old one still stands: a password that was changed meanwhile must stay changed.
-        if await self._write(user, self.tables.user.c.password == user.password, password=new):
+        if await self._write(user, if_unchanged=True, password=new):
             return True
         # Another login was faster with the same, or the password was changed and this is the old one.
         fresh = await self.get(user.id)
@@ -298,20 +300,29 @@ class Users(Grants, Generic[U]):
         except UnstorableValue:
             return None
 
-    async def _write(self, user: User, *only_where: sa.ColumnElement[bool], **fields: Any) -> bool:
-        """Writes fields to the database and then to `user`, unless there is no such row."""
+    async def _write(self, user: User, *, if_unchanged: bool = False, **fields: Any) -> bool:
+        """Writes fields to the database and then to `user`, unless there is no such row, or no such password in it."""
         fields = {**values_of(self.tables.user, "onupdate"), **fields}
         columns = self._by_column(fields)
-        # A column may be called like a parameter: these names are ours.
-        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
-        query = sa.update(self.tables.user).values(new)
-        query = query.where(self.tables.user_key == sa.bindparam("key_of_user"), *only_where)
         values = {f"new_{name}": value for name, value in columns.items()}
-        if not await self.gateway.execute(query, key_of_user=user.id, **values):
+        if if_unchanged:
+            values["old_password"] = user.password
+        shape = (if_unchanged, *columns)
+        if shape not in self._updates:
+            self._updates[shape] = self._update(columns, if_unchanged=if_unchanged)
+        if not await self.gateway.execute(self._updates[shape], key_of_user=user.id, **values):
             return False
         for name, value in fields.items():
             setattr(user, name, value)
         return True
+
+    def _update(self, columns: Iterable[str], *, if_unchanged: bool) -> Statement:
+        # A column may be called like a parameter: these names are ours.
+        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
+        query = sa.update(self.tables.user).values(new).where(self.tables.user_key == sa.bindparam("key_of_user"))
+        if if_unchanged:
+            query = query.where(self.tables.user.c.password == sa.bindparam("old_password"))
+        return Statement(query)
 
     @contextlib.asynccontextmanager
     async def _password_kept(self, user: User) -> AsyncIterator[None]:

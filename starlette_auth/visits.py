@@ -32,6 +32,9 @@ class Visit:
     """What stands around the application while it answers one request."""
 
     session: SessionBase
+    had_key = False
+    started = False
+    is_silent = False  # what the application says is not passed on
 
     def __init__(
         self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
@@ -43,15 +46,17 @@ class Visit:
         self.send_on = send
         self.clock = clock
         self.value = cookie.read(scope)
-        self.had_key = False
-        self.started = False
-        self.is_silent = False  # what the application says is not passed on
 
     async def run(self, app: ASGIApp) -> None:
         """Where the database or Redis is away, here or anywhere behind, the answer is 503."""
         try:
-            self.scope["session"] = self.session = session = await self.load()
-            self.had_key = session.session_key is not None
+            if self.value:
+                session = await self.store.load(self.value)
+                self.had_key = session.session_key is not None
+            else:
+                session = self.store.begin(self.clock)
+            session.max_age, session.ends_with_browser = self.cookie.max_age, self.cookie.ends_with_browser
+            self.scope["session"] = self.session = session
             await self.visit(app)
         except Unavailable as error:
             if self.is_silent:
@@ -63,52 +68,55 @@ class Visit:
             self.started = True
             await self.give_up(error)
 
-    async def load(self) -> SessionBase:
-        session = await self.store.load(self.value) if self.value else self.store.begin(self.clock)
-        session.max_age, session.ends_with_browser = self.cookie.max_age, self.cookie.ends_with_browser
-        return session
-
     async def visit(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self.receive_on, self.send)
         finally:
             # A crash may cost a visitor what the request wrote, but never undo a logout.
-            await self.delete_discarded()
-        await self.touch(self.session)
+            if self.session.discarded_key is not None:
+                await self.delete_discarded()
+        if self.session.is_due:
+            await self.touch(self.session)
 
     async def send(self, message: Message) -> None:
-        if message["type"] in STARTS and not self.started:
+        if not self.started and message["type"] in STARTS:
             self.started = True
             await self.start(message)
         elif not self.is_silent:
             await self.send_on(message)
 
     async def start(self, message: Message) -> None:
-        headers = response_headers(message)
+        session, set_cookie = self.session, None
         try:
-            set_cookie = await self.commit(keep=message.get("status", 200) < 500)
+            is_modified = session.modified
+            if is_modified or session.discarded_key is not None:
+                # What only takes away is done when the application fails, too: to many that is a logout.
+                is_kept = is_modified and (message.get("status", 200) < 500 or not session)
+                set_cookie = await self.commit(save=is_kept)
         except (SessionInterrupted, TooManySessions) as error:
             await self.refuse(error)
             return
         except Unavailable as error:
-            if self.session:
+            if session:
                 # It could not be saved under its new key: under the old one it is still there.
-                self.session.discarded_key = None
+                session.discarded_key = None
             await self.give_up(error)
             return
+        headers = response_headers(message)
+        if session.amend is not None:
+            session.amend(headers)
         if set_cookie is not None:
             headers.append(set_cookie)
             set_header(headers, "Cache-Control", "no-store")
-        if self.session.accessed or set_cookie is not None:
+        if set_cookie is not None or (session.accessed and session.amend is None):
             add_vary(headers, "Cookie")
         await self.send_on(message)
 
-    async def commit(self, *, keep: bool) -> tuple[bytes, bytes] | None:
+    async def commit(self, *, save: bool) -> tuple[bytes, bytes] | None:
         """Carries out what was wished of the session; gives the cookie to set, if there is one."""
         session, value = self.session, None
         begins = session.predecessor is None
-        # What only takes away is done when the application fails, too: to many that is a logout.
-        if session.modified and (keep or not session):
+        if save:
             try:
                 value = await self.save()
             except SessionInterrupted:
@@ -130,7 +138,7 @@ class Visit:
         """Gives the cookie's value, or "" when nothing is left to remember."""
         session = self.session
         before, key = session.predecessor, session.session_key
-        if session.user_id is not None:
+        if before is None and session.user_id is not None:
             self.describe_visitor(session)
         try:
             self.value = await self.store.save(session, session.get_expiry_age())
@@ -144,8 +152,6 @@ class Visit:
 
     async def touch(self, session: SessionBase) -> None:
         """After the response, and not in its way."""
-        if not session.is_due:
-            return
         self.describe_visitor(session)
         try:
             await self.store.touch(session, session.get_expiry_age())
@@ -196,9 +202,9 @@ class SocketVisit(Visit):
     is_hung_up = False
     watcher: asyncio.Task[None] | None = None
 
-    async def load(self) -> SessionBase:
+    async def run(self, app: ASGIApp) -> None:
         self.calls = self.store.sockets.calls
-        return await super().load()
+        await super().run(app)
 
     async def visit(self, app: ASGIApp) -> None:
         try:
@@ -246,12 +252,14 @@ class SocketVisit(Visit):
         if self.session.session_key is None:
             return False  # the socket's own logout, after which the application does as it likes
         try:
-            session = await self.load()
+            session = await self.store.load(self.value or "")
+            session.max_age = self.session.max_age
             if session.session_key is None or not await self.is_same_user(session):
                 return False
             if self.is_in_use:
                 self.is_in_use = False
-                await self.touch(session)
+                if session.is_due:
+                    await self.touch(session)
         except Exception as error:
             # Whatever it is: who stops looking leaves the socket open for good.
             logger.warning("An open WebSocket's session cannot be looked up: %s", one_line(error))

@@ -12,6 +12,7 @@ PACKAGE = Path(starlette_auth.__file__).parent
 BANDS = [
     "exceptions",
     "clock",
+    "text",
     "translation",
     "durations",
     "refusals",

@@ -31,7 +31,7 @@ def prepared(expression: sa.ClauseElement, dialect: str) -> Prepared:
 @pytest.mark.parametrize(
     ("dialect", "sql", "arguments"),
     [
-        ("sqlite", "UPDATE notes SET name=:new WHERE notes.id = :id_1", {"new": "b", "id_1": 7}),
+        ("sqlite", "UPDATE notes SET name=:new WHERE notes.id = :id_1 RETURNING 1", {"new": "b", "id_1": 7}),
         ("postgresql", "UPDATE notes SET name=$1::VARCHAR WHERE notes.id = $2::INTEGER", ["b", 7]),
         ("mysql", "UPDATE notes SET name=%(new)s WHERE notes.id = %(id_1)s", {"new": "b", "id_1": 7}),
     ],

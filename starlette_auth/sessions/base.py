@@ -1,6 +1,7 @@
 """A session in memory."""
 
 import json
+import operator
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ EXPIRY = "_session_expiry"  # Django's names
 USER_ID = "_auth_user_id"
 AUTH_TIME = "_auth_time"  # ours
 NOTHING = "{}"
+UNCHANGING = frozenset((str, int, float, bool, type(None)))
 TOUCH_EVERY = 60  # seconds between two notes that a session is in use
 
 
@@ -61,6 +63,25 @@ class SessionBase(dict[str, Any]):
 
     new_key = staticmethod(new_key)
 
+    # Most visits leave these as they are, and every one makes a session: they cost nothing until they are set.
+    record: Record | None = None
+    discarded_key: str | None = None
+    accessed = False
+    max_age = TWO_WEEKS
+    ends_with_browser = False
+    limit: SessionLimit | None = None
+    admission: Admission | None = None
+    #: Adds to the headers of the response what others have to say in them.
+    amend: Callable[[list[tuple[bytes, bytes]]], None] | None = None
+    address = ""
+    user_agent = ""
+    _saved = NOTHING
+    _loaded: Any = None
+    _touched = False
+    _next_key: str | None = None
+    _cycled_key: str | None = None
+    _renewed: str | None = None
+
     def __init__(
         self,
         data: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
@@ -73,22 +94,10 @@ class SessionBase(dict[str, Any]):
         """`record` is what the store holds, `user_row` what it found about the user on the way."""
         super().__init__(data)
         self._clock = clock
-        self._saved = record.data if record is not None else NOTHING
-        self._touched = False
-        self._next_key: str | None = None
         self.session_key = session_key
-        self.record = record
-        self.discarded_key: str | None = None
-        self._cycled_key: str | None = None
         self.user_row = user_row
-        self.accessed = False
-        self._renewed: str | None = None
-        self.max_age = TWO_WEEKS
-        self.ends_with_browser = False
-        self.limit: SessionLimit | None = None
-        self.admission: Admission | None = None
-        self.address = ""
-        self.user_agent = ""
+        if record is not None:
+            self.record, self._saved, self._loaded = record, record.data, data
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self)} keys>"
@@ -105,11 +114,22 @@ class SessionBase(dict[str, Any]):
     @property
     def modified(self) -> bool:
         """Whether there is anything to save. Compared with what was loaded, so changes deep inside count."""
-        return self._touched or (encode(self) if self else NOTHING) != self._saved
+        return self._touched or not (self._is_as_loaded() or (encode(self) if self else NOTHING) == self._saved)
 
     @modified.setter
     def modified(self, value: bool) -> None:
         self._touched = value
+
+    def _is_as_loaded(self) -> bool:
+        """Whether each value is the very one that was loaded, and of a kind that nothing can be changed in."""
+        before, values = self._loaded, self.values()
+        return (
+            before is not None
+            and len(before) == len(self)
+            and UNCHANGING.issuperset(map(type, values))
+            and all(map(operator.is_, before, self))
+            and all(map(operator.is_, before.values(), values))
+        )
 
     def changes(self) -> Changes:
         """What is other than when it was loaded."""
@@ -120,6 +140,10 @@ class SessionBase(dict[str, Any]):
             if name not in before or encode_value(value) != encode_value(before[name])
         }
         return Changes(values, [name for name in before if name not in self])
+
+    def merged_into(self, stored: str) -> Mapping[str, Any]:
+        """Its changes, applied to what is stored: itself, where nobody else changed that."""
+        return self if stored == self._saved else self.changes().applied_to(decode(stored))
 
     def is_empty(self) -> bool:
         """Whether there is nothing in it, and nothing stored under its key."""
@@ -158,7 +182,7 @@ class SessionBase(dict[str, Any]):
         """Asks for a new key that owes nothing to the old one: somebody has just proved who they are."""
         self._discard_key()
         self._touched, self._cycled_key, self._renewed = True, None, None
-        self._saved, self.record, self.user_row = NOTHING, None, None
+        self._saved, self._loaded, self.record, self.user_row = NOTHING, None, None, None
 
     @property
     def predecessor(self) -> str | None:
@@ -191,13 +215,17 @@ class SessionBase(dict[str, Any]):
     @property
     def is_due(self) -> bool:
         """Whether it is to be noted that its user is here: once a minute."""
-        return self.user_id is not None and int(self._clock()) - self.last_seen >= TOUCH_EVERY
+        record = self.record
+        return record is not None and int(self._clock()) - record.last_seen >= TOUCH_EVERY and self.user_id is not None
 
     @property
     def is_over(self) -> bool:
         """Whether its user has to log in again: it is older than its limit allows, or was idle for too long."""
-        now, limit = int(self._clock()), self.limit
-        return limit is not None and (now >= self.created + limit.absolute or now >= self.last_seen + limit.idle)
+        limit, record = self.limit, self.record
+        if limit is None or record is None:
+            return False
+        now = int(self._clock())
+        return now >= record.created + limit.absolute or now >= record.last_seen + limit.idle
 
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
         """Seconds from each change on, a duration or a moment; 0: when the browser closes; None: the default again.
@@ -251,7 +279,7 @@ class SessionBase(dict[str, Any]):
         """Called by stores: `saved` is what this session held when they kept it, `record` what they hold now."""
         if self._cycled_key is not None:
             self.discarded_key = None  # the store has put the new key in its place
-        self.session_key, self.record, self._saved = session_key, record, saved
+        self.session_key, self.record, self._saved, self._loaded = session_key, record, saved, None
         self._touched, self._cycled_key, self._next_key, self._renewed = False, None, None, None
 
     def _wished_age(self) -> int:

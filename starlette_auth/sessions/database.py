@@ -1,6 +1,7 @@
 """Sessions in the table `auth_session`."""
 
 import logging
+import operator
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +64,7 @@ class DatabaseStore(SessionStore):
             record = first_record(session, max_age, self._clock())
             await self.gateway.insert(self.table, key_hash=hash_key(key), **self._values(record))
         else:
-            record = await self._change(session, hash_key(before), hash_key(key), max_age)
+            record = await self._change(session, saved, hash_key(before), hash_key(key), max_age)
         session.mark_saved(key, record, saved)
         return cookie_of(key, record.data)
 
@@ -108,33 +109,31 @@ class DatabaseStore(SessionStore):
             logger.error("A row of %s holds no session, and is passed over.", self.table.name)
             return None
 
-    async def _change(self, session: SessionBase, before: str, after: str, max_age: int) -> Record:
+    async def _change(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> Record:
         """In one statement, where nobody else changed it meanwhile."""
         assert session.record is not None  # noqa: S101  it came from here
-        record = next_record(session.record, session, max_age, self._now())
-        if await self._write(record, before, after):
+        record = next_record(session.record, session, saved, max_age, self._now())
+        is_same = before == after and record.user_id == session.record.user_id
+        if await self._write(record, before, after, is_same=is_same):
             return record
-        return await self.gateway.in_transaction(lambda: self._merge(session, before, after, max_age))
+        return await self.gateway.in_transaction(lambda: self._merge(session, saved, before, after, max_age))
 
-    async def _merge(self, session: SessionBase, before: str, after: str, max_age: int) -> Record:
+    async def _merge(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> Record:
         """Locks the row, so that this succeeds however many others write at the same time."""
         row = await self.gateway.fetch_one(self._say.lock, key_hash=before, now=self._now())
-        record = next_record(_record(row), session, max_age, self._now()) if row is not None else None
+        record = next_record(_record(row), session, saved, max_age, self._now()) if row is not None else None
         if record is None or not await self._write(record, before, after):
             raise interrupted()
         return record
 
-    async def _write(self, record: Record, before: str, after: str) -> bool:
+    async def _write(self, record: Record, before: str, after: str, *, is_same: bool = False) -> bool:
+        """`is_same`: the key and the user are, and nothing is written that says so, or stands in an index for it."""
+        old = {"key_hash": before, "old_version": record.version - 1, "now": self._now()}
+        if is_same:
+            new = {f"new_{name}": getattr(record, name) for name in CONTENT}
+            return await self.gateway.execute(self._say.rewrite, **old, **new) == 1
         new = {f"new_{name}": value for name, value in self._values(record).items() if name in CHANGING}
-        hit = await self.gateway.execute(
-            self._say.update,
-            key_hash=before,
-            old_version=record.version - 1,
-            now=self._now(),
-            new_key_hash=after,
-            **new,
-        )
-        return hit == 1
+        return await self.gateway.execute(self._say.update, new_key_hash=after, **old, **new) == 1
 
     def _values(self, record: Record) -> dict[str, Any]:
         return {**record._asdict(), "user_id": self._key(record.user_id)}
@@ -146,7 +145,8 @@ class DatabaseStore(SessionStore):
         return int(self._clock())
 
 
-CHANGING = ("data", "user_id", "last_seen", "expires", "address", "user_agent", "version")
+CONTENT = ("data", "last_seen", "expires", "version")
+CHANGING = (*CONTENT, "user_id", "address", "user_agent")
 LOADED = (*CHANGING, "public_id", "created")
 
 
@@ -173,6 +173,7 @@ class Statements:
         is_unchanged = t.c.version == _moment("old_version")
         changes = _new("key_hash", *CHANGING)
         self.update = Statement(sa.update(t).values(changes).where(by_key, is_alive, is_unchanged))
+        self.rewrite = Statement(sa.update(t).values(_new(*CONTENT)).where(by_key, is_alive, is_unchanged))
         is_due = t.c.last_seen <= _moment("before")
         seen = _new("last_seen", "expires", "address")
         self.touch = Statement(sa.update(t).values(seen).where(by_key, is_alive, is_due))
@@ -195,10 +196,12 @@ def _moment(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.BigInteger)
 
 
+_fields_of = operator.itemgetter(*(f"session_{name}" for name in Record._fields))
+
+
 def _record(row: Row) -> Record:
-    user_id = row["session_user_id"]
-    found = {name: row[f"session_{name}"] for name in Record._fields if f"session_{name}" in row}
-    return Record(**{**found, "user_id": None if user_id is None else str(user_id)})
+    data, public_id, user_id, *others = _fields_of(row)
+    return Record(data, public_id, None if user_id is None else str(user_id), *others)
 
 
 def _own_table(users: Users[Any] | None) -> sa.Table:

@@ -37,7 +37,7 @@ class MemoryStore(SessionStore):
             if stored is None:
                 raise interrupted()
             del self._kept[hash_key(before)]
-            record = next_record(stored, session, max_age, self._now())
+            record = next_record(stored, session, saved, max_age, self._now())
         self._kept[hash_key(key)] = record
         session.mark_saved(key, record, saved)
         return cookie_of(key, record.data)

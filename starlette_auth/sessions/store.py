@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ..clock import Clock
 from ..exceptions import ImproperlyConfigured, SessionInterrupted
-from .base import NOTHING, Record, SessionBase, decode, encode, user_in
+from .base import NOTHING, Record, SessionBase, encode, user_in
 from .keys import new_public_id
 from .sockets import Sockets
 
@@ -100,17 +100,17 @@ def first_record(session: SessionBase, max_age: int, now: float) -> Record:
     )
 
 
-def next_record(stored: Record, session: SessionBase, max_age: int, now: int) -> Record:
-    """What is kept when the changes of a session have been applied to what is stored."""
-    merged = session.changes().applied_to(decode(stored.data))
-    data, user_id = encode(merged), user_in(merged)
-    if user_id is None:
-        stored = stored._replace(address="", user_agent="")
+def next_record(stored: Record, session: SessionBase, saved: str, max_age: int, now: int) -> Record:
+    """What is kept when the changes of a session, which is `saved` by itself, have been applied to what is stored."""
+    merged = session.merged_into(stored.data)
+    data, user_id = saved if merged is session else encode(merged), user_in(merged)
     return stored._replace(
         data=data,
         user_id=user_id,
         last_seen=now,
         expires=now + time_to_keep(data, max_age),
+        address=stored.address if user_id is not None else "",
+        user_agent=stored.user_agent if user_id is not None else "",
         version=stored.version + 1,
     )
 
@@ -136,4 +136,4 @@ def interrupted() -> SessionInterrupted:
 
 def _fitting(text: str, length: int) -> str:
     """What a client says of itself, without what a terminal or a column would choke on."""
-    return "".join(mark for mark in text if mark.isprintable())[:length]
+    return (text if text.isprintable() else "".join(filter(str.isprintable, text)))[:length]
