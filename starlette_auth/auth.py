@@ -83,8 +83,9 @@ class Auth:
     Mails need a `mailer` and `base_url`, the site's scheme and host. `password_validators` judge new passwords
     (`context_words`: the site's name and the like). `rates` say how often things may be tried, as in
     {"login": "60/m/ip"}; behind a proxy, name it in `trusted_proxies`, or all visitors count as one. `django` sets what
-    belongs together where a Django project has the same database and the same key. `clock` tells all parts the time (a
-    store that you pass has its own).
+    belongs together where a Django project has the same database and the same key. So many `connections` of a pool of
+    PostgreSQL are kept for this package, which saves a round trip at each use; leave the application some. `clock`
+    tells all parts the time (a store that you pass has its own).
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Auth:
         trusted_proxies: Sequence[str] = (),
         features: Sequence[Feature] = (),
         django: DjangoProject | None = None,
+        connections: int = 0,
         clock: Clock = time.time,
     ) -> None:
         if when_full not in ("drop_oldest", "reject"):
@@ -159,6 +161,7 @@ class Auth:
         self.clock = clock
         self.keys = SecretKeys(secret_key)
         self.gateway = Gateway.of(database)
+        self.gateway.keep(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
         self.passwords = passwords or self.defaults.passwords()
         self.tables = tables or self.defaults.tables()

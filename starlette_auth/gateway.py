@@ -14,7 +14,7 @@ from databases.core import Connection
 from .driver_errors import is_deadlock, translate, translated
 from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction
 from .exceptions import ImproperlyConfigured
-from .lanes import Lane, uninterrupted
+from .lanes import KeptConnection, Lane, uninterrupted
 from .statements import Prepared, Row, Statement
 
 logger = logging.getLogger("starlette_auth")
@@ -53,6 +53,7 @@ class Gateway:
         is_plain_file = not in_memory and not database.url.options
         # Opening a SQLite connection costs as much as ten queries, so these two stay open.
         self._keeps = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
+        self.connections = 0  # so many, PostgreSQL's stay open too
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._after_commit: dict[asyncio.Task[Any] | None, list[Callable[[], Awaitable[None] | None]]] = {}
         self._inserts: dict[tuple[sa.Table, tuple[str, ...]], Statement] = {}
@@ -64,6 +65,12 @@ class Gateway:
         if gateway is None:
             gateway = vars(database)["_starlette_auth"] = cls(database)
         return gateway
+
+    def keep(self, connections: int) -> None:
+        """So many of PostgreSQL's connections stay lent to us. On SQLite, two are anyway."""
+        if connections < 0 or (connections and self.dialect == "mysql"):
+            raise ImproperlyConfigured("connections is for PostgreSQL, and not negative. Leave it out.")
+        self.connections = connections if self.dialect == "postgresql" else 0
 
     async def fetch_one(self, query: Query, **values: Any) -> Row | None:
         prepared = self._prepared(query)
@@ -172,7 +179,7 @@ class Gateway:
                 await stack.enter_async_context(self._lane.turn)
             if held is None:
                 with translated():
-                    held = await stack.enter_async_context(self._writing() if self._keeps else self._lent())
+                    held = await stack.enter_async_context(self._on(self._lane.writer) if self._keeps else self._lent())
             transaction = self.driver.transaction(held.raw_connection)
             if begins:
                 stack.enter_context(_inside(held))
@@ -200,9 +207,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Gives back the connections that this event loop keeps. Call it before the database disconnects."""
-        await self._lane.reader.close()
-        async with self._lane.turn:
-            await self._lane.writer.close()
+        await self._lane.close()
 
     @property
     def _lane(self) -> Lane:
@@ -253,9 +258,16 @@ class Gateway:
                 raw = reader.raw or (await reader.open()).raw_connection
                 return await ask(raw, prepared.sql, arguments)
             if self._keeps:
-                async with self._lane.turn:
-                    connection = await self._lane.writer.open()
-                    return await ask(connection.raw_connection, prepared.sql, arguments)
+                lane = self._lane
+                writer = lane.writer if prepared.lasting else lane.jotter
+                async with lane.turn:
+                    return await ask(writer.raw or (await writer.open()).raw_connection, prepared.sql, arguments)
+            kept = self._lane.take(self.connections) if self.connections else None
+            if kept is not None:
+                try:
+                    return await ask(kept.raw or (await kept.open()).raw_connection, prepared.sql, arguments)
+                finally:
+                    self._lane.give_back(kept)
             # For one question the task need not be told, and nothing be locked, which is a quarter of the time.
             lent = self.database._backend.connection()
             await lent.acquire()
@@ -275,6 +287,14 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def _lent(self) -> AsyncIterator[Connection]:
         """A connection of the pool. It goes back even when the application's own use of it was cut short."""
+        kept = self._lane.take(self.connections) if self.connections else None
+        if kept is not None:
+            try:
+                async with self._on(kept) as connection:
+                    yield connection
+            finally:
+                self._lane.give_back(kept)
+            return
         self.database._connection = None
         connection = self.database.connection()
         await connection.__aenter__()
@@ -289,16 +309,16 @@ class Gateway:
                 self.database._connection = None
 
     @contextlib.asynccontextmanager
-    async def _writing(self) -> AsyncIterator[Connection]:
-        """The kept connection for writing. What the task asks of `database` itself goes there too meanwhile."""
-        connection = self.database._connection = await self._lane.writer.open()
+    async def _on(self, kept: KeptConnection) -> AsyncIterator[Connection]:
+        """A kept connection. What the task asks of `database` itself goes there too meanwhile."""
+        connection = self.database._connection = await kept.open()
         try:
             yield connection
         finally:
             self.database._connection = None
             connection._connection_counter = 1
             if self.driver.in_transaction(connection.raw_connection):
-                await uninterrupted(self._lane.writer.close())
+                await uninterrupted(kept.close())
 
     async def _say(self, connection: Connection, word: Callable[[], Awaitable[None]]) -> None:
         """Never cancelled half-way: a driver would not know then whether there is a transaction."""

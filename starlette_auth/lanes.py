@@ -1,8 +1,8 @@
-"""What one event loop keeps for one database: SQLite's open connections, and whose turn it is to write."""
+"""What one event loop keeps for one database: open connections, and whose turn it is to write to SQLite."""
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextvars import Context
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,49 @@ PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
 
 
 class Lane:
-    """A connection for reading, one for writing, and a lock for the writers."""
+    """For SQLite a connection for reading, one for writing and one for what need not last, and a lock for the writers.
+
+    For PostgreSQL a few, where that is asked for.
+    """
 
     def __init__(self, database: Database) -> None:
-        self.reader = KeptConnection(database)
-        self.writer = KeptConnection(database)
+        self.reader = KeptConnection(database, PRAGMAS)
+        self.writer = KeptConnection(database, PRAGMAS)
+        self.jotter = KeptConnection(database, (*PRAGMAS, "PRAGMA synchronous = NORMAL"))
         self.turn = Turn()
+        self._database = database
+        self._all: list[KeptConnection] = []
+        self._idle: list[KeptConnection] = []
+
+    def take(self, most: int) -> "KeptConnection | None":
+        """One of so many that nobody works with; None when all are busy. `give_back` it."""
+        if self._idle:
+            kept = self._idle.pop()
+            if kept.raw is not None and kept.raw.is_closed():
+                kept.drop()
+            return kept
+        if len(self._all) >= most:
+            return None
+        self._all.append(KeptConnection(self._database))
+        return self._all[-1]
+
+    def give_back(self, kept: "KeptConnection") -> None:
+        self._idle.append(kept)
+
+    async def close(self) -> None:
+        for kept in (self.reader, *self._all):
+            await kept.close()
+        async with self.turn:
+            await self.writer.close()
+            await self.jotter.close()
 
 
 class KeptConnection:
     """A connection of `databases` that stays open in a task of its own, until it is given back or its loop ends."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, pragmas: Sequence[str] = ()) -> None:
         self._database = database
+        self._pragmas = pragmas
         self._opening: asyncio.Future[Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._enough = asyncio.Event()
@@ -44,17 +74,23 @@ class KeptConnection:
         return await asyncio.shield(self._opening)
 
     async def close(self) -> None:
-        keeper, self._opening, self._keeper, self.raw = self._keeper, None, None, None
+        keeper = self.drop()
         if keeper is not None:
-            self._enough.set()
             await asyncio.wait([keeper])
+
+    def drop(self) -> asyncio.Task[None] | None:
+        """Gives it back as soon as its task comes to it; the next time, another one is opened."""
+        keeper, self._opening, self._keeper, self.raw = self._keeper, None, None, None
+        self._enough.set()
+        return keeper
 
     async def _keep(self, opened: asyncio.Future[Any], enough: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             try:
-                await self._require_folder()
+                if self._pragmas:
+                    await self._require_folder()
                 connection = await stack.enter_async_context(self._database.connection())
-                for pragma in PRAGMAS:
+                for pragma in self._pragmas:
                     with contextlib.suppress(Exception):  # a file that others use, or that is read-only, stays as it is
                         await connection.raw_connection.execute_fetchall(pragma)
             except Exception as error:

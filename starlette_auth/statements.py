@@ -29,15 +29,20 @@ DIALECTS: dict[str, sa.Dialect] = {
 
 
 class Statement:
-    """A statement as it is meant, in SQLAlchemy's terms. Values are given by name at each call."""
+    """A statement as it is meant, in SQLAlchemy's terms. Values are given by name at each call.
 
-    def __init__(self, expression: sa.ClauseElement) -> None:
+    `lasting=False`: a change that a power cut may take back, as a count, and for which nobody waits until the disk has
+    it, where the database lets us choose.
+    """
+
+    def __init__(self, expression: sa.ClauseElement, *, lasting: bool = True) -> None:
         self.expression = expression
+        self.lasting = lasting
         self.ready: dict[str, Prepared] = {}  # by dialect
 
     def prepared(self, dialect: str) -> "Prepared":
         if dialect not in self.ready:
-            self.ready[dialect] = Prepared(self.expression, DIALECTS[dialect])
+            self.ready[dialect] = Prepared(self.expression, DIALECTS[dialect], lasting=self.lasting)
         return self.ready[dialect]
 
     @functools.cached_property
@@ -56,7 +61,8 @@ class Statement:
 class Prepared:
     """A statement as one driver wants it: its text, and what to do with each value on the way in and out."""
 
-    def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect) -> None:
+    def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect, *, lasting: bool = True) -> None:
+        self.lasting = lasting
         if isinstance(expression, sa.UpdateBase) and dialect.name == "sqlite" and not expression.exported_columns:
             # So that what was hit is counted in one hop to the connection's thread: its rows come with the answer.
             expression = expression.returning(sa.literal_column("1"))

@@ -89,7 +89,7 @@ class Throttle:
         before = sa.case((is_newest, _moment("now")), else_=t.c.until)
         # `until` first: after the other, MySQL would see the new number of failures.
         fewer = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - _number(1)))
-        self._restore = Statement(fewer.where(by_key, t.c.failures > _number(0)))
+        self._restore = Statement(fewer.where(by_key, t.c.failures > _number(0)), lasting=False)
         self._counter = Statement(sa.select(t.c.failures, t.c.until).where(by_key))
         self._give_back = functools.cache(functools.partial(_give_back, t))
         says_nothing = sa.or_(t.c.failures == 0, t.c.until <= _moment("forgotten"))
@@ -235,7 +235,8 @@ def _upsert(
         changes = [(name, sa.case((only, value), else_=table.c[name])) for name, value in then.items()]
         return Statement(mysql.insert(table).values(first).on_duplicate_key_update(changes))
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    return Statement(insert(table).values(first).on_conflict_do_update(table.primary_key, set_=then, where=only))
+    upsert = insert(table).values(first).on_conflict_do_update(table.primary_key, set_=then, where=only)
+    return Statement(upsert, lasting=False)
 
 
 def _count(dialect: str, table: sa.Table) -> Statement:
@@ -263,7 +264,8 @@ def _wait(failures: sa.ColumnElement[int], waits: Sequence[int]) -> sa.ColumnEle
 
 def _give_back(table: sa.Table, number: int) -> Statement:
     rows = [(table.c.key_hash == sa.bindparam(f"key{i}"), table.c.until - _moment(f"step{i}")) for i in range(number)]
-    return Statement(sa.update(table).where(sa.or_(*(row for row, _ in rows))).values(until=sa.case(*rows)))
+    fewer = sa.update(table).where(sa.or_(*(row for row, _ in rows))).values(until=sa.case(*rows))
+    return Statement(fewer, lasting=False)
 
 
 def _moment(name: str) -> sa.BindParameter[int]:

@@ -176,7 +176,7 @@ class Statements:
         self.rewrite = Statement(sa.update(t).values(_new(*CONTENT)).where(by_key, is_alive, is_unchanged))
         is_due = t.c.last_seen <= _moment("before")
         seen = _new("last_seen", "expires", "address")
-        self.touch = Statement(sa.update(t).values(seen).where(by_key, is_alive, is_due))
+        self.touch = Statement(sa.update(t).values(seen).where(by_key, is_alive, is_due), lasting=False)
         self.delete = Statement(sa.delete(t).where(by_key))
         named: sa.BindParameter[str] = sa.bindparam("public_id")
         self.revoke = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id == named))
