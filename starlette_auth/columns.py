@@ -5,26 +5,29 @@ from datetime import UTC, tzinfo
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
-
-MYSQL = ("mysql", "mariadb")
+from sqlalchemy.ext.compiler import compiles
 
 
 class Moment(sa.DateTime):
-    """A moment, as an aware datetime. `zone`: of what a database stores that does not store zones itself."""
+    """A moment with its microseconds, as an aware datetime. `zone`: of what is stored where no zones are."""
 
     def __init__(self, zone: tzinfo = UTC) -> None:
         super().__init__(timezone=True)
         self.zone = zone
 
 
-def moment(zone: tzinfo = UTC) -> sa.types.TypeEngine[Any]:
-    """With microseconds."""
-    return Moment(zone).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
+class LongText(sa.Text):
+    """Text of any length, which to MySQL is none of its TEXT."""
 
 
-def long_text() -> sa.types.TypeEngine[Any]:
-    return sa.Text().with_variant(mysql.LONGTEXT(), *MYSQL)
+@compiles(Moment, "mysql", "mariadb")
+def _mysql_moment(kind: Moment, compiler: Any, **options: Any) -> str:
+    return "DATETIME(6)"
+
+
+@compiles(LongText, "mysql", "mariadb")
+def _mysql_text(kind: LongText, compiler: Any, **options: Any) -> str:
+    return "LONGTEXT"
 
 
 def key_column(*, big: bool = False) -> sa.Column[Any]:

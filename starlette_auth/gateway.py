@@ -15,7 +15,7 @@ from .driver_errors import is_deadlock, translate, translated
 from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction
 from .exceptions import ImproperlyConfigured
 from .lanes import KeptConnection, Lane, uninterrupted
-from .statements import Prepared, Row, Statement
+from .statements import Prepared, Row, Statement, dialect_of
 
 logger = logging.getLogger("starlette_auth")
 
@@ -45,6 +45,7 @@ class Gateway:
         self.database = database
         self.driver = driver()
         self.dialect = self.driver.dialect
+        dialect_of(self.dialect)  # imported here, and not while the first request waits
         in_memory = self.dialect == "sqlite" and database.url.database in ("", ":memory:")
         if in_memory and not database._force_rollback:
             raise ImproperlyConfigured(

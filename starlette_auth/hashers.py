@@ -3,17 +3,15 @@
 import base64
 import hashlib
 import hmac
+import importlib
 import importlib.util
 import secrets
 import string
-from typing import Protocol
+from typing import Any, Protocol
 
 import argon2
 
 from .exceptions import ImproperlyConfigured
-
-if importlib.util.find_spec("bcrypt") is not None:
-    import bcrypt
 
 GET_BCRYPT = "Run `pip install starlette-contrib-auth[django]`."
 
@@ -141,13 +139,15 @@ class BCryptSHA256PasswordHasher:
         if not has_bcrypt():
             raise ImproperlyConfigured(f"bcrypt is missing. {GET_BCRYPT}")
         self.rounds = rounds
+        self._bcrypt: Any = importlib.import_module("bcrypt")
 
     def encode(self, password: str) -> str:
-        return f"{self.algorithm}${bcrypt.hashpw(self._input(password), bcrypt.gensalt(self.rounds)).decode()}"
+        made: bytes = self._bcrypt.hashpw(self._input(password), self._bcrypt.gensalt(self.rounds))
+        return f"{self.algorithm}${made.decode()}"
 
     def verify(self, password: str, encoded: str) -> bool:
         stored = encoded.split("$", 1)[1].encode()
-        return hmac.compare_digest(bcrypt.hashpw(self._input(password), stored), stored)
+        return hmac.compare_digest(self._bcrypt.hashpw(self._input(password), stored), stored)
 
     def must_update(self, encoded: str) -> bool:
         return int(encoded.split("$")[3]) < self.rounds

@@ -33,7 +33,7 @@ class Lane:
         """One of so many that nobody works with; None when all are busy. `give_back` it."""
         if self._idle:
             kept = self._idle.pop()
-            if kept.raw is not None and kept.raw.is_closed():
+            if kept.raw is not None and _is_lost(kept.raw):
                 kept.drop()
             return kept
         if len(self._all) >= most:
@@ -112,6 +112,13 @@ class KeptConnection:
             raise ImproperlyConfigured(
                 f"There is no folder {folder} for the database. Create it, or name another file."
             )
+
+
+def _is_lost(raw: Any) -> bool:
+    try:
+        return bool(raw.is_closed())
+    except Exception:  # the pool has taken it back already
+        return True
 
 
 class StillBusy(StarletteAuthError, TimeoutError):

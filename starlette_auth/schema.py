@@ -10,10 +10,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .catalog import columns_of_all, index_names
-from .django.history import APPLIED, MIGRATIONS
+from .django.history import APPLIED, migrations_table
 from .exceptions import ImproperlyConfigured
 from .gateway import Gateway
-from .statements import DIALECTS
+from .statements import dialect_of
 from .tables import Tables, user_columns
 
 LOCK = "starlette_auth.migrate"
@@ -71,7 +71,7 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
 
 def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
     """In a Django database only what is our own: how Django's tables look is decided by the project's migrations."""
-    if not tables.of_django and MIGRATIONS.name in existing and tables.content_type.name not in existing:
+    if not tables.of_django and migrations_table().name in existing and tables.content_type.name not in existing:
         raise ImproperlyConfigured(
             "This is the database of a Django project. Pass django=DjangoProject(…) to Auth, or --django to the command."
         )
@@ -85,15 +85,15 @@ def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Tabl
             f"The table {missing[0]} of the Django project is not there. Run `python manage.py migrate` first; where the "
             "project has a user model of its own, name it: `starlette-auth check-django` says how."
         )
-    return [*tables, MIGRATIONS]
+    return [*tables, migrations_table()]
 
 
 async def _record_migrations(gateway: Gateway) -> None:
     """Tells Django's `migrate` that there is nothing left to do: it would have made the same tables."""
-    known = await gateway.fetch_all(sa.select(MIGRATIONS.c.app, MIGRATIONS.c.name))
+    known = await gateway.fetch_all(sa.select(migrations_table().c.app, migrations_table().c.name))
     for app, name in APPLIED:
         if {"app": app, "name": name} not in known:
-            await gateway.insert(MIGRATIONS, app=app, name=name, applied=datetime.now(UTC))
+            await gateway.insert(migrations_table(), app=app, name=name, applied=datetime.now(UTC))
 
 
 def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.ExecutableDDLElement:
@@ -107,7 +107,7 @@ def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.Execut
             f"The table {table.name} has no column {column.name}, and its constraint cannot be added on every database. "
             "Add the column yourself, with the constraint."
         )
-    dialect = DIALECTS[gateway.dialect]
+    dialect = dialect_of(gateway.dialect)
     # The same words as in CREATE TABLE, of a table that has this column only.
     words = dialect.ddl_compiler(dialect, CreateTable(table)).get_column_specification(column)
     return _Words(f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {words}")

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
-from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.dialects import registry
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
@@ -19,13 +18,21 @@ from .text import has_surrogate
 Row = dict[str, Any]
 Convert = Callable[[Any], Any]
 
-DIALECTS: dict[str, sa.Dialect] = {
-    "sqlite": sqlite.dialect(paramstyle="named"),
+DIALECTS = {
+    "sqlite": ("sqlite", "named"),
     # Not PostgreSQL's in general, which is that of another driver in each version of SQLAlchemy: in 2.0 of one that leaves
     # the type of a parameter to the server, and that takes milliseconds beside a small number for a small number.
-    "postgresql": asyncpg.dialect(paramstyle="numeric_dollar"),  # type: ignore[no-untyped-call]
-    "mysql": mysql.dialect(paramstyle="pyformat"),
+    "postgresql": ("postgresql.asyncpg", "numeric_dollar"),
+    "mysql": ("mysql", "pyformat"),
 }
+
+
+@functools.cache
+def dialect_of(name: str) -> sa.Dialect:
+    """Imported when the first statement is written in it: each takes longer than all of this package."""
+    module, paramstyle = DIALECTS[name]
+    dialect: sa.Dialect = registry.load(module)(paramstyle=paramstyle)
+    return dialect
 
 
 class Statement:
@@ -42,7 +49,7 @@ class Statement:
 
     def prepared(self, dialect: str) -> "Prepared":
         if dialect not in self.ready:
-            self.ready[dialect] = Prepared(self.expression, DIALECTS[dialect], lasting=self.lasting)
+            self.ready[dialect] = Prepared(self.expression, dialect_of(dialect), lasting=self.lasting)
         return self.ready[dialect]
 
     @functools.cached_property

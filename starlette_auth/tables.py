@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from .columns import key_column, like_index, long_text, moment, reference, unique_together
+from .columns import LongText, Moment, key_column, like_index, reference, unique_together
 from .exceptions import ImproperlyConfigured
 
 
@@ -182,7 +182,7 @@ class Tables:
         tables.session = django_session_table(tables.metadata, session, zone) if isinstance(session, str) else session
         for column in (*tables.user.columns, *tables.session.columns):
             if isinstance(column.type, sa.DateTime):
-                column.type = moment(zone)
+                column.type = Moment(zone)
         tables.of_django = tuple(tables)[:8]
         return tables
 
@@ -207,7 +207,7 @@ def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
     return [
         key if key is not None else key_column(),
         sa.Column("password", sa.String(128), nullable=False),
-        sa.Column("last_login", moment(), nullable=True),
+        sa.Column("last_login", Moment(), nullable=True),
         sa.Column("is_superuser", sa.Boolean, nullable=False),
         sa.Column("username", sa.String(150), nullable=False, unique=True),
         sa.Column("first_name", sa.String(150), nullable=False),
@@ -215,7 +215,7 @@ def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
         sa.Column("email", sa.String(254), nullable=False),
         sa.Column("is_staff", sa.Boolean, nullable=False),
         sa.Column("is_active", sa.Boolean, nullable=False),
-        sa.Column("date_joined", moment(), nullable=False),
+        sa.Column("date_joined", Moment(), nullable=False),
     ]
 
 
@@ -246,7 +246,7 @@ def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> 
         sa.Column("key_hash", sa.String(64), primary_key=True),
         sa.Column("public_id", sa.String(32), nullable=False, unique=True),
         sa.Column("user_id", user_key, nullable=True),
-        sa.Column("data", long_text(), nullable=False),
+        sa.Column("data", LongText(), nullable=False),
         sa.Column("created", sa.BigInteger, nullable=False),
         sa.Column("last_seen", sa.BigInteger, nullable=False),
         sa.Column("expires", sa.BigInteger, nullable=False),
@@ -267,7 +267,7 @@ def token_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column("purpose", sa.String(32), nullable=False),
         sa.Column("subject", sa.String(64), nullable=False),
         sa.Column("binding", sa.String(64), nullable=False),
-        sa.Column("data", long_text(), nullable=False),
+        sa.Column("data", LongText(), nullable=False),
         sa.Column("expires", sa.BigInteger, nullable=False),
         sa.Index("auth_token_subject", "subject"),
         sa.Index("auth_token_expires", "expires"),
@@ -291,8 +291,8 @@ def django_session_table(metadata: sa.MetaData, name: str = "django_session", zo
         name,
         metadata,
         sa.Column("session_key", sa.String(40), primary_key=True),
-        sa.Column("session_data", long_text(), nullable=False),
-        sa.Column("expire_date", moment(zone), nullable=False),
+        sa.Column("session_data", LongText(), nullable=False),
+        sa.Column("expire_date", Moment(zone), nullable=False),
         sa.Index("django_session_expire_date_a5c62663", "expire_date"),
         like_index("django_session_session_key_c0390e0f_like", "session_key"),
     )

@@ -1,12 +1,13 @@
 """Pages, made of templates that an application can replace one by one."""
 
+import functools
 import hashlib
+import importlib
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, select_autoescape
 from starlette.concurrency import run_in_threadpool
 
 from .translation import gettext, ngettext
@@ -20,25 +21,33 @@ class Templates:
     """Jinja templates: the application's directories are looked through first, then our own."""
 
     def __init__(self, directories: Sequence[str | PathLike[str]] = ()) -> None:
-        self.environment = Environment(
-            loader=ChoiceLoader(
+        self._directories = [*directories]
+        self._loaded: set[str] = set()
+
+    @functools.cached_property
+    def environment(self) -> Any:
+        """A jinja2.Environment, imported with the first page: who has no pages does without."""
+        jinja2 = importlib.import_module("jinja2")
+        built_in = jinja2.FileSystemLoader(BUILT_IN)
+        environment = jinja2.Environment(
+            loader=jinja2.ChoiceLoader(
                 [
-                    FileSystemLoader([*directories]),
-                    FileSystemLoader(BUILT_IN),
+                    jinja2.FileSystemLoader(self._directories),
+                    built_in,
                     # For one that replaces ours and wants to keep most of it: {% extends "starlette_auth/auth_base.html" %}
-                    PrefixLoader({"starlette_auth": FileSystemLoader(BUILT_IN)}),
+                    jinja2.PrefixLoader({"starlette_auth": built_in}),
                 ]
             ),
-            autoescape=select_autoescape(("html", "htm", "xml"), default=False, default_for_string=True),
+            autoescape=jinja2.select_autoescape(("html", "htm", "xml"), default=False, default_for_string=True),
             extensions=["jinja2.ext.i18n"],
             auto_reload=False,
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self.environment.policies["ext.i18n.trimmed"] = True
+        environment.policies["ext.i18n.trimmed"] = True
         # Asked at each rendering: the language is the visitor's, not the environment's.
-        self.environment.install_gettext_callables(gettext, ngettext, newstyle=True)  # type: ignore[attr-defined]
-        self._loaded: set[str] = set()
+        environment.install_gettext_callables(gettext, ngettext, newstyle=True)
+        return environment
 
     async def render(self, name: str, context: dict[str, Any]) -> str:
         """The page. The first time, a thread reads and compiles its template; after that nothing waits for the disk."""
@@ -49,7 +58,8 @@ class Templates:
         return page
 
     def _render(self, name: str, context: dict[str, Any]) -> str:
-        return self.environment.get_template(name).render(context)
+        page: str = self.environment.get_template(name).render(context)
+        return page
 
 
 ASSETS = {name: (BUILT_IN / name).read_bytes() for name in ("auth.css", "auth.js")}

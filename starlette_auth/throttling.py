@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import logging
 import time
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from .addresses import Crowd, network_of
 from .cleaning import delete_in_batches, old_rows
@@ -233,10 +233,14 @@ def _upsert(
     if dialect == "mysql":
         # To MySQL a row is not hit when it is set to what it holds.
         changes = [(name, sa.case((only, value), else_=table.c[name])) for name, value in then.items()]
-        return Statement(mysql.insert(table).values(first).on_duplicate_key_update(changes))
-    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    upsert = insert(table).values(first).on_conflict_do_update(table.primary_key, set_=then, where=only)
-    return Statement(upsert, lasting=False)
+        return Statement(_insert(dialect, table).values(first).on_duplicate_key_update(changes))
+    upsert = _insert(dialect, table).values(first)
+    return Statement(upsert.on_conflict_do_update(table.primary_key, set_=then, where=only), lasting=False)
+
+
+def _insert(dialect: str, table: sa.Table) -> Any:
+    """SQLAlchemy's INSERT of one database, which is not imported for those who use another."""
+    return importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
 
 
 def _count(dialect: str, table: sa.Table) -> Statement:

@@ -60,7 +60,8 @@ def render(template: str, context: dict[str, Any], templates: Templates | None =
         "home": "/",
     }
     templates = templates or Templates()
-    return templates.environment.get_template(template).render({**common, **context})
+    page: str = templates.environment.get_template(template).render({**common, **context})
+    return page
 
 
 def pages(say: Say = str) -> list[Case]:

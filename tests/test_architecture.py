@@ -105,7 +105,7 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-EXTRAS = ("asyncpg", "asyncmy", "aiomysql", "redis", "aiosmtplib", "fastapi", "uvicorn", "django", "httpx")
+EXTRAS = ("asyncpg", "bcrypt", "asyncmy", "aiomysql", "redis", "aiosmtplib", "fastapi", "uvicorn", "django", "httpx")
 
 
 def imports(name: str) -> list[tuple[ast.stmt, str]]:
@@ -137,8 +137,7 @@ def test_a_module_knows_only_those_before_it(name: str) -> None:
 @pytest.mark.parametrize("name", BANDS)
 def test_imports_stand_at_the_top(name: str) -> None:
     for node, target in imports(name):
-        # bcrypt alone is imported where it is installed.
-        assert node.col_offset == 0 or target == "bcrypt", f"{name} imports {target} inside something"
+        assert node.col_offset == 0, f"{name} imports {target} inside something"
 
 
 @pytest.mark.parametrize("name", BANDS)

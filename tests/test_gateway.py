@@ -25,7 +25,7 @@ from databases import Database
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
-from starlette_auth.columns import long_text, moment
+from starlette_auth.columns import LongText, Moment
 from starlette_auth.driver_errors import is_unavailable
 from starlette_auth.lanes import StillBusy, Turn, uninterrupted
 from starlette_auth.statements import Prepared, Statement
@@ -40,10 +40,10 @@ ITEMS = sa.Table(
     sa.Column("name", sa.String(20), nullable=False, unique=True),
     sa.Column("amount", sa.Integer),
     sa.Column("big", sa.BigInteger),
-    sa.Column("note", long_text()),
+    sa.Column("note", LongText()),
     sa.Column("flag", sa.Boolean),
     sa.Column("token", sa.Uuid),
-    sa.Column("at", moment()),
+    sa.Column("at", Moment()),
     sqlite_autoincrement=True,
 )
 PARTS = sa.Table(

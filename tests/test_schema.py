@@ -14,7 +14,7 @@ from databases import Database
 from sqlalchemy.schema import CreateTable, DropTable
 
 from starlette_auth import Gateway, ImproperlyConfigured, Tables, migrate
-from starlette_auth.django.history import MIGRATIONS
+from starlette_auth.django.history import migrations_table
 from starlette_auth.statements import Statement
 
 from .conftest import BACKENDS
@@ -264,7 +264,7 @@ async def postgresql_shape(gateway: Gateway) -> dict[str, Any]:
 async def test_on_postgresql_the_tables_are_those_that_django_makes(gateway: Gateway) -> None:
     tables = Tables.django()
     await migrate(gateway, tables)
-    for table in (tables.token, tables.throttle, MIGRATIONS):
+    for table in (tables.token, tables.throttle, migrations_table()):
         await gateway.execute(DropTable(table))
     ours = await postgresql_shape(gateway)
     async with gateway.database.connection() as connection:
@@ -288,7 +288,7 @@ async def test_nothing_is_missing_in_a_database_of_django(tmp_path: Path) -> Non
 
 async def test_a_django_projects_database_is_not_taken_for_ours(database: Database) -> None:
     gateway = Gateway.of(database)
-    await gateway.execute(CreateTable(MIGRATIONS))
+    await gateway.execute(CreateTable(migrations_table()))
     with pytest.raises(ImproperlyConfigured, match="--django"):
         await migrate(gateway, Tables())
     await gateway.close()

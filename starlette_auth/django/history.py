@@ -1,18 +1,26 @@
 """Which of Django's migrations our tables stand for."""
 
+import functools
+
 import sqlalchemy as sa
 
-from ..columns import moment
+from ..columns import Moment
 
-MIGRATIONS = sa.Table(
-    "django_migrations",
-    sa.MetaData(),
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
-    sa.Column("app", sa.String(255), nullable=False),
-    sa.Column("name", sa.String(255), nullable=False),
-    sa.Column("applied", moment(), nullable=False),
-    sqlite_autoincrement=True,
-)
+
+@functools.cache
+def migrations_table() -> sa.Table:
+    """Not made with the module: a table that says something to SQLite imports what SQLAlchemy has for it."""
+    return sa.Table(
+        "django_migrations",
+        sa.MetaData(),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+        sa.Column("app", sa.String(255), nullable=False),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("applied", Moment(), nullable=False),
+        sqlite_autoincrement=True,
+    )
+
+
 #: With them a table is as Django 3.1 to 6.1 make it.
 APPLIED = [
     ("contenttypes", "0001_initial"),

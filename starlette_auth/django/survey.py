@@ -15,7 +15,7 @@ from ..sessions.django import SALT
 from ..statements import Row, Statement
 from ..tables import django_session_table, user_columns
 from ..users import ADMIN_LOG
-from .history import MIGRATIONS
+from .history import migrations_table
 from .project import ITERATIONS
 from .signing import DjangoSigner
 
@@ -108,7 +108,8 @@ async def _version(gateway: Gateway, tables: dict[str, set[str]], found: Survey)
     if "django_migrations" not in tables:
         found.problems.append("There is no table django_migrations. Is this the database of a Django project?")
         return ""
-    rows = await gateway.fetch_all(sa.select(MIGRATIONS.c.name).where(MIGRATIONS.c.app == "auth"))
+    migrations = migrations_table().c
+    rows = await gateway.fetch_all(sa.select(migrations.name).where(migrations.app == "auth"))
     newest = max((row["name"] for row in rows), default="")
     version = VERSIONS.get(newest, "")
     if newest not in list(VERSIONS)[:1]:
