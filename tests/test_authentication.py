@@ -1,6 +1,7 @@
 """Logging in and out, and what becomes of the session meanwhile."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any
@@ -27,6 +28,7 @@ from starlette_auth import (
     RemoteUserBackend,
     Tables,
     User,
+    UserCreated,
     UserLoggedIn,
     UserLoggedOut,
     authenticate,
@@ -277,6 +279,33 @@ async def test_a_listener_that_raises_prevents_the_login(auth: Auth, ann: User) 
     fresh = await auth.users.get(ann.id)
     assert fresh is not None
     assert fresh.last_login is None
+
+
+async def test_where_nobody_can_undo_a_login_there_is_no_transaction_around_it(
+    auth: Auth, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Event] = []
+    auth.events.on(Event, after_commit=True)(heard.append)
+    monkeypatch.setattr(type(auth.gateway.driver), "transaction", None)
+    async with client_of(make_app(auth)) as client:
+        await post_login(client, password="wrong")
+        await post_login(client)
+        await client.post("/accounts/logout", headers={"origin": "http://testserver"})
+    assert [type(event) for event in heard] == [LoginFailed, UserLoggedIn, UserLoggedOut]
+
+
+async def test_who_is_told_after_the_commit_is_not_told_of_what_was_undone(auth: Auth) -> None:
+    heard: list[str] = []
+    auth.events.on(UserCreated, after_commit=True)(lambda event: heard.append(event.user.username))
+    with contextlib.suppress(RuntimeError):
+        async with auth.gateway.atomic():
+            await auth.users.create_user("ben")
+            raise RuntimeError
+    assert heard == []
+    async with auth.gateway.atomic():
+        await auth.users.create_user("cat")
+        assert heard == []
+    assert heard == ["cat"]
 
 
 async def test_a_login_is_noted(auth: Auth, ann: User) -> None:

@@ -330,9 +330,9 @@ async def test_a_statement_is_compiled_once(gateway: Gateway, monkeypatch: pytes
     compiled: list[Any] = []
     prepare = Prepared.__init__
 
-    def counted(self: Prepared, *args: Any) -> None:
+    def counted(self: Prepared, *args: Any, **options: Any) -> None:
         compiled.append(args)
-        prepare(self, *args)
+        prepare(self, *args, **options)
 
     monkeypatch.setattr(Prepared, "__init__", counted)
     query = Statement(sa.select(ITEMS).where(ITEMS.c.name == sa.bindparam("name")))
@@ -799,6 +799,19 @@ async def test_sqlite_is_opened_once_for_reading_and_once_for_writing(sqlite_url
         await gateway.close()
         assert await gateway.fetch_one(COUNT) == {"n": 21}
         assert len(connects) == 3
+        await gateway.close()
+
+
+async def test_only_what_must_last_waits_for_the_disk(sqlite_url: str) -> None:
+    async with Database(sqlite_url) as database:
+        gateway = Gateway.of(database)
+        jotted = Statement(sa.update(ITEMS).values(amount=sa.bindparam("amount")), lasting=False)
+        assert await gateway.execute(jotted, amount=5) == 1
+        await gateway.execute(SET_AMOUNT, item="sum", amount=await amount_of(gateway, "sum") + 1)
+        assert await amount_of(gateway, "sum") == 6
+        lane = gateway._lane
+        levels = [await kept.raw.execute_fetchall("PRAGMA synchronous") for kept in (lane.jotter, lane.writer)]
+        assert levels == [[(1,)], [(2,)]]  # NORMAL, FULL
         await gateway.close()
 
 

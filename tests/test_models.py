@@ -215,6 +215,14 @@ async def test_what_a_listener_raises_reaches_who_emitted_it() -> None:
         await events.emit(UserCreated(user="ann"))
 
 
+async def test_who_undoes_nothing_is_told_after_all_others() -> None:
+    events, heard = Events(), []
+    events.on(UserCreated, after_commit=True)(lambda event: heard.append("later"))
+    events.on(UserCreated)(lambda event: heard.append("at once"))
+    await events.emit(UserCreated(user="ann"))
+    assert heard == ["at once", "later"]
+
+
 def test_a_listener_stays_an_ordinary_function() -> None:
     def listener(event: Event) -> None: ...
 

@@ -11,6 +11,26 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GERMAN = "de/LC_MESSAGES/starlette_auth.mo"
+# What nobody needs for an import, and what belongs to databases and pages that an application may not have.
+HEAVY = (
+    "asyncpg",
+    "asyncmy",
+    "redis",
+    "bcrypt",
+    "django",
+    "aiosmtplib",
+    "httpx",
+    "uvicorn",
+    "fastapi",
+    "jinja2",
+    "sqlite3",
+)
+IMPORTS = f"""
+import sys
+import starlette_auth
+dialects = {{name for name in sys.modules if name.startswith("sqlalchemy.dialects.")}} - {{"sqlalchemy.dialects._typing"}}
+print(sorted(dialects), [name for name in {HEAVY!r} if name in sys.modules])
+"""
 PAGE = """
 import asyncio, httpx
 from databases import Database
@@ -92,3 +112,7 @@ def test_public_names_stand_in_the_readme() -> None:
 
     readme = (ROOT / "README.md").read_text()
     assert [name for name in starlette_auth.__all__ if name not in readme] == []
+
+
+def test_an_import_brings_neither_extras_nor_what_only_some_databases_need(tmp_path: Path) -> None:
+    assert run(sys.executable, "-c", IMPORTS, folder=tmp_path).split("\n")[0] == "[] []"

@@ -172,6 +172,22 @@ async def test_a_redis_that_takes_nothing_more_is_unavailable_and_of_a_cache_no_
         await store.close()
 
 
+async def test_who_waits_for_a_connection_of_others_waits_no_longer_than_for_an_answer(prefix: str) -> None:
+    redis = RedisClients(REDIS_URL, timeout=0.3, max_connections=1)
+    try:
+        slow = asyncio.create_task(redis.answer(redis.client.blpop(f"{prefix}nothing", 5)))
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="All connections to Redis are busy"):
+            await redis.answer(redis.client.get(f"{prefix}a"))
+        slow.cancel()
+        await asyncio.wait([slow])
+        assert await redis.answer(redis.client.get(f"{prefix}a")) is None
+        answers = await asyncio.gather(*(redis.answer(redis.client.get(f"{prefix}a")) for _ in range(20)))
+        assert answers == [None] * 20  # one after the other
+    finally:
+        await redis.close()
+
+
 @pytest.mark.parametrize("url", ["", "127.0.0.1", "http://127.0.0.1", "redis://127.0.0.1:port", "redis//:secret@x"])
 def test_what_is_no_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="redis://user:password@host") as refused:

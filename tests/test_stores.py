@@ -404,6 +404,35 @@ def test_one_and_true_are_not_the_same() -> None:
     assert session.modified
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"a": 1}, {"a": True}),
+        ({"a": 1}, {"a": 1.0}),
+        ({"a": 1}, {"a": "1"}),
+        ({"a": 1}, {"b": 1}),
+        ({"a": 1}, {}),
+        ({"a": None}, {"a": 0}),
+        ({"a": 1, "b": 2}, {"a": 2, "b": 1}),
+        ({"a": [1]}, {"a": [2]}),
+        ({"a": {"b": []}}, {"a": {"b": [0]}}),
+    ],
+)
+def test_whatever_json_tells_apart_is_a_change(before: dict[str, Any], after: dict[str, Any]) -> None:
+    record = Record(json.dumps(before, separators=(",", ":")), "id", None, 0, 0, 0)
+    session = SessionBase(json.loads(record.data), record=record)
+    assert not session.modified
+    session.clear()
+    session.update(after)
+    assert session.modified
+    session.clear()
+    session.update(before)
+    assert not session.modified
+    if isinstance(session.get("a"), list):
+        session["a"].append(3)
+        assert session.modified
+
+
 def test_modified_can_be_set_as_in_django() -> None:
     session = loaded(a=1)
     session.modified = True
