@@ -40,6 +40,11 @@ class AuthenticationBackend:
     ambient = False
     #: Whether whom this backend identifies is logged in to the session.
     remembered = False
+    #: Whether it has an `identify` of its own, and is to be asked.
+    identifies = False
+
+    def __init_subclass__(cls) -> None:
+        cls.identifies = cls.identify is not AuthenticationBackend.identify
 
     @functools.cached_property
     def path(self) -> str:

@@ -55,11 +55,11 @@ class Cookie:
 
     def read(self, scope: Scope) -> str | None:
         """The value that came with the request. Over https, a cookie without the prefix is not looked at."""
-        sent = [value for name, value in scope["headers"] if name == b"cookie"]
-        if not sent:
-            return None
-        wanted, found = self.names[self.is_secure(scope)].encode(), []
-        for value in sent:
+        wanted, found = b"", []
+        for name, value in scope["headers"]:
+            if name != b"cookie":
+                continue
+            wanted = wanted or self.names[self.is_secure(scope)].encode()
             for pair in value.split(b";"):
                 key, _, content = pair.partition(b"=")
                 # Only these two bytes are white space here: to Python more are, and a name padded with one of those is

@@ -6,6 +6,8 @@ from typing import NoReturn
 
 from .exceptions import ImproperlyConfigured, IntegrityError, StarletteAuthError, Unavailable, one_line
 
+# asyncpg takes a connection that was lost back into its pool, also from under a transaction.
+LOST = ("clos", "Not connected", "released back")
 MYSQL_LOST = [(code,) for code in (1040, 1053, 2002, 2003, 2006, 2013)]
 
 
@@ -57,7 +59,7 @@ def is_unavailable(error: BaseException) -> bool:
     state = str(getattr(error, "sqlstate", None) or "")
     if state.startswith(("08", "57P")) or state == "53300" or error.args[:1] in MYSQL_LOST:
         return True
-    if type(error).__name__ == "InterfaceError" and any(word in str(error) for word in ("clos", "Not connected")):
+    if type(error).__name__ == "InterfaceError" and any(word in str(error) for word in LOST):
         return True
     # Not our own exceptions, one of which is a TimeoutError: a task of the application waits for itself.
     return isinstance(error, OSError) and not isinstance(error, StarletteAuthError)

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from databases import Database
 from databases.core import Connection
+from databases.interfaces import ConnectionBackend
 
+from .commits import AfterCommit
 from .driver_errors import is_deadlock, translate, translated
 from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction
 from .exceptions import ImproperlyConfigured
@@ -33,10 +35,11 @@ R = TypeVar("R")
 Query = Statement | sa.ClauseElement
 
 
-class Gateway:
+class Gateway(AfterCommit):
     """One database. Statements run on the connection that the task already holds, else on one of their own."""
 
     def __init__(self, database: Database) -> None:
+        super().__init__()
         driver = DRIVERS.get(database.url.scheme)
         if driver is None:
             raise ImproperlyConfigured(
@@ -56,7 +59,7 @@ class Gateway:
         self._keeps = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
         self.connections = 0  # so many, PostgreSQL's stay open too
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
-        self._after_commit: dict[asyncio.Task[Any] | None, list[Callable[[], Awaitable[None] | None]]] = {}
+        self._shared: dict[asyncio.Task[Any] | None, ConnectionBackend] = {}
         self._inserts: dict[tuple[sa.Table, tuple[str, ...]], Statement] = {}
 
     @classmethod
@@ -119,7 +122,7 @@ class Gateway:
         Inside a transaction it is part of that, and is not tried again.
         """
         while True:
-            begins = asyncio.current_task() not in self._after_commit
+            begins = not self.is_in_transaction
             try:
                 async with self.atomic():
                     return await work()
@@ -127,48 +130,6 @@ class Gateway:
                 if not (begins and is_deadlock(error)):
                     raise
                 await asyncio.sleep(random.uniform(0.001, 0.05))  # noqa: S311  no secret
-
-    def on_commit(self, act: Callable[[], None]) -> None:
-        """Does it once the transaction of this task has been committed, never when it fails; at once outside of one.
-
-        A transaction is one of `atomic()`; where the application has one of its own around it, ours is what counts.
-        """
-        waiting = self._after_commit.get(asyncio.current_task())
-        if waiting is None:
-            act()
-        else:
-            waiting.append(act)
-
-    async def after_commit(self, act: Callable[[], Awaitable[None]]) -> None:
-        """The same for what has to be awaited."""
-        waiting = self._after_commit.get(asyncio.current_task())
-        if waiting is None:
-            await act()
-        else:
-            waiting.append(act)
-
-    @contextlib.asynccontextmanager
-    async def _committing(self) -> AsyncIterator[None]:
-        task = asyncio.current_task()
-        if task in self._after_commit:
-            waiting = self._after_commit[task]
-            before = len(waiting)
-            try:
-                yield
-            except BaseException:
-                del waiting[before:]
-                raise
-            return
-        self._after_commit[task] = []
-        try:
-            yield
-        except BaseException:
-            del self._after_commit[task]
-            raise
-        for act in self._after_commit.pop(task):
-            to_wait_for = act()
-            if to_wait_for is not None:
-                await to_wait_for
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
@@ -196,15 +157,22 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
-        """Several questions on one connection, and in no transaction."""
-        self._require_connected()
-        if self._keeps or self._held() is not None:
+        """Several questions on one connection of the pool. A transaction in between has one of its own."""
+        task = asyncio.current_task()
+        if self._keeps or self.connections or task in self._shared or self._held() is not None:
             yield
             return
-        async with contextlib.AsyncExitStack() as stack:
-            with translated():
-                await stack.enter_async_context(self._lent())
+        self._require_connected()
+        lent = self.database._backend.connection()
+        with translated():
+            await lent.acquire()
+        self._shared[task] = lent
+        try:
             yield
+        finally:
+            del self._shared[task]
+            with translated():
+                await lent.release()
 
     async def close(self) -> None:
         """Gives back the connections that this event loop keeps. Call it before the database disconnects."""
@@ -254,6 +222,9 @@ class Gateway:
                 shared = write and held is self.database._global_connection
                 async with self._lane.turn if shared else contextlib.nullcontext(), held._query_lock:
                     return await ask(held.raw_connection, prepared.sql, arguments)
+            together = self._shared.get(asyncio.current_task()) if self._shared else None
+            if together is not None:
+                return await ask(together.raw_connection, prepared.sql, arguments)
             if self._keeps and not write:
                 reader = self._lane.reader
                 raw = reader.raw or (await reader.open()).raw_connection

@@ -88,7 +88,7 @@ class AuthenticationMiddleware:
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
         for backend in self.auth.backends:
-            user = await backend.identify(conn)
+            user = await backend.identify(conn) if backend.identifies else None
             if user is None:
                 continue
             scope[IDENTIFIED_BY] = backend

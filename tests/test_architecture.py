@@ -43,6 +43,7 @@ BANDS = [
     "drivers",
     "driver_errors",
     "lanes",
+    "commits",
     "gateway",
     "catalog",
     "redis_clients",

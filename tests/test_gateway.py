@@ -1118,6 +1118,7 @@ InterfaceError = type("InterfaceError", (Exception,), {})
         (Refused(2013, "Lost connection to server during query"), True),
         (Refused(1205, "Lock wait timeout exceeded"), False),
         (InterfaceError("connection is closed"), True),
+        (InterfaceError("connection has been released back to the pool"), True),
         (InterfaceError("the server expects 1 argument"), False),
         (ValueError("connection"), False),
     ],
