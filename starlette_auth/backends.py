@@ -43,7 +43,8 @@ class AuthenticationBackend:
     #: Whether it has an `identify` of its own, and is to be asked.
     identifies = False
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         cls.identifies = cls.identify is not AuthenticationBackend.identify
 
     @functools.cached_property

@@ -71,10 +71,11 @@ class Gateway(AfterCommit):
         return gateway
 
     def keep(self, connections: int) -> None:
-        """So many of PostgreSQL's connections stay lent to us. On SQLite, two are anyway."""
+        """So many of PostgreSQL's connections, or more if another wants more, stay lent to us. SQLite's do anyway."""
         if connections < 0 or (connections and self.dialect == "mysql"):
             raise ImproperlyConfigured("connections is for PostgreSQL, and not negative. Leave it out.")
-        self.connections = connections if self.dialect == "postgresql" else 0
+        if self.dialect == "postgresql":
+            self.connections = max(self.connections, connections)
 
     async def fetch_one(self, query: Query, **values: Any) -> Row | None:
         prepared = self._prepared(query)

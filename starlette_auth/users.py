@@ -3,7 +3,7 @@
 import contextlib
 import operator
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -89,9 +89,9 @@ class Users(Grants, Generic[U]):
         user.permission_rows = (row["direct_permissions"], row["group_permissions"])
         return user
 
-    async def row_of(self, id: Any) -> Row | None:
+    def row_of(self, id: Any) -> Awaitable[Row | None]:
         """What `from_row` makes the user with this primary key of, or None."""
-        return await self._row(self._by_id, id=self.parse_id(id))
+        return self._row(self._by_id, id=self.parse_id(id))
 
     async def get(self, id: Any) -> U | None:
         """The user with this primary key, which may come as text, or None."""

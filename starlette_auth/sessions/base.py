@@ -76,7 +76,7 @@ class SessionBase(dict[str, Any]):
     address = ""
     user_agent = ""
     _saved = NOTHING
-    _loaded: Any = None
+    _loaded: dict[str, Any] | None = None
     _touched = False
     _next_key: str | None = None
     _cycled_key: str | None = None
@@ -97,7 +97,8 @@ class SessionBase(dict[str, Any]):
         self.session_key = session_key
         self.user_row = user_row
         if record is not None:
-            self.record, self._saved, self._loaded = record, record.data, data
+            self.record, self._saved = record, record.data
+            self._loaded = data if type(data) is dict else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self)} keys>"
