@@ -337,7 +337,8 @@ def check_keys(data: Any) -> None:
         for key, value in data.items():
             if not isinstance(key, str):
                 raise TypeError(f"{key!r} is a key in request.session, and not text. Use str({key!r}).")
-            check_keys(value)
+            if type(value) not in UNCHANGING:
+                check_keys(value)
     elif isinstance(data, (list, tuple)):
         for value in data:
             check_keys(value)

@@ -64,7 +64,8 @@ class DatabaseStore(SessionStore):
             record = first_record(session, max_age, self._clock())
             await self.gateway.insert(self.table, key_hash=hash_key(key), **self._values(record))
         else:
-            record = await self._change(session, saved, hash_key(before), hash_key(key), max_age)
+            old = hash_key(before)
+            record = await self._change(session, saved, old, old if key == before else hash_key(key), max_age)
         session.mark_saved(key, record, saved)
         return cookie_of(key, record.data)
 
