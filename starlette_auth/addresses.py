@@ -11,6 +11,7 @@ from .exceptions import ImproperlyConfigured
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+LONGEST = 45  # characters of an address
 LONG_LIST = 200  # characters of X-Forwarded-For
 NAT64 = int(ipaddress.IPv6Address("64:ff9b::")) >> 32
 # The first that is found decides: most browsers claim to be Safari, and many to be Chrome.
@@ -130,11 +131,16 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         ) from None
 
 
-@functools.lru_cache(maxsize=1024)  # each request's address is looked at several times
 def _address(text: str) -> Address | None:
     """Without the zone of a link, which says nothing elsewhere. An IPv4 address mapped into IPv6 is that address."""
+    text, _, _ = text.partition("%")
+    return _parsed(text) if len(text) <= LONGEST else None
+
+
+@functools.lru_cache(maxsize=1024)  # each request's address is looked at several times
+def _parsed(text: str) -> Address | None:
     try:
-        ip = ipaddress.ip_address(text.partition("%")[0])
+        ip = ipaddress.ip_address(text)
     except ValueError:
         return None
     return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip

@@ -16,7 +16,7 @@ from .commits import AfterCommit
 from .driver_errors import is_deadlock, translate, translated
 from .drivers import Aiosqlite, Asyncpg, Driver, Mysql, Transaction
 from .exceptions import ImproperlyConfigured
-from .lanes import KeptConnection, Lane, uninterrupted
+from .lanes import Lane, uninterrupted
 from .statements import Prepared, Row, Statement, dialect_of
 
 logger = logging.getLogger("starlette_auth")
@@ -142,7 +142,7 @@ class Gateway(AfterCommit):
                 await stack.enter_async_context(self._lane.turn)
             if held is None:
                 with translated():
-                    held = await stack.enter_async_context(self._on(self._lane.writer) if self._keeps else self._lent())
+                    held = await stack.enter_async_context(self._writing() if self._keeps else self._lent())
             transaction = self.driver.transaction(held.raw_connection)
             if begins:
                 stack.enter_context(_inside(held))
@@ -259,15 +259,10 @@ class Gateway(AfterCommit):
 
     @contextlib.asynccontextmanager
     async def _lent(self) -> AsyncIterator[Connection]:
-        """A connection of the pool. It goes back even when the application's own use of it was cut short."""
-        kept = self._lane.take(self.connections) if self.connections else None
-        if kept is not None:
-            try:
-                async with self._on(kept) as connection:
-                    yield connection
-            finally:
-                self._lane.give_back(kept)
-            return
+        """A connection of the pool. It goes back even when the application's own use of it was cut short.
+
+        Never one that is kept: what the application says on it, `SET ROLE` for one, only the pool takes back.
+        """
         self.database._connection = None
         connection = self.database.connection()
         await connection.__aenter__()
@@ -282,16 +277,16 @@ class Gateway(AfterCommit):
                 self.database._connection = None
 
     @contextlib.asynccontextmanager
-    async def _on(self, kept: KeptConnection) -> AsyncIterator[Connection]:
-        """A kept connection. What the task asks of `database` itself goes there too meanwhile."""
-        connection = self.database._connection = await kept.open()
+    async def _writing(self) -> AsyncIterator[Connection]:
+        """The kept connection for writing. What the task asks of `database` itself goes there too meanwhile."""
+        connection = self.database._connection = await self._lane.writer.open()
         try:
             yield connection
         finally:
             self.database._connection = None
             connection._connection_counter = 1
             if self.driver.in_transaction(connection.raw_connection):
-                await uninterrupted(kept.close())
+                await uninterrupted(self._lane.writer.close())
 
     async def _say(self, connection: Connection, word: Callable[[], Awaitable[None]]) -> None:
         """Never cancelled half-way: a driver would not know then whether there is a transaction."""

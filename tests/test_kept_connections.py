@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from databases import Database
 from starlette.routing import Route
 
@@ -83,6 +84,17 @@ async def test_two_are_kept_and_more_are_borrowed(gateway: Gateway) -> None:
     assert lent(gateway) == 2
     await gateway.close()
     assert lent(gateway) == 0
+
+
+async def test_what_the_application_sets_inside_a_transaction_is_not_kept(gateway: Gateway) -> None:
+    read = sa.select(sa.func.current_setting("application_name").label("name"))
+    for _ in range(5):
+        async with gateway.atomic():
+            await gateway.database.execute("SET application_name = 'of one tenant'")
+    names = await asyncio.gather(*(gateway.fetch_one(read) for _ in range(10)))
+    assert names == [{"name": ""}] * 10
+    async with gateway.atomic():
+        assert await gateway.database.fetch_val("SELECT current_setting('application_name')") == ""
 
 
 async def test_dead_ones_are_replaced_without_an_error(gateway: Gateway) -> None:
