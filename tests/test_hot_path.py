@@ -6,6 +6,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import aiosqlite
 import pytest
 import sqlalchemy as sa
 from databases.interfaces import ConnectionBackend
@@ -87,6 +88,22 @@ async def test_it_costs_one_question_on_one_connection(auth: Auth, monkeypatch: 
     said.clear()
     assert await ask(app, "") == 303
     assert said == []
+
+
+async def test_on_sqlite_it_costs_one_way_to_another_thread(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> None:
+    if auth.gateway.dialect != "sqlite":
+        pytest.skip("the other drivers have no threads")
+    app, cookies = await voter_of(auth)
+    hops: list[Any] = []
+    execute: Any = aiosqlite.Connection._execute
+
+    async def counting(self: aiosqlite.Connection, *args: Any, **options: Any) -> Any:
+        hops.append(args)
+        return await execute(self, *args, **options)
+
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counting)
+    assert await ask(app, cookies) == 200
+    assert len(hops) == (2 if auth.tables.of_django else 1)
 
 
 async def test_it_costs_few_calls_of_functions(auth: Auth) -> None:
