@@ -1,8 +1,11 @@
 """How asyncpg, aiosqlite and the MySQL drivers are asked, on their own connections."""
 
+import importlib
 import itertools
 from collections.abc import Awaitable
 from typing import Any, Protocol
+
+from .exceptions import ImproperlyConfigured
 
 
 class Driver(Protocol):
@@ -37,6 +40,13 @@ class Transaction(Protocol):
 
 class Aiosqlite:
     dialect = "sqlite"
+
+    def __init__(self) -> None:
+        sqlite = importlib.import_module("sqlite3")  # by name: who has another database does without
+        if sqlite.sqlite_version_info < (3, 35):
+            raise ImproperlyConfigured(
+                f"SQLite {sqlite.sqlite_version} knows no RETURNING. Use a Python with SQLite 3.35 or newer."
+            )
 
     def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]:
         # One hop to the connection's thread, where execute, fetchall and close would make three.

@@ -1008,6 +1008,12 @@ def test_a_driver_that_is_not_supported_is_refused_by_name(monkeypatch: pytest.M
         Gateway.of(Database("postgresql+aiopg://localhost/x"))
 
 
+def test_a_sqlite_that_is_too_old_is_refused_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(ImproperlyConfigured, match=r"SQLite 3.* Use a Python with SQLite 3.35 or newer"):
+        Gateway(Database("sqlite:///any.sqlite3"))
+
+
 async def test_a_database_that_is_not_connected_is_refused_with_the_fix(database_url: str) -> None:
     gateway = Gateway.of(Database(database_url))
     asks: list[Callable[[], Any]] = [
