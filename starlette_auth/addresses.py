@@ -12,7 +12,6 @@ from .exceptions import ImproperlyConfigured
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 LONGEST = 45  # characters of an address
-LONG_LIST = 200  # characters of X-Forwarded-For
 NAT64 = int(ipaddress.IPv6Address("64:ff9b::")) >> 32
 # The first that is found decides: most browsers claim to be Safari, and many to be Chrome.
 BROWSERS = (
@@ -43,7 +42,6 @@ class Proxies:
             raise ImproperlyConfigured('trusted_proxies is a list. Pass trusted_proxies=["10.0.0.0/8"].')
         self.trusts_socket = "unix" in trusted
         self.networks = [_network(proxy) for proxy in trusted if proxy != "unix"]
-        self._remembered = functools.lru_cache(maxsize=256)(self._find)  # a login asks three times
 
     def trusts(self, conn: HTTPConnection) -> bool:
         """Whether it is one of them who speaks to us."""
@@ -60,11 +58,7 @@ class Proxies:
         seen = str(_address(conn.client.host) or conn.client.host) if conn.client else ""
         if not self.trusts(conn):
             return seen
-        forwarded = ",".join(conn.headers.getlist("x-forwarded-for"))
-        return (self._remembered if len(forwarded) < LONG_LIST else self._find)(seen, forwarded)
-
-    def _find(self, seen: str, forwarded: str) -> str:
-        for part in reversed(forwarded.split(",")):
+        for part in reversed(",".join(conn.headers.getlist("x-forwarded-for")).split(",")):
             address = _address(_without_port(part.strip()))
             if address is None:
                 return seen

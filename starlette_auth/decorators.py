@@ -44,8 +44,6 @@ def permission_required(perm: str | Iterable[str], *, login_url: str | None = No
     for name in perms:
         if "." not in name:
             raise ImproperlyConfigured(f"{name!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")
-    if len(perms) == 1:
-        return user_passes_test(lambda user: user.has_perm(perms[0]), login_url=login_url)
     return user_passes_test(lambda user: user.has_perms(perms), login_url=login_url)
 
 

@@ -146,7 +146,7 @@ class Events:
         """`@auth.events.on(UserLoggedIn)` above a function, async or not, that takes the event.
 
         `after_commit`: for what undoes nothing when it fails, as a mail or a metric. A login, a logout and a failed
-        login need no transaction where all listeners are such, and take half the time.
+        login need no transaction where all listeners are such.
         """
 
         if not (isinstance(kind, type) and issubclass(kind, Event)):

@@ -55,7 +55,7 @@ class Gateway(AfterCommit):
                 "A SQLite database in memory is empty again for each query of `databases`. Name a file instead."
             )
         is_plain_file = not in_memory and not database.url.options
-        # Opening a SQLite connection costs as much as ten queries, so these two stay open.
+        # Opening a SQLite connection costs as much as ten queries, so those of a lane stay open.
         self._keeps = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
         self.connections = 0  # so many, PostgreSQL's stay open too
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
@@ -214,8 +214,7 @@ class Gateway(AfterCommit):
         write: bool = False,
     ) -> R:
         arguments = prepared.arguments(values)
-        if not self.database.is_connected:
-            self._require_connected()
+        self._require_connected()
         try:
             held = self._held()
             if held is not None:
@@ -241,15 +240,18 @@ class Gateway(AfterCommit):
                     return await ask(kept.raw or (await kept.open()).raw_connection, prepared.sql, arguments)
                 finally:
                     self._lane.give_back(kept)
-            # For one question the task need not be told, and nothing be locked, which is a quarter of the time.
-            lent = self.database._backend.connection()
-            await lent.acquire()
-            try:
-                return await ask(lent.raw_connection, prepared.sql, arguments)
-            finally:
-                await lent.release()
+            return await self._ask_pool(ask, prepared.sql, arguments)
         except Exception as error:
             translate(error)
+
+    async def _ask_pool(self, ask: Callable[[Any, str, Any], Awaitable[R]], sql: str, arguments: Any) -> R:
+        """For one question the task need not be told, and nothing be locked, which is a quarter of the time."""
+        lent = self.database._backend.connection()
+        await lent.acquire()
+        try:
+            return await ask(lent.raw_connection, sql, arguments)
+        finally:
+            await lent.release()
 
     def _held(self) -> Connection | None:
         """The connection that this task holds, through us or through the application's own `database`."""

@@ -76,7 +76,7 @@ class Permissions:
         """Whether the user has all of them."""
         if isinstance(perms, str):
             raise ValueError("has_perms() takes several permissions. Pass a list, or use has_perm().")
-        return all(self.has_perm(perm) for perm in perms)
+        return all(map(self.has_perm, perms))
 
     def has_module_perms(self, app_label: str) -> bool:
         """Whether the user has any permission of the application."""
