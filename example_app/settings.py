@@ -30,10 +30,10 @@ from starlette_auth import (
     Users,
     default_validators,
 )
-from starlette_auth.addresses import Proxies
-from starlette_auth.limits import PRESETS, Preset
-from starlette_auth.mail import compose
-from starlette_auth.translation import Languages
+from starlette_auth.core.translation import Languages
+from starlette_auth.http.proxies import Proxies
+from starlette_auth.mail.messages import compose
+from starlette_auth.sessions.limits import PRESETS, Preset
 
 KEY_FILE = Path(".example_secret_key")
 DEFAULT_DATABASE = "sqlite+aiosqlite:///example.sqlite3"

@@ -37,7 +37,7 @@ async def page(request: Request) -> Response:
 
 
 @user_passes_test(is_staff)
-@fresh_login_required
+@fresh_login_required(keep=("username", "email"))
 async def create_user(request: Request) -> Response:
     auth, form = get_auth(request), _form()
     await form.fill_in(request)
@@ -54,7 +54,7 @@ async def create_user(request: Request) -> Response:
 
 
 @user_passes_test(is_staff)
-@fresh_login_required
+@fresh_login_required(keep=("user", "wish"))
 async def change_writers(request: Request) -> Response:
     users = get_auth(request).users
     form = Form(user=Field(type="hidden"), wish=Field(type="hidden"))

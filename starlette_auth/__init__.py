@@ -3,15 +3,13 @@
 from .application import lifespan, middleware, well_known
 from .auth import Auth, Feature, get_auth
 from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
-from .backends import AuthenticationBackend, ModelBackend, RemoteUserBackend, SessionBackend
-from .context import auth_context
-from .cookies import Cookie
-from .csrf import CSRFMiddleware
-from .csrf_tokens import csrf_input, csrf_token
-from .decorators import login_not_required, login_required, permission_required, user_passes_test
-from .django.cache import DjangoCache
-from .django.project import DjangoProject
-from .events import (
+from .backends.base import AuthenticationBackend
+from .backends.model import ModelBackend
+from .backends.remote_user import RemoteUserBackend
+from .backends.session import SessionBackend
+from .backends.user_sessions import Logins
+from .context_processors import auth_context, csrf_input, csrf_token
+from .core.events import (
     EmailChanged,
     Event,
     Events,
@@ -26,7 +24,7 @@ from .events import (
     UserLoggedIn,
     UserLoggedOut,
 )
-from .exceptions import (
+from .core.exceptions import (
     AlreadyExists,
     DoesNotExist,
     HashingBusy,
@@ -42,13 +40,29 @@ from .exceptions import (
     UnstorableValue,
     ValidationError,
 )
+from .database.gateway import Gateway
+from .database.migrations import migrate
+from .database.table_definitions import user_columns
+from .database.tables import Tables
+from .decorators import login_not_required, login_required, permission_required, user_passes_test
+from .django.cache import DjangoCache
+from .django.project import DjangoProject
+from .django.reset_tokens import PasswordResetTokens
+from .django.sessions import DjangoStore
+from .django.signed_cookies import DjangoCookieStore
 from .features.active_sessions import ActiveSessions
 from .features.email_change import EmailChange
 from .features.registration import Registration
-from .forms import Field, Form
-from .fresh_login import fresh_login_required
-from .gateway import Gateway
-from .hashers import (
+from .http.cookies import Cookie
+from .mail.mailers import ConsoleMailer, Mailer, SMTPMailer
+from .middlewares.authentication import AuthenticationMiddleware
+from .middlewares.csrf import CSRFMiddleware
+from .middlewares.login_required import LoginRequiredMiddleware
+from .middlewares.session import SessionMiddleware
+from .pages.forms import Field, Form
+from .pages.reauthentication import fresh_login_required
+from .pages.routes import routes
+from .passwords.hashers import (
     Argon2PasswordHasher,
     BCryptPasswordHasher,
     BCryptSHA256PasswordHasher,
@@ -58,37 +72,28 @@ from .hashers import (
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
 )
-from .limits import SessionLimit, SessionLimits
-from .logins import Logins
-from .mail import ConsoleMailer, Mailer, SMTPMailer
-from .middlewares import AuthenticationMiddleware, LoginRequiredMiddleware, SessionMiddleware
-from .models import AnonymousUser, ContentType, Group, Permission, User
-from .passwords import Passwords
-from .schema import migrate
-from .sessions.base import SessionBase
-from .sessions.cached import CachedStore
-from .sessions.cookie import CookieStore
-from .sessions.database import DatabaseStore
-from .sessions.django import DjangoStore
-from .sessions.django_cookie import DjangoCookieStore
-from .sessions.memory import MemoryStore
-from .sessions.redis import RedisStore
-from .sessions.store import SessionStore
-from .tables import Tables, user_columns
-from .tokens import PasswordResetTokens
-from .users import Users
-from .validators import (
+from .passwords.passwords import Passwords
+from .passwords.pwned import PwnedPasswordsValidator
+from .passwords.validators import (
     CommonPasswordValidator,
     ContextWordsValidator,
     MaximumLengthValidator,
     MinimumLengthValidator,
     NumericPasswordValidator,
     PasswordValidator,
-    PwnedPasswordsValidator,
     UserAttributeSimilarityValidator,
     default_validators,
 )
-from .views import routes
+from .sessions.base import SessionBase
+from .sessions.cached import CachedStore
+from .sessions.cookie import CookieStore
+from .sessions.database import DatabaseStore
+from .sessions.limits import SessionLimit, SessionLimits
+from .sessions.memory import MemoryStore
+from .sessions.redis import RedisStore
+from .sessions.store import SessionStore
+from .users.models import AnonymousUser, ContentType, Group, Permission, User
+from .users.users import Users
 
 __all__ = [
     "ActiveSessions",

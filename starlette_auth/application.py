@@ -1,4 +1,4 @@
-"""Putting it all into an application."""
+"""Wiring an `Auth` into an application: middleware, lifespan, well-known URLs."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -7,14 +7,16 @@ from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .auth import Auth
-from .csrf import CSRFMiddleware
+from .database.migrations import migrate
 from .decorators import login_not_required
-from .middlewares import AuthenticationMiddleware, SessionMiddleware
-from .schema import migrate
+from .http.urls import redirect
+from .middlewares.authentication import AuthenticationMiddleware
+from .middlewares.csrf import CSRFMiddleware
+from .middlewares.session import SessionMiddleware
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -33,7 +35,7 @@ def well_known(auth: Auth) -> list[BaseRoute]:
 
     @login_not_required
     async def change_password(request: Request) -> Response:
-        return RedirectResponse(auth.url_for(request, "password_change"), status_code=303)
+        return redirect(request, "password_change")
 
     return [Route("/.well-known/change-password", change_password, methods=["GET"])]
 

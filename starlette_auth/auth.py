@@ -1,58 +1,53 @@
-"""One installation of this package: its parts, put together."""
+"""The composition root: `Auth` builds all parts of one installation."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from databases import Database
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, NoMatchFound
+from starlette.routing import BaseRoute
 
-from .addresses import Proxies
-from .backends import AuthenticationBackend, Guard, ModelBackend, SessionBackend
-from .clock import Clock
-from .cookies import Cookie
+from .backends.base import AuthenticationBackend, has_perm
+from .backends.model import Guard, ModelBackend
+from .backends.session import SessionBackend
+from .backends.user_sessions import Logins, WhenFull
+from .core.clock import Clock
+from .core.events import Events, PasswordCheckUnavailable
+from .core.exceptions import ImproperlyConfigured, ValidationError
+from .core.signing import SecretKeys
+from .core.templating import Templates
+from .core.translation import Languages, speaking
+from .database.gateway import Gateway
+from .database.tables import Tables
 from .defaults import Defaults
-from .devices import Devices
-from .django.project import DjangoProject
-from .events import Events, PasswordCheckUnavailable
-from .exceptions import ImproperlyConfigured, PermissionDenied, ValidationError
-from .gateway import Gateway
-from .letters import Letters
-from .limits import Preset, SessionLimits
-from .limits import session_limits as parse_limits
-from .logins import Logins
-from .mail import Mailer
-from .models import AnonymousUser, User
-from .notices import Notices
-from .outbox import Outbox
-from .passwords import Passwords
+from .http.cookies import Cookie
+from .http.headers import add_security_headers
+from .http.proxies import Proxies
+from .http.scope import SCOPE_KEY
+from .http.urls import parse_hosts, parse_origins, url_path_for
+from .mail.account_mailer import Letters
+from .mail.mailers import Mailer
+from .mail.queue import Outbox
+from .mail.security_notices import Notices
+from .passwords.passwords import Passwords
+from .passwords.pwned import PwnedPasswordsValidator
+from .passwords.validators import PasswordValidator, build_validators, validate_password
+from .security.csrf_tokens import CSRFMode, parse_mode
+from .security.known_devices import Devices
+from .security.reset_tokens import ResetTokens
+from .security.throttle import Throttle
+from .security.tokens import Tokens
+from .sessions.limits import Preset, SessionLimits
 from .sessions.store import Progress, SessionStore
-from .signing import SecretKeys
-from .tables import Tables
-from .templating import VERSIONS, Templates
-from .throttling import Throttle
-from .tokens import ResetTokens, Tokens
-from .translation import Languages
-from .users import Users
-from .validators import (
-    ContextWordsValidator,
-    PasswordValidator,
-    PwnedPasswordsValidator,
-    default_validators,
-    validate_password,
-)
+from .users.models import AnonymousUser, User
+from .users.users import Users
 
 LoginStep = Callable[[Request, User], Awaitable[Response | None]]
-SCOPE_KEY = "starlette_auth"
-SCOPE_APP = "starlette_auth.app"
-NEW_CSRF_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
-ONE_YEAR = 365 * 24 * 60 * 60
-ASSET_ROUTES = {"auth.css": "auth_style", "auth.js": "auth_script"}  # files, and the names of their routes
 
 
 class Feature:
@@ -100,7 +95,7 @@ class Auth:
         cookie: Cookie | None = None,
         session_limits: SessionLimits | Preset | None = None,
         max_sessions: int | None = None,
-        when_full: Literal["drop_oldest", "reject"] = "drop_oldest",
+        when_full: WhenFull = "drop_oldest",
         backends: Sequence[AuthenticationBackend] = (),
         passwords: Passwords | None = None,
         templates: Sequence[str | PathLike[str]] = (),
@@ -109,7 +104,7 @@ class Auth:
         logout_redirect_url: str = "logged_out",
         next_hosts: Sequence[str] = (),
         trusted_origins: Sequence[str] = (),
-        csrf: Literal["headers", "strict"] = "headers",
+        csrf: CSRFMode = "headers",
         mailer: Mailer | None = None,
         base_url: str | None = None,
         site_name: str = "",
@@ -126,44 +121,57 @@ class Auth:
         throttling: bool = True,
         trusted_proxies: Sequence[str] = (),
         features: Sequence[Feature] = (),
-        django: DjangoProject | None = None,
+        django: Defaults | None = None,
         connections: int = 0,
         clock: Clock = time.time,
     ) -> None:
-        if when_full not in ("drop_oldest", "reject"):
-            raise ImproperlyConfigured(f'when_full={when_full!r} is not known. Use "drop_oldest" or "reject".')
-        if csrf not in ("headers", "strict"):
-            raise ImproperlyConfigured(f'csrf={csrf!r} is not known. Use "headers" (the default) or "strict".')
+        self.defaults = django or Defaults()
+        self.clock, self.keys = clock, SecretKeys(secret_key)
+        self._connect(database, connections)
+        self._build_passwords(passwords, password_validators, context_words, site_name)
+        self._build_users(tables, user_class, rates, throttling, trusted_proxies)
+        self._build_sessions(sessions, cookie, session_limits, max_sessions, when_full)
+        self._build_backends(backends, login_fields)
+        self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
+        self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
+        self.csrf, self.csrf_tokens = parse_mode(csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
+        self.login_url, self.login_redirect_url = login_url, login_redirect_url
+        self.logout_redirect_url = logout_redirect_url
+        self.next_hosts, self.trusted_origins = parse_hosts(next_hosts), parse_origins(trusted_origins)
+        self.login_after_reset, self.clear_site_data = login_after_reset, clear_site_data
+        self.login_steps: list[LoginStep] = []
+        self._attach_features(features)
+
+    def _connect(self, database: Database, connections: int) -> None:
         if not isinstance(database, Database):
             raise ImproperlyConfigured("Auth takes a Database. Pass Database(url), from the package `databases`.")
-        if isinstance(next_hosts, str) or not all(next_hosts):
-            raise ImproperlyConfigured('next_hosts is a list of hosts. Pass next_hosts=["shop.example"].')
-        if isinstance(trusted_origins, str) or not all("://" in origin for origin in trusted_origins):
-            raise ImproperlyConfigured('trusted_origins is a list. Pass trusted_origins=["https://shop.example"].')
-        if isinstance(context_words, str) or isinstance(templates, str):
-            raise ImproperlyConfigured(
-                'context_words and templates are lists. Pass context_words=["acme"], templates=["templates"].'
-            )
-        if "__dataclass_fields__" not in vars(user_class):
-            raise ImproperlyConfigured(f"Put @dataclass(kw_only=True, eq=False) above class {user_class.__name__}.")
-        unknown = set(login_fields) - {"username", "email"}
-        if unknown or not login_fields:
-            raise ImproperlyConfigured(
-                'login_fields is ("username",), ("email",) or ("username", "email"). Choose one.'
-            )
-        if django is not None and session_limits is not None:
-            raise ImproperlyConfigured(
-                "Django does not note when a session was last used. Set session_cookie_age of DjangoProject, and leave "
-                "session_limits out."
-            )
-        self.defaults = django or Defaults()
         self.database = database
-        self.clock = clock
-        self.keys = SecretKeys(secret_key)
         self.gateway = Gateway.of(database)
         self.gateway.keep(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
+
+    def _build_passwords(
+        self,
+        passwords: Passwords | None,
+        validators: Sequence[PasswordValidator] | None,
+        context_words: Sequence[str],
+        site_name: str,
+    ) -> None:
         self.passwords = passwords or self.defaults.passwords()
+        self.password_validators = build_validators(validators, context_words, site_name)
+        for validator in self.password_validators:
+            if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
+                validator.on_failure = self._password_check_failed
+
+    def _build_users(
+        self,
+        tables: Tables | None,
+        user_class: type[User],
+        rates: Mapping[str, str] | None,
+        throttling: bool,
+        trusted_proxies: Sequence[str],
+    ) -> None:
+        """Builds the users and what protects their accounts: the throttle and the single-use tokens."""
         self.tables = tables or self.defaults.tables()
         self.users: Users[Any] = Users(
             self.gateway,
@@ -171,35 +179,61 @@ class Auth:
             passwords=self.passwords,
             events=self.events,
             user_class=user_class,
-            clock=clock,
+            clock=self.clock,
         )
+        self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=self.clock)
+        self.proxies = Proxies(trusted_proxies)
+        self.throttle = Throttle(
+            self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=self.clock
+        )
+
+    def _build_sessions(
+        self,
+        sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None,
+        cookie: Cookie | None,
+        limits: SessionLimits | Preset | None,
+        max_sessions: int | None,
+        when_full: WhenFull,
+    ) -> None:
+        self.session_limits = self.defaults.session_limits(limits)
         if sessions is None:
-            sessions = self.defaults.sessions(database, self.users, self.keys, clock)
+            sessions = self.defaults.sessions(self.database, self.users, self.keys, self.clock)
         self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
         self.cookie = cookie or self.defaults.cookie()
         self.csrf_cookie = self.defaults.csrf_cookie(self.cookie)
-        self.devices = Devices(self.keys, replace(self.cookie, name="device", max_age=ONE_YEAR))
-        self.proxies = Proxies(trusted_proxies)
-        self.throttle = Throttle(self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=clock)
-        self.session_limits = self.defaults.session_limits() if session_limits is None else parse_limits(session_limits)
+        self.devices = Devices(self.keys, self.cookie)
         self.session_backend = SessionBackend(
-            self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=clock
+            self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=self.clock
         )
-        self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=clock)
         self.logins = Logins(
             self.sessions,
             self.session_backend,
             tokens=self.tokens,
             events=self.events,
             max_sessions=max_sessions,
-            drop_oldest=when_full == "drop_oldest",
+            when_full=when_full,
         )
         self.logins.attach()
+
+    def _build_backends(self, backends: Sequence[AuthenticationBackend], login_fields: Sequence[str]) -> None:
         guard = Guard(self.throttle, devices=self.devices, proxies=self.proxies)
         self.model_backend = ModelBackend(self.users, login_fields=login_fields, guard=guard)
+        self.login_fields = self.model_backend.login_fields
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
         self.defaults.name_backends(self.backends)
-        self.login_steps: list[LoginStep] = []
+
+    def _build_mail(
+        self,
+        mailer: Mailer | None,
+        base_url: str | None,
+        site_name: str,
+        from_email: str,
+        notices: bool,
+        templates: Sequence[str | PathLike[str]],
+        languages: Sequence[str],
+        locale_dirs: Sequence[str | PathLike[str]],
+    ) -> None:
+        """Builds mail, and the templates and languages that pages and mail share."""
         self.templates = Templates(templates)
         self.languages = Languages(languages, locale_dirs)
         self.outbox = Outbox(mailer)
@@ -211,30 +245,15 @@ class Auth:
             site_name=site_name,
             from_email=from_email,
             path_for=self.url_for,
-            clock=clock,
+            clock=self.clock,
         )
         self.notices = Notices(
-            self.letters, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle, clock=clock
+            self.letters, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle, clock=self.clock
         )
         if notices:
             self.notices.attach(self.events)
-        words = [*context_words, *filter(None, [site_name])]
-        self.password_validators = default_validators(words) if password_validators is None else [*password_validators]
-        if password_validators and context_words:
-            self.password_validators.append(ContextWordsValidator(words))
-        for validator in self.password_validators:
-            if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
-                validator.on_failure = self._password_check_failed
-        self.reset_tokens: ResetTokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
-        self.login_after_reset = login_after_reset
-        self.clear_site_data = clear_site_data
-        self.login_fields = tuple(login_fields)
-        self.login_url = login_url
-        self.login_redirect_url = login_redirect_url
-        self.logout_redirect_url = logout_redirect_url
-        self.next_hosts = tuple(next_hosts)
-        self.trusted_origins = frozenset(origin.rstrip("/").lower() for origin in trusted_origins)
-        self.csrf = csrf
+
+    def _attach_features(self, features: Sequence[Feature]) -> None:
         self.features = list(features)
         for feature in self.features:
             self.tables.features.extend(feature.tables(self.tables))
@@ -242,33 +261,20 @@ class Auth:
 
     async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
         """Asks each backend, also about one object. No for an inactive or anonymous user, yes for a superuser."""
-        if not user.is_active or not isinstance(user, User):
-            return False
-        if user.is_superuser:
-            return True
-        try:
-            for backend in self.backends:
-                if await backend.has_perm(user, perm, obj):
-                    return True
-        except PermissionDenied:
-            return False
-        return False
+        return await has_perm(self.backends, user, perm, obj)
 
     def url_for(self, conn: HTTPConnection, name: str, **params: Any) -> str:
-        """The path of a page, given the name of its route, or a path of the application; its root_path comes in front.
+        """Returns the path of the page whose route has this name, or of a path of the application."""
+        return url_path_for(conn.scope, name, **params)
 
-        Looked up from the outermost application, so that an application mounted inside finds it too.
-        """
-        app, root_path = conn.scope.get(SCOPE_APP, (conn.scope.get("app"), conn.scope.get("root_path", "")))
-        if name.startswith("/"):
-            return f"{root_path}{name}"
-        try:
-            return f"{root_path}{app.url_path_for(name, **params)}"
-        except (NoMatchFound, AttributeError) as error:
-            raise ImproperlyConfigured(
-                f'No route is called {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '
-                'or pass the path of your own page, as in Auth(login_url="/login").'
-            ) from error
+    def override_language(self, conn: HTTPConnection) -> AbstractContextManager[None]:
+        """Returns a context manager in which texts are in the language that the request prefers."""
+        return speaking(self.languages.best(conn.headers.get("accept-language", "")))
+
+    def add_security_headers(self, response: Response) -> None:
+        """Adds the headers that every account page has."""
+        varies = len(self.languages.all) > 1
+        add_security_headers(response, form_targets=self.next_hosts, varies_by_language=varies)
 
     def link_for(self, conn: HTTPConnection, name: str) -> str | None:
         """The same, or None: for links to what this site may not have."""
@@ -278,15 +284,6 @@ class Auth:
             return self.url_for(conn, name)
         except ImproperlyConfigured:
             return None
-
-    def asset_url(self, conn: HTTPConnection, name: str) -> str | None:
-        """Where "auth.css" or "auth.js" is; None where our pages are not mounted."""
-        url = self.link_for(conn, ASSET_ROUTES[name])
-        return f"{url}?v={VERSIONS[name]}" if url else None
-
-    def client_address(self, conn: HTTPConnection) -> str:
-        """Whose request it is, as far as the trusted proxies know."""
-        return self.proxies.client_address(conn)
 
     async def validate_password(self, password: str, user: User | None = None) -> list[ValidationError]:
         """What is wrong with a new password; nothing when it can be taken."""

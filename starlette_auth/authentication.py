@@ -2,23 +2,27 @@
 
 import functools
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .auth import Auth, get_auth
-from .backends import session_of
-from .csrf_tokens import rotate
-from .events import LoginFailed, UserLoggedIn, UserLoggedOut, cleanse
-from .exceptions import ImproperlyConfigured, PermissionDenied
-from .models import AnonymousUser, Credentials, User
+from .backends.session import session_of
+from .core.events import LoginFailed, UserLoggedIn, UserLoggedOut, cleanse
+from .core.exceptions import ImproperlyConfigured, PermissionDenied
+from .http.content import prefers_json
+from .http.urls import requested_url, safe_url, url_path_for
 from .sessions.base import SessionBase
-from .urls import safe_url
+from .users.models import AnonymousUser, Credentials, User
 
 
 async def authenticate(request: HTTPConnection, **credentials: Any) -> User | None:
-    """Whose credentials are these? The first backend that knows decides; None when none does. Logs nobody in."""
+    """Returns the user whose credentials these are, or None. Logs nobody in.
+
+    The backends are asked in order, and the first that knows the credentials decides. A backend that raises
+    PermissionDenied ends the search.
+    """
     auth = get_auth(request)
     try:
         for backend in auth.accepting(credentials):
@@ -27,41 +31,26 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
                 user.backend = backend.path
                 return user
     except PermissionDenied:
-        pass  # a backend knows better than those after it
+        pass  # no further backend may be asked
     async with auth.events.transaction(LoginFailed):
         await auth.events.emit(LoginFailed(credentials=cleanse(credentials), request=request))
     return None
 
 
 async def login(request: HTTPConnection, user: User, *, backend: str = "", remember: bool = False) -> None:
-    """Makes `user` the user of this session, under a new key. What an anonymous visitor stored in it stays.
+    """Makes `user` the user of this session, under a new session key. Data of an anonymous visitor stays.
 
-    `remember`: beyond the end of the browser, and for as long as `Auth(session_limits=…)` allows then.
-    It asks nothing: pages go through `complete_login`, where a second factor has its place.
+    `remember` keeps the login when the browser closes, for as long as `Auth(session_limits=…)` allows. Login steps,
+    such as a second factor, are not asked here: pages use `complete_login`.
     """
-    auth, session = get_auth(request), _session(request)
-    if not isinstance(user, User):
-        raise TypeError("login() takes a User. What authenticate() gave is None, or was not awaited: look first.")
-    if not user.is_active:
-        raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
-    backend = backend or user.backend or auth.model_backend.path
-    new_device = user.last_login is not None and not auth.devices.known(request, user)
-    async with auth.events.transaction(UserLoggedIn):
-        await auth.users.log_in(user)
-        event = UserLoggedIn(user=user, request=request, backend=backend, new_device=new_device)
-        await auth.events.emit(event)
-    auth.session_backend.remember(session, user, backend, is_remembered=remember)
-    session.admission = functools.partial(auth.logins.make_room, user)
-    auth.devices.remember(request, user)
-    rotate(request)
-    set_user(request, user)
+    await _log_in(get_auth(request), request, user, backend=backend, remember=remember)
 
 
 async def complete_login(request: Request, user: User, next: str | None = None, *, remember: bool = False) -> Response:
-    """The only door in: every way of proving who you are ends here.
+    """Logs in a user who has proved who they are, and returns the redirect to `next`. Every login page ends here.
 
-    Each of `auth.login_steps` may put a page of its own in between; otherwise the user is logged in and sent on to
-    `next`, when that is safe. TooManySessions (403) where `Auth(max_sessions=…)` leaves no room.
+    Each of `auth.login_steps` may return a response of its own first. `next` is followed when it is safe. Raises
+    TooManySessions (403) where `Auth(max_sessions=…)` leaves no room.
     """
     auth = get_auth(request)
     for step in auth.login_steps:
@@ -69,12 +58,31 @@ async def complete_login(request: Request, user: User, next: str | None = None, 
         if response is not None:
             return response
     await auth.logins.require_room(user, session_of(request))
-    await login(request, user, remember=remember)
-    return RedirectResponse(next_url(request, next), status_code=303)
+    await _log_in(auth, request, user, remember=remember)
+    return RedirectResponse(next_url(auth, request, next), status_code=303)
+
+
+async def _log_in(auth: Auth, conn: HTTPConnection, user: User, *, backend: str = "", remember: bool = False) -> None:
+    session = _session(conn)
+    if not isinstance(user, User):
+        raise TypeError("login() takes a User. What authenticate() gave is None, or was not awaited: look first.")
+    if not user.is_active:
+        raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
+    backend = backend or user.backend or auth.model_backend.path
+    new_device = user.last_login is not None and not auth.devices.known(conn, user)
+    async with auth.events.transaction(UserLoggedIn):
+        await auth.users.log_in(user)
+        event = UserLoggedIn(user=user, request=conn, backend=backend, new_device=new_device)
+        await auth.events.emit(event)
+    auth.session_backend.remember(session, user, backend, is_remembered=remember)
+    session.admission = functools.partial(auth.logins.make_room, user)
+    auth.devices.remember(conn, user)
+    auth.csrf_tokens.rotate(conn)
+    set_user(conn, user)
 
 
 async def logout(request: HTTPConnection) -> None:
-    """Ends the session: its data is gone now, its key is dead when the response starts, even if that fails."""
+    """Ends the session. Its data is gone at once; its key is invalid when the response starts, even if that fails."""
     auth, session = get_auth(request), _session(request)
     user = request.user if isinstance(request.user, User) else AnonymousUser()
     session.flush()
@@ -84,54 +92,46 @@ async def logout(request: HTTPConnection) -> None:
 
 
 def update_session_auth_hash(request: HTTPConnection, user: User) -> None:
-    """Keeps this session, under a new key, after its user's password changed; the user's others end."""
+    """Keeps this session, under a new key, after its user's password changed. The user's other sessions end."""
     get_auth(request).session_backend.refresh(_session(request), user)
 
 
 def set_user(conn: HTTPConnection, user: User | AnonymousUser) -> None:
+    """Sets `request.user` and `request.auth`."""
     conn.scope["user"], conn.scope["auth"] = user, Credentials(user)
 
 
-def next_url(conn: HTTPConnection, wanted: str | None) -> str:
-    """Where to go after a login: `wanted`, when it is safe."""
-    auth = get_auth(conn)
-    default = auth.url_for(conn, auth.login_redirect_url)
-    return safe_next(auth, conn, wanted, default)
+def next_url(auth: Auth, conn: HTTPConnection, url: str | None) -> str:
+    """Returns `url` if a login may redirect there, or else `login_redirect_url`."""
+    return safe_next(auth, conn, url, url_path_for(conn.scope, auth.login_redirect_url))
 
 
-def safe_next(auth: Auth, conn: HTTPConnection, wanted: str | None, default: str) -> str:
+def safe_next(auth: Auth, conn: HTTPConnection, url: str | None, default: str) -> str:
+    """Returns `url` if it is on this site or one of `next_hosts`, or else `default`."""
     secure = auth.cookie.is_secure(conn.scope)
-    return safe_url(wanted, default=default, allowed_hosts=auth.next_hosts, require_https=secure)
+    return safe_url(url, default=default, allowed_hosts=auth.next_hosts, require_https=secure)
 
 
-def prefers_json(conn: HTTPConnection) -> bool:
-    """Whether a program asks, which has no use for a page."""
-    accept = conn.headers.get("accept", "")
-    return "application/json" in accept and "text/html" not in accept
-
-
-async def confirm_password(request: HTTPConnection, user: User, password: str, *, action: str) -> bool:
-    """Whether it is the password of who is logged in here. Guesses are counted like those of a login."""
-    auth, session, before = get_auth(request), session_of(request), user.password
-    if not await auth.model_backend.check_password(request, user, password, username=user.username, action=action):
+async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, password: str, *, action: str) -> bool:
+    """Returns whether this is the logged-in user's password. Attempts are throttled like those of a login."""
+    session, before = session_of(conn), user.password
+    if not await auth.model_backend.check_password(conn, user, password, username=user.username, action=action):
         return False
     if session is not None and user.password != before:
-        # The same password under a new hash: that must not log out whoever typed it.
+        # The same password has a new, stronger hash. The session must continue with it.
         auth.session_backend.refresh(session, user)
     return True
 
 
 def ask_to_log_in(conn: HTTPConnection, login_url: str | None = None) -> Response:
-    """Sends a visitor to the login page, and back here afterwards; a client that wants JSON gets a 401."""
+    """Returns a redirect to the login page and back here afterwards, or 401 for a client that wants JSON."""
     if prefers_json(conn):
         return JSONResponse({"detail": "Log in first, then send this request again."}, 401)
     auth = get_auth(conn)
     url = auth.url_for(conn, login_url or auth.login_url)
-    # After a login the browser can only GET: it goes back to a page, not to where a form was sent.
+    # After a login the browser sends a GET. It can return to a page, and not to the target of a form.
     if conn.scope.get("method") in ("GET", "HEAD"):
-        query = conn.scope.get("query_string", b"").decode("latin-1")
-        here = quote(conn.scope["path"]) + (f"?{query}" if query else "")
-        url += ("&" if "?" in url else "?") + urlencode({"next": here})
+        url += ("&" if "?" in url else "?") + urlencode({"next": requested_url(conn.scope)})
     return RedirectResponse(url, status_code=303)
 
 

@@ -1,4 +1,4 @@
-"""What an endpoint requires, written above it."""
+"""Decorators that say what an endpoint requires."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .authentication import ask_to_log_in
-from .exceptions import ImproperlyConfigured
+from .core.exceptions import ImproperlyConfigured
 
 F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
@@ -21,8 +21,12 @@ Test = Callable[[Any], bool | Awaitable[bool]]
 
 @overload
 def login_required(endpoint: F) -> F: ...
+
+
 @overload
 def login_required(*, login_url: str | None = None) -> Callable[[F], F]: ...
+
+
 def login_required(endpoint: F | None = None, *, login_url: str | None = None) -> Any:
     """Lets in who is logged in. Others are sent to the login page; a client that wants JSON gets 401.
 

@@ -1,4 +1,4 @@
-"""What an installation is made of where nothing else was asked for."""
+"""The parts of an installation, unless told otherwise."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,17 +6,19 @@ from typing import Any
 
 from databases import Database
 
-from .backends import AuthenticationBackend
-from .clock import Clock
-from .cookies import Cookie
-from .limits import SessionLimits, session_limits
-from .passwords import Passwords
+from .backends.base import AuthenticationBackend
+from .core.clock import Clock
+from .core.signing import SecretKeys
+from .database.tables import Tables
+from .http.cookies import Cookie
+from .passwords.passwords import Passwords
+from .security.csrf_tokens import CSRFTokens
+from .security.reset_tokens import DatabaseResetTokens, ResetTokens
+from .security.tokens import Tokens
 from .sessions.database import DatabaseStore
+from .sessions.limits import Preset, SessionLimits, session_limits
 from .sessions.store import SessionStore
-from .signing import SecretKeys
-from .tables import Tables
-from .tokens import DatabaseResetTokens, ResetTokens, Tokens
-from .users import Users
+from .users.users import Users
 
 
 class Defaults:
@@ -24,9 +26,6 @@ class Defaults:
 
     #: Whether a session gets a new key when the one that signed it is not the newest.
     cycle_key = False
-    #: Whether tokens against other sites are those that Django makes and reads.
-    has_django_csrf = False
-    csrf_use_sessions = False
 
     def tables(self) -> Tables:
         return Tables()
@@ -41,11 +40,15 @@ class Defaults:
         """Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form."""
         return replace(cookie, name=f"{cookie.name}_csrf", ends_with_browser=True)
 
+    def csrf_tokens(self, keys: SecretKeys, cookie: Cookie) -> CSRFTokens:
+        return CSRFTokens(keys, cookie)
+
     def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
         return DatabaseStore(database, users=users, clock=clock)
 
-    def session_limits(self) -> SessionLimits | None:
-        return session_limits("aal1")
+    def session_limits(self, limits: SessionLimits | Preset | None) -> SessionLimits | None:
+        """Returns how long logins last; None where the store knows neither their begin nor their last use."""
+        return session_limits("aal1" if limits is None else limits)
 
     def reset_tokens(self, tokens: Tokens, keys: SecretKeys, clock: Clock) -> ResetTokens:
         return DatabaseResetTokens(tokens)

@@ -1,4 +1,4 @@
-"""For the tests of applications: being somebody without a form, reading mail without a server, setting the time."""
+"""Helpers for the tests of applications: logging in, collecting mail, setting the time."""
 
 import asyncio
 import re
@@ -8,9 +8,10 @@ from email.message import EmailMessage
 from typing import Any, Protocol, overload
 
 from .auth import Auth
-from .exceptions import ImproperlyConfigured
-from .mail import one_address, text_of
-from .models import User
+from .core.exceptions import ImproperlyConfigured
+from .core.text import one_address
+from .mail.messages import text_of
+from .users.models import User
 
 
 class Client(Protocol):
@@ -30,8 +31,12 @@ class AsyncClient(Client, Protocol):
 def log_in(  # type: ignore[overload-overlap]
     client: AsyncClient, user: User | None, auth: Auth | None = None
 ) -> Awaitable[None]: ...
+
+
 @overload
 def log_in(client: Client, user: User | None, auth: Auth | None = None) -> None: ...
+
+
 def log_in(client: Client, user: User | None, auth: Auth | None = None) -> Awaitable[None] | None:
     """Makes `user` the user of this client, as a login would, without a password.
 

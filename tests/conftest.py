@@ -38,13 +38,13 @@ from starlette_auth import (
     User,
     migrate,
 )
-from starlette_auth.catalog import columns_of_all, index_names
-from starlette_auth.clock import Clock
-from starlette_auth.gateway import Gateway
-from starlette_auth.hashers import default_hashers
+from starlette_auth.core.clock import Clock
+from starlette_auth.database.gateway import Gateway
+from starlette_auth.database.introspection import columns_of_all, index_names
+from starlette_auth.passwords.hashers import default_hashers
 
-from .browser import Seen, Visitor, launched, look_at
-from .server import IN_CI, Inbox, Server, Start, environment, free_port
+from .support.browser import Seen, Visitor, launched, look_at
+from .support.server import IN_CI, Inbox, Server, Start, environment, free_port
 
 SECRET_KEY = "a secret key that is for tests only, and long enough"
 PASSWORD = "correct horse battery staple"
@@ -401,7 +401,7 @@ def server(javascript: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     controller = Controller(inbox, hostname="127.0.0.1", port=free_port())
     controller.start()
     variables = environment(PORT=str(port), MAIL=f"smtp+plain://127.0.0.1:{controller.port}")
-    server = Server(folder, port, variables, module="tests.loud", inbox=inbox)
+    server = Server(folder, port, variables, module="tests.support.loud", inbox=inbox)
     yield server.wait()
     server.stop()
     controller.stop()

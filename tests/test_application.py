@@ -36,10 +36,10 @@ from starlette_auth import (
     update_session_auth_hash,
     user_passes_test,
 )
-from starlette_auth.forms import Field, Form
+from starlette_auth.pages.forms import Field, Form
 
-from .apps import app_routes, make_app, public
 from .conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login
+from .support.apps import app_routes, make_app, public
 
 
 @pytest.fixture

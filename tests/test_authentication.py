@@ -37,13 +37,13 @@ from starlette_auth import (
     logout,
     update_session_auth_hash,
 )
-from starlette_auth.backends import AUTH_HASH_SALT
-from starlette_auth.fields import normalize_username
-from starlette_auth.signing import salted_hmac
-from starlette_auth.statements import Statement
+from starlette_auth.backends.session import AUTH_HASH_SALT
+from starlette_auth.core.signing import salted_hmac
+from starlette_auth.core.text import normalize_username
+from starlette_auth.database.statements import Statement
 
-from .apps import make_app
 from .conftest import PASSWORD, SECRET_KEY, client_of, count_statements, installed, post_login, with_tables
+from .support.apps import make_app
 
 pytestmark = with_tables
 
@@ -262,7 +262,7 @@ async def test_logins_and_logouts_are_told(auth: Auth, ann: User) -> None:
     assert isinstance(failed, LoginFailed)
     assert failed.credentials == {"username": "ann", "password": "*" * 20}
     assert isinstance(logged_in, UserLoggedIn)
-    assert (logged_in.user, logged_in.backend) == (ann, "starlette_auth.backends.ModelBackend")
+    assert (logged_in.user, logged_in.backend) == (ann, "starlette_auth.ModelBackend")
     assert isinstance(logged_out, UserLoggedOut)
     assert logged_out.user == ann
 
@@ -646,7 +646,7 @@ async def test_a_feature_brings_tables_pages_and_listeners(database: Database) -
 
 
 def test_a_model_backend_can_be_had_by_itself(auth: Auth) -> None:
-    assert ModelBackend(auth.users).path == "starlette_auth.backends.ModelBackend"
+    assert ModelBackend(auth.users).path == "starlette_auth.ModelBackend"
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from starlette_auth import (
     user_passes_test,
 )
 
-from .apps import app_routes, make_app, members, public, staff, vote
 from .conftest import client_of, post_login, with_tables
+from .support.apps import app_routes, make_app, members, public, staff, vote
 
 pytestmark = with_tables
 

@@ -74,7 +74,10 @@ def test_the_wheel_holds_the_package_its_types_and_its_templates(wheel: Path) ->
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"starlette_auth/py.typed", "starlette_auth/templates/registration/login.html"} <= names
     assert {"starlette_auth/templates/auth.css", "starlette_auth/templates/auth.js"} <= names
-    assert {"starlette_auth/data/common_passwords.bloom", f"starlette_auth/locale/{GERMAN}"} <= names
+    assert {
+        "starlette_auth/passwords/data/common_passwords.bloom",
+        f"starlette_auth/core/locale/{GERMAN}",
+    } <= names
     assert all(name.startswith(("starlette_auth/", "starlette_contrib_auth-")) for name in names)
 
 

@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 from starlette_auth import Auth, ImproperlyConfigured, MemoryStore, User, lifespan, migrate
 from starlette_auth.testing import log_in
 
-from .apps import make_app
 from .conftest import PASSWORD, SECRET_KEY, client_of, post_login, with_tables
+from .support.apps import make_app
 
 pytestmark = with_tables
 

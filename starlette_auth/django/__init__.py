@@ -1,1 +1,1 @@
-"""A Django project's database, shared with it."""
+"""Sharing the database of a Django project."""

@@ -1,6 +1,6 @@
-"""The cache in which a Django project keeps its sessions a second time."""
+"""The Redis cache in which a Django project keeps its sessions."""
 
-from ..redis_clients import RedisClients
+from ..database.redis import RedisClients
 
 
 class DjangoCache:

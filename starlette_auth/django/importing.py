@@ -1,4 +1,4 @@
-"""Copying a Django project's users into a database of our own."""
+"""Copying the users of a Django project into a database of ours."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -6,11 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..catalog import columns_of_all
-from ..fields import values_of
-from ..gateway import Gateway
-from ..statements import Row, Statement
-from ..tables import Tables
+from ..database.columns import values_of
+from ..database.gateway import Gateway
+from ..database.introspection import columns_of_all
+from ..database.statements import Row, Statement
+from ..database.tables import Tables
 from .survey import UserModel, in_batches
 
 BATCH = 500  # users that are copied in one transaction

@@ -1,4 +1,4 @@
-"""A Django project whose database we share."""
+"""The settings of a Django project whose database is shared."""
 
 import importlib.util
 import logging
@@ -11,13 +11,15 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from databases import Database
 
-from ..backends import AuthenticationBackend, ModelBackend
-from ..clock import Clock
-from ..cookies import Cookie
+from ..backends.base import AuthenticationBackend
+from ..backends.model import ModelBackend
+from ..core.clock import DAY, TWO_WEEKS, Clock
+from ..core.exceptions import ImproperlyConfigured
+from ..core.signing import SecretKeys
+from ..database.tables import Tables
 from ..defaults import Defaults
-from ..durations import DAY, TWO_WEEKS
-from ..exceptions import ImproperlyConfigured
-from ..hashers import (
+from ..http.cookies import Cookie
+from ..passwords.hashers import (
     Argon2PasswordHasher,
     BCryptSHA256PasswordHasher,
     PasswordHasher,
@@ -26,18 +28,19 @@ from ..hashers import (
     ScryptPasswordHasher,
     default_hashers,
 )
-from ..limits import SessionLimits
-from ..passwords import Passwords
-from ..sessions.django import SALT, DjangoStore, Forget
-from ..sessions.django_cookie import DjangoCookieStore
+from ..passwords.passwords import Passwords
+from ..security.csrf_tokens import CSRFTokens
+from ..security.reset_tokens import ResetTokens
+from ..security.tokens import Tokens
+from ..sessions.limits import Preset, SessionLimits
 from ..sessions.store import SessionStore
-from ..signing import SecretKeys
-from ..tables import Tables
-from ..tokens import PasswordResetTokens, ResetTokens, Tokens
-from ..users import Users
+from ..users.users import Users
+from .csrf import DjangoCSRFTokens
+from .reset_tokens import PasswordResetTokens
+from .sessions import SALT, DjangoStore, Forget
+from .signed_cookies import DjangoCookieStore
 
 logger = logging.getLogger("starlette_auth")
-
 MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 #: PBKDF2's iterations, by the version of Django: any other number, and Django makes the hash anew at the next login.
 ITERATIONS = {
@@ -97,7 +100,6 @@ class DjangoProject(Defaults):
     forget_session: Forget | None = None
 
     cycle_key = True
-    has_django_csrf = True
 
     def __post_init__(self) -> None:
         if self.version not in ITERATIONS:
@@ -169,6 +171,9 @@ class DjangoProject(Defaults):
             httponly=self.csrf_cookie_httponly,
         )
 
+    def csrf_tokens(self, keys: SecretKeys, cookie: Cookie) -> CSRFTokens:
+        return DjangoCSRFTokens(keys, cookie, use_sessions=self.csrf_use_sessions)
+
     def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
         if self.engine == "signed_cookies":
             return DjangoCookieStore(
@@ -191,8 +196,13 @@ class DjangoProject(Defaults):
             clock=clock,
         )
 
-    def session_limits(self) -> SessionLimits | None:
-        """None: Django notes neither when a session began nor when it was last used; `session_cookie_age` counts."""
+    def session_limits(self, limits: SessionLimits | Preset | None) -> SessionLimits | None:
+        """Returns None: Django stores neither when a session began nor when it was last used."""
+        if limits is not None:
+            raise ImproperlyConfigured(
+                "Django does not note when a session was last used. Set session_cookie_age of DjangoProject, and leave "
+                "session_limits out."
+            )
         return None
 
     def reset_tokens(self, tokens: Tokens, keys: SecretKeys, clock: Clock) -> ResetTokens:

@@ -1,4 +1,4 @@
-"""Django's way of signing: `django.core.signing`, the same in Django 3.1 to 6.1."""
+"""Django's signed values: `django.core.signing`, the same in Django 3.1 to 6.1."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from typing import Any
 from itsdangerous import BadData, BadSignature, SignatureExpired, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from ..clock import Clock
-from ..exceptions import SessionTooLarge
+from ..core.clock import Clock
+from ..core.exceptions import SessionTooLarge
 
 DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 LIMIT = 4 * 1024 * 1024  # bytes of JSON: a few kilobytes, unpacked, must not fill the memory

@@ -1,4 +1,4 @@
-"""What a Django project's database looks like."""
+"""Inspecting the database of a Django project."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from itsdangerous import BadData
 
-from ..catalog import columns_of_all, references_to, types_of
-from ..gateway import Gateway
-from ..hashers import GET_BCRYPT, default_hashers
-from ..passwords import UNUSABLE
-from ..sessions.django import SALT
-from ..statements import Row, Statement
-from ..tables import django_session_table, user_columns
-from ..users import ADMIN_LOG
-from .history import migrations_table
+from ..database.gateway import Gateway
+from ..database.introspection import columns_of_all, references_to, types_of
+from ..database.migrations import migrations_table
+from ..database.statements import Row, Statement
+from ..database.table_definitions import django_session_table, user_columns
+from ..passwords.hashers import GET_BCRYPT, default_hashers
+from ..passwords.passwords import is_usable
+from ..users.users import ADMIN_LOG
 from .project import ITERATIONS
+from .sessions import SALT
 from .signing import DjangoSigner
 
 BATCH = 2000  # rows that are read at a time
@@ -218,7 +218,7 @@ def _table(user: UserModel, key: str, *columns: str) -> sa.Table:
 
 def _kind(encoded: str) -> str:
     """What a hash is called here: its algorithm, and the iterations of PBKDF2."""
-    if encoded.startswith(UNUSABLE) or not encoded:
+    if not encoded or not is_usable(encoded):
         return "unusable"
     algorithm, dollar, rest = encoded.partition("$")
     if not dollar:

@@ -1,1 +1,1 @@
-"""What a site may switch on, one file each."""
+"""Optional features, one file each."""

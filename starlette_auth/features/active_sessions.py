@@ -1,4 +1,4 @@
-"""A page on which users see where they are logged in, and end what is not theirs."""
+"""A page on which users see and end their sessions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from ..addresses import describe
-from ..answers import wants_json
 from ..auth import Auth, Feature
-from ..backends import session_of
-from ..durations import ago
-from ..exceptions import ImproperlyConfigured
-from ..forms import Field, Form
-from ..models import User
-from ..pages import log_in_first, page, render
+from ..backends.session import SessionBackend, session_of
+from ..core.exceptions import ImproperlyConfigured
+from ..core.translation import ago, gettext
+from ..http.content import wants_json
+from ..http.user_agents import describe
+from ..pages.base import log_in_first, page, render
+from ..pages.forms import Field, Form
 from ..sessions.base import SessionBase
-from ..translation import gettext
+from ..users.models import User
 
 SHOWN = 100
 
@@ -61,6 +60,7 @@ class ActiveSessions(Feature):
             return JSONResponse({"sessions": [vars(place) for place in places]})
         now = int(self.auth.clock())
         return await render(
+            self.auth,
             request,
             "registration/sessions.html",
             places=places[:SHOWN],
@@ -78,7 +78,9 @@ class ActiveSessions(Feature):
         form = Form(session=Field(required=False, max_length=64), others=Field(type="checkbox", required=False))
         await form.fill_in(request)
         if form.data["others"]:
-            await self.auth.logins.end_all(user, keep=here if _is_of(here, user) else None, request=request)
+            await self.auth.logins.end_all(
+                user, keep=here if SessionBackend.is_of(here, user) else None, request=request
+            )
         elif form.data["session"] and form.is_valid:
             await self.auth.logins.end(user, form.data["session"], request=request)
         else:
@@ -87,13 +89,9 @@ class ActiveSessions(Feature):
 
     async def _places(self, request: Request, user: User) -> Sequence[Place]:
         here = session_of(request)
-        this = here.record.public_id if here is not None and here.record is not None else ""
+        this = here.public_id if here is not None else ""
         places = [_place(session, this) for session in await self.auth.logins.of(user)]
         return sorted(places, key=lambda place: not place.is_this)
-
-
-def _is_of(session: SessionBase | None, user: User) -> bool:
-    return session is not None and session.user_id == user.identity
 
 
 def _place(session: SessionBase, this: str) -> Place:

@@ -1,24 +1,24 @@
-"""Changing one's address, and taking the change back."""
+"""Pages on which users change their e-mail address, and undo the change."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
-from ..durations import in_words
-from ..events import EmailChanged, SessionsEnded
-from ..fields import ascii_lower, normalize_email, normalize_username
-from ..forms import Field, Form
-from ..letters import Letter
-from ..links import follow, forget, named_in, naming
-from ..models import User
-from ..pages import log_in_first, page, plain_page, render
-from ..tokens import EMAIL_UNDO, Token, binding_of, subject_of
-from ..translation import gettext
-from ..views import check_old_password, email_field, send_letter_once, send_reset_mail
+from ..core.events import EmailChanged, SessionsEnded
+from ..core.text import ascii_lower, normalize_email, normalize_username
+from ..core.translation import gettext, in_words
+from ..http.urls import redirect
+from ..mail.account_mailer import Letter
+from ..pages.base import check_old_password, log_in_first, page, plain_page, render
+from ..pages.forms import Field, Form, email_field
+from ..pages.mailed_links import follow, forget, named_in, naming, send_letter_once, send_reset_mail
+from ..security.reset_tokens import binding_of, subject_of
+from ..security.tokens import EMAIL_UNDO, Token
+from ..users.models import User
 
 EMAIL_CHANGE = "email_change"
 
@@ -61,13 +61,15 @@ class EmailChange(Feature):
             old_password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
         )
         if request.method == "POST":
-            await self.auth.throttle.hit("email_change", ip=self.auth.client_address(request))
+            await self.auth.throttle.hit("email_change", ip=self.auth.proxies.client_address(request))
             await form.fill_in(request)
-            await check_old_password(request, form, user)
+            await check_old_password(self.auth, request, form, user)
             if form.is_valid:
                 await self._ask_new_address(request, user, normalize_email(form.data["email"]))
-                return self._redirect(request, "email_change_done")
-        return await render(request, "registration/email_change_form.html", 422 if form.errors else 200, form=form)
+                return redirect(request, "email_change_done")
+        return await render(
+            self.auth, request, "registration/email_change_form.html", 422 if form.errors else 200, form=form
+        )
 
     async def confirm(self, request: Request) -> Response:
         def is_good(token: Token, user: User) -> bool:
@@ -87,7 +89,7 @@ class EmailChange(Feature):
         act: Callable[[Request, Token], Awaitable[bool]],
     ) -> Response:
         """A page that a link leads to, and that does with a POST what the link is for."""
-        token = await follow(request, purpose, f"{name}_confirm")
+        token = await follow(self.auth, request, purpose, f"{name}_confirm")
         if isinstance(token, Response):
             return token
         user = await self._user(token)
@@ -97,11 +99,11 @@ class EmailChange(Feature):
             await Form().fill_in(request)
             if await act(request, token):
                 forget(request, purpose)
-                return self._redirect(request, f"{name}_complete")
+                return redirect(request, f"{name}_complete")
             token = None
         email = token.data["email"] if token is not None else ""
         template, status = f"registration/{name}_confirm.html", 404 if token is None else 200
-        return await render(request, template, status, validlink=token is not None, email=email)
+        return await render(self.auth, request, template, status, validlink=token is not None, email=email)
 
     async def _ask_new_address(self, request: Request, user: User, email: str) -> None:
         data = {**naming(user), "email": email}
@@ -183,7 +185,7 @@ class EmailChange(Feature):
         user = await auth.gateway.in_transaction(undo)
         if user is None:
             return False
-        await send_reset_mail(request, user)
+        await send_reset_mail(self.auth, request, user)
         return True
 
     async def _user(self, token: Token | None) -> User | None:
@@ -192,6 +194,3 @@ class EmailChange(Feature):
 
     async def _is_taken(self, email: str, user: User) -> bool:
         return any(other.id != user.id for other in await self.auth.users.all_by_email(email))
-
-    def _redirect(self, request: Request, name: str) -> Response:
-        return RedirectResponse(self.auth.url_for(request, name), status_code=303)

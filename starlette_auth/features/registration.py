@@ -1,4 +1,4 @@
-"""Making an account of one's own."""
+"""Pages on which visitors register an account."""
 
 import re
 from collections.abc import Sequence
@@ -6,22 +6,20 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
-from ..csrf_tokens import browser_secret
-from ..durations import in_words
-from ..exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
-from ..fields import ascii_lower, normalize_email, normalize_username
-from ..forms import Field, Form
-from ..letters import Letter
-from ..links import follow, forget, named_in, naming
-from ..models import User
-from ..pages import check_new_password, new_password_fields, page, plain_page, render
-from ..tokens import Token
-from ..translation import gettext
-from ..views import email_field, send_letter_once
+from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
+from ..core.text import ascii_lower, normalize_email, normalize_username
+from ..core.translation import gettext, in_words
+from ..http.urls import redirect
+from ..mail.account_mailer import Letter
+from ..pages.base import check_new_password, new_password_fields, page, plain_page, render
+from ..pages.forms import Field, Form, email_field
+from ..pages.mailed_links import follow, forget, named_in, naming, send_letter_once
+from ..security.tokens import Token
+from ..users.models import User
 
 REGISTER = "register"
 BROWSER = "starlette_auth.registration"
@@ -80,33 +78,35 @@ class Registration(Feature):
     async def register(self, request: Request) -> Response:
         form = self._form()
         if request.method == "POST":
-            await self.auth.throttle.hit("register", ip=self.auth.client_address(request))
+            await self.auth.throttle.hit("register", ip=self.auth.proxies.client_address(request))
             await form.fill_in(request)
             await self._check(form)
             if form.is_valid:
                 encoded = await self.auth.passwords.hash(form.data["password1"])
                 if await self._accept(request, form, encoded):
-                    return self._redirect(request, "register_done")
+                    return redirect(request, "register_done")
         template, status = "registration/register_form.html", 422 if form.errors else 200
-        return await render(request, template, status, form=form, password_help=self.auth.password_help())
+        return await render(self.auth, request, template, status, form=form, password_help=self.auth.password_help())
 
     async def done(self, request: Request) -> Response:
-        return await render(request, "registration/register_done.html", verify=self.verify)
+        return await render(self.auth, request, "registration/register_done.html", verify=self.verify)
 
     async def resend(self, request: Request) -> Response:
         """The same answer for every address, as for a first mail."""
         form = Form(email=email_field())
         if request.method == "POST":
-            await self.auth.throttle.hit("register", ip=self.auth.client_address(request))
+            await self.auth.throttle.hit("register", ip=self.auth.proxies.client_address(request))
             await form.fill_in(request)
             if form.is_valid:
                 email = normalize_email(form.data["email"])
                 self.auth.outbox.post(lambda: self._send_again(request, email))
-                return self._redirect(request, "register_done")
-        return await render(request, "registration/register_resend.html", 422 if form.errors else 200, form=form)
+                return redirect(request, "register_done")
+        return await render(
+            self.auth, request, "registration/register_resend.html", 422 if form.errors else 200, form=form
+        )
 
     async def confirm(self, request: Request) -> Response:
-        token = await follow(request, REGISTER, "register_confirm")
+        token = await follow(self.auth, request, REGISTER, "register_confirm")
         if isinstance(token, Response):
             return token
         pending = await self._pending(token) if token is not None else []
@@ -117,14 +117,14 @@ class Registration(Feature):
             try:
                 if wanted is not None and await self._complete(token, wanted):
                     forget(request, REGISTER)
-                    return self._redirect(request, "register_complete")
+                    return redirect(request, "register_complete")
                 token = None if form.is_valid else token
             except AlreadyExists:
                 message = gettext("Somebody else took this username meanwhile. Please register again, with another.")
                 form.add_error("", ValidationError(message, "unique"))
         status = 404 if token is None else (422 if form.errors else 200)
         template = "registration/register_confirm.html"
-        return await render(request, template, status, form=form, validlink=token is not None)
+        return await render(self.auth, request, template, status, form=form, validlink=token is not None)
 
     def _form(self) -> Form:
         fields: dict[str, Field] = {}
@@ -216,12 +216,12 @@ class Registration(Feature):
 
     def _browser(self, request: Request) -> str:
         """What tells one browser from another, as far as it loaded a form of ours; "" for those that did not."""
-        secret = browser_secret(request)
+        secret = self.auth.csrf_tokens.browser_secret(request)
         return self.auth.keys.sign(BROWSER, secret) if secret else ""
 
     def _is_from_here(self, request: Request, token: Token) -> bool:
         """Whether it was this browser in which the account was asked for."""
-        secret, browser = browser_secret(request), str(token.data["browser"])
+        secret, browser = self.auth.csrf_tokens.browser_secret(request), str(token.data["browser"])
         return secret is not None and self.auth.keys.verify(BROWSER, secret, browser) is not None
 
     async def _pending(self, token: Token) -> list[Token]:
@@ -236,7 +236,7 @@ class Registration(Feature):
         one mail that was sent is the stranger's then, and must not give the stranger an account in the owner's name.
         """
         auth, email, password = self.auth, str(token.data["email"]), form.data["password"]
-        address = auth.client_address(request)
+        address = auth.proxies.client_address(request)
         async with auth.throttle.attempt("confirm", account=email, address=address) as attempt:
             for candidate in pending[:MAX_CHECKED]:
                 encoded = await self._password_of(candidate)
@@ -275,9 +275,6 @@ class Registration(Feature):
             return True
 
         return await auth.gateway.in_transaction(complete)
-
-    def _redirect(self, request: Request, name: str) -> Response:
-        return RedirectResponse(self.auth.url_for(request, name), status_code=303)
 
 
 def _subject(email: str) -> str:

@@ -1,1 +1,1 @@
-"""Sessions: what a visitor's requests have in common, and where it is kept."""
+"""The session, its limits and its stores."""

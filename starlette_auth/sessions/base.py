@@ -1,56 +1,31 @@
-"""A session in memory."""
+"""The session in memory: a dict, and what the application asked of its key."""
 
-import json
 import operator
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..clock import Clock, moment
-from ..durations import TWO_WEEKS
-from ..limits import SessionLimit
-from ..statements import Row
-from .keys import new_key
+from ..core.clock import TWO_WEEKS, Clock, moment
+from ..core.signing import new_key
+from ..database.statements import Row
+from .limits import SessionLimit
+from .records import (
+    NOTHING,
+    UNCHANGING,
+    Changes,
+    Record,
+    _encode_strictly,
+    check_keys,
+    decode,
+    encode,
+    encode_value,
+    user_in,
+)
 
 EXPIRY = "_session_expiry"  # Django's names
-USER_ID = "_auth_user_id"
 AUTH_TIME = "_auth_time"  # ours
-NOTHING = "{}"
-UNCHANGING = frozenset((str, int, float, bool, type(None)))
 TOUCH_EVERY = 60  # seconds between two notes that a session is in use
-
-
-class Record(NamedTuple):
-    """What a store keeps of a session, under a hash of its key. Times are seconds since 1970, UTC.
-
-    `public_id` names the session to its owner, and opens nothing. `created` is the moment of the login; `version`
-    counts the changes of `data`.
-    """
-
-    data: str
-    public_id: str
-    user_id: str | None
-    created: int
-    last_seen: int
-    expires: int
-    address: str = ""
-    user_agent: str = ""
-    version: int = 0
-
-
-class Changes(NamedTuple):
-    """What a request did to a session: the values that it set, and the names that it removed."""
-
-    values: dict[str, Any]
-    removed: list[str]
-
-    def applied_to(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What others did to other names stays."""
-        kept = {name: value for name, value in data.items() if name not in self.removed}
-        return {**kept, **self.values}
-
-
 #: Asked once a login has been saved, and may refuse it.
 Admission = Callable[["SessionBase"], Awaitable[None]]
 
@@ -113,6 +88,11 @@ class SessionBase(dict[str, Any]):
         return user_in(self)
 
     @property
+    def public_id(self) -> str:
+        """The name of a stored session in lists, which opens nothing; "" before it is stored."""
+        return self.record.public_id if self.record is not None else ""
+
+    @property
     def modified(self) -> bool:
         """Whether there is anything to save. Compared with what was loaded, so changes deep inside count."""
         return self._touched or not (self._is_as_loaded() or (encode(self) if self else NOTHING) == self._saved)
@@ -142,9 +122,15 @@ class SessionBase(dict[str, Any]):
         }
         return Changes(values, [name for name in before if name not in self])
 
-    def merged_into(self, stored: str) -> Mapping[str, Any]:
-        """Its changes, applied to what is stored: itself, where nobody else changed that."""
-        return self if stored == self._saved else self.changes().applied_to(decode(stored))
+    def merge_into(self, stored: str, saved: str) -> tuple[str, str | None]:
+        """Returns the data to store and its user id: the changes of this session applied to the data `stored`.
+
+        `saved` is this session's own data, which is the result if no other request changed the record meanwhile.
+        """
+        if stored == self._saved:
+            return saved, self.user_id
+        merged = self.changes().applied_to(decode(stored))
+        return encode(merged), user_in(merged)
 
     def is_empty(self) -> bool:
         """Whether there is nothing in it, and nothing stored under its key."""
@@ -300,53 +286,3 @@ class SessionBase(dict[str, Any]):
     def _until_limit(self) -> int:
         assert self.limit is not None  # noqa: S101  who asks has looked
         return self.created + self.limit.absolute - int(self._clock())
-
-
-#: Anything that a neighbour, Django for one, may have stored; we store no NaN, which is not JSON (RFC 8259 §6).
-encode_value = json.JSONEncoder(separators=(",", ":")).encode
-_encode_strictly = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-
-
-def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value) -> str:
-    try:
-        return encode(data)
-    except (TypeError, ValueError) as error:
-        culprit = next((key for key, value in data.items() if not _is_json(value, encode)), "?")
-        raise TypeError(
-            f"request.session[{culprit!r}] is no JSON: {error}. Store text, numbers, lists and dicts; "
-            "for a moment, its isoformat()."
-        ) from error
-
-
-def decode(text: str) -> dict[str, Any]:
-    """What `encode` made. ValueError for anything but a JSON object."""
-    data = json.loads(text)
-    if not isinstance(data, dict):
-        raise ValueError("A stored session is no JSON object.")
-    return data
-
-
-def user_in(data: Mapping[str, Any]) -> str | None:
-    user_id = data.get(USER_ID)
-    return user_id if isinstance(user_id, str) else None
-
-
-def check_keys(data: Any) -> None:
-    """JSON would turn the keys of dicts into text behind the application's back."""
-    if isinstance(data, dict):
-        for key, value in data.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{key!r} is a key in request.session, and not text. Use str({key!r}).")
-            if type(value) not in UNCHANGING:
-                check_keys(value)
-    elif isinstance(data, (list, tuple)):
-        for value in data:
-            check_keys(value)
-
-
-def _is_json(value: Any, encode: Callable[[Any], str]) -> bool:
-    try:
-        encode(value)
-    except (TypeError, ValueError):
-        return False
-    return True

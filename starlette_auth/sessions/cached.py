@@ -1,4 +1,4 @@
-"""Sessions in a database, with Redis in front of it."""
+"""Sessions in a database, with Redis as a cache in front of it."""
 
 import json
 import logging
@@ -6,31 +6,31 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ..clock import Clock
-from ..exceptions import Unavailable
-from ..redis_clients import RedisClients, script
-from .base import Record, SessionBase, decode, user_in
+from ..core.clock import Clock
+from ..core.exceptions import Unavailable
+from ..core.signing import hash_key, is_key
+from ..database.redis import RedisClients
+from .base import SessionBase
 from .database import DatabaseStore
-from .keys import hash_key, is_key
+from .records import Record, decode, user_in
 from .store import Progress, SessionStore
 
 logger = logging.getLogger("starlette_auth")
-
 LEASE = 60  # seconds for which what stands in Redis may be believed
 RECORD, VERSION = "record", "version"
 # A request that read the database before another one changed it must not put back what was there then.
-PUT = script(f"""
+PUT = f"""
 if tonumber(redis.call('HGET', KEYS[1], '{VERSION}') or -1) >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], '{VERSION}', ARGV[1], '{RECORD}', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
-""")
+"""
 # What ended leaves a stone in its place for as long, which no version is newer than.
-END = script(f"""
+END = f"""
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], '{VERSION}', '9007199254740991')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
-""")
+"""
 
 
 class CachedStore(SessionStore):

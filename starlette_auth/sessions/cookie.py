@@ -1,4 +1,4 @@
-"""Sessions that the browser keeps, signed."""
+"""Sessions in signed cookies."""
 
 import hashlib
 import time
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from itsdangerous import BadData, BadSignature, URLSafeSerializer
 
-from ..clock import Clock
-from ..exceptions import SessionTooLarge
-from ..signing import SecretKeys
-from .base import Record, SessionBase, decode, encode, user_in
-from .store import SessionStore, cookie_of, time_to_keep
+from ..core.clock import Clock
+from ..core.exceptions import SessionTooLarge
+from ..core.signing import SecretKeys
+from .base import SessionBase
+from .records import Record, decode, encode, time_to_keep, user_in
+from .store import SessionStore, cookie_of
 
 SALT = "starlette_auth.sessions.cookie"
 LIMIT = 4096  # bytes that every browser keeps of a cookie: name, value and attributes (RFC 6265 §6.1)

@@ -9,16 +9,17 @@ from typing import Any
 import sqlalchemy as sa
 from databases import Database
 
-from ..cleaning import delete_in_batches, old_rows
-from ..clock import Clock
-from ..fields import parse_key
-from ..gateway import Gateway
-from ..statements import Row, Statement
-from ..tables import session_table
-from ..users import Users
-from .base import TOUCH_EVERY, Record, SessionBase, decode
-from .keys import hash_key, is_key
-from .store import Progress, SessionStore, cookie_of, first_record, interrupted, next_record, touched_record
+from ..core.clock import Clock
+from ..core.signing import hash_key, is_key
+from ..database.columns import parse_key
+from ..database.deletion import delete_in_batches, old_rows
+from ..database.gateway import Gateway
+from ..database.statements import Row, Statement
+from ..database.table_definitions import session_table
+from ..users.queries import UserQueries
+from .base import TOUCH_EVERY, SessionBase
+from .records import Record, decode, first_record, next_record, touched_record
+from .store import Progress, SessionStore, cookie_of, interrupted
 
 logger = logging.getLogger("starlette_auth")
 
@@ -32,7 +33,7 @@ class DatabaseStore(SessionStore):
         self,
         database: Database,
         *,
-        users: Users[Any] | None = None,
+        users: UserQueries[Any] | None = None,
         table: sa.Table | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -61,7 +62,14 @@ class DatabaseStore(SessionStore):
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, before = session.encode(), session.key_to_be, session.predecessor
         if before is None:
-            record = first_record(session, max_age, self._clock())
+            record = first_record(
+                saved,
+                session.user_id,
+                max_age=max_age,
+                now=self._clock(),
+                address=session.address,
+                user_agent=session.user_agent,
+            )
             await self.gateway.insert(self.table, key_hash=hash_key(key), **self._values(record))
         else:
             old = hash_key(before)
@@ -76,7 +84,7 @@ class DatabaseStore(SessionStore):
         if session.session_key is None or session.record is None:
             return
         now = self._now()
-        seen = touched_record(session.record, session, max_age, now)
+        seen = touched_record(session.record, session.address, max_age=max_age, now=now)
         await self.gateway.execute(
             self._say.touch,
             key_hash=hash_key(session.session_key),
@@ -113,7 +121,7 @@ class DatabaseStore(SessionStore):
     async def _change(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> Record:
         """In one statement, where nobody else changed it meanwhile."""
         assert session.record is not None  # noqa: S101  it came from here
-        record = next_record(session.record, session, saved, max_age, self._now())
+        record = self._next_record(session.record, session, saved, max_age)
         is_same = before == after and record.user_id == session.record.user_id
         if await self._write(record, before, after, is_same=is_same):
             return record
@@ -122,10 +130,14 @@ class DatabaseStore(SessionStore):
     async def _merge(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> Record:
         """Locks the row, so that this succeeds however many others write at the same time."""
         row = await self.gateway.fetch_one(self._say.lock, key_hash=before, now=self._now())
-        record = next_record(_record(row), session, saved, max_age, self._now()) if row is not None else None
+        record = self._next_record(_record(row), session, saved, max_age) if row is not None else None
         if record is None or not await self._write(record, before, after):
             raise interrupted()
         return record
+
+    def _next_record(self, stored: Record, session: SessionBase, saved: str, max_age: int) -> Record:
+        data, user_id = session.merge_into(stored.data, saved)
+        return next_record(stored, data, user_id, max_age=max_age, now=self._now())
 
     async def _write(self, record: Record, before: str, after: str, *, is_same: bool = False) -> bool:
         """`is_same`: the key and the user are, and nothing is written that says so, or stands in an index for it."""
@@ -154,7 +166,7 @@ LOADED = (*CHANGING, "public_id", "created")
 class Statements:
     """What is said to the table."""
 
-    def __init__(self, table: sa.Table, users: Users[Any] | None, *, dialect: str) -> None:
+    def __init__(self, table: sa.Table, users: UserQueries[Any] | None, *, dialect: str) -> None:
         t = table
         by_key = t.c.key_hash == sa.bindparam("key_hash")
         is_alive = t.c.expires > _moment("now")
@@ -205,5 +217,5 @@ def _record(row: Row) -> Record:
     return Record(data, public_id, None if user_id is None else str(user_id), *others)
 
 
-def _own_table(users: Users[Any] | None) -> sa.Table:
+def _own_table(users: UserQueries[Any] | None) -> sa.Table:
     return users.tables.session if users is not None else session_table(sa.MetaData(), sa.Integer())

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterable
 
-from ..clock import Clock
-from .base import TOUCH_EVERY, Record, SessionBase, decode
-from .keys import hash_key, is_key
-from .store import Progress, SessionStore, cookie_of, first_record, interrupted, next_record, touched_record
+from ..core.clock import Clock
+from ..core.signing import hash_key, is_key
+from .base import TOUCH_EVERY, SessionBase
+from .records import Record, decode, first_record, next_record, touched_record
+from .store import Progress, SessionStore, cookie_of, interrupted
 
 SWEEP = 1000  # sessions, from which on old ones are cleared each time that their number has doubled
 
@@ -31,13 +32,21 @@ class MemoryStore(SessionStore):
         saved, key, before = session.encode(), session.key_to_be, session.predecessor
         if before is None:
             self._sweep()
-            record = first_record(session, max_age, self._clock())
+            record = first_record(
+                saved,
+                session.user_id,
+                max_age=max_age,
+                now=self._clock(),
+                address=session.address,
+                user_agent=session.user_agent,
+            )
         else:
             stored = self._living(before)
             if stored is None:
                 raise interrupted()
             del self._kept[hash_key(before)]
-            record = next_record(stored, session, saved, max_age, self._now())
+            data, user_id = session.merge_into(stored.data, saved)
+            record = next_record(stored, data, user_id, max_age=max_age, now=self._now())
         self._kept[hash_key(key)] = record
         session.mark_saved(key, record, saved)
         return cookie_of(key, record.data)
@@ -49,7 +58,7 @@ class MemoryStore(SessionStore):
         key = session.session_key or ""
         record = self._living(key)
         if record is not None and self._now() - record.last_seen >= TOUCH_EVERY:
-            self._kept[hash_key(key)] = touched_record(record, session, max_age, self._now())
+            self._kept[hash_key(key)] = touched_record(record, session.address, max_age=max_age, now=self._now())
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
         return self._clear()

@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..clock import Clock
-from ..redis_clients import RedisClients, Script, script
-from .base import TOUCH_EVERY, USER_ID, Record, SessionBase, decode, encode_value
-from .keys import hash_key, is_key
-from .store import GRACE, SessionStore, first_record, interrupted, touched_record
+from ..core.clock import Clock
+from ..core.signing import hash_key, is_key
+from ..database.redis import RedisClients
+from .base import TOUCH_EVERY, SessionBase
+from .records import GRACE, USER_ID, Record, decode, encode_value, first_record, touched_record
+from .store import SessionStore, interrupted
 
 logger = logging.getLogger("starlette_auth")
-
 # A session is a hash. These fields are the store's own; each entry of the session has one too, called by its name in
 # JSON behind a dot, so that requests that change different entries do not meet.
 OWN = ("public_id", "user_id", "created", "last_seen", "expires", "address", "user_agent")
@@ -43,7 +43,7 @@ local function keep(key, seconds)
   redis.call('EXPIRE', key, seconds)
 end
 """
-SAVE = script(f"""{TOOLS}
+SAVE = f"""{TOOLS}
 local before, after, seconds, last_pair = KEYS[1], KEYS[2], tonumber(ARGV[3]), 4 + 2 * tonumber(ARGV[4])
 if before ~= '' then
   if is_alive(before) then
@@ -59,19 +59,19 @@ local left = redis.call('HLEN', after) - {len(OWN)}
 if left == 0 then seconds = math.min(seconds, {GRACE}) end
 keep(after, seconds)
 return left
-""")
-TOUCH = script(f"""{TOOLS}
+"""
+TOUCH = f"""{TOOLS}
 if is_alive(KEYS[1]) and tonumber(redis.call('HGET', KEYS[1], 'last_seen')) <= now - {TOUCH_EVERY} then
   redis.call('HSET', KEYS[1], 'address', ARGV[4])
   keep(KEYS[1], tonumber(ARGV[3]))
 end
-""")
-DELETE = script(f"""{TOOLS}
+"""
+DELETE = f"""{TOOLS}
 forget(KEYS[1])
 return redis.call('DEL', KEYS[1])
-""")
+"""
 # In one step: a session that gets a new key between two would be missed. ARGV[5]: this one ('1'), or all but it ('0').
-REVOKE = script(f"""{TOOLS}
+REVOKE = f"""{TOOLS}
 local number = 0
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', ARGV[1] .. ARGV[3], '(' .. ARGV[2], '+inf')) do
   local own = redis.call('HMGET', key, 'user_id', 'public_id')
@@ -82,7 +82,7 @@ for _, key in ipairs(redis.call('ZRANGEBYSCORE', ARGV[1] .. ARGV[3], '(' .. ARGV
   end
 end
 return number
-""")
+"""
 
 
 class RedisStore(SessionStore):
@@ -113,7 +113,14 @@ class RedisStore(SessionStore):
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, before = session.encode(), session.key_to_be, session.predecessor
         values, removed = session.changes()
-        record = first_record(session, max_age, self._clock())
+        record = first_record(
+            saved,
+            session.user_id,
+            max_age=max_age,
+            now=self._clock(),
+            address=session.address,
+            user_agent=session.user_agent,
+        )
         own = {name: getattr(record, name) for name in OWN} | {"user_id": record.user_id or ""}
         if before is not None:
             record = (session.record or record)._replace(data=saved, last_seen=record.last_seen, expires=record.expires)
@@ -134,7 +141,7 @@ class RedisStore(SessionStore):
 
     async def touch(self, session: SessionBase, max_age: int) -> None:
         if session.session_key is not None and session.record is not None:
-            seen = touched_record(session.record, session, max_age, self._now())
+            seen = touched_record(session.record, session.address, max_age=max_age, now=self._now())
             await self._run(TOUCH, [self._name(session.session_key)], max_age, seen.address)
 
     async def sessions_of(self, user_id: str) -> list[SessionBase]:
@@ -159,8 +166,8 @@ class RedisStore(SessionStore):
         found = await self.redis.answer(pipeline.execute())
         return [own for own in found if own and own["user_id"] == user_id and int(own["expires"]) > now]
 
-    async def _run(self, what: Script, keys: Sequence[str], *arguments: Any) -> int:
-        return int(await self.redis.run(what, keys, self._user, self._now(), *arguments) or 0)
+    async def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> int:
+        return int(await self.redis.run(script, keys, self._user, self._now(), *arguments) or 0)
 
     def _session_of(self, fields: Mapping[str, str], session_key: str | None = None) -> SessionBase:
         entries = (f"{name[1:]}:{value}" for name, value in fields.items() if name[0] == ".")

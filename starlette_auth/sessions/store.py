@@ -1,4 +1,4 @@
-"""What a store of sessions must do."""
+"""The interface of a session store."""
 
 import abc
 import functools
@@ -8,14 +8,12 @@ from typing import ClassVar
 
 import sqlalchemy as sa
 
-from ..clock import Clock
-from ..exceptions import ImproperlyConfigured, SessionInterrupted
-from .base import NOTHING, Record, SessionBase, encode, user_in
-from .keys import new_public_id
-from .sockets import Sockets
+from ..core.clock import Clock
+from ..core.exceptions import ImproperlyConfigured, SessionInterrupted
+from .base import SessionBase
+from .open_websockets import Sockets
+from .records import NOTHING
 
-#: Seconds for which a session that was emptied can still be written to by requests that are under way.
-GRACE = 60
 Progress = Callable[[int], None]
 
 
@@ -85,46 +83,6 @@ class SessionStore(abc.ABC):
         """Gives back the connections of this event loop."""
 
 
-def first_record(session: SessionBase, max_age: int, now: float) -> Record:
-    """What is kept of a session that was not kept before."""
-    data = session.encode()
-    return Record(
-        data=data,
-        public_id=new_public_id(),
-        user_id=session.user_id,
-        created=int(now),
-        last_seen=int(now),
-        expires=int(now) + time_to_keep(data, max_age),
-        address=_fitting(session.address, 45),
-        user_agent=_fitting(session.user_agent, 255),
-    )
-
-
-def next_record(stored: Record, session: SessionBase, saved: str, max_age: int, now: int) -> Record:
-    """What is kept when the changes of a session, which is `saved` by itself, have been applied to what is stored."""
-    merged = session.merged_into(stored.data)
-    data, user_id = saved if merged is session else encode(merged), user_in(merged)
-    return stored._replace(
-        data=data,
-        user_id=user_id,
-        last_seen=now,
-        expires=now + time_to_keep(data, max_age),
-        address=stored.address if user_id is not None else "",
-        user_agent=stored.user_agent if user_id is not None else "",
-        version=stored.version + 1,
-    )
-
-
-def touched_record(stored: Record, session: SessionBase, max_age: int, now: int) -> Record:
-    address = _fitting(session.address, 45) or stored.address
-    return stored._replace(last_seen=now, expires=now + max_age, address=address)
-
-
-def time_to_keep(data: str, max_age: int) -> int:
-    """For how many seconds: one that was emptied goes soon, though not under the hands of a request that fills it."""
-    return max_age if data != NOTHING else min(max_age, GRACE)
-
-
 def cookie_of(session_key: str, data: str) -> str:
     """What `save` gives."""
     return session_key if data != NOTHING else ""
@@ -132,8 +90,3 @@ def cookie_of(session_key: str, data: str) -> str:
 
 def interrupted() -> SessionInterrupted:
     return SessionInterrupted("The session was ended while this request was under way.")
-
-
-def _fitting(text: str, length: int) -> str:
-    """What a client says of itself, without what a terminal or a column would choke on."""
-    return (text if text.isprintable() else "".join(filter(str.isprintable, text)))[:length]

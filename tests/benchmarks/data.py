@@ -16,10 +16,10 @@ import redis
 from databases import Database
 
 from starlette_auth import Argon2PasswordHasher, Auth, DjangoProject, migrate
-from starlette_auth.backends import AUTH_HASH, AUTH_HASH_SALT, BACKEND
-from starlette_auth.sessions.base import AUTH_TIME, USER_ID, encode
-from starlette_auth.sessions.keys import hash_key
-from starlette_auth.signing import SecretKeys
+from starlette_auth.backends.session import AUTH_HASH, AUTH_HASH_SALT, BACKEND
+from starlette_auth.core.signing import SecretKeys, hash_key
+from starlette_auth.sessions.base import AUTH_TIME
+from starlette_auth.sessions.records import USER_ID, encode
 
 from .contestants import Tables
 from .errors import CannotMeasure
@@ -145,7 +145,7 @@ def data_of_sessions(password: str) -> str:
     """SQL for what stands in the session of user n: all have the same password, and so the same hash of it."""
     session = {
         USER_ID: "@",
-        BACKEND: "starlette_auth.backends.ModelBackend",
+        BACKEND: "starlette_auth.ModelBackend",
         AUTH_HASH: SecretKeys(SECRET_KEY).sign(AUTH_HASH_SALT, password),
         AUTH_TIME: int(time.time()),
     }

@@ -1,0 +1,1 @@
+"""Authentication backends: ways of telling who a request is from."""

@@ -1,0 +1,30 @@
+"""Printing and asking on a terminal."""
+
+import sys
+from collections.abc import Callable
+
+
+class Refused(Exception):
+    """Something that the command will not do; the message is one line for the person who called it."""
+
+
+def show_progress(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{text}\033[K")
+        sys.stderr.flush()
+
+
+def ask(question: str, read: Callable[[str], str] = input) -> str:
+    try:
+        return read(question)
+    except EOFError:
+        raise Refused("There is nobody to ask. Use --noinput with --username and STARLETTE_AUTH_PASSWORD.") from None
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def say_no(text: str) -> int:
+    sys.stderr.write(" ".join(text.split()) + "\n")
+    return 1

@@ -1,0 +1,1 @@
+"""SQL databases and Redis: statements, connections, transactions, tables, migrations."""

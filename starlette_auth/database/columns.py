@@ -1,0 +1,87 @@
+"""Columns, constraints and indexes as Django makes them, and the values of columns."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, tzinfo
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+
+
+class Moment(sa.DateTime):
+    """A moment with its microseconds, as an aware datetime. `zone`: of what is stored where no zones are."""
+
+    def __init__(self, zone: tzinfo = UTC) -> None:
+        super().__init__(timezone=True)
+        self.zone = zone
+
+
+class LongText(sa.Text):
+    """Text of any length, which to MySQL is none of its TEXT."""
+
+
+@compiles(Moment, "mysql", "mariadb")
+def _mysql_moment(kind: Moment, compiler: Any, **options: Any) -> str:
+    return "DATETIME(6)"
+
+
+@compiles(LongText, "mysql", "mariadb")
+def _mysql_text(kind: LongText, compiler: Any, **options: Any) -> str:
+    return "LONGTEXT"
+
+
+def key_column(*, big: bool = False) -> sa.Column[Any]:
+    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite") if big else sa.Integer()
+    return sa.Column("id", kind, sa.Identity(), primary_key=True)
+
+
+def unique_together(name: str, *columns: str) -> Sequence[Any]:
+    """A unique index on SQLite, a constraint elsewhere, as Django makes them."""
+    return (
+        sa.Index(name, *columns, unique=True, info={"only": ("sqlite",)}),
+        *(sa.UniqueConstraint(*columns, name=name).ddl_if(dialect=dialect) for dialect in ("postgresql", "mysql")),
+    )
+
+
+def reference(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
+    """A foreign key as Django makes it: deferred where the database can, without cascade; MySQL indexes it by itself."""
+    return (
+        sa.ForeignKeyConstraint([column], [target], deferrable=True, initially="DEFERRED").ddl_if(dialect="sqlite"),
+        sa.ForeignKeyConstraint([column], [target], name=name, deferrable=True, initially="DEFERRED").ddl_if(
+            dialect="postgresql"
+        ),
+        sa.ForeignKeyConstraint([column], [target], name=name).ddl_if(dialect="mysql"),
+        sa.Index(index, column, info={"only": ("sqlite", "postgresql")}),
+    )
+
+
+def like_index(name: str, column: str) -> sa.Index:
+    """PostgreSQL needs a second index to search by prefix."""
+    return sa.Index(name, column, postgresql_ops={column: "varchar_pattern_ops"}, info={"only": ("postgresql",)})
+
+
+def parse_key(kind: type[Any], key: Any) -> Any:
+    """A key of this kind from its text; None for what cannot be one."""
+    if isinstance(key, kind) and not isinstance(key, bool):
+        return key
+    if not isinstance(key, str) or len(key) >= 64 or not key.isascii() or key != key.strip():
+        return None
+    try:
+        return kind(key)
+    except ValueError:
+        return None
+
+
+def values_of(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
+    """What `Column(default=…)` and `Column(onupdate=…)` say in Python: nobody else asks the columns here."""
+    values: dict[str, Any] = {}
+    for column in table.columns:
+        value: Any = getattr(column, when)
+        if value is not None and value.is_scalar:
+            values[column.name] = value.arg
+        elif value is not None and value.is_callable:
+            values[column.name] = value.arg(None)
+        elif when == "default" and column.primary_key and column.type.python_type is uuid.UUID:
+            values[column.name] = uuid.uuid4()
+    return values

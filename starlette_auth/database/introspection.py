@@ -1,0 +1,72 @@
+"""Which tables, columns and indexes does a database have?"""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from .gateway import Gateway
+
+COLUMNS = {
+    "sqlite": "SELECT m.name AS table_name, p.name AS column_name "
+    "FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table'",
+    "postgresql": "SELECT table_name::text AS table_name, column_name::text AS column_name "
+    "FROM information_schema.columns WHERE table_schema = ANY (current_schemas(false))",
+    "mysql": "SELECT table_name AS table_name, column_name AS column_name "
+    "FROM information_schema.columns WHERE table_schema = DATABASE()",
+}
+INDEXES = {
+    "sqlite": "SELECT name AS index_name FROM sqlite_master WHERE type = 'index'",
+    "postgresql": "SELECT indexname::text AS index_name FROM pg_indexes WHERE schemaname = ANY (current_schemas(false))",
+    "mysql": "SELECT DISTINCT index_name AS index_name FROM information_schema.statistics WHERE table_schema = DATABASE()",
+}
+REFERENCES = {
+    "sqlite": 'SELECT m.name AS table_name, f."from" AS column_name FROM sqlite_master m '
+    "JOIN pragma_foreign_key_list(m.name) f WHERE m.type = 'table' AND lower(f.\"table\") = lower(:name)",
+    "postgresql": "SELECT t.relname::text AS table_name, a.attname::text AS column_name FROM pg_constraint c "
+    "JOIN pg_class r ON r.oid = c.confrelid JOIN pg_class t ON t.oid = c.conrelid "
+    "JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1] "
+    "WHERE c.contype = 'f' AND r.relname = :name AND pg_table_is_visible(r.oid)",
+    "mysql": "SELECT table_name AS table_name, column_name AS column_name FROM information_schema.key_column_usage "
+    "WHERE referenced_table_schema = DATABASE() AND referenced_table_name = :name",
+}
+TYPES = {
+    "sqlite": "SELECT name AS column_name, type AS type_name FROM pragma_table_info(:name) ORDER BY cid",
+    "postgresql": "SELECT a.attname::text AS column_name, format_type(a.atttypid, a.atttypmod)::text AS type_name "
+    "FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+    "WHERE c.relname = :name AND pg_table_is_visible(c.oid) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+    "mysql": "SELECT column_name AS column_name, column_type AS type_name FROM information_schema.columns "
+    "WHERE table_schema = DATABASE() AND table_name = :name ORDER BY ordinal_position",
+}
+
+
+async def columns_of_all(gateway: Gateway) -> dict[str, set[str]]:
+    """The names of all tables, and of the columns of each."""
+    found: dict[str, set[str]] = {}
+    for row in await gateway.fetch_all(_asking(COLUMNS[gateway.dialect], "table_name", "column_name")):
+        found.setdefault(row["table_name"], set()).add(row["column_name"])
+    return found
+
+
+async def index_names(gateway: Gateway) -> set[str]:
+    rows = await gateway.fetch_all(_asking(INDEXES[gateway.dialect], "index_name"))
+    return {row["index_name"] for row in rows}
+
+
+async def references_to(gateway: Gateway, table: str) -> list[tuple[str, str]]:
+    """The tables and columns whose foreign keys name a table."""
+    query = _asking(REFERENCES[gateway.dialect], "table_name", "column_name")
+    return [(row["table_name"], row["column_name"]) for row in await gateway.fetch_all(query, name=table)]
+
+
+def _asking(sql: str, *names: str) -> sa.ClauseElement:
+    text = sa.text(sql)
+    if ":name" in sql:
+        text = text.bindparams(sa.bindparam("name", type_=sa.String))
+    columns: list[Any] = [sa.column(name) for name in names]
+    return text.columns(*columns)
+
+
+async def types_of(gateway: Gateway, table: str) -> dict[str, str]:
+    """The columns of a table in their order, with their types in the database's own words, in lower case."""
+    query = _asking(TYPES[gateway.dialect], "column_name", "type_name")
+    return {row["column_name"]: row["type_name"].lower() for row in await gateway.fetch_all(query, name=table)}

@@ -1,0 +1,167 @@
+"""Creating missing tables, columns and indexes."""
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from ..core.exceptions import ImproperlyConfigured
+from .columns import Moment
+from .gateway import Gateway
+from .introspection import columns_of_all, index_names
+from .statements import dialect_of
+from .table_definitions import user_columns
+from .tables import Tables
+
+LOCK = "starlette_auth.migrate"
+STANDARD = [column.name for column in user_columns()]
+# Several processes may start at once; one of them migrates, the others find it done. SQLite's transactions do that alone.
+TAKE_LOCK = {
+    "postgresql": f"SELECT pg_advisory_xact_lock(hashtext('{LOCK}'))::text AS taken",
+    "mysql": f"SELECT GET_LOCK('{LOCK}', 60) AS taken",
+}
+RELEASE_LOCK = {"mysql": f"SELECT RELEASE_LOCK('{LOCK}') AS released"}
+#: With them a table is as Django 3.1 to 6.1 make it.
+APPLIED = [
+    ("contenttypes", "0001_initial"),
+    ("contenttypes", "0002_remove_content_type_name"),
+    ("auth", "0001_initial"),
+    ("auth", "0002_alter_permission_name_max_length"),
+    ("auth", "0003_alter_user_email_max_length"),
+    ("auth", "0004_alter_user_username_opts"),
+    ("auth", "0005_alter_user_last_login_null"),
+    ("auth", "0006_require_contenttypes_0002"),
+    ("auth", "0007_alter_validators_add_error_messages"),
+    ("auth", "0008_alter_user_username_max_length"),
+    ("auth", "0009_alter_user_last_name_max_length"),
+    ("auth", "0010_alter_group_name_max_length"),
+    ("auth", "0011_update_proxy_permissions"),
+    ("auth", "0012_alter_user_first_name_max_length"),
+    ("sessions", "0001_initial"),
+]
+
+
+async def migrate(gateway: Gateway, tables: Tables) -> list[str]:
+    """Creates what is missing, and nothing else; gives the names. Safe to repeat, also at the same time.
+
+    ImproperlyConfigured when a table lacks a column that cannot be added to the rows that are there; nothing is
+    changed then.
+    """
+    async with gateway.atomic(), _alone(gateway):
+        missing = await _missing(gateway, tables)
+        for _, change in missing:
+            await gateway.execute(change)
+        created = [name for name, _ in missing]
+        if tables.of_django and tables.user.name in created:
+            await _record_migrations(gateway)
+        return created
+
+
+@contextlib.asynccontextmanager
+async def _alone(gateway: Gateway) -> AsyncIterator[None]:
+    if gateway.dialect in TAKE_LOCK:
+        await gateway.fetch_all(sa.text(TAKE_LOCK[gateway.dialect]).columns(sa.column("taken")))
+    try:
+        yield
+    finally:
+        if gateway.dialect in RELEASE_LOCK:
+            with contextlib.suppress(Exception):  # a connection that died has let go by itself
+                await gateway.fetch_all(sa.text(RELEASE_LOCK[gateway.dialect]).columns(sa.column("released")))
+
+
+async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.ExecutableDDLElement]]:
+    """Names of what is missing, each with what creates it. All is found first: MySQL cannot undo a CREATE TABLE."""
+    existing, indexed = await columns_of_all(gateway), await index_names(gateway)
+    missing: list[tuple[str, sa.ExecutableDDLElement]] = []
+    for table in _to_be_there(tables, existing):
+        if table.name not in existing:
+            missing.append((table.name, CreateTable(table)))
+        else:
+            absent = [column for column in table.columns if column.name not in existing[table.name]]
+            missing.extend((f"{table.name}.{column.name}", _add(gateway, table, column)) for column in absent)
+        absent_indexes = [index for index in _indexes(table, gateway.dialect) if index.name not in indexed]
+        missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
+    return missing
+
+
+def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
+    """In a Django database only what is our own: how Django's tables look is decided by the project's migrations."""
+    if not tables.of_django and migrations_table().name in existing and tables.content_type.name not in existing:
+        raise ImproperlyConfigured(
+            "This is the database of a Django project. Pass django=DjangoProject(…) to Auth, or --django to the command."
+        )
+    *core, _ = tables.of_django or (None,)
+    missing = [table.name for table in core if table.name not in existing]
+    if not missing:
+        return [table for table in tables if table not in tables.of_django]
+    is_standard = tables.user.name == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
+    if len(missing) < len(core) or not is_standard:
+        raise ImproperlyConfigured(
+            f"The table {missing[0]} of the Django project is not there. Run `python manage.py migrate` first; where the "
+            "project has a user model of its own, name it: `starlette-auth check-django` says how."
+        )
+    return [*tables, migrations_table()]
+
+
+async def _record_migrations(gateway: Gateway) -> None:
+    """Tells Django's `migrate` that there is nothing left to do: it would have made the same tables."""
+    known = await gateway.fetch_all(sa.select(migrations_table().c.app, migrations_table().c.name))
+    for app, name in APPLIED:
+        if {"app": app, "name": name} not in known:
+            await gateway.insert(migrations_table(), app=app, name=name, applied=datetime.now(UTC))
+
+
+def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.ExecutableDDLElement:
+    if not column.nullable and column.server_default is None:
+        raise ImproperlyConfigured(
+            f"The table {table.name} has no column {column.name}, and there is no value for the rows that are in it. "
+            "Add the column yourself, or give it nullable=True or a server_default."
+        )
+    if column.unique or column.foreign_keys:
+        raise ImproperlyConfigured(
+            f"The table {table.name} has no column {column.name}, and its constraint cannot be added on every database. "
+            "Add the column yourself, with the constraint."
+        )
+    dialect = dialect_of(gateway.dialect)
+    # The same words as in CREATE TABLE, of a table that has this column only.
+    words = dialect.ddl_compiler(dialect, CreateTable(table)).get_column_specification(column)
+    return _Words(f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {words}")
+
+
+class _Words(sa.ExecutableDDLElement):
+    """SQL that is ready: sa.text() and sa.DDL() would read colons and percent signs in it as their own."""
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+
+@compiles(_Words)
+def _as_they_are(words: _Words, compiler: object, **options: object) -> str:
+    return words.sql
+
+
+def _indexes(table: sa.Table, dialect: str) -> Iterator[sa.Index]:
+    return (index for index in table.indexes if dialect in index.info.get("only", (dialect,)))
+
+
+def _name(index: sa.Index) -> str:
+    return str(index.name)
+
+
+@functools.cache
+def migrations_table() -> sa.Table:
+    """Not made with the module: a table that says something to SQLite imports what SQLAlchemy has for it."""
+    return sa.Table(
+        "django_migrations",
+        sa.MetaData(),
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
+        sa.Column("app", sa.String(255), nullable=False),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("applied", Moment(), nullable=False),
+        sqlite_autoincrement=True,
+    )

@@ -1,0 +1,227 @@
+"""Where are the tables defined? One function per table, with Django's columns and names."""
+
+from datetime import UTC, tzinfo
+from typing import Any
+
+import sqlalchemy as sa
+
+from .columns import LongText, Moment, key_column, like_index, reference, unique_together
+
+
+def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
+    """Django's columns of a user, to begin a table of your own with. `key` is its primary key."""
+    return [
+        key if key is not None else key_column(),
+        sa.Column("password", sa.String(128), nullable=False),
+        sa.Column("last_login", Moment(), nullable=True),
+        sa.Column("is_superuser", sa.Boolean, nullable=False),
+        sa.Column("username", sa.String(150), nullable=False, unique=True),
+        sa.Column("first_name", sa.String(150), nullable=False),
+        sa.Column("last_name", sa.String(150), nullable=False),
+        sa.Column("email", sa.String(254), nullable=False),
+        sa.Column("is_staff", sa.Boolean, nullable=False),
+        sa.Column("is_active", sa.Boolean, nullable=False),
+        sa.Column("date_joined", Moment(), nullable=False),
+    ]
+
+
+def user_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
+        "auth_user",
+        metadata,
+        *user_columns(),
+        like_index("auth_user_username_6821ab7c_like", "username"),
+        sqlite_autoincrement=True,
+    )
+
+
+def django_user_table(metadata: sa.MetaData, name: str, username_field: str, zone: tzinfo) -> sa.Table:
+    """With the columns of AbstractUser. Where the address is the name, there is none besides."""
+    columns = [column for column in user_columns() if column.name not in ("username", username_field)]
+    columns.append(sa.Column(username_field, sa.String(254), nullable=False, unique=True))
+    if name == "auth_user" and username_field == "username":
+        return user_table(metadata)
+    return sa.Table(name, metadata, *columns)
+
+
+def content_type_table(metadata: sa.MetaData, name: str, unique: str) -> sa.Table:
+    return sa.Table(
+        name,
+        metadata,
+        key_column(),
+        sa.Column("app_label", sa.String(100), nullable=False),
+        sa.Column("model", sa.String(100), nullable=False),
+        *unique_together(unique, "app_label", "model"),
+        sqlite_autoincrement=True,
+    )
+
+
+def permission_table(metadata: sa.MetaData, content_type: sa.Table) -> sa.Table:
+    return sa.Table(
+        "auth_permission",
+        metadata,
+        key_column(),
+        sa.Column("content_type_id", sa.Integer, nullable=False),
+        sa.Column("codename", sa.String(100), nullable=False),
+        sa.Column("name", sa.String(255), nullable=False),
+        *unique_together("auth_permission_content_type_id_codename_01ab375a_uniq", "content_type_id", "codename"),
+        *reference(
+            "auth_permission_content_type_id_2f476e4b_fk_django_co",
+            "auth_permission_content_type_id_2f476e4b",
+            "content_type_id",
+            content_type.c.id,
+        ),
+        sqlite_autoincrement=True,
+    )
+
+
+def group_table(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
+        "auth_group",
+        metadata,
+        key_column(),
+        sa.Column("name", sa.String(150), nullable=False, unique=True),
+        like_index("auth_group_name_a6ea08ec_like", "name"),
+        sqlite_autoincrement=True,
+    )
+
+
+def group_permissions_table(metadata: sa.MetaData, group: sa.Table, permission: sa.Table) -> sa.Table:
+    return association_table(
+        metadata,
+        "auth_group_permissions",
+        "auth_group_permissions_group_id_permission_id_0cd325b0_uniq",
+        (
+            "group_id",
+            group.c.id,
+            "auth_group_permissions_group_id_b120cbf9_fk_auth_group_id",
+            "auth_group_permissions_group_id_b120cbf9",
+        ),
+        (
+            "permission_id",
+            permission.c.id,
+            "auth_group_permissio_permission_id_84c5c92e_fk_auth_perm",
+            "auth_group_permissions_permission_id_84c5c92e",
+        ),
+    )
+
+
+def user_groups_table(metadata: sa.MetaData, name: str, user: tuple[str, sa.Column[Any]], group: sa.Table) -> sa.Table:
+    """`user` is the name of the column that refers to a user, and the key of the user table."""
+    return association_table(
+        metadata,
+        name,
+        "auth_user_groups_user_id_group_id_94350c0c_uniq",
+        (*user, "auth_user_groups_user_id_6a12ed8b_fk_auth_user_id", "auth_user_groups_user_id_6a12ed8b"),
+        (
+            "group_id",
+            group.c.id,
+            "auth_user_groups_group_id_97559544_fk_auth_group_id",
+            "auth_user_groups_group_id_97559544",
+        ),
+    )
+
+
+def user_permissions_table(
+    metadata: sa.MetaData, name: str, user: tuple[str, sa.Column[Any]], permission: sa.Table
+) -> sa.Table:
+    """`user` is the name of the column that refers to a user, and the key of the user table."""
+    return association_table(
+        metadata,
+        name,
+        "auth_user_user_permissions_user_id_permission_id_14a6b632_uniq",
+        (
+            *user,
+            "auth_user_user_permissions_user_id_a95ead1b_fk_auth_user_id",
+            "auth_user_user_permissions_user_id_a95ead1b",
+        ),
+        (
+            "permission_id",
+            permission.c.id,
+            "auth_user_user_permi_permission_id_1fbb5f2c_fk_auth_perm",
+            "auth_user_user_permissions_permission_id_1fbb5f2c",
+        ),
+    )
+
+
+def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> sa.Table:
+    """Our own sessions. The key itself is never stored, only its SHA-256; times are UTC seconds since 1970."""
+    return sa.Table(
+        "auth_session",
+        metadata,
+        sa.Column("key_hash", sa.String(64), primary_key=True),
+        sa.Column("public_id", sa.String(32), nullable=False, unique=True),
+        sa.Column("user_id", user_key, nullable=True),
+        sa.Column("data", LongText(), nullable=False),
+        sa.Column("created", sa.BigInteger, nullable=False),
+        sa.Column("last_seen", sa.BigInteger, nullable=False),
+        sa.Column("expires", sa.BigInteger, nullable=False),
+        sa.Column("address", sa.String(45), nullable=False),
+        sa.Column("user_agent", sa.String(255), nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
+        sa.Index("auth_session_user_id", "user_id"),
+        sa.Index("auth_session_expires", "expires"),
+    )
+
+
+def token_table(metadata: sa.MetaData) -> sa.Table:
+    """Tokens that were sent by mail, as hashes (SHA-256, in hexadecimal digits); times are UTC seconds since 1970."""
+    return sa.Table(
+        "auth_token",
+        metadata,
+        sa.Column("token_hash", sa.String(64), primary_key=True),
+        sa.Column("purpose", sa.String(32), nullable=False),
+        sa.Column("subject", sa.String(64), nullable=False),
+        sa.Column("binding", sa.String(64), nullable=False),
+        sa.Column("data", LongText(), nullable=False),
+        sa.Column("expires", sa.BigInteger, nullable=False),
+        sa.Index("auth_token_subject", "subject"),
+        sa.Index("auth_token_expires", "expires"),
+    )
+
+
+def throttle_table(metadata: sa.MetaData) -> sa.Table:
+    """Who tried how often, under a hash of what is counted; times are UTC milliseconds since 1970."""
+    return sa.Table(
+        "auth_throttle",
+        metadata,
+        sa.Column("key_hash", sa.String(64), primary_key=True),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("until", sa.BigInteger, nullable=False),
+        sa.Index("auth_throttle_until", "until"),
+    )
+
+
+def django_session_table(metadata: sa.MetaData, name: str = "django_session", zone: tzinfo = UTC) -> sa.Table:
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("session_key", sa.String(40), primary_key=True),
+        sa.Column("session_data", LongText(), nullable=False),
+        sa.Column("expire_date", Moment(zone), nullable=False),
+        sa.Index("django_session_expire_date_a5c62663", "expire_date"),
+        like_index("django_session_session_key_c0390e0f_like", "session_key"),
+    )
+
+
+def association_table(
+    metadata: sa.MetaData,
+    name: str,
+    unique: str,
+    left: tuple[str, sa.Column[Any], str, str],
+    right: tuple[str, sa.Column[Any], str, str],
+) -> sa.Table:
+    """Returns a table that links two others. Each side: its column, the key it refers to, its constraint, its index."""
+    left_key = "group_id" if left[0] == "group_id" else "user_id"
+    return sa.Table(
+        name,
+        metadata,
+        key_column(big=True),
+        # A Django project may name this column after its own user model. Here its key is always `user_id`.
+        sa.Column(left[0], left[1].type, nullable=False, key=left_key),
+        sa.Column(right[0], right[1].type, nullable=False),
+        *unique_together(unique, left_key, right[0]),
+        *reference(left[2], left[3], left_key, left[1]),
+        *reference(right[2], right[3], right[0], right[1]),
+        sqlite_autoincrement=True,
+    )

@@ -1,0 +1,78 @@
+"""Sessions in signed cookies, shared with Django."""
+
+import time
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Any
+
+from itsdangerous import BadData
+
+from ..core.clock import TWO_WEEKS, Clock
+from ..core.exceptions import SessionTooLarge
+from ..sessions.base import EXPIRY, SessionBase
+from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
+from ..sessions.records import Record
+from ..sessions.store import SessionStore, cookie_of
+from .sessions import DjangoSession, django_record
+from .signing import DjangoSigner
+
+COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
+
+
+class DjangoCookieStore(SessionStore):
+    """Sessions in their cookies, as Django's engine `signed_cookies` makes and reads them.
+
+    A cookie cannot be called back, but ends with the password. Of requests at the same time, the last answer wins.
+    `max_age` is SESSION_COOKIE_AGE, in seconds.
+    """
+
+    on_server = False
+
+    def __init__(
+        self,
+        secret_key: str | Sequence[str],
+        *,
+        max_age: int = TWO_WEEKS,
+        save_every_request: bool = False,
+        time_zone: tzinfo | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self._save_every_request = save_every_request
+        self._zone = time_zone
+        keys = [secret_key] if isinstance(secret_key, str) else secret_key
+        self._signer = DjangoSigner(keys, COOKIE_SALT, clock=clock)
+        self._max_age = max_age
+        self._clock = clock
+
+    async def load(self, cookie: str) -> SessionBase:
+        try:
+            data = self._signer.loads(cookie, self._max_age)
+            if isinstance(age := data.get(EXPIRY), int) and age:
+                self._signer.loads(cookie, age)
+        except BadData:
+            return self.begin(self._clock)
+        record = self._record(cookie, data)
+        session = DjangoSession(data, session_key=cookie, record=record, clock=self._clock, zone=self._zone)
+        if self._save_every_request:
+            session.modified = True
+        return session
+
+    def begin(self, clock: Clock = time.time) -> SessionBase:
+        return DjangoSession(clock=clock, zone=self._zone)
+
+    async def save(self, session: SessionBase, max_age: int) -> str:
+        data, text = session.encode(), self._signer.dumps(dict(session))
+        if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
+            raise SessionTooLarge(
+                f"The session takes {len(text)} bytes as a cookie, and browsers keep {LIMIT} with its name and flags. "
+                "Store less in it, or set another SESSION_ENGINE."
+            )
+        session.mark_saved(text, self._record(text, dict(session)), data)
+        return cookie_of(text, data)
+
+    async def delete(self, session_key: str) -> None:
+        """There is nothing on the server to delete."""
+
+    def _record(self, key: str, data: dict[str, Any]) -> Record:
+        now = int(self._clock())
+        return django_record(key, data, now + self._max_age, now, self._max_age)

@@ -1,0 +1,1 @@
+"""What is read from a request and written to a response. Knows no user."""

@@ -1,0 +1,53 @@
+"""Response headers: security headers, Vary, replacing a header."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+Headers = list[tuple[bytes, bytes]]
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Not no-referrer: with it, browsers send our own forms with "Origin: null".
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; font-src 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'; form-action {}"
+)
+
+
+def add_vary(headers: Headers, field: str) -> None:
+    """Adds a field to `Vary`, keeping what stands there."""
+    for index, (name, value) in enumerate(headers):
+        if name.lower() == b"vary":
+            present = [part.strip().lower() for part in value.decode("latin-1").split(",")]
+            if "*" not in present and field.lower() not in present:
+                headers[index] = (name, value + b", " + field.encode())
+            return
+    headers.append((b"vary", field.encode()))
+
+
+def set_header(headers: Headers, field: str, value: str) -> None:
+    """Puts one header in the place of all of that name."""
+    headers[:] = [pair for pair in headers if pair[0].lower() != field.lower().encode()]
+    headers.append((field.lower().encode(), value.encode("latin-1")))
+
+
+def response_headers(message: Any) -> Headers:
+    """The headers of a response message as a list of its own, put back into the message."""
+    message["headers"] = headers = list(message.get("headers", ()))
+    return headers
+
+
+def add_security_headers(response: Response, *, form_targets: Sequence[str], varies_by_language: bool) -> None:
+    """Adds the headers of an account page. `form_targets` are the other hosts to which a form may lead."""
+    response.headers.update(HEADERS)
+    # Browsers apply form-action to the redirect after a form too, and a login may lead to one of `next_hosts`.
+    response.headers["Content-Security-Policy"] = POLICY.format(" ".join(["'self'", *form_targets]))
+    if varies_by_language:
+        add_vary(response.raw_headers, "Accept-Language")

@@ -1,0 +1,71 @@
+"""Error messages for visitors, and problem responses in JSON (RFC 9457)."""
+
+import http
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from ..core.exceptions import (
+    HashingBusy,
+    SessionInterrupted,
+    Throttled,
+    TooManySessions,
+    Unavailable,
+    ValidationError,
+)
+from ..core.translation import gettext, ngettext
+
+
+def explain(error: Exception) -> str:
+    """In the visitor's language; what an exception of another kind says by itself."""
+    match error:
+        case SessionInterrupted():
+            return gettext("Your session ended while this page was loading. Please log in again.")
+        case Unavailable():
+            return gettext("We cannot look up who you are at this moment. Please try again in a few seconds.")
+        case HashingBusy():
+            return gettext("Many people are logging in at this moment. Please try again in a few seconds.")
+        case TooManySessions():
+            return _log_out_elsewhere(error.number)
+        case Throttled():
+            return _wait(error.retry_after)
+    return str(getattr(error, "detail", error))
+
+
+def _log_out_elsewhere(number: int) -> str:
+    text = ngettext(
+        "You are logged in on %(number)d other device already. Please log out there first.",
+        "You are logged in on %(number)d other devices already. Please log out on one of them first.",
+        number,
+    )
+    return text % {"number": number}
+
+
+def _wait(seconds: int) -> str:
+    if seconds < 60:
+        text = ngettext(
+            "Too many attempts. Please try again in %(number)d second.",
+            "Too many attempts. Please try again in %(number)d seconds.",
+            seconds,
+        )
+        return text % {"number": seconds}
+    minutes = -(-seconds // 60)
+    text = ngettext(
+        "Too many attempts. Please try again in %(number)d minute.",
+        "Too many attempts. Please try again in %(number)d minutes.",
+        minutes,
+    )
+    return text % {"number": minutes}
+
+
+def problem(status: int, detail: str, errors: Mapping[str, Sequence[ValidationError]] | None = None) -> JSONResponse:
+    """Returns a problem in JSON (RFC 9457). `errors` are by field, those of the whole form under Django's `__all__`."""
+    title = http.HTTPStatus(status).phrase
+    content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if errors:
+        content["errors"] = {
+            name or "__all__": [{"code": error.code, "message": str(error)} for error in field_errors]
+            for name, field_errors in errors.items()
+        }
+    return JSONResponse(content, status, media_type="application/problem+json")

@@ -1,0 +1,1 @@
+"""The ASGI middlewares: sessions, authentication, required logins, CSRF."""

@@ -1,0 +1,41 @@
+"""The middleware that provides `request.session`."""
+
+import time
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..core.clock import Clock
+from ..http.cookies import Cookie
+from ..http.scope import is_below, path_prefixes
+from ..sessions.store import SessionStore
+from .session_http import Visit
+from .session_websocket import SocketVisit
+
+
+class SessionMiddleware:
+    """Puts a session into `request.session`, and saves it when the response starts, if it changed.
+
+    A visitor without a cookie costs nothing. Paths in `exclude` have no session at all.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        store: SessionStore,
+        cookie: Cookie | None = None,
+        exclude: Sequence[str] = (),
+        clock: Clock = time.time,
+    ) -> None:
+        self.app = app
+        self.store = store
+        self.cookie = cookie or Cookie()
+        self.exclude = path_prefixes(exclude)
+        self.clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or (self.exclude and is_below(scope, self.exclude)):
+            await self.app(scope, receive, send)
+            return
+        kind = SocketVisit if scope["type"] == "websocket" else Visit
+        await kind(self.store, self.cookie, self.clock, scope, receive, send).run(self.app)

@@ -1,0 +1,194 @@
+"""Where is the session saved? The session around one HTTP request."""
+
+import contextlib
+import logging
+
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..core.clock import Clock
+from ..core.concurrency import uninterrupted
+from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
+from ..http.content import prefers_json
+from ..http.cookies import Cookie
+from ..http.headers import add_vary, response_headers, set_header
+from ..http.problems import explain
+from ..http.scope import SCOPE_KEY
+from ..sessions.base import SessionBase
+from ..sessions.store import SessionStore
+
+logger = logging.getLogger("starlette_auth")
+STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+RETRY_AFTER = "3"  # seconds
+Refusal = SessionInterrupted | TooManySessions | Unavailable
+
+
+class Visit:
+    """What stands around the application while it answers one request."""
+
+    session: SessionBase
+    had_key = False
+    started = False
+    is_silent = False  # what the application says is not passed on
+
+    def __init__(
+        self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.store = store
+        self.cookie = cookie
+        self.scope = scope
+        self.receive_on = receive
+        self.send_on = send
+        self.clock = clock
+        self.value = cookie.read(scope)
+
+    async def run(self, app: ASGIApp) -> None:
+        """Where the database or Redis is away, here or anywhere behind, the answer is 503."""
+        try:
+            if self.value:
+                session = await self.store.load(self.value)
+                self.had_key = session.session_key is not None
+            else:
+                session = self.store.begin(self.clock)
+            session.max_age, session.ends_with_browser = self.cookie.max_age, self.cookie.ends_with_browser
+            self.scope["session"] = self.session = session
+            await self.visit(app)
+        except Unavailable as error:
+            if self.is_silent:
+                # The visitor knows already that it did not work: it is what could not be saved that cannot be deleted.
+                logger.error("A request that was refused failed once more. %s", error)
+                return
+            if self.started:
+                raise
+            self.started = True
+            await self.give_up(error)
+
+    async def visit(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive_on, self.send)
+        finally:
+            # A crash may cost a visitor what the request wrote, but never undo a logout.
+            if self.session.discarded_key is not None:
+                await self.delete_discarded()
+        if self.session.is_due:
+            await self.touch(self.session)
+
+    async def send(self, message: Message) -> None:
+        if not self.started and message["type"] in STARTS:
+            self.started = True
+            await self.start(message)
+        elif not self.is_silent:
+            await self.send_on(message)
+
+    async def start(self, message: Message) -> None:
+        session, set_cookie = self.session, None
+        try:
+            is_modified = session.modified
+            if is_modified or session.discarded_key is not None:
+                # What only takes away is done when the application fails, too: to many that is a logout.
+                is_kept = is_modified and (message.get("status", 200) < 500 or not session)
+                set_cookie = await self.commit(save=is_kept)
+        except (SessionInterrupted, TooManySessions) as error:
+            await self.refuse(error)
+            return
+        except Unavailable as error:
+            if session:
+                # It could not be saved under its new key: under the old one it is still there.
+                session.discarded_key = None
+            await self.give_up(error)
+            return
+        headers = response_headers(message)
+        if session.amend is not None:
+            session.amend(headers)
+        if set_cookie is not None:
+            headers.append(set_cookie)
+            set_header(headers, "Cache-Control", "no-store")
+        if set_cookie is not None or (session.accessed and session.amend is None):
+            add_vary(headers, "Cookie")
+        await self.send_on(message)
+
+    async def commit(self, *, save: bool) -> tuple[bytes, bytes] | None:
+        """Carries out what was wished of the session; gives the cookie to set, if there is one."""
+        session, value = self.session, None
+        begins = session.predecessor is None
+        if save:
+            try:
+                value = await self.save()
+            except SessionInterrupted:
+                if not session.is_merely_renewed:
+                    raise
+                session.discarded_key = None
+        if session.is_merely_renewed:
+            return None  # what was not saved, is there as it was
+        await self.delete_discarded()
+        if value and begins and session.admission is not None:
+            await session.admission(session)
+        if value:
+            return self.cookie.header(self.scope, value, session.get_cookie_age())
+        if self.had_key and (value == "" or session.session_key is None):
+            return self.cookie.deletion(self.scope)
+        return None
+
+    async def save(self) -> str:
+        """Gives the cookie's value, or "" when nothing is left to remember."""
+        session = self.session
+        before, key = session.predecessor, session.session_key
+        if before is None and session.user_id is not None:
+            self.describe_visitor(session)
+        try:
+            self.value = await self.store.save(session, session.get_expiry_age())
+        except SessionInterrupted:
+            if session:
+                raise
+            return ""  # it was to end, and has
+        if before is not None and key is None:
+            self.store.sockets.key_died(before)
+        return self.value
+
+    async def touch(self, session: SessionBase) -> None:
+        """After the response, and not in its way."""
+        self.describe_visitor(session)
+        try:
+            await self.store.touch(session, session.get_expiry_age())
+        except Unavailable as error:
+            logger.warning("It was not noted that a session is in use. %s", error)
+
+    async def delete_discarded(self) -> None:
+        key = self.session.discarded_key
+        if key is not None and not self.session.is_merely_renewed:
+            # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
+            await uninterrupted(self.store.delete(key))
+            self.session.discarded_key = None
+            self.store.sockets.key_died(key)
+
+    def describe_visitor(self, session: SessionBase) -> None:
+        """For the list of where somebody is logged in. Of anonymous visitors nothing is kept."""
+        conn, auth = HTTPConnection(self.scope), self.scope.get(SCOPE_KEY)
+        address = conn.client.host if conn.client else ""
+        session.address = auth.proxies.client_address(conn) if auth is not None else address
+        session.user_agent = conn.headers.get("user-agent", "")
+
+    async def give_up(self, error: Unavailable) -> None:
+        logger.error("A request was answered with 503. %s", error)
+        await self.refuse(error)
+
+    async def refuse(self, error: Refusal) -> None:
+        self.is_silent = True
+        auth, headers = self.scope.get(SCOPE_KEY), {"Cache-Control": "no-store", "Vary": "Cookie"}
+        status = status_of(error)
+        if status == 503:
+            headers["Retry-After"] = RETRY_AFTER
+        with auth.override_language(HTTPConnection(self.scope)) if auth is not None else contextlib.nullcontext():
+            detail = explain(error)
+        if prefers_json(HTTPConnection(self.scope)):
+            response: Response = JSONResponse({"detail": detail}, status, headers)
+        else:
+            response = PlainTextResponse(f"{detail}\n", status, headers)
+        await response(self.scope, self.receive_on, self.send_on)
+
+
+def status_of(error: Refusal) -> int:
+    if isinstance(error, Unavailable):
+        return 503
+    return error.status_code if isinstance(error, TooManySessions) else 400

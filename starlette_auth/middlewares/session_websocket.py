@@ -1,0 +1,123 @@
+"""The session around one WebSocket."""
+
+import asyncio
+import contextlib
+import logging
+
+from starlette.types import ASGIApp, Message
+from starlette.websockets import WebSocketDisconnect
+
+from ..core.exceptions import SessionInterrupted
+from ..core.text import one_line
+from ..http.problems import explain
+from ..http.scope import SCOPE_KEY
+from ..sessions.base import SessionBase
+from ..sessions.open_websockets import Watch
+from .session_http import Refusal, Visit, status_of
+
+logger = logging.getLogger("starlette_auth")
+
+
+class SocketVisit(Visit):
+    """A WebSocket, which may be open for hours: it lives no longer than the key that it came with."""
+
+    look_every = 45.0  # seconds between two looks whether the session is still there, at most
+
+    is_in_use = False  # something came from the browser since that was last noted
+    is_hung_up = False
+    watcher: asyncio.Task[None] | None = None
+
+    async def run(self, app: ASGIApp) -> None:
+        self.calls = self.store.sockets.calls
+        await super().run(app)
+
+    async def visit(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+            await self.end()
+        except WebSocketDisconnect:  # how a socket usually ends
+            await self.end()
+            raise
+        finally:
+            if self.watcher is not None:
+                self.watcher.cancel()
+            await self.delete_discarded()
+
+    async def receive(self) -> Message:
+        message = await self.receive_on()
+        if message["type"] == "websocket.receive":
+            self.is_in_use = True
+            if self.is_hung_up:
+                return {"type": "websocket.disconnect", "code": 1008}
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.is_hung_up:
+            raise ConnectionAbortedError("The session of this WebSocket has ended, and it was closed.")
+        if self.started:
+            # A socket may go on for hours: a logout in it counts before it says anything more.
+            await self.delete_discarded()
+        await super().send(message)
+
+    async def start(self, message: Message) -> None:
+        await super().start(message)
+        if message["type"] == "websocket.accept" and not self.is_silent and self.session.session_key is not None:
+            self.watcher = asyncio.create_task(self.watch())
+
+    async def watch(self) -> None:
+        with self.store.sockets.watching(self.session, since=self.calls) as watch:
+            while await self.may_go_on(watch):
+                pass
+        if self.session.session_key is not None:
+            await self.hang_up()
+
+    async def may_go_on(self, watch: Watch) -> bool:
+        """After a while, or when something happened: whether the key would still let somebody in, and the same."""
+        await watch.pause(self.look_every)
+        if self.session.session_key is None:
+            return False  # the socket's own logout, after which the application does as it likes
+        try:
+            session = await self.store.load(self.value or "")
+            session.max_age = self.session.max_age
+            if session.session_key is None or not await self.is_same_user(session):
+                return False
+            if self.is_in_use:
+                self.is_in_use = False
+                if session.is_due:
+                    await self.touch(session)
+        except Exception as error:
+            # Whatever it is: who stops looking leaves the socket open for good.
+            logger.warning("An open WebSocket's session cannot be looked up: %s", one_line(error))
+        return True
+
+    async def is_same_user(self, session: SessionBase) -> bool:
+        auth = self.scope.get(SCOPE_KEY)
+        if auth is None or self.session.user_id is None:
+            return True
+        user = await auth.session_backend.user_of(session)
+        return user is not None and user.identity == self.session.user_id
+
+    async def hang_up(self) -> None:
+        self.is_hung_up = True
+        with contextlib.suppress(OSError, RuntimeError):  # it was closed at the same moment
+            await self.send_on({"type": "websocket.close", "code": 1008, "reason": "Your session has ended."})
+
+    async def end(self) -> None:
+        """A WebSocket has no way to set a cookie after its start: what is stored under a known key can still change."""
+        session = self.session
+        if not self.started or not session.modified:
+            return
+        if session.session_key is None:
+            logger.warning("A WebSocket changed the key of its session after accept(); what it stored is lost.")
+        elif not self.store.on_server:
+            logger.warning("A WebSocket changed a session that lives in its cookie after accept(); the change is lost.")
+        else:
+            try:
+                await self.store.save(session, session.get_expiry_age())
+            except SessionInterrupted:
+                logger.info("A session was ended while its WebSocket was open; what the socket stored is dropped.")
+
+    async def refuse(self, error: Refusal) -> None:
+        self.is_silent = True
+        code = 1013 if status_of(error) == 503 else 1008  # RFC 6455 §7.4.1 and its registry: try again later; a policy
+        await self.send_on({"type": "websocket.close", "code": code, "reason": explain(error)[:120]})

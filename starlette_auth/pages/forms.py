@@ -1,0 +1,106 @@
+"""Forms: fields, submitted values and errors."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from ..core.exceptions import ValidationError
+from ..core.text import has_surrogate, one_address
+from ..core.translation import gettext, ngettext
+from ..http.content import read_fields
+
+MAX_EMAIL_LENGTH = 254
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field of a form. `autocomplete` is a token of the HTML standard, for browsers and password managers."""
+
+    label: str = ""
+    type: Literal["text", "email", "password", "hidden", "checkbox"] = "text"
+    required: bool = True
+    max_length: int | None = None
+    autocomplete: str = "off"
+    help_text: str = ""
+    passwordrules: str = ""
+
+    def clean(self, value: str) -> str:
+        """White space around a text goes, around a password it stays. ValidationError with Django's codes."""
+        if self.type == "checkbox" and value.lower() in ("false", "off", "0"):
+            value = ""
+        if self.type == "hidden":  # nobody typed it, nobody can correct it: it is judged where it is used
+            return value
+        value = value if self.type == "password" else value.strip()
+        if not value and self.required:
+            raise ValidationError(gettext("This field is required."), "required")
+        if "\x00" in value:
+            raise ValidationError(gettext("Null characters are not allowed."), "null_characters_not_allowed")
+        if has_surrogate(value):
+            raise ValidationError(gettext("This contains a character that cannot be saved. Type it again."), "invalid")
+        if self.max_length is not None and len(value) > self.max_length:
+            message = ngettext(
+                "Ensure this value has at most %(limit_value)d character (it has %(show_value)d).",
+                "Ensure this value has at most %(limit_value)d characters (it has %(show_value)d).",
+                self.max_length,
+            )
+            raise ValidationError(message % {"limit_value": self.max_length, "show_value": len(value)}, "max_length")
+        if value and self.type == "email" and not _is_email(value):
+            raise ValidationError(gettext("Enter a valid email address."), "invalid")
+        return value
+
+
+class Form:
+    """The fields of a form by name, what was filled in, and the errors; those of the whole form under ""."""
+
+    def __init__(self, **fields: Field) -> None:
+        self.fields = fields
+        self.data = dict.fromkeys(fields, "")
+        self.errors: dict[str, list[ValidationError]] = {}
+
+    def add_error(self, name: str, error: ValidationError) -> None:
+        self.errors.setdefault(name, []).append(error)
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.errors
+
+    async def fill_in(self, request: Request) -> bool:
+        """Reads what was sent, as a form or as JSON, and checks each field; gives whether all is well.
+
+        HTTPException 413 for more than 64 KiB, 415 for another kind of body, 400 for a field that comes twice or
+        is no text.
+        """
+        sent = await read_fields(request)
+        for name, field in self.fields.items():
+            values = sent.get(name, [""])
+            if field.type == "checkbox" and isinstance(values[0], bool):
+                values = ["on" if values[0] else "", *values[1:]]
+            if len(values) > 1 or not isinstance(values[0], str):
+                # Two readers of one request could each take another of the two.
+                raise HTTPException(400, gettext("A field came more than once, or is no text. Send this once more."))
+            self.data[name] = values[0]
+            try:
+                self.data[name] = field.clean(values[0])
+            except ValidationError as error:
+                self.add_error(name, error)
+        return self.is_valid
+
+
+def _is_email(value: str) -> bool:
+    """Whether it is one address that the Internet can know."""
+    try:
+        domain = one_address(value).domain
+    except ValueError:
+        return False
+    return "." in domain or domain == "localhost"
+
+
+def email_field(label: str = "", *, autocomplete: str = "email") -> Field:
+    return Field(
+        label=label or gettext("E-mail address"),
+        type="email",
+        autocomplete=autocomplete,
+        max_length=MAX_EMAIL_LENGTH,
+    )

@@ -1,0 +1,239 @@
+"""Password validators: which passwords may be chosen?"""
+
+import inspect
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.concurrency import run_in_threadpool
+
+from ..core.exceptions import ImproperlyConfigured, ValidationError
+from ..core.translation import gettext, ngettext
+from .bloom_filter import SHIPPED, open_filter
+from .passwords import MAX_PASSWORD_LENGTH
+from .patterns import forms, is_pattern
+
+logger = logging.getLogger("starlette_auth")
+# Nobody's name is longer; whoever fills in a book shall not make us read it for every password.
+MAX_ATTRIBUTE_LENGTH = 4096
+
+
+def _verbose_names() -> dict[str, str]:
+    """As Django calls the attributes of a user."""
+    return {
+        "username": gettext("username"),
+        "first_name": gettext("first name"),
+        "last_name": gettext("last name"),
+        "email": gettext("email address"),
+    }
+
+
+class PasswordValidator(Protocol):
+    """A rule of yours: raises `ValidationError` for a password that breaks it. May be a coroutine."""
+
+    def validate(self, password: str, user: Any = None) -> Awaitable[None] | None: ...
+
+    def get_help_text(self) -> str: ...
+
+
+async def validate_password(
+    password: str, validators: Iterable[PasswordValidator], user: Any = None
+) -> list[ValidationError]:
+    """What is wrong with a password; nothing, if the list is empty."""
+    errors: list[ValidationError] = []
+    if len(password) > MAX_PASSWORD_LENGTH:  # before anything that takes the longer, the longer it is
+        validators = [MaximumLengthValidator(MAX_PASSWORD_LENGTH)]
+    else:
+        password = unicodedata.normalize("NFC", password)
+    for validator in validators:
+        try:
+            waiting = validator.validate(password, user)
+            if inspect.isawaitable(waiting):
+                await waiting
+        except ValidationError as error:
+            errors.append(error)
+    return errors
+
+
+def default_validators(context_words: Sequence[str] = ()) -> list[PasswordValidator]:
+    validators: list[PasswordValidator] = [
+        MinimumLengthValidator(),
+        MaximumLengthValidator(),
+        UserAttributeSimilarityValidator(),
+        CommonPasswordValidator(),
+    ]
+    if context_words:
+        validators.append(ContextWordsValidator(context_words))
+    return validators
+
+
+def build_validators(
+    validators: Sequence[PasswordValidator] | None, context_words: Sequence[str], site_name: str = ""
+) -> list[PasswordValidator]:
+    """Returns the validators of a site: those given, or the default ones, and one for its own words."""
+    _require_list(context_words)
+    words = [*context_words, *filter(None, [site_name])]
+    if validators is None:
+        return default_validators(words)
+    return [*validators, *([ContextWordsValidator(words)] if validators and context_words else [])]
+
+
+class MinimumLengthValidator:
+    """Fewer characters are enough for a user whose `has_second_factor` is true (NIST SP 800-63B-4, 3.1.1.2)."""
+
+    def __init__(self, min_length: int = 15, *, with_second_factor: int = 8) -> None:
+        self.min_length = min_length
+        self.with_second_factor = min(min_length, with_second_factor)
+
+    def validate(self, password: str, user: Any = None) -> None:
+        needed = self.with_second_factor if getattr(user, "has_second_factor", False) else self.min_length
+        if len(password) < needed:
+            message = ngettext(
+                "This password is too short. It must contain at least %(min_length)d character.",
+                "This password is too short. It must contain at least %(min_length)d characters.",
+                needed,
+            )
+            raise ValidationError(message % {"min_length": needed}, "password_too_short")
+
+    def get_help_text(self) -> str:
+        message = ngettext(
+            "Your password must contain at least %(min_length)d character.",
+            "Your password must contain at least %(min_length)d characters.",
+            self.min_length,
+        )
+        return message % {"min_length": self.min_length}
+
+
+class MaximumLengthValidator:
+    """Against passwords that are sent to keep the hasher busy."""
+
+    def __init__(self, max_length: int = MAX_PASSWORD_LENGTH) -> None:
+        self.max_length = max_length
+
+    def validate(self, password: str, user: Any = None) -> None:
+        if len(password) > self.max_length:
+            message = ngettext(
+                "This password is too long. It must contain at most %(max_length)d character.",
+                "This password is too long. It must contain at most %(max_length)d characters.",
+                self.max_length,
+            )
+            raise ValidationError(message % {"max_length": self.max_length}, "password_too_long")
+
+    def get_help_text(self) -> str:
+        if self.max_length >= MAX_PASSWORD_LENGTH:
+            return ""  # nobody who makes one up comes near it
+        message = ngettext(
+            "Your password must contain at most %(max_length)d character.",
+            "Your password must contain at most %(max_length)d characters.",
+            self.max_length,
+        )
+        return message % {"max_length": self.max_length}
+
+
+class UserAttributeSimilarityValidator:
+    """Decides as Django's does, in a time that grows with the length of what it compares, and not with its square."""
+
+    def __init__(
+        self,
+        user_attributes: Sequence[str] = ("username", "first_name", "last_name", "email"),
+        max_similarity: float = 0.7,
+    ) -> None:
+        if max_similarity < 0.1:
+            raise ImproperlyConfigured("max_similarity is at least 0.1. Pass a larger one, such as 0.7.")
+        self.user_attributes = user_attributes
+        self.max_similarity = max_similarity
+
+    def validate(self, password: str, user: Any = None) -> None:
+        characters = Counter(password.lower())
+        for attribute in self.user_attributes if user else ():
+            value = getattr(user, attribute, None)
+            if value and isinstance(value, str) and self._is_similar(characters, value.lower()):
+                name = _verbose_names().get(attribute, attribute)
+                message = gettext("The password is too similar to the %(verbose_name)s.")
+                raise ValidationError(message % {"verbose_name": name}, "password_too_similar")
+
+    def _is_similar(self, characters: Counter[str], value: str) -> bool:
+        value = value[:MAX_ATTRIBUTE_LENGTH]
+        return any(self._ratio(characters, part) >= self.max_similarity for part in {value, *re.split(r"\W+", value)})
+
+    def _ratio(self, characters: Counter[str], part: str) -> float:
+        """What `difflib` calls the quick ratio: how large a part of both the characters are that both have."""
+        both = characters.total() + len(part)
+        if not both:
+            return 1.0
+        most = 2.0 * min(characters.total(), len(part)) / both
+        return most if most < self.max_similarity else 2.0 * (characters & Counter(part)).total() / both
+
+    def get_help_text(self) -> str:
+        return gettext("Your password can’t be too similar to your other personal information.")
+
+
+class CommonPasswordValidator:
+    """Refuses common and breached passwords, also doubled, dated or decorated, and walks over the keyboard.
+
+    `filter_path` is a filter of your own, to be asked instead of ours: `starlette-auth buildfilter` makes one.
+    """
+
+    def __init__(self, filter_path: str | PathLike[str] | None = None) -> None:
+        self.filter_path = SHIPPED if filter_path is None else Path(filter_path)
+
+    async def validate(self, password: str, user: Any = None) -> None:
+        # In a thread: the filter is a file, and even what is mapped may have to be read.
+        if await run_in_threadpool(self._is_common, password):
+            raise ValidationError(gettext("This password is too common."), "password_too_common")
+
+    def _is_common(self, password: str) -> bool:
+        common = open_filter(self.filter_path)
+        if len(password) > MAX_PASSWORD_LENGTH:
+            return password in common or password.lower().strip() in common
+        return password in common or any(form in common or is_pattern(form) for form in forms(password))
+
+    def get_help_text(self) -> str:
+        return gettext("Your password can’t be a commonly used password.")
+
+
+class NumericPasswordValidator:
+    """Refuses digits alone. Django has it; where 15 characters are needed, it keeps out few."""
+
+    def validate(self, password: str, user: Any = None) -> None:
+        if password.isdigit():
+            raise ValidationError(gettext("This password is entirely numeric."), "password_entirely_numeric")
+
+    def get_help_text(self) -> str:
+        return gettext("Your password can’t be entirely numeric.")
+
+
+class ContextWordsValidator:
+    """Refuses what is made of the site's own words: its name, its domain, its product.
+
+    They may be part of a password, if eight letters are left without them.
+    """
+
+    def __init__(self, context_words: Sequence[str]) -> None:
+        _require_list(context_words)
+        words = {part for word in context_words for part in (word.lower(), *re.split(r"[\W_]+", word.lower()))}
+        # Words of one or two letters are in everything.
+        self.words = sorted((word for word in words if len(word) >= 3), key=len, reverse=True)
+
+    def validate(self, password: str, user: Any = None) -> None:
+        rest = password.lower()
+        for word in self.words:
+            rest = rest.replace(word, " ")
+        if rest != password.lower() and sum(map(str.isalpha, rest)) < 8:
+            raise ValidationError(
+                gettext("This password is made of this site’s own words. Choose one that has nothing to do with it."),
+                "password_context_word",
+            )
+
+    def get_help_text(self) -> str:
+        return gettext("Your password can’t be made of this site’s own words.")
+
+
+def _require_list(context_words: Sequence[str]) -> None:
+    if isinstance(context_words, str):
+        raise ImproperlyConfigured('context_words is a list. Pass context_words=["Acme Shop", "acme.example"].')

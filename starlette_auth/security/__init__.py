@@ -1,0 +1,1 @@
+"""Defences: throttling, single-use tokens, CSRF tokens, known devices."""

@@ -1,0 +1,1 @@
+"""Users, groups and permissions, in memory and in the database."""

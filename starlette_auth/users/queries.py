@@ -1,0 +1,135 @@
+"""Reading users from the database."""
+
+import operator
+from collections.abc import Awaitable
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from ..core.exceptions import ImproperlyConfigured, UnstorableValue
+from ..core.text import ascii_lower, normalize_username
+from ..database.columns import parse_key
+from ..database.gateway import Gateway
+from ..database.statements import Row, Statement, json_list
+from ..database.tables import Tables
+from .models import User
+
+U = TypeVar("U", bound=User)
+
+
+class UserQueries(Generic[U]):
+    """The part of `Users` that reads: users by key, name or e-mail address, each with all permissions."""
+
+    def __init__(self, gateway: Gateway, tables: Tables, user_class: type[U]) -> None:
+        if "__dataclass_fields__" not in vars(user_class):
+            raise ImproperlyConfigured(f"Put @dataclass(kw_only=True, eq=False) above class {user_class.__name__}.")
+        self.gateway = gateway
+        self.tables = tables
+        self.user_class = user_class
+        fields = set(user_class.__dataclass_fields__)
+        self._columns = {name: column for name, column in tables.fields.items() if name in fields}
+        self._fields_of = operator.itemgetter(*(f"user_{name}" for name in self._columns))
+        selected, column = sa.select(*self.columns()).select_from(tables.user), tables.username
+        self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
+        self._by_username = Statement(selected.where(column == sa.bindparam("username")))
+        name = sa.func.lower(sa.bindparam("username", type_=column.type))
+        taken = sa.select(tables.user_key.label("key")).where(sa.func.lower(column) == name).limit(1)
+        self._like_username = Statement(taken)
+        # The database converts both sides: SQLite's lower() knows only ASCII, Python's all letters.
+        email = sa.func.lower(sa.bindparam("email", type_=sa.String))
+        self._by_email = Statement(selected.where(sa.func.lower(tables.email) == email).order_by(tables.user_key))
+
+    def columns(self) -> list[Any]:
+        """What a SELECT that has the user table in its FROM asks for, to make a user of each row with `from_row`."""
+        t = self.tables
+        everything = _permission_list(t).scalar_subquery()
+        in_person = (
+            _permission_list(t)
+            .join(t.user_permissions, t.user_permissions.c.permission_id == t.permission.c.id)
+            .where(t.user_permissions.c.user_id == t.user_key)
+            .correlate(t.user)
+            .scalar_subquery()
+        )
+        through_groups = (
+            _permission_list(t)
+            .join(t.group_permissions, t.group_permissions.c.permission_id == t.permission.c.id)
+            .join(t.user_groups, t.user_groups.c.group_id == t.group_permissions.c.group_id)
+            .where(t.user_groups.c.user_id == t.user_key)
+            .correlate(t.user)
+            .scalar_subquery()
+        )
+        return [
+            *(column.label(f"user_{name}") for name, column in self._columns.items()),
+            sa.case((t.user.c.is_superuser == sa.true(), everything), else_=in_person).label("direct_permissions"),
+            through_groups.label("group_permissions"),
+        ]
+
+    def from_row(self, row: Row) -> U:
+        user = self.user_class(**dict(zip(self._columns, self._fields_of(row), strict=True)))
+        user.permission_rows = (row["direct_permissions"], row["group_permissions"])
+        return user
+
+    def row_of(self, id: Any) -> Awaitable[Row | None]:
+        """What `from_row` makes the user with this primary key of, or None."""
+        return self._row(self._by_id, id=self.parse_id(id))
+
+    async def get(self, id: Any) -> U | None:
+        """The user with this primary key, which may come as text, or None."""
+        row = await self.row_of(id)
+        return self.from_row(row) if row else None
+
+    async def get_by_username(self, username: str) -> U | None:
+        """The user with exactly this name, or None."""
+        user = await self._one(self._by_username, username=username)
+        # Collations of MariaDB hold "ann", "ANN" and "ann " for the same.
+        return user if user is not None and user.username == username else None
+
+    async def get_by_email(self, email: str) -> U | None:
+        """The one user with this address, in whatever case it is written; None when there is none, or several."""
+        users = await self.all_by_email(email)
+        return users[0] if len(users) == 1 else None
+
+    async def all_by_email(self, email: str) -> list[U]:
+        """All users with this address, in whatever case it is written."""
+        if not email or self.tables.email is None:
+            return []
+        try:
+            rows = await self.gateway.fetch_all(self._by_email, email=email)
+        except UnstorableValue:
+            return []
+        return [user for user in map(self.from_row, rows) if ascii_lower(user.email) == ascii_lower(email)]
+
+    async def has_username(self, username: str) -> bool:
+        """Whether somebody has this name, in whatever case it is written (on SQLite: the case of ASCII letters)."""
+        try:
+            return await self.gateway.fetch_one(self._like_username, username=normalize_username(username)) is not None
+        except UnstorableValue:
+            return False
+
+    async def count(self) -> int:
+        row = await self.gateway.fetch_one(sa.select(sa.func.count().label("users")).select_from(self.tables.user))
+        return int(row["users"]) if row else 0
+
+    def parse_id(self, id: Any) -> Any:
+        """A primary key from its text; None for what cannot be one."""
+        return parse_key(self.tables.user_key.type.python_type, id)
+
+    async def _one(self, statement: Statement, **values: Any) -> U | None:
+        row = await self._row(statement, **values)
+        return self.from_row(row) if row else None
+
+    async def _row(self, statement: Statement, **values: Any) -> Row | None:
+        if None in values.values():
+            return None
+        try:
+            return await self.gateway.fetch_one(statement, **values)
+        except UnstorableValue:
+            return None
+
+
+def _permission_list(tables: Tables) -> sa.Select[Any]:
+    permission, content_type = tables.permission, tables.content_type
+    name = content_type.c.app_label + sa.literal_column("'.'", sa.String) + permission.c.codename
+    return sa.select(json_list(name)).select_from(
+        permission.join(content_type, content_type.c.id == permission.c.content_type_id)
+    )

@@ -1,0 +1,276 @@
+"""Creating, changing and deleting users."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from starlette.requests import HTTPConnection
+
+from ..core.clock import Clock, moment
+from ..core.events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
+from ..core.exceptions import (
+    AlreadyExists,
+    DoesNotExist,
+    HashingBusy,
+    IntegrityError,
+)
+from ..core.text import normalize_email, normalize_username
+from ..database.columns import values_of
+from ..database.gateway import Gateway
+from ..database.introspection import references_to
+from ..database.statements import Statement
+from ..database.tables import Tables
+from ..passwords.passwords import Passwords
+from .models import User
+from .permissions import Grants, near
+from .queries import U, UserQueries
+
+ADMIN_LOG = "django_admin_log"
+FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email": normalize_email}
+
+
+class Users(UserQueries[U], Grants):
+    """The users of one installation, and the groups and permissions that they have."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        tables: Tables,
+        passwords: Passwords,
+        events: Events,
+        user_class: type[U],
+        clock: Clock = time.time,
+    ) -> None:
+        Grants.__init__(self, gateway, tables)
+        UserQueries.__init__(self, gateway, tables, user_class)
+        self._clock = clock
+        self.passwords = passwords
+        self.events = events
+        self._updates: dict[tuple[object, ...], Statement] = {}
+
+    async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
+        """The users who have a permission, as Django's `with_perm`. `is_active=None` asks for both."""
+        t, keys = self.tables, [permission.id for permission in await self._called(perm)]
+
+        def granted(links: sa.Table) -> sa.ColumnElement[bool]:
+            return sa.or_(*(links.c.permission_id == key for key in keys))
+
+        in_person = sa.select(t.user_permissions.c.user_id).where(granted(t.user_permissions))
+        through_groups = (
+            sa.select(t.user_groups.c.user_id)
+            .join(t.group_permissions, t.group_permissions.c.group_id == t.user_groups.c.group_id)
+            .where(granted(t.group_permissions))
+        )
+        having = t.user_key.in_(in_person) | t.user_key.in_(through_groups)
+        if include_superusers:
+            having |= t.user.c.is_superuser == sa.true()
+        if is_active is not None and "is_active" in t.fields:
+            having &= t.fields["is_active"] == sa.literal(is_active)
+        query = sa.select(*self.columns()).select_from(t.user).where(having).order_by(t.user_key)
+        return [self.from_row(row) for row in await self.gateway.fetch_all(query)]
+
+    async def create_user(
+        self,
+        username: str,
+        email: str = "",
+        password: str | None = None,
+        *,
+        encoded_password: str = "",
+        **fields: Any,
+    ) -> U:
+        """A new user; without a password, or the hash of one, one that cannot log in by password.
+
+        The name is brought to Unicode's form NFKC and the domain of the address to lower case. Raises AlreadyExists
+        when the name is taken, ValueError for a value that does not fit.
+        """
+        self._check_fields({**fields, "username": username})
+        self._check_fields({"password": encoded_password} if encoded_password else {})
+        defaults = {"is_active": True, "is_staff": False, "is_superuser": False, "last_login": None}
+        values: dict[str, Any] = {
+            "first_name": "",
+            "last_name": "",
+            **defaults,
+            "date_joined": moment(self._clock),
+            **values_of(self.tables.user, "default"),
+            **self._normalized({**fields, "username": username, "email": email}),
+            "password": encoded_password or await self.passwords.hash(password),
+        }
+        async with self._unique_name(values["username"]), self.gateway.atomic():
+            columns = self._by_column(values)
+            spare = self.tables.user.columns.get("username")
+            if spare is not None and spare is not self.tables.username:
+                # USERNAME_FIELD is another: a name that has to be there, and that nobody logs in with.
+                columns.setdefault("username", values["username"][:150])
+            key = await self.gateway.insert(self.tables.user, **columns)
+            user: U = await self.get(key)  # type: ignore[assignment]
+            await self.events.emit(UserCreated(user=user))
+        return user
+
+    async def create_superuser(self, username: str, email: str = "", password: str | None = None, **fields: Any) -> U:
+        """A new user who may do everything."""
+        return await self.create_user(username, email, password, **{"is_staff": True, "is_superuser": True, **fields})
+
+    async def update(self, user: User, **fields: Any) -> None:
+        """Writes some fields of one user, to the database and to `user`. DoesNotExist when the row is gone."""
+        self._check_fields(fields)
+        if not fields:
+            return
+        fields = self._normalized(fields)
+        async with self._unique_name(fields.get("username"), of=user), self.gateway.atomic():
+            if not await self._write(user, **fields):
+                raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
+            if fields.get("is_active") is False:
+                await self.events.emit(UserDeactivated(user=user))
+
+    async def log_in(self, user: User) -> None:
+        """Notes the time of a login."""
+        await self._write(user, last_login=moment(self._clock))
+
+    async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
+        """A new password, or None for none at all. Ends all sessions that were begun with the old one.
+
+        `request` says who asked for it, in the notice that the user gets.
+        """
+        new = await self.passwords.hash(raw)
+        async with self._password_kept(user), self.gateway.atomic():
+            await self.update(user, password=new)
+            await self.events.emit(PasswordChanged(user=user, request=request))
+
+    async def replace_password(
+        self, user: User, encoded: str, *, request: HTTPConnection | None = None, by_reset: bool = False
+    ) -> bool:
+        """The same with a hash, unless the password was changed since `user` was read: False then."""
+        async with self._password_kept(user), self.gateway.atomic():
+            if not await self._write(user, if_unchanged=True, password=encoded):
+                return False
+            await self.events.emit(PasswordChanged(user=user, request=request, by_reset=by_reset))
+        return True
+
+    async def check_password(self, user: User, raw: str) -> bool:
+        """Whether this is the user's password. A hash weaker than we make today is replaced by a new one."""
+        verification = await self.passwords.check(user.password, raw)
+        if not verification.must_update:
+            return verification.matches
+        try:
+            new = await self.passwords.hash(raw)
+        except HashingBusy:
+            return True  # another login will replace it
+        # Only where the old one still stands: a password that was changed meanwhile must stay changed.
+        if await self._write(user, if_unchanged=True, password=new):
+            return True
+        # Another login was faster with the same, or the password was changed and this is the old one.
+        fresh = await self.get(user.id)
+        if fresh is None or fresh.password == user.password:
+            return False
+        user.password = fresh.password
+        return await self.check_password(user, raw)
+
+    async def delete(self, user: User) -> None:
+        """Deletes a user and all that hangs on it. IntegrityError when a table that we do not know refers to it."""
+        async with self.gateway.atomic():
+            await self.events.emit(UserDeleted(user=user))
+            ours = self.tables.referring_to_user()
+            for column in [*await self._further_references(user, ours), *ours]:
+                theirs = column == sa.bindparam("key")
+                query: sa.Delete | sa.Update = sa.delete(column.table).where(theirs)
+                if any((key.ondelete or "").upper() == "SET NULL" for key in column.foreign_keys):
+                    query = sa.update(column.table).values({column.name: sa.null()}).where(theirs)
+                await self.gateway.execute(query, key=user.id)
+            gone = sa.delete(self.tables.user).where(self.tables.user_key == sa.bindparam("key"))
+            await self.gateway.execute(gone, key=user.id)
+
+    async def _further_references(self, user: User, known: Sequence[sa.Column[Any]]) -> list[sa.Column[Any]]:
+        """In a Django database, where Django would follow them, what else has rows of this user: the admin's log may go."""
+        if not self.tables.of_django:
+            return []
+        may_go, ours = [], {(column.table.name, column.name) for column in known}
+        for table, name in await references_to(self.gateway, self.tables.user.name):
+            column: sa.Column[Any] = sa.Column(name, self.tables.user_key.type)
+            named = sa.Table(table, sa.MetaData(), column)
+            if table == ADMIN_LOG:
+                may_go.append(column)
+            elif (table, name) not in ours:
+                theirs = sa.select(column).where(column == sa.bindparam("key")).select_from(named).limit(1)
+                if await self.gateway.fetch_one(theirs, key=user.id) is not None:
+                    raise IntegrityError(
+                        f"Rows of {table} refer to {user.username!r}. Delete them first, or switch the account off: "
+                        "update(user, is_active=False)."
+                    )
+        return may_go
+
+    async def _write(self, user: User, *, if_unchanged: bool = False, **fields: Any) -> bool:
+        """Writes fields to the database and then to `user`, unless there is no such row, or no such password in it."""
+        fields = {**values_of(self.tables.user, "onupdate"), **fields}
+        columns = self._by_column(fields)
+        values = {f"new_{name}": value for name, value in columns.items()}
+        if if_unchanged:
+            values["old_password"] = user.password
+        shape = (if_unchanged, *columns)
+        if shape not in self._updates:
+            self._updates[shape] = self._update(columns, if_unchanged=if_unchanged)
+        if not await self.gateway.execute(self._updates[shape], key_of_user=user.id, **values):
+            return False
+        for name, value in fields.items():
+            setattr(user, name, value)
+        return True
+
+    def _update(self, columns: Iterable[str], *, if_unchanged: bool) -> Statement:
+        # A column may be called like a parameter: these names are ours.
+        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
+        query = sa.update(self.tables.user).values(new).where(self.tables.user_key == sa.bindparam("key_of_user"))
+        if if_unchanged:
+            query = query.where(self.tables.user.c.password == sa.bindparam("old_password"))
+        return Statement(query)
+
+    @contextlib.asynccontextmanager
+    async def _password_kept(self, user: User) -> AsyncIterator[None]:
+        """What did not reach the database does not stay on `user`."""
+        before = user.password
+        try:
+            yield
+        except BaseException:
+            user.password = before
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _unique_name(self, username: str | None, of: User | None = None) -> AsyncIterator[None]:
+        """Says what is wrong where the database says only that something is."""
+        try:
+            yield
+        except IntegrityError as error:
+            key, name = self.tables.user_key.label("key"), self.tables.username
+            # The newest state: a plain SELECT of MySQL would show how things were when the transaction began.
+            query = sa.select(key).where(name == sa.bindparam("username")).with_for_update(read=True)
+            holder = await self.gateway.fetch_one(query, username=username)
+            if holder is None or (of is not None and holder["key"] == of.id):
+                raise
+            raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.") from error
+
+    def _check_fields(self, fields: Mapping[str, Any]) -> None:
+        for name in fields:
+            if name not in self.tables.fields:
+                raise TypeError(f"A user has no field {name!r}.{near(name, self.tables.fields)}")
+        if fields.get("username", "…") == "":
+            raise ValueError("A user needs a username. Pass one that is not empty.")
+        if "password" in fields and not self.passwords.is_encoded(str(fields["password"])):
+            raise ValueError("A password is stored as a hash only. Use set_password(user, raw).")
+
+    def _normalized(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        fields = {
+            name: FORMS[name](value) if name in FORMS and isinstance(value, str) else value
+            for name, value in fields.items()
+        }
+        if self.tables.username is self.tables.email and ("username" in fields or "email" in fields):
+            names = {normalize_email(name) for name in (fields.get("username"), fields.get("email")) if name}
+            if len(names) > 1:
+                raise ValueError("Here the address is the name of a user. Pass one of the two.")
+            fields |= dict.fromkeys(("username", "email"), next(iter(names), ""))
+        return fields
+
+    def _by_column(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """As the columns are called; what no column takes, as a default of ours may be, is left out."""
+        columns = self.tables.fields
+        return {columns[name].name: value for name, value in fields.items() if name in columns}

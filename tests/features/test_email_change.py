@@ -1,0 +1,612 @@
+"""Changing one's address, and taking it back from a thief."""
+
+import re
+from email.message import EmailMessage
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from databases import Database
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+
+from starlette_auth import (
+    EmailChanged,
+    LoginRequiredMiddleware,
+    Registration,
+    SessionsEnded,
+    Tables,
+    User,
+    middleware,
+    routes,
+    user_columns,
+)
+from starlette_auth.features.email_change import EmailChange
+from starlette_auth.mail.messages import text_of
+
+from ..conftest import PASSWORD, all_of, client_of, with_tables
+from .test_registration import OTHER_PASSWORD, SITE, Site, html_of, links_in, site, to
+
+pytestmark = with_tables
+
+DAY = 24 * 60 * 60
+# Nobody waits five minutes here for the next mail to the same address.
+QUICK = {"rates": {"register_mail": "", "password_reset_mail": ""}}
+
+
+async def make_ann(here: Site, email: str = "ann@example.org", username: str = "ann", **fields: Any) -> User:
+    user: User = await here.auth.users.create_user(username, email, PASSWORD, **fields)
+    return user
+
+
+async def log_in(here: Site, client: httpx.AsyncClient, username: str = "ann", password: str = PASSWORD) -> None:
+    response = await here.post("/accounts/login", client, username=username, password=password)
+    assert response.status_code == 303
+    await here.auth.outbox.drain()
+    here.mailer.clear()
+
+
+async def ask(
+    here: Site, email: str, password: str = PASSWORD, client: httpx.AsyncClient | None = None
+) -> httpx.Response:
+    return await here.post("/accounts/email_change", client, email=email, old_password=password)
+
+
+async def change(here: Site, email: str, password: str = PASSWORD, client: httpx.AsyncClient | None = None) -> str:
+    """From asking to the end; gives the link that takes it back."""
+    assert (await ask(here, email, password, client)).status_code == 303
+    link = await here.link()
+    response = await here.follow(link, client)
+    assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_change/complete")
+    (found,) = [link for mail in await here.mails() for link in links_in(mail) if "/email_undo/" in link]
+    return found
+
+
+async def fresh(here: Site, user: User) -> User:
+    found: User | None = await here.auth.users.get(user.id)
+    assert found is not None
+    return found
+
+
+async def who(client: httpx.AsyncClient) -> str:
+    return str((await client.get("/whoami")).json()["username"])
+
+
+def reset_link(mails: list[EmailMessage]) -> str:
+    """Of the one mail with a link for a new password."""
+    (link,) = [link for mail in mails for link in links_in(mail) if "/accounts/reset/" in link]
+    return link
+
+
+async def reset(here: Site, link: str, password: str) -> None:
+    async with here.browser() as browser:
+        page = await browser.get(link, follow_redirects=True)
+        assert page.status_code == 200
+        data = {"new_password1": password, "new_password2": password}
+        assert (await here.post(page.url.path, browser, **data)).status_code == 303
+
+
+# Asking for it
+
+
+async def test_only_who_is_logged_in_changes_an_address(database: Database) -> None:
+    async with site(database) as here:
+        response = await here.client.get("/accounts/email_change")
+        assert response.status_code == 303
+        assert response.headers["location"] == "/accounts/login?next=/accounts/email_change".replace(
+            "=/accounts/email_change", "=%2Faccounts%2Femail_change"
+        )
+        response = await ask(here, "new@example.org")
+        assert (response.status_code, response.headers["location"]) == (303, "/accounts/login")
+        assert await here.mails() == []
+
+
+async def test_only_who_knows_the_password_changes_an_address(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        data = {"email": "new@example.org", "old_password": "wrong"}
+        for _ in range(5):
+            response = await here.send("/accounts/email_change", data)
+            assert response.status_code == 422
+            assert response.json()["errors"]["old_password"][0]["code"] == "password_incorrect"
+            assert set(response.json()["errors"]) == {"old_password"}
+        response = await here.send("/accounts/email_change", data)
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+        assert await here.mails() == []
+        assert await here.tokens() == 0
+
+
+async def test_what_is_wrong_is_said(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        for email, code in (("", "required"), ("ann", "invalid"), ("a@intranet", "invalid"), ("a" * 255, "max_length")):
+            response = await here.send("/accounts/email_change", {"email": email, "old_password": PASSWORD})
+            assert response.json()["errors"] == {
+                "email": [{"code": code, "message": response.json()["errors"]["email"][0]["message"]}]
+            }
+        response = await ask(here, '"><script>@example.org')
+        assert response.status_code == 422
+        assert "<script>@" not in response.text
+        response = await here.client.post(
+            "/accounts/email_change",
+            data={"email": "new@example.org", "old_password": PASSWORD},
+            headers={"origin": "https://evil.example"},
+        )
+        assert response.status_code == 403
+        assert await here.mails() == []
+
+
+async def test_an_address_asks_so_often(database: Database) -> None:
+    async with site(database, rates={"email_change": "2/m/ip"}) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        statuses = [(await ask(here, f"new{number}@example.org")).status_code for number in range(3)]
+        assert statuses == [303, 303, 429]
+
+
+async def test_a_mailbox_gets_one_mail_in_five_minutes(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        answers = [await ask(here, email) for email in ("new@example.org", "NEW@example.org", "new@EXAMPLE.org")]
+        assert {answer.headers["location"] for answer in answers} == {"/accounts/email_change/done"}
+        assert len(await here.mails()) == 1
+
+
+# Confirming it
+
+
+async def test_an_address_changes_when_the_new_one_was_confirmed(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        events: list[EmailChanged] = []
+        here.auth.events.on(EmailChanged)(events.append)
+        await log_in(here, here.client)
+        page = await here.client.get("/accounts/email_change")
+        assert "<bdi>ann@example.org</bdi>" in page.text
+        response = await ask(here, "New&Ann@EXAMPLE.net")
+        assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_change/done")
+        assert "on its way to the new address" in (await here.client.get("/accounts/email_change/done")).text
+        mail = await here.mail()
+        assert (to(mail), mail["Subject"]) == (
+            "New&Ann@example.net",
+            "Confirm your new e-mail address for site.example",
+        )
+        assert "use the address New&Ann@example.net for an account" in text_of(mail)
+        assert "New&amp;Ann@example.net" in html_of(mail)
+        assert "within 1 day" in text_of(mail)
+        link, home = links_in(mail)
+        assert (link.rpartition("/")[0], home) == (f"{SITE}/accounts/email_change/confirm", SITE)
+        # Programs that read mails open links too, in browsers where nobody is logged in.
+        async with here.browser() as scanner:
+            for _ in range(3):
+                assert (await scanner.head(link, follow_redirects=True)).status_code == 200
+                page = await scanner.get(link, follow_redirects=True)
+        assert page.url.path == "/accounts/email_change/confirm/open"
+        assert "<bdi>New&amp;Ann@example.net</bdi>" in page.text
+        assert link.rpartition("/")[2] not in page.text
+        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert events == []
+        response = await here.follow(link)
+        assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_change/complete")
+        assert "has been changed" in (await here.client.get("/accounts/email_change/complete")).text
+        assert (await fresh(here, ann)).email == "New&Ann@example.net"
+        assert [(event.user.id, event.old_email, event.undone) for event in events] == [
+            (ann.id, "ann@example.org", False)
+        ]
+        assert await who(here.client) == "ann"
+        for response in (await here.follow(link), await here.post(link)):
+            assert response.status_code == 404
+            assert "This link no longer works" in response.text
+
+
+async def test_both_addresses_are_told_and_the_old_one_can_take_it_back(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        await here.follow(await here.link())
+        mails = {to(mail): mail for mail in await here.mails()}
+        assert set(mails) == {"ann@example.org", "new@example.net"}
+        for mail in mails.values():
+            assert mail["Subject"] == "Your e-mail address at site.example was changed"
+            assert "from ann@example.org to new@example.net" in text_of(mail)
+            assert "IP address: 192.0.2.1" in text_of(mail)
+        old, new = mails["ann@example.org"], mails["new@example.net"]
+        assert links_in(new) == [f"{SITE}/accounts/password_reset", SITE]
+        assert links_in(old)[0].startswith(f"{SITE}/accounts/email_undo/confirm/")
+        assert "The link works once, within 7 days." in text_of(old)
+        assert "The link works once, within 7 days." in html_of(old)
+        assert links_in(old)[0] in html_of(old)
+        assert "email_undo" not in text_of(new) + html_of(new)
+
+
+async def test_the_old_address_is_told_though_notices_are_off(database: Database) -> None:
+    async with site(database, notices=False) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        assert "/email_undo/" in await change(here, "new@example.net")
+
+
+async def test_programs_change_an_address_in_json(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        response = await here.send("/accounts/email_change", {"email": "new@example.net", "old_password": PASSWORD})
+        assert response.json() == {"next": "/accounts/email_change/done"}
+        link = await here.link()
+        async with here.browser() as program:
+            assert (await here.send(link, {}, program)).json() == {"next": "/accounts/email_change/complete"}
+            assert (await here.send(link, {}, program)).status_code == 404
+        assert (await fresh(here, ann)).email == "new@example.net"
+
+
+async def test_the_password_or_the_address_that_changed_meanwhile_voids_the_link(database: Database) -> None:
+    async with site(database, **QUICK) as here:
+        ann = await make_ann(here)
+        for what in ("password", "email", "raw"):
+            await log_in(here, here.client)
+            await ask(here, "new@example.net")
+            link = await here.link()
+            assert (await here.client.get(link, follow_redirects=True)).status_code == 200
+            if what == "password":
+                await here.auth.users.set_password(ann, OTHER_PASSWORD)
+                await here.auth.outbox.drain()
+            elif what == "raw":
+                await here.auth.users.update(ann, password=await here.auth.passwords.hash(OTHER_PASSWORD))
+            else:
+                await here.auth.users.update(ann, email="another@example.org")
+            for response in (await here.client.get("/accounts/email_change/confirm/open"), await here.follow(link)):
+                assert response.status_code == 404
+            assert (await here.post(link)).status_code == 404
+            assert (await fresh(here, ann)).email != "new@example.net"
+            ann = await fresh(here, ann)
+            await here.auth.users.set_password(ann, PASSWORD)
+            await here.auth.outbox.drain()
+            here.mailer.clear()
+
+
+async def test_a_link_works_for_a_day(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        link = await here.link()
+        here.set_clock(DAY + 1)
+        assert (await here.follow(link)).status_code == 404
+        here.set_clock(DAY - 5)
+        assert (await here.follow(link)).status_code == 303
+
+
+async def test_of_fifty_confirmations_at_once_one_counts(database: Database) -> None:
+    async with site(database) as here:
+        events: list[EmailChanged] = []
+        here.auth.events.on(EmailChanged)(events.append)
+        await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        link = await here.link()
+        async with here.browser() as browser:
+            answers = await all_of(*(here.post(link, browser) for _ in range(50)))
+        assert sorted(answer.status_code for answer in answers) == [303] + [404] * 49
+        assert len(await here.mails()) == 2
+        assert len(events) == 1
+
+
+async def test_of_two_addresses_at_once_one_counts(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        links = []
+        for email in ("b@example.net", "c@example.net"):
+            await ask(here, email)
+            links.append(await here.link())
+        assert await here.press_at_once(links * 5) == [303] + [404] * (len(links) * 5 - 1)
+        mails = await here.mails()
+        assert sorted(map(to, mails)) == sorted(["ann@example.org", (await fresh(here, ann)).email])
+
+
+async def test_an_address_that_somebody_else_has_is_told_to_them_alone(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await make_ann(here, "bob@example.org", "bob")
+        await log_in(here, here.client)
+        free, taken = await ask(here, "free@example.org"), await ask(here, "BOB@example.org")
+        assert (free.status_code, free.content, free.headers) == (taken.status_code, taken.content, taken.headers)
+        mails = {to(mail): mail for mail in await here.mails()}
+        mail = mails["BOB@example.org"]
+        assert mail["Subject"] == "Somebody tried to use your address at site.example"
+        assert links_in(mail) == [f"{SITE}/accounts/login", SITE]
+        assert "ann" not in text_of(mail).lower()
+        assert await here.tokens() == 1
+        assert (await here.follow(links_in(mails["free@example.org"])[0])).status_code == 303
+        assert (await fresh(here, ann)).email == "free@example.org"
+
+
+async def test_an_address_that_somebody_took_meanwhile_is_not_changed_to(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        link = await here.link()
+        await make_ann(here, "NEW@example.net", "bob")
+        assert (await here.follow(link)).status_code == 404
+        assert (await fresh(here, ann)).email == "ann@example.org"
+
+
+async def test_the_case_of_ones_own_address_can_be_changed(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        await change(here, "Ann@example.org")
+        assert (await fresh(here, ann)).email == "Ann@example.org"
+
+
+async def test_an_account_that_is_gone_or_switched_off_changes_no_address(database: Database) -> None:
+    async with site(database, **QUICK) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        undo = await change(here, "b@example.net")
+        await ask(here, "c@example.net")
+        link = await here.link()
+        await here.auth.users.update(ann, is_active=False)
+        for path in (link, undo):
+            assert (await here.follow(path)).status_code == 404
+            assert (await here.post(path)).status_code == 404
+        await here.auth.users.delete(ann)
+        for path in (link, undo):
+            assert (await here.follow(path)).status_code == 404
+            assert (await here.post(path)).status_code == 404
+        assert await here.mails() == []
+
+
+async def test_a_first_address_can_be_given_and_nobody_takes_it_back(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here, "")
+        await log_in(here, here.client)
+        assert "no address yet" in (await here.client.get("/accounts/email_change")).text
+        await ask(here, "ann@example.org")
+        assert (await here.follow(await here.link())).status_code == 303
+        assert (await fresh(here, ann)).email == "ann@example.org"
+        mail = await here.mail()
+        assert to(mail) == "ann@example.org"
+        assert "email_undo" not in text_of(mail)
+        assert "password_reset" in text_of(mail)
+
+
+async def test_a_listener_that_fails_changes_nothing_and_sends_nothing(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        link = await here.link()
+
+        def fail(event: EmailChanged) -> None:
+            raise RuntimeError("the ledger is full")
+
+        here.auth.events.on(EmailChanged)(fail)
+        with pytest.raises(RuntimeError, match="ledger"):
+            await here.post(link)
+        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert await here.mails() == []
+        assert (await here.client.get(link)).status_code == 303
+
+
+# Taking it back
+
+
+async def test_the_old_address_takes_the_account_back(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        events: list[object] = []
+        here.auth.events.on(EmailChanged)(events.append)
+        here.auth.events.on(SessionsEnded)(events.append)
+        await log_in(here, here.client)
+        async with here.browser() as another, here.browser() as owner:
+            await log_in(here, another)
+            undo = await change(here, "thief@example.net")
+            events.clear()
+            page = await owner.get(undo)
+            assert (page.status_code, page.headers["location"]) == (303, "/accounts/email_undo/confirm/open")
+            assert (await owner.head(undo)).status_code == 303
+            page = await owner.get(undo, follow_redirects=True)
+            assert "<bdi>ann@example.org</bdi>" in page.text
+            assert undo.rpartition("/")[2] not in page.text
+            assert (await fresh(here, ann)).email == "thief@example.net"
+            assert (await who(here.client), await who(another)) == ("ann", "ann")
+            response = await here.follow(undo, owner)
+            assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_undo/complete")
+            assert "old address is back" in (await owner.get("/accounts/email_undo/complete")).text
+            assert (await who(here.client), await who(another), await who(owner)) == ("", "", "")
+            assert (await fresh(here, ann)).email == "ann@example.org"
+            assert [type(event).__name__ for event in events] == ["EmailChanged", "SessionsEnded"]
+            changed = events[0]
+            assert isinstance(changed, EmailChanged)
+            assert (changed.old_email, changed.undone) == ("thief@example.net", True)
+            response = await here.post("/accounts/login", owner, username="ann", password=PASSWORD)
+            assert response.status_code == 422
+            mails = await here.mails()
+            assert {to(mail) for mail in mails} == {"ann@example.org"}
+            assert sorted(str(mail["Subject"]) for mail in mails) == [
+                "Choose a new password for site.example",
+                "You were logged out at site.example",
+            ]
+            await reset(here, reset_link(mails), OTHER_PASSWORD)
+            await log_in(here, owner, password=OTHER_PASSWORD)
+            assert (await here.follow(undo, owner)).status_code == 404
+            assert (await here.post(undo, owner)).status_code == 404
+
+
+async def test_of_fifty_who_take_it_back_at_once_one_does(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        undo = await change(here, "thief@example.net")
+        async with here.browser() as browser:
+            answers = await all_of(*(here.post(undo, browser) for _ in range(50)))
+        assert sorted(answer.status_code for answer in answers) == [303] + [404] * 49
+        assert len(await here.mails()) == 2
+        assert (await fresh(here, ann)).email == "ann@example.org"
+
+
+async def test_it_can_be_taken_back_for_a_week(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        undo = await change(here, "new@example.net")
+        here.set_clock(7 * DAY + 1)
+        assert (await here.follow(undo)).status_code == 404
+        here.set_clock(7 * DAY - 5)
+        assert (await here.follow(undo)).status_code == 303
+
+
+async def test_how_long_it_can_be_taken_back_can_be_chosen(database: Database) -> None:
+    async with site(database, features=[EmailChange(max_age=60 * 60, undo_age=3 * DAY)]) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        mail = await here.mail()
+        assert "within 1 hour" in text_of(mail)
+        await here.follow(links_in(mail)[0])
+        undo = next(mail for mail in await here.mails() if to(mail) == "ann@example.org")
+        assert "within 3 days" in text_of(undo)
+        here.set_clock(3 * DAY + 5)
+        assert (await here.follow(links_in(undo)[0])).status_code == 404
+
+
+@pytest.mark.parametrize("deed", ["undoes", "resets", "changes the password", "changes on", "asks on", "nothing"])
+async def test_the_first_owner_has_the_last_word(database: Database, deed: str) -> None:
+    """A thief who knows the password changes the address to one of theirs, and to another; all within a second."""
+    async with site(database, **QUICK) as here:
+        ann = await make_ann(here)
+        thief = here.client
+        await log_in(here, thief)
+        undo_a = await change(here, "b@example.net")
+        undo_b = await change(here, "c@example.net")
+        password, pending = PASSWORD, ""
+        if deed == "undoes":
+            assert (await here.follow(undo_b, thief)).status_code == 303
+            assert (await fresh(here, ann)).email == "b@example.net"
+            password = OTHER_PASSWORD
+            await reset(here, reset_link(await here.mails()), password)
+        elif deed == "resets":
+            await here.post("/accounts/password_reset", thief, email="c@example.net")
+            password = OTHER_PASSWORD
+            await reset(here, reset_link(await here.mails()), password)
+        elif deed == "changes the password":
+            password = OTHER_PASSWORD
+            data = {"old_password": PASSWORD, "new_password1": password, "new_password2": password}
+            assert (await here.post("/accounts/password_change", thief, **data)).status_code == 303
+        elif deed == "changes on":
+            for name in "defg":
+                await change(here, f"{name}@example.net")
+        elif deed == "asks on":
+            await ask(here, "z@example.net")
+            pending = await here.link()
+        await here.post("/accounts/password_reset", thief, email=(await fresh(here, ann)).email)
+        waiting = reset_link([mail for mail in await here.mails() if "Choose a new" in str(mail["Subject"])])
+        async with here.browser() as owner:
+            assert (await here.follow(undo_a, owner)).status_code == 303
+            assert (await fresh(here, ann)).email == "ann@example.org"
+            # Nothing that the thief still has is worth anything now.
+            assert await who(thief) == ""
+            for link in filter(None, (undo_b, undo_a, pending, waiting)):
+                assert (await here.client.get(link)).status_code == 404
+                assert (await here.post(link)).status_code == 404
+            for known in {PASSWORD, password}:
+                response = await here.post("/accounts/login", thief, username="ann", password=known)
+                assert response.status_code == 422
+            await reset(here, reset_link(await here.mails()), "seven green lamps on a hill")
+            await log_in(here, owner, password="seven green lamps on a hill")
+            assert await who(owner) == "ann"
+
+
+async def test_a_change_of_ones_own_can_be_taken_back_step_by_step(database: Database) -> None:
+    async with site(database, **QUICK) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        undo_a = await change(here, "b@example.net")
+        undo_b = await change(here, "c@example.net")
+        assert (await here.follow(undo_b)).status_code == 303
+        assert (await fresh(here, ann)).email == "b@example.net"
+        assert (await here.follow(undo_a)).status_code == 303
+        assert (await fresh(here, ann)).email == "ann@example.org"
+
+
+async def test_a_link_of_one_kind_does_nothing_of_the_other(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        link = await here.link()
+        for path in (link.replace("email_change", "email_undo"), link.replace("email_change", "register")):
+            assert (await here.post(path)).status_code == 404
+        undo = (await here.follow(link), [link for mail in await here.mails() for link in links_in(mail)])[1]
+        (secret,) = [link for link in undo if "email_undo" in link]
+        assert (await here.post(secret.replace("email_undo", "email_change"))).status_code == 404
+
+
+async def test_the_buttons_are_for_our_own_pages_only(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        link = await here.link()
+        await here.client.get(link)
+        evil = {"origin": "https://evil.example"}
+        for path in ("/accounts/email_change/confirm/open", link):
+            assert (await here.client.post(path, data={"x": "y"}, headers=evil)).status_code == 403
+        await here.follow(link)
+        (undo,) = [link for mail in await here.mails() for link in links_in(mail) if "undo" in link]
+        assert (await here.client.post(undo, data={"x": "y"}, headers=evil)).status_code == 403
+        assert (await fresh(here, ann)).email == "new@example.net"
+
+
+async def test_links_work_where_all_else_demands_a_login(database: Database) -> None:
+    async with site(database) as here:
+        await make_ann(here)
+        await log_in(here, here.client)
+        await ask(here, "new@example.net")
+        link = await here.link()
+        behind = [*middleware(here.auth), Middleware(LoginRequiredMiddleware)]
+        app = Starlette(routes=[Mount("/accounts", routes=routes(here.auth))], middleware=behind)
+        async with client_of(app, base_url=SITE) as stranger:
+            assert (await here.follow(link, stranger)).status_code == 303
+            (undo,) = [link for mail in await here.mails() for link in links_in(mail) if "undo" in link]
+            assert (await here.follow(undo, stranger)).status_code == 303
+            for path in ("email_change/done", "email_change/complete", "email_undo/complete"):
+                page = await stranger.get(f"/accounts/{path}")
+                assert page.status_code == 200
+                assert not re.search(r"@example\.(org|net)", page.text)
+
+
+async def test_an_account_does_not_inherit_a_link_with_its_number(database: Database) -> None:
+    """SQLite gives the number of the last row, once it is deleted, to the next one, unless a table forbids it."""
+    member = sa.Table("member", sa.MetaData(), *user_columns())
+    async with site(database, tables=Tables(user=member)) as here:
+        mallory = await make_ann(here, "mallory@example.net", "mallory")
+        await log_in(here, here.client, "mallory")
+        undo = await change(here, "another@example.net")
+        await here.auth.users.delete(mallory)
+        ann = await make_ann(here)
+        assert (await here.follow(undo)).status_code == 404
+        assert (await here.post(undo)).status_code == 404
+        assert (await fresh(here, ann)).email == "ann@example.org"
+
+
+async def test_an_address_that_is_the_name_changes_with_it(database: Database) -> None:
+    """Whoever has the old address next can register with it."""
+    features = [Registration(fields=["email"]), EmailChange()]
+    async with site(database, features=features, login_fields=("email",)) as here:
+        ann = await make_ann(here, "ann@example.org", "ann@example.org")
+        await log_in(here, here.client, "ann@example.org")
+        undo = await change(here, "new@example.org")
+        changed = await fresh(here, ann)
+        assert (changed.username, changed.email) == ("new@example.org", "new@example.org")
+        await here.follow(undo)
+        assert (await fresh(here, ann)).username == "ann@example.org"

@@ -1,0 +1,164 @@
+"""Whose address a request comes from, and what a visitor could claim about it."""
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from starlette_auth import ImproperlyConfigured
+from starlette_auth.http.proxies import Crowd, Proxies, network_of
+from starlette_auth.http.user_agents import describe
+
+
+def request_from(peer: str | None, *forwarded: str) -> HTTPConnection:
+    headers = [(b"x-forwarded-for", value.encode("latin-1")) for value in forwarded]
+    return HTTPConnection({"type": "http", "headers": headers, "client": None if peer is None else (peer, 5000)})
+
+
+BEHIND_TWO = Proxies(["10.0.0.0/8", "2001:db8:ffff::/48"])
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        # The header of somebody who is no proxy of ours is worth nothing.
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),
+        ("203.0.113.9", ["10.0.0.1"], "203.0.113.9"),
+        ("testclient", ["198.51.100.1"], "testclient"),
+        # The proxy adds the address that it saw, to the right of what the visitor wrote.
+        ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", ["1.1.1.1, 198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", ["1.1.1.1, 198.51.100.1, 10.0.0.2"], "198.51.100.1"),
+        ("10.0.0.1", ["10.9.9.9,198.51.100.1,10.0.0.3,10.0.0.2"], "198.51.100.1"),
+        ("2001:db8:ffff::1", ["2001:db8::7, 10.0.0.1"], "2001:db8::7"),
+        # Several headers are one list, in their order.
+        ("10.0.0.1", ["1.1.1.1", "198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1"),
+        # What nobody can read ends the search, at the last that could be read.
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", [""], "10.0.0.1"),
+        ("10.0.0.1", ["unknown"], "10.0.0.1"),
+        ("10.0.0.1", ["1.1.1.1, , 10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["1.1.1.1, nonsense\xff, 10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["198.51.100.1,"], "10.0.0.1"),
+        ("10.0.0.1", ["1.1.1.1, 198.51.100.1:http"], "10.0.0.1"),
+        ("10.0.0.1", ["[2001:db8::7"], "10.0.0.1"),
+        ("10.0.0.1", ["[2001:db8::7]443"], "10.0.0.1"),
+        ("10.0.0.1", ["[]"], "10.0.0.1"),
+        ("10.0.0.1", ["%"], "10.0.0.1"),
+        # Somebody in the house: all the way through proxies.
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        # Ports, brackets, zones, and IPv4 that is written as IPv6.
+        ("10.0.0.1", ["198.51.100.1:4711"], "198.51.100.1"),
+        ("10.0.0.1", ["[2001:DB8::7]:443"], "2001:db8::7"),
+        ("10.0.0.1", ["[2001:db8::7]"], "2001:db8::7"),
+        ("10.0.0.1", ["198.51.100.1, 10.0.0.2:80"], "198.51.100.1"),
+        ("10.0.0.1", ["fe80::1%eth0"], "fe80::1"),
+        ("::ffff:10.0.0.1", ["198.51.100.1, ::ffff:10.0.0.2"], "198.51.100.1"),
+        ("::ffff:203.0.113.9", ["198.51.100.1"], "203.0.113.9"),
+        (None, ["198.51.100.1"], ""),
+    ],
+)
+def test_a_visitor_cannot_choose_an_address(peer: str | None, forwarded: list[str], address: str) -> None:
+    assert BEHIND_TWO.client_address(request_from(peer, *forwarded)) == address
+
+
+def test_without_proxies_only_the_peer_counts() -> None:
+    assert Proxies([]).client_address(request_from("203.0.113.9", "198.51.100.1")) == "203.0.113.9"
+    assert not Proxies([]).trusts(request_from(None))
+
+
+def test_a_socket_is_trusted_when_it_is_named() -> None:
+    assert Proxies(["unix"]).trusts(request_from(None))
+    assert Proxies(["unix"]).client_address(request_from(None, "1.1.1.1, 198.51.100.1")) == "198.51.100.1"
+    assert Proxies(["unix"]).client_address(request_from(None)) == ""
+    assert not Proxies(["unix"]).trusts(request_from("/run/app.sock"))
+
+
+@pytest.mark.parametrize(
+    ("proxies", "advice"),
+    [
+        ("10.0.0.0/8", r"Pass trusted_proxies=\[\"10.0.0.0/8\"\]"),
+        (["localhost"], "Name addresses"),
+        (["10.0.0.1/8"], "Name addresses"),
+        (["*"], "Name addresses"),
+        ([""], "Name addresses"),
+    ],
+)
+def test_proxies_that_are_none_are_refused(proxies: list[str], advice: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=advice):
+        Proxies(proxies)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:0DB8:0001:0002::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:c000:201", "192.0.2.1"),
+        ("64:ff9b::192.0.2.1", "192.0.2.1"),
+        ("64:ff9b:1::192.0.2.1", "64:ff9b:1::/64"),
+        ("2002:c000:0201:7::1", "192.0.2.1"),
+        ("testclient", "testclient"),
+        ("x" * 500, "x" * 64),
+        ("", ""),
+    ],
+)
+def test_what_one_household_can_use_counts_as_one(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+MOZILLA = "Mozilla/5.0"
+WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "description"),
+    [
+        (f"{MOZILLA} (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0", "Firefox on Windows"),
+        (f"{MOZILLA} (X11; Linux x86_64) {WEBKIT} Chrome/140.0.0.0 Safari/537.36", "Chrome on Linux"),
+        (f"{MOZILLA} (Windows NT 10.0) {WEBKIT} Chrome/140.0 Safari/537.36 Edg/140.0", "Edge on Windows"),
+        (f"{MOZILLA} (Windows NT 10.0) {WEBKIT} Chrome/140.0 Safari/537.36 OPR/120.0", "Opera on Windows"),
+        (f"{MOZILLA} (Macintosh; Intel Mac OS X 10_15_7) {WEBKIT} Version/18.0 Safari/605.1.15", "Safari on macOS"),
+        (f"{MOZILLA} (Linux; Android 15) {WEBKIT} Chrome/140.0 Mobile Safari/537.36", "Chrome on Android"),
+        (f"{MOZILLA} (iPhone; CPU iPhone OS 18_0 like Mac OS X) {WEBKIT} Mobile Safari/604.1", "Safari on iPhone"),
+        (f"{MOZILLA} (iPad; CPU OS 18_0 like Mac OS X) {WEBKIT} CriOS/140.0 Mobile Safari/604.1", "Chrome on iPad"),
+        ("Firefox/140.0", "Firefox"),
+        ("Something (Windows)", "Windows"),
+        ("curl/8.0", ""),
+        ('<a href="https://evil.example">Click here</a>', ""),
+        ("x" * 500 + "Firefox/140.0", ""),
+        ("", ""),
+    ],
+)
+def test_a_browser_is_described_in_our_own_words(user_agent: str, description: str) -> None:
+    assert describe(user_agent) == description
+
+
+@pytest.mark.parametrize(
+    ("address", "is_one"),
+    [
+        ("10.0.0.1", True),
+        ("::ffff:10.0.0.1", True),
+        ("100.64.0.1", True),
+        ("fd00::1", True),
+        ("8.8.8.8", False),
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("testclient", False),
+        ("", False),
+    ],
+)
+def test_a_crowd_from_one_private_address_is_noticed_once(address: str, is_one: bool) -> None:
+    crowd = Crowd()
+    assert not any(crowd.is_one(address) for _ in range(199))
+    assert crowd.is_one(address) is is_one
+    assert not any(crowd.is_one(address) for _ in range(300))
+
+
+def test_one_visitor_from_elsewhere_is_enough() -> None:
+    crowd = Crowd()
+    assert not any(crowd.is_one("10.0.0.1") for _ in range(150))
+    assert not crowd.is_one("8.8.8.8")
+    assert not any(crowd.is_one("10.0.0.1") for _ in range(500))

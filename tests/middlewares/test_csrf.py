@@ -1,0 +1,287 @@
+"""What other sites cannot do in a visitor's name."""
+
+from typing import Any
+
+import httpx
+import pytest
+from databases import Database
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from starlette_auth import (
+    Auth,
+    AuthenticationMiddleware,
+    Cookie,
+    CSRFMiddleware,
+    ImproperlyConfigured,
+    MemoryStore,
+    SessionMiddleware,
+    User,
+    csrf_input,
+    csrf_token,
+    middleware,
+)
+
+from ..conftest import PASSWORD, client_of, installed, post_login, token_in, with_tables
+from ..support.apps import app_routes, make_app
+
+pytestmark = with_tables
+
+
+async def form(request: Request) -> Response:
+    """A page of the application with a form of its own."""
+    return HTMLResponse(f"<form method=post>{csrf_input(request)}</form>")
+
+
+async def posted(request: Request) -> Response:
+    async with request.form() as form:
+        files = {name: len(await value.read()) for name, value in form.items() if not isinstance(value, str)}
+        fields = {name: value for name, value in form.items() if isinstance(value, str) and name[0] != "c"}
+    return JSONResponse({**fields, **files})
+
+
+def app_of(auth: Auth) -> Starlette:
+    return make_app(auth, Route("/form", form), Route("/post", posted, methods=["POST", "PUT"]))
+
+
+@pytest.fixture
+async def member(auth: Auth, ann: User) -> Any:
+    """A browser that is logged in."""
+    async with client_of(app_of(auth)) as client:
+        await post_login(client)
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none"}, 200),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "cross-site", "origin": "http://testserver"}, 403),
+        ({"sec-fetch-site": "no such word"}, 403),
+        ({"origin": "http://testserver"}, 200),
+        ({"origin": "HTTP://TESTSERVER"}, 200),
+        ({"origin": "https://testserver"}, 403),
+        ({"origin": "http://testserver:8080"}, 403),
+        ({"origin": "http://testserver.evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({}, 403),
+    ],
+)
+async def test_browsers_say_where_a_request_comes_from(
+    member: httpx.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    response = await member.post("/post", data={"a": "1"}, headers=headers)
+    assert response.status_code == status
+    assert (await member.put("/post", data={"a": "1"}, headers=headers)).status_code == status
+    assert (await member.get("/members", headers=headers)).status_code == 200
+
+
+async def test_trusted_origins_may_post(database: Database) -> None:
+    async with (
+        installed(database, trusted_origins=["https://Shop.example/"]) as auth,
+        client_of(app_of(auth)) as client,
+    ):
+        await client.get("/remember?a=1")
+        trusted = {"sec-fetch-site": "cross-site", "origin": "https://shop.example"}
+        assert (await client.post("/post", data={}, headers=trusted)).status_code == 200
+        others = {"sec-fetch-site": "cross-site", "origin": "https://evil.example"}
+        assert (await client.post("/post", data={}, headers=others)).status_code == 403
+
+
+async def test_without_headers_a_token_is_needed_and_the_form_arrives_whole(member: httpx.AsyncClient) -> None:
+    token = token_in((await member.get("/form")).text)
+    fields = {"csrfmiddlewaretoken": token, "a": "1"}
+    assert (await member.post("/post", data=fields)).json() == {"a": "1"}
+    upload = {"file": ("a.txt", b"x" * 70_000)}
+    assert (await member.post("/post", data=fields, files=upload)).json() == {"a": "1", "file": 70_000}
+    assert (await member.post("/post", json={}, headers={"x-csrftoken": token})).status_code == 200
+    assert (await member.post("/post", data={"a": "1"}, headers={"x-csrftoken": token})).json() == {"a": "1"}
+
+
+@pytest.mark.parametrize("token", ["", "x", "é", "A" * 86, "A" * 85, "!" * 86])
+async def test_a_made_up_token_is_refused(member: httpx.AsyncClient, token: str) -> None:
+    response = await member.post("/post", data={"csrfmiddlewaretoken": token})
+    assert response.status_code == 403
+    assert "load the page again" in response.text
+
+
+async def test_a_token_is_bound_to_its_browser_and_its_session(auth: Auth, ann: User) -> None:
+    app = app_of(auth)
+    async with client_of(app) as here, client_of(app) as there:
+        for client in (here, there):
+            await client.get("/form")
+        early = token_in((await here.get("/form")).text)
+        foreign = token_in((await there.get("/form")).text)
+        await post_login(here)
+        for token in (early, foreign):
+            assert (await here.post("/post", data={"csrfmiddlewaretoken": token})).status_code == 403
+        fresh = token_in((await here.get("/form")).text)
+        assert (await here.post("/post", data={"csrfmiddlewaretoken": fresh})).status_code == 200
+        here.cookies.delete("session_csrf")
+        assert (await here.post("/post", data={"csrfmiddlewaretoken": fresh})).status_code == 403
+
+
+async def test_an_anonymous_form_survives_the_beginning_of_a_session(auth: Auth) -> None:
+    async with client_of(app_of(auth)) as client:
+        token = token_in((await client.get("/form")).text)
+        await client.get("/remember?cart=1")
+        assert (await client.post("/post", data={"csrfmiddlewaretoken": token})).status_code == 200
+
+
+async def test_each_page_shows_another_token_and_only_forms_set_a_cookie(auth: Auth) -> None:
+    async with client_of(app_of(auth)) as client:
+        assert "set-cookie" not in (await client.get("/")).headers
+        first = await client.get("/form")
+        assert first.headers["set-cookie"].startswith("session_csrf=")
+        assert first.headers["cache-control"] == "no-store"
+        second = await client.get("/form")
+        assert "set-cookie" not in second.headers
+        assert token_in(first.text) != token_in(second.text)
+
+
+async def test_two_tokens_in_one_page_share_a_secret(auth: Auth) -> None:
+    async def two(request: Request) -> Response:
+        return JSONResponse([csrf_token(request), csrf_token(request)])
+
+    app = make_app(auth, Route("/two", two), Route("/post", posted, methods=["POST"]))
+    async with client_of(app) as client:
+        for token in (await client.get("/two")).json():
+            assert (await client.post("/post", headers={"x-csrftoken": token})).status_code == 200
+
+
+async def test_strict_demands_a_token_and_an_honest_origin(database: Database) -> None:
+    async with installed(database, csrf="strict") as auth, client_of(app_of(auth)) as client:
+        token = token_in((await client.get("/form")).text)
+        ours, foreign = {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "cross-site"}
+        assert (await client.post("/post", headers=ours)).status_code == 403
+        assert (await client.post("/post", headers={**ours, "x-csrftoken": token})).status_code == 200
+        assert (await client.post("/post", headers={**foreign, "x-csrftoken": token})).status_code == 403
+
+
+async def test_requests_without_our_cookies_pass(auth: Auth) -> None:
+    async with client_of(app_of(auth)) as client:
+        response = await client.post("/post", data={"a": "1"}, headers={"sec-fetch-site": "cross-site"})
+        assert response.json() == {"a": "1"}
+
+
+async def test_a_login_from_another_site_is_refused_even_without_cookies(auth: Auth, ann: User) -> None:
+    async with client_of(app_of(auth)) as client:
+        data = {"username": "ann", "password": PASSWORD}
+        for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}):
+            response = await client.post("/accounts/login", data=data, headers=headers)
+            assert response.status_code == 403
+            assert "session" not in client.cookies
+        # What is no browser at all, and carries nothing that could be abused, may log in.
+        assert (await client.post("/accounts/login", data=data)).status_code == 303
+
+
+async def test_a_refusal_speaks_the_clients_language(member: httpx.AsyncClient) -> None:
+    page = await member.post("/post", headers={"accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["cache-control"] == "no-store"
+    answer = await member.post("/post", headers={"accept": "application/json"})
+    assert "token" in answer.json()["detail"]
+    assert "token" in (await member.post("/post", json={})).json()["detail"]
+
+
+async def test_a_huge_body_is_not_searched_for_a_token(member: httpx.AsyncClient) -> None:
+    token = token_in((await member.get("/form")).text)
+    data = {"a": "x" * 1_200_000, "csrfmiddlewaretoken": token}
+    assert (await member.post("/post", data=data)).status_code == 403
+    plain = {"x-csrftoken": token, "content-type": "text/plain"}
+    assert (await member.post("/post", content=b"x" * 1_200_000, headers=plain)).status_code == 200
+
+
+async def test_a_broken_body_holds_no_token(member: httpx.AsyncClient) -> None:
+    for kind in ("multipart/form-data; boundary=x", "multipart/form-data", "text/plain"):
+        response = await member.post("/post", content=b"--y\r\nbroken", headers={"content-type": kind})
+        assert response.status_code == 403
+
+
+async def test_behind_a_proxy_that_ends_tls_the_scheme_is_https(database: Database) -> None:
+    async with installed(database, cookie=Cookie(secure=True)) as auth, client_of(app_of(auth)) as client:
+        cookies = {"cookie": "__Host-session=x"}
+        ours = await client.post("/post", headers={**cookies, "origin": "https://testserver"})
+        assert ours.status_code == 200
+        other = await client.post("/post", headers={**cookies, "origin": "http://testserver"})
+        assert other.status_code == 403
+
+
+def test_a_socket_from_another_site_is_not_opened(tmp_path: Any) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/sockets.sqlite3")
+    auth = Auth(database, secret_key="k" * 40, sessions=MemoryStore())
+    with TestClient(make_app(auth)) as client:
+        client.get("/remember?a=1")
+        evil = client.websocket_connect("/echo", headers={"origin": "https://evil.example"})
+        with pytest.raises(WebSocketDisconnect) as refused, evil:
+            pass
+        assert refused.value.code == 1008
+        for headers in ({"origin": "http://testserver"}, {}):
+            with client.websocket_connect("/echo", headers=headers):
+                pass
+
+
+async def test_a_session_under_another_cookie_is_guarded_too(auth: Auth, ann: User) -> None:
+    stack = [
+        Middleware(SessionMiddleware, store=auth.sessions, cookie=Cookie(name="sid")),
+        Middleware(AuthenticationMiddleware, auth=auth),
+        Middleware(CSRFMiddleware, auth=auth),
+    ]
+    app = Starlette(routes=app_routes(auth), middleware=stack)
+    async with client_of(app) as client:
+        await post_login(client)
+        assert (await client.post("/members", headers={"sec-fetch-site": "cross-site"})).status_code == 403
+
+
+async def test_it_needs_the_other_middlewares(auth: Auth) -> None:
+    alone = Starlette(middleware=[Middleware(CSRFMiddleware, auth=auth)])
+    async with client_of(alone) as client:
+        with pytest.raises(ImproperlyConfigured, match="AuthenticationMiddleware"):
+            await client.post("/")
+    reversed_stack = Starlette(middleware=list(reversed(middleware(auth))))
+    async with client_of(reversed_stack) as client:
+        with pytest.raises(ImproperlyConfigured, match="middleware"):
+            await client.post("/")
+    sessions = Middleware(SessionMiddleware, store=MemoryStore())
+    without_users = Starlette(middleware=[sessions, Middleware(CSRFMiddleware, auth=auth)])
+    async with client_of(without_users) as client:
+        with pytest.raises(ImproperlyConfigured, match="AuthenticationMiddleware"):
+            await client.get("/")
+    without_sessions = Starlette(middleware=[Middleware(AuthenticationMiddleware, auth=auth)])
+    async with client_of(without_sessions) as client:
+        with pytest.raises(ImproperlyConfigured, match="SessionMiddleware"):
+            await client.get("/")
+
+
+@pytest.mark.parametrize(
+    ("referer", "status"),
+    [
+        ("http://testserver/form", 303),
+        ("http://evil.example/form", 403),
+        ("http://[evil", 403),
+        ("https://shop.example/form", 303),
+        ("", 303),
+    ],
+)
+async def test_a_browser_that_says_nothing_else_is_known_by_its_referer(
+    database: Database, referer: str, status: int
+) -> None:
+    """With a token, which a neighbour may have planted."""
+    async with (
+        installed(database, trusted_origins=["https://shop.example"]) as auth,
+        client_of(make_app(auth)) as client,
+    ):
+        await auth.users.create_user("ann", password=PASSWORD)
+        await post_login(client)
+        token = token_in((await client.get("/accounts/password_change")).text)
+        headers = {"referer": referer} if referer else {}
+        answer = await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token}, headers=headers)
+        assert answer.status_code == status

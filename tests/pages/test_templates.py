@@ -1,0 +1,348 @@
+"""Every page and every mail, in each of its states: what it says, how it looks, and whom it keeps out."""
+
+import html
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from markupsafe import escape
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+
+from starlette_auth.core.exceptions import ValidationError
+from starlette_auth.core.templating import ASSETS, Templates
+from starlette_auth.core.translation import ENGLISH, Language, speaking
+from starlette_auth.pages.forms import Field, Form
+
+from ..support.browser import needs_chromium
+from ..support.template_cases import HOST, LINK, NAME, PARTS, SITE, TEMPLATES, Case, mails, pages, render
+
+PAGES, MAILS = pages(), mails()
+ORIGIN = "http://pages.test"
+POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'"
+ARABIC = Language("ar", ENGLISH.catalog)
+
+
+def test_every_template_is_tried_here() -> None:
+    assert {case.template for case in (*PAGES, *MAILS)} == TEMPLATES - PARTS
+
+
+# Pages
+
+
+@pytest.mark.parametrize("case", PAGES, ids=lambda case: case.id)
+def test_a_page_says_what_it_is_for(case: Case) -> None:
+    page = render(case.template, case.context)
+    assert case.says in html.unescape(re.sub(r"</?(bdi|span)[^>]*>", "", page))
+    assert page.startswith('<!doctype html>\n<html lang="en" dir="ltr">')
+    assert len(re.findall("<h1", page)) == 1
+    title = page.split("<title>")[1].split("</title>")[0]
+    assert title.strip() == title
+    assert title.startswith("Error: ") is ('role="alert"' in page)
+    assert title.endswith(" · Bücher &amp; Mehr") or not case.context.get("site_name", SITE)
+    assert NAME not in page, "is not escaped"
+    # A policy that allows neither keeps out what an attacker smuggles in.
+    assert not re.search(r"<style|\sstyle=|<script(?! src=)|\son\w+=|javascript:", page)
+    assert all(not urlsplit(url).netloc for url in re.findall(r'(?:href|src|action)="([^"]*)"', page))
+
+
+@pytest.mark.parametrize("case", [case for case in PAGES if case.context.get("form")], ids=lambda case: case.id)
+def test_a_form_keeps_what_was_typed_but_never_a_password(case: Case) -> None:
+    page = render(case.template, case.context)
+    form: Form = case.context["form"]
+    for field in re.findall(r"<input[^>]*>", page, re.DOTALL):
+        if 'type="password"' in field:
+            assert "value=" not in field
+            assert "maxlength=" not in field
+    for name, field in form.fields.items():
+        written = escape(form.data[name])
+        assert field.type in ("password", "checkbox") or not written or f'value="{written}"' in page
+    if form.fields:
+        assert '<form method="post"' in page
+        assert "novalidate" in page
+
+
+def test_what_a_form_asks_for_is_told_to_browsers_and_password_managers() -> None:
+    rules = "minlength: 15; allowed: unicode;"
+    form = Form(
+        username=Field(label="Name", autocomplete="username", max_length=150, help_text="Others see it."),
+        email=Field(label="Mail", type="email", autocomplete="email", required=False),
+        city=Field(label="City", autocomplete="address-level2"),
+        password1=Field(label="Password", type="password", autocomplete="new-password", passwordrules=rules),
+        news=Field(label="News", type="checkbox", required=False),
+        next=Field(type="hidden", required=False),
+    )
+    form.add_error("username", ValidationError("Taken."))
+    form.add_error("username", ValidationError("Odd."))
+    form.add_error("next", ValidationError("Hidden."))
+    page = render("registration/register_form.html", {"form": form, "password_help": ["Long."]})
+    fields = {re.findall('name="(.*?)"', field)[0]: field for field in re.findall(r"<input[^>]*>", page, re.DOTALL)}
+    assert list(fields) == ["username", "email", "city", "password1", "news"]  # what is hidden and empty is left out
+    assert 'maxlength="150" autocomplete="username" autocapitalize="none" spellcheck="false"' in fields["username"]
+    assert 'aria-invalid="true" aria-describedby="id_username_help id_username_error"' in fields["username"]
+    assert " required" in fields["username"]
+    assert 'dir="ltr"' in fields["email"]
+    assert "required" not in fields["email"]
+    assert "autocapitalize" not in fields["city"]
+    assert f'passwordrules="{rules}"' in fields["password1"]
+    assert 'aria-describedby="id_password1_help"' in fields["password1"]
+    assert "checked" not in fields["news"]
+    assert "(optional)" in page
+    summary = page.split('role="alert"')[1].split("</div>")[0]
+    assert '<a href="#id_username">Name: Taken.</a>' in summary
+    assert '<a href="#id_username">Name: Odd.</a>' in summary
+    assert "<li>Hidden.</li>" in summary
+
+
+def test_links_to_pages_that_are_not_there_are_left_out() -> None:
+    context = {"form": Form(), "auth_link": lambda name: None}
+    assert "Forgot" not in render("registration/login.html", context)
+    assert "Create an account" not in render("registration/login.html", context)
+    assert "Change your e-mail" not in render("registration/password_change_form.html", context)
+    assert "auth.js" not in render("registration/login.html", {**context, "auth_script": None})
+
+
+def test_pages_and_mails_say_in_which_language_and_direction_they_are() -> None:
+    with speaking(ARABIC):
+        assert '<html lang="ar" dir="rtl">' in render("registration/logged_out.html", {})
+        mail = render("registration/password_reset_email.html", {"link": LINK, "valid_for": "5"})
+    assert '<html lang="ar" dir="rtl">' in mail
+    assert 'role="main" lang="ar" dir="rtl"' in mail  # webmail drops the outer elements
+
+
+def test_an_application_replaces_the_layout_alone(tmp_path: Path) -> None:
+    (tmp_path / "auth_base.html").write_text("<html>Mine: {% block content %}{% endblock %}</html>")
+    page = render("registration/login.html", {"form": Form()}, Templates([tmp_path]))
+    assert page.startswith("<html>Mine: ")
+    assert "Log in" in page
+
+
+# Mails
+
+
+@pytest.mark.parametrize("case", MAILS, ids=lambda case: f"{case.id} {case.template[-4:]}")
+def test_a_mail_says_why_it_comes(case: Case) -> None:
+    mail = render(case.template, case.context)
+    link = case.context.get("undo_link") or case.context["link"]
+    if case.template.endswith("_subject.txt"):
+        assert case.says in mail
+        assert SITE in mail
+        assert len(mail.splitlines()) == 1
+    elif case.template.endswith(".txt"):
+        assert case.says in mail
+        assert SITE in mail
+        assert "\n\n\n" not in mail
+        assert "<" not in mail.replace(NAME, "")
+        assert link is None or f"\n\n{link}\n\n" in mail
+    else:
+        assert case.says in html.unescape(mail)
+        assert NAME not in mail, "is not escaped"
+        assert set(re.findall('href="(.*?)"', mail)) == {HOST, *([link] if link else [])}
+        # Nothing that is fetched when the mail is opened, and tells that it was.
+        assert not re.search(r"src=|url\(|<link|<script|<img|@import|<iframe|<object", mail)
+    if case.context.get("undo_link"):
+        assert LINK not in mail
+
+
+def test_a_mail_to_an_address_that_may_be_a_strangers_tells_no_username() -> None:
+    for case in MAILS:
+        if "email_change_" in case.template or "username_taken_" in case.template:
+            assert html.escape(NAME) not in html.escape(render(case.template, case.context))
+
+
+# In a browser
+
+
+class Visit(NamedTuple):
+    """A window, and what went wrong in it."""
+
+    page: Page
+    context: BrowserContext
+    complaints: list[str]
+
+
+@pytest.fixture(scope="module")
+def site() -> dict[str, str]:
+    """All pages and mails by their path. Written before the browser starts, whose driver has an event loop."""
+    found = {f"/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
+    letters = {case.template: case for case in MAILS if case.template.endswith(".html")}
+    found |= {f"/mail/{template}": render(template, case.context) for template, case in letters.items()}
+    with speaking(ARABIC):
+        found |= {f"/ar/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
+    return found
+
+
+@pytest.fixture
+def visit(site: dict[str, str], chromium: Browser) -> Iterator[Callable[..., Visit]]:
+    contexts: list[BrowserContext] = []
+
+    def open_window(
+        scheme: str = "light", width: int = 320, *, javascript: bool = True, forced_colors: bool = False
+    ) -> Visit:
+        context = chromium.new_context(
+            color_scheme="dark" if scheme == "dark" else "light",
+            forced_colors="active" if forced_colors else "none",
+            java_script_enabled=javascript,
+            viewport={"width": width, "height": 800},
+        )
+        contexts.append(context)
+        complaints: list[str] = []
+
+        def answer(route: Route) -> None:
+            path = urlsplit(route.request.url).path
+            if route.request.method == "POST":  # one page sends its form by itself
+                route.fulfill(status=204)
+            elif path in ("/auth.css", "/auth.js"):
+                kind = "text/css" if path == "/auth.css" else "text/javascript"
+                route.fulfill(body=ASSETS[path[1:]], content_type=kind)
+            elif path in site:
+                headers = {} if path.startswith("/mail/") else {"content-security-policy": POLICY}
+                route.fulfill(body=site[path], headers={"content-type": "text/html; charset=utf-8", **headers})
+            elif path.startswith("/accounts/") or path == "/favicon.ico":
+                route.fulfill(body="<!doctype html><title>Elsewhere</title>", content_type="text/html")
+            else:
+                complaints.append(f"asked for {route.request.url}")
+                route.abort()
+
+        context.route("**/*", answer)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        return Visit(page, context, complaints)
+
+    yield open_window
+    for context in contexts:
+        context.close()
+
+
+def path_of(template: str, says: str) -> str:
+    return next(f"/{n}" for n, case in enumerate(PAGES) if case.template == template and case.says == says)
+
+
+LOGIN = path_of("registration/login.html", "Forgot your password?")
+REFUSED = path_of("registration/login.html", "Error: Log in")
+NO_STYLE = path_of("registration/login.html", "Log in")
+CHANGE = path_of("registration/password_change_form.html", "Change the password")
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_kept_out_by_how_a_page_is_made(
+    visit: Callable[..., Visit], site: dict[str, str], scheme: str
+) -> None:
+    window, axe, found = visit(scheme), Axe(), []
+    options = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
+    for path in site:
+        if path.startswith("/ar/"):  # the same pages once more
+            continue
+        for width in (320, 1280):
+            window.page.set_viewport_size({"width": width, "height": 800})
+            if width == 320:
+                window.page.goto(ORIGIN + path)
+            report = axe.run(window.page, options=options).generate_snapshot()
+            found += [f"{path} at {width}: {violation}" for violation in report.splitlines()]
+            if window.page.evaluate("document.documentElement.scrollWidth") > width:
+                found.append(f"{path} is wider than {width}")
+        background = window.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = sum(int(part) for part in re.findall(r"\d+", background)[:3])
+        assert (brightness < 3 * 128) is (scheme == "dark") or path == NO_STYLE
+    assert not found
+    assert not window.complaints
+
+
+@needs_chromium
+def test_pages_from_right_to_left_are_no_wider_and_mirrored(visit: Callable[..., Visit]) -> None:
+    window = visit(width=320)
+    for number in range(len(PAGES)):
+        window.page.goto(f"{ORIGIN}/ar/{number}")
+        assert window.page.evaluate("document.documentElement.scrollWidth") <= 320
+    window.page.goto(f"{ORIGIN}/ar{REFUSED}")
+    borders = "e => [getComputedStyle(e).borderRightWidth, getComputedStyle(e).borderLeftWidth]"
+    assert window.page.get_by_role("alert").evaluate(borders) == ["4px", "0px"]
+    assert not window.complaints
+
+
+@needs_chromium
+def test_what_is_clicked_is_large_enough(visit: Callable[..., Visit]) -> None:
+    window = visit()
+    too_small = """() => [...document.querySelectorAll(".auth-links a, .auth-button, button, input")]
+        .filter((e) => e.checkVisibility() && !e.matches("[type=hidden], .auth-unseen"))
+        .filter((e) => e.getBoundingClientRect().height < (e.type === "checkbox" ? 24 : 44))
+        .map((e) => e.outerHTML)"""
+    for number in range(len(PAGES)):
+        if f"/{number}" != NO_STYLE:
+            window.page.goto(f"{ORIGIN}/{number}")
+            assert window.page.evaluate(too_small) == []
+
+
+@needs_chromium
+def test_where_colours_are_forced_a_button_still_has_an_edge(visit: Callable[..., Visit]) -> None:
+    window = visit(forced_colors=True)
+    window.page.goto(ORIGIN + LOGIN)
+    for box in (window.page.get_by_role("button", name="Log in"), window.page.get_by_role("main")):
+        edge, ground = box.evaluate("e => [getComputedStyle(e).borderTopColor, getComputedStyle(e).backgroundColor]")
+        assert edge != ground
+
+
+@needs_chromium
+def test_a_refused_form_has_the_focus_on_its_errors_and_leads_to_the_fields(visit: Callable[..., Visit]) -> None:
+    window = visit(javascript=False)
+    window.page.goto(ORIGIN + REFUSED)
+    alert = window.page.get_by_role("alert", name="That did not work")
+    expect(alert).to_be_focused()
+    alert.get_by_role("link", name="Username").click()
+    expect(window.page.get_by_label("Username")).to_be_focused()
+    expect(window.page.get_by_label("Username")).to_have_accessible_description("This is wrong.")
+    assert "#id_username" in window.page.url
+
+
+@needs_chromium
+def test_without_javascript_no_button_is_there_that_would_do_nothing(visit: Callable[..., Visit]) -> None:
+    window = visit(javascript=False)
+    window.page.goto(ORIGIN + CHANGE)
+    expect(window.page.get_by_role("button")).to_have_text(["Change the password"])
+    expect(window.page.locator("input[type=password]")).to_have_count(3)
+
+
+@needs_chromium
+def test_a_password_can_be_looked_at_and_is_hidden_before_it_is_sent(visit: Callable[..., Visit]) -> None:
+    window = visit()
+    window.page.goto(ORIGIN + CHANGE)
+    field = window.page.get_by_label("Old password")
+    button = window.page.get_by_role("button", name="Show password").first
+    field.fill("a secret")
+    expect(button).to_have_attribute("aria-pressed", "false")
+    expect(button).to_have_accessible_description("Old password")
+    button.press("Enter")
+    expect(field).to_have_attribute("type", "text")
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(window.page.get_by_role("status").first).to_have_text("The password can be seen now.")
+    expect(window.page.get_by_label("New password", exact=True)).to_have_attribute("type", "password")
+    button.click()
+    expect(field).to_have_attribute("type", "password")
+    expect(window.page.get_by_role("status").first).to_have_text("The password is hidden now.")
+    button.click()
+    kind = window.page.evaluate(
+        """() => {
+            const form = document.querySelector("form");
+            form.addEventListener("submit", (event) => event.preventDefault());
+            form.requestSubmit();
+            return document.querySelector("#id_old_password").type;
+        }"""
+    )
+    assert kind == "password"
+    expect(field).to_have_value("a secret")
+    assert not window.complaints
+
+
+@needs_chromium
+def test_a_password_can_be_pasted(visit: Callable[..., Visit]) -> None:
+    window = visit()
+    window.page.goto(ORIGIN + LOGIN)
+    allowed = window.page.get_by_label("Password").evaluate(
+        "e => e.dispatchEvent(new ClipboardEvent('paste', {bubbles: true, cancelable: true}))"
+    )
+    assert allowed

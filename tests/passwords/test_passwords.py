@@ -1,0 +1,423 @@
+"""Passwords: what is refused, how often is hashed, and what becomes of everybody else meanwhile."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import statistics
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from starlette_auth import (
+    Argon2PasswordHasher,
+    Auth,
+    HashingBusy,
+    MD5PasswordHasher,
+    ModelBackend,
+    PasswordHasher,
+    Passwords,
+    PBKDF2PasswordHasher,
+)
+from starlette_auth.passwords.hashers import default_hashers
+from starlette_auth.passwords.passwords import MAX_KINDS
+
+from ..conftest import PASSWORD, weak_passwords
+
+NFC = unicodedata.normalize("NFC", "Ünïcödé ångström")
+NFD = unicodedata.normalize("NFD", NFC)
+
+
+class Counting:
+    """Counts how often it hashes, and where."""
+
+    algorithm = "counting"
+
+    def __init__(self) -> None:
+        self.hashes = 0
+        self.threads: set[int] = set()
+        self.priorities: set[int] = set()
+
+    def encode(self, password: str) -> str:
+        self.hashes += 1
+        self.threads.add(threading.get_ident())
+        self.priorities.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return f"{self.algorithm}${password}"
+
+    def verify(self, password: str, encoded: str) -> bool:
+        return self.encode(password) == encoded
+
+    def must_update(self, encoded: str) -> bool:
+        return False
+
+
+class Slow(Counting):
+    """Hashes for as long as the gate is closed."""
+
+    algorithm = "slow"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.started = threading.Semaphore(0)
+
+    def encode(self, password: str) -> str:
+        self.started.release()
+        assert self.gate.wait(30)
+        return super().encode(password)
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    hasher = Slow()
+    yield hasher
+    hasher.gate.set()
+
+
+@contextlib.asynccontextmanager
+async def passwords_with(*hashers: PasswordHasher, **options: Any) -> AsyncIterator[Passwords]:
+    passwords = Passwords(hashers, **options)
+    yield passwords
+    passwords.close()
+
+
+async def until(condition: object) -> None:
+    """Waits, without holding anybody up, until a function says yes."""
+    assert callable(condition)
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_a_hash_is_right_for_its_password_alone(fast_passwords: Passwords) -> None:
+    encoded = await fast_passwords.hash(PASSWORD)
+    assert encoded.startswith("argon2$argon2id$")
+    assert await fast_passwords.check(encoded, PASSWORD) == (True, False)
+    assert await fast_passwords.check(encoded, PASSWORD.upper()) == (False, False)
+
+
+@pytest.mark.parametrize("chosen", [NFC, NFD])
+@pytest.mark.parametrize("typed", [NFC, NFD])
+async def test_both_spellings_of_a_letter_are_one_password(fast_passwords: Passwords, chosen: str, typed: str) -> None:
+    assert NFC != NFD
+    assert (await fast_passwords.check(await fast_passwords.hash(chosen), typed)).matches
+
+
+@pytest.mark.parametrize("password", [NFC, NFD])
+async def test_what_django_hashed_as_it_was_typed_is_right_typed_so_again(password: str) -> None:
+    async with passwords_with(PBKDF2PasswordHasher(iterations=10)) as passwords:
+        encoded = PBKDF2PasswordHasher(iterations=10).encode(password)  # Django does not normalise
+        assert (await passwords.check(encoded, password)).matches
+
+
+@pytest.mark.parametrize("password", ["x" * 1025, "x" * 10_000_000, "half a pair \ud83d", "\udc00"])
+async def test_what_cannot_be_a_password_is_refused_before_it_is_hashed(counting: Counting, password: str) -> None:
+    async with passwords_with(counting) as passwords:
+        with pytest.raises(ValueError, match=r"at most 1024 characters. Choose another one\.$"):
+            await passwords.hash(password)
+        assert counting.hashes == 0
+        assert await passwords.check(f"counting${password}", password) == (False, False)
+        assert counting.hashes == 1  # the decoy
+
+
+async def test_1024_characters_are_a_password(fast_passwords: Passwords) -> None:
+    long = "☃" * 1024
+    assert (await fast_passwords.check(await fast_passwords.hash(long), long)).matches
+
+
+async def test_no_password_matches_an_unusable_hash(fast_passwords: Passwords) -> None:
+    encoded = await fast_passwords.hash(None)
+    assert encoded.startswith("!")
+    assert len(encoded) == 41  # as Django's
+    assert encoded != await fast_passwords.hash(None)
+    for password in ("", encoded, encoded[1:], "!"):
+        assert await fast_passwords.check(encoded, password) == (False, False)
+
+
+@pytest.mark.parametrize("encoded", [None, "", "!", "!unusable", "counting$other", "unknown$x", "plain text"], ids=repr)
+async def test_each_attempt_costs_exactly_one_hash(counting: Counting, encoded: str | None) -> None:
+    async with passwords_with(counting) as passwords:
+        for attempts in (1, 2, 3):
+            assert not (await passwords.check(encoded, PASSWORD)).matches
+            assert counting.hashes == attempts
+
+
+async def test_a_right_password_costs_one_hash_too(counting: Counting) -> None:
+    async with passwords_with(counting) as passwords:
+        assert (await passwords.check(f"counting${PASSWORD}", PASSWORD)).matches
+        assert counting.hashes == 1
+
+
+async def test_unknown_inactive_unusable_and_wrong_cost_the_same(auth: Auth, counting: Counting) -> None:
+    auth.users.passwords = Passwords([counting])
+    users = auth.users
+    await users.create_user("right", password=PASSWORD)
+    await users.create_user("inactive", password=PASSWORD, is_active=False)
+    await users.create_user("unusable")
+    spent = {}
+    for name, password in (("unknown", PASSWORD), ("inactive", PASSWORD), ("unusable", PASSWORD), ("right", "wrong")):
+        before = counting.hashes
+        # No backend looks at the request.
+        assert await ModelBackend(users).authenticate(None, username=name, password=password) is None  # type: ignore[arg-type]
+        spent[name] = counting.hashes - before
+    users.passwords.close()
+    assert spent == {"unknown": 1, "inactive": 1, "unusable": 1, "right": 1}
+
+
+async def test_both_spellings_are_tried_for_nobody_too(counting: Counting) -> None:
+    async with passwords_with(counting) as passwords:
+        await passwords.check(None, NFD)
+        unknown = counting.hashes
+        await passwords.check("counting$x", NFD)
+        assert counting.hashes - unknown == unknown == 2
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "argon2$",
+        "argon2$argon2id$v=19$m=65536",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$ÄÄÄÄ",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$!!!!$AAAAAAAA",
+        "pbkdf2_sha256$",
+        "pbkdf2_sha256$many$salt$AA==",
+        "pbkdf2_sha256$0$salt$AA==",
+        "pbkdf2_sha256$-1$salt$AA==",
+        "pbkdf2_sha256$99999999999999999999999$salt$AA==",
+        "pbkdf2_sha1$1$\udc00$AA==",
+        "scrypt$16384",
+        "scrypt$3$salt$8$1$AA==",
+        "scrypt$99999999999999999999999$salt$8$1$AA==",
+        "scrypt$16384$salt$0$0$AA==",
+        "scrypt$1073741824$salt$8$1$AA==",
+        "bcrypt$",
+        "bcrypt$$2b$99$abcdefghijklmnopqrstuu",
+        "bcrypt_sha256$$2b$",
+        "md5",
+    ],
+)
+async def test_a_damaged_hash_lets_nobody_in_and_is_logged(encoded: str, caplog: pytest.LogCaptureFixture) -> None:
+    counting = Counting()
+    async with passwords_with(counting, *default_hashers(), MD5PasswordHasher()) as passwords:
+        assert await passwords.check(encoded, "pw") == (False, False)
+    assert counting.hashes == 1, "it takes as long as for everybody"
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("starlette_auth", logging.ERROR)
+    assert "damaged" in record.getMessage()
+    assert "$" not in record.getMessage()
+
+
+@pytest.mark.parametrize("hasher", [*default_hashers()[:4], MD5PasswordHasher()], ids=lambda hasher: hasher.algorithm)
+async def test_no_part_of_a_hash_lets_anybody_in(hasher: PasswordHasher) -> None:
+    weak: dict[str, PasswordHasher] = {
+        "argon2": Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
+        "pbkdf2_sha256": PBKDF2PasswordHasher(iterations=2),
+    }
+    encoded = weak.get(hasher.algorithm, hasher).encode("pw")
+    async with passwords_with(Counting(), hasher) as passwords:
+        for length in range(0, len(encoded), 1 if hasher.algorithm in weak else 20):
+            assert await passwords.check(encoded[:length], "pw") == (False, False), encoded[:length]
+        assert (await passwords.check(encoded, "pw")).matches
+
+
+async def test_a_hash_of_no_known_format_is_logged_without_it(
+    counting: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with passwords_with(counting) as passwords:
+        await passwords.check("8fe4c11451281c094a6578e6ddbf5eed", "pw")
+    assert "no known format" in caplog.text
+    assert "8fe4c" not in caplog.text
+
+
+async def test_a_hash_that_needs_bcrypt_says_so_when_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, counting: Counting
+) -> None:
+    monkeypatch.setitem(sys.modules, "bcrypt", None)
+    async with passwords_with(counting, *default_hashers()) as passwords:
+        assert not (await passwords.check("bcrypt$$2b$04$abcdefghijklmnopqrstuu", "pw")).matches
+    assert "pip install starlette-contrib-auth[django]" in caplog.text
+
+
+async def test_the_first_hasher_writes_and_the_others_ask_to_be_replaced(counting: Counting) -> None:
+    old = PBKDF2PasswordHasher(iterations=5)
+    async with passwords_with(counting, old) as passwords:
+        assert await passwords.hash("pw") == "counting$pw"
+        assert await passwords.check(old.encode("pw"), "pw") == (True, True)
+        assert await passwords.check(old.encode("pw"), "wrong") == (False, False)
+    async with passwords_with(PBKDF2PasswordHasher(iterations=6)) as passwords:
+        assert await passwords.check(old.encode("pw"), "pw") == (True, True)
+
+
+def test_hashes_are_told_from_passwords(fast_passwords: Passwords) -> None:
+    for encoded in ("!", "!x", "argon2$argon2id$x", "pbkdf2_sha256$1$s$x"):
+        assert fast_passwords.is_encoded(encoded)
+    for password in ("", PASSWORD, "argon2", "md5$x$y", "None"):
+        assert not fast_passwords.is_encoded(password)
+
+
+async def test_when_the_queue_is_full_the_next_is_told_to_come_again(slow: Slow) -> None:
+    async with passwords_with(slow, threads=1, queue=2) as passwords:
+        waiting = [asyncio.create_task(passwords.hash("pw")) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(HashingBusy) as busy:
+            await passwords.check(None, "pw")
+        assert busy.value.status_code == 503
+        assert busy.value.headers == {"Retry-After": "5"}
+        slow.gate.set()
+        assert await asyncio.gather(*waiting) == ["slow$pw"] * 3
+        assert await passwords.hash("pw") == "slow$pw"  # there is room again
+
+
+async def test_a_request_that_was_given_up_keeps_its_place_while_its_thread_works(slow: Slow) -> None:
+    async with passwords_with(slow, threads=1, queue=1) as passwords:
+        working = asyncio.create_task(passwords.hash("pw"))
+        await until(lambda: slow.started.acquire(blocking=False))
+        waiting = asyncio.create_task(passwords.hash("pw"))
+        await asyncio.sleep(0)
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        with pytest.raises(HashingBusy):
+            await passwords.hash("pw")
+        # One that still waits leaves its place at once: nothing is done for it.
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        last = asyncio.create_task(passwords.hash("last"))
+        slow.gate.set()
+        assert await last == "slow$last"
+        assert slow.hashes == 2  # the first and the last
+
+
+async def test_many_cancellations_lose_no_place(counting: Counting) -> None:
+    async with passwords_with(counting, threads=2, queue=8) as passwords:
+        for _ in range(50):
+            tasks = [asyncio.create_task(passwords.hash("pw")) for _ in range(10)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        assert await asyncio.gather(*(passwords.hash("pw") for _ in range(10))) == ["counting$pw"] * 10
+
+
+async def test_what_is_noted_of_kinds_of_hashes_has_an_end() -> None:
+    async with passwords_with(PBKDF2PasswordHasher(iterations=1)) as passwords:
+        for cost in range(1, 80):
+            assert (await passwords.check(PBKDF2PasswordHasher(iterations=cost).encode("pw"), "pw")).matches
+        assert len(passwords._takes) == MAX_KINDS
+
+
+async def test_an_error_of_a_hasher_frees_its_place(counting: Counting) -> None:
+    class Broken(Counting):
+        def encode(self, password: str) -> str:
+            raise RuntimeError("broken")
+
+    async with passwords_with(Broken(), threads=1, queue=1) as passwords:
+        for _ in range(5):
+            with pytest.raises(RuntimeError, match="broken"):
+                await passwords.hash("pw")
+
+
+async def test_hashing_is_not_done_by_the_thread_of_the_event_loop(counting: Counting) -> None:
+    async with passwords_with(counting, threads=3) as passwords:
+        await asyncio.gather(*(passwords.hash("pw") for _ in range(30)))
+    assert threading.get_ident() not in counting.threads
+    assert 1 <= len(counting.threads) <= 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities belong to threads on Linux only")
+async def test_hashing_gives_way_to_everything_else(counting: Counting) -> None:
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    async with passwords_with(counting) as passwords:
+        await passwords.hash("pw")
+    assert counting.priorities == {min(here + 10, 19)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == here
+
+
+async def test_where_priorities_belong_to_processes_they_stay(
+    counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starlette_auth.passwords.passwords.sys", SimpleNamespace(platform="darwin"))
+    async with passwords_with(counting) as passwords:
+        assert await passwords.hash("pw") == "counting$pw"
+    assert counting.priorities == {os.getpriority(os.PRIO_PROCESS, 0)}
+
+
+async def test_closed_passwords_open_again(counting: Counting) -> None:
+    passwords = Passwords([counting])
+    passwords.close()
+    await passwords.hash("pw")
+    passwords.close()
+    assert await passwords.hash("pw") == "counting$pw"
+    passwords.close()
+    passwords.close()
+
+
+def test_passwords_outlive_an_event_loop(counting: Counting) -> None:
+    passwords = Passwords([counting])
+    for _ in range(3):
+        assert asyncio.run(passwords.hash("pw")) == "counting$pw"
+    passwords.close()
+
+
+async def test_50_logins_at_once_slow_nobody_down_and_need_little_memory() -> None:
+    for _attempt in range(3):  # this machine may be busy with something else for a while
+        delay, growth = await _fifty_logins()
+        assert growth < ((os.cpu_count() or 1) * 64 + 100) * 2**20
+        if delay < 0.25:
+            break
+    assert delay < 0.25
+
+
+async def _fifty_logins() -> tuple[float, int]:
+    """The worst delay of a coroutine that has nothing to do, and by how much the process grew."""
+    passwords = Passwords()
+    encoded = await passwords.hash(PASSWORD)
+    before = most = resident_memory()
+    worst = 0.0
+    logins = asyncio.gather(*(passwords.check(encoded, PASSWORD) for _ in range(50)))
+    while not logins.done():
+        started = time.perf_counter()
+        await asyncio.sleep(0.005)
+        worst = max(worst, time.perf_counter() - started - 0.005)
+        most = max(most, resident_memory())
+    assert all(verification.matches for verification in await logins)
+    passwords.close()
+    return worst, most - before
+
+
+def resident_memory() -> int:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+async def test_an_old_format_does_not_show_that_there_is_an_account() -> None:
+    passwords = Passwords([*weak_passwords().hashers.values()])
+    old = PBKDF2PasswordHasher(iterations=300_000).encode("right")
+
+    async def median(encoded: str | None) -> float:
+        times = []
+        for _ in range(9):
+            begun = time.perf_counter()
+            assert not (await passwords.check(encoded, "wrong")).matches
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times)
+
+    known, unknown = await median(old), await median(None)
+    assert 0.4 < known / unknown < 2.5
+    passwords.close()

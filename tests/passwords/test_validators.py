@@ -1,0 +1,634 @@
+"""Which passwords may be chosen."""
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import importlib
+import io
+import json
+import logging
+import os
+import random
+import string
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import django.conf
+import pytest
+from django.contrib.auth import password_validation as django_validation
+from django.core.exceptions import FieldDoesNotExist
+from django.core.exceptions import ValidationError as DjangoValidationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from starlette_auth.cli.build_filter import PasswordList, build_filter
+from starlette_auth.cli.main import main
+from starlette_auth.core.exceptions import ImproperlyConfigured, ValidationError
+from starlette_auth.passwords.bloom_filter import SHIPPED, PasswordFilter, open_filter
+from starlette_auth.passwords.patterns import forms, is_pattern
+from starlette_auth.passwords.pwned import PwnedPasswordsValidator
+from starlette_auth.passwords.validators import (
+    CommonPasswordValidator,
+    ContextWordsValidator,
+    MaximumLengthValidator,
+    MinimumLengthValidator,
+    NumericPasswordValidator,
+    PasswordValidator,
+    UserAttributeSimilarityValidator,
+    default_validators,
+    validate_password,
+)
+
+if not django.conf.settings.configured:
+    django.conf.settings.configure(USE_I18N=False)
+
+PASSPHRASE = "correct horse battery staple"
+NAMES = {"username": "username", "first_name": "first name", "last_name": "last name", "email": "email address"}
+
+
+class Meta:
+    """What Django's validator asks a model for."""
+
+    def get_field(self, name: str) -> SimpleNamespace:
+        if name not in NAMES:
+            raise FieldDoesNotExist
+        return SimpleNamespace(verbose_name=NAMES[name])
+
+
+def person(**attributes: Any) -> SimpleNamespace:
+    return SimpleNamespace(_meta=Meta(), **attributes)
+
+
+async def codes(password: str, *validators: PasswordValidator, user: Any = None) -> list[str]:
+    return [error.code for error in await validate_password(password, validators, user)]
+
+
+async def ours(validator: PasswordValidator, password: str, user: Any = None) -> list[tuple[str, str]]:
+    return [(error.code, error.message) for error in await validate_password(password, [validator], user)]
+
+
+def djangos(validator: Any, password: str, user: Any = None) -> list[tuple[str, str]]:
+    try:
+        validator.validate(password, user)
+    except DjangoValidationError as error:
+        return [(str(error.code), error.messages[0])]
+    return []
+
+
+async def test_a_passphrase_is_taken() -> None:
+    assert await validate_password(PASSPHRASE, default_validators(["Acme Shop"]), person(username="joe")) == []
+
+
+async def test_all_that_is_wrong_is_said_in_order() -> None:
+    user = person(username="dragon")
+    errors = await validate_password("dragon", [*default_validators(), NumericPasswordValidator()], user)
+    assert [error.code for error in errors] == ["password_too_short", "password_too_similar", "password_too_common"]
+    assert str(errors[0]) == "This password is too short. It must contain at least 15 characters."
+
+
+async def test_the_defaults_know_context_words_when_there_are_some() -> None:
+    assert len(default_validators()) == 4
+    assert await codes("acmeshop2024acmeshop!", *default_validators(["Acme Shop"])) == ["password_context_word"]
+
+
+async def test_of_an_overlong_password_only_that_is_said() -> None:
+    errors = await validate_password("1" * 1025, [NumericPasswordValidator(), CommonPasswordValidator()])
+    assert [error.code for error in errors] == ["password_too_long"]
+    assert errors[0].message == "This password is too long. It must contain at most 1024 characters."
+    assert await codes("1" * 1024, NumericPasswordValidator()) == ["password_entirely_numeric"]
+
+
+async def test_a_letter_and_its_accent_are_one_character() -> None:
+    assert await codes("e\N{COMBINING ACUTE ACCENT}" * 14, MinimumLengthValidator()) == ["password_too_short"]
+    assert await codes("e\N{COMBINING ACUTE ACCENT}" * 15, MinimumLengthValidator()) == []
+
+
+async def test_validators_of_your_own_may_wait_or_not() -> None:
+    class NoX:
+        def validate(self, password: str, user: Any = None) -> None:
+            if "x" in password:
+                raise ValidationError("No x. Take it out.", "x")
+
+        def get_help_text(self) -> str:
+            return "No x."
+
+    class NoY:
+        async def validate(self, password: str, user: Any = None) -> None:
+            if "y" in password:
+                raise ValidationError("No y. Take it out.", "y")
+
+        def get_help_text(self) -> str:
+            return "No y."
+
+    assert await codes("xyz", NoX(), NoY()) == ["x", "y"]
+    assert await codes("zzz", NoX(), NoY()) == []
+
+
+async def test_a_second_factor_makes_eight_characters_enough() -> None:
+    validator = MinimumLengthValidator()
+    assert await codes("8 chars!", validator, user=person(has_second_factor=True)) == []
+    assert await ours(validator, "7 chars", person(has_second_factor=True)) == [
+        ("password_too_short", "This password is too short. It must contain at least 8 characters.")
+    ]
+    assert await codes("14 characters!", validator, user=person(has_second_factor=False)) == ["password_too_short"]
+    assert await codes("six ch", MinimumLengthValidator(6), user=person(has_second_factor=True)) == []
+
+
+async def test_the_maximum_may_be_less() -> None:
+    assert await codes("x" * 73, MaximumLengthValidator(72)) == ["password_too_long"]
+    assert await codes("x" * 72, MaximumLengthValidator(72)) == []
+
+
+@pytest.mark.parametrize("password", ["", "x", "1234567", "12345678", "①②", "٣٤٥", "12 34", "éééééééé"])
+async def test_length_and_digits_are_judged_as_by_django(password: str) -> None:
+    for length in (1, 8, 15):
+        assert await ours(MinimumLengthValidator(length), password) == djangos(
+            django_validation.MinimumLengthValidator(length), password
+        )
+    assert await ours(NumericPasswordValidator(), password) == djangos(
+        django_validation.NumericPasswordValidator(), password
+    )
+
+
+def test_help_is_djangos() -> None:
+    pairs: list[tuple[PasswordValidator, Any]] = [
+        (MinimumLengthValidator(), django_validation.MinimumLengthValidator(15)),
+        (MinimumLengthValidator(1), django_validation.MinimumLengthValidator(1)),
+        (UserAttributeSimilarityValidator(), django_validation.UserAttributeSimilarityValidator()),
+        (CommonPasswordValidator(), django_validation.CommonPasswordValidator()),
+        (NumericPasswordValidator(), django_validation.NumericPasswordValidator()),
+    ]
+    for own, other in pairs:
+        assert own.get_help_text() == other.get_help_text()
+    for validator in (MaximumLengthValidator(64), ContextWordsValidator(["acme"]), PwnedPasswordsValidator()):
+        assert validator.get_help_text().startswith("Your password ")
+    assert MaximumLengthValidator().get_help_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("password", "user"),
+    [
+        ("joe.bloggs", person(email="joe.bloggs@example.com")),
+        ("example.com!", person(email="joe.bloggs@example.com")),
+        ("Bloggs-Joe", person(username="x", first_name="Joe", last_name="Bloggs")),
+        ("testclient", person(username="", first_name=None, last_name=7, email="testclient@example.com")),
+        ("sglient", person(first_name="testclient")),
+        ("", person(username="joe@")),
+        ("", person(username="joe")),
+        (PASSPHRASE, person(username="staple")),
+        ("a" * 1000, person(username="a" * 538)),
+        ("a" * 1000, person(username="a" * 539)),
+        ("password", None),
+    ],
+)
+async def test_similarity_is_djangos(password: str, user: Any) -> None:
+    await same_similarity(password, user, 0.7)
+
+
+async def same_similarity(password: str, user: Any, max_similarity: float) -> None:
+    own = UserAttributeSimilarityValidator(max_similarity=max_similarity)
+    other = django_validation.UserAttributeSimilarityValidator(max_similarity=max_similarity)
+    assert await ours(own, password, user) == djangos(other, password, user)
+
+
+words = st.text("abcAB12.-@ éİ", max_size=24)
+
+
+@settings(max_examples=400, deadline=None)
+@given(words, words, words, st.sampled_from([0.1, 0.5, 0.7, 0.9, 1.0]))
+def test_similarity_is_djangos_whatever_the_words(password: str, username: str, email: str, most: float) -> None:
+    user = person(username=username, email=email)
+    own = UserAttributeSimilarityValidator(max_similarity=most)
+    try:
+        own.validate(password, user)
+        found = []
+    except ValidationError as error:
+        found = [(error.code, error.message)]
+    assert found == djangos(django_validation.UserAttributeSimilarityValidator(max_similarity=most), password, user)
+
+
+async def test_similarity_is_quick_however_long_the_words() -> None:
+    user = person(username="a b" * 1_000_000, email="ab " * 1_000_000)
+    started = time.perf_counter()
+    assert await codes("a" * 1000 + "b" * 24, UserAttributeSimilarityValidator(), user=user) == []
+    assert time.perf_counter() - started < 2
+
+
+async def test_other_attributes_are_called_by_their_names() -> None:
+    errors = await validate_password(
+        "bletchley", [UserAttributeSimilarityValidator(["town"])], person(town="Bletchley")
+    )
+    assert [error.message for error in errors] == ["The password is too similar to the town."]
+    with pytest.raises(ImproperlyConfigured, match="Pass a larger one"):
+        UserAttributeSimilarityValidator(max_similarity=0.05)
+
+
+async def test_every_password_that_django_calls_common_is_refused() -> None:
+    path = Path(django_validation.__file__).parent / "common-passwords.txt.gz"
+    common = await asyncio.to_thread(open_filter, SHIPPED)
+    listed = [line.strip() for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    assert len(listed) > 19_000
+    assert all(password in common for password in listed)
+    for password in listed[::400]:
+        assert await ours(CommonPasswordValidator(), f" {password.upper()}") == djangos(
+            django_validation.CommonPasswordValidator(), f" {password.upper()}"
+        )
+
+
+COMMON = """
+    password 12345678 iloveyou PASSWORD passwordpassword passwordpasswor PasswordPassword password-password
+    password2024!! password2024password2024 12.05.1999iloveyou Summer-2024-2024 1990sunshine1990 !!!football!!!2023
+    trustno1trustno1 dragon1234567890 20240101football monkeymonkeymonkey princess31.12.2020 2020-12-31-princess
+    ~~~~~~~~superman~~~~~~~~ shadow!@#$%^&*() letmein123123123 sunshine000000000
+    qwertyuiopasdfgh 1qaz2wsx3edc4rfv zaq12wsxcde34rfv !QAZ2wsx#EDC4rfv q1w2e3r4t5y6u7i8 a1b2c3d4e5f6g7h8
+    mnbvcxzlkjhgfdsa qwertzuiopasdfgh yxcvbnmasdfghjkl azertyuiopqsdfghjklm 147258369147258 159357159357159
+    poiuytrewqlkjhgf qazwsxedcrfvtgb qwertyuiop2024! qqqwwweeerrrttt
+    abcdefghijklmnop zyxwvutsrqponmlk abcdefghijklmnopqrstuvwxyz0123456789
+    aaaaaaaaaaaaaaa abababababababab 123123123123123 abc-abc-abc-abc xk7-xk7-xk7-xk7- abbabaabbaababba
+    20240101202401012024 1990199520002020 12.05.1999-13.06.2001 1.5.1999-3.6.2001 2024-01-01-2024-01-01 847593847593847593
+    123456789012345 098765432112345 000000000000000
+""".split()  # noqa: SIM905
+UNCOMMON = f"""
+    {PASSPHRASE}|the qwerty keyboard is old|847593847561234|dressedassessed|xK7#mQ2$vL9@pR4|tr0mbone in the attic
+    we were 1234 people there|lighthouse keeper 2024|correcthorsebattery2024!|83746592019374love|love#$&%(]=;{{?+>x
+    ünïcödé wörds äre fïne|密码是一个很长的句子而且不常见|horse horse cat dog bird|blue-marble-1987-otter
+""".strip().split("|")
+
+
+@pytest.mark.parametrize("password", [*COMMON, "  iloveyou  ", "password password", "pass\N{NO-BREAK SPACE}" * 4])
+async def test_common_passwords_are_refused_in_every_disguise(password: str) -> None:
+    assert await codes(password, CommonPasswordValidator()) == ["password_too_common"]
+
+
+@pytest.mark.parametrize("password", UNCOMMON)
+async def test_others_are_not(password: str) -> None:
+    assert await codes(password, CommonPasswordValidator()) == []
+
+
+async def test_hardly_any_good_password_is_refused() -> None:
+    chance = random.Random(15)
+    words = "anchor basket candle dolphin ember falcon garnet harbor island jungle kettle lantern meadow nickel".split()  # noqa: SIM905
+    good = [
+        separator.join(chance.choice(words) for _ in range(4)) + ending
+        for separator in (" ", "-", "")
+        for ending in ("", "7", "2024", "!")
+        for _ in range(100)
+    ]
+    alphabets = (string.ascii_lowercase, string.ascii_letters + string.digits, string.printable[:94], string.hexdigits)
+    good += ["".join(chance.choices(alphabet, k=15)) for alphabet in alphabets for _ in range(500)]
+    refused = [password for password in good if await codes(password, CommonPasswordValidator())]
+    assert len(refused) <= 5, refused
+
+
+@pytest.mark.parametrize(
+    "password", ["2019" * 128 + "x" + "1920" * 127, "!" * 511 + "ab" + "?" * 511, "ab" * 511 + "c", "1." * 511 + "x"]
+)
+def test_the_rules_are_quick_for_the_worst_of_words(password: str) -> None:
+    started = time.perf_counter()
+    for form in forms(password):
+        is_pattern(form)
+    assert time.perf_counter() - started < 1
+
+
+async def test_beyond_the_longest_password_only_the_filter_is_asked(tmp_path: Path) -> None:
+    await build(tmp_path / "own.bloom", "long" * 300)
+    validator = CommonPasswordValidator(tmp_path / "own.bloom")
+    for password, expected in [("LONG" * 300, True), ("other" * 300, False)]:
+        try:
+            await validator.validate(password)
+            assert not expected
+        except ValidationError:
+            assert expected
+
+
+async def test_half_a_surrogate_pair_is_no_crash() -> None:
+    assert await codes("half \ud800 of a pair", CommonPasswordValidator()) == []
+
+
+def test_the_shipped_filter_names_its_sources() -> None:
+    common = PasswordFilter(SHIPPED)
+    assert common.header["entries"] >= 400_000
+    assert common.header["false_positive_rate"] <= 1e-6
+    assert sum(source["count"] for source in common.header["sources"]) >= common.header["entries"]
+    assert all(source["licence"].split(",")[0] in ("MIT", "BSD-3-Clause") for source in common.header["sources"])
+    assert all(source["name"] for source in common.header["sources"])
+    assert SHIPPED.stat().st_size < 1.6 * 2**20
+    # As often as its bits say: each hash finds one of those that are set.
+    bits = SHIPPED.read_bytes()[-common.bits // 8 :]
+    share = int.from_bytes(bits).bit_count() / common.bits
+    assert share**common.hashes <= 1e-6
+    assert sum(f"not a password: {number}" in common for number in range(100_000)) <= 1
+
+
+async def build(path: Path, *lines: str) -> None:
+    source = path.with_suffix(".txt")
+    source.write_text("\n".join(lines))
+    await asyncio.to_thread(build_filter, [PasswordList(source)], path)
+
+
+async def test_a_filter_is_opened_once(tmp_path: Path) -> None:
+    path = tmp_path / "own.bloom"
+    await build(path, "glockenspiel")
+    assert await codes("Glockenspiel 1999", CommonPasswordValidator(path)) == ["password_too_common"]
+    assert await asyncio.to_thread(open_filter, path) is await asyncio.to_thread(open_filter, path)
+    path.unlink()
+    assert await codes("glockenspiel", CommonPasswordValidator(str(path))) == ["password_too_common"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content + b"\0",
+        lambda content: content[:100],
+        lambda content: b"hello\n" + content,
+        lambda content: b"[]\n" + content,
+        lambda content: b"{}\n" + content,
+        lambda content: content.replace(b"filter 1", b"filter 9"),
+        lambda content: content.replace(b'"hashes": 20', b'"hashes": 00'),
+        lambda content: content.replace(b'"hashes": 20', b'"hashes": -1'),
+        lambda content: content.replace(b'"hashes": 20', b'"hashes": []'),
+        lambda content: bytes(reversed(content)),
+    ],
+)
+async def test_a_damaged_filter_is_a_clear_error(tmp_path: Path, damage: Any) -> None:
+    path = tmp_path / "own.bloom"
+    await build(path, "glockenspiel")
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ImproperlyConfigured, match=r"own\.bloom is no password filter.*buildfilter"):
+        await CommonPasswordValidator(path).validate(PASSPHRASE)
+
+
+async def test_a_missing_filter_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"none\.bloom is no password filter.*buildfilter"):
+        await CommonPasswordValidator(tmp_path / "none.bloom").validate(PASSPHRASE)
+
+
+def sha1(password: str) -> str:
+    return hashlib.sha1(password.encode()).hexdigest().upper()
+
+
+def test_a_filter_is_built_from_lists_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, packed, latin, pwned = (tmp_path / name for name in ("plain.txt", "packed", "latin.txt", "pwned.txt"))
+    plain.write_bytes("Glockenspiel\r\nte\N{COMBINING DIAERESIS}st\n\n  padded  \nshort\nglockenspiel\n".encode())
+    packed.write_bytes(gzip.compress(b"from the archive\n"))
+    latin.write_bytes("gänseblümchen\n".encode("latin-1"))
+    pwned.write_text(f"{sha1('Often Seen')}:17\r\n{sha1('seldom seen').lower()}:2\n{sha1('uncounted')}\n")
+    output = tmp_path / "out.bloom"
+    words = ["buildfilter", str(output), *map(str, (plain, packed, latin, pwned))]
+    assert main([*words, "--min-count", "3", "--min-length", "6", "--false-positives", "1e-9"]) == 0
+    assert capsys.readouterr().out == f"Wrote 6 passwords to {output}, {output.stat().st_size:,} bytes.\n"
+    built = PasswordFilter(output)
+    for password in ("glockenspiel", "padded", "from the archive", "gänseblümchen", "Often Seen", "uncounted"):
+        assert password in built
+    for password in ("Glockenspiel", "short", "tëst", "seldom seen", "often seen", ""):
+        assert password not in built
+    assert built.hashes == 30
+    assert [(source["name"], source["count"]) for source in built.header["sources"]] == [
+        ("plain.txt", 3),
+        ("packed", 1),
+        ("latin.txt", 1),
+        ("pwned.txt", 2),
+    ]
+    assert built.header["entries"] == 6
+    # A filter may be made anew.
+    assert main(words) == 0
+    assert "seldom seen" in PasswordFilter(output)
+    assert "short" in PasswordFilter(output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latin.txt", "out.bloom", "packed", "plain.txt", "pwned.txt"
+    ]  # fmt: skip
+
+
+async def test_what_was_breached_is_refused_by_a_filter_of_digests(tmp_path: Path) -> None:
+    await build(tmp_path / "own.bloom", f"{sha1('Glockenspiel')}:17")
+    validator = CommonPasswordValidator(tmp_path / "own.bloom")
+    assert await codes("Glockenspiel", validator) == ["password_too_common"]
+    assert await codes("glockenspiel", validator) == []
+
+
+def test_the_command_needs_no_application(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("glockenspiel\n")
+    path = os.pathsep.join([str(Path(__file__).parent.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "starlette_auth", "buildfilter", "own.bloom", "list.txt"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "glockenspiel" in PasswordFilter(tmp_path / "own.bloom")
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    (tmp_path / "list.txt").write_text("glockenspiel\n" + "\n" * 99_999)
+    assert main(["buildfilter", str(tmp_path / "own.bloom"), str(tmp_path / "list.txt")]) == 0
+    assert "list.txt: 100,000 lines" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "There is no password in these lists"),
+        (b"short\n", "There is no password in these lists"),
+        (b"8846F7EAEE8FB117AD06BDD830B7586C:9545824\n", "Download the SHA-1 list"),
+        (b"0018A45C4D1DEF81644B54AB7F969B88D65:3\n", "Download the SHA-1 list"),
+        (b"\x1f\x8bno archive", "BadGzipFile"),
+        (gzip.compress(b"glockenspiel" * 50, mtime=0)[:-9], "EOFError"),
+        (None, "is no file"),
+    ],
+)
+def test_a_useless_list_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "list.txt").write_bytes(content)
+    output = tmp_path / "own.bloom"
+    assert main(["buildfilter", str(output), str(tmp_path / "list.txt"), "--min-length", "8"]) == 1
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+    assert not output.exists()
+
+
+def test_what_is_no_filter_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.txt").write_text("glockenspiel\n")
+    assert main(["buildfilter", str(tmp_path / "list.txt"), str(tmp_path / "list.txt")]) == 1
+    assert "Choose another name" in capsys.readouterr().err
+    assert (tmp_path / "list.txt").read_text() == "glockenspiel\n"
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.txt").write_text("glockenspiel\n")
+    assert main(["buildfilter", str(tmp_path / "nowhere" / "own.bloom"), str(tmp_path / "list.txt")]) == 1
+    assert capsys.readouterr().err.startswith("FileNotFoundError")
+
+
+def test_nothing_is_left_when_it_stops_half_way(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("glockenspiel\n" + "\n" * 100_000)
+    shown: list[str] = []
+
+    def stop(text: str) -> None:
+        shown.append(text)
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_filter([PasswordList(tmp_path / "list.txt")], tmp_path / "own.bloom", progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
+
+
+@pytest.mark.parametrize("rate", ["0", "1", "-1", "nan", "many"])
+def test_a_rate_is_a_small_share(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["buildfilter", "own.bloom", "list.txt", f"--false-positives={rate}"])
+    assert stopped.value.code == 2
+    assert "--false-positives" in capsys.readouterr().err
+
+
+def test_a_long_header_has_room(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("glockenspiel\n")
+    build_filter([PasswordList(tmp_path / "list.txt", "x" * 5000, "MIT")], tmp_path / "own.bloom")
+    built = PasswordFilter(tmp_path / "own.bloom")
+    assert "glockenspiel" in built
+    assert json.loads((tmp_path / "own.bloom").read_bytes().split(b"\n")[0])["sources"][0]["licence"] == "MIT"
+
+
+@pytest.mark.parametrize(
+    "password", ["acmeshop2024acmeshop!", "Acme Shop 1999 1999", "ACME-acme-ACME-12", "shopacmeshopping!!!", "acme"]
+)
+async def test_the_sites_own_words_are_no_password(password: str) -> None:
+    assert await codes(password, ContextWordsValidator(["Acme Shop", "x"])) == ["password_context_word"]
+
+
+@pytest.mark.parametrize("password", ["the acme is my favourite horse", "x 1234567890", "ac me sh op"])
+async def test_they_may_be_part_of_one(password: str) -> None:
+    assert await codes(password, ContextWordsValidator(["Acme Shop", "x"])) == []
+
+
+def test_context_words_are_a_list() -> None:
+    with pytest.raises(ImproperlyConfigured, match="is a list"):
+        ContextWordsValidator("Acme Shop")
+
+
+class Range:
+    """A server that answers as Have I Been Pwned does, or worse."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.body = ""
+        self.delay = 0.0
+        self.asked: list[tuple[str, str | None]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.asked.append((self.path, self.headers["Add-Padding"]))
+                time.sleep(server.delay)
+                with contextlib.suppress(OSError):  # nobody waits any more
+                    self.send_response(server.status)
+                    self.send_header("Location", "/elsewhere/")
+                    self.send_header("Content-Length", str(len(server.body)))
+                    self.end_headers()
+                    self.wfile.write(server.body.encode())
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Says nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/range/"
+
+
+@pytest.fixture
+def pwned() -> Iterator[Range]:
+    answers = Range()
+    thread = threading.Thread(target=answers.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield answers
+    answers.server.shutdown()
+    answers.server.server_close()
+    thread.join()
+
+
+OURS = sha1(PASSPHRASE)
+
+
+async def test_a_breached_password_is_refused(pwned: Range) -> None:
+    pwned.body = f"{'0' * 34}A:3\r\n{OURS[5:]}:42\r\n{'F' * 35}:0"
+    validator = PwnedPasswordsValidator(pwned.url)
+    assert await codes(PASSPHRASE, validator) == ["password_breached"]
+    assert await codes(PASSPHRASE, PwnedPasswordsValidator(pwned.url, min_count=43)) == []
+    assert pwned.asked == [(f"/range/{OURS[:5]}", "true")] * 2
+    pwned.body = pwned.body.lower()
+    assert await codes(PASSPHRASE, validator) == ["password_breached"]
+
+
+async def test_others_and_padding_pass(pwned: Range) -> None:
+    failures: list[Exception] = []
+    validator = PwnedPasswordsValidator(pwned.url, min_count=0, on_failure=failures.append)
+    for pwned.body in (f"{'0' * 35}:3", f"{OURS[5:]}:0", ""):
+        assert await codes(PASSPHRASE, validator) == []
+    assert failures == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(500, f"{OURS[5:]}:42"), (302, f"{OURS[5:]}:42"), (404, ""), (200, "<html>Log in to this network</html>")],
+)
+async def test_a_server_that_is_broken_is_no_reason_to_refuse(
+    pwned: Range, caplog: pytest.LogCaptureFixture, status: int, body: str
+) -> None:
+    failures: list[Exception] = []
+
+    async def tell(error: Exception) -> None:
+        failures.append(error)
+
+    pwned.status, pwned.body = status, body
+    with caplog.at_level(logging.WARNING):
+        assert await codes(PASSPHRASE, PwnedPasswordsValidator(pwned.url, on_failure=tell)) == []
+    assert len(failures) == len(pwned.asked) == 1
+    assert "not looked up" in caplog.text
+    for secret in (PASSPHRASE, OURS, OURS[5:], OURS[:5]):
+        assert secret not in caplog.text
+
+
+async def test_a_slow_server_is_not_waited_for(pwned: Range, caplog: pytest.LogCaptureFixture) -> None:
+    pwned.delay, pwned.body = 1.6, f"{OURS[5:]}:42"
+    failures: list[Exception] = []
+    validator = PwnedPasswordsValidator(pwned.url, on_failure=failures.append)
+    started = time.perf_counter()
+    assert await codes(PASSPHRASE, validator) == []
+    assert 0.9 < time.perf_counter() - started < 1.5
+    assert len(failures) == 1
+
+
+async def test_no_server_is_no_reason_either() -> None:
+    assert await codes(PASSPHRASE, PwnedPasswordsValidator("http://127.0.0.1:1/range/")) == []
+    assert await codes(PASSPHRASE, PwnedPasswordsValidator("no url at all")) == []
+
+
+def test_without_httpx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> ModuleType:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ImproperlyConfigured, match=r"pip install starlette-contrib-auth\[pwned\]"):
+        PwnedPasswordsValidator()

@@ -1,0 +1,271 @@
+"""Every page and every mail in each of its states, told what the views tell them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from starlette_auth.core.exceptions import ValidationError
+from starlette_auth.core.templating import BUILT_IN, Templates
+from starlette_auth.core.translation import current_language
+from starlette_auth.features.active_sessions import Place
+from starlette_auth.pages.forms import Field, Form
+from starlette_auth.users.models import AnonymousUser, User
+
+PARTS = {"auth_base.html", "auth_forms.html", "auth_mail.html"}
+TEMPLATES = {
+    path.relative_to(BUILT_IN).as_posix() for path in BUILT_IN.rglob("*.*") if path.suffix in (".html", ".txt")
+}
+SITE, HOST = "Bücher & Mehr", "https://shop.example"
+NAME, EMAIL, NEW_EMAIL, OLD_EMAIL = "ann<i>&", "ann@shop.example", "new@shop.example", "old@shop.example"
+LINK = f"{HOST}/accounts/reset/MQ/q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA"
+UNDO = f"{HOST}/accounts/undo/q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA"
+WHEN, BROWSER, ADDRESS = "2026-07-31 12:30 UTC", "Firefox 150 (Linux)", "2001:db8::7"
+# What is the visitor's own, or the site's: the same in each language.
+PHONE, PHONE_ADDRESS = "Safari on iPhone", "192.0.2.1"
+DATA = (SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS)
+
+Say = Callable[[str], str]
+
+
+class Case(NamedTuple):
+    """A template in one state. `says` is on the page, in English."""
+
+    template: str
+    context: dict[str, Any]
+    says: str
+
+    @property
+    def id(self) -> str:
+        name = self.template.removeprefix("registration/").rpartition(".")[0]
+        return f"{name}: {self.says}".replace("/", " ")
+
+
+def ann() -> User:
+    return User(id=1, username=NAME, email=EMAIL, is_active=True)
+
+
+def render(template: str, context: dict[str, Any], templates: Templates | None = None) -> str:
+    """As the package renders it, in the language that is spoken at the moment."""
+    language = current_language()
+    common = {
+        "language": language.tag,
+        "direction": language.direction,
+        "site_name": SITE,
+        "site_url": HOST,
+        "user": AnonymousUser(),
+        "csrf_input": "",
+        "auth_url": lambda name: f"/accounts/{name}",
+        "auth_link": lambda name: f"/accounts/{name}",
+        "auth_style": "/auth.css",
+        "auth_script": "/auth.js",
+        "home": "/",
+    }
+    templates = templates or Templates()
+    page: str = templates.environment.get_template(template).render({**common, **context})
+    return page
+
+
+def pages(say: Say = str) -> list[Case]:
+    """The pages. `say` stands for the translation of what comes from Python: labels, help and errors."""
+    user = {"user": ann()}
+    reset = "registration/password_reset_confirm.html"
+    confirm = "registration/register_confirm.html"
+    undo = "registration/email_undo_confirm.html"
+    dead = "This link no longer works"
+    alone = {"auth_link": lambda name: None, "site_name": "", "auth_script": None, "auth_style": None}
+    return [
+        Case("registration/login.html", {"form": _login(say)}, "Forgot your password?"),
+        Case("registration/login.html", {"form": _login(say), **alone}, "Log in"),
+        Case("registration/login.html", {"form": _login(say), **user}, "Log in as somebody else"),
+        Case("registration/login.html", {"form": _wrong(_login(say), say)}, "That did not work"),
+        Case("registration/login.html", {"form": _all_wrong(_login(say), say)}, "Error: Log in"),
+        Case("registration/logged_out.html", {}, "You are logged out"),
+        Case("registration/logged_out.html", user, "You are still logged in"),
+        *_with_errors("registration/reauthenticate.html", _again, say, "go on with what you were doing", **user),
+        Case("registration/reauthenticate.html", {"form": _again(say), "is_lost": True, **user}, "could not be kept"),
+        Case(
+            "registration/reauthenticated.html",
+            {"action": "/staff?a=1", "kept": [("name", NAME), ("text", "a\nb")], **user},
+            "is being sent now",
+        ),
+        Case(
+            "registration/sessions.html", {"places": _places(), "others": 2, "more": 3, **_list(say), **user}, "3 more"
+        ),
+        Case(
+            "registration/sessions.html",
+            {"places": _places()[:1], "others": 0, "more": 0, "is_done": True, **_list(say), **user},
+            "logged in nowhere else",
+        ),
+        *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
+        Case("registration/password_change_done.html", user, "Your password has been changed"),
+        *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
+        Case("registration/password_reset_done.html", {}, "at most one such e-mail in five minutes"),
+        *_with_errors(reset, _new, say, "Choose a new password", validlink=True, account_name=NAME),
+        Case(reset, {"form": Form(), "validlink": False}, dead),
+        Case("registration/password_reset_complete.html", {}, "Your new password has been saved"),
+        *_with_errors("registration/register_form.html", _register, say, "Create the account"),
+        Case("registration/register_done.html", {"verify": "before"}, "after that you can log in"),
+        Case("registration/register_done.html", {"verify": "after"}, "We have also sent you an e-mail"),
+        Case("registration/register_done.html", {"verify": ""}, "Your account is ready"),
+        *_with_errors("registration/register_resend.html", _email, say, "Send the e-mail again"),
+        Case(confirm, {"form": Form(), "validlink": True}, "Confirm the address"),
+        Case(confirm, {"form": _taken(say), "validlink": True}, "Register again"),
+        Case(confirm, {"form": Form(), "validlink": False}, dead),
+        Case("registration/register_complete.html", {}, "Log in"),
+        Case("registration/register_complete.html", user, "Continue"),
+        *_with_errors("registration/email_change_form.html", _email_change, say, "It stays in use until", **user),
+        Case(
+            "registration/email_change_form.html",
+            {"form": _email_change(say), "user": User(id=2, username=NAME)},
+            "no address yet",
+        ),
+        Case("registration/email_change_done.html", user, "on its way to the new address"),
+        Case(
+            "registration/email_change_confirm.html",
+            {"validlink": True, "email": NEW_EMAIL, **user},
+            "Once you confirm it, e-mails",
+        ),
+        Case("registration/email_change_confirm.html", {"validlink": False}, dead),
+        Case("registration/email_change_complete.html", user, "Your e-mail address has been changed"),
+        Case(undo, {"validlink": True, "email": OLD_EMAIL}, "It was not me"),
+        Case(undo, {"validlink": False}, dead),
+        Case("registration/email_undo_complete.html", {}, "Your old address is back"),
+        Case("403_csrf.html", {"reason": say("It came from another site.")}, "This was not accepted"),
+        Case("auth_error.html", {"status": 400, "detail": say("Send it again.")}, "That did not work"),
+        Case("auth_error.html", {"status": 413, "detail": say("Shorten it.")}, "That was too long"),
+        Case("auth_error.html", {"status": 429, "detail": say("Wait a minute.")}, "Too many attempts"),
+        Case("auth_error.html", {"status": 503, "detail": say("Wait a second.")}, "Too many visitors at once"),
+    ]
+
+
+def mails(say: Say = str) -> list[Case]:
+    """The mails, each as subject, text and HTML."""
+    link = {"link": LINK, "email": EMAIL, "valid_for": say("30 minutes")}
+    ours = {**link, "user": ann()}
+    happened = {"user": ann(), "link": LINK, "when": WHEN, "browser": BROWSER, "address": ADDRESS}
+    moved = {**happened, "old_email": OLD_EMAIL, "new_email": NEW_EMAIL}
+    stolen = {**moved, "undo_link": UNDO, "valid_for": say("3 days")}
+    bare = {"kind": "sessions_ended", "user": None, "link": None, "when": WHEN, "browser": "", "address": ""}
+    found: list[tuple[str, dict[str, Any], str, str]] = [
+        ("password_reset", ours, "Choose a new password for", "your password stays as it is"),
+        ("register", ours, "Confirm your e-mail address for", "registered at"),
+        ("register", {**link, "user": None}, "Confirm your e-mail address for", "will not be confirmed"),
+        ("address_taken", {**ours, "attempt": "register"}, "You have an account", "nothing was created"),
+        (
+            "address_taken",
+            {**ours, "attempt": "email_change"},
+            "Somebody tried to use your address",
+            "nothing was changed",
+        ),
+        ("username_taken", {**link, "user": None}, "Choose another username", "no account was created"),
+        ("email_change", {**ours, "email": NEW_EMAIL}, "Confirm your new e-mail address", "wants to use the address"),
+        ("notice", {**happened, "kind": "password_changed"}, "was changed", "All other devices"),
+        ("notice", {**happened, "kind": "password_reset"}, "was reset", "All devices"),
+        ("notice", {**moved, "kind": "email_changed"}, "Your e-mail address", "choose a new password at once"),
+        ("notice", {**stolen, "kind": "email_changed"}, "Your e-mail address", "bring back your address"),
+        ("notice", {**happened, "kind": "new_device"}, "from a new device", "have not seen before"),
+        ("notice", {**happened, "kind": "sessions_ended"}, "You were logged out", "Devices were logged out"),
+        ("notice", bare, "You were logged out", "the people who run this site"),
+        ("notice", {**happened, "kind": "one of a feature"}, "About your account", "Something about your account"),
+    ]
+    return [
+        Case(f"registration/{name}_{part}", context, subject if part == "subject.txt" else says)
+        for name, context, subject, says in found
+        for part in ("subject.txt", "email.txt", "email.html")
+    ]
+
+
+def _with_errors(template: str, make: Callable[[Say], Form], say: Say, says: str, **context: Any) -> list[Case]:
+    """As it opens, and with an error in each field."""
+    context["password_help"] = [say("It has at least 15 characters."), say("It is none that many people use.")]
+    empty, refused = {**context, "form": make(say)}, {**context, "form": _all_wrong(make(say), say)}
+    return [Case(template, empty, says), Case(template, refused, "Error:")]
+
+
+def _all_wrong(form: Form, say: Say) -> Form:
+    for name, field in form.fields.items():
+        form.data[name] = NAME if field.type in ("text", "checkbox") else f"{NAME}@@"
+        form.add_error(name, ValidationError(say("This is wrong.")))
+    form.add_error("", ValidationError(say("All in all, this is wrong.")))
+    return form
+
+
+def _wrong(form: Form, say: Say) -> Form:
+    form.data["username"] = NAME
+    form.add_error("", ValidationError(say("This is no name and password that belong together.")))
+    return form
+
+
+def _taken(say: Say) -> Form:
+    form = Form()
+    form.add_error("", ValidationError(say("Somebody was faster.")))
+    return form
+
+
+def _password(label: str, autocomplete: str) -> Field:
+    rules = "minlength: 15; maxlength: 1024; allowed: unicode;" if autocomplete == "new-password" else ""
+    return Field(label=label, type="password", autocomplete=autocomplete, max_length=1024, passwordrules=rules)
+
+
+def _login(say: Say) -> Form:
+    form = Form(
+        username=Field(label=say("Username"), autocomplete="username", max_length=254),
+        password=_password(say("Password"), "current-password"),
+        remember=Field(
+            label=say("Stay logged in"), type="checkbox", required=False, help_text=say("Not on others’ devices.")
+        ),
+        next=Field(type="hidden", required=False),
+    )
+    form.data["next"] = "/orders?page=2"
+    return form
+
+
+def _change(say: Say) -> Form:
+    return Form(old_password=_password(say("Old password"), "current-password"), **_new(say).fields)
+
+
+def _new(say: Say) -> Form:
+    return Form(
+        new_password1=_password(say("New password"), "new-password"),
+        new_password2=_password(say("New password, once more"), "new-password"),
+    )
+
+
+def _again(say: Say) -> Form:
+    form = Form(
+        password=_password(say("Password"), "current-password"),
+        next=Field(type="hidden", required=False),
+        kept=Field(type="hidden", required=False),
+    )
+    form.data["next"], form.data["kept"] = "/staff?a=1", f'[["name", "{NAME}"]]'
+    return form
+
+
+def _places() -> list[Place]:
+    long_ago = {"created": 1_700_000_000, "last_seen": 1_800_000_000}
+    return [
+        Place(id="a", device=BROWSER, address=ADDRESS, is_this=True, **long_ago),
+        Place(id="b", device=PHONE, address=PHONE_ADDRESS, is_this=False, **long_ago),
+        Place(id="c", device="", address="", is_this=False, **long_ago),
+    ]
+
+
+def _list(say: Say) -> dict[str, Any]:
+    return {"ago": lambda moment: say("3 days ago")}
+
+
+def _email(say: Say) -> Form:
+    return Form(email=Field(label=say("E-mail address"), type="email", autocomplete="email", max_length=254))
+
+
+def _email_change(say: Say) -> Form:
+    return Form(**_email(say).fields, old_password=_password(say("Password"), "current-password"))
+
+
+def _register(say: Say) -> Form:
+    return Form(
+        username=Field(label=say("Username"), autocomplete="username", max_length=150, help_text=say("Others see it.")),
+        **_email(say).fields,
+        nickname=Field(label=say("What others call you"), required=False),
+        password1=_password(say("Password"), "new-password"),
+        password2=_password(say("Password, once more"), "new-password"),
+    )
