@@ -31,8 +31,8 @@ from starlette_auth import (
     default_validators,
 )
 from starlette_auth.core.translation import Languages
-from starlette_auth.http.proxies import Proxies
-from starlette_auth.mail.messages import compose
+from starlette_auth.http.proxies import TrustedProxies
+from starlette_auth.mail.messages import build_message
 from starlette_auth.sessions.limits import PRESETS, Preset
 
 KEY_FILE = Path(".example_secret_key")
@@ -102,7 +102,7 @@ def mail_from(site_name: str) -> str:
     # Mail knows an address of IPv6 in another form than the web does.
     sender = os.environ.get("MAIL_FROM") or f"{site_name} <noreply@{'localhost' if ':' in host else host}>"
     try:
-        compose(sender=sender, to="ann@example.org", subject="", text="")
+        build_message(sender=sender, to="ann@example.org", subject="", text="")
     except ValueError as error:
         raise ImproperlyConfigured(
             "MAIL_FROM is no sender. Set it to notes@example.org, or to Notes <notes@example.org>."
@@ -114,7 +114,7 @@ def trusted_proxies() -> list[str]:
     """TRUSTED_PROXIES: who is believed about visitors' addresses. Nobody, unless named."""
     named = _list("TRUSTED_PROXIES")
     try:
-        Proxies(named)
+        TrustedProxies(named)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(
             "TRUSTED_PROXIES cannot be read. Set it to addresses or networks, as in 127.0.0.1,10.0.0.0/8."

@@ -88,7 +88,7 @@ async def _check(auth: Auth, form: Form) -> None:
         form.add_error("username", ValidationError("Use only visible characters. Type it again."))
     elif await auth.users.has_username(username):
         form.add_error("username", _taken())
-    if email and "email" not in form.errors and await auth.users.all_by_email(email):
+    if email and "email" not in form.errors and await auth.users.list_by_email(email):
         form.add_error("email", ValidationError("Somebody else has this address. Enter another, or none."))
     if "password" not in form.errors:
         user = User(id=None, username=username, email=email)

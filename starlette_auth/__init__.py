@@ -7,7 +7,7 @@ from .backends.base import AuthenticationBackend
 from .backends.model import ModelBackend
 from .backends.remote_user import RemoteUserBackend
 from .backends.session import SessionBackend
-from .backends.user_sessions import Logins
+from .backends.user_sessions import UserSessions
 from .context_processors import auth_context, csrf_input, csrf_token
 from .core.events import (
     EmailChanged,
@@ -133,7 +133,6 @@ __all__ = [
     "IntegrityError",
     "LoginFailed",
     "LoginRequiredMiddleware",
-    "Logins",
     "MD5PasswordHasher",
     "Mailer",
     "MaximumLengthValidator",
@@ -180,6 +179,7 @@ __all__ = [
     "UserDeleted",
     "UserLoggedIn",
     "UserLoggedOut",
+    "UserSessions",
     "Users",
     "ValidationError",
     "auth_context",

@@ -13,32 +13,32 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from .backends.base import AuthenticationBackend, has_perm
-from .backends.model import Guard, ModelBackend
+from .backends.model import LoginThrottle, ModelBackend
 from .backends.session import SessionBackend
-from .backends.user_sessions import Logins, WhenFull
+from .backends.user_sessions import UserSessions, WhenFull
 from .core.clock import Clock
 from .core.events import Events, PasswordCheckUnavailable
 from .core.exceptions import ImproperlyConfigured, ValidationError
 from .core.signing import SecretKeys
 from .core.templating import Templates
-from .core.translation import Languages, speaking
+from .core.translation import Languages, override_language
 from .database.gateway import Gateway
 from .database.tables import Tables
 from .defaults import Defaults
 from .http.cookies import Cookie
 from .http.headers import add_security_headers
-from .http.proxies import Proxies
+from .http.proxies import TrustedProxies
 from .http.scope import SCOPE_KEY
 from .http.urls import parse_hosts, parse_origins, url_path_for
-from .mail.account_mailer import Letters
+from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
-from .mail.queue import Outbox
-from .mail.security_notices import Notices
+from .mail.queue import MailQueue
+from .mail.security_notices import SecurityNotices
 from .passwords.passwords import Passwords
 from .passwords.pwned import PwnedPasswordsValidator
 from .passwords.validators import PasswordValidator, build_validators, validate_password
 from .security.csrf_tokens import CSRFMode, parse_mode
-from .security.known_devices import Devices
+from .security.known_devices import KnownDevices
 from .security.reset_tokens import ResetTokens
 from .security.throttle import Throttle
 from .security.tokens import Tokens
@@ -147,7 +147,7 @@ class Auth:
             raise ImproperlyConfigured("Auth takes a Database. Pass Database(url), from the package `databases`.")
         self.database = database
         self.gateway = Gateway.of(database)
-        self.gateway.keep(connections)
+        self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
 
     def _build_passwords(
@@ -182,7 +182,7 @@ class Auth:
             clock=self.clock,
         )
         self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=self.clock)
-        self.proxies = Proxies(trusted_proxies)
+        self.proxies = TrustedProxies(trusted_proxies)
         self.throttle = Throttle(
             self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=self.clock
         )
@@ -201,11 +201,11 @@ class Auth:
         self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
         self.cookie = cookie or self.defaults.cookie()
         self.csrf_cookie = self.defaults.csrf_cookie(self.cookie)
-        self.devices = Devices(self.keys, self.cookie)
+        self.devices = KnownDevices(self.keys, self.cookie)
         self.session_backend = SessionBackend(
             self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=self.clock
         )
-        self.logins = Logins(
+        self.user_sessions = UserSessions(
             self.sessions,
             self.session_backend,
             tokens=self.tokens,
@@ -213,14 +213,14 @@ class Auth:
             max_sessions=max_sessions,
             when_full=when_full,
         )
-        self.logins.attach()
+        self.user_sessions.subscribe()
 
     def _build_backends(self, backends: Sequence[AuthenticationBackend], login_fields: Sequence[str]) -> None:
-        guard = Guard(self.throttle, devices=self.devices, proxies=self.proxies)
-        self.model_backend = ModelBackend(self.users, login_fields=login_fields, guard=guard)
+        guard = LoginThrottle(self.throttle, devices=self.devices, proxies=self.proxies)
+        self.model_backend = ModelBackend(self.users, login_fields=login_fields, throttle=guard)
         self.login_fields = self.model_backend.login_fields
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
-        self.defaults.name_backends(self.backends)
+        self.defaults.assign_backend_paths(self.backends)
 
     def _build_mail(
         self,
@@ -236,22 +236,22 @@ class Auth:
         """Builds mail, and the templates and languages that pages and mail share."""
         self.templates = Templates(templates)
         self.languages = Languages(languages, locale_dirs)
-        self.outbox = Outbox(mailer)
+        self.mail_queue = MailQueue(mailer)
         self.site_name = site_name
-        self.letters = Letters(
+        self.account_mailer = AccountMailer(
             self.templates,
-            self.outbox,
+            self.mail_queue,
             base_url=base_url,
             site_name=site_name,
             from_email=from_email,
             path_for=self.url_for,
             clock=self.clock,
         )
-        self.notices = Notices(
-            self.letters, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle, clock=self.clock
+        self.notices = SecurityNotices(
+            self.account_mailer, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle, clock=self.clock
         )
         if notices:
-            self.notices.attach(self.events)
+            self.notices.subscribe(self.events)
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
         self.features = list(features)
@@ -269,16 +269,16 @@ class Auth:
 
     def override_language(self, conn: HTTPConnection) -> AbstractContextManager[None]:
         """Returns a context manager in which texts are in the language that the request prefers."""
-        return speaking(self.languages.best(conn.headers.get("accept-language", "")))
+        return override_language(self.languages.negotiate(conn.headers.get("accept-language", "")))
 
     def add_security_headers(self, response: Response) -> None:
         """Adds the headers that every account page has."""
         varies = len(self.languages.all) > 1
         add_security_headers(response, form_targets=self.next_hosts, varies_by_language=varies)
 
-    def link_for(self, conn: HTTPConnection, name: str) -> str | None:
+    def find_url(self, conn: HTTPConnection, name: str) -> str | None:
         """The same, or None: for links to what this site may not have."""
-        if name == "password_reset" and not self.letters.can_write:
+        if name == "password_reset" and not self.account_mailer.is_configured:
             return None
         try:
             return self.url_for(conn, name)
@@ -305,7 +305,7 @@ class Auth:
 
     async def close(self) -> None:
         """Sends what is still to be mailed, ends the threads, gives back the connections of this event loop."""
-        await self.outbox.drain()
+        await self.mail_queue.drain()
         self.passwords.close()
         await self.sessions.close()
         await self.gateway.close()
@@ -313,9 +313,9 @@ class Auth:
     async def _password_check_failed(self, error: Exception) -> None:
         await self.events.emit(PasswordCheckUnavailable(error=error))
 
-    def accepting(self, credentials: dict[str, Any]) -> list[AuthenticationBackend]:
+    def backends_for(self, credentials: dict[str, Any]) -> list[AuthenticationBackend]:
         """The backends whose `authenticate` takes credentials of these names."""
-        return [backend for backend in self.backends if backend.takes(credentials)]
+        return [backend for backend in self.backends if backend.accepts(credentials)]
 
 
 def get_auth(conn: HTTPConnection) -> Auth:

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .auth import Auth, get_auth
 from .backends.session import session_of
-from .core.events import LoginFailed, UserLoggedIn, UserLoggedOut, cleanse
+from .core.events import LoginFailed, UserLoggedIn, UserLoggedOut, clean_credentials
 from .core.exceptions import ImproperlyConfigured, PermissionDenied
 from .http.content import prefers_json
 from .http.urls import requested_url, safe_url, url_path_for
@@ -25,7 +25,7 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
     """
     auth = get_auth(request)
     try:
-        for backend in auth.accepting(credentials):
+        for backend in auth.backends_for(credentials):
             user = await backend.authenticate(request, **credentials)
             if user is not None:
                 user.backend = backend.path
@@ -33,7 +33,7 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
     except PermissionDenied:
         pass  # no further backend may be asked
     async with auth.events.transaction(LoginFailed):
-        await auth.events.emit(LoginFailed(credentials=cleanse(credentials), request=request))
+        await auth.events.emit(LoginFailed(credentials=clean_credentials(credentials), request=request))
     return None
 
 
@@ -57,7 +57,7 @@ async def complete_login(request: Request, user: User, next: str | None = None, 
         response = await step(request, user)
         if response is not None:
             return response
-    await auth.logins.require_room(user, session_of(request))
+    await auth.user_sessions.check_limit(user, session_of(request))
     await _log_in(auth, request, user, remember=remember)
     return RedirectResponse(next_url(auth, request, next), status_code=303)
 
@@ -71,11 +71,11 @@ async def _log_in(auth: Auth, conn: HTTPConnection, user: User, *, backend: str 
     backend = backend or user.backend or auth.model_backend.path
     new_device = user.last_login is not None and not auth.devices.known(conn, user)
     async with auth.events.transaction(UserLoggedIn):
-        await auth.users.log_in(user)
+        await auth.users.record_login(user)
         event = UserLoggedIn(user=user, request=conn, backend=backend, new_device=new_device)
         await auth.events.emit(event)
-    auth.session_backend.remember(session, user, backend, is_remembered=remember)
-    session.admission = functools.partial(auth.logins.make_room, user)
+    auth.session_backend.bind(session, user, backend, is_remembered=remember)
+    session.after_save = functools.partial(auth.user_sessions.enforce_limit, user)
     auth.devices.remember(conn, user)
     auth.csrf_tokens.rotate(conn)
     set_user(conn, user)
@@ -93,7 +93,7 @@ async def logout(request: HTTPConnection) -> None:
 
 def update_session_auth_hash(request: HTTPConnection, user: User) -> None:
     """Keeps this session, under a new key, after its user's password changed. The user's other sessions end."""
-    get_auth(request).session_backend.refresh(_session(request), user)
+    get_auth(request).session_backend.refresh_auth_hash(_session(request), user)
 
 
 def set_user(conn: HTTPConnection, user: User | AnonymousUser) -> None:
@@ -119,11 +119,11 @@ async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, passwor
         return False
     if session is not None and user.password != before:
         # The same password has a new, stronger hash. The session must continue with it.
-        auth.session_backend.refresh(session, user)
+        auth.session_backend.refresh_auth_hash(session, user)
     return True
 
 
-def ask_to_log_in(conn: HTTPConnection, login_url: str | None = None) -> Response:
+def redirect_to_login(conn: HTTPConnection, login_url: str | None = None) -> Response:
     """Returns a redirect to the login page and back here afterwards, or 401 for a client that wants JSON."""
     if prefers_json(conn):
         return JSONResponse({"detail": "Log in first, then send this request again."}, 401)

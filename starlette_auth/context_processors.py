@@ -6,7 +6,7 @@ from markupsafe import Markup
 from starlette.requests import HTTPConnection
 
 from .auth import Auth, get_auth
-from .core.templating import VERSIONS
+from .core.templating import ASSET_HASHES
 from .core.translation import current_language
 from .security.csrf_tokens import FIELD
 from .users.models import AnonymousUser, User
@@ -35,7 +35,7 @@ def template_context(auth: Auth, request: HTTPConnection) -> dict[str, Any]:
         "csrf_token": LazyToken(request, as_input=False),
         "csrf_input": LazyToken(request, as_input=True),
         "auth_url": lambda name, **params: auth.url_for(request, name, **params),
-        "auth_link": lambda name: auth.link_for(request, name),
+        "auth_link": lambda name: auth.find_url(request, name),
         "auth_style": _asset_url(auth, request, "auth.css"),
         "auth_script": _asset_url(auth, request, "auth.js"),
         "home": auth.login_redirect_url,
@@ -93,5 +93,5 @@ class LazyToken:
 
 def _asset_url(auth: Auth, conn: HTTPConnection, name: str) -> str | None:
     """Returns the URL of "auth.css" or "auth.js", which changes with its content; None where our pages are not mounted."""
-    url = auth.link_for(conn, ASSET_ROUTES[name])
-    return f"{url}?v={VERSIONS[name]}" if url else None
+    url = auth.find_url(conn, ASSET_ROUTES[name])
+    return f"{url}?v={ASSET_HASHES[name]}" if url else None

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from .authentication import ask_to_log_in
+from .authentication import redirect_to_login
 from .core.exceptions import ImproperlyConfigured
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,10 +56,10 @@ def user_passes_test(test: Test, *, login_url: str | None = None) -> Callable[[F
 
     The test may be async where the endpoint is.
     """
-    return guard(lambda conn: test(conn.user), lambda conn: _no(conn, login_url))
+    return require(lambda conn: test(conn.user), lambda conn: _forbidden(conn, login_url))
 
 
-def guard(
+def require(
     test: Test, refuse: Callable[[HTTPConnection], Response], reason: str = "Log in first, with a user who may do this."
 ) -> Callable[[F], F]:
     """Asks a connection before its endpoint is called; `refuse` answers in its place, on a WebSocket `reason` does."""
@@ -150,11 +150,11 @@ def _without_user() -> NoReturn:
     )
 
 
-def _no(conn: HTTPConnection, login_url: str | None) -> Response:
+def _forbidden(conn: HTTPConnection, login_url: str | None) -> Response:
     """A user who lacks something is told so: sending him to log in again would go round in circles."""
     if conn.user.is_authenticated:
         raise HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
-    return ask_to_log_in(conn, login_url)
+    return redirect_to_login(conn, login_url)
 
 
 def _is_async(endpoint: Any) -> bool:

@@ -38,7 +38,7 @@ class Defaults:
 
     def csrf_cookie(self, cookie: Cookie) -> Cookie:
         """Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form."""
-        return replace(cookie, name=f"{cookie.name}_csrf", ends_with_browser=True)
+        return replace(cookie, name=f"{cookie.name}_csrf", expire_at_browser_close=True)
 
     def csrf_tokens(self, keys: SecretKeys, cookie: Cookie) -> CSRFTokens:
         return CSRFTokens(keys, cookie)
@@ -53,5 +53,5 @@ class Defaults:
     def reset_tokens(self, tokens: Tokens, keys: SecretKeys, clock: Clock) -> ResetTokens:
         return DatabaseResetTokens(tokens)
 
-    def name_backends(self, backends: Sequence[AuthenticationBackend]) -> None:
+    def assign_backend_paths(self, backends: Sequence[AuthenticationBackend]) -> None:
         """Says what a session notes of who let its user in."""

@@ -9,8 +9,8 @@ from typing import Any, Protocol, overload
 
 from .auth import Auth
 from .core.exceptions import ImproperlyConfigured
-from .core.text import one_address
-from .mail.messages import text_of
+from .core.text import parse_address
+from .mail.messages import plain_text
 from .users.models import User
 
 
@@ -59,8 +59,8 @@ def log_in(client: Client, user: User | None, auth: Auth | None = None) -> Await
 
 
 async def _log_in(client: Client, user: User, auth: Auth) -> None:
-    session = auth.sessions.begin(auth.clock)
-    auth.session_backend.remember(session, user, auth.model_backend.path)
+    session = auth.sessions.new_session(auth.clock)
+    auth.session_backend.bind(session, user, auth.model_backend.path)
     value = await auth.sessions.save(session, session.get_expiry_age())
     base = str(getattr(client, "base_url", "http://testserver"))
     name = auth.cookie.names[auth.cookie.is_secure({"scheme": base.partition(":")[0]})]
@@ -107,7 +107,7 @@ class CollectingMailer:
             client.get(mailer.links("ann@example.org")[0])
 
     Mails arrive a moment after the response. The `with` keeps the event loop of the TestClient alive for them. In an
-    async test `await auth.outbox.drain()` in place of `wait_for()`.
+    async test `await auth.mail_queue.drain()` in place of `wait_for()`.
     """
 
     def __init__(self) -> None:
@@ -131,15 +131,17 @@ class CollectingMailer:
                 f"{len(self.messages)} of {number} mails arrived in {timeout} s. Is the client opened by "
                 "`with TestClient(app) as client:`, so that its event loop goes on after the response?"
             ) from None
-        raise RuntimeError("wait_for() would stop the event loop. Use `await auth.outbox.drain()` in an async test.")
+        raise RuntimeError(
+            "wait_for() would stop the event loop. Use `await auth.mail_queue.drain()` in an async test."
+        )
 
     def links(self, to: str | None = None) -> list[str]:
         """The links in the texts of all messages, or of those to one address; those of the newest message first."""
         found: list[str] = []
         for message in reversed(self.messages):
             readers = [address.addr_spec for address in message["To"].addresses]
-            if to is None or one_address(to).addr_spec in readers:
-                found += [link.rstrip(".,;:!?)") for link in re.findall(r"https?://[^\s<>\"]+", text_of(message))]
+            if to is None or parse_address(to).addr_spec in readers:
+                found += [link.rstrip(".,;:!?)") for link in re.findall(r"https?://[^\s<>\"]+", plain_text(message))]
         return found
 
     def clear(self) -> None:

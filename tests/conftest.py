@@ -40,7 +40,7 @@ from starlette_auth import (
 )
 from starlette_auth.core.clock import Clock
 from starlette_auth.database.gateway import Gateway
-from starlette_auth.database.introspection import columns_of_all, index_names
+from starlette_auth.database.introspection import all_columns, index_names
 from starlette_auth.passwords.hashers import default_hashers
 
 from .support.browser import Seen, Visitor, launched, look_at
@@ -190,7 +190,7 @@ async def _file_with_tables() -> bytes:
 
 
 async def _shape_of(gateway: Gateway) -> tuple[object, object]:
-    return await columns_of_all(gateway), await index_names(gateway)
+    return await all_columns(gateway), await index_names(gateway)
 
 
 async def _delete_rows(server: str, name: str) -> bool:
@@ -313,7 +313,7 @@ async def with_store(kind: str, folder: Path, clock: Clock = time.time, **option
 async def installed(database: Database, **options: Any) -> AsyncIterator[Auth]:
     """An Auth whose tables are there."""
     auth = Auth(database, **{"secret_key": SECRET_KEY, "passwords": weak_passwords(), **options})
-    if "tables" in options and await columns_of_all(auth.gateway):
+    if "tables" in options and await all_columns(auth.gateway):
         for name in OUR_TABLES:
             await database.execute(f"DROP TABLE {name}")
     await migrate(auth.gateway, auth.tables)

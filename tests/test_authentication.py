@@ -158,7 +158,7 @@ async def test_a_forged_session_is_nobodys(auth: Auth, ann: User) -> None:
 
 async def test_the_session_hash_is_djangos(auth: Auth, ann: User) -> None:
     session = await auth.sessions.load("")
-    auth.session_backend.remember(session, ann, "path")
+    auth.session_backend.bind(session, ann, "path")
     assert session["_auth_user_hash"] == salted_hmac(AUTH_HASH_SALT, ann.password, SECRET_KEY)
     assert session["_auth_user_id"] == str(ann.id)
     assert session["_auth_user_backend"] == "path"

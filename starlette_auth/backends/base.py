@@ -21,7 +21,7 @@ class AuthenticationBackend:
     #: True then, and requests from other sites are refused even where none of our cookies comes along.
     ambient = False
     #: Whether whom this backend identifies is logged in to the session.
-    remembered = False
+    persists_login = False
     #: Whether it has an `identify` of its own, and is to be asked.
     identifies = False
 
@@ -46,7 +46,7 @@ class AuthenticationBackend:
         """Whether an active user has a permission, on one object where one is given. PermissionDenied ends the search."""
         return False
 
-    def takes(self, credentials: Mapping[str, Any]) -> bool:
+    def accepts(self, credentials: Mapping[str, Any]) -> bool:
         """Whether `authenticate` has a name for each of them."""
         try:
             self._signature.bind(None, **credentials)

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from ..core.exceptions import ImproperlyConfigured
-from ..http.proxies import Proxies
-from ..security.known_devices import Devices
+from ..http.proxies import TrustedProxies
+from ..security.known_devices import KnownDevices
 from ..security.throttle import Attempt, Throttle
 from ..users.models import User
 from ..users.users import Users
@@ -26,7 +26,7 @@ class ModelBackend(AuthenticationBackend):
     path = "starlette_auth.ModelBackend"
 
     def __init__(
-        self, users: Users[Any], *, login_fields: Sequence[str] = ("username",), guard: "Guard | None" = None
+        self, users: Users[Any], *, login_fields: Sequence[str] = ("username",), throttle: "LoginThrottle | None" = None
     ) -> None:
         if not login_fields or set(login_fields) - {"username", "email"}:
             raise ImproperlyConfigured(
@@ -34,7 +34,7 @@ class ModelBackend(AuthenticationBackend):
             )
         self.users = users
         self.login_fields = tuple(login_fields)
-        self.guard = guard
+        self.throttle = throttle
 
     async def authenticate(
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
@@ -56,9 +56,9 @@ class ModelBackend(AuthenticationBackend):
 
         What counts is the `username` that was typed, whether there is such an account or not: both answer alike.
         """
-        if self.guard is None:
+        if self.throttle is None:
             return await self._matches(user, password)
-        async with self.guard.attempt(conn, user, username, action) as attempt:
+        async with self.throttle.attempt(conn, user, username, action) as attempt:
             attempt.succeeded = await self._matches(user, password)
         return attempt.succeeded
 
@@ -82,10 +82,10 @@ class ModelBackend(AuthenticationBackend):
         return user
 
 
-class Guard:
+class LoginThrottle:
     """Counts the passwords that are tried, by account, by address, and apart for browsers that are known."""
 
-    def __init__(self, throttle: Throttle, *, devices: Devices, proxies: Proxies) -> None:
+    def __init__(self, throttle: Throttle, *, devices: KnownDevices, proxies: TrustedProxies) -> None:
         self.throttle = throttle
         self.devices = devices
         self.proxies = proxies

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from ..core.text import normalize_username
-from ..http.proxies import Proxies
+from ..http.proxies import TrustedProxies
 from ..users.models import User
 from ..users.users import Users
 from .base import AuthenticationBackend
@@ -26,7 +26,7 @@ class RemoteUserBackend(AuthenticationBackend):
     path = "starlette_auth.RemoteUserBackend"
 
     ambient = True
-    remembered = True
+    persists_login = True
 
     def __init__(
         self,
@@ -41,10 +41,10 @@ class RemoteUserBackend(AuthenticationBackend):
         self.header = header
         self.create_unknown_user = create_unknown_user
         self.persistent = persistent
-        self.proxies = Proxies(trusted_proxies)
+        self.proxies = TrustedProxies(trusted_proxies)
 
     async def identify(self, conn: HTTPConnection) -> User | None:
-        named = conn.headers.getlist(self.header) if self.proxies.trusts(conn) else []
+        named = conn.headers.getlist(self.header) if self.proxies.is_trusted(conn) else []
         # Twice means that the proxy added its own to one that the client had sent.
         username = normalize_username(named[0]) if len(named) == 1 else ""
         user = await self._find(username) if username else None

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..core.exceptions import ImproperlyConfigured
-from ..passwords.bloom_filter import FORMAT, PasswordFilter, positions, sha1_digest
-from .terminal import say, show_progress
+from ..passwords.bloom_filter import FORMAT, BloomFilter, positions, sha1_digest
+from .terminal import print_line, show_progress
 
 # The header is padded to whole pages, so that the bits begin on one.
 PAGE = 4096
@@ -49,7 +49,7 @@ def _buildfilter(options: argparse.Namespace) -> None:
         progress=show_progress,
     )
     show_progress("")
-    say(f"Wrote {entries:,} passwords to {options.output}, {options.output.stat().st_size:,} bytes.")
+    print_line(f"Wrote {entries:,} passwords to {options.output}, {options.output.stat().st_size:,} bytes.")
 
 
 def _rate(text: str) -> float:
@@ -176,6 +176,6 @@ def _refuse_to_overwrite(output: Path) -> None:
     """A filter may be built anew; whatever else stands there is more likely a list, and the words were exchanged."""
     if output.exists():
         try:
-            PasswordFilter(output)
+            BloomFilter(output)
         except ImproperlyConfigured:
             raise ValueError(f"{output} is there already, and no password filter. Choose another name.") from None

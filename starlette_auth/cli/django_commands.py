@@ -17,10 +17,10 @@ from ..core.exceptions import ImproperlyConfigured
 from ..database.gateway import Gateway
 from ..database.migrations import migrate
 from ..database.tables import Tables
-from ..django.importing import Import
+from ..django.importing import UserImport
 from ..django.project import DjangoProject
-from ..django.survey import SAMPLE, Survey, UserModel, survey
-from .terminal import Refused, say, say_no, show_progress
+from ..django.survey import SAMPLE, Inspection, UserModel, inspect
+from .terminal import CommandError, print_error, print_line, show_progress
 
 #: SQLAlchemy's types, by the names that the databases have for theirs.
 TYPES: list[tuple[str, str]] = [
@@ -72,7 +72,7 @@ def run_check(options: argparse.Namespace) -> None:
 
 def run_copy(options: argparse.Namespace) -> None:
     if bool(options.to) == bool(options.app):
-        raise Refused("Name one database to copy to. Pass --to URL, or --app module:attribute.")
+        raise CommandError("Name one database to copy to. Pass --to URL, or --app module:attribute.")
     # Before there is an event loop: both read files.
     options.auth = options.open_app(options.app) if options.app else None
     options.zone = DjangoProject(time_zone=options.time_zone).zone() if options.time_zone else None
@@ -82,17 +82,17 @@ def run_copy(options: argparse.Namespace) -> None:
 async def check(options: argparse.Namespace) -> None:
     """Exit status 1 when something will not work."""
     if not options.database:
-        raise Refused("Name the project's database. Pass --database URL, or set DATABASE_URL.")
+        raise CommandError("Name the project's database. Pass --database URL, or set DATABASE_URL.")
     keys = [os.environ.get("SECRET_KEY", ""), *os.environ.get("SECRET_KEY_FALLBACKS", "").splitlines()]
     async with _open(options.open_database, options.database) as gateway:
-        found = await survey(gateway, [key for key in keys if key])
+        found = await inspect(gateway, [key for key in keys if key])
     for line in _report(found, has_key=bool(keys[0])):
-        say(line)
+        print_line(line)
     if found.problems:
-        raise Refused(f"{len(found.problems)} of these will not work; see above.")
+        raise CommandError(f"{len(found.problems)} of these will not work; see above.")
 
 
-def _report(found: Survey, *, has_key: bool) -> list[str]:
+def _report(found: Inspection, *, has_key: bool) -> list[str]:
     lines = [f"Django:    {found.version or 'unknown'}"]
     if found.project_version:
         lines[0] += f" (its hashes are those of {found.project_version})"
@@ -118,7 +118,7 @@ def _about_users(user: UserModel) -> list[str]:
     return lines
 
 
-def _about_sessions(found: Survey, *, has_key: bool) -> list[str]:
+def _about_sessions(found: Inspection, *, has_key: bool) -> list[str]:
     sessions = found.sessions
     if sessions is None or not sessions.rows:
         return ["Sessions:  none in django_session: they are elsewhere (SESSION_ENGINE), or nobody has come yet"]
@@ -129,7 +129,7 @@ def _about_sessions(found: Survey, *, has_key: bool) -> list[str]:
     return [*lines, f"           of the latest {min(sessions.rows, SAMPLE)}, read: {read}"]
 
 
-def suggestion(found: Survey, user: UserModel) -> list[str]:
+def suggestion(found: Inspection, user: UserModel) -> list[str]:
     """Code for the application."""
     settings = []
     if user.username_field != "username":
@@ -176,24 +176,24 @@ async def copy(options: argparse.Namespace) -> None:
         _open(options.open_database, options.source) as source,
         _target(options) as (target, new),
     ):
-        found = await survey(source)
+        found = await inspect(source)
         if found.user is None:
-            raise Refused(" ".join(found.problems))
+            raise CommandError(" ".join(found.problems))
         old = django_tables(found.user, new, username_field=options.username_field, zone=options.zone)
         if source.database.url == target.database.url:
-            raise Refused("These are one database. Name another one to copy to.")
-        work = Import(source, target, old=old, new=new, model=found.user, ignore=options.ignore)
-        losses = await work.losses()
+            raise CommandError("These are one database. Name another one to copy to.")
+        work = UserImport(source, target, old=old, new=new, model=found.user, ignore=options.ignore)
+        losses = await work.find_losses()
         for loss in losses:
-            say_no(loss)
+            print_error(loss)
         if losses:
-            raise Refused("Nothing was copied.")
+            raise CommandError("Nothing was copied.")
         await migrate(target, new)
         await work.run(lambda done, number: show_progress(f"{done:,} of {number:,} users …"))
         show_progress("")
         for problem in found.problems:
-            say_no(problem)
-        say(f"Copied {work.copied:,} users; {work.present:,} were there already.")
+            print_error(problem)
+        print_line(f"Copied {work.copied:,} users; {work.present:,} were there already.")
 
 
 def django_tables(

@@ -14,14 +14,14 @@ from databases import Database
 
 from ..auth import Auth
 from ..core.exceptions import StarletteAuthError, ValidationError
-from ..core.translation import ago
+from ..core.translation import format_time_since
 from ..database.migrations import migrate
 from ..django.project import DjangoProject
-from ..http.user_agents import describe
+from ..http.user_agents import describe_user_agent
 from ..users.models import User
 from .build_filter import add_filter_command
 from .django_commands import add_commands
-from .terminal import Refused, ask, say, say_no, show_progress
+from .terminal import CommandError, ask, print_error, print_line, show_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.work(options)
     except KeyboardInterrupt:
-        return say_no("Stopped.")
-    except (Refused, StarletteAuthError, ValueError, LookupError) as error:
-        return say_no(str(error))
+        return print_error("Stopped.")
+    except (CommandError, StarletteAuthError, ValueError, LookupError) as error:
+        return print_error(str(error))
     except Exception as error:  # a server that is away, a file that cannot be written
-        return say_no(f"{type(error).__name__}: {error}")
+        return print_error(f"{type(error).__name__}: {error}")
     return 0
 
 
@@ -121,9 +121,9 @@ def _app(name: str) -> Auth:
     try:
         auth = getattr(importlib.import_module(module), attribute or "auth")
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise Refused(f"{name} cannot be loaded: {error}. Write --app module:attribute.") from error
+        raise CommandError(f"{name} cannot be loaded: {error}. Write --app module:attribute.") from error
     if not isinstance(auth, Auth):
-        raise Refused(f"{name} is a {type(auth).__name__}. Name its Auth, as in --app {module}:auth.")
+        raise CommandError(f"{name} is a {type(auth).__name__}. Name its Auth, as in --app {module}:auth.")
     return auth
 
 
@@ -131,9 +131,11 @@ def _database(url: str) -> Database:
     try:
         return Database(url)
     except ImportError as error:
-        raise Refused(f"{error}. Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql].") from error
+        raise CommandError(
+            f"{error}. Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql]."
+        ) from error
     except (KeyError, AssertionError) as error:
-        raise Refused(
+        raise CommandError(
             f"{url!r} is no database that we know. Write sqlite+aiosqlite:///file, postgresql://… or mysql+asyncmy://…"
         ) from error
 
@@ -149,26 +151,26 @@ async def _run(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _migrate(auth: Auth, options: argparse.Namespace) -> None:
     created = await migrate(auth.gateway, auth.tables)
-    say("\n".join(f"created {name}" for name in created) or "Everything is there already.")
+    print_line("\n".join(f"created {name}" for name in created) or "Everything is there already.")
 
 
 async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
     if await auth.users.get_by_username(options.username):
-        raise Refused(
+        raise CommandError(
             f"There is a user called {options.username!r} already. Choose another name, or use changepassword."
         )
     user = await auth.users.create_superuser(options.username, options.email or "", options.password)
-    say(f"Created the superuser {user.username}.")
-    await _judge(auth, user, options.password)
+    print_line(f"Created the superuser {user.username}.")
+    await _warn_about_password(auth, user, options.password)
 
 
 async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     user = await _user(auth, options)
     await auth.users.set_password(user, options.password)
-    if auth.sessions.knows_users:
+    if auth.sessions.supports_user_lookup:
         await auth.sessions.revoke_all(user.identity)
-    say(f"Changed the password of {user.username}; the sessions of the old one have ended.")
-    await _judge(auth, user, options.password)
+    print_line(f"Changed the password of {user.username}; the sessions of the old one have ended.")
+    await _warn_about_password(auth, user, options.password)
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -183,40 +185,45 @@ async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
         number = await auth.clear_expired(progress)
     except asyncio.CancelledError:  # Ctrl-C
         show_progress("")
-        raise Refused(f"Stopped. {number} expired sessions were deleted; the rest is there until next time.") from None
+        raise CommandError(
+            f"Stopped. {number} expired sessions were deleted; the rest is there until next time."
+        ) from None
     show_progress("")
-    say(f"Deleted {number} expired sessions.")
+    print_line(f"Deleted {number} expired sessions.")
 
 
 async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
     # All that the store has: with --database nobody knows the secret key, by which old passwords' would be told.
-    sessions = await auth.sessions.sessions_of((await _user(auth, options)).identity)
+    sessions = await auth.sessions.list_sessions((await _user(auth, options)).identity)
     now = int(auth.clock())
     for record in [session.record for session in sessions if session.record is not None]:
-        times = f"logged in {ago(now - record.created)}, last seen {ago(now - record.last_seen)}"
-        device, address = describe(record.user_agent) or "Unknown device", record.address or "unknown address"
-        say(f"{record.public_id}  {device}, {address}, {times}")
+        times = f"logged in {format_time_since(now - record.created)}, last seen {format_time_since(now - record.last_seen)}"
+        device, address = (
+            describe_user_agent(record.user_agent) or "Unknown device",
+            record.address or "unknown address",
+        )
+        print_line(f"{record.public_id}  {device}, {address}, {times}")
     if not sessions:
-        say(f"{options.username} is logged in nowhere.")
+        print_line(f"{options.username} is logged in nowhere.")
 
 
 async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
     user = await _user(auth, options)
     if options.all:
-        say(f"Ended {await auth.logins.end_all(user)} sessions of {user.username}.")
+        print_line(f"Ended {await auth.user_sessions.revoke_all(user)} sessions of {user.username}.")
         return
-    missing = [public_id for public_id in options.ids if not await auth.logins.end(user, public_id)]
+    missing = [public_id for public_id in options.ids if not await auth.user_sessions.revoke(user, public_id)]
     if missing:
-        raise Refused(
+        raise CommandError(
             f"{user.username} has no session {', '.join(missing)}. Look with `sessions list {user.username}`."
         )
-    say(f"Ended {len(options.ids)} sessions of {user.username}.")
+    print_line(f"Ended {len(options.ids)} sessions of {user.username}.")
 
 
 async def _user(auth: Auth, options: argparse.Namespace) -> User:
     user: User | None = await auth.users.get_by_username(options.username)
     if user is None:
-        raise Refused(f"There is no user called {options.username!r}. Check the spelling.")
+        raise CommandError(f"There is no user called {options.username!r}. Check the spelling.")
     return user
 
 
@@ -228,7 +235,7 @@ def _ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
     if not options.username and not options.noinput:
         options.username = ask("Username: ")
     if not options.username:
-        raise Refused("A username is needed. Pass --username.")
+        raise CommandError("A username is needed. Pass --username.")
     if options.email is None and not options.noinput:
         options.email = ask("E-mail address (may stay empty): ")
     user = User(id=None, username=options.username, email=options.email or "")
@@ -246,11 +253,11 @@ def _new_password(auth: Auth, user: User, *, may_ask: bool) -> str:
         password = ask("Password: ", getpass.getpass)
         if password != ask("Password (again): ", getpass.getpass):
             password = ""
-            say("The two passwords differ. Try again.")
+            print_line("The two passwords differ. Try again.")
         elif _warned(auth, user, password) and not ask("Use it all the same? [y/N] ").lower().startswith("y"):
             password = ""
     if not password.strip():
-        raise Refused("The password is empty. Type one, or set STARLETTE_AUTH_PASSWORD.")
+        raise CommandError("The password is empty. Type one, or set STARLETTE_AUTH_PASSWORD.")
     return password
 
 
@@ -260,7 +267,7 @@ def _warned(auth: Auth, user: User, password: str) -> bool:
     return bool(errors)
 
 
-async def _judge(auth: Auth, user: User, password: str) -> None:
+async def _warn_about_password(auth: Auth, user: User, password: str) -> None:
     """For one that nobody typed, once all is done."""
     if os.environ.get("STARLETTE_AUTH_PASSWORD"):
         _warn(await auth.validate_password(password, user))
@@ -268,4 +275,4 @@ async def _judge(auth: Auth, user: User, password: str) -> None:
 
 def _warn(errors: Sequence[ValidationError]) -> None:
     for error in errors:
-        say_no(f"Warning: {error}")
+        print_error(f"Warning: {error}")

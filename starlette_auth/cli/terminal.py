@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 
-class Refused(Exception):
+class CommandError(Exception):
     """Something that the command will not do; the message is one line for the person who called it."""
 
 
@@ -18,13 +18,15 @@ def ask(question: str, read: Callable[[str], str] = input) -> str:
     try:
         return read(question)
     except EOFError:
-        raise Refused("There is nobody to ask. Use --noinput with --username and STARLETTE_AUTH_PASSWORD.") from None
+        raise CommandError(
+            "There is nobody to ask. Use --noinput with --username and STARLETTE_AUTH_PASSWORD."
+        ) from None
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def say_no(text: str) -> int:
+def print_error(text: str) -> int:
     sys.stderr.write(" ".join(text.split()) + "\n")
     return 1

@@ -9,6 +9,6 @@ MINUTE, HOUR, DAY = 60, 60 * 60, 24 * 60 * 60
 TWO_WEEKS = 14 * DAY
 
 
-def moment(clock: Clock) -> datetime:
+def utc_now(clock: Clock) -> datetime:
     """Now, with its time zone."""
     return datetime.fromtimestamp(clock(), UTC)

@@ -31,7 +31,7 @@ class PerLoop(Generic[T]):
         return self._values.pop(asyncio.get_running_loop(), None)
 
 
-async def uninterrupted(work: Awaitable[None]) -> None:
+async def run_to_completion(work: Awaitable[None]) -> None:
     """Waits until `work` is done, however often the task is cancelled meanwhile. Raises the cancellation afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -122,7 +122,7 @@ class PasswordCheckUnavailable(Event):
     error: Exception
 
 
-async def _at_once(act: Callable[[], Awaitable[None]]) -> None:
+async def _call_now(act: Callable[[], Awaitable[None]]) -> None:
     await act()
 
 
@@ -135,7 +135,7 @@ class Events:
     def __init__(
         self,
         transaction: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
-        after_commit: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = _at_once,
+        after_commit: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = _call_now,
     ) -> None:
         self._listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._later: dict[type[Event], list[Listener[Any]]] = {}
@@ -165,12 +165,12 @@ class Events:
 
     async def emit(self, event: Event) -> None:
         """What a listener raises undoes the change that it was told of."""
-        await _tell(self._listeners, event)
+        await _notify(self._listeners, event)
         if self._later:
-            await self._after_commit(functools.partial(_tell, self._later, event))
+            await self._after_commit(functools.partial(_notify, self._later, event))
 
 
-async def _tell(listeners: Mapping[type[Event], list[Listener[Any]]], event: Event) -> None:
+async def _notify(listeners: Mapping[type[Event], list[Listener[Any]]], event: Event) -> None:
     for kind in type(event).__mro__:
         for listener in listeners.get(kind, ()):
             result = listener(event)
@@ -178,6 +178,6 @@ async def _tell(listeners: Mapping[type[Event], list[Listener[Any]]], event: Eve
                 await result
 
 
-def cleanse(credentials: Mapping[str, Any]) -> dict[str, Any]:
+def clean_credentials(credentials: Mapping[str, Any]) -> dict[str, Any]:
     """Credentials that may be logged, as Django's `user_login_failed` sends them."""
     return {name: CLEANSED if SENSITIVE.search(name) else value for name, value in credentials.items()}

@@ -66,4 +66,4 @@ class Templates:
 
 
 ASSETS = {name: (BUILT_IN / name).read_bytes() for name in ("auth.css", "auth.js")}
-VERSIONS = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in ASSETS.items()}
+ASSET_HASHES = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in ASSETS.items()}

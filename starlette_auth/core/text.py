@@ -5,16 +5,16 @@ import unicodedata
 from contextlib import suppress
 from email.headerregistry import Address
 
-_find_surrogate = re.compile("[\ud800-\udfff]").search
+_find_lone_surrogate = re.compile("[\ud800-\udfff]").search
 MAX_NAME_LENGTH = 512
 ATOM = r'[^\s\x00-\x20\x7f"(),.:;<>@\[\\\]]+'
 LABEL = r"[A-Za-z0-9_\-\u0080-\U0010ffff]+"
 ADDRESS = re.compile(rf"({ATOM}(?:\.{ATOM})*)@({LABEL}(?:\.{LABEL})*)")
 
 
-def has_surrogate(text: str) -> bool:
+def has_lone_surrogate(text: str) -> bool:
     """Whether half of a surrogate pair stands in it, as JSON may bring: that has no bytes, and cannot be stored."""
-    return not text.isascii() and _find_surrogate(text) is not None
+    return not text.isascii() and _find_lone_surrogate(text) is not None
 
 
 def normalize_username(username: str) -> str:
@@ -39,7 +39,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def one_address(address: str, name: str = "recipient") -> Address:
+def parse_address(address: str, name: str = "recipient") -> Address:
     """The address, its domain in ASCII. ValueError for anything else than one plain address."""
     found = ADDRESS.fullmatch(address[:255])
     # Lists, groups, comments and quoted names are other things; so is what cannot be seen, or would be decoded.

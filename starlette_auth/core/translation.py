@@ -42,11 +42,11 @@ class Languages:
         self.all: Mapping[str, Language] = {tag.lower(): _load(tag, directories) for tag in tags}
         self.default = next(iter(self.all.values()))
 
-    def best(self, accept: str) -> Language:
+    def negotiate(self, accept: str) -> Language:
         """The one that a header `Accept-Language` asks for first (RFC 9110 §12.5.4, RFC 4647 §3.4: lookup)."""
         if len(self.all) == 1:
             return self.default
-        for tag in _wanted(accept[:500]):
+        for tag in _parse_accept_language(accept[:500]):
             while tag:
                 if tag in self.all:
                     return self.all[tag]
@@ -55,7 +55,7 @@ class Languages:
 
 
 @contextlib.contextmanager
-def speaking(language: Language) -> Iterator[None]:
+def override_language(language: Language) -> Iterator[None]:
     """Whatever is said in this block, and in tasks that are started in it, is said in `language`."""
     token = _current.set(language)
     try:
@@ -105,7 +105,7 @@ def _read(directory: str, name: str) -> catalogs.NullTranslations | None:
         return None
 
 
-def _wanted(accept: str) -> list[str]:
+def _parse_accept_language(accept: str) -> list[str]:
     weighed: list[tuple[float, str]] = []
     for part in accept.lower().split(","):
         tag, _, weight = part.partition(";")
@@ -116,7 +116,7 @@ def _wanted(accept: str) -> list[str]:
     return [tag for _, tag in sorted(weighed, key=lambda pair: -pair[0])]
 
 
-def in_words(seconds: int) -> str:
+def format_duration(seconds: int) -> str:
     """ "30 minutes", "2 days": the largest unit that says it in whole numbers."""
     if seconds % DAY == 0:
         days = seconds // DAY
@@ -128,7 +128,7 @@ def in_words(seconds: int) -> str:
     return ngettext("%(number)d minute", "%(number)d minutes", minutes) % {"number": minutes}
 
 
-def ago(seconds: int) -> str:
+def format_time_since(seconds: int) -> str:
     """ "3 hours ago": in the largest unit of which there are two, or in minutes."""
     if seconds < MINUTE:
         return gettext("just now")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 
-class Moment(sa.DateTime):
+class UTCDateTime(sa.DateTime):
     """A moment with its microseconds, as an aware datetime. `zone`: of what is stored where no zones are."""
 
     def __init__(self, zone: tzinfo = UTC) -> None:
@@ -21,8 +21,8 @@ class LongText(sa.Text):
     """Text of any length, which to MySQL is none of its TEXT."""
 
 
-@compiles(Moment, "mysql", "mariadb")
-def _mysql_moment(kind: Moment, compiler: Any, **options: Any) -> str:
+@compiles(UTCDateTime, "mysql", "mariadb")
+def _mysql_datetime(kind: UTCDateTime, compiler: Any, **options: Any) -> str:
     return "DATETIME(6)"
 
 
@@ -44,7 +44,7 @@ def unique_together(name: str, *columns: str) -> Sequence[Any]:
     )
 
 
-def reference(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
+def foreign_key(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
     """A foreign key as Django makes it: deferred where the database can, without cascade; MySQL indexes it by itself."""
     return (
         sa.ForeignKeyConstraint([column], [target], deferrable=True, initially="DEFERRED").ddl_if(dialect="sqlite"),
@@ -73,7 +73,7 @@ def parse_key(kind: type[Any], key: Any) -> Any:
         return None
 
 
-def values_of(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
+def column_defaults(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
     """What `Column(default=…)` and `Column(onupdate=…)` say in Python: nobody else asks the columns here."""
     values: dict[str, Any] = {}
     for column in table.columns:

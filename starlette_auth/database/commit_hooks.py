@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 
-class AfterCommit:
+class CommitHooks:
     """The part of `Gateway` that knows which tasks are in a transaction of `atomic()`, and what is to be done after it."""
 
     def __init__(self) -> None:

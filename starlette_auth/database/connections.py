@@ -137,7 +137,7 @@ class KeptConnection:
         self._pragmas = pragmas
         self._opening: asyncio.Future[Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._enough = asyncio.Event()
+        self._closing = asyncio.Event()
         self.raw_connection: Any = None  # the driver's own connection, while it is open
 
     async def opened(self) -> "KeptConnection":
@@ -150,9 +150,9 @@ class KeptConnection:
         """Returns the connection of `databases`."""
         if self._opening is None or (self._keeper and self._keeper.done()):
             loop = asyncio.get_running_loop()
-            self._opening, self._enough = loop.create_future(), asyncio.Event()
+            self._opening, self._closing = loop.create_future(), asyncio.Event()
             # In no context: that of the request which happens to be first would be kept too.
-            self._keeper = loop.create_task(self._keep(self._opening, self._enough), context=Context())
+            self._keeper = loop.create_task(self._run(self._opening, self._closing), context=Context())
         if self._opening.done():
             return self._opening.result()
         return await asyncio.shield(self._opening)
@@ -172,10 +172,10 @@ class KeptConnection:
     def drop(self) -> asyncio.Task[None] | None:
         """Gives it back as soon as its task comes to it; the next time, another one is opened."""
         keeper, self._opening, self._keeper, self.raw_connection = self._keeper, None, None, None
-        self._enough.set()
+        self._closing.set()
         return keeper
 
-    async def _keep(self, opened: asyncio.Future[Any], enough: asyncio.Event) -> None:
+    async def _run(self, opened: asyncio.Future[Any], enough: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 if self._pragmas:
@@ -205,14 +205,14 @@ class KeptConnection:
             )
 
 
-class StillBusy(StarletteAuthError, TimeoutError):
+class WriteLockTimeout(StarletteAuthError, TimeoutError):
     """A task waited too long for its turn to write."""
 
 
 class WriteLock:
     """A lock that its own task may take again."""
 
-    patience = 30.0  # seconds
+    timeout = 30.0  # seconds
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -246,11 +246,11 @@ class WriteLock:
     async def _wait(self) -> None:
         self._waiting += 1
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self.timeout):
                 await self._lock.acquire()
         except TimeoutError:
-            raise StillBusy(
-                f"The transaction of another task has not ended for {self.patience:g} seconds. "
+            raise WriteLockTimeout(
+                f"The transaction of another task has not ended for {self.timeout:g} seconds. "
                 "A task inside atomic() must not wait for a task that writes: write in the same task."
             ) from None
         finally:

@@ -13,7 +13,7 @@ from .statements import Statement
 BATCH = 500  # rows
 
 
-def old_rows(
+def delete_batch(
     table: sa.Table, is_old: sa.ColumnElement[bool], oldest_first: sa.Column[Any], *, dialect: str
 ) -> Statement:
     """Deletes so many of a table's old rows. To be repeated with `delete_in_batches`."""

@@ -38,7 +38,7 @@ class Transaction(Protocol):
     async def rollback(self) -> None: ...
 
 
-class Aiosqlite:
+class SQLiteDriver:
     dialect = "sqlite"
 
     def __init__(self) -> None:
@@ -65,10 +65,10 @@ class Aiosqlite:
 
     def transaction(self, raw: Any) -> Transaction:
         # Not BEGIN: a transaction that reads first and writes later finds the database locked, and may not wait.
-        return Spoken(self, raw, "BEGIN IMMEDIATE")
+        return SQLTransaction(self, raw, "BEGIN IMMEDIATE")
 
 
-class Asyncpg:
+class AsyncpgDriver:
     dialect = "postgresql"
 
     def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]:
@@ -89,7 +89,7 @@ class Asyncpg:
         return AsyncpgTransaction(raw)
 
 
-class Mysql:
+class MySQLDriver:
     """asyncmy and aiomysql."""
 
     dialect = "mysql"
@@ -113,10 +113,10 @@ class Mysql:
         return bool(raw.get_transaction_status())
 
     def transaction(self, raw: Any) -> Transaction:
-        return Spoken(self, raw, "START TRANSACTION")
+        return SQLTransaction(self, raw, "START TRANSACTION")
 
 
-class Spoken:
+class SQLTransaction:
     """Plain words, for the drivers that have nothing better."""
 
     def __init__(self, driver: Driver, raw: Any, begin: str) -> None:

@@ -13,7 +13,7 @@ MYSQL_LOST = [(code,) for code in (1040, 1053, 2002, 2003, 2006, 2013)]
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:

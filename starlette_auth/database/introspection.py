@@ -39,26 +39,26 @@ TYPES = {
 }
 
 
-async def columns_of_all(gateway: Gateway) -> dict[str, set[str]]:
+async def all_columns(gateway: Gateway) -> dict[str, set[str]]:
     """The names of all tables, and of the columns of each."""
     found: dict[str, set[str]] = {}
-    for row in await gateway.fetch_all(_asking(COLUMNS[gateway.dialect], "table_name", "column_name")):
+    for row in await gateway.fetch_all(_query(COLUMNS[gateway.dialect], "table_name", "column_name")):
         found.setdefault(row["table_name"], set()).add(row["column_name"])
     return found
 
 
 async def index_names(gateway: Gateway) -> set[str]:
-    rows = await gateway.fetch_all(_asking(INDEXES[gateway.dialect], "index_name"))
+    rows = await gateway.fetch_all(_query(INDEXES[gateway.dialect], "index_name"))
     return {row["index_name"] for row in rows}
 
 
-async def references_to(gateway: Gateway, table: str) -> list[tuple[str, str]]:
+async def foreign_keys_to(gateway: Gateway, table: str) -> list[tuple[str, str]]:
     """The tables and columns whose foreign keys name a table."""
-    query = _asking(REFERENCES[gateway.dialect], "table_name", "column_name")
+    query = _query(REFERENCES[gateway.dialect], "table_name", "column_name")
     return [(row["table_name"], row["column_name"]) for row in await gateway.fetch_all(query, name=table)]
 
 
-def _asking(sql: str, *names: str) -> sa.ClauseElement:
+def _query(sql: str, *names: str) -> sa.ClauseElement:
     text = sa.text(sql)
     if ":name" in sql:
         text = text.bindparams(sa.bindparam("name", type_=sa.String))
@@ -66,7 +66,7 @@ def _asking(sql: str, *names: str) -> sa.ClauseElement:
     return text.columns(*columns)
 
 
-async def types_of(gateway: Gateway, table: str) -> dict[str, str]:
+async def column_types(gateway: Gateway, table: str) -> dict[str, str]:
     """The columns of a table in their order, with their types in the database's own words, in lower case."""
-    query = _asking(TYPES[gateway.dialect], "column_name", "type_name")
+    query = _query(TYPES[gateway.dialect], "column_name", "type_name")
     return {row["column_name"]: row["type_name"].lower() for row in await gateway.fetch_all(query, name=table)}

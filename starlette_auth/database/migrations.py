@@ -11,10 +11,10 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ..core.exceptions import ImproperlyConfigured
-from .columns import Moment
+from .columns import UTCDateTime
 from .gateway import Gateway
-from .introspection import columns_of_all, index_names
-from .statements import dialect_of
+from .introspection import all_columns, index_names
+from .statements import get_dialect
 from .table_definitions import user_columns
 from .tables import Tables
 
@@ -52,18 +52,18 @@ async def migrate(gateway: Gateway, tables: Tables) -> list[str]:
     ImproperlyConfigured when a table lacks a column that cannot be added to the rows that are there; nothing is
     changed then.
     """
-    async with gateway.atomic(), _alone(gateway):
+    async with gateway.atomic(), _migration_lock(gateway):
         missing = await _missing(gateway, tables)
         for _, change in missing:
             await gateway.execute(change)
         created = [name for name, _ in missing]
-        if tables.of_django and tables.user.name in created:
+        if tables.django_tables and tables.user.name in created:
             await _record_migrations(gateway)
         return created
 
 
 @contextlib.asynccontextmanager
-async def _alone(gateway: Gateway) -> AsyncIterator[None]:
+async def _migration_lock(gateway: Gateway) -> AsyncIterator[None]:
     if gateway.dialect in TAKE_LOCK:
         await gateway.fetch_all(sa.text(TAKE_LOCK[gateway.dialect]).columns(sa.column("taken")))
     try:
@@ -76,9 +76,9 @@ async def _alone(gateway: Gateway) -> AsyncIterator[None]:
 
 async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.ExecutableDDLElement]]:
     """Names of what is missing, each with what creates it. All is found first: MySQL cannot undo a CREATE TABLE."""
-    existing, indexed = await columns_of_all(gateway), await index_names(gateway)
+    existing, indexed = await all_columns(gateway), await index_names(gateway)
     missing: list[tuple[str, sa.ExecutableDDLElement]] = []
-    for table in _to_be_there(tables, existing):
+    for table in _managed_tables(tables, existing):
         if table.name not in existing:
             missing.append((table.name, CreateTable(table)))
         else:
@@ -89,16 +89,16 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
     return missing
 
 
-def _to_be_there(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
+def _managed_tables(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
     """In a Django database only what is our own: how Django's tables look is decided by the project's migrations."""
-    if not tables.of_django and migrations_table().name in existing and tables.content_type.name not in existing:
+    if not tables.django_tables and migrations_table().name in existing and tables.content_type.name not in existing:
         raise ImproperlyConfigured(
             "This is the database of a Django project. Pass django=DjangoProject(…) to Auth, or --django to the command."
         )
-    *core, _ = tables.of_django or (None,)
+    *core, _ = tables.django_tables or (None,)
     missing = [table.name for table in core if table.name not in existing]
     if not missing:
-        return [table for table in tables if table not in tables.of_django]
+        return [table for table in tables if table not in tables.django_tables]
     is_standard = tables.user.name == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
     if len(missing) < len(core) or not is_standard:
         raise ImproperlyConfigured(
@@ -127,21 +127,21 @@ def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.Execut
             f"The table {table.name} has no column {column.name}, and its constraint cannot be added on every database. "
             "Add the column yourself, with the constraint."
         )
-    dialect = dialect_of(gateway.dialect)
+    dialect = get_dialect(gateway.dialect)
     # The same words as in CREATE TABLE, of a table that has this column only.
     words = dialect.ddl_compiler(dialect, CreateTable(table)).get_column_specification(column)
-    return _Words(f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {words}")
+    return RawDDL(f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {words}")
 
 
-class _Words(sa.ExecutableDDLElement):
+class RawDDL(sa.ExecutableDDLElement):
     """SQL that is ready: sa.text() and sa.DDL() would read colons and percent signs in it as their own."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
 
 
-@compiles(_Words)
-def _as_they_are(words: _Words, compiler: object, **options: object) -> str:
+@compiles(RawDDL)
+def _compile_raw_ddl(words: RawDDL, compiler: object, **options: object) -> str:
     return words.sql
 
 
@@ -162,6 +162,6 @@ def migrations_table() -> sa.Table:
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(), primary_key=True),
         sa.Column("app", sa.String(255), nullable=False),
         sa.Column("name", sa.String(255), nullable=False),
-        sa.Column("applied", Moment(), nullable=False),
+        sa.Column("applied", UTCDateTime(), nullable=False),
         sqlite_autoincrement=True,
     )

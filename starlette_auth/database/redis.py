@@ -58,7 +58,7 @@ class RedisClients:
         pool = self._library.ConnectionPool.from_url(self._url, **self._options)
         return self._library.Redis.from_pool(pool), asyncio.Semaphore(self._most)
 
-    async def answer(self, command: Coroutine[Any, Any, R]) -> R:
+    async def execute(self, command: Coroutine[Any, Any, R]) -> R:
         """What Redis says to a command. Unavailable when it says nothing, or cannot do it."""
         _, free = self._clients.get()
         try:
@@ -79,12 +79,12 @@ class RedisClients:
         finally:
             free.release()
 
-    async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+    async def run_script(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """Returns the result of a Lua script, which Redis runs in one step, between two other commands."""
         registered = self._scripts.get(script)
         if registered is None:
             registered = self._scripts[script] = self.client.register_script(script)
-        return await self.answer(registered(keys, arguments, client=self.client))
+        return await self.execute(registered(keys, arguments, client=self.client))
 
     async def close(self) -> None:
         client, _ = self._clients.pop() or (None, None)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
-from .values import _incoming, _outgoing
+from .values import bind_processor, result_processor
 
 Row = dict[str, Any]
 DIALECTS = {
@@ -23,7 +23,7 @@ DIALECTS = {
 
 
 @functools.cache
-def dialect_of(name: str) -> sa.Dialect:
+def get_dialect(name: str) -> sa.Dialect:
     """Imported when the first statement is written in it: each takes longer than all of this package."""
     module, paramstyle = DIALECTS[name]
     dialect: sa.Dialect = registry.load(module)(paramstyle=paramstyle)
@@ -37,18 +37,18 @@ class Statement:
     it, where the database lets us choose.
     """
 
-    def __init__(self, expression: sa.ClauseElement, *, lasting: bool = True) -> None:
+    def __init__(self, expression: sa.ClauseElement, *, durable: bool = True) -> None:
         self.expression = expression
-        self.lasting = lasting
-        self.ready: dict[str, Prepared] = {}  # by dialect
+        self.durable = durable
+        self.by_dialect: dict[str, PreparedStatement] = {}  # by dialect
 
-    def prepared(self, dialect: str) -> "Prepared":
-        if dialect not in self.ready:
-            self.ready[dialect] = Prepared(self.expression, dialect_of(dialect), lasting=self.lasting)
-        return self.ready[dialect]
+    def prepared(self, dialect: str) -> "PreparedStatement":
+        if dialect not in self.by_dialect:
+            self.by_dialect[dialect] = PreparedStatement(self.expression, get_dialect(dialect), durable=self.durable)
+        return self.by_dialect[dialect]
 
     @functools.cached_property
-    def matching(self) -> "Statement":
+    def select_matching(self) -> "Statement":
         """Of an UPDATE: a query with one row for each that it would hit.
 
         FOR UPDATE reads the newest state, where the snapshot of a transaction may show an older one.
@@ -60,11 +60,11 @@ class Statement:
         return Statement(query.with_for_update())
 
 
-class Prepared:
+class PreparedStatement:
     """A statement as one driver wants it: its text, and what to do with each value on the way in and out."""
 
-    def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect, *, lasting: bool = True) -> None:
-        self.lasting = lasting
+    def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect, *, durable: bool = True) -> None:
+        self.durable = durable
         if isinstance(expression, sa.UpdateBase) and dialect.name == "sqlite" and not expression.exported_columns:
             # So that what was hit is counted in one hop to the connection's thread: its rows come with the answer.
             expression = expression.returning(sa.literal_column("1"))
@@ -80,14 +80,14 @@ class Prepared:
         order = getattr(compiled, "positiontup", None)
         self.positional = dialect.name == "postgresql"
         names: Iterable[str] = order if self.positional and order is not None else given
-        self.incoming = [(name, _incoming(types[name], dialect)) for name in names]
+        self.incoming = [(name, bind_processor(types[name], dialect)) for name in names]
         self.fixed = {name: given[name] for name, _ in self.incoming if name not in required}
         columns: Sequence[Any] = getattr(expression, "selected_columns", ())
         self.columns = [column.key for column in columns]
-        outgoing = [(index, _outgoing(column.type, dialect)) for index, column in enumerate(columns)]
+        outgoing = [(index, result_processor(column.type, dialect)) for index, column in enumerate(columns)]
         self.outgoing = [(index, convert) for index, convert in outgoing if convert is not None]
 
-    def arguments(self, values: Mapping[str, Any]) -> Any:
+    def bind(self, values: Mapping[str, Any]) -> Any:
         """What the driver is given: a list for PostgreSQL, a dict elsewhere. UnstorableValue for what cannot be stored."""
         if self.fixed:
             values = {**self.fixed, **values}

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .columns import LongText, Moment, key_column, like_index, reference, unique_together
+from .columns import LongText, UTCDateTime, foreign_key, key_column, like_index, unique_together
 
 
 def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
@@ -13,7 +13,7 @@ def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
     return [
         key if key is not None else key_column(),
         sa.Column("password", sa.String(128), nullable=False),
-        sa.Column("last_login", Moment(), nullable=True),
+        sa.Column("last_login", UTCDateTime(), nullable=True),
         sa.Column("is_superuser", sa.Boolean, nullable=False),
         sa.Column("username", sa.String(150), nullable=False, unique=True),
         sa.Column("first_name", sa.String(150), nullable=False),
@@ -21,7 +21,7 @@ def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
         sa.Column("email", sa.String(254), nullable=False),
         sa.Column("is_staff", sa.Boolean, nullable=False),
         sa.Column("is_active", sa.Boolean, nullable=False),
-        sa.Column("date_joined", Moment(), nullable=False),
+        sa.Column("date_joined", UTCDateTime(), nullable=False),
     ]
 
 
@@ -65,7 +65,7 @@ def permission_table(metadata: sa.MetaData, content_type: sa.Table) -> sa.Table:
         sa.Column("codename", sa.String(100), nullable=False),
         sa.Column("name", sa.String(255), nullable=False),
         *unique_together("auth_permission_content_type_id_codename_01ab375a_uniq", "content_type_id", "codename"),
-        *reference(
+        *foreign_key(
             "auth_permission_content_type_id_2f476e4b_fk_django_co",
             "auth_permission_content_type_id_2f476e4b",
             "content_type_id",
@@ -198,7 +198,7 @@ def django_session_table(metadata: sa.MetaData, name: str = "django_session", zo
         metadata,
         sa.Column("session_key", sa.String(40), primary_key=True),
         sa.Column("session_data", LongText(), nullable=False),
-        sa.Column("expire_date", Moment(zone), nullable=False),
+        sa.Column("expire_date", UTCDateTime(zone), nullable=False),
         sa.Index("django_session_expire_date_a5c62663", "expire_date"),
         like_index("django_session_session_key_c0390e0f_like", "session_key"),
     )
@@ -221,7 +221,7 @@ def association_table(
         sa.Column(left[0], left[1].type, nullable=False, key=left_key),
         sa.Column(right[0], right[1].type, nullable=False),
         *unique_together(unique, left_key, right[0]),
-        *reference(left[2], left[3], left_key, left[1]),
-        *reference(right[2], right[3], right[0], right[1]),
+        *foreign_key(left[2], left[3], left_key, left[1]),
+        *foreign_key(right[2], right[3], right[0], right[1]),
         sqlite_autoincrement=True,
     )

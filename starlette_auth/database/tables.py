@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured
-from .columns import Moment
+from .columns import UTCDateTime
 from .table_definitions import (
     content_type_table,
     django_session_table,
@@ -25,7 +25,7 @@ from .table_definitions import (
 )
 
 
-class Names(NamedTuple):
+class TableNames(NamedTuple):
     """What is called otherwise in a Django project."""
 
     content_type: str = "auth_content_type"
@@ -50,12 +50,12 @@ class Tables:
         lacking = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())
         if lacking:
             raise ImproperlyConfigured(f"The user table has no column {min(lacking)}. Begin it with *user_columns().")
-        self._build(Names())
+        self._build(TableNames())
         self.session = session_table(self.metadata, self.user_key.type)
         #: Those that belong to a Django project: never altered, and made only where there is none of them.
-        self.of_django: tuple[sa.Table, ...] = ()
+        self.django_tables: tuple[sa.Table, ...] = ()
 
-    def _build(self, names: Names) -> None:
+    def _build(self, names: TableNames) -> None:
         self.user_key = next(iter(self.user.primary_key.columns))
         columns = self.user.columns
         self.username: sa.Column[Any] = columns[names.username]
@@ -107,7 +107,7 @@ class Tables:
                 )
         user_column = f"{model or tables.user.name.rpartition('_')[2]}_id"
         tables._build(
-            Names(
+            TableNames(
                 "django_content_type",
                 "django_content_type_app_label_model_76bd3d3b_uniq",
                 f"{tables.user.name}_groups",
@@ -120,8 +120,8 @@ class Tables:
         tables.session = django_session_table(tables.metadata, session, zone) if isinstance(session, str) else session
         for column in (*tables.user.columns, *tables.session.columns):
             if isinstance(column.type, sa.DateTime):
-                column.type = Moment(zone)
-        tables.of_django = tuple(tables)[:8]
+                column.type = UTCDateTime(zone)
+        tables.django_tables = tuple(tables)[:8]
         return tables
 
     def __iter__(self) -> Iterator[sa.Table]:
@@ -130,7 +130,7 @@ class Tables:
         yield from (self.user_groups, self.user_permissions, self.session)
         yield from (self.token, self.throttle, *self.features)
 
-    def referring_to_user(self) -> list[sa.Column[Any]]:
+    def columns_referencing_user(self) -> list[sa.Column[Any]]:
         """The columns that name a user, the session's included: what must go before a user does.
 
         The last table comes first, as it may refer to one before it. Users who refer to users are not among them.

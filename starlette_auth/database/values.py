@@ -8,16 +8,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..core.exceptions import UnstorableValue
-from ..core.text import has_surrogate
+from ..core.text import has_lone_surrogate
 
 Convert = Callable[[Any], Any]
 
 
-def _incoming(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
+def bind_processor(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
     real = kind.dialect_impl(dialect)
     if isinstance(real, sa.DateTime):
         aware = dialect.name == "postgresql" and real.timezone
-        return _moment_in(sqlite_text=dialect.name == "sqlite", aware=aware, zone=_zone_of(kind))
+        return _datetime_bind_processor(sqlite_text=dialect.name == "sqlite", aware=aware, zone=_zone_of(kind))
     check: Convert | None = None
     if isinstance(real, sa.String):
         check = _text_check(real.length)
@@ -30,7 +30,7 @@ def _incoming(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
     return _both(check, process)
 
 
-def _outgoing(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert | None:
+def result_processor(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert | None:
     real = kind.dialect_impl(dialect)
     if isinstance(real, sa.JSON):
         return _json_out
@@ -38,7 +38,7 @@ def _outgoing(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert | 
         return None  # asyncpg gives what it should be, and SQLAlchemy asks for the column's number to know
     process: Convert | None = real.result_processor(dialect, None)
     if isinstance(real, sa.DateTime):
-        return _moment_out(process or _unchanged, _zone_of(kind))
+        return _datetime_result_processor(process or _unchanged, _zone_of(kind))
     return process
 
 
@@ -48,7 +48,7 @@ def _zone_of(kind: sa.types.TypeEngine[Any]) -> tzinfo:
     return zone
 
 
-def _moment_in(*, sqlite_text: bool, aware: bool, zone: tzinfo) -> Convert:
+def _datetime_bind_processor(*, sqlite_text: bool, aware: bool, zone: tzinfo) -> Convert:
     """Drivers drop an offset without converting (aiosqlite), or demand one (asyncpg): all is converted before they see it."""
 
     def convert(value: Any) -> Any:
@@ -66,7 +66,7 @@ def _moment_in(*, sqlite_text: bool, aware: bool, zone: tzinfo) -> Convert:
     return convert
 
 
-def _moment_out(process: Convert, zone: tzinfo) -> Convert:
+def _datetime_result_processor(process: Convert, zone: tzinfo) -> Convert:
     def convert(value: Any) -> datetime | None:
         if value is None:
             return None
@@ -94,7 +94,7 @@ def _text_check(length: int | None) -> Convert:
             return None
         if not isinstance(value, str):
             raise UnstorableValue(f"A column of text was given {type(value).__name__}. Pass a str.")
-        if has_surrogate(value):
+        if has_lone_surrogate(value):
             raise UnstorableValue("Half of a surrogate pair cannot be stored. Remove it.")
         if "\x00" in value:
             raise UnstorableValue("The character NUL cannot be stored. Remove it.")

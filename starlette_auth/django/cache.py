@@ -15,7 +15,7 @@ class DjangoCache:
         self._prefix = f"{key_prefix}:{version}:django.contrib.sessions.cached_db"
 
     async def __call__(self, session_key: str) -> None:
-        await self.redis.answer(self.redis.client.delete(self._prefix + session_key))
+        await self.redis.execute(self.redis.client.delete(self._prefix + session_key))
 
     async def close(self) -> None:
         """Gives back the connections of this event loop."""

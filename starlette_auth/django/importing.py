@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..database.columns import values_of
+from ..database.columns import column_defaults
 from ..database.gateway import Gateway
-from ..database.introspection import columns_of_all
+from ..database.introspection import all_columns
 from ..database.statements import Row, Statement
 from ..database.tables import Tables
 from .survey import UserModel, in_batches
@@ -18,7 +18,7 @@ EMPTY = {"first_name": "", "last_name": "", "email": "", "is_active": True, "is_
 Progress = Callable[[int, int], None]
 
 
-class Import:
+class UserImport:
     """Groups, permissions and users, with their keys, their hashes and what they may. What is there already stays.
 
     A batch of users is copied as a whole or not at all: an import that was interrupted goes on where it was. Sessions
@@ -48,7 +48,7 @@ class Import:
             self.columns[new.email.name] = old.email
         self.copied = self.present = 0
 
-    async def losses(self) -> list[str]:
+    async def find_losses(self) -> list[str]:
         """Why nothing can be copied without loss, a sentence each. Nothing has been changed then."""
         found = []
         if self.old.user_key.type.python_type is not self.new.user_key.type.python_type:
@@ -108,7 +108,7 @@ class Import:
 
     def _defaults(self) -> dict[str, Any]:
         """For columns of ours that a user of theirs does not have; for each user anew."""
-        given = {**EMPTY, "date_joined": datetime.now(UTC), **values_of(self.new.user, "default")}
+        given = {**EMPTY, "date_joined": datetime.now(UTC), **column_defaults(self.new.user, "default")}
         return {
             name: value for name, value in given.items() if name in self.new.user.columns and name not in self.columns
         }
@@ -181,7 +181,7 @@ class Import:
 
     async def _names_in_target(self) -> dict[Any, str]:
         key, name = self.new.user_key, self.new.username
-        if self.new.user.name not in await columns_of_all(self.target):
+        if self.new.user.name not in await all_columns(self.target):
             return {}
         rows = await self.target.fetch_all(sa.select(key.label("key"), name.label("name")))
         return {row["key"]: row["name"] for row in rows}

@@ -37,7 +37,7 @@ from ..sessions.store import SessionStore
 from ..users.users import Users
 from .csrf import DjangoCSRFTokens
 from .reset_tokens import PasswordResetTokens
-from .sessions import SALT, DjangoStore, Forget
+from .sessions import SALT, DjangoStore, InvalidateSession
 from .signed_cookies import DjangoCookieStore
 
 logger = logging.getLogger("starlette_auth")
@@ -97,7 +97,7 @@ class DjangoProject(Defaults):
     csrf_cookie_samesite: SameSite = "Lax"
     csrf_cookie_secure: bool | Literal["auto"] = "auto"
     csrf_cookie_httponly: bool = False
-    forget_session: Forget | None = None
+    invalidate_session: InvalidateSession | None = None
 
     cycle_key = True
 
@@ -119,7 +119,7 @@ class DjangoProject(Defaults):
             raise ImproperlyConfigured(
                 f"time_zone={self.time_zone!r} is not known here. Use a name like Europe/Berlin, or install tzdata."
             ) from error
-        if self.engine == "cached_db" and self.forget_session is None:
+        if self.engine == "cached_db" and self.invalidate_session is None:
             logger.warning(
                 "Django's cache goes on serving sessions that are ended here: who logs out here stays logged in there. "
                 "Pass forget_session to DjangoProject, as in forget_session=DjangoCache(url)."
@@ -156,7 +156,7 @@ class DjangoProject(Defaults):
             secure=self.session_cookie_secure,
             samesite=_lower(self.session_cookie_samesite),
             prefix=False,
-            ends_with_browser=self.session_expire_at_browser_close,
+            expire_at_browser_close=self.session_expire_at_browser_close,
         )
 
     def csrf_cookie(self, cookie: Cookie) -> Cookie:
@@ -189,7 +189,7 @@ class DjangoProject(Defaults):
             users=users,
             table=users.tables.session,
             salt=self.session_salt,
-            forget=self.forget_session,
+            invalidate=self.invalidate_session,
             save_every_request=self.session_save_every_request,
             max_age=self.session_cookie_age,
             time_zone=None if self.use_tz else self.zone(),
@@ -210,7 +210,7 @@ class DjangoProject(Defaults):
             keys, max_age=self.password_reset_timeout, time_zone=self.zone(), use_tz=self.use_tz, clock=clock
         )
 
-    def name_backends(self, backends: Sequence[AuthenticationBackend]) -> None:
+    def assign_backend_paths(self, backends: Sequence[AuthenticationBackend]) -> None:
         done = {MODEL_BACKEND, *self.auth_backends.values()}
         for backend in backends:
             ours = MODEL_BACKEND if isinstance(backend, ModelBackend) else backend.path

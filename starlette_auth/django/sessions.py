@@ -14,20 +14,20 @@ from itsdangerous import BadData
 
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.signing import sha256_hex
-from ..database.deletion import BATCH, delete_in_batches, old_rows
+from ..database.deletion import BATCH, delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
 from ..database.table_definitions import django_session_table
 from ..sessions.base import AUTH_TIME, EXPIRY, SessionBase
-from ..sessions.records import Record, check_keys, decode, encode, time_to_keep, user_in
-from ..sessions.store import Progress, SessionStore, cookie_of, interrupted
+from ..sessions.records import SessionRecord, check_keys, decode, encode, time_to_keep, user_in
+from ..sessions.store import Progress, SessionStore, cookie_value, interrupted
 from ..users.queries import UserQueries
 from .signing import DjangoSigner
 
 logger = logging.getLogger("starlette_auth")
 SALT = "django.contrib.sessions.SessionStore"
 #: Told the key of each session that was changed or ended: to take it out of a cache of Django's.
-Forget = Callable[[str], Awaitable[None]]
+InvalidateSession = Callable[[str], Awaitable[None]]
 
 
 def new_django_key() -> str:
@@ -51,19 +51,23 @@ class DjangoSession(SessionBase):
         check_keys(self)
         return encode(self)
 
-    def as_text(self, end: datetime) -> str:
-        return super().as_text(end) if self.zone is None else end.astimezone(self.zone).replace(tzinfo=None).isoformat()
+    def format_expiry(self, end: datetime) -> str:
+        return (
+            super().format_expiry(end)
+            if self.zone is None
+            else end.astimezone(self.zone).replace(tzinfo=None).isoformat()
+        )
 
-    def as_moment(self, text: str) -> datetime:
+    def parse_expiry(self, text: str) -> datetime:
         stored = datetime.fromisoformat(text)
         return stored if stored.tzinfo is not None else stored.replace(tzinfo=self.zone or UTC)
 
 
-def django_record(session_key: str, data: dict[str, Any], expires: int, now: int, max_age: int) -> Record:
+def django_record(session_key: str, data: dict[str, Any], expires: int, now: int, max_age: int) -> SessionRecord:
     """As far as Django knows: when a session was last changed, unless it ends at a time of its own; of ours, the login."""
     changed = now if EXPIRY in data else min(now, expires - max_age)
     begun = data.get(AUTH_TIME)
-    return Record(
+    return SessionRecord(
         data=encode(data),
         public_id=sha256_hex(session_key)[:32],
         user_id=user_in(data),
@@ -99,7 +103,7 @@ class DjangoStore(SessionStore):
         users: UserQueries[Any] | None = None,
         table: sa.Table | None = None,
         salt: str = SALT,
-        forget: Forget | None = None,
+        invalidate: InvalidateSession | None = None,
         save_every_request: bool = False,
         max_age: int = TWO_WEEKS,
         time_zone: tzinfo | None = None,
@@ -111,30 +115,30 @@ class DjangoStore(SessionStore):
         self.gateway = Gateway.of(database)
         self.table: sa.Table = table if table is not None else django_session_table(sa.MetaData())
         self._signer = DjangoSigner([secret_key] if isinstance(secret_key, str) else secret_key, salt, clock=clock)
-        self._say = Statements(self.table, dialect=self.gateway.dialect)
-        self._forget = forget
+        self._statements = DjangoSessionStatements(self.table, dialect=self.gateway.dialect)
+        self._invalidate = invalidate
         self._save_every_request = save_every_request
         self._clock = clock
 
     async def load(self, cookie: str) -> SessionBase:
         session = None
         if is_django_key(cookie):
-            async with self.gateway.together():
-                row = await self.gateway.fetch_one(self._say.load, key=cookie, now=self._now())
+            async with self.gateway.single_connection():
+                row = await self.gateway.fetch_one(self._statements.load, key=cookie, now=self._now())
                 session = self._read(row) if row is not None else None
                 if session is not None and session.user_id is not None and self._users is not None:
-                    session.user_row = await self._users.row_of(session.user_id)
+                    session.user_row = await self._users.get_row(session.user_id)
         if session is None:
-            return self.begin(self._clock)
+            return self.new_session(self._clock)
         if self._save_every_request:
             session.modified = True
         return session
 
-    def begin(self, clock: Clock = time.time) -> SessionBase:
+    def new_session(self, clock: Clock = time.time) -> SessionBase:
         return DjangoSession(clock=clock, zone=self._zone)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key, before = session.encode(), session.key_to_be, session.predecessor
+        saved, key, before = session.encode(), session.next_key, session.stored_key
         if before is None:
             data = dict(session)
             await self.gateway.insert(self.table, session_key=key, **self._values(data, max_age))
@@ -142,17 +146,17 @@ class DjangoStore(SessionStore):
             data = await self._change(session, before, key, max_age)
         session.mark_saved(key, self._record(key, data, self._expires(data, max_age)), saved)
         if before is not None:
-            await self._tell(before)
-        return cookie_of(key, encode(data))
+            await self._invalidate_cached(before)
+        return cookie_value(key, encode(data))
 
     async def delete(self, session_key: str) -> None:
-        await self.gateway.execute(self._say.delete, key=session_key)
-        await self._tell(session_key)
+        await self.gateway.execute(self._statements.delete, key=session_key)
+        await self._invalidate_cached(session_key)
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
-        return await delete_in_batches(self.gateway, self._say.clear, progress, now=self._now())
+        return await delete_in_batches(self.gateway, self._statements.clear, progress, now=self._now())
 
-    async def sessions_of(self, user_id: str) -> list[SessionBase]:
+    async def list_sessions(self, user_id: str) -> list[SessionBase]:
         theirs = [session async for _, session in self._of(user_id)]
         return sorted(theirs, key=lambda session: session.last_seen, reverse=True)
 
@@ -169,7 +173,7 @@ class DjangoStore(SessionStore):
     async def _of(self, user_id: str) -> AsyncIterator[tuple[str, SessionBase]]:
         after, is_last = "", False
         while not is_last:
-            rows = await self.gateway.fetch_all(self._say.some, after=after, now=self._now())
+            rows = await self.gateway.fetch_all(self._statements.some, after=after, now=self._now())
             is_last = len(rows) < BATCH
             for row in rows:
                 session = self._read(row)
@@ -181,8 +185,8 @@ class DjangoStore(SessionStore):
     async def _end(self, keys: Sequence[str]) -> int:
         number = 0
         for key in keys:
-            number += await self.gateway.execute(self._say.delete, key=key)
-            await self._tell(key)
+            number += await self.gateway.execute(self._statements.delete, key=key)
+            await self._invalidate_cached(key)
         return number
 
     def _read(self, row: Row) -> DjangoSession | None:
@@ -204,17 +208,17 @@ class DjangoStore(SessionStore):
         data = session.changes().applied_to(decode(session.record.data))
         text = getattr(session, "text", "")
         new = self._new(after, data, max_age)
-        if await self.gateway.execute(self._say.update, key=before, old=text, now=self._now(), **new):
+        if await self.gateway.execute(self._statements.update, key=before, old=text, now=self._now(), **new):
             return data
-        return await self.gateway.in_transaction(lambda: self._merge(session, before, after, max_age))
+        return await self.gateway.run_in_transaction(lambda: self._merge(session, before, after, max_age))
 
     async def _merge(self, session: SessionBase, before: str, after: str, max_age: int) -> dict[str, Any]:
-        row = await self.gateway.fetch_one(self._say.lock, key=before, now=self._now())
+        row = await self.gateway.fetch_one(self._statements.lock, key=before, now=self._now())
         stored = self._read(row) if row is not None else None
         if stored is None:
             raise interrupted()
         data = session.changes().applied_to(stored)
-        await self.gateway.execute(self._say.overwrite, key=before, **self._new(after, data, max_age))
+        await self.gateway.execute(self._statements.overwrite, key=before, **self._new(after, data, max_age))
         return data
 
     def _new(self, key: str, data: dict[str, Any], max_age: int) -> dict[str, Any]:
@@ -226,17 +230,17 @@ class DjangoStore(SessionStore):
     def _expires(self, data: dict[str, Any], max_age: int) -> datetime:
         return datetime.fromtimestamp(self._clock() + time_to_keep(encode(data), max_age), UTC)
 
-    def _record(self, key: str, data: dict[str, Any], expires: datetime) -> Record:
+    def _record(self, key: str, data: dict[str, Any], expires: datetime) -> SessionRecord:
         return django_record(key, data, int(expires.timestamp()), int(self._clock()), self._max_age)
 
     async def close(self) -> None:
-        close = getattr(self._forget, "close", None)
+        close = getattr(self._invalidate, "close", None)
         if close is not None:
             await close()
 
-    async def _tell(self, session_key: str) -> None:
+    async def _invalidate_cached(self, session_key: str) -> None:
         """Not before others see it: Django would put what it still finds in the table into its cache again."""
-        forget = self._forget
+        forget = self._invalidate
         if forget is not None:
             await self.gateway.after_commit(lambda: forget(session_key))
 
@@ -244,7 +248,7 @@ class DjangoStore(SessionStore):
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
-class Statements:
+class DjangoSessionStatements:
     """What is said to the table."""
 
     def __init__(self, table: sa.Table, *, dialect: str) -> None:
@@ -262,4 +266,4 @@ class Statements:
         self.update = Statement(sa.update(t).values(new).where(by_key, is_alive, is_unchanged))
         self.overwrite = Statement(sa.update(t).values(new).where(by_key))
         self.delete = Statement(sa.delete(t).where(by_key))
-        self.clear = old_rows(t, t.c.expire_date <= now, t.c.expire_date, dialect=dialect)
+        self.clear = delete_batch(t, t.c.expire_date <= now, t.c.expire_date, dialect=dialect)

@@ -11,8 +11,8 @@ from ..core.clock import TWO_WEEKS, Clock
 from ..core.exceptions import SessionTooLarge
 from ..sessions.base import EXPIRY, SessionBase
 from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
-from ..sessions.records import Record
-from ..sessions.store import SessionStore, cookie_of
+from ..sessions.records import SessionRecord
+from ..sessions.store import SessionStore, cookie_value
 from .sessions import DjangoSession, django_record
 from .signing import DjangoSigner
 
@@ -26,7 +26,7 @@ class DjangoCookieStore(SessionStore):
     `max_age` is SESSION_COOKIE_AGE, in seconds.
     """
 
-    on_server = False
+    is_server_side = False
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class DjangoCookieStore(SessionStore):
             if isinstance(age := data.get(EXPIRY), int) and age:
                 self._signer.loads(cookie, age)
         except BadData:
-            return self.begin(self._clock)
+            return self.new_session(self._clock)
         record = self._record(cookie, data)
         session = DjangoSession(data, session_key=cookie, record=record, clock=self._clock, zone=self._zone)
         if self._save_every_request:
             session.modified = True
         return session
 
-    def begin(self, clock: Clock = time.time) -> SessionBase:
+    def new_session(self, clock: Clock = time.time) -> SessionBase:
         return DjangoSession(clock=clock, zone=self._zone)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
@@ -68,11 +68,11 @@ class DjangoCookieStore(SessionStore):
                 "Store less in it, or set another SESSION_ENGINE."
             )
         session.mark_saved(text, self._record(text, dict(session)), data)
-        return cookie_of(text, data)
+        return cookie_value(text, data)
 
     async def delete(self, session_key: str) -> None:
         """There is nothing on the server to delete."""
 
-    def _record(self, key: str, data: dict[str, Any]) -> Record:
+    def _record(self, key: str, data: dict[str, Any]) -> SessionRecord:
         now = int(self._clock())
         return django_record(key, data, now + self._max_age, now, self._max_age)

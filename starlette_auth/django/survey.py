@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from itsdangerous import BadData
 
 from ..database.gateway import Gateway
-from ..database.introspection import columns_of_all, references_to, types_of
+from ..database.introspection import all_columns, column_types, foreign_keys_to
 from ..database.migrations import migrations_table
 from ..database.statements import Row, Statement
 from ..database.table_definitions import django_session_table, user_columns
@@ -74,7 +74,7 @@ class Sessions:
 
 
 @dataclass(kw_only=True)
-class Survey:
+class Inspection:
     """What was found, for people to read and for code to decide by."""
 
     version: str = ""
@@ -92,9 +92,9 @@ class Survey:
         return best if counted[best] else ""
 
 
-async def survey(gateway: Gateway, secret_keys: Sequence[str] = ()) -> Survey:
+async def inspect(gateway: Gateway, secret_keys: Sequence[str] = ()) -> Inspection:
     """Looks at everything, and changes nothing. Without keys, sessions are only counted."""
-    found, tables = Survey(), await columns_of_all(gateway)
+    found, tables = Inspection(), await all_columns(gateway)
     found.version = await _version(gateway, tables, found)
     found.user = await _user_model(gateway, tables, found)
     if found.user is not None:
@@ -104,7 +104,7 @@ async def survey(gateway: Gateway, secret_keys: Sequence[str] = ()) -> Survey:
     return found
 
 
-async def _version(gateway: Gateway, tables: dict[str, set[str]], found: Survey) -> str:
+async def _version(gateway: Gateway, tables: dict[str, set[str]], found: Inspection) -> str:
     if "django_migrations" not in tables:
         found.problems.append("There is no table django_migrations. Is this the database of a Django project?")
         return ""
@@ -120,7 +120,7 @@ async def _version(gateway: Gateway, tables: dict[str, set[str]], found: Survey)
     return version
 
 
-async def _user_model(gateway: Gateway, tables: dict[str, set[str]], found: Survey) -> UserModel | None:
+async def _user_model(gateway: Gateway, tables: dict[str, set[str]], found: Inspection) -> UserModel | None:
     candidates = [
         name
         for name, columns in tables.items()
@@ -137,15 +137,15 @@ async def _user_model(gateway: Gateway, tables: dict[str, set[str]], found: Surv
         return None
     name = candidates[0]
     for candidate in candidates[1:]:
-        if any(table == ADMIN_LOG for table, _ in await references_to(gateway, candidate)):
+        if any(table == ADMIN_LOG for table, _ in await foreign_keys_to(gateway, candidate)):
             name = candidate  # the admin refers to the one that counts
-    types = await types_of(gateway, name)
+    types = await column_types(gateway, name)
     links = [column for column in tables[f"{name}_groups"] if column not in ("id", "group_id")]
     key = "id" if "id" in types else next(iter(types))
     return UserModel(table=name, types=types, key=key, link_column=links[0])
 
 
-async def _look_at_users(gateway: Gateway, user: UserModel, found: Survey) -> None:
+async def _look_at_users(gateway: Gateway, user: UserModel, found: Inspection) -> None:
     if not user.username_field:
         found.problems.append(
             f"{user.table} has neither username nor email. Pass USERNAME_FIELD, as in DjangoProject(username_field=…)."
@@ -167,7 +167,7 @@ async def _look_at_users(gateway: Gateway, user: UserModel, found: Survey) -> No
             )
 
 
-async def _look_at_sessions(gateway: Gateway, found: Survey, keys: Sequence[str]) -> Sessions:
+async def _look_at_sessions(gateway: Gateway, found: Inspection, keys: Sequence[str]) -> Sessions:
     table, sessions = django_session_table(sa.MetaData()), Sessions()
     count = await gateway.fetch_one(sa.select(sa.func.count().label("rows")).select_from(table))
     sessions.rows = int(count["rows"]) if count else 0

@@ -10,13 +10,13 @@ from starlette.routing import BaseRoute, Route
 from ..auth import Auth, Feature
 from ..core.events import EmailChanged, SessionsEnded
 from ..core.text import ascii_lower, normalize_email, normalize_username
-from ..core.translation import gettext, in_words
+from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
-from ..mail.account_mailer import Letter
-from ..pages.base import check_old_password, log_in_first, page, plain_page, render
+from ..mail.account_mailer import TemplateMail
+from ..pages.base import account_page, check_old_password, login_required_response, render, template_page
 from ..pages.forms import Field, Form, email_field
-from ..pages.mailed_links import follow, forget, named_in, naming, send_letter_once, send_reset_mail
-from ..security.reset_tokens import binding_of, subject_of
+from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, send_reset_mail, user_reference
+from ..security.reset_tokens import user_binding, user_subject
 from ..security.tokens import EMAIL_UNDO, Token
 from ..users.models import User
 
@@ -36,26 +36,33 @@ class EmailChange(Feature):
 
     def attach(self, auth: Auth) -> None:
         self.auth = auth
-        auth.letters.require()
+        auth.account_mailer.require_configured()
 
     def routes(self) -> Sequence[BaseRoute]:
         both, get = ["GET", "POST"], ["GET"]
         return [
-            Route("/email_change", page(self.change), name="email_change", methods=both),
-            Route("/email_change/done", plain_page("email_change_done"), name="email_change_done", methods=get),
+            Route("/email_change", account_page(self.change), name="email_change", methods=both),
+            Route("/email_change/done", template_page("email_change_done"), name="email_change_done", methods=get),
             Route(
-                "/email_change/complete", plain_page("email_change_complete"), name="email_change_complete", methods=get
+                "/email_change/complete",
+                template_page("email_change_complete"),
+                name="email_change_complete",
+                methods=get,
             ),
-            Route("/email_change/confirm/{token}", page(self.confirm), name="email_change_confirm", methods=both),
-            Route("/email_undo/complete", plain_page("email_undo_complete"), name="email_undo_complete", methods=get),
-            Route("/email_undo/confirm/{token}", page(self.undo), name="email_undo_confirm", methods=both),
+            Route(
+                "/email_change/confirm/{token}", account_page(self.confirm), name="email_change_confirm", methods=both
+            ),
+            Route(
+                "/email_undo/complete", template_page("email_undo_complete"), name="email_undo_complete", methods=get
+            ),
+            Route("/email_undo/confirm/{token}", account_page(self.undo), name="email_undo_confirm", methods=both),
         ]
 
     async def change(self, request: Request) -> Response:
         """The answer does not say whether somebody else has the new address: that stands in the mail to it."""
         user = request.user
         if not isinstance(user, User):
-            return log_in_first(request)
+            return login_required_response(request)
         form = Form(
             email=email_field(gettext("New e-mail address")),
             old_password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
@@ -73,14 +80,14 @@ class EmailChange(Feature):
 
     async def confirm(self, request: Request) -> Response:
         def is_good(token: Token, user: User) -> bool:
-            return self.auth.tokens.is_bound(token, binding_of(user))
+            return self.auth.tokens.binding_matches(token, user_binding(user))
 
-        return await self._button(request, EMAIL_CHANGE, "email_change", is_good, self._change)
+        return await self._confirm_page(request, EMAIL_CHANGE, "email_change", is_good, self._change)
 
     async def undo(self, request: Request) -> Response:
-        return await self._button(request, EMAIL_UNDO, "email_undo", lambda token, user: True, self._undo)
+        return await self._confirm_page(request, EMAIL_UNDO, "email_undo", lambda token, user: True, self._undo)
 
-    async def _button(
+    async def _confirm_page(
         self,
         request: Request,
         purpose: str,
@@ -89,7 +96,7 @@ class EmailChange(Feature):
         act: Callable[[Request, Token], Awaitable[bool]],
     ) -> Response:
         """A page that a link leads to, and that does with a POST what the link is for."""
-        token = await follow(self.auth, request, purpose, f"{name}_confirm")
+        token = await open_link(self.auth, request, purpose, f"{name}_confirm")
         if isinstance(token, Response):
             return token
         user = await self._user(token)
@@ -98,7 +105,7 @@ class EmailChange(Feature):
         if token is not None and request.method == "POST":
             await Form().fill_in(request)
             if await act(request, token):
-                forget(request, purpose)
+                close_link(request, purpose)
                 return redirect(request, f"{name}_complete")
             token = None
         email = token.data["email"] if token is not None else ""
@@ -106,46 +113,50 @@ class EmailChange(Feature):
         return await render(self.auth, request, template, status, validlink=token is not None, email=email)
 
     async def _ask_new_address(self, request: Request, user: User, email: str) -> None:
-        data = {**naming(user), "email": email}
-        token = await self.auth.tokens.make(
-            EMAIL_CHANGE, subject_of(user), max_age=self.max_age, binding=binding_of(user), data=data
+        data = {**user_reference(user), "email": email}
+        token = await self.auth.tokens.create(
+            EMAIL_CHANGE, user_subject(user), max_age=self.max_age, binding=user_binding(user), data=data
         )
-        self.auth.outbox.post(lambda: self._send(request, user, token, email))
+        self.auth.mail_queue.enqueue(lambda: self._send(request, user, token, email))
 
     async def _send(self, request: Request, user: User, token: str, email: str) -> None:
-        letters = self.auth.letters
+        letters = self.auth.account_mailer
         link = letters.link(request, "email_change_confirm", token=token)
-        context = {"user": user, "link": link, "valid_for": in_words(self.max_age)}
-        letter = Letter(to=email, name="email_change", context=context)
+        context = {"user": user, "link": link, "valid_for": format_duration(self.max_age)}
+        letter = TemplateMail(to=email, name="email_change", context=context)
         if await self._is_taken(email, user):
             await self.auth.tokens.discard(EMAIL_CHANGE, token)
             taken = {"attempt": "email_change", "link": letters.link(request, "login")}
-            letter = Letter(to=email, name="address_taken", context=taken)
-        await send_letter_once(self.auth, email, letter)
+            letter = TemplateMail(to=email, name="address_taken", context=taken)
+        await send_mail_once(self.auth, email, letter)
 
     async def _change(self, request: Request, token: Token) -> bool:
         auth, new = self.auth, str(token.data["email"])
 
         async def change() -> bool:
-            await auth.tokens.claim(f"address {ascii_lower(new)}")
+            await auth.tokens.lock(f"address {ascii_lower(new)}")
             if not await auth.tokens.consume(token):
                 return False
             user = await self._user(token)
-            if user is None or not auth.tokens.is_bound(token, binding_of(user)) or await self._is_taken(new, user):
+            if (
+                user is None
+                or not auth.tokens.binding_matches(token, user_binding(user))
+                or await self._is_taken(new, user)
+            ):
                 return False
             old = user.email
             await self._set_email(user, new)
-            await auth.tokens.void(subject_of(user))
+            await auth.tokens.revoke_all(user_subject(user))
             await auth.events.emit(EmailChanged(user=user, old_email=old, request=request))
             emails = {"old_email": old, "new_email": new}
-            auth.notices.tell("email_changed", user, request, **emails)
+            auth.notices.notify("email_changed", user, request, **emails)
             if old:
-                link = auth.letters.link(request, "email_undo_confirm", token=await self._make_undo(user, old))
-                undo = {"undo_link": link, "valid_for": in_words(self.undo_age)}
-                auth.notices.tell("email_changed", user, request, to=old, **emails, **undo)
+                link = auth.account_mailer.link(request, "email_undo_confirm", token=await self._make_undo(user, old))
+                undo = {"undo_link": link, "valid_for": format_duration(self.undo_age)}
+                auth.notices.notify("email_changed", user, request, to=old, **emails, **undo)
             return True
 
-        return await auth.gateway.in_transaction(change)
+        return await auth.gateway.run_in_transaction(change)
 
     async def _set_email(self, user: User, email: str, **fields: str) -> None:
         """Where the address is the name as well, both change: whoever has the old one next could not register else."""
@@ -158,11 +169,11 @@ class EmailChange(Feature):
 
         A thief who changed the address twice within a second, and took that back, would end the owner's link too.
         """
-        tokens, subject = self.auth.tokens, subject_of(user)
+        tokens, subject = self.auth.tokens, user_subject(user)
         newest = await tokens.recent(EMAIL_UNDO, subject)
         after_it = newest[0].expires + 1 - int(self.auth.clock()) if newest else 0
-        data = {**naming(user), "email": email}
-        return await tokens.make(EMAIL_UNDO, subject, max_age=max(self.undo_age, after_it), data=data)
+        data = {**user_reference(user), "email": email}
+        return await tokens.create(EMAIL_UNDO, subject, max_age=max(self.undo_age, after_it), data=data)
 
     async def _undo(self, request: Request, token: Token) -> bool:
         auth = self.auth
@@ -174,23 +185,23 @@ class EmailChange(Feature):
             if user is None:
                 return None
             email = user.email
-            await auth.tokens.void(subject_of(user))
+            await auth.tokens.revoke_all(user_subject(user))
             # Whoever stole the account may have changed the address once more, and hold a link to take that back.
-            await auth.tokens.void_undos(subject_of(user), made_after=token)
+            await auth.tokens.revoke_undos(user_subject(user), made_after=token)
             await self._set_email(user, str(token.data["email"]), password=encoded)
             await auth.events.emit(EmailChanged(user=user, old_email=email, request=request, undone=True))
             await auth.events.emit(SessionsEnded(user=user, request=request))
             return user
 
-        user = await auth.gateway.in_transaction(undo)
+        user = await auth.gateway.run_in_transaction(undo)
         if user is None:
             return False
         await send_reset_mail(self.auth, request, user)
         return True
 
     async def _user(self, token: Token | None) -> User | None:
-        user = await named_in(self.auth, token) if token is not None else None
+        user = await referenced_user(self.auth, token) if token is not None else None
         return user if user is not None and user.is_active else None
 
     async def _is_taken(self, email: str, user: User) -> bool:
-        return any(other.id != user.id for other in await self.auth.users.all_by_email(email))
+        return any(other.id != user.id for other in await self.auth.users.list_by_email(email))

@@ -12,12 +12,12 @@ from starlette.routing import BaseRoute, Route
 from ..auth import Auth, Feature
 from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
 from ..core.text import ascii_lower, normalize_email, normalize_username
-from ..core.translation import gettext, in_words
+from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
-from ..mail.account_mailer import Letter
-from ..pages.base import check_new_password, new_password_fields, page, plain_page, render
+from ..mail.account_mailer import TemplateMail
+from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page
 from ..pages.forms import Field, Form, email_field
-from ..pages.mailed_links import follow, forget, named_in, naming, send_letter_once
+from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, user_reference
 from ..security.tokens import Token
 from ..users.models import User
 
@@ -59,19 +59,19 @@ class Registration(Feature):
     def attach(self, auth: Auth) -> None:
         self.auth = auth
         if self.verify:
-            auth.letters.require()
+            auth.account_mailer.require_configured()
 
     def routes(self) -> Sequence[BaseRoute]:
         both, get = ["GET", "POST"], ["GET"]
         routes = [
-            Route("/register", page(self.register), name="register", methods=both),
-            Route("/register/done", page(self.done), name="register_done", methods=get),
+            Route("/register", account_page(self.register), name="register", methods=both),
+            Route("/register/done", account_page(self.done), name="register_done", methods=get),
         ]
         if self.verify:
             routes += [
-                Route("/register/resend", page(self.resend), name="register_resend", methods=both),
-                Route("/register/confirm/{token}", page(self.confirm), name="register_confirm", methods=both),
-                Route("/register/complete", plain_page("register_complete"), name="register_complete", methods=get),
+                Route("/register/resend", account_page(self.resend), name="register_resend", methods=both),
+                Route("/register/confirm/{token}", account_page(self.confirm), name="register_confirm", methods=both),
+                Route("/register/complete", template_page("register_complete"), name="register_complete", methods=get),
             ]
         return routes
 
@@ -99,24 +99,24 @@ class Registration(Feature):
             await form.fill_in(request)
             if form.is_valid:
                 email = normalize_email(form.data["email"])
-                self.auth.outbox.post(lambda: self._send_again(request, email))
+                self.auth.mail_queue.enqueue(lambda: self._send_again(request, email))
                 return redirect(request, "register_done")
         return await render(
             self.auth, request, "registration/register_resend.html", 422 if form.errors else 200, form=form
         )
 
     async def confirm(self, request: Request) -> Response:
-        token = await follow(self.auth, request, REGISTER, "register_confirm")
+        token = await open_link(self.auth, request, REGISTER, "register_confirm")
         if isinstance(token, Response):
             return token
         pending = await self._pending(token) if token is not None else []
         wanted = next((one for one in pending if self._is_from_here(request, one)), None)
         form = Form() if token is None or wanted is not None else _password_form()
         if token is not None and request.method == "POST" and await form.fill_in(request):
-            wanted = wanted or await self._chosen(request, token, form, pending)
+            wanted = wanted or await self._match_password(request, token, form, pending)
             try:
                 if wanted is not None and await self._complete(token, wanted):
-                    forget(request, REGISTER)
+                    close_link(request, REGISTER)
                     return redirect(request, "register_complete")
                 token = None if form.is_valid else token
             except AlreadyExists:
@@ -168,29 +168,29 @@ class Registration(Feature):
         data: dict[str, Any] = {"username": username, "email": email, "password": encoded}
         if self.verify != "before":
             try:
-                user = await self.auth.gateway.in_transaction(lambda: self._create(username, encoded))
+                user = await self.auth.gateway.run_in_transaction(lambda: self._create(username, encoded))
             except AlreadyExists:
                 message = gettext("A user with that username already exists.")
                 form.add_error("username", ValidationError(message, "unique"))
                 return False
-            data = {**naming(user), "email": email}
+            data = {**user_reference(user), "email": email}
         if email:
             data["browser"] = self._browser(request)
-            token = await self.auth.tokens.make(REGISTER, _subject(email), max_age=self.max_age, data=data)
-            self.auth.outbox.post(lambda: self._send(request, token, data))
+            token = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
+            self.auth.mail_queue.enqueue(lambda: self._send(request, token, data))
         return True
 
     async def _create(self, username: str, encoded: str, email: str = "") -> User:
         """Inside a transaction. AlreadyExists for a name that somebody has in another case, too."""
-        await self.auth.tokens.claim(f"name {ascii_lower(username)}")
+        await self.auth.tokens.lock(f"name {ascii_lower(username)}")
         if await self.auth.users.has_username(username):
             raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.")
         user: User = await self.auth.users.create_user(username, email, encoded_password=encoded)
         return user
 
     async def _send(self, request: Request, token: str, data: dict[str, Any]) -> None:
-        email, letters = data["email"], self.auth.letters
-        taken = "address_taken" if await self.auth.users.all_by_email(email) else ""
+        email, letters = data["email"], self.auth.account_mailer
+        taken = "address_taken" if await self.auth.users.list_by_email(email) else ""
         if not taken and "username" in data and await self.auth.users.has_username(data["username"]):
             taken = "username_taken"
         if taken:
@@ -201,18 +201,18 @@ class Registration(Feature):
             context = {"link": letters.link(request, "register")}
         else:
             link = letters.link(request, "register_confirm", token=token)
-            context = {"link": link, "valid_for": in_words(self.max_age)}
-        await send_letter_once(self.auth, email, Letter(to=email, name=taken or "register", context=context))
+            context = {"link": link, "valid_for": format_duration(self.max_age)}
+        await send_mail_once(self.auth, email, TemplateMail(to=email, name=taken or "register", context=context))
 
     async def _send_again(self, request: Request, email: str) -> None:
         pending = await self.auth.tokens.recent(REGISTER, _subject(email))
         if pending:
             data = dict(pending[0].data)
-            again = await self.auth.tokens.make(REGISTER, _subject(email), max_age=self.max_age, data=data)
+            again = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
             await self._send(request, again, data)
-        elif await self.auth.users.all_by_email(email):
-            context = {"attempt": "register", "link": self.auth.letters.link(request, "login")}
-            await send_letter_once(self.auth, email, Letter(to=email, name="address_taken", context=context))
+        elif await self.auth.users.list_by_email(email):
+            context = {"attempt": "register", "link": self.auth.account_mailer.link(request, "login")}
+            await send_mail_once(self.auth, email, TemplateMail(to=email, name="address_taken", context=context))
 
     def _browser(self, request: Request) -> str:
         """What tells one browser from another, as far as it loaded a form of ours; "" for those that did not."""
@@ -229,7 +229,9 @@ class Registration(Feature):
         recent = await self.auth.tokens.recent(REGISTER, _subject(str(token.data["email"])))
         return [token, *(other for other in recent if other != token)]
 
-    async def _chosen(self, request: Request, token: Token, form: Form, pending: Sequence[Token]) -> Token | None:
+    async def _match_password(
+        self, request: Request, token: Token, form: Form, pending: Sequence[Token]
+    ) -> Token | None:
         """What was asked for with the password in the form, by whoever opened the link; adds an error for None.
 
         A stranger may have registered the address a moment before its owner, with a password of the stranger's: the
@@ -252,7 +254,7 @@ class Registration(Feature):
     async def _password_of(self, token: Token) -> str | None:
         if "user" not in token.data:
             return str(token.data["password"])
-        user = await named_in(self.auth, token)
+        user = await referenced_user(self.auth, token)
         return user.password if user is not None else None
 
     async def _complete(self, token: Token, wanted: Token) -> bool:
@@ -261,20 +263,20 @@ class Registration(Feature):
         email = str(data["email"])
 
         async def complete() -> bool:
-            await auth.tokens.claim(_subject(email))
-            if not await auth.tokens.consume(token) or await auth.users.all_by_email(email):
+            await auth.tokens.lock(_subject(email))
+            if not await auth.tokens.consume(token) or await auth.users.list_by_email(email):
                 return False
             if "user" in data:
-                user = await named_in(auth, wanted)
+                user = await referenced_user(auth, wanted)
                 if user is None or user.email:
                     return False
                 await auth.users.update(user, email=email)
             else:
                 await self._create(data["username"], data["password"], email)
-            await auth.tokens.void(_subject(email))
+            await auth.tokens.revoke_all(_subject(email))
             return True
 
-        return await auth.gateway.in_transaction(complete)
+        return await auth.gateway.run_in_transaction(complete)
 
 
 def _subject(email: str) -> str:

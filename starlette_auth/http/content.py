@@ -17,7 +17,7 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 JSON = "application/json"
 
 
-def kind_of(conn: HTTPConnection) -> str:
+def content_type(conn: HTTPConnection) -> str:
     """The media type of what was sent."""
     return conn.headers.get("content-type", "").split(";")[0].strip().lower()
 
@@ -30,7 +30,7 @@ def is_utf8(conn: HTTPConnection) -> bool:
 
 async def read_fields(request: Request) -> dict[str, list[Any]]:
     """All values that were sent, by name."""
-    kind = kind_of(request)
+    kind = content_type(request)
     if kind not in (*FORMS, JSON):
         raise HTTPException(415, gettext("Send this as a form, or as JSON."))
     length = request.headers.get("content-length", "0")
@@ -80,7 +80,7 @@ def _too_long() -> HTTPException:
 
 
 def sent_json(conn: HTTPConnection) -> bool:
-    return kind_of(conn) == JSON
+    return content_type(conn) == JSON
 
 
 def wants_json(conn: HTTPConnection) -> bool:

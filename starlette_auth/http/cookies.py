@@ -28,7 +28,7 @@ class Cookie:
     samesite: Literal["lax", "strict", "none"] = "lax"
     prefix: bool = True
     httponly: bool = True
-    ends_with_browser: bool = False
+    expire_at_browser_close: bool = False
 
     def __post_init__(self) -> None:
         if any(mark in f"{self.name}{self.path}{self.domain or ''}" for mark in ';,= \t\r\n"\\'):

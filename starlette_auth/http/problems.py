@@ -17,7 +17,7 @@ from ..core.exceptions import (
 from ..core.translation import gettext, ngettext
 
 
-def explain(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """In the visitor's language; what an exception of another kind says by itself."""
     match error:
         case SessionInterrupted():
@@ -59,7 +59,9 @@ def _wait(seconds: int) -> str:
     return text % {"number": minutes}
 
 
-def problem(status: int, detail: str, errors: Mapping[str, Sequence[ValidationError]] | None = None) -> JSONResponse:
+def problem_response(
+    status: int, detail: str, errors: Mapping[str, Sequence[ValidationError]] | None = None
+) -> JSONResponse:
     """Returns a problem in JSON (RFC 9457). `errors` are by field, those of the whole form under Django's `__all__`."""
     title = http.HTTPStatus(status).phrase
     content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}

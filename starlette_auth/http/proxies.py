@@ -14,7 +14,7 @@ LONGEST = 45  # characters of an address
 NAT64 = int(ipaddress.IPv6Address("64:ff9b::")) >> 32
 
 
-class Proxies:
+class TrustedProxies:
     """The proxies in front of us: what they say of a visitor's address is believed, and nobody else.
 
     `trusted` holds addresses or networks, and "unix" for whoever speaks through a socket.
@@ -26,12 +26,12 @@ class Proxies:
         self.trusts_socket = "unix" in trusted
         self.networks = [_network(proxy) for proxy in trusted if proxy != "unix"]
 
-    def trusts(self, conn: HTTPConnection) -> bool:
+    def is_trusted(self, conn: HTTPConnection) -> bool:
         """Whether it is one of them who speaks to us."""
         if conn.client is None:
             return self.trusts_socket
         address = _address(conn.client.host)
-        return address is not None and self._names(address)
+        return address is not None and self._includes(address)
 
     def client_address(self, conn: HTTPConnection) -> str:
         """The visitor's address: in X-Forwarded-For, from the right, the first that is not a proxy of ours.
@@ -39,42 +39,42 @@ class Proxies:
         What stands left of it, the visitor may have written. Empty when there is none, as on a socket.
         """
         seen = str(_address(conn.client.host) or conn.client.host) if conn.client else ""
-        if not self.trusts(conn):
+        if not self.is_trusted(conn):
             return seen
         for part in reversed(",".join(conn.headers.getlist("x-forwarded-for")).split(",")):
             address = _address(_without_port(part.strip()))
             if address is None:
                 return seen
             seen = str(address)
-            if not self._names(address):
+            if not self._includes(address):
                 return seen
         return seen
 
-    def _names(self, address: Address) -> bool:
+    def _includes(self, address: Address) -> bool:
         return any(address in network for network in self.networks)
 
 
-class Crowd:
+class ProxyDetector:
     """The first visitors. When they all come from one place, it is a proxy that was not named."""
 
     size = 200
 
     def __init__(self) -> None:
         self._address = ""
-        self._visits = 0
+        self._requests = 0
 
-    def is_one(self, address: str) -> bool:
+    def looks_like_proxy(self, address: str) -> bool:
         """Counts this visitor. True once: when the last of them comes from the same private address as all before."""
-        if not address or self._visits >= self.size:
+        if not address or self._requests >= self.size:
             return False
         self._address = self._address or address
-        self._visits = self._visits + 1 if address == self._address else self.size + 1
+        self._requests = self._requests + 1 if address == self._address else self.size + 1
         ip = _address(address)
         # What is not global is no visitor's from the internet; on a developer's own machine all come from one address.
-        return self._visits == self.size and ip is not None and not ip.is_global and not ip.is_loopback
+        return self._requests == self.size and ip is not None and not ip.is_global and not ip.is_loopback
 
 
-def network_of(address: str) -> str:
+def client_network(address: str) -> str:
     """What counts as one visitor: an IPv4 address, or the /64 of an IPv6 address, all of which one household has.
 
     An IPv4 address in the clothes of IPv6 (mapped, NAT64, 6to4) is that IPv4 address.

@@ -19,7 +19,7 @@ def route_path(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(root) else path
 
 
-def path_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
+def parse_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
     """What a middleware is told to leave out, looked through: one mistake here would leave out everything."""
     if isinstance(exclude, str) or not all(prefix.startswith("/") and len(prefix) > 1 for prefix in exclude):
         raise ImproperlyConfigured('exclude is a list of paths, each with a slash in front. Pass exclude=("/static",).')

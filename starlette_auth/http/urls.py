@@ -10,7 +10,7 @@ from starlette.routing import NoMatchFound
 from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
-from ..core.text import has_surrogate
+from ..core.text import has_lone_surrogate
 from .scope import SCOPE_APP
 
 MAX_URL_LENGTH = 2048
@@ -24,7 +24,7 @@ def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = 
     """
     if not url or len(url) > MAX_URL_LENGTH:
         return default
-    if "\\" in url or has_surrogate(url) or any(mark <= " " or mark == "\x7f" for mark in url):
+    if "\\" in url or has_lone_surrogate(url) or any(mark <= " " or mark == "\x7f" for mark in url):
         return default
     try:
         parts = urlsplit(url)

@@ -20,7 +20,7 @@ SYSTEMS = (
 )
 
 
-def describe(user_agent: str) -> str:
+def describe_user_agent(user_agent: str) -> str:
     """ "Firefox on Windows", for people to read; empty for what is not known: the sender may have written anything."""
     browser, system = _first(BROWSERS, user_agent[:500]), _first(SYSTEMS, user_agent[:500])
     return f"{browser} on {system}" if browser and system else browser or system

@@ -10,18 +10,18 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-from ..core.clock import Clock, moment
+from ..core.clock import Clock, utc_now
 from ..core.exceptions import ImproperlyConfigured
 from ..core.templating import Templates
 from ..core.translation import current_language
-from .messages import compose
-from .queue import Outbox
+from .messages import build_message
+from .queue import MailQueue
 
 ORIGIN = re.compile(r"https?://[^\s/?#@\\]+/?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Letter:
+class TemplateMail:
     """One mail: for whom, the name of its templates, and what they are told."""
 
     to: str
@@ -29,7 +29,7 @@ class Letter:
     context: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
-class Letters:
+class AccountMailer:
     """Writes what the site has to tell people who are not looking at it.
 
     `base_url` is the site's scheme and host, as in https://shop.example. It is never taken from a request: whoever
@@ -39,7 +39,7 @@ class Letters:
     def __init__(
         self,
         templates: Templates,
-        outbox: Outbox,
+        queue: MailQueue,
         *,
         base_url: str | None,
         site_name: str,
@@ -48,13 +48,13 @@ class Letters:
         clock: Clock = time.time,
     ) -> None:
         self.templates = templates
-        self.outbox = outbox
+        self.queue = queue
         self.base_url = _origin(base_url) if base_url is not None else None
         host = urlsplit(self.base_url or "").hostname or "localhost"
         self.site_name = site_name or host
         self.from_email = from_email or f"noreply@{'localhost' if ':' in host else host}"
         try:
-            compose(sender=self.from_email, to="ann@example.org", subject="", text="")
+            build_message(sender=self.from_email, to="ann@example.org", subject="", text="")
         except ValueError as error:
             raise ImproperlyConfigured(
                 'from_email is no address. Pass from_email="Shop <accounts@shop.example>".'
@@ -63,11 +63,11 @@ class Letters:
         self._clock = clock
 
     @property
-    def can_write(self) -> bool:
-        return self.outbox.mailer is not None and self.base_url is not None
+    def is_configured(self) -> bool:
+        return self.queue.mailer is not None and self.base_url is not None
 
-    def require(self) -> None:
-        if not self.can_write:
+    def require_configured(self) -> None:
+        if not self.is_configured:
             raise ImproperlyConfigured(
                 "This page sends mails, and needs a mailer and the address of the site. Pass "
                 'Auth(mailer=SMTPMailer("smtp.example"), base_url="https://shop.example"), or mailer=ConsoleMailer() '
@@ -78,24 +78,24 @@ class Letters:
         """The absolute URL of a page."""
         return f"{self.base_url}{self._path_for(conn, name, **params)}"
 
-    def post(self, find: Callable[[], Awaitable[Letter | None]]) -> None:
+    def enqueue_from(self, find: Callable[[], Awaitable[TemplateMail | None]]) -> None:
         """Sends what `find` gives, after the response: the visitor waits for neither, and learns nothing by the time."""
 
         async def make() -> EmailMessage | None:
             letter = await find()
             return None if letter is None else await self._write(letter)
 
-        self.outbox.post(make)
+        self.queue.enqueue(make)
 
-    def send(self, letter: Letter) -> None:
+    def enqueue(self, letter: TemplateMail) -> None:
         """The same, where it is known already what to send."""
 
-        async def find() -> Letter:
+        async def find() -> TemplateMail:
             return letter
 
-        self.post(find)
+        self.enqueue_from(find)
 
-    async def _write(self, letter: Letter) -> EmailMessage:
+    async def _write(self, letter: TemplateMail) -> EmailMessage:
         language = current_language()
         context = {
             "site_name": self.site_name,
@@ -111,14 +111,14 @@ class Letters:
             await self.templates.render(f"registration/{letter.name}_{part}", context)
             for part in ("subject.txt", "email.txt", "email.html")
         ]
-        return compose(
+        return build_message(
             sender=self.from_email,
             to=letter.to,
             subject=parts[0],
             text=parts[1],
             html=parts[2],
             language=language.tag,
-            date=moment(self._clock),
+            date=utc_now(self._clock),
         )
 
 

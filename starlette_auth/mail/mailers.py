@@ -9,7 +9,7 @@ from email.message import EmailMessage
 from typing import Any, Literal, Protocol, TextIO
 
 from ..core.exceptions import ImproperlyConfigured
-from .messages import CONTROL, text_of
+from .messages import CONTROL, plain_text
 
 PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 
@@ -100,7 +100,14 @@ class ConsoleMailer:
     async def send(self, message: EmailMessage) -> None:
         stream = self.stream or sys.stdout
         headers = [f"{name}: {message[name]}" for name in ("From", "To", "Subject")]
-        lines = ["-" * 78, *headers, "", *text_of(message).replace("\r\n", "\n").rstrip("\n").split("\n"), "-" * 78, ""]
+        lines = [
+            "-" * 78,
+            *headers,
+            "",
+            *plain_text(message).replace("\r\n", "\n").rstrip("\n").split("\n"),
+            "-" * 78,
+            "",
+        ]
         # A name that somebody chose must not move the cursor, or retitle the window, of who reads this.
         block = "\n".join(CONTROL.sub("\N{REPLACEMENT CHARACTER}", line.expandtabs()) for line in lines)
         encoding = getattr(stream, "encoding", None) or "utf-8"

@@ -7,13 +7,13 @@ from email import policy
 from email.headerregistry import Address
 from email.message import EmailMessage
 
-from ..core.text import one_address
+from ..core.text import parse_address
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 NAMED = re.compile(r'(?:"([^"<>\\]+)"|([^<>\\]*?)) *<([^<>]*)>')
 
 
-def compose(
+def build_message(
     *,
     sender: str,
     to: str,
@@ -27,7 +27,7 @@ def compose(
 
     `sender` is `mail@example.org` or `The site <mail@example.org>`. `date` is now, if no other is given.
     """
-    author, reader, subject = _sender(sender), one_address(to), _one_line(subject.strip(), "subject")
+    author, reader, subject = _sender(sender), parse_address(to), _one_line(subject.strip(), "subject")
     beyond_ascii = not (author.username + reader.addr_spec).isascii()
     message = EmailMessage(policy.default.clone(cte_type="7bit", utf8=beyond_ascii))
     message["From"] = author
@@ -48,7 +48,7 @@ def compose(
     return message
 
 
-def text_of(message: EmailMessage) -> str:
+def plain_text(message: EmailMessage) -> str:
     """The decoded text part; empty if there is none."""
     body = message.get_body(("plain",))
     return "" if body is None else str(body.get_content())
@@ -64,8 +64,8 @@ def _one_line(text: str, name: str) -> str:
 def _sender(sender: str) -> Address:
     found = NAMED.fullmatch(_one_line(sender, "sender"))
     if found is None:
-        return one_address(sender, "sender")
-    address = one_address(found[3], "sender")
+        return parse_address(sender, "sender")
+    address = parse_address(found[3], "sender")
     return Address(found[1] or found[2], address.username, address.domain)
 
 

@@ -19,7 +19,7 @@ LONGEST_SENDING = 60.0
 chance = random.SystemRandom()
 
 
-class Outbox:
+class MailQueue:
     """Makes mails and sends them, a moment after they were asked for; failures are logged and never shown.
 
     Nobody waits for a mail, so the time of a response does not tell whether one is sent. Each begins after a random
@@ -28,20 +28,20 @@ class Outbox:
     """
 
     def __init__(
-        self, mailer: Mailer | None, *, longest_delay: float = 0.25, workers: int = 8, room: int = 1000
+        self, mailer: Mailer | None, *, longest_delay: float = 0.25, workers: int = 8, max_pending: int = 1000
     ) -> None:
         self.mailer = mailer
         self.longest_delay = longest_delay
         self.workers = workers
-        self.room = room
-        self._queues: PerLoop[_Queue] = PerLoop(lambda: _Queue(self.workers))
+        self.max_pending = max_pending
+        self._queues: PerLoop[_LoopQueue] = PerLoop(lambda: _LoopQueue(self.workers))
 
-    def post(self, make: Callable[[], Awaitable[EmailMessage | None]]) -> None:
+    def enqueue(self, make: Callable[[], Awaitable[EmailMessage | None]]) -> None:
         """Has `make` called soon, in the caller's language, and what it gives sent; None is not sent."""
         if self.mailer is None:
             return
         queue = self._queue()
-        if len(queue.tasks) >= self.room:
+        if len(queue.tasks) >= self.max_pending:
             logger.error("A mail was dropped: %d are waiting to be sent.", len(queue.tasks))
             return
         task = asyncio.create_task(self._deliver(queue, self.mailer, make))
@@ -53,36 +53,36 @@ class Outbox:
         queue = self._queue()
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        queue.hurry.set()
+        queue.flush.set()
         try:
             while queue.tasks and (left := deadline - clock()) > 0:
                 await asyncio.wait(queue.tasks, timeout=left)
         finally:
-            queue.hurry.clear()
+            queue.flush.clear()
         late = set(queue.tasks)
         for task in late:
             task.cancel()
         if late:
             await asyncio.wait(late, timeout=1)
 
-    def _queue(self) -> "_Queue":
+    def _queue(self) -> "_LoopQueue":
         try:
             return self._queues.get()
         except RuntimeError:
             raise ImproperlyConfigured("Mail needs a running event loop. Call this from a coroutine.") from None
 
     async def _deliver(
-        self, queue: "_Queue", mailer: Mailer, make: Callable[[], Awaitable[EmailMessage | None]]
+        self, queue: "_LoopQueue", mailer: Mailer, make: Callable[[], Awaitable[EmailMessage | None]]
     ) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(queue.hurry.wait(), chance.uniform(0, self.longest_delay))
+            await asyncio.wait_for(queue.flush.wait(), chance.uniform(0, self.longest_delay))
         async with queue.free:
             try:
                 message = await make()
             except Exception as error:
                 # Not logger.exception(): what collects logs would add the values of variables, links among them.
                 places = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("A mail could not be made: %s\n%s", _said(error), places)
+                logger.error("A mail could not be made: %s\n%s", _error_text(error), places)
                 return
             if message is None:
                 return
@@ -90,15 +90,15 @@ class Outbox:
                 async with asyncio.timeout(LONGEST_SENDING):  # A mailer that hangs must not stop the others for good.
                     await mailer.send(message)
             except Exception as error:
-                logger.error("A mail could not be sent: %s", _said(error))
+                logger.error("A mail could not be sent: %s", _error_text(error))
 
 
-class _Queue:
+class _LoopQueue:
     """What one event loop has to send."""
 
     def __init__(self, workers: int) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
-        self.hurry = asyncio.Event()
+        self.flush = asyncio.Event()
         self.free = asyncio.Semaphore(workers)
 
     def finished(self, task: asyncio.Task[None]) -> None:
@@ -107,7 +107,7 @@ class _Queue:
             logger.error("A mail was given up before it was sent.")
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """On one line, and without links: servers quote those that they refuse, and ours let people in."""
     said = re.sub(r"\w+://\S+", "[link]", str(error)[:500])
     return f"{type(error).__name__}: {CONTROL.sub(' ', said)}"

@@ -6,62 +6,68 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from ..core.clock import Clock, moment
+from ..core.clock import Clock, utc_now
 from ..core.events import Events, PasswordChanged, SessionsEnded, UserLoggedIn
 from ..core.exceptions import ImproperlyConfigured
 from ..database.gateway import Gateway
-from ..http.proxies import Proxies
-from ..http.user_agents import describe
+from ..http.proxies import TrustedProxies
+from ..http.user_agents import describe_user_agent
 from ..security.throttle import Throttle
-from .account_mailer import Letter, Letters
+from .account_mailer import AccountMailer, TemplateMail
 
 
-class Notices:
+class SecurityNotices:
     """A mail for each change that a thief would make. It says what, when and from where, and holds no secret."""
 
     def __init__(
-        self, letters: Letters, *, gateway: Gateway, proxies: Proxies, throttle: Throttle, clock: Clock = time.time
+        self,
+        mailer: AccountMailer,
+        *,
+        gateway: Gateway,
+        proxies: TrustedProxies,
+        throttle: Throttle,
+        clock: Clock = time.time,
     ) -> None:
-        self.letters = letters
+        self.mailer = mailer
         self._clock = clock
         self.throttle = throttle
         self.gateway = gateway
         self.proxies = proxies
 
-    def attach(self, events: Events) -> None:
+    def subscribe(self, events: Events) -> None:
         events.on(PasswordChanged)(self._password_changed)
         events.on(UserLoggedIn, after_commit=True)(self._logged_in)
         events.on(SessionsEnded)(self._sessions_ended)
 
-    def tell(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:
+    def notify(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:
         """Sends the notice when what happened has been committed. `to` is the user's address, if no other is given."""
         address = to or user.email
-        if not address or not self.letters.can_write:
+        if not address or not self.mailer.is_configured:
             return
-        details = {"kind": kind, "user": user, "when": f"{moment(self._clock):%Y-%m-%d %H:%M} UTC", **context}
+        details = {"kind": kind, "user": user, "when": f"{utc_now(self._clock):%Y-%m-%d %H:%M} UTC", **context}
         if request is not None:
-            details["browser"] = describe(request.headers.get("user-agent", ""))
+            details["browser"] = describe_user_agent(request.headers.get("user-agent", ""))
             details["address"] = self.proxies.client_address(request)
             # Where our pages are not mounted, a login must not fail for want of a link.
             with contextlib.suppress(ImproperlyConfigured):
-                details["link"] = self.letters.link(request, "password_reset")
-        letter = Letter(to=address, name="notice", context=details)
+                details["link"] = self.mailer.link(request, "password_reset")
+        letter = TemplateMail(to=address, name="notice", context=details)
 
-        async def find() -> Letter | None:
+        async def find() -> TemplateMail | None:
             # Logging in, in one new browser after the other, fills neither a mailbox nor the outbox.
-            if kind == "new_device" and not await self.throttle.allows("notice_mail", account=f"user {user.id}"):
+            if kind == "new_device" and not await self.throttle.try_hit("notice_mail", account=f"user {user.id}"):
                 return None
             return letter
 
-        self.gateway.on_commit(lambda: self.letters.post(find))
+        self.gateway.on_commit(lambda: self.mailer.enqueue_from(find))
 
     async def _password_changed(self, event: PasswordChanged) -> None:
         kind = "password_reset" if event.by_reset else "password_changed"
-        self.tell(kind, event.user, event.request)
+        self.notify(kind, event.user, event.request)
 
     async def _logged_in(self, event: UserLoggedIn) -> None:
         if event.new_device:
-            self.tell("new_device", event.user, event.request)
+            self.notify("new_device", event.user, event.request)
 
     async def _sessions_ended(self, event: SessionsEnded) -> None:
-        self.tell("sessions_ended", event.user, event.request)
+        self.notify("sessions_ended", event.user, event.request)

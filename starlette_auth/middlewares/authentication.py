@@ -11,10 +11,10 @@ from ..authentication import login, set_user
 from ..backends.session import session_of
 from ..core.exceptions import ImproperlyConfigured
 from ..http.headers import Headers, add_vary, response_headers, set_header
-from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, path_prefixes
+from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, parse_prefixes
 from ..sessions.base import SessionBase
 from ..users.models import AnonymousUser
-from .session_http import STARTS
+from .session_http import START_MESSAGES
 
 
 class AuthenticationMiddleware:
@@ -23,8 +23,8 @@ class AuthenticationMiddleware:
     def __init__(self, app: ASGIApp, auth: Auth, exclude: Sequence[str] = ()) -> None:
         self.app = app
         self.auth = auth
-        self.exclude = path_prefixes(exclude)
-        auth.defaults.name_backends(auth.backends)  # some may have come since
+        self.exclude = parse_prefixes(exclude)
+        auth.defaults.assign_backend_paths(auth.backends)  # some may have come since
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -42,11 +42,11 @@ class AuthenticationMiddleware:
                 "Pass middleware=middleware(auth) to your app."
             )
         await self.identify(scope)
-        amend, session = functools.partial(self.amend, scope), scope["session"]
+        amend, session = functools.partial(self.edit_headers, scope), scope["session"]
         if isinstance(session, SessionBase):
-            session.amend = amend
+            session.edit_headers = amend
         else:
-            send = amending(amend, send)
+            send = with_headers(amend, send)
         await self.app(scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
@@ -59,18 +59,18 @@ class AuthenticationMiddleware:
             session, is_held = session_of(conn), True
             if session is not None and backend is not self.auth.session_backend:
                 # Whoever says so: a login lasts no longer than any other.
-                is_held = self.auth.session_backend.holds(session, user)
-            if backend.remembered and session is not None and not is_held:
+                is_held = self.auth.session_backend.is_valid_for(session, user)
+            if backend.persists_login and session is not None and not is_held:
                 # Somebody else looks after who logs in from where; a client without cookies does so at each request.
                 self.auth.devices.remember(conn, user)
                 await login(conn, user, backend=backend.path)
                 # Refused, the next request would come with the same header.
-                session.admission = functools.partial(self.auth.logins.make_room, user, may_refuse=False)
+                session.after_save = functools.partial(self.auth.user_sessions.enforce_limit, user, may_refuse=False)
             set_user(conn, user)
             return
         set_user(conn, AnonymousUser())
 
-    def amend(self, scope: Scope, headers: Headers) -> None:
+    def edit_headers(self, scope: Scope, headers: Headers) -> None:
         """Every page was made for one user: no cache may show it to another. New cookies of ours go with it."""
         add_vary(headers, "Cookie")
         if NEW_DEVICE in scope:
@@ -78,16 +78,16 @@ class AuthenticationMiddleware:
             headers.append(cookie.header(scope, scope[NEW_DEVICE], cookie.max_age))
         if NEW_CSRF_SECRET in scope:
             cookie = self.auth.csrf_cookie
-            max_age = None if cookie.ends_with_browser else cookie.max_age
+            max_age = None if cookie.expire_at_browser_close else cookie.max_age
             headers.append(cookie.header(scope, scope[NEW_CSRF_SECRET], max_age))
             set_header(headers, "Cache-Control", "no-store")
 
 
-def amending(amend: Callable[[Headers], None], send: Send) -> Send:
+def with_headers(amend: Callable[[Headers], None], send: Send) -> Send:
     """For sessions of another package, which do not do it themselves."""
 
     async def send_amended(message: Message) -> None:
-        if message["type"] in STARTS:
+        if message["type"] in START_MESSAGES:
             amend(response_headers(message))
         await send(message)
 

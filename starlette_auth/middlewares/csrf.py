@@ -11,8 +11,8 @@ from ..auth import Auth
 from ..context_processors import template_context
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
-from ..http.content import FORMS, is_utf8, kind_of, sent_json
-from ..http.problems import problem
+from ..http.content import FORMS, content_type, is_utf8, sent_json
+from ..http.problems import problem_response
 from ..http.scope import IDENTIFIED_BY, SCOPE_KEY
 from ..security.csrf_tokens import FIELD, HEADER
 
@@ -44,21 +44,21 @@ class CSRFMiddleware:
             # Where the middlewares in front were told to keep out, there is nobody in whose name one could act.
             await self.app(scope, receive, send)
             return
-        if scope.get("method") in SAFE_METHODS or not self.is_ours(scope):
+        if scope.get("method") in SAFE_METHODS or not self.has_ambient_credentials(scope):
             await self.app(scope, receive, send)
             return
         conn, body = HTTPConnection(scope), Body(receive)
         with self.auth.override_language(conn):
-            reason = await refusal(self.auth, conn, body)
-            response = await refuse(self.auth, conn, reason) if reason and scope["type"] == "http" else None
+            reason = await check(self.auth, conn, body)
+            response = await rejection(self.auth, conn, reason) if reason and scope["type"] == "http" else None
         if reason is None:
-            await self.app(scope, body.again, send)
+            await self.app(scope, body.replay, send)
         elif response is None:
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
             await response(scope, receive, send)
 
-    def is_ours(self, scope: Scope) -> bool:
+    def has_ambient_credentials(self, scope: Scope) -> bool:
         """Whether the browser, unasked, sent something that gives the request a right."""
         if scope["session"].session_key is not None or getattr(scope.get(IDENTIFIED_BY), "ambient", False):
             return True
@@ -81,15 +81,15 @@ class Body:
             raise MultiPartException("too large")
         return message
 
-    async def again(self) -> Message:
+    async def replay(self) -> Message:
         return self.messages.pop(0) if self.messages else await self.receive()
 
 
-async def refusal(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
+async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
     """Why a request must not pass, in words for a visitor; None when it may."""
-    told = _told_by_headers(auth, conn)
+    told = _check_origin(auth, conn)
     if told is False:
-        return from_another_site()
+        return cross_site_message()
     if told is True and auth.csrf != "strict":
         return None
     if conn.scope["type"] == "websocket":
@@ -105,10 +105,10 @@ async def refusal(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
     return None
 
 
-async def refuse(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
+async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
     accept = conn.headers.get("accept", "")
     if "text/html" not in accept and (sent_json(conn) or "*/*" not in accept):
-        response: Response = problem(403, reason)
+        response: Response = problem_response(403, reason)
     else:
         page = await auth.templates.render("403_csrf.html", {**template_context(auth, conn), "reason": reason})
         response = HTMLResponse(page, 403)
@@ -116,7 +116,7 @@ async def refuse(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
     return response
 
 
-def _told_by_headers(auth: Auth, conn: HTTPConnection) -> bool | None:
+def _check_origin(auth: Auth, conn: HTTPConnection) -> bool | None:
     """Whether the browser says that this is our own page (True) or another's (False); None when it says nothing."""
     origin = conn.headers.get("origin", "").lower()
     if origin in auth.trusted_origins:
@@ -141,17 +141,17 @@ def _comes_from_elsewhere(auth: Auth, conn: HTTPConnection) -> bool:
     return bool(host) and not is_known
 
 
-def from_another_site() -> str:
+def cross_site_message() -> str:
     return gettext("This request came from another site.")
 
 
-def is_from_another_site(auth: Auth, conn: HTTPConnection) -> bool:
+def is_cross_site(auth: Auth, conn: HTTPConnection) -> bool:
     """Whether a browser says so. For pages that matter without any cookie too: a login, above all."""
-    return _told_by_headers(auth, conn) is False
+    return _check_origin(auth, conn) is False
 
 
 async def _token_in_form(conn: HTTPConnection, body: Body) -> str | None:
-    if kind_of(conn) not in FORMS or not is_utf8(conn):
+    if content_type(conn) not in FORMS or not is_utf8(conn):
         return None
     try:
         async with Request(conn.scope, body.read).form() as form:

@@ -7,9 +7,9 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..authentication import ask_to_log_in
+from ..authentication import redirect_to_login
 from ..core.exceptions import ImproperlyConfigured
-from ..http.scope import is_below, path_prefixes
+from ..http.scope import is_below, parse_prefixes
 
 
 class LoginRequiredMiddleware:
@@ -20,7 +20,7 @@ class LoginRequiredMiddleware:
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
         self.app = app
-        self.exclude = path_prefixes(exclude)
+        self.exclude = parse_prefixes(exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
@@ -35,7 +35,7 @@ class LoginRequiredMiddleware:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "Log in first."})
         else:
-            await ask_to_log_in(HTTPConnection(scope))(scope, receive, send)
+            await redirect_to_login(HTTPConnection(scope))(scope, receive, send)
 
     def _user(self, scope: Scope) -> Any:
         if "user" not in scope:

@@ -7,10 +7,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.clock import Clock
 from ..http.cookies import Cookie
-from ..http.scope import is_below, path_prefixes
+from ..http.scope import is_below, parse_prefixes
 from ..sessions.store import SessionStore
-from .session_http import Visit
-from .session_websocket import SocketVisit
+from .session_http import SessionResponder
+from .session_websocket import WebSocketSessionResponder
 
 
 class SessionMiddleware:
@@ -30,12 +30,12 @@ class SessionMiddleware:
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()
-        self.exclude = path_prefixes(exclude)
+        self.exclude = parse_prefixes(exclude)
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or (self.exclude and is_below(scope, self.exclude)):
             await self.app(scope, receive, send)
             return
-        kind = SocketVisit if scope["type"] == "websocket" else Visit
+        kind = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
         await kind(self.store, self.cookie, self.clock, scope, receive, send).run(self.app)

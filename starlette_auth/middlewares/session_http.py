@@ -8,29 +8,29 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.clock import Clock
-from ..core.concurrency import uninterrupted
+from ..core.concurrency import run_to_completion
 from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ..http.content import prefers_json
 from ..http.cookies import Cookie
 from ..http.headers import add_vary, response_headers, set_header
-from ..http.problems import explain
+from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
 
 logger = logging.getLogger("starlette_auth")
-STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+START_MESSAGES = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 RETRY_AFTER = "3"  # seconds
 Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
-class Visit:
+class SessionResponder:
     """What stands around the application while it answers one request."""
 
     session: SessionBase
     had_key = False
-    started = False
-    is_silent = False  # what the application says is not passed on
+    has_started = False
+    is_replaced = False  # what the application says is not passed on
 
     def __init__(
         self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
@@ -50,80 +50,80 @@ class Visit:
                 session = await self.store.load(self.value)
                 self.had_key = session.session_key is not None
             else:
-                session = self.store.begin(self.clock)
-            session.max_age, session.ends_with_browser = self.cookie.max_age, self.cookie.ends_with_browser
+                session = self.store.new_session(self.clock)
+            session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
-            await self.visit(app)
+            await self.call_app(app)
         except Unavailable as error:
-            if self.is_silent:
+            if self.is_replaced:
                 # The visitor knows already that it did not work: it is what could not be saved that cannot be deleted.
                 logger.error("A request that was refused failed once more. %s", error)
                 return
-            if self.started:
+            if self.has_started:
                 raise
-            self.started = True
-            await self.give_up(error)
+            self.has_started = True
+            await self.send_unavailable(error)
 
-    async def visit(self, app: ASGIApp) -> None:
+    async def call_app(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self.receive_on, self.send)
         finally:
             # A crash may cost a visitor what the request wrote, but never undo a logout.
-            if self.session.discarded_key is not None:
-                await self.delete_discarded()
-        if self.session.is_due:
+            if self.session.key_to_delete is not None:
+                await self.delete_old_key()
+        if self.session.needs_touch:
             await self.touch(self.session)
 
     async def send(self, message: Message) -> None:
-        if not self.started and message["type"] in STARTS:
-            self.started = True
+        if not self.has_started and message["type"] in START_MESSAGES:
+            self.has_started = True
             await self.start(message)
-        elif not self.is_silent:
+        elif not self.is_replaced:
             await self.send_on(message)
 
     async def start(self, message: Message) -> None:
         session, set_cookie = self.session, None
         try:
             is_modified = session.modified
-            if is_modified or session.discarded_key is not None:
+            if is_modified or session.key_to_delete is not None:
                 # What only takes away is done when the application fails, too: to many that is a logout.
                 is_kept = is_modified and (message.get("status", 200) < 500 or not session)
                 set_cookie = await self.commit(save=is_kept)
         except (SessionInterrupted, TooManySessions) as error:
-            await self.refuse(error)
+            await self.send_error(error)
             return
         except Unavailable as error:
             if session:
                 # It could not be saved under its new key: under the old one it is still there.
-                session.discarded_key = None
-            await self.give_up(error)
+                session.key_to_delete = None
+            await self.send_unavailable(error)
             return
         headers = response_headers(message)
-        if session.amend is not None:
-            session.amend(headers)
+        if session.edit_headers is not None:
+            session.edit_headers(headers)
         if set_cookie is not None:
             headers.append(set_cookie)
             set_header(headers, "Cache-Control", "no-store")
-        if set_cookie is not None or (session.accessed and session.amend is None):
+        if set_cookie is not None or (session.accessed and session.edit_headers is None):
             add_vary(headers, "Cookie")
         await self.send_on(message)
 
     async def commit(self, *, save: bool) -> tuple[bytes, bytes] | None:
         """Carries out what was wished of the session; gives the cookie to set, if there is one."""
         session, value = self.session, None
-        begins = session.predecessor is None
+        begins = session.stored_key is None
         if save:
             try:
                 value = await self.save()
             except SessionInterrupted:
-                if not session.is_merely_renewed:
+                if not session.is_only_resigned:
                     raise
-                session.discarded_key = None
-        if session.is_merely_renewed:
+                session.key_to_delete = None
+        if session.is_only_resigned:
             return None  # what was not saved, is there as it was
-        await self.delete_discarded()
-        if value and begins and session.admission is not None:
-            await session.admission(session)
+        await self.delete_old_key()
+        if value and begins and session.after_save is not None:
+            await session.after_save(session)
         if value:
             return self.cookie.header(self.scope, value, session.get_cookie_age())
         if self.had_key and (value == "" or session.session_key is None):
@@ -133,9 +133,9 @@ class Visit:
     async def save(self) -> str:
         """Gives the cookie's value, or "" when nothing is left to remember."""
         session = self.session
-        before, key = session.predecessor, session.session_key
+        before, key = session.stored_key, session.session_key
         if before is None and session.user_id is not None:
-            self.describe_visitor(session)
+            self.record_client(session)
         try:
             self.value = await self.store.save(session, session.get_expiry_age())
         except SessionInterrupted:
@@ -143,44 +143,44 @@ class Visit:
                 raise
             return ""  # it was to end, and has
         if before is not None and key is None:
-            self.store.sockets.key_died(before)
+            self.store.open_websockets.session_deleted(before)
         return self.value
 
     async def touch(self, session: SessionBase) -> None:
         """After the response, and not in its way."""
-        self.describe_visitor(session)
+        self.record_client(session)
         try:
             await self.store.touch(session, session.get_expiry_age())
         except Unavailable as error:
             logger.warning("It was not noted that a session is in use. %s", error)
 
-    async def delete_discarded(self) -> None:
-        key = self.session.discarded_key
-        if key is not None and not self.session.is_merely_renewed:
+    async def delete_old_key(self) -> None:
+        key = self.session.key_to_delete
+        if key is not None and not self.session.is_only_resigned:
             # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
-            await uninterrupted(self.store.delete(key))
-            self.session.discarded_key = None
-            self.store.sockets.key_died(key)
+            await run_to_completion(self.store.delete(key))
+            self.session.key_to_delete = None
+            self.store.open_websockets.session_deleted(key)
 
-    def describe_visitor(self, session: SessionBase) -> None:
+    def record_client(self, session: SessionBase) -> None:
         """For the list of where somebody is logged in. Of anonymous visitors nothing is kept."""
         conn, auth = HTTPConnection(self.scope), self.scope.get(SCOPE_KEY)
         address = conn.client.host if conn.client else ""
         session.address = auth.proxies.client_address(conn) if auth is not None else address
         session.user_agent = conn.headers.get("user-agent", "")
 
-    async def give_up(self, error: Unavailable) -> None:
+    async def send_unavailable(self, error: Unavailable) -> None:
         logger.error("A request was answered with 503. %s", error)
-        await self.refuse(error)
+        await self.send_error(error)
 
-    async def refuse(self, error: Refusal) -> None:
-        self.is_silent = True
+    async def send_error(self, error: Refusal) -> None:
+        self.is_replaced = True
         auth, headers = self.scope.get(SCOPE_KEY), {"Cache-Control": "no-store", "Vary": "Cookie"}
         status = status_of(error)
         if status == 503:
             headers["Retry-After"] = RETRY_AFTER
         with auth.override_language(HTTPConnection(self.scope)) if auth is not None else contextlib.nullcontext():
-            detail = explain(error)
+            detail = error_message(error)
         if prefers_json(HTTPConnection(self.scope)):
             response: Response = JSONResponse({"detail": detail}, status, headers)
         else:

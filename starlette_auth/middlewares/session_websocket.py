@@ -9,71 +9,71 @@ from starlette.websockets import WebSocketDisconnect
 
 from ..core.exceptions import SessionInterrupted
 from ..core.text import one_line
-from ..http.problems import explain
+from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
 from ..sessions.base import SessionBase
-from ..sessions.open_websockets import Watch
-from .session_http import Refusal, Visit, status_of
+from ..sessions.open_websockets import SessionWatch
+from .session_http import Refusal, SessionResponder, status_of
 
 logger = logging.getLogger("starlette_auth")
 
 
-class SocketVisit(Visit):
+class WebSocketSessionResponder(SessionResponder):
     """A WebSocket, which may be open for hours: it lives no longer than the key that it came with."""
 
-    look_every = 45.0  # seconds between two looks whether the session is still there, at most
+    check_interval = 45.0  # seconds between two looks whether the session is still there, at most
 
     is_in_use = False  # something came from the browser since that was last noted
-    is_hung_up = False
+    is_closed = False
     watcher: asyncio.Task[None] | None = None
 
     async def run(self, app: ASGIApp) -> None:
-        self.calls = self.store.sockets.calls
+        self.generation = self.store.open_websockets.generation
         await super().run(app)
 
-    async def visit(self, app: ASGIApp) -> None:
+    async def call_app(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self.receive, self.send)
-            await self.end()
+            await self.save_late_changes()
         except WebSocketDisconnect:  # how a socket usually ends
-            await self.end()
+            await self.save_late_changes()
             raise
         finally:
             if self.watcher is not None:
                 self.watcher.cancel()
-            await self.delete_discarded()
+            await self.delete_old_key()
 
     async def receive(self) -> Message:
         message = await self.receive_on()
         if message["type"] == "websocket.receive":
             self.is_in_use = True
-            if self.is_hung_up:
+            if self.is_closed:
                 return {"type": "websocket.disconnect", "code": 1008}
         return message
 
     async def send(self, message: Message) -> None:
-        if self.is_hung_up:
+        if self.is_closed:
             raise ConnectionAbortedError("The session of this WebSocket has ended, and it was closed.")
-        if self.started:
+        if self.has_started:
             # A socket may go on for hours: a logout in it counts before it says anything more.
-            await self.delete_discarded()
+            await self.delete_old_key()
         await super().send(message)
 
     async def start(self, message: Message) -> None:
         await super().start(message)
-        if message["type"] == "websocket.accept" and not self.is_silent and self.session.session_key is not None:
-            self.watcher = asyncio.create_task(self.watch())
+        if message["type"] == "websocket.accept" and not self.is_replaced and self.session.session_key is not None:
+            self.watcher = asyncio.create_task(self.watch_session())
 
-    async def watch(self) -> None:
-        with self.store.sockets.watching(self.session, since=self.calls) as watch:
-            while await self.may_go_on(watch):
+    async def watch_session(self) -> None:
+        with self.store.open_websockets.watching(self.session, since=self.generation) as watch:
+            while await self.is_still_valid(watch):
                 pass
         if self.session.session_key is not None:
-            await self.hang_up()
+            await self.close_ended()
 
-    async def may_go_on(self, watch: Watch) -> bool:
+    async def is_still_valid(self, watch: SessionWatch) -> bool:
         """After a while, or when something happened: whether the key would still let somebody in, and the same."""
-        await watch.pause(self.look_every)
+        await watch.wait(self.check_interval)
         if self.session.session_key is None:
             return False  # the socket's own logout, after which the application does as it likes
         try:
@@ -83,7 +83,7 @@ class SocketVisit(Visit):
                 return False
             if self.is_in_use:
                 self.is_in_use = False
-                if session.is_due:
+                if session.needs_touch:
                     await self.touch(session)
         except Exception as error:
             # Whatever it is: who stops looking leaves the socket open for good.
@@ -94,22 +94,22 @@ class SocketVisit(Visit):
         auth = self.scope.get(SCOPE_KEY)
         if auth is None or self.session.user_id is None:
             return True
-        user = await auth.session_backend.user_of(session)
+        user = await auth.session_backend.get_user(session)
         return user is not None and user.identity == self.session.user_id
 
-    async def hang_up(self) -> None:
-        self.is_hung_up = True
+    async def close_ended(self) -> None:
+        self.is_closed = True
         with contextlib.suppress(OSError, RuntimeError):  # it was closed at the same moment
             await self.send_on({"type": "websocket.close", "code": 1008, "reason": "Your session has ended."})
 
-    async def end(self) -> None:
+    async def save_late_changes(self) -> None:
         """A WebSocket has no way to set a cookie after its start: what is stored under a known key can still change."""
         session = self.session
-        if not self.started or not session.modified:
+        if not self.has_started or not session.modified:
             return
         if session.session_key is None:
             logger.warning("A WebSocket changed the key of its session after accept(); what it stored is lost.")
-        elif not self.store.on_server:
+        elif not self.store.is_server_side:
             logger.warning("A WebSocket changed a session that lives in its cookie after accept(); the change is lost.")
         else:
             try:
@@ -117,7 +117,7 @@ class SocketVisit(Visit):
             except SessionInterrupted:
                 logger.info("A session was ended while its WebSocket was open; what the socket stored is dropped.")
 
-    async def refuse(self, error: Refusal) -> None:
-        self.is_silent = True
+    async def send_error(self, error: Refusal) -> None:
+        self.is_replaced = True
         code = 1013 if status_of(error) == 503 else 1008  # RFC 6455 §7.4.1 and its registry: try again later; a policy
-        await self.send_on({"type": "websocket.close", "code": code, "reason": explain(error)[:120]})
+        await self.send_on({"type": "websocket.close", "code": code, "reason": error_message(error)[:120]})

@@ -8,14 +8,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ..auth import Auth, get_auth
-from ..authentication import ask_to_log_in, confirm_password
+from ..authentication import confirm_password, redirect_to_login
 from ..context_processors import template_context
 from ..core.exceptions import ValidationError
 from ..core.translation import gettext
 from ..decorators import login_not_required
 from ..http.content import sent_json
-from ..http.problems import explain, problem
-from ..middlewares.csrf import from_another_site, is_from_another_site, refuse
+from ..http.problems import error_message, problem_response
+from ..middlewares.csrf import cross_site_message, is_cross_site, rejection
 from ..users.models import User
 from .forms import Field, Form
 
@@ -23,7 +23,7 @@ HIDDEN = "..."
 View = Callable[[Request], Awaitable[Response]]
 
 
-def page(view: View) -> View:
+def account_page(view: View) -> View:
     """Around a view: nobody else's forms, nobody else's frames, no copy in any cache, an answer in the right language.
 
     What raises an HTTPException becomes a page; a client that sent JSON gets JSON back.
@@ -32,31 +32,31 @@ def page(view: View) -> View:
     @login_not_required
     async def guarded(request: Request) -> Response:
         auth = get_auth(request)
-        _hide_secret(request)
+        _mask_token_in_path(request)
         with auth.override_language(request):
             try:
-                if request.method == "POST" and is_from_another_site(auth, request):
-                    response = await refuse(auth, request, from_another_site())
+                if request.method == "POST" and is_cross_site(auth, request):
+                    response = await rejection(auth, request, cross_site_message())
                 else:
                     response = await view(request)
             except HTTPException as error:
                 response = await _error(auth, request, error)
         if sent_json(request) and response.status_code == 303:
-            response = _in_json(response)
+            response = _redirect_as_json(response)
         auth.add_security_headers(response)
         return response
 
     return guarded
 
 
-def plain_page(name: str) -> View:
+def template_page(name: str) -> View:
     """A page that only says something."""
 
     async def show(request: Request) -> Response:
         auth = get_auth(request)
         return await render(auth, request, f"registration/{name}.html")
 
-    return page(show)
+    return account_page(show)
 
 
 async def render(
@@ -73,17 +73,17 @@ async def render(
         detail = gettext("What you sent cannot be taken.")
         if not context.get("validlink", True):
             detail = gettext("This link was used before, or is too old. Ask for a new one.")
-        return problem(status_code, detail, form.errors if form is not None else None)
+        return problem_response(status_code, detail, form.errors if form is not None else None)
     form = form if form is not None else Form()
     page = await auth.templates.render(template, {**template_context(auth, conn), "form": form, **context})
     return HTMLResponse(page, status_code)
 
 
-def log_in_first(request: Request) -> Response:
+def login_required_response(request: Request) -> Response:
     """For a page of somebody's own. A program must not take the way to the login for success."""
     if sent_json(request):
-        return problem(401, gettext("Log in first, then send this request again."))
-    return ask_to_log_in(request)
+        return problem_response(401, gettext("Log in first, then send this request again."))
+    return redirect_to_login(request)
 
 
 def new_password_fields(auth: Auth, first: str, second: str) -> dict[str, Field]:
@@ -112,7 +112,7 @@ async def check_new_password(auth: Auth, form: Form, first: str, second: str, us
         form.add_error(first, error)
 
 
-def _hide_secret(request: Request) -> None:
+def _mask_token_in_path(request: Request) -> None:
     """Takes the secret of a mailed link out of the path: servers write that into their logs when the answer begins."""
     secret = request.path_params.get("token")
     if secret:
@@ -120,7 +120,7 @@ def _hide_secret(request: Request) -> None:
         request.scope["raw_path"] = request.scope["path"].encode("utf-8", "replace")
 
 
-def _in_json(redirect: Response) -> Response:
+def _redirect_as_json(redirect: Response) -> Response:
     """For a program, which has no use for a redirect: where a browser would go next. Cookies and the like stay."""
     response = JSONResponse({"next": redirect.headers["location"]}, background=redirect.background)
     replaced = (b"location", b"content-length")
@@ -129,9 +129,9 @@ def _in_json(redirect: Response) -> Response:
 
 
 async def _error(auth: Auth, request: Request, error: HTTPException) -> Response:
-    detail = explain(error)
+    detail = error_message(error)
     if sent_json(request):
-        response: Response = problem(error.status_code, detail)
+        response: Response = problem_response(error.status_code, detail)
     else:
         response = await render(
             auth, request, "auth_error.html", error.status_code, status=error.status_code, detail=detail

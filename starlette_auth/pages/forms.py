@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from ..core.exceptions import ValidationError
-from ..core.text import has_surrogate, one_address
+from ..core.text import has_lone_surrogate, parse_address
 from ..core.translation import gettext, ngettext
 from ..http.content import read_fields
 
@@ -37,7 +37,7 @@ class Field:
             raise ValidationError(gettext("This field is required."), "required")
         if "\x00" in value:
             raise ValidationError(gettext("Null characters are not allowed."), "null_characters_not_allowed")
-        if has_surrogate(value):
+        if has_lone_surrogate(value):
             raise ValidationError(gettext("This contains a character that cannot be saved. Type it again."), "invalid")
         if self.max_length is not None and len(value) > self.max_length:
             message = ngettext(
@@ -91,7 +91,7 @@ class Form:
 def _is_email(value: str) -> bool:
     """Whether it is one address that the Internet can know."""
     try:
-        domain = one_address(value).domain
+        domain = parse_address(value).domain
     except ValueError:
         return False
     return "." in domain or domain == "localhost"

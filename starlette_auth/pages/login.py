@@ -52,7 +52,7 @@ def _login_form(auth: Auth) -> Form:
         "username": Field(label=label, type="email" if by_email else "text", autocomplete="username"),
         "password": Field(label=gettext("Password"), type="password", autocomplete="current-password"),
     }
-    if auth.session_limits is not None and auth.session_limits.offers_choice:
+    if auth.session_limits is not None and auth.session_limits.offers_remember_me:
         help_text = gettext("Not on a device that others use too.")
         fields["remember"] = Field(
             label=gettext("Stay logged in"), type="checkbox", required=False, help_text=help_text

@@ -8,9 +8,9 @@ from ..authentication import complete_login, update_session_auth_hash
 from ..core.translation import gettext
 from ..http.urls import redirect
 from ..passwords.passwords import is_usable
-from ..security.reset_tokens import decode_uid, subject_of
+from ..security.reset_tokens import decode_uid, user_subject
 from ..users.models import User
-from .base import check_new_password, check_old_password, log_in_first, new_password_fields, render
+from .base import check_new_password, check_old_password, login_required_response, new_password_fields, render
 from .forms import Field, Form, email_field
 from .mailed_links import send_reset_mail
 
@@ -23,7 +23,7 @@ async def password_change(request: Request) -> Response:
     """Of one's own password, by whoever knows the old one. This session goes on, all others of the user end."""
     auth, user = get_auth(request), request.user
     if not isinstance(user, User):
-        return log_in_first(request)
+        return login_required_response(request)
     form = Form(
         old_password=Field(label=gettext("Old password"), type="password", autocomplete="current-password"),
         **new_password_fields(auth, "new_password1", "new_password2"),
@@ -36,7 +36,7 @@ async def password_change(request: Request) -> Response:
             encoded = await auth.passwords.hash(form.data["new_password1"])
             if not await auth.users.replace_password(user, encoded, request=request):
                 # It was reset while a thief, who knows the old one, was here: the owner's stays.
-                return log_in_first(request)
+                return login_required_response(request)
             update_session_auth_hash(request, user)
             return redirect(request, "password_change_done")
     status = 422 if form.errors else 200
@@ -47,7 +47,7 @@ async def password_change(request: Request) -> Response:
 async def password_change_done(request: Request) -> Response:
     auth = get_auth(request)
     if not request.user.is_authenticated:
-        return log_in_first(request)
+        return login_required_response(request)
     return await render(auth, request, "registration/password_change_done.html")
 
 
@@ -56,11 +56,11 @@ async def password_reset(request: Request) -> Response:
     auth = get_auth(request)
     form = Form(email=email_field())
     if request.method == "POST":
-        auth.letters.require()
+        auth.account_mailer.require_configured()
         await auth.throttle.hit("password_reset", ip=auth.proxies.client_address(request))
         if await form.fill_in(request):
             email = form.data["email"]
-            auth.outbox.post(lambda: _send_reset_mails(auth, request, email))
+            auth.mail_queue.enqueue(lambda: _send_reset_mails(auth, request, email))
             return redirect(request, "password_reset_done")
     return await render(auth, request, "registration/password_reset_form.html", 422 if form.errors else 200, form=form)
 
@@ -89,13 +89,13 @@ async def password_reset_confirm(request: Request) -> Response:
     if not form.is_valid:
         return await _reset_form(auth, request, 422, form=form, account_name=user.username)
     encoded = await auth.passwords.hash(form.data["new_password1"])
-    if not await auth.gateway.in_transaction(lambda: _reset(auth, request, user.id, token, encoded)):
+    if not await auth.gateway.run_in_transaction(lambda: _reset(auth, request, user.id, token, encoded)):
         # Another request used the link while this one made its hash.
         return await _reset_form(auth, request, 404, validlink=False)
     request.session.pop(RESET_TOKEN, None)
     if auth.login_after_reset:
         fresh = await auth.users.get(user.id)
-        return await complete_login(request, fresh) if fresh is not None else log_in_first(request)
+        return await complete_login(request, fresh) if fresh is not None else login_required_response(request)
     return redirect(request, "password_reset_complete")
 
 
@@ -106,18 +106,18 @@ async def _reset(auth: Auth, request: Request, user_id: object, token: str, enco
         return False
     if not await auth.users.replace_password(user, encoded, request=request, by_reset=True):
         return False
-    await auth.tokens.void(subject_of(user))
+    await auth.tokens.revoke_all(user_subject(user))
     return True
 
 
 async def _send_reset_mails(auth: Auth, request: Request, email: str) -> None:
     """To the address that is stored, never to the one that was typed: the two may only look alike."""
-    for user in await auth.users.all_by_email(email):
+    for user in await auth.users.list_by_email(email):
         # Whoever has no password here, but comes through a proxy or another site, is not given one.
         if not user.is_active or not is_usable(user.password):
             continue
         # By account, not by what was typed: an address that only looks alike would use up the owner's mail.
-        if await auth.throttle.allows("password_reset_mail", account=f"user {user.id}"):
+        if await auth.throttle.try_hit("password_reset_mail", account=f"user {user.id}"):
             await send_reset_mail(auth, request, user)
 
 

@@ -11,23 +11,23 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ..auth import Auth, get_auth
-from ..authentication import ask_to_log_in, confirm_password, next_url
+from ..authentication import confirm_password, next_url, redirect_to_login
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext
-from ..decorators import guard
+from ..decorators import require
 from ..http.content import read_fields, wants_json
-from ..http.problems import problem
+from ..http.problems import problem_response
 from ..http.urls import requested_url, safe_url
 from ..passwords.passwords import is_usable
 from ..users.models import User
-from .base import log_in_first, render
+from .base import login_required_response, render
 from .forms import Field, Form
 
 F = TypeVar("F", bound=Callable[..., Any])
 Pairs = list[tuple[str, str]]
-MAX_KEPT = 16 * 1024  # characters of a form, as JSON
-KEPT = "starlette_auth.kept"
+MAX_SAVED = 16 * 1024  # characters of a form, as JSON
+SAVED_FORM = "starlette_auth.saved"
 
 
 @overload
@@ -54,12 +54,12 @@ def fresh_login_required(endpoint: F | None = None, *, max_age: int = 300, keep:
 
     def is_fresh(conn: HTTPConnection) -> bool:
         backend = get_auth(conn).session_backend
-        return conn.user.is_authenticated and backend.age_of_proof(session_of(conn), conn.user) < max_age
+        return conn.user.is_authenticated and backend.auth_age(session_of(conn), conn.user) < max_age
 
     def ask(conn: HTTPConnection) -> Response:
-        return _Question(conn, names) if conn.user.is_authenticated else ask_to_log_in(conn)
+        return ReauthenticationResponse(conn, names) if conn.user.is_authenticated else redirect_to_login(conn)
 
-    demand = guard(is_fresh, ask, "Confirm that it is you, then connect again.")
+    demand = require(is_fresh, ask, "Confirm that it is you, then connect again.")
     return demand if endpoint is None else demand(endpoint)
 
 
@@ -67,7 +67,7 @@ async def reauthenticate(request: Request) -> Response:
     """The page that asks for the password; it is opened by itself, or takes the place of an answer to a form."""
     user = request.user
     if not isinstance(user, User) or not _can_confirm(request):
-        return log_in_first(request)
+        return login_required_response(request)
     auth, form = get_auth(request), _form()
     if request.method != "POST":
         form.data["next"] = next_url(auth, request, request.query_params.get("next"))
@@ -81,17 +81,17 @@ async def reauthenticate(request: Request) -> Response:
 
 
 async def _go_on(auth: Auth, request: Request, form: Form) -> Response:
-    """To where the visitor was kept; a form that was sent there is sent again."""
+    """To where the visitor was saved; a form that was sent there is sent again."""
     session = session_of(request)
     assert session is not None  # noqa: S101  _can_confirm has looked
-    auth.session_backend.renew_proof(session)
-    if not form.data["kept"]:
+    auth.session_backend.renew_auth_time(session)
+    if not form.data["saved"]:
         return RedirectResponse(next_url(auth, request, form.data["next"]), status_code=303)
-    kept = _unseal(auth, request, form.data["next"], form.data["kept"])
-    return await render(auth, request, "registration/reauthenticated.html", action=form.data["next"], kept=kept)
+    saved = _read_signed_form(auth, request, form.data["next"], form.data["saved"])
+    return await render(auth, request, "registration/reauthenticated.html", action=form.data["next"], saved=saved)
 
 
-class _Question(Response):
+class ReauthenticationResponse(Response):
     """Stands where an answer is expected, and is made when it is sent: the form that came may have to be read first."""
 
     def __init__(self, conn: HTTPConnection, keep: frozenset[str]) -> None:
@@ -109,20 +109,20 @@ class _Question(Response):
 
 async def _question(auth: Auth, conn: HTTPConnection, keep: frozenset[str]) -> Response:
     if not _can_confirm(conn):
-        return ask_to_log_in(conn)
+        return redirect_to_login(conn)
     url, method = auth.url_for(conn, "reauthenticate"), conn.scope["method"]
     here = requested_url(conn.scope)
     if wants_json(conn) or method not in ("GET", "HEAD", "POST"):
         detail = gettext("Confirm your password first, at %(url)s; then send this request again.") % {"url": url}
-        return problem(403, detail)
+        return problem_response(403, detail)
     if method != "POST":
         return RedirectResponse(f"{url}?{urlencode({'next': here})}", status_code=303)
-    form, kept = _form(), await _read(conn, keep)
-    form.data["next"], form.data["kept"] = here, _seal(auth, conn, here, kept) if kept else ""
-    if not kept:
+    form, saved = _form(), await _read(conn, keep)
+    form.data["next"], form.data["saved"] = here, _sign_form(auth, conn, here, saved) if saved else ""
+    if not saved:
         # One comes back to the page on which it was filled in, as far as that is known.
         form.data["next"] = _page_before(auth, conn)
-    return await _page(auth, conn, form, 403, is_lost=not kept)
+    return await _page(auth, conn, form, 403, is_lost=not saved)
 
 
 def _page_before(auth: Auth, conn: HTTPConnection) -> str:
@@ -136,7 +136,7 @@ def _page_before(auth: Auth, conn: HTTPConnection) -> str:
 def _can_confirm(conn: HTTPConnection) -> bool:
     """Whether it is by a password, and in a session, that this user can prove who they are."""
     user, session = conn.user, session_of(conn)
-    is_logged_in = session is not None and user.is_authenticated and SessionBackend.is_of(session, user)
+    is_logged_in = session is not None and user.is_authenticated and SessionBackend.belongs_to(session, user)
     return is_logged_in and is_usable(user.password)
 
 
@@ -144,7 +144,7 @@ def _form() -> Form:
     return Form(
         password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
         next=Field(type="hidden", required=False),
-        kept=Field(type="hidden", required=False),
+        saved=Field(type="hidden", required=False),
     )
 
 
@@ -165,22 +165,22 @@ async def _read(conn: HTTPConnection, keep: frozenset[str]) -> Pairs:
         sent = {name: form.getlist(name) for name in form}
     is_text = all(isinstance(value, str) for values in sent.values() for value in values)
     pairs = [(name, value) for name, values in sent.items() for value in values if name in keep]
-    return pairs if is_text and len(json.dumps(pairs)) <= MAX_KEPT else []
+    return pairs if is_text and len(json.dumps(pairs)) <= MAX_SAVED else []
 
 
-def _seal(auth: Auth, conn: HTTPConnection, action: str, pairs: Pairs) -> str:
+def _sign_form(auth: Auth, conn: HTTPConnection, action: str, pairs: Pairs) -> str:
     """For the page: whoever logs in after this user cannot be made to send the user's form."""
     text = json.dumps(pairs)
-    return f"{auth.keys.sign(KEPT, _belonging(conn, action, text))}:{text}"
+    return f"{auth.keys.sign(SAVED_FORM, _signed_content(conn, action, text))}:{text}"
 
 
-def _unseal(auth: Auth, conn: HTTPConnection, action: str, kept: str) -> Pairs:
+def _read_signed_form(auth: Auth, conn: HTTPConnection, action: str, saved: str) -> Pairs:
     """What `_seal` was given, when the browser has sent it back as it was."""
-    signature, _, text = kept.partition(":")
-    if auth.keys.verify(KEPT, _belonging(conn, action, text), signature) is None:
+    signature, _, text = saved.partition(":")
+    if auth.keys.verify(SAVED_FORM, _signed_content(conn, action, text), signature) is None:
         raise HTTPException(400, gettext("This cannot be read. Load the page again, and send it once more."))
     return [(name, value) for name, value in json.loads(text)]
 
 
-def _belonging(conn: HTTPConnection, action: str, text: str) -> str:
+def _signed_content(conn: HTTPConnection, action: str, text: str) -> str:
     return json.dumps([conn.user.identity, action, text])

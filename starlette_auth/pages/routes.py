@@ -7,7 +7,7 @@ from starlette.routing import BaseRoute, Route
 from ..auth import Auth
 from ..core.templating import ASSETS
 from ..decorators import login_not_required
-from .base import View, page, plain_page
+from .base import View, account_page, template_page
 from .login import login_page, logout_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
 from .reauthentication import reauthenticate
@@ -17,16 +17,18 @@ def routes(auth: Auth) -> list[BaseRoute]:
     """The account pages, to be mounted: `Mount("/accounts", routes=routes(auth))`."""
     both, get, post = ["GET", "POST"], ["GET"], ["POST"]
     own: list[BaseRoute] = [
-        Route("/login", page(login_page), name="login", methods=both),
-        Route("/logout", page(logout_page), name="logout", methods=post),
-        Route("/logged_out", plain_page("logged_out"), name="logged_out", methods=get),
-        Route("/reauthenticate", page(reauthenticate), name="reauthenticate", methods=both),
-        Route("/password_change", page(password_change), name="password_change", methods=both),
-        Route("/password_change/done", page(password_change_done), name="password_change_done", methods=get),
-        Route("/password_reset", page(password_reset), name="password_reset", methods=both),
-        Route("/password_reset/done", plain_page("password_reset_done"), name="password_reset_done", methods=get),
-        Route("/reset/{uidb64}/{token}", page(password_reset_confirm), name="password_reset_confirm", methods=both),
-        Route("/reset/done", plain_page("password_reset_complete"), name="password_reset_complete", methods=get),
+        Route("/login", account_page(login_page), name="login", methods=both),
+        Route("/logout", account_page(logout_page), name="logout", methods=post),
+        Route("/logged_out", template_page("logged_out"), name="logged_out", methods=get),
+        Route("/reauthenticate", account_page(reauthenticate), name="reauthenticate", methods=both),
+        Route("/password_change", account_page(password_change), name="password_change", methods=both),
+        Route("/password_change/done", account_page(password_change_done), name="password_change_done", methods=get),
+        Route("/password_reset", account_page(password_reset), name="password_reset", methods=both),
+        Route("/password_reset/done", template_page("password_reset_done"), name="password_reset_done", methods=get),
+        Route(
+            "/reset/{uidb64}/{token}", account_page(password_reset_confirm), name="password_reset_confirm", methods=both
+        ),
+        Route("/reset/done", template_page("password_reset_complete"), name="password_reset_complete", methods=get),
         Route("/auth.css", asset("auth.css", "text/css"), name="auth_style", methods=get),
         Route("/auth.js", asset("auth.js", "text/javascript"), name="auth_script", methods=get),
     ]

@@ -10,11 +10,11 @@ from typing import Any
 
 from ..core.exceptions import ImproperlyConfigured
 
-SHIPPED = Path(__file__).parent / "data" / "common_passwords.bloom"
+DEFAULT_FILTER = Path(__file__).parent / "data" / "common_passwords.bloom"
 FORMAT = "starlette-auth password filter 1"
 
 
-class PasswordFilter:
+class BloomFilter:
     """A Bloom filter of SHA-1 digests: it never misses a password that it was given, and seldom takes another for one.
 
     The file is mapped into memory, so processes share it, and only what is asked for is read.
@@ -51,9 +51,9 @@ class PasswordFilter:
 
 
 @functools.cache
-def open_filter(path: Path) -> PasswordFilter:
+def open_filter(path: Path) -> BloomFilter:
     """Once for each path in a process. Reads a file: call it in a thread."""
-    return PasswordFilter(path)
+    return BloomFilter(path)
 
 
 def positions(digest: bytes, bits: int, hashes: int) -> Iterator[int]:

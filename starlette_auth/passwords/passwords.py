@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from ..core.exceptions import HashingBusy
-from ..core.text import has_surrogate
+from ..core.text import has_lone_surrogate
 from .hashers import GET_BCRYPT, PasswordHasher, default_hashers, has_bcrypt
 
 logger = logging.getLogger("starlette_auth")
 MAX_PASSWORD_LENGTH = 1024
 UNUSABLE = "!"
-ROOM_FOR_NOISE = 1.25
+TIMING_MARGIN = 1.25
 MAX_KINDS = 50
 COST = re.compile(r"[\d,=mtpv]{1,30}")
 T = TypeVar("T")
@@ -49,15 +49,15 @@ class Passwords:
         *,
         upgrade: bool = True,
         threads: int | None = None,
-        queue: int | None = None,
+        max_waiting: int | None = None,
     ) -> None:
         self.upgrade = upgrade
         self.hashers = {hasher.algorithm: hasher for hasher in hashers or default_hashers()}
         self.preferred = next(iter(self.hashers.values()))
         self.threads = threads or os.cpu_count() or 1
-        waiting = 32 * self.threads if queue is None else queue
-        self._takes: dict[str, float] = {}  # seconds that each kind of hash takes, of late
-        self._room = threading.BoundedSemaphore(self.threads + waiting)
+        waiting_slots = 32 * self.threads if max_waiting is None else max_waiting
+        self._durations: dict[str, float] = {}  # seconds that each kind of hash takes, of late
+        self._slots = threading.BoundedSemaphore(self.threads + waiting_slots)
         self._pool: ThreadPoolExecutor | None = None
 
     async def hash(self, password: str | None) -> str:
@@ -66,7 +66,7 @@ class Passwords:
             return UNUSABLE + secrets.token_urlsafe(30)
         if not is_hashable(password):
             raise ValueError(f"A password is text of at most {MAX_PASSWORD_LENGTH} characters. Choose another one.")
-        return await self._work(lambda: self.preferred.encode(unicodedata.normalize("NFC", password)))
+        return await self._run_in_pool(lambda: self.preferred.encode(unicodedata.normalize("NFC", password)))
 
     async def check(self, encoded: str | None, password: str) -> Verification:
         """Takes as long for no user (None), an unusable or an unreadable hash as for a wrong password."""
@@ -75,10 +75,10 @@ class Passwords:
         if not is_hashable(password):
             hasher, password = None, ""
         begun = time.perf_counter()
-        verification = await self._work(lambda: self._check(hasher, encoded, password))
-        if not verification.matches and len(self._takes) > 1:
+        verification = await self._run_in_pool(lambda: self._check(hasher, encoded, password))
+        if not verification.matches and len(self._durations) > 1:
             # An account whose hash is of another kind would stand out among those that do not exist.
-            await asyncio.sleep(begun + max(self._takes.values()) * ROOM_FOR_NOISE - time.perf_counter())
+            await asyncio.sleep(begun + max(self._durations.values()) * TIMING_MARGIN - time.perf_counter())
         return verification
 
     def is_encoded(self, text: str) -> bool:
@@ -108,7 +108,7 @@ class Passwords:
             try:
                 begun = time.perf_counter()
                 matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  the same work for all
-                self._remember(encoded, time.perf_counter() - begun)
+                self._record_duration(encoded, time.perf_counter() - begun)
                 is_old = hasher is not self.preferred or hasher.must_update(encoded)
                 return Verification(matches, matches and is_old and self.upgrade)
             except (ValueError, LookupError, ArithmeticError, MemoryError):
@@ -116,22 +116,22 @@ class Passwords:
         # Whoever asks about a name that does not exist waits for a hash, like everybody: names cannot be probed.
         begun = time.perf_counter()
         made = [self.preferred.encode(spelling) for spelling in spellings]
-        self._remember(made[0], time.perf_counter() - begun)
+        self._record_duration(made[0], time.perf_counter() - begun)
         return Verification(matches=False, must_update=False)
 
-    def _remember(self, encoded: str, took: float) -> None:
+    def _record_duration(self, encoded: str, took: float) -> None:
         kind = _kind(encoded)
-        if kind in self._takes or len(self._takes) < MAX_KINDS:
-            self._takes[kind] = 0.9 * self._takes.get(kind, took) + 0.1 * took
+        if kind in self._durations or len(self._durations) < MAX_KINDS:
+            self._durations[kind] = 0.9 * self._durations.get(kind, took) + 0.1 * took
 
-    async def _work(self, task: Callable[[], T]) -> T:
-        if not self._room.acquire(blocking=False):
+    async def _run_in_pool(self, task: Callable[[], T]) -> T:
+        if not self._slots.acquire(blocking=False):
             raise HashingBusy
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, "starlette_auth.passwords", initializer=_lower_priority)
         job = self._pool.submit(task)
         # Not when the request ends: one that was given up still occupies its thread.
-        job.add_done_callback(lambda _: self._room.release())
+        job.add_done_callback(lambda _: self._slots.release())
         return await asyncio.wrap_future(job)
 
 
@@ -142,7 +142,7 @@ def is_usable(encoded: str) -> bool:
 
 def is_hashable(password: str) -> bool:
     """Whether a password is short enough, and text: half a surrogate pair has no bytes to hash."""
-    return len(password) <= MAX_PASSWORD_LENGTH and not has_surrogate(password)
+    return len(password) <= MAX_PASSWORD_LENGTH and not has_lone_surrogate(password)
 
 
 def _lower_priority() -> None:

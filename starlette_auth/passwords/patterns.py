@@ -30,7 +30,7 @@ DATES = [
 ]
 
 
-def forms(password: str) -> list[str]:
+def variants(password: str) -> list[str]:
     """The password in lower case, and what is left of it without decoration: "Summer-2024-2024" is "summer" as well.
 
     White space, punctuation, years, dates and numbers are taken from both ends, and of a repetition one part is kept,
@@ -39,7 +39,7 @@ def forms(password: str) -> list[str]:
     found = [password.lower().strip()]
     most = MAX_FORMS if len(password) <= LONG else MAX_FORMS_OF_LONG
     for form in found:
-        for shorter in (*_undecorated(form), *(tail[::-1] for tail in _undecorated(form[::-1], -1)), *_parts(form)):
+        for shorter in (*_stripped(form), *(tail[::-1] for tail in _stripped(form[::-1], -1)), *_repeated_unit(form)):
             enough = 6 if shorter.isdecimal() else 4
             if len(shorter) >= enough and shorter not in found and len(found) < most:
                 found.append(shorter)
@@ -52,14 +52,16 @@ def is_pattern(text: str) -> bool:
         return False
     if len(text) <= 24 and len(set(text)) <= min(3, len(text) // 4):
         return True
-    part = next(_parts(text), text)
+    part = next(_repeated_unit(text), text)
     if len(part) <= len(text) / 2 and (len(part) <= 4 or part.isdigit()):
         return True
     # "1q2w3e4r" is two walks, woven.
-    return _is_dates(text) or _is_walk(text) or (_is_walk(text[::2]) and _is_walk(text[1::2]))
+    return (
+        _is_dates(text) or _is_keyboard_walk(text) or (_is_keyboard_walk(text[::2]) and _is_keyboard_walk(text[1::2]))
+    )
 
 
-def _undecorated(text: str, direction: int = 1) -> Iterator[str]:
+def _stripped(text: str, direction: int = 1) -> Iterator[str]:
     """Without what stands in front. `direction` is -1 if the text is read backwards."""
     for belongs in (_is_decoration, str.isdecimal, _is_mark):
         length = next((index for index, character in enumerate(text) if not belongs(character)), len(text))
@@ -69,7 +71,7 @@ def _undecorated(text: str, direction: int = 1) -> Iterator[str]:
         yield text[4:]
 
 
-def _parts(text: str) -> Iterator[str]:
+def _repeated_unit(text: str) -> Iterator[str]:
     """What it repeats, whether or not the last time is whole: three characters of it are enough to tell."""
     for length in range(1, len(text)):
         left = len(text) - length
@@ -82,7 +84,9 @@ def _is_weak(decoration: str) -> bool:
     """A number that a person would remember, or sees on the keyboard; a long one can be a password by itself."""
     digits = "".join(filter(str.isdecimal, decoration))
     marks = "".join(filter(_is_mark, decoration))
-    return (len(digits) <= 8 or is_pattern(digits)) and (len(marks) <= 4 or len(set(marks)) <= 2 or _is_walk(marks))
+    return (len(digits) <= 8 or is_pattern(digits)) and (
+        len(marks) <= 4 or len(set(marks)) <= 2 or _is_keyboard_walk(marks)
+    )
 
 
 def _is_decoration(character: str) -> bool:
@@ -101,17 +105,17 @@ def _is_dates(text: str) -> bool:
     return len(text) in reached
 
 
-def _is_walk(text: str) -> bool:
+def _is_keyboard_walk(text: str) -> bool:
     """Whether straight runs of three keys on the average make it up, wherever each begins."""
     runs, index = 0, 0
     keys = text.translate(SHIFTED)
     while index < len(text):
-        index += max(_straight(text, index), _straight(keys, index))
+        index += max(_run_length(text, index), _run_length(keys, index))
         runs += 1
     return len(text) >= 3 * runs
 
 
-def _straight(text: str, start: int) -> int:
+def _run_length(text: str, start: int) -> int:
     """How many characters from `start` on lie in a line on some board."""
     longest = 1
     for steps in LINES:

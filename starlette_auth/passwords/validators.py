@@ -14,9 +14,9 @@ from starlette.concurrency import run_in_threadpool
 
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext, ngettext
-from .bloom_filter import SHIPPED, open_filter
+from .bloom_filter import DEFAULT_FILTER, open_filter
 from .passwords import MAX_PASSWORD_LENGTH
-from .patterns import forms, is_pattern
+from .patterns import is_pattern, variants
 
 logger = logging.getLogger("starlette_auth")
 # Nobody's name is longer; whoever fills in a book shall not make us read it for every password.
@@ -180,7 +180,7 @@ class CommonPasswordValidator:
     """
 
     def __init__(self, filter_path: str | PathLike[str] | None = None) -> None:
-        self.filter_path = SHIPPED if filter_path is None else Path(filter_path)
+        self.filter_path = DEFAULT_FILTER if filter_path is None else Path(filter_path)
 
     async def validate(self, password: str, user: Any = None) -> None:
         # In a thread: the filter is a file, and even what is mapped may have to be read.
@@ -191,7 +191,7 @@ class CommonPasswordValidator:
         common = open_filter(self.filter_path)
         if len(password) > MAX_PASSWORD_LENGTH:
             return password in common or password.lower().strip() in common
-        return password in common or any(form in common or is_pattern(form) for form in forms(password))
+        return password in common or any(form in common or is_pattern(form) for form in variants(password))
 
     def get_help_text(self) -> str:
         return gettext("Your password can’t be a commonly used password.")

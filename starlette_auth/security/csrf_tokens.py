@@ -67,7 +67,7 @@ class CSRFTokens:
 def _session_key(conn: HTTPConnection) -> str:
     """Returns the key that the session will have when the form comes back; "" without a session, or for an empty one."""
     session = conn.scope.get("session")
-    return str(getattr(session, "key_to_be", "")) if session else ""
+    return str(getattr(session, "next_key", "")) if session else ""
 
 
 def _mask(signature: bytes) -> str:

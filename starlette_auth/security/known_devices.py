@@ -17,7 +17,7 @@ MAX_USERS = 5  # of one browser
 SIGNATURE = re.compile("[0-9a-f]{64}")
 
 
-class Devices:
+class KnownDevices:
     """A cookie that holds a browser's identifier, and a signature for each user who logged in with it.
 
     It opens nothing. It lets the owner of an account try a password while strangers are kept waiting, and tells

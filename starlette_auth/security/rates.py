@@ -33,14 +33,14 @@ class Rate:
         return f"{self.limit}/{self.period}s/{self.scope}"
 
     @property
-    def step(self) -> int:
+    def interval(self) -> int:
         """How long one of them counts when they come evenly, in milliseconds."""
         return -(-self.period * 1000 // self.limit)
 
     @property
-    def ahead(self) -> int:
+    def burst(self) -> int:
         """How long those may count together that are there before one more."""
-        return (self.limit - 1) * self.step
+        return (self.limit - 1) * self.interval
 
 
 def parse_rates(text: str) -> tuple[Rate, ...]:

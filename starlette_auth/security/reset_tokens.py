@@ -43,7 +43,9 @@ class DatabaseResetTokens:
         self.max_age = max_age
 
     async def make(self, user: User) -> str:
-        return await self.tokens.make(PASSWORD_RESET, subject_of(user), max_age=self.max_age, binding=binding_of(user))
+        return await self.tokens.create(
+            PASSWORD_RESET, user_subject(user), max_age=self.max_age, binding=user_binding(user)
+        )
 
     async def check(self, user: User, token: str) -> bool:
         return await self._look(user, token) is not None
@@ -59,10 +61,10 @@ class DatabaseResetTokens:
         return TokenHash(text)
 
     async def _look(self, user: User, token: str) -> Token | None:
-        found = await self.tokens.look(PASSWORD_RESET, token)
-        if found is None or found.subject != sha256_hex(subject_of(user)):
+        found = await self.tokens.find(PASSWORD_RESET, token)
+        if found is None or found.subject != sha256_hex(user_subject(user)):
             return None
-        return found if self.tokens.is_bound(found, binding_of(user)) else None
+        return found if self.tokens.binding_matches(found, user_binding(user)) else None
 
 
 def encode_uid(user: User) -> str:
@@ -78,9 +80,9 @@ def decode_uid(text: str) -> str:
         return ""
 
 
-def subject_of(user: User) -> str:
+def user_subject(user: User) -> str:
     return f"user {user.id}"
 
 
-def binding_of(user: User) -> str:
+def user_binding(user: User) -> str:
     return f"{user.password}\n{user.email}"

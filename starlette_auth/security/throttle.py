@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, Throttled
 from ..core.signing import sha256_hex
-from ..database.deletion import delete_in_batches, old_rows
+from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Statement
-from ..http.proxies import Crowd, network_of
+from ..http.proxies import ProxyDetector, client_network
 from .rates import DEFAULT_RATES, parse_rates
-from .throttle_statements import _count, _give_back, _moment, _number, _reserve, _wait
+from .throttle_statements import count_statement, failure_statement, integer, milliseconds, refund_statement, wait_after
 
 logger = logging.getLogger("starlette_auth")
 DAY = 24 * 60 * 60 * 1000  # milliseconds, as all times in the table
@@ -35,7 +35,7 @@ class Attempt:
 
 
 @dataclass
-class _Turn:
+class _AccountSlots:
     free: asyncio.Semaphore
     visitors: int = 0
 
@@ -71,37 +71,37 @@ class Throttle:
         self.enabled = enabled
         self._longest_wait = longest_wait * 1000
         self._now: Callable[[], int] = lambda: int(clock() * 1000)
-        self._crowd = Crowd()
+        self._proxy_detector = ProxyDetector()
         self._free_failures = free_failures
-        self._turns: dict[tuple[asyncio.AbstractEventLoop, str], _Turn] = {}
+        self._slots: dict[tuple[asyncio.AbstractEventLoop, str], _AccountSlots] = {}
         t = table
         # waits[n] after n failures; more of them than that wait the longest.
         waits = [0] * free_failures
         while waits[-1] < self._longest_wait:
             waits.append(min(waits[-1] * 2 or 1000, self._longest_wait))
         self._first_wait = waits[1]
-        self._count = _count(gateway.dialect, t)
-        self._reserve = _reserve(gateway.dialect, t, waits)
+        self._count_statement = count_statement(gateway.dialect, t)
+        self._failure_statement = failure_statement(gateway.dialect, t, waits)
         by_key = t.c.key_hash == sa.bindparam("key")
-        is_newest = t.c.until - _wait(t.c.failures, waits) == _moment("now")
-        before = sa.case((is_newest, _moment("now")), else_=t.c.until)
+        is_newest = t.c.until - wait_after(t.c.failures, waits) == milliseconds("now")
+        before = sa.case((is_newest, milliseconds("now")), else_=t.c.until)
         # `until` first: after the other, MySQL would see the new number of failures.
-        fewer = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - _number(1)))
-        self._restore = Statement(fewer.where(by_key, t.c.failures > _number(0)), lasting=False)
+        fewer = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - integer(1)))
+        self._restore = Statement(fewer.where(by_key, t.c.failures > integer(0)), durable=False)
         self._counter = Statement(sa.select(t.c.failures, t.c.until).where(by_key))
-        self._give_back = functools.cache(functools.partial(_give_back, t))
-        says_nothing = sa.or_(t.c.failures == 0, t.c.until <= _moment("forgotten"))
-        self._clear = old_rows(
-            t, sa.and_(t.c.until <= _moment("now"), says_nothing), t.c.until, dialect=gateway.dialect
+        self._refund_statement = functools.cache(functools.partial(refund_statement, t))
+        says_nothing = sa.or_(t.c.failures == 0, t.c.until <= milliseconds("forgotten"))
+        self._clear = delete_batch(
+            t, sa.and_(t.c.until <= milliseconds("now"), says_nothing), t.c.until, dialect=gateway.dialect
         )
 
     async def hit(self, action: str, **scopes: str) -> None:
         """Counts one for each of the action's rates, as in `hit("register", ip=address)`, or raises Throttled."""
         if self.enabled:
-            self._watch(scopes.get("ip", ""))
+            self._warn_about_proxy(scopes.get("ip", ""))
             await self._count_all(action, scopes, self._now())
 
-    async def allows(self, action: str, **scopes: str) -> bool:
+    async def try_hit(self, action: str, **scopes: str) -> bool:
         """The same, for what is left out in silence: whether there is one more now. If so, it was counted."""
         try:
             await self.hit(action, **scopes)
@@ -122,52 +122,52 @@ class Throttle:
         if not self.enabled:
             yield attempt
             return
-        self._watch(address)
+        self._warn_about_proxy(address)
         # What others do at the same address, of an office or of a whole town, does not stop a browser that is known.
         scopes = {"ip": "" if device else address, "account": f"{device} {account}" if device else account}
         key = _key(action, "failures", _normalize_account(account), device)
         # One for all browsers that are known: whoever logs in from many could keep the hasher busy otherwise.
         turn = _key(action, "turn", _normalize_account(account), "known" if device else "")
-        async with self._turn(turn), self._counted(attempt, action, scopes, key):
+        async with self._slot(turn), self._counted(attempt, action, scopes, key):
             yield attempt
 
     @contextlib.asynccontextmanager
     async def _counted(self, attempt: Attempt, action: str, scopes: Mapping[str, str], key: str) -> AsyncIterator[None]:
-        async with self.gateway.together():
+        async with self.gateway.single_connection():
             counted, now = await self._claim(action, scopes, key)
         try:
             yield
         except Exception:
-            await self._take_back(counted)
+            await self._refund(counted)
             await self.gateway.execute(self._restore, key=key, now=now)
             raise
         if attempt.succeeded:
             # Put back by a day, a counter is forgotten: one statement for everything.
-            await self._take_back([*counted, (key, DAY + self._longest_wait)])
+            await self._refund([*counted, (key, DAY + self._longest_wait)])
 
     async def _claim(self, action: str, scopes: Mapping[str, str], key: str) -> tuple[list[Key], int]:
         """What was counted, and the moment at which one more failure was."""
         now = self._now()
         counted = await self._count_all(action, scopes, now)
         while not await self.gateway.execute(
-            self._reserve, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY
+            self._failure_statement, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY
         ):
             row = await self.gateway.fetch_one(self._counter, key=key)
             if row is None or row["failures"] >= self._free_failures:
-                await self._take_back(counted)
+                await self._refund(counted)
                 raise _throttled(row["until"] - now if row is not None else 0)
             # There is no time to wait: another was counted a moment ago, by a clock that is ahead of ours.
             now = max(now, row["until"])
         return counted, now
 
     @contextlib.asynccontextmanager
-    async def _turn(self, key: str) -> AsyncIterator[None]:
+    async def _slot(self, key: str) -> AsyncIterator[None]:
         """Lets no more of one account's passwords be under way than may be wrong; the others wait for what comes of these.
 
         Otherwise a user who logs in ten times at once would be refused for guesses that nobody made.
         """
         mine = (asyncio.get_running_loop(), key)
-        turn = self._turns.setdefault(mine, _Turn(asyncio.Semaphore(self._free_failures)))
+        turn = self._slots.setdefault(mine, _AccountSlots(asyncio.Semaphore(self._free_failures)))
         turn.visitors += 1
         try:
             async with turn.free:
@@ -175,7 +175,7 @@ class Throttle:
         finally:
             turn.visitors -= 1
             if not turn.visitors:
-                del self._turns[mine]
+                del self._slots[mine]
 
     async def clear_expired(self) -> int:
         """Deletes what says nothing any more; gives the number."""
@@ -191,27 +191,27 @@ class Throttle:
             value = scopes[rate.scope]
             if rate.scope == "ip" and not value:
                 continue  # on a socket nobody has an address: all visitors would be one
-            value = network_of(value) if rate.scope == "ip" else _normalize_account(value)
+            value = client_network(value) if rate.scope == "ip" else _normalize_account(value)
             key = _key(action, str(rate), value)
-            step, latest = rate.step, now + rate.ahead
+            step, latest = rate.interval, now + rate.burst
             if not await self.gateway.execute(
-                self._count, key=key, now=now, first=now + step, latest=latest, step=step
+                self._count_statement, key=key, now=now, first=now + step, latest=latest, step=step
             ):
-                await self._take_back(counted)
+                await self._refund(counted)
                 row = await self.gateway.fetch_one(self._counter, key=key)
                 raise _throttled(row["until"] - latest if row is not None else 0)
             counted.append((key, step))
         return counted
 
-    async def _take_back(self, counted: Sequence[Key]) -> None:
+    async def _refund(self, counted: Sequence[Key]) -> None:
         values: dict[str, str | int] = {}
         for i, (key, step) in enumerate(counted):
             values |= {f"key{i}": key, f"step{i}": step}
         if counted:
-            await self.gateway.execute(self._give_back(len(counted)), **values)
+            await self.gateway.execute(self._refund_statement(len(counted)), **values)
 
-    def _watch(self, address: str) -> None:
-        if self._crowd.is_one(address):
+    def _warn_about_proxy(self, address: str) -> None:
+        if self._proxy_detector.looks_like_proxy(address):
             logger.warning(
                 "Every request seems to come from %s, a proxy's. Pass Auth(trusted_proxies=[%r]).",
                 *(address, address),

@@ -13,13 +13,13 @@ def _upsert(
     dialect: str, table: sa.Table, failures: int, then: dict[str, Any], only: sa.ColumnElement[bool]
 ) -> Statement:
     """A new row, or a change to the one that is there; hits nothing when that one is not as `only` demands."""
-    first = {"key_hash": sa.bindparam("key"), "failures": failures, "until": _moment("first")}
+    first = {"key_hash": sa.bindparam("key"), "failures": failures, "until": milliseconds("first")}
     if dialect == "mysql":
         # To MySQL a row is not hit when it is set to what it holds.
         changes = [(name, sa.case((only, value), else_=table.c[name])) for name, value in then.items()]
         return Statement(_insert(dialect, table).values(first).on_duplicate_key_update(changes))
     upsert = _insert(dialect, table).values(first)
-    return Statement(upsert.on_conflict_do_update(table.primary_key, set_=then, where=only), lasting=False)
+    return Statement(upsert.on_conflict_do_update(table.primary_key, set_=then, where=only), durable=False)
 
 
 def _insert(dialect: str, table: sa.Table) -> Any:
@@ -27,38 +27,40 @@ def _insert(dialect: str, table: sa.Table) -> Any:
     return importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
 
 
-def _count(dialect: str, table: sa.Table) -> Statement:
+def count_statement(dialect: str, table: sa.Table) -> Statement:
     """One more at a rate (GCRA): `until` is when all that was counted would have come at an even pace."""
     until = table.c.until
-    later = sa.case((until > _moment("now"), until + _moment("step")), else_=_moment("first"))
-    return _upsert(dialect, table, 0, {"until": later}, until <= _moment("latest"))
+    later = sa.case((until > milliseconds("now"), until + milliseconds("step")), else_=milliseconds("first"))
+    return _upsert(dialect, table, 0, {"until": later}, until <= milliseconds("latest"))
 
 
-def _reserve(dialect: str, table: sa.Table, waits: Sequence[int]) -> Statement:
+def failure_statement(dialect: str, table: sa.Table, waits: Sequence[int]) -> Statement:
     """One more failure, if the time to wait for it is over."""
     failures, until = table.c.failures, table.c.until
-    counted = sa.case((until <= _moment("forgotten"), _number(1)), else_=failures + _number(1))
+    counted = sa.case((until <= milliseconds("forgotten"), integer(1)), else_=failures + integer(1))
     # MySQL changes one column after the other, and sees here what it did there.
-    wait = _wait(failures if dialect == "mysql" else counted, waits)
-    then = {"failures": counted, "until": _moment("now") + wait}
-    return _upsert(dialect, table, 1, then, until <= _moment("now"))
+    wait = wait_after(failures if dialect == "mysql" else counted, waits)
+    then = {"failures": counted, "until": milliseconds("now") + wait}
+    return _upsert(dialect, table, 1, then, until <= milliseconds("now"))
 
 
-def _wait(failures: sa.ColumnElement[int], waits: Sequence[int]) -> sa.ColumnElement[int]:
+def wait_after(failures: sa.ColumnElement[int], waits: Sequence[int]) -> sa.ColumnElement[int]:
     steps = [number for number in range(1, len(waits)) if waits[number] > waits[number - 1]]
-    shorter = [(failures < _number(number), _number(waits[number - 1])) for number in steps]
-    return sa.case(*shorter, else_=_number(waits[-1]))
+    shorter = [(failures < integer(number), integer(waits[number - 1])) for number in steps]
+    return sa.case(*shorter, else_=integer(waits[-1]))
 
 
-def _give_back(table: sa.Table, number: int) -> Statement:
-    rows = [(table.c.key_hash == sa.bindparam(f"key{i}"), table.c.until - _moment(f"step{i}")) for i in range(number)]
+def refund_statement(table: sa.Table, number: int) -> Statement:
+    rows = [
+        (table.c.key_hash == sa.bindparam(f"key{i}"), table.c.until - milliseconds(f"step{i}")) for i in range(number)
+    ]
     fewer = sa.update(table).where(sa.or_(*(row for row, _ in rows))).values(until=sa.case(*rows))
-    return Statement(fewer, lasting=False)
+    return Statement(fewer, durable=False)
 
 
-def _moment(name: str) -> sa.BindParameter[int]:
+def milliseconds(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.BigInteger)
 
 
-def _number(value: int) -> sa.ColumnElement[int]:
+def integer(value: int) -> sa.ColumnElement[int]:
     return sa.literal_column(str(value), sa.Integer)

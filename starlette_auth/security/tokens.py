@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ..core.clock import Clock
 from ..core.signing import SecretKeys, sha256_hex
-from ..database.deletion import delete_in_batches, old_rows
+from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Statement
 
@@ -52,7 +52,7 @@ class Tokens:
         self._clock = clock
         by_hash = t.c.token_hash == sa.bindparam("token_hash")
         now: sa.BindParameter[int] = sa.bindparam("now", type_=sa.BigInteger)
-        self._look = Statement(
+        self._find = Statement(
             sa.select(*t.columns).where(by_hash, t.c.purpose == sa.bindparam("purpose"), t.c.expires > now)
         )
         of_subject = (t.c.subject == sa.bindparam("subject"), t.c.purpose != EMAIL_UNDO)
@@ -63,12 +63,12 @@ class Tokens:
             .limit(50)
         )
         self._consume = Statement(sa.delete(t).where(by_hash, t.c.expires > now))
-        self._void = Statement(sa.delete(t).where(*of_subject))
+        self._revoke_all = Statement(sa.delete(t).where(*of_subject))
         undo = (t.c.subject == sa.bindparam("subject"), t.c.purpose == EMAIL_UNDO)
-        self._void_undos = Statement(sa.delete(t).where(*undo, t.c.expires >= now))
-        self._clear = old_rows(t, t.c.expires <= now, t.c.expires, dialect=gateway.dialect)
+        self._revoke_undos = Statement(sa.delete(t).where(*undo, t.c.expires >= now))
+        self._clear = delete_batch(t, t.c.expires <= now, t.c.expires, dialect=gateway.dialect)
 
-    async def make(
+    async def create(
         self, purpose: str, subject: str, *, max_age: int, binding: str = "", data: Mapping[str, Any] | None = None
     ) -> str:
         """A new secret, good for `max_age` seconds. It is given out here, and cannot be had again."""
@@ -84,13 +84,13 @@ class Tokens:
         )
         return token
 
-    async def look(self, purpose: str, token: str) -> Token | None:
+    async def find(self, purpose: str, token: str) -> Token | None:
         """What a secret stands for; None when it is unknown, used, too old or for something else. It stays usable."""
         if not token.isascii() or len(token) > MAX_LENGTH:
             return None
         token_hash = token if isinstance(token, TokenHash) else sha256_hex(token)
         row = await self.gateway.fetch_one(
-            self._look, token_hash=str(token_hash), purpose=purpose, now=int(self._clock())
+            self._find, token_hash=str(token_hash), purpose=purpose, now=int(self._clock())
         )
         return _token(row) if row else None
 
@@ -99,14 +99,14 @@ class Tokens:
         values = {"subject": sha256_hex(subject), "purpose": purpose, "now": int(self._clock())}
         return [_token(row) for row in await self.gateway.fetch_all(self._recent, **values)]
 
-    async def claim(self, name: str) -> None:
+    async def lock(self, name: str) -> None:
         """Inside a transaction: whoever claims the same name waits until it is over, on every database."""
         key = sha256_hex(f"claim {name}")
         row = {"purpose": "claim", "subject": key, "binding": "", "data": "{}", "expires": 1}
         await self.gateway.insert(self.table, token_hash=key, **row)
         await self.gateway.execute(self._consume, token_hash=key, now=0)
 
-    def is_bound(self, token: Token, binding: str) -> bool:
+    def binding_matches(self, token: Token, binding: str) -> bool:
         """Whether nothing that the token is bound to has changed."""
         return self.keys.verify(BINDING, binding, token.binding) is not None
 
@@ -116,17 +116,17 @@ class Tokens:
 
     async def discard(self, purpose: str, token: str) -> None:
         """Ends one that was made and will not be sent."""
-        found = await self.look(purpose, token)
+        found = await self.find(purpose, token)
         if found is not None:
             await self.consume(found)
 
-    async def void(self, subject: str) -> None:
+    async def revoke_all(self, subject: str) -> None:
         """Ends all tokens of a subject, but for the one that brings a stolen account back."""
-        await self.gateway.execute(self._void, subject=sha256_hex(subject))
+        await self.gateway.execute(self._revoke_all, subject=sha256_hex(subject))
 
-    async def void_undos(self, subject: str, *, made_after: Token) -> None:
+    async def revoke_undos(self, subject: str, *, made_after: Token) -> None:
         """Ends what could take back what was done after this one. Older ones stay: the first owner has the last word."""
-        await self.gateway.execute(self._void_undos, subject=sha256_hex(subject), now=made_after.expires)
+        await self.gateway.execute(self._revoke_undos, subject=sha256_hex(subject), now=made_after.expires)
 
     async def clear_expired(self) -> int:
         return await delete_in_batches(self.gateway, self._clear, now=int(self._clock()))

@@ -6,15 +6,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ..core.clock import TWO_WEEKS, Clock, moment
+from ..core.clock import TWO_WEEKS, Clock, utc_now
 from ..core.signing import new_key
 from ..database.statements import Row
 from .limits import SessionLimit
 from .records import (
-    NOTHING,
-    UNCHANGING,
+    EMPTY,
+    IMMUTABLE_TYPES,
     Changes,
-    Record,
+    SessionRecord,
     _encode_strictly,
     check_keys,
     decode,
@@ -39,30 +39,30 @@ class SessionBase(dict[str, Any]):
     new_key = staticmethod(new_key)
 
     # Most visits leave these as they are, and every one makes a session: they cost nothing until they are set.
-    record: Record | None = None
-    discarded_key: str | None = None
+    record: SessionRecord | None = None
+    key_to_delete: str | None = None
     accessed = False
     max_age = TWO_WEEKS
-    ends_with_browser = False
+    expire_at_browser_close = False
     limit: SessionLimit | None = None
-    admission: Admission | None = None
+    after_save: Admission | None = None
     #: Adds to the headers of the response what others have to say in them.
-    amend: Callable[[list[tuple[bytes, bytes]]], None] | None = None
+    edit_headers: Callable[[list[tuple[bytes, bytes]]], None] | None = None
     address = ""
     user_agent = ""
-    _saved = NOTHING
+    _saved = EMPTY
     _loaded: dict[str, Any] | None = None
     _touched = False
     _next_key: str | None = None
     _cycled_key: str | None = None
-    _renewed: str | None = None
+    _resigned: str | None = None
 
     def __init__(
         self,
         data: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
         *,
         session_key: str | None = None,
-        record: Record | None = None,
+        record: SessionRecord | None = None,
         user_row: Row | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -95,7 +95,7 @@ class SessionBase(dict[str, Any]):
     @property
     def modified(self) -> bool:
         """Whether there is anything to save. Compared with what was loaded, so changes deep inside count."""
-        return self._touched or not (self._is_as_loaded() or (encode(self) if self else NOTHING) == self._saved)
+        return self._touched or not (self._is_as_loaded() or (encode(self) if self else EMPTY) == self._saved)
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -107,7 +107,7 @@ class SessionBase(dict[str, Any]):
         return (
             before is not None
             and len(before) == len(self)
-            and UNCHANGING.issuperset(map(type, values))
+            and IMMUTABLE_TYPES.issuperset(map(type, values))
             and all(map(operator.is_, before, self))
             and all(map(operator.is_, before.values(), values))
         )
@@ -143,41 +143,41 @@ class SessionBase(dict[str, Any]):
         """
         self._cycled_key = self.session_key or self._cycled_key
         self._discard_key()
-        self._touched, self._renewed = True, None
+        self._touched, self._resigned = True, None
 
-    def renew(self, name: str, value: Any) -> None:
+    def cycle_key_for(self, name: str, value: Any) -> None:
         """Sets an entry under a new key, on nobody's wish: another request may have been faster with the same."""
         self.cycle_key()
-        self[name], self._renewed = value, name
+        self[name], self._resigned = value, name
 
     @property
-    def is_merely_renewed(self) -> bool:
+    def is_only_resigned(self) -> bool:
         """Whether nothing else happened to it, so that it does not matter when it cannot be saved."""
-        if self._renewed is None:
+        if self._resigned is None:
             return False
         values, removed = self.changes()
-        return not removed and values.keys() <= {self._renewed}
+        return not removed and values.keys() <= {self._resigned}
 
     def flush(self) -> None:
         """Asks for an end: the data goes now, what is stored goes when the response starts, even if that fails."""
-        self.begin_anew()
+        self.start_new()
         self.clear()
         self._touched = False
-        self.limit = self.admission = None
+        self.limit = self.after_save = None
 
-    def begin_anew(self) -> None:
+    def start_new(self) -> None:
         """Asks for a new key that owes nothing to the old one: somebody has just proved who they are."""
         self._discard_key()
-        self._touched, self._cycled_key, self._renewed = True, None, None
-        self._saved, self._loaded, self.record, self.user_row = NOTHING, None, None, None
+        self._touched, self._cycled_key, self._resigned = True, None, None
+        self._saved, self._loaded, self.record, self.user_row = EMPTY, None, None, None
 
     @property
-    def predecessor(self) -> str | None:
+    def stored_key(self) -> str | None:
         """The key under which a store must still hold this session, or refuse to save it."""
         return self.session_key or self._cycled_key
 
     @property
-    def key_to_be(self) -> str:
+    def next_key(self) -> str:
         """The key that it has once it is saved: what a page says of it now can be true then."""
         if self.session_key is not None:
             return self.session_key
@@ -187,7 +187,7 @@ class SessionBase(dict[str, Any]):
     def _discard_key(self) -> None:
         self._next_key = None
         if self.session_key is not None:
-            self.discarded_key, self.session_key = self.session_key, None
+            self.key_to_delete, self.session_key = self.session_key, None
 
     @property
     def created(self) -> int:
@@ -200,13 +200,13 @@ class SessionBase(dict[str, Any]):
         return self.record.last_seen if self.record is not None else int(self._clock())
 
     @property
-    def is_due(self) -> bool:
+    def needs_touch(self) -> bool:
         """Whether it is to be noted that its user is here: once a minute."""
         record = self.record
         return record is not None and int(self._clock()) - record.last_seen >= TOUCH_EVERY and self.user_id is not None
 
     @property
-    def is_over(self) -> bool:
+    def is_expired(self) -> bool:
         """Whether its user has to log in again: it is older than its limit allows, or was idle for too long."""
         limit, record = self.limit, self.record
         if limit is None or record is None:
@@ -223,11 +223,11 @@ class SessionBase(dict[str, Any]):
             self.pop(EXPIRY, None)
             return
         if isinstance(value, timedelta):
-            value = moment(self._clock) + value
+            value = utc_now(self._clock) + value
         if isinstance(value, datetime):
             if value.tzinfo is None:
                 raise ValueError("The moment has no time zone. Use datetime.now(UTC) + timedelta(…).")
-            self[EXPIRY] = self.as_text(value)
+            self[EXPIRY] = self.format_expiry(value)
             return
         self[EXPIRY] = value
 
@@ -250,36 +250,36 @@ class SessionBase(dict[str, Any]):
         return max(0, self._until_limit())
 
     def get_expiry_date(self) -> datetime:
-        return moment(self._clock) + timedelta(seconds=self.get_expiry_age())
+        return utc_now(self._clock) + timedelta(seconds=self.get_expiry_age())
 
     def get_expire_at_browser_close(self) -> bool:
-        if self.limit is not None and not self.limit.outlives_browser:
+        if self.limit is not None and not self.limit.persistent:
             return True
-        return self[EXPIRY] == 0 if EXPIRY in self else self.ends_with_browser
+        return self[EXPIRY] == 0 if EXPIRY in self else self.expire_at_browser_close
 
     def encode(self) -> str:
         """The data as stores keep it: JSON in ASCII. TypeError, with the fix, for what JSON cannot hold."""
         check_keys(self)
         return encode(self, _encode_strictly)
 
-    def mark_saved(self, session_key: str, record: Record, saved: str) -> None:
+    def mark_saved(self, session_key: str, record: SessionRecord, saved: str) -> None:
         """Called by stores: `saved` is what this session held when they kept it, `record` what they hold now."""
         if self._cycled_key is not None:
-            self.discarded_key = None  # the store has put the new key in its place
+            self.key_to_delete = None  # the store has put the new key in its place
         self.session_key, self.record, self._saved, self._loaded = session_key, record, saved, None
-        self._touched, self._cycled_key, self._next_key, self._renewed = False, None, None, None
+        self._touched, self._cycled_key, self._next_key, self._resigned = False, None, None, None
 
     def _wished_age(self) -> int:
         expiry = self.get(EXPIRY)
         if isinstance(expiry, str):
-            return max(0, int((self.as_moment(expiry) - moment(self._clock)).total_seconds()))
+            return max(0, int((self.parse_expiry(expiry) - utc_now(self._clock)).total_seconds()))
         return expiry or self.max_age
 
-    def as_text(self, end: datetime) -> str:
+    def format_expiry(self, end: datetime) -> str:
         """How `set_expiry` stores a moment."""
         return end.astimezone(UTC).isoformat()
 
-    def as_moment(self, text: str) -> datetime:
+    def parse_expiry(self, text: str) -> datetime:
         """The moment in such a text."""
         return datetime.fromisoformat(text)
 

@@ -12,11 +12,11 @@ from ..core.signing import hash_key, is_key
 from ..database.redis import RedisClients
 from .base import SessionBase
 from .database import DatabaseStore
-from .records import Record, decode, user_in
+from .records import SessionRecord, decode, user_in
 from .store import Progress, SessionStore
 
 logger = logging.getLogger("starlette_auth")
-LEASE = 60  # seconds for which what stands in Redis may be believed
+CACHE_SECONDS = 60  # seconds for which what stands in Redis may be believed
 RECORD, VERSION = "record", "version"
 # A request that read the database before another one changed it must not put back what was there then.
 PUT = f"""
@@ -26,7 +26,7 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 # What ended leaves a stone in its place for as long, which no version is newer than.
-END = f"""
+TOMBSTONE = f"""
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], '{VERSION}', '9007199254740991')
 redis.call('EXPIRE', KEYS[1], ARGV[1])
@@ -48,7 +48,7 @@ class CachedStore(SessionStore):
     holds can be older than that.
     """
 
-    knows_users = True
+    supports_user_lookup = True
 
     def __init__(
         self, store: DatabaseStore, url: str, *, prefix: str = "starlette_auth:cached:", clock: Clock = time.time
@@ -58,7 +58,7 @@ class CachedStore(SessionStore):
         self.redis = RedisClients(url, timeout=0.25, retries=1)
         self._prefix = prefix
         self._clock = clock
-        self._away_until = 0.0
+        self._retry_at = 0.0
 
     async def load(self, cookie: str) -> SessionBase:
         if not is_key(cookie):
@@ -68,7 +68,7 @@ class CachedStore(SessionStore):
         if record is not None and user_in(decode(record.data)) is None:
             return self.store.session_of(record, None, cookie)
         if record is not None:
-            row = await self.store.confirm(cookie)
+            row = await self.store.load_without_data(cookie)
             if row is None:
                 return SessionBase(clock=self._clock)
             if row["session_version"] == record.version:
@@ -80,17 +80,17 @@ class CachedStore(SessionStore):
         return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        begun, before = self._clock(), session.predecessor
+        begun, before = self._clock(), session.stored_key
         cookie = await self.store.save(session, max_age)
         assert session.record is not None  # noqa: S101  it has just been saved
         if before is not None and before != session.session_key:
-            await self._end(before)
-        await self._put(session.key_to_be, session.record, begun)
+            await self._put_tombstone(before)
+        await self._put(session.next_key, session.record, begun)
         return cookie
 
     async def delete(self, session_key: str) -> None:
         await self.store.delete(session_key)
-        await self._end(session_key)
+        await self._put_tombstone(session_key)
 
     async def touch(self, session: SessionBase, max_age: int) -> None:
         await self.store.touch(session, max_age)
@@ -98,8 +98,8 @@ class CachedStore(SessionStore):
     async def clear_expired(self, progress: Progress | None = None) -> int:
         return await self.store.clear_expired(progress)
 
-    async def sessions_of(self, user_id: str) -> list[SessionBase]:
-        return await self.store.sessions_of(user_id)
+    async def list_sessions(self, user_id: str) -> list[SessionBase]:
+        return await self.store.list_sessions(user_id)
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
         return await self.store.revoke(user_id, public_id)
@@ -110,40 +110,40 @@ class CachedStore(SessionStore):
     async def close(self) -> None:
         await self.redis.close()
 
-    async def _get(self, session_key: str) -> Record | None:
+    async def _get(self, session_key: str) -> SessionRecord | None:
         """None for what is not there, has ended, or cannot be asked about."""
-        text = await self._try(lambda: self.redis.answer(self.redis.client.hget(self._name(session_key), RECORD)))
+        text = await self._try(lambda: self.redis.execute(self.redis.client.hget(self._name(session_key), RECORD)))
         try:
-            record = Record(**json.loads(text)) if text else None
+            record = SessionRecord(**json.loads(text)) if text else None
         except (ValueError, TypeError):  # what another version of this package wrote
             return None
         return record if record is not None and record.expires > self._clock() else None
 
-    async def _put(self, session_key: str, record: Record, begun: float) -> None:
+    async def _put(self, session_key: str, record: SessionRecord, begun: float) -> None:
         """The lease begins with the look at the database, not with the end of a request that was held up since."""
-        seconds = int(begun + LEASE - self._clock())
+        seconds = int(begun + CACHE_SECONDS - self._clock())
         if seconds > 0:
             content = (record.version, json.dumps(record._asdict()), seconds)
-            await self._try(lambda: self.redis.run(PUT, [self._name(session_key)], *content))
+            await self._try(lambda: self.redis.run_script(PUT, [self._name(session_key)], *content))
 
-    async def _end(self, session_key: str) -> None:
-        await self._try(lambda: self.redis.run(END, [self._name(session_key)], LEASE))
+    async def _put_tombstone(self, session_key: str) -> None:
+        await self._try(lambda: self.redis.run_script(TOMBSTONE, [self._name(session_key)], CACHE_SECONDS))
 
     async def _try(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         now = self._clock()
-        if now < self._away_until:
+        if now < self._retry_at:
             return None
         # If it was away, one request finds out whether it is back, and the others go on without it.
-        was_away, self._away_until = self._away_until > 0, now + LEASE if self._away_until else 0.0
+        was_away, self._retry_at = self._retry_at > 0, now + CACHE_SECONDS if self._retry_at else 0.0
         try:
             answer = await ask()
         except Unavailable as error:
             # Others may meanwhile read what we could not replace. All of that is gone after a minute.
-            self._away_until = self._clock() + LEASE
-            logger.warning("Sessions come from the database alone for %d seconds. %s", LEASE, error)
+            self._retry_at = self._clock() + CACHE_SECONDS
+            logger.warning("Sessions come from the database alone for %d seconds. %s", CACHE_SECONDS, error)
             return None
         if was_away:
-            self._away_until = 0.0
+            self._retry_at = 0.0
         return answer
 
     def _name(self, session_key: str) -> str:

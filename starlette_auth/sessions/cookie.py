@@ -10,8 +10,8 @@ from ..core.clock import Clock
 from ..core.exceptions import SessionTooLarge
 from ..core.signing import SecretKeys
 from .base import SessionBase
-from .records import Record, decode, encode, time_to_keep, user_in
-from .store import SessionStore, cookie_of
+from .records import SessionRecord, decode, encode, time_to_keep, user_in
+from .store import SessionStore, cookie_value
 
 SALT = "starlette_auth.sessions.cookie"
 LIMIT = 4096  # bytes that every browser keeps of a cookie: name, value and attributes (RFC 6265 §6.1)
@@ -27,7 +27,7 @@ class CookieStore(SessionStore):
     older secret key signed is signed anew at once. Of requests at the same time, the last answer wins.
     """
 
-    on_server = False
+    is_server_side = False
 
     def __init__(self, secret_key: str | Sequence[str] | SecretKeys, *, clock: Clock = time.time) -> None:
         keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
@@ -43,7 +43,7 @@ class CookieStore(SessionStore):
             return SessionBase(clock=self._clock)
         session = SessionBase(decode(record.data), session_key=record.public_id, record=record, clock=self._clock)
         # What others write down after the response has to travel with it here.
-        session.modified = is_renewed or session.is_due
+        session.modified = is_renewed or session.needs_touch
         return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:
@@ -53,9 +53,9 @@ class CookieStore(SessionStore):
             raise SessionTooLarge(
                 f"The session takes {len(data)} bytes, more than {LIMIT_UNPACKED}. Use DatabaseStore."
             )
-        record = Record(
+        record = SessionRecord(
             data=data,
-            public_id=session.key_to_be,
+            public_id=session.next_key,
             user_id=session.user_id,
             created=session.created,
             last_seen=now,
@@ -69,12 +69,12 @@ class CookieStore(SessionStore):
                 "Store less in it, or use DatabaseStore."
             )
         session.mark_saved(record.public_id, record, data)
-        return cookie_of(text, data)
+        return cookie_value(text, data)
 
     async def delete(self, session_key: str) -> None:
         """There is nothing on the server to delete."""
 
-    def _read(self, cookie: str) -> tuple[Record, bool]:
+    def _read(self, cookie: str) -> tuple[SessionRecord, bool]:
         """What the cookie says, and whether it should be signed anew."""
         try:
             content, is_old = self._newest.loads(cookie), False
@@ -83,7 +83,7 @@ class CookieStore(SessionStore):
         key, (created, last_seen, expires), data = content
         if not (isinstance(key, str) and isinstance(data, dict) and isinstance(created + last_seen + expires, int)):
             raise ValueError("This was signed by us, but is no session.")
-        return Record(encode(data), key, user_in(data), created, last_seen, expires), is_old
+        return SessionRecord(encode(data), key, user_in(data), created, last_seen, expires), is_old
 
 
 def _signer(keys: Sequence[str]) -> URLSafeSerializer:

@@ -12,14 +12,14 @@ from databases import Database
 from ..core.clock import Clock
 from ..core.signing import hash_key, is_key
 from ..database.columns import parse_key
-from ..database.deletion import delete_in_batches, old_rows
+from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
 from ..database.table_definitions import session_table
 from ..users.queries import UserQueries
 from .base import TOUCH_EVERY, SessionBase
-from .records import Record, decode, first_record, next_record, touched_record
-from .store import Progress, SessionStore, cookie_of, interrupted
+from .records import SessionRecord, decode, first_record, next_record, touched_record
+from .store import Progress, SessionStore, cookie_value, interrupted
 
 logger = logging.getLogger("starlette_auth")
 
@@ -27,7 +27,7 @@ logger = logging.getLogger("starlette_auth")
 class DatabaseStore(SessionStore):
     """Keeps a hash of each key, never the key. Given `users`, it brings the user and all permissions in the same row."""
 
-    knows_users = True
+    supports_user_lookup = True
 
     def __init__(
         self,
@@ -40,27 +40,29 @@ class DatabaseStore(SessionStore):
         self.gateway = Gateway.of(database)
         self.table: sa.Table = table if table is not None else _own_table(users)
         self._clock = clock
-        self._say = Statements(self.table, users, dialect=self.gateway.dialect)
+        self._statements = SessionStatements(self.table, users, dialect=self.gateway.dialect)
 
     async def load(self, cookie: str) -> SessionBase:
         row = None
         if is_key(cookie):
-            row = await self.gateway.fetch_one(self._say.load, key_hash=hash_key(cookie), now=self._now())
+            row = await self.gateway.fetch_one(self._statements.load, key_hash=hash_key(cookie), now=self._now())
         session = self._read(row, cookie) if row is not None else None
         return session if session is not None else SessionBase(clock=self._clock)
 
-    async def confirm(self, session_key: str) -> Row | None:
+    async def load_without_data(self, session_key: str) -> Row | None:
         """What there is of a session beside its data, the user included; None when it has ended."""
-        return await self.gateway.fetch_one(self._say.confirm, key_hash=hash_key(session_key), now=self._now())
+        return await self.gateway.fetch_one(
+            self._statements.load_without_data, key_hash=hash_key(session_key), now=self._now()
+        )
 
-    def session_of(self, record: Record, row: Row | None, session_key: str | None) -> SessionBase:
+    def session_of(self, record: SessionRecord, row: Row | None, session_key: str | None) -> SessionBase:
         # The user may be gone, where the outer join found none.
         user_row = row if row is not None and row.get("user_id") is not None else None
         data = decode(record.data)
         return SessionBase(data, session_key=session_key, record=record, user_row=user_row, clock=self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key, before = session.encode(), session.key_to_be, session.predecessor
+        saved, key, before = session.encode(), session.next_key, session.stored_key
         if before is None:
             record = first_record(
                 saved,
@@ -75,10 +77,10 @@ class DatabaseStore(SessionStore):
             old = hash_key(before)
             record = await self._change(session, saved, old, old if key == before else hash_key(key), max_age)
         session.mark_saved(key, record, saved)
-        return cookie_of(key, record.data)
+        return cookie_value(key, record.data)
 
     async def delete(self, session_key: str) -> None:
-        await self.gateway.execute(self._say.delete, key_hash=hash_key(session_key))
+        await self.gateway.execute(self._statements.delete, key_hash=hash_key(session_key))
 
     async def touch(self, session: SessionBase, max_age: int) -> None:
         if session.session_key is None or session.record is None:
@@ -86,7 +88,7 @@ class DatabaseStore(SessionStore):
         now = self._now()
         seen = touched_record(session.record, session.address, max_age=max_age, now=now)
         await self.gateway.execute(
-            self._say.touch,
+            self._statements.touch,
             key_hash=hash_key(session.session_key),
             now=now,
             # Others may have noted it meanwhile.
@@ -97,19 +99,19 @@ class DatabaseStore(SessionStore):
         )
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
-        return await delete_in_batches(self.gateway, self._say.clear, progress, now=self._now())
+        return await delete_in_batches(self.gateway, self._statements.clear, progress, now=self._now())
 
-    async def sessions_of(self, user_id: str) -> list[SessionBase]:
-        rows = await self.gateway.fetch_all(self._say.of_user, of_user=self._key(user_id), now=self._now())
+    async def list_sessions(self, user_id: str) -> list[SessionBase]:
+        rows = await self.gateway.fetch_all(self._statements.of_user, of_user=self._key(user_id), now=self._now())
         return [session for row in rows if (session := self._read(row)) is not None]
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
         values = {"of_user": self._key(user_id), "public_id": public_id, "now": self._now()}
-        return await self.gateway.execute(self._say.revoke, **values) == 1
+        return await self.gateway.execute(self._statements.revoke, **values) == 1
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         values = {"of_user": self._key(user_id), "public_id": keep, "now": self._now()}
-        return await self.gateway.execute(self._say.revoke_others, **values)
+        return await self.gateway.execute(self._statements.revoke_others, **values)
 
     def _read(self, row: Row, session_key: str | None = None) -> SessionBase | None:
         try:
@@ -118,37 +120,37 @@ class DatabaseStore(SessionStore):
             logger.error("A row of %s holds no session, and is passed over.", self.table.name)
             return None
 
-    async def _change(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> Record:
+    async def _change(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> SessionRecord:
         """In one statement, where nobody else changed it meanwhile."""
         assert session.record is not None  # noqa: S101  it came from here
         record = self._next_record(session.record, session, saved, max_age)
         is_same = before == after and record.user_id == session.record.user_id
         if await self._write(record, before, after, is_same=is_same):
             return record
-        return await self.gateway.in_transaction(lambda: self._merge(session, saved, before, after, max_age))
+        return await self.gateway.run_in_transaction(lambda: self._merge(session, saved, before, after, max_age))
 
-    async def _merge(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> Record:
+    async def _merge(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> SessionRecord:
         """Locks the row, so that this succeeds however many others write at the same time."""
-        row = await self.gateway.fetch_one(self._say.lock, key_hash=before, now=self._now())
+        row = await self.gateway.fetch_one(self._statements.lock, key_hash=before, now=self._now())
         record = self._next_record(_record(row), session, saved, max_age) if row is not None else None
         if record is None or not await self._write(record, before, after):
             raise interrupted()
         return record
 
-    def _next_record(self, stored: Record, session: SessionBase, saved: str, max_age: int) -> Record:
+    def _next_record(self, stored: SessionRecord, session: SessionBase, saved: str, max_age: int) -> SessionRecord:
         data, user_id = session.merge_into(stored.data, saved)
         return next_record(stored, data, user_id, max_age=max_age, now=self._now())
 
-    async def _write(self, record: Record, before: str, after: str, *, is_same: bool = False) -> bool:
+    async def _write(self, record: SessionRecord, before: str, after: str, *, is_same: bool = False) -> bool:
         """`is_same`: the key and the user are, and nothing is written that says so, or stands in an index for it."""
         old = {"key_hash": before, "old_version": record.version - 1, "now": self._now()}
         if is_same:
             new = {f"new_{name}": getattr(record, name) for name in CONTENT}
-            return await self.gateway.execute(self._say.rewrite, **old, **new) == 1
+            return await self.gateway.execute(self._statements.rewrite, **old, **new) == 1
         new = {f"new_{name}": value for name, value in self._values(record).items() if name in CHANGING}
-        return await self.gateway.execute(self._say.update, new_key_hash=after, **old, **new) == 1
+        return await self.gateway.execute(self._statements.update, new_key_hash=after, **old, **new) == 1
 
-    def _values(self, record: Record) -> dict[str, Any]:
+    def _values(self, record: SessionRecord) -> dict[str, Any]:
         return {**record._asdict(), "user_id": self._key(record.user_id)}
 
     def _key(self, user_id: str | None) -> Any:
@@ -163,7 +165,7 @@ CHANGING = (*CONTENT, "user_id", "address", "user_agent")
 LOADED = (*CHANGING, "public_id", "created")
 
 
-class Statements:
+class SessionStatements:
     """What is said to the table."""
 
     def __init__(self, table: sa.Table, users: UserQueries[Any] | None, *, dialect: str) -> None:
@@ -177,10 +179,10 @@ class Statements:
             source = t.outerjoin(users.tables.user, users.tables.user_key == t.c.user_id)
         self.load = Statement(sa.select(*_columns(t, LOADED), *theirs).select_from(source).where(by_key, is_alive))
         but_data = _columns(t, LOADED[1:])
-        self.confirm = Statement(sa.select(*but_data, *theirs).select_from(source).where(by_key, is_alive))
+        self.load_without_data = Statement(sa.select(*but_data, *theirs).select_from(source).where(by_key, is_alive))
         self.lock = Statement(sa.select(*_columns(t, LOADED)).where(by_key, is_alive).with_for_update())
         of_user = t.c.user_id == sa.bindparam("of_user")
-        all_columns = _columns(t, Record._fields)
+        all_columns = _columns(t, SessionRecord._fields)
         newest_first = (t.c.last_seen.desc(), t.c.created.desc())
         self.of_user = Statement(sa.select(*all_columns).where(of_user, is_alive).order_by(*newest_first))
         is_unchanged = t.c.version == _moment("old_version")
@@ -189,12 +191,12 @@ class Statements:
         self.rewrite = Statement(sa.update(t).values(_new(*CONTENT)).where(by_key, is_alive, is_unchanged))
         is_due = t.c.last_seen <= _moment("before")
         seen = _new("last_seen", "expires", "address")
-        self.touch = Statement(sa.update(t).values(seen).where(by_key, is_alive, is_due), lasting=False)
+        self.touch = Statement(sa.update(t).values(seen).where(by_key, is_alive, is_due), durable=False)
         self.delete = Statement(sa.delete(t).where(by_key))
         named: sa.BindParameter[str] = sa.bindparam("public_id")
         self.revoke = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id == named))
         self.revoke_others = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id != named))
-        self.clear = old_rows(t, t.c.expires <= _moment("now"), t.c.expires, dialect=dialect)
+        self.clear = delete_batch(t, t.c.expires <= _moment("now"), t.c.expires, dialect=dialect)
 
 
 def _columns(table: sa.Table, names: Sequence[str]) -> list[Any]:
@@ -209,12 +211,12 @@ def _moment(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.BigInteger)
 
 
-_fields_of = operator.itemgetter(*(f"session_{name}" for name in Record._fields))
+_fields_of = operator.itemgetter(*(f"session_{name}" for name in SessionRecord._fields))
 
 
-def _record(row: Row) -> Record:
+def _record(row: Row) -> SessionRecord:
     data, public_id, user_id, *others = _fields_of(row)
-    return Record(data, public_id, None if user_id is None else str(user_id), *others)
+    return SessionRecord(data, public_id, None if user_id is None else str(user_id), *others)
 
 
 def _own_table(users: UserQueries[Any] | None) -> sa.Table:

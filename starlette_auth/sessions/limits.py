@@ -21,7 +21,7 @@ class SessionLimit:
 
     absolute: int
     idle: int
-    outlives_browser: bool = False
+    persistent: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.idle <= self.absolute:
@@ -35,7 +35,7 @@ class SessionLimit:
         return SessionLimit(
             absolute=min(self.absolute, other.absolute),
             idle=min(self.idle, other.idle),
-            outlives_browser=self.outlives_browser and other.outlives_browser,
+            persistent=self.persistent and other.persistent,
         )
 
 
@@ -44,22 +44,22 @@ class SessionLimits:
     """How long logins last: of who wants to be remembered, of who does not, and of staff, whatever they want."""
 
     remembered: SessionLimit
-    otherwise: SessionLimit
+    default: SessionLimit
     staff: SessionLimit
 
     @property
-    def offers_choice(self) -> bool:
+    def offers_remember_me(self) -> bool:
         """Whether it makes a difference to be remembered: the login page asks then."""
-        return self.remembered != self.otherwise
+        return self.remembered != self.default
 
     def of(self, user: User, *, is_remembered: bool) -> SessionLimit:
         if user.is_staff or user.is_superuser:
             return self._of_staff[is_remembered]
-        return self.remembered if is_remembered else self.otherwise
+        return self.remembered if is_remembered else self.default
 
     @functools.cached_property
     def _of_staff(self) -> tuple[SessionLimit, SessionLimit]:
-        return self.otherwise.at_most(self.staff), self.remembered.at_most(self.staff)
+        return self.default.at_most(self.staff), self.remembered.at_most(self.staff)
 
 
 AAL2 = SessionLimit(absolute=DAY, idle=HOUR)
@@ -70,12 +70,12 @@ AAL3 = SessionLimit(absolute=12 * HOUR, idle=15 * MINUTE)
 #: AAL2 session back (§2.2.3 allows that): whoever is logged out logs in as at first.
 PRESETS: Mapping[Preset, SessionLimits] = {
     "aal1": SessionLimits(
-        remembered=SessionLimit(absolute=30 * DAY, idle=14 * DAY, outlives_browser=True),
-        otherwise=SessionLimit(absolute=12 * HOUR, idle=2 * HOUR),
+        remembered=SessionLimit(absolute=30 * DAY, idle=14 * DAY, persistent=True),
+        default=SessionLimit(absolute=12 * HOUR, idle=2 * HOUR),
         staff=AAL2,
     ),
-    "aal2": SessionLimits(remembered=AAL2, otherwise=AAL2, staff=AAL2),
-    "aal3": SessionLimits(remembered=AAL3, otherwise=AAL3, staff=AAL3),
+    "aal2": SessionLimits(remembered=AAL2, default=AAL2, staff=AAL2),
+    "aal3": SessionLimits(remembered=AAL3, default=AAL3, staff=AAL3),
 }
 
 

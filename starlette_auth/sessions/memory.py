@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from ..core.clock import Clock
 from ..core.signing import hash_key, is_key
 from .base import TOUCH_EVERY, SessionBase
-from .records import Record, decode, first_record, next_record, touched_record
-from .store import Progress, SessionStore, cookie_of, interrupted
+from .records import SessionRecord, decode, first_record, next_record, touched_record
+from .store import Progress, SessionStore, cookie_value, interrupted
 
 SWEEP = 1000  # sessions, from which on old ones are cleared each time that their number has doubled
 
@@ -15,21 +15,21 @@ SWEEP = 1000  # sessions, from which on old ones are cleared each time that thei
 class MemoryStore(SessionStore):
     """A restart forgets everything, and another process knows nothing of it."""
 
-    knows_users = True
+    supports_user_lookup = True
 
     def __init__(self, *, clock: Clock = time.time) -> None:
         self._clock = clock
-        self._kept: dict[str, Record] = {}
+        self._kept: dict[str, SessionRecord] = {}
         self._sweep_at = SWEEP
 
     async def load(self, cookie: str) -> SessionBase:
-        record = self._living(cookie) if is_key(cookie) else None
+        record = self._get_live(cookie) if is_key(cookie) else None
         if record is None:
             return SessionBase(clock=self._clock)
         return SessionBase(decode(record.data), session_key=cookie, record=record, clock=self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key, before = session.encode(), session.key_to_be, session.predecessor
+        saved, key, before = session.encode(), session.next_key, session.stored_key
         if before is None:
             self._sweep()
             record = first_record(
@@ -41,7 +41,7 @@ class MemoryStore(SessionStore):
                 user_agent=session.user_agent,
             )
         else:
-            stored = self._living(before)
+            stored = self._get_live(before)
             if stored is None:
                 raise interrupted()
             del self._kept[hash_key(before)]
@@ -49,21 +49,21 @@ class MemoryStore(SessionStore):
             record = next_record(stored, data, user_id, max_age=max_age, now=self._now())
         self._kept[hash_key(key)] = record
         session.mark_saved(key, record, saved)
-        return cookie_of(key, record.data)
+        return cookie_value(key, record.data)
 
     async def delete(self, session_key: str) -> None:
         self._kept.pop(hash_key(session_key), None)
 
     async def touch(self, session: SessionBase, max_age: int) -> None:
         key = session.session_key or ""
-        record = self._living(key)
+        record = self._get_live(key)
         if record is not None and self._now() - record.last_seen >= TOUCH_EVERY:
             self._kept[hash_key(key)] = touched_record(record, session.address, max_age=max_age, now=self._now())
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
         return self._clear()
 
-    async def sessions_of(self, user_id: str) -> list[SessionBase]:
+    async def list_sessions(self, user_id: str) -> list[SessionBase]:
         theirs = [SessionBase(decode(record.data), record=record, clock=self._clock) for _, record in self._of(user_id)]
         return sorted(theirs, key=lambda session: session.last_seen, reverse=True)
 
@@ -73,13 +73,13 @@ class MemoryStore(SessionStore):
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         return self._drop(key for key, record in self._of(user_id) if record.public_id != keep)
 
-    def _of(self, user_id: str) -> list[tuple[str, Record]]:
+    def _of(self, user_id: str) -> list[tuple[str, SessionRecord]]:
         now = self._now()
         return [
             (key, record) for key, record in self._kept.items() if record.user_id == user_id and record.expires > now
         ]
 
-    def _living(self, session_key: str) -> Record | None:
+    def _get_live(self, session_key: str) -> SessionRecord | None:
         record = self._kept.get(hash_key(session_key))
         return record if record is not None and record.expires > self._now() else None
 

@@ -8,52 +8,52 @@ from collections.abc import Callable, Iterator
 from .base import SessionBase
 
 
-class Watch:
+class SessionWatch:
     """What one open WebSocket waits for."""
 
     def __init__(self, session: SessionBase) -> None:
         self.session = session
         self._loop = asyncio.get_running_loop()
-        self._woken = asyncio.Event()
+        self._notified = asyncio.Event()
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """From whichever thread, and event loop, the session was ended in."""
         with contextlib.suppress(RuntimeError):  # its loop is closed, and the socket with it
-            self._loop.call_soon_threadsafe(self._woken.set)
+            self._loop.call_soon_threadsafe(self._notified.set)
 
-    async def pause(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """Until it is woken, or for nearly that long: those that were opened together do not all ask together."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds * random.uniform(0.7, 1))  # noqa: S311  no secret
-        self._woken.clear()
+            await asyncio.wait_for(self._notified.wait(), seconds * random.uniform(0.7, 1))  # noqa: S311  no secret
+        self._notified.clear()
 
 
-class Sockets:
+class OpenWebSockets:
     """The open WebSockets of this process whose sessions one store keeps. Each looks after itself, once it is woken."""
 
     def __init__(self) -> None:
-        self.calls = 0
-        self._open: set[Watch] = set()
+        self.generation = 0
+        self._open: set[SessionWatch] = set()
 
     @contextlib.contextmanager
-    def watching(self, session: SessionBase, *, since: int) -> Iterator[Watch]:
+    def watching(self, session: SessionBase, *, since: int) -> Iterator[SessionWatch]:
         """`since`: the number of calls before the session was loaded. What was called since then counts, too."""
-        watch = Watch(session)
+        watch = SessionWatch(session)
         self._open.add(watch)
-        if self.calls != since:
-            watch.wake()
+        if self.generation != since:
+            watch.notify()
         try:
             yield watch
         finally:
             self._open.discard(watch)
 
-    def key_died(self, session_key: str) -> None:
-        self._wake(lambda session: session.session_key == session_key)
+    def session_deleted(self, session_key: str) -> None:
+        self._notify(lambda session: session.session_key == session_key)
 
     def user_changed(self, user_id: str) -> None:
-        self._wake(lambda session: session.user_id == user_id)
+        self._notify(lambda session: session.user_id == user_id)
 
-    def _wake(self, concerns: Callable[[SessionBase], bool]) -> None:
-        self.calls += 1
+    def _notify(self, concerns: Callable[[SessionBase], bool]) -> None:
+        self.generation += 1
         for watch in [watch for watch in list(self._open) if concerns(watch.session)]:
-            watch.wake()
+            watch.notify()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 USER_ID = "_auth_user_id"
-NOTHING = "{}"
-UNCHANGING = frozenset((str, int, float, bool, type(None)))
+EMPTY = "{}"
+IMMUTABLE_TYPES = frozenset((str, int, float, bool, type(None)))
 #: Anything that a neighbour, Django for one, may have stored; we store no NaN, which is not JSON (RFC 8259 §6).
 encode_value = json.JSONEncoder(separators=(",", ":")).encode
 _encode_strictly = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -16,7 +16,7 @@ _encode_strictly = json.JSONEncoder(separators=(",", ":"), allow_nan=False).enco
 GRACE = 60
 
 
-class Record(NamedTuple):
+class SessionRecord(NamedTuple):
     """What a store keeps of a session, under a hash of its key. Times are seconds since 1970, UTC.
 
     `public_id` names the session to its owner, and opens nothing. `created` is the moment of the login; `version`
@@ -76,7 +76,7 @@ def check_keys(data: Any) -> None:
         for key, value in data.items():
             if not isinstance(key, str):
                 raise TypeError(f"{key!r} is a key in request.session, and not text. Use str({key!r}).")
-            if type(value) not in UNCHANGING:
+            if type(value) not in IMMUTABLE_TYPES:
                 check_keys(value)
     elif isinstance(data, (list, tuple)):
         for value in data:
@@ -101,9 +101,9 @@ def new_public_id() -> str:
 
 def first_record(
     data: str, user_id: str | None, *, max_age: int, now: float, address: str = "", user_agent: str = ""
-) -> Record:
+) -> SessionRecord:
     """Returns the record of a session that is stored for the first time."""
-    return Record(
+    return SessionRecord(
         data=data,
         public_id=new_public_id(),
         user_id=user_id,
@@ -115,7 +115,7 @@ def first_record(
     )
 
 
-def next_record(stored: Record, data: str, user_id: str | None, *, max_age: int, now: int) -> Record:
+def next_record(stored: SessionRecord, data: str, user_id: str | None, *, max_age: int, now: int) -> SessionRecord:
     """Returns the record that follows `stored`, with new data. Nothing is kept about anonymous visitors."""
     return stored._replace(
         data=data,
@@ -128,14 +128,14 @@ def next_record(stored: Record, data: str, user_id: str | None, *, max_age: int,
     )
 
 
-def touched_record(stored: Record, address: str, *, max_age: int, now: int) -> Record:
+def touched_record(stored: SessionRecord, address: str, *, max_age: int, now: int) -> SessionRecord:
     """Returns the record of a session that was used now, and not changed."""
     return stored._replace(last_seen=now, expires=now + max_age, address=_fitting(address, 45) or stored.address)
 
 
 def time_to_keep(data: str, max_age: int) -> int:
     """For how many seconds: one that was emptied goes soon, though not under the hands of a request that fills it."""
-    return max_age if data != NOTHING else min(max_age, GRACE)
+    return max_age if data != EMPTY else min(max_age, GRACE)
 
 
 def _fitting(text: str, length: int) -> str:

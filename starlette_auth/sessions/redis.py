@@ -10,7 +10,7 @@ from ..core.clock import Clock
 from ..core.signing import hash_key, is_key
 from ..database.redis import RedisClients
 from .base import TOUCH_EVERY, SessionBase
-from .records import GRACE, USER_ID, Record, decode, encode_value, first_record, touched_record
+from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, first_record, touched_record
 from .store import SessionStore, interrupted
 
 logger = logging.getLogger("starlette_auth")
@@ -93,7 +93,7 @@ class RedisStore(SessionStore):
     One server, with replicas or without: the scripts reach for keys that Redis Cluster would keep apart.
     """
 
-    knows_users = True
+    supports_user_lookup = True
 
     def __init__(self, url: str, *, prefix: str = "starlette_auth:", clock: Clock = time.time) -> None:
         self.redis = RedisClients(url)
@@ -102,7 +102,7 @@ class RedisStore(SessionStore):
 
     async def load(self, cookie: str) -> SessionBase:
         if is_key(cookie):
-            fields = await self.redis.answer(self.redis.client.hgetall(self._name(cookie)))
+            fields = await self.redis.execute(self.redis.client.hgetall(self._name(cookie)))
             try:
                 if fields and int(fields["expires"]) > self._now():
                     return self._session_of(fields, cookie)
@@ -111,7 +111,7 @@ class RedisStore(SessionStore):
         return SessionBase(clock=self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key, before = session.encode(), session.key_to_be, session.predecessor
+        saved, key, before = session.encode(), session.next_key, session.stored_key
         values, removed = session.changes()
         record = first_record(
             saved,
@@ -144,7 +144,7 @@ class RedisStore(SessionStore):
             seen = touched_record(session.record, session.address, max_age=max_age, now=self._now())
             await self._run(TOUCH, [self._name(session.session_key)], max_age, seen.address)
 
-    async def sessions_of(self, user_id: str) -> list[SessionBase]:
+    async def list_sessions(self, user_id: str) -> list[SessionBase]:
         theirs = [self._session_of(fields) for fields in await self._of(user_id)]
         return sorted(theirs, key=lambda session: session.last_seen, reverse=True)
 
@@ -159,19 +159,19 @@ class RedisStore(SessionStore):
 
     async def _of(self, user_id: str) -> list[dict[str, str]]:
         now, client = self._now(), self.redis.client
-        names = await self.redis.answer(client.zrange(self._user + user_id, f"({now}", "+inf", byscore=True))
+        names = await self.redis.execute(client.zrange(self._user + user_id, f"({now}", "+inf", byscore=True))
         pipeline = client.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(name)
-        found = await self.redis.answer(pipeline.execute())
+        found = await self.redis.execute(pipeline.execute())
         return [own for own in found if own and own["user_id"] == user_id and int(own["expires"]) > now]
 
     async def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> int:
-        return int(await self.redis.run(script, keys, self._user, self._now(), *arguments) or 0)
+        return int(await self.redis.run_script(script, keys, self._user, self._now(), *arguments) or 0)
 
     def _session_of(self, fields: Mapping[str, str], session_key: str | None = None) -> SessionBase:
         entries = (f"{name[1:]}:{value}" for name, value in fields.items() if name[0] == ".")
-        record = Record(
+        record = SessionRecord(
             data=f"{{{','.join(entries)}}}",
             public_id=fields["public_id"],
             user_id=fields["user_id"] or None,

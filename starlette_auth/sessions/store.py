@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, SessionInterrupted
 from .base import SessionBase
-from .open_websockets import Sockets
-from .records import NOTHING
+from .open_websockets import OpenWebSockets
+from .records import EMPTY
 
 Progress = Callable[[int], None]
 
@@ -23,14 +23,14 @@ class SessionStore(abc.ABC):
     #: The table in which they are kept, where they are.
     table: sa.Table | None = None
     #: False: sessions travel in their cookies, and none can be listed, or ended before its time.
-    on_server: ClassVar[bool] = True
+    is_server_side: ClassVar[bool] = True
     #: Whether it finds a user's sessions without looking at everybody's. They end then with the account, the password …
-    knows_users: ClassVar[bool] = False
+    supports_user_lookup: ClassVar[bool] = False
 
     @functools.cached_property
-    def sockets(self) -> Sockets:
+    def open_websockets(self) -> OpenWebSockets:
         """The WebSockets that are open in this process."""
-        return Sockets()
+        return OpenWebSockets()
 
     @abc.abstractmethod
     async def load(self, cookie: str) -> SessionBase:
@@ -50,7 +50,7 @@ class SessionStore(abc.ABC):
     async def delete(self, session_key: str) -> None:
         """Forgets a session. Fine when it is not there."""
 
-    def begin(self, clock: Clock = time.time) -> SessionBase:
+    def new_session(self, clock: Clock = time.time) -> SessionBase:
         """What a visitor gets who has no session yet."""
         return SessionBase(clock=clock)
 
@@ -61,7 +61,7 @@ class SessionStore(abc.ABC):
         """Deletes what nobody can load any more; gives the number, and tells `progress` so far each time."""
         return 0
 
-    async def sessions_of(self, user_id: str) -> list[SessionBase]:
+    async def list_sessions(self, user_id: str) -> list[SessionBase]:
         """A user's sessions, without their keys, the one that was used last first."""
         raise self._cannot()
 
@@ -83,9 +83,9 @@ class SessionStore(abc.ABC):
         """Gives back the connections of this event loop."""
 
 
-def cookie_of(session_key: str, data: str) -> str:
+def cookie_value(session_key: str, data: str) -> str:
     """What `save` gives."""
-    return session_key if data != NOTHING else ""
+    return session_key if data != EMPTY else ""
 
 
 def interrupted() -> SessionInterrupted:

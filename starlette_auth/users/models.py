@@ -40,17 +40,17 @@ class Group:
     name: str
 
 
-class Permissions:
+class PermissionsMixin:
     """Questions about permissions, answered from what came with the user. Nothing here waits."""
 
     is_active: bool
     is_superuser: bool
-    permission_rows: tuple[str | None, str | None] = (None, None)
+    permission_json: tuple[str | None, str | None] = (None, None)
 
     @cached_property
     def _granted(self) -> tuple[frozenset[str], frozenset[str]]:
         """In person, and through groups. For a superuser the database sends every permission there is, once."""
-        in_person, through_groups = self.permission_rows
+        in_person, through_groups = self.permission_json
         direct = _names(in_person)
         return direct, direct if self.is_superuser else _names(through_groups)
 
@@ -86,7 +86,7 @@ class Permissions:
 
 
 @dataclass(kw_only=True, eq=False)
-class User(Permissions, BaseUser):
+class User(PermissionsMixin, BaseUser):
     """A row of the user table, with the permissions that were the user's when it was read.
 
     Subclass it, as a dataclass, for columns of your own, and pass the class as `Auth(user_class=…)`.
@@ -148,7 +148,7 @@ class User(Permissions, BaseUser):
         return self.first_name
 
 
-class AnonymousUser(Permissions, BaseUser):
+class AnonymousUser(PermissionsMixin, BaseUser):
     """A visitor who has not logged in, and has no permission."""
 
     id = None

@@ -14,7 +14,7 @@ from .models import ContentType, Group, Permission, User
 MODEL_PERMISSIONS = ("add", "change", "delete", "view")
 
 
-class Grants:
+class GroupsAndPermissions:
     """The part of `Users` that knows who may do what."""
 
     def __init__(self, gateway: Gateway, tables: Tables) -> None:
@@ -34,7 +34,7 @@ class Grants:
         rows = await self.gateway.fetch_all(sa.select(self.tables.group.c.id, self.tables.group.c.name))
         groups = {row["name"]: Group(**row) for row in rows}
         if name not in groups:
-            raise DoesNotExist(f"There is no group {name!r}.{near(name, groups)} If not, create_group({name!r}).")
+            raise DoesNotExist(f"There is no group {name!r}.{suggest(name, groups)} If not, create_group({name!r}).")
         return groups[name]
 
     async def get_groups(self, user: User) -> list[Group]:
@@ -77,7 +77,7 @@ class Grants:
 
     async def get_permission(self, perm: str) -> Permission:
         """DoesNotExist, with the names that come near, when there is none."""
-        return (await self._called(perm))[0]
+        return (await self._get_permissions(perm))[0]
 
     async def add_to_group(self, user: User, group: Group | str) -> None:
         """Twice is as good as once."""
@@ -89,17 +89,17 @@ class Grants:
 
     async def grant(self, holder: User | Group, perm: str) -> None:
         """Gives a permission to a user or a group; it counts from their next request on."""
-        table, values = self._holding(holder)
+        table, values = self._grant_table(holder)
         await self._get_or_create(table, {**values, "permission_id": (await self.get_permission(perm)).id})
 
     async def revoke(self, holder: User | Group, perm: str) -> None:
         """Takes a permission back; what somebody has in another way stays."""
-        table, values = self._holding(holder)
+        table, values = self._grant_table(holder)
         # Django lets two models of one application have a permission of the same name: neither may be left.
-        for permission in await self._called(perm):
+        for permission in await self._get_permissions(perm):
             await self._remove(table, {**values, "permission_id": permission.id})
 
-    def _holding(self, holder: User | Group) -> tuple[sa.Table, dict[str, Any]]:
+    def _grant_table(self, holder: User | Group) -> tuple[sa.Table, dict[str, Any]]:
         if isinstance(holder, Group):
             return self.tables.group_permissions, {"group_id": holder.id}
         return self.tables.user_permissions, {"user_id": holder.id}
@@ -107,11 +107,11 @@ class Grants:
     async def _group(self, group: Group | str) -> Group:
         return await self.get_group(group) if isinstance(group, str) else group
 
-    async def _called(self, perm: str) -> list[Permission]:
+    async def _get_permissions(self, perm: str) -> list[Permission]:
         permissions = await self._permissions()
         if perm not in permissions:
             otherwise = f"If not, create_permission({perm!r})." if "." in perm else "It is written app.codename."
-            raise DoesNotExist(f"There is no permission {perm!r}.{near(perm, permissions)} {otherwise}")
+            raise DoesNotExist(f"There is no permission {perm!r}.{suggest(perm, permissions)} {otherwise}")
         return permissions[perm]
 
     async def _permissions(self) -> dict[str, list[Permission]]:
@@ -161,7 +161,7 @@ class Grants:
         await self.gateway.execute(sa.delete(table).where(*_equal(table, values)))
 
 
-def near(name: str, names: Iterable[str]) -> str:
+def suggest(name: str, names: Iterable[str]) -> str:
     """What somebody may have meant, as the rest of a message."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""

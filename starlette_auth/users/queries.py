@@ -66,30 +66,30 @@ class UserQueries(Generic[U]):
 
     def from_row(self, row: Row) -> U:
         user = self.user_class(**dict(zip(self._columns, self._fields_of(row), strict=True)))
-        user.permission_rows = (row["direct_permissions"], row["group_permissions"])
+        user.permission_json = (row["direct_permissions"], row["group_permissions"])
         return user
 
-    def row_of(self, id: Any) -> Awaitable[Row | None]:
+    def get_row(self, id: Any) -> Awaitable[Row | None]:
         """What `from_row` makes the user with this primary key of, or None."""
-        return self._row(self._by_id, id=self.parse_id(id))
+        return self._fetch_row(self._by_id, id=self.parse_id(id))
 
     async def get(self, id: Any) -> U | None:
         """The user with this primary key, which may come as text, or None."""
-        row = await self.row_of(id)
+        row = await self.get_row(id)
         return self.from_row(row) if row else None
 
     async def get_by_username(self, username: str) -> U | None:
         """The user with exactly this name, or None."""
-        user = await self._one(self._by_username, username=username)
+        user = await self._fetch_user(self._by_username, username=username)
         # Collations of MariaDB hold "ann", "ANN" and "ann " for the same.
         return user if user is not None and user.username == username else None
 
     async def get_by_email(self, email: str) -> U | None:
         """The one user with this address, in whatever case it is written; None when there is none, or several."""
-        users = await self.all_by_email(email)
+        users = await self.list_by_email(email)
         return users[0] if len(users) == 1 else None
 
-    async def all_by_email(self, email: str) -> list[U]:
+    async def list_by_email(self, email: str) -> list[U]:
         """All users with this address, in whatever case it is written."""
         if not email or self.tables.email is None:
             return []
@@ -114,11 +114,11 @@ class UserQueries(Generic[U]):
         """A primary key from its text; None for what cannot be one."""
         return parse_key(self.tables.user_key.type.python_type, id)
 
-    async def _one(self, statement: Statement, **values: Any) -> U | None:
-        row = await self._row(statement, **values)
+    async def _fetch_user(self, statement: Statement, **values: Any) -> U | None:
+        row = await self._fetch_row(statement, **values)
         return self.from_row(row) if row else None
 
-    async def _row(self, statement: Statement, **values: Any) -> Row | None:
+    async def _fetch_row(self, statement: Statement, **values: Any) -> Row | None:
         if None in values.values():
             return None
         try:

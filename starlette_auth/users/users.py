@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
-from ..core.clock import Clock, moment
+from ..core.clock import Clock, utc_now
 from ..core.events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
 from ..core.exceptions import (
     AlreadyExists,
@@ -17,21 +17,21 @@ from ..core.exceptions import (
     IntegrityError,
 )
 from ..core.text import normalize_email, normalize_username
-from ..database.columns import values_of
+from ..database.columns import column_defaults
 from ..database.gateway import Gateway
-from ..database.introspection import references_to
+from ..database.introspection import foreign_keys_to
 from ..database.statements import Statement
 from ..database.tables import Tables
 from ..passwords.passwords import Passwords
 from .models import User
-from .permissions import Grants, near
+from .permissions import GroupsAndPermissions, suggest
 from .queries import U, UserQueries
 
 ADMIN_LOG = "django_admin_log"
 FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email": normalize_email}
 
 
-class Users(UserQueries[U], Grants):
+class Users(UserQueries[U], GroupsAndPermissions):
     """The users of one installation, and the groups and permissions that they have."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Users(UserQueries[U], Grants):
         user_class: type[U],
         clock: Clock = time.time,
     ) -> None:
-        Grants.__init__(self, gateway, tables)
+        GroupsAndPermissions.__init__(self, gateway, tables)
         UserQueries.__init__(self, gateway, tables, user_class)
         self._clock = clock
         self.passwords = passwords
@@ -53,7 +53,7 @@ class Users(UserQueries[U], Grants):
 
     async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
         """The users who have a permission, as Django's `with_perm`. `is_active=None` asks for both."""
-        t, keys = self.tables, [permission.id for permission in await self._called(perm)]
+        t, keys = self.tables, [permission.id for permission in await self._get_permissions(perm)]
 
         def granted(links: sa.Table) -> sa.ColumnElement[bool]:
             return sa.or_(*(links.c.permission_id == key for key in keys))
@@ -93,12 +93,12 @@ class Users(UserQueries[U], Grants):
             "first_name": "",
             "last_name": "",
             **defaults,
-            "date_joined": moment(self._clock),
-            **values_of(self.tables.user, "default"),
+            "date_joined": utc_now(self._clock),
+            **column_defaults(self.tables.user, "default"),
             **self._normalized({**fields, "username": username, "email": email}),
             "password": encoded_password or await self.passwords.hash(password),
         }
-        async with self._unique_name(values["username"]), self.gateway.atomic():
+        async with self._report_duplicate_username(values["username"]), self.gateway.atomic():
             columns = self._by_column(values)
             spare = self.tables.user.columns.get("username")
             if spare is not None and spare is not self.tables.username:
@@ -119,15 +119,15 @@ class Users(UserQueries[U], Grants):
         if not fields:
             return
         fields = self._normalized(fields)
-        async with self._unique_name(fields.get("username"), of=user), self.gateway.atomic():
-            if not await self._write(user, **fields):
+        async with self._report_duplicate_username(fields.get("username"), of=user), self.gateway.atomic():
+            if not await self._update_row(user, **fields):
                 raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
             if fields.get("is_active") is False:
                 await self.events.emit(UserDeactivated(user=user))
 
-    async def log_in(self, user: User) -> None:
+    async def record_login(self, user: User) -> None:
         """Notes the time of a login."""
-        await self._write(user, last_login=moment(self._clock))
+        await self._update_row(user, last_login=utc_now(self._clock))
 
     async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
         """A new password, or None for none at all. Ends all sessions that were begun with the old one.
@@ -135,7 +135,7 @@ class Users(UserQueries[U], Grants):
         `request` says who asked for it, in the notice that the user gets.
         """
         new = await self.passwords.hash(raw)
-        async with self._password_kept(user), self.gateway.atomic():
+        async with self._restore_password_on_error(user), self.gateway.atomic():
             await self.update(user, password=new)
             await self.events.emit(PasswordChanged(user=user, request=request))
 
@@ -143,8 +143,8 @@ class Users(UserQueries[U], Grants):
         self, user: User, encoded: str, *, request: HTTPConnection | None = None, by_reset: bool = False
     ) -> bool:
         """The same with a hash, unless the password was changed since `user` was read: False then."""
-        async with self._password_kept(user), self.gateway.atomic():
-            if not await self._write(user, if_unchanged=True, password=encoded):
+        async with self._restore_password_on_error(user), self.gateway.atomic():
+            if not await self._update_row(user, if_unchanged=True, password=encoded):
                 return False
             await self.events.emit(PasswordChanged(user=user, request=request, by_reset=by_reset))
         return True
@@ -159,7 +159,7 @@ class Users(UserQueries[U], Grants):
         except HashingBusy:
             return True  # another login will replace it
         # Only where the old one still stands: a password that was changed meanwhile must stay changed.
-        if await self._write(user, if_unchanged=True, password=new):
+        if await self._update_row(user, if_unchanged=True, password=new):
             return True
         # Another login was faster with the same, or the password was changed and this is the old one.
         fresh = await self.get(user.id)
@@ -172,7 +172,7 @@ class Users(UserQueries[U], Grants):
         """Deletes a user and all that hangs on it. IntegrityError when a table that we do not know refers to it."""
         async with self.gateway.atomic():
             await self.events.emit(UserDeleted(user=user))
-            ours = self.tables.referring_to_user()
+            ours = self.tables.columns_referencing_user()
             for column in [*await self._further_references(user, ours), *ours]:
                 theirs = column == sa.bindparam("key")
                 query: sa.Delete | sa.Update = sa.delete(column.table).where(theirs)
@@ -184,10 +184,10 @@ class Users(UserQueries[U], Grants):
 
     async def _further_references(self, user: User, known: Sequence[sa.Column[Any]]) -> list[sa.Column[Any]]:
         """In a Django database, where Django would follow them, what else has rows of this user: the admin's log may go."""
-        if not self.tables.of_django:
+        if not self.tables.django_tables:
             return []
         may_go, ours = [], {(column.table.name, column.name) for column in known}
-        for table, name in await references_to(self.gateway, self.tables.user.name):
+        for table, name in await foreign_keys_to(self.gateway, self.tables.user.name):
             column: sa.Column[Any] = sa.Column(name, self.tables.user_key.type)
             named = sa.Table(table, sa.MetaData(), column)
             if table == ADMIN_LOG:
@@ -201,23 +201,23 @@ class Users(UserQueries[U], Grants):
                     )
         return may_go
 
-    async def _write(self, user: User, *, if_unchanged: bool = False, **fields: Any) -> bool:
+    async def _update_row(self, user: User, *, if_unchanged: bool = False, **fields: Any) -> bool:
         """Writes fields to the database and then to `user`, unless there is no such row, or no such password in it."""
-        fields = {**values_of(self.tables.user, "onupdate"), **fields}
+        fields = {**column_defaults(self.tables.user, "onupdate"), **fields}
         columns = self._by_column(fields)
         values = {f"new_{name}": value for name, value in columns.items()}
         if if_unchanged:
             values["old_password"] = user.password
         shape = (if_unchanged, *columns)
         if shape not in self._updates:
-            self._updates[shape] = self._update(columns, if_unchanged=if_unchanged)
+            self._updates[shape] = self._update_statement(columns, if_unchanged=if_unchanged)
         if not await self.gateway.execute(self._updates[shape], key_of_user=user.id, **values):
             return False
         for name, value in fields.items():
             setattr(user, name, value)
         return True
 
-    def _update(self, columns: Iterable[str], *, if_unchanged: bool) -> Statement:
+    def _update_statement(self, columns: Iterable[str], *, if_unchanged: bool) -> Statement:
         # A column may be called like a parameter: these names are ours.
         new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
         query = sa.update(self.tables.user).values(new).where(self.tables.user_key == sa.bindparam("key_of_user"))
@@ -226,7 +226,7 @@ class Users(UserQueries[U], Grants):
         return Statement(query)
 
     @contextlib.asynccontextmanager
-    async def _password_kept(self, user: User) -> AsyncIterator[None]:
+    async def _restore_password_on_error(self, user: User) -> AsyncIterator[None]:
         """What did not reach the database does not stay on `user`."""
         before = user.password
         try:
@@ -236,7 +236,7 @@ class Users(UserQueries[U], Grants):
             raise
 
     @contextlib.asynccontextmanager
-    async def _unique_name(self, username: str | None, of: User | None = None) -> AsyncIterator[None]:
+    async def _report_duplicate_username(self, username: str | None, of: User | None = None) -> AsyncIterator[None]:
         """Says what is wrong where the database says only that something is."""
         try:
             yield
@@ -252,7 +252,7 @@ class Users(UserQueries[U], Grants):
     def _check_fields(self, fields: Mapping[str, Any]) -> None:
         for name in fields:
             if name not in self.tables.fields:
-                raise TypeError(f"A user has no field {name!r}.{near(name, self.tables.fields)}")
+                raise TypeError(f"A user has no field {name!r}.{suggest(name, self.tables.fields)}")
         if fields.get("username", "…") == "":
             raise ValueError("A user needs a username. Pass one that is not empty.")
         if "password" in fields and not self.passwords.is_encoded(str(fields["password"])):

@@ -92,7 +92,7 @@ async def test_from_nothing_to_a_superuser(database_url: str) -> None:
 async def log_in_on(auth: Auth, user: User, number: int) -> None:
     for _ in range(number):
         session = await auth.sessions.load("")
-        auth.session_backend.remember(session, user, "x")
+        auth.session_backend.bind(session, user, "x")
         session.address, session.user_agent = "192.0.2.1", "Mozilla/5.0 (X11; Linux x86_64) Firefox/150.0\x1b[31m"
         await auth.sessions.save(session, 1000)
 
@@ -119,10 +119,10 @@ async def test_sessions_are_listed_and_ended(database_url: str) -> None:
         await log_in_on(auth, ann, 2)
         assert (await run("sessions", "revoke", "ann", "--all", **where)).stdout == "Ended 2 sessions of ann.\n"
         assert (await run("sessions", "list", "ann", **where)).stdout == "ann is logged in nowhere.\n"
-        assert len(await auth.logins.of(ben)) == 1
+        assert len(await auth.user_sessions.list(ben)) == 1
         changed = await run("changepassword", "ben", STARLETTE_AUTH_PASSWORD="pässword two", **where)
         assert changed.returncode == 0
-        assert await auth.sessions.sessions_of(ben.identity) == []
+        assert await auth.sessions.list_sessions(ben.identity) == []
         for words in (["sessions", "list", "nobody"], ["sessions", "revoke", "nobody", "--all"]):
             refused = await run(*words, **where)
             assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)

@@ -17,7 +17,15 @@ from babel.messages.pofile import read_po
 
 from starlette_auth.core.exceptions import ImproperlyConfigured
 from starlette_auth.core.templating import Templates
-from starlette_auth.core.translation import BUILT_IN, DOMAIN, Languages, current_language, gettext, ngettext, speaking
+from starlette_auth.core.translation import (
+    BUILT_IN,
+    DOMAIN,
+    Languages,
+    current_language,
+    gettext,
+    ngettext,
+    override_language,
+)
 
 from ..support.server import ROOT
 from ..support.template_cases import DATA, Case, mails, pages, render
@@ -95,7 +103,7 @@ def test_what_is_shipped_is_what_was_translated(german: Catalog) -> None:
 
 
 def test_german_is_spoken() -> None:
-    with speaking(Languages(["de"]).default):
+    with override_language(Languages(["de"]).default):
         assert gettext("Log in") == "Anmelden"
         assert ngettext("%(number)d day", "%(number)d days", 1) % {"number": 1} == "1 Tag"
         assert ngettext("%(number)d day", "%(number)d days", 3) % {"number": 3} == "3 Tage"
@@ -179,7 +187,7 @@ def test_nothing_is_said_in_english_to_people_who_asked_for_another_language(
     cases: Callable[..., list[Case]], pseudo: Path
 ) -> None:
     templates = Templates()
-    with speaking(Languages(["qps"], [pseudo]).default):
+    with override_language(Languages(["qps"], [pseudo]).default):
         found = {
             (case.template, rest)
             for case in cases(lambda text: f"{OPEN}{text}{CLOSED}")
@@ -247,13 +255,13 @@ def write_catalog(folder: Path, name: str, texts: dict[str, str]) -> None:
     ],
 )
 def test_the_language_that_a_visitor_likes_best_is_spoken(languages: Languages, accept: str, tag: str) -> None:
-    assert languages.best(accept).tag == tag
+    assert languages.negotiate(accept).tag == tag
 
 
 def test_the_first_language_is_the_default(languages: Languages) -> None:
     assert languages.default.tag == "en"
-    assert Languages(["de", "en"]).best("nl").tag == "de"
-    assert Languages(["de"]).best("en").tag == "de"
+    assert Languages(["de", "en"]).negotiate("nl").tag == "de"
+    assert Languages(["de"]).negotiate("en").tag == "de"
 
 
 def test_arabic_is_written_from_right_to_left(languages: Languages) -> None:
@@ -282,16 +290,16 @@ def test_catalogs_of_ones_own_are_asked_first_and_the_others_after_them(tmp_path
     write_catalog(first, "en", {"Log in": "Sign in"})
     ours = Languages(["de", "en"], [first, second])
     for language, texts in (("de", ["Einloggen", "Ausloggen", "Konto"]), ("en", ["Sign in", "Log out", "Account"])):
-        with speaking(ours.best(language)):
+        with override_language(ours.negotiate(language)):
             assert [gettext(text) for text in ("Log in", "Log out", "Account")] == texts
-    with speaking(Languages(["de"]).default):
+    with override_language(Languages(["de"]).default):
         assert gettext("Log in") == "Anmelden", "another site's own words were kept"
 
 
 def test_a_language_is_spoken_until_the_end_of_the_block(languages: Languages) -> None:
-    with speaking(languages.best("de")):
+    with override_language(languages.negotiate("de")):
         assert current_language().tag == "de"
-        with contextlib.suppress(KeyError), speaking(languages.best("fr")):
+        with contextlib.suppress(KeyError), override_language(languages.negotiate("fr")):
             assert gettext("Log in") == "Log in, in fr"
             raise KeyError
         assert gettext("Log in") == "Anmelden"

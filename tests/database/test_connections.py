@@ -57,7 +57,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
         pytest.skip("only PostgreSQL's are kept")
     async with Database(database_url, min_size=1, max_size=5) as database:
         gateway = Gateway.of(database)
-        gateway.keep(2)
+        gateway.keep_connections(2)
         await create_tables(gateway)
         yield gateway
         await gateway.close()
@@ -79,7 +79,7 @@ async def test_two_are_kept_and_more_are_borrowed(gateway: Gateway) -> None:
     assert lent(gateway) == 2
     async with gateway.atomic():
         await gateway.insert(ITEMS, name="a")
-    async with gateway.together():
+    async with gateway.single_connection():
         await gateway.fetch_one(COUNT)
     assert lent(gateway) == 2
     await gateway.close()

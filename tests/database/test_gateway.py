@@ -25,11 +25,11 @@ from databases import Database
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
-from starlette_auth.core.concurrency import uninterrupted
-from starlette_auth.database.columns import LongText, Moment
-from starlette_auth.database.connections import SQLiteConnections, StillBusy, WriteLock
+from starlette_auth.core.concurrency import run_to_completion
+from starlette_auth.database.columns import LongText, UTCDateTime
+from starlette_auth.database.connections import SQLiteConnections, WriteLock, WriteLockTimeout
 from starlette_auth.database.errors import is_unavailable
-from starlette_auth.database.statements import Prepared, Statement
+from starlette_auth.database.statements import PreparedStatement, Statement
 
 from ..conftest import BACKENDS
 
@@ -44,7 +44,7 @@ ITEMS = sa.Table(
     sa.Column("note", LongText()),
     sa.Column("flag", sa.Boolean),
     sa.Column("token", sa.Uuid),
-    sa.Column("at", Moment()),
+    sa.Column("at", UTCDateTime()),
     sqlite_autoincrement=True,
 )
 PARTS = sa.Table(
@@ -329,13 +329,13 @@ async def test_of_many_who_claim_a_row_one_gets_it(gateway: Gateway) -> None:
 
 async def test_a_statement_is_compiled_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
-    prepare = Prepared.__init__
+    prepare = PreparedStatement.__init__
 
-    def counted(self: Prepared, *args: Any, **options: Any) -> None:
+    def counted(self: PreparedStatement, *args: Any, **options: Any) -> None:
         compiled.append(args)
         prepare(self, *args, **options)
 
-    monkeypatch.setattr(Prepared, "__init__", counted)
+    monkeypatch.setattr(PreparedStatement, "__init__", counted)
     query = Statement(sa.select(ITEMS).where(ITEMS.c.name == sa.bindparam("name")))
     update = Statement(sa.update(ITEMS).where(ITEMS.c.name == sa.bindparam("item")).values(amount=sa.bindparam("n")))
     await gateway.insert(ITEMS, name="a", amount=1)
@@ -580,7 +580,7 @@ async def test_an_application_in_a_transaction_is_not_kept_waiting_for_writers(g
 async def test_a_task_that_waits_for_its_own_child_gets_an_error_at_last(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(WriteLock, "patience", 0.05)
+    monkeypatch.setattr(WriteLock, "timeout", 0.05)
     with pytest.raises(TimeoutError, match="another task"):
         async with gateway.atomic():
             await asyncio.create_task(gateway.insert(ITEMS, name="a"))
@@ -704,7 +704,7 @@ async def test_what_must_not_be_interrupted_is_finished_first() -> None:
         await let_go.wait()
         done.append("work")
 
-    task = asyncio.create_task(uninterrupted(work()))
+    task = asyncio.create_task(run_to_completion(work()))
     for _ in range(3):
         await asyncio.sleep(0)
         task.cancel()
@@ -806,11 +806,11 @@ async def test_sqlite_is_opened_once_for_reading_and_once_for_writing(sqlite_url
 async def test_only_what_must_last_waits_for_the_disk(sqlite_url: str) -> None:
     async with Database(sqlite_url) as database:
         gateway = Gateway.of(database)
-        jotted = Statement(sa.update(ITEMS).values(amount=sa.bindparam("amount")), lasting=False)
+        jotted = Statement(sa.update(ITEMS).values(amount=sa.bindparam("amount")), durable=False)
         assert await gateway.execute(jotted, amount=5) == 1
         await gateway.execute(SET_AMOUNT, item="sum", amount=await amount_of(gateway, "sum") + 1)
         assert await amount_of(gateway, "sum") == 6
-        kept = gateway._per_loop.get()
+        kept = gateway._connections.get()
         assert isinstance(kept, SQLiteConnections)
         writers = (kept.relaxed_writer, kept.writer)
         levels = [await writer.raw_connection.execute_fetchall("PRAGMA synchronous") for writer in writers]
@@ -1080,7 +1080,7 @@ async def test_what_a_deadlock_ended_is_done_again(auth: Auth) -> None:
                     await both_hold_one.wait()
             return first
 
-        return await auth.gateway.in_transaction(work)
+        return await auth.gateway.run_in_transaction(work)
 
     done = await asyncio.gather(rename("a", "b"), rename("b", "a"))
     assert list(done) == ["a", "b"]
@@ -1096,7 +1096,7 @@ async def test_inside_a_transaction_nothing_is_done_again(auth: Auth) -> None:
 
     with pytest.raises(Deadlock):
         async with auth.gateway.atomic():
-            await auth.gateway.in_transaction(work)
+            await auth.gateway.run_in_transaction(work)
 
 
 class Refused(Exception):
@@ -1116,7 +1116,7 @@ InterfaceError = type("InterfaceError", (Exception,), {})
         (ConnectionRefusedError("refused"), True),
         (ConnectionResetError("reset"), True),
         (OSError("Multiple exceptions: [Errno 111] Connect call failed"), True),
-        (StillBusy("a task inside atomic() waits for another"), False),
+        (WriteLockTimeout("a task inside atomic() waits for another"), False),
         (TimeoutError(), True),
         (InterfaceError(0, "Not connected"), True),
         (Refused("shutting down", sqlstate="57P01"), True),

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import UnstorableValue
-from starlette_auth.database.statements import DIALECTS, Prepared, Statement
+from starlette_auth.database.statements import DIALECTS, PreparedStatement, Statement
 
 NOTES = sa.Table(
     "notes",
@@ -24,7 +24,7 @@ NOTES = sa.Table(
 )
 
 
-def prepared(expression: sa.ClauseElement, dialect: str) -> Prepared:
+def prepared(expression: sa.ClauseElement, dialect: str) -> PreparedStatement:
     return Statement(expression).prepared(dialect)
 
 
@@ -39,7 +39,7 @@ def prepared(expression: sa.ClauseElement, dialect: str) -> Prepared:
 def test_each_driver_gets_its_own_marks(dialect: str, sql: str, arguments: Any) -> None:
     statement = prepared(sa.update(NOTES).where(NOTES.c.id == 7).values(name=sa.bindparam("new")), dialect)
     assert statement.sql == sql
-    assert statement.arguments({"new": "b", "not asked for": 1}) == arguments
+    assert statement.bind({"new": "b", "not asked for": 1}) == arguments
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -52,17 +52,17 @@ def test_it_is_prepared_once_for_each_dialect(dialect: str) -> None:
 def test_every_value_must_be_given(dialect: str) -> None:
     statement = prepared(sa.select(NOTES).where(NOTES.c.name == sa.bindparam("name")), dialect)
     with pytest.raises(TypeError, match="needs a value for name"):
-        statement.arguments({"nmae": "a"})
+        statement.bind({"nmae": "a"})
     optional = sa.select(NOTES).where(NOTES.c.name == sa.bindparam("name", "a"))
-    assert "a" in str(prepared(optional, dialect).arguments({}))
-    assert "b" in str(prepared(optional, dialect).arguments({"name": "b"}))
+    assert "a" in str(prepared(optional, dialect).bind({}))
+    assert "b" in str(prepared(optional, dialect).bind({"name": "b"}))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_words_about_tables_take_no_values(dialect: str) -> None:
     statement = prepared(CreateTable(NOTES), dialect)
     assert statement.sql.strip().startswith("CREATE TABLE notes")
-    assert not statement.arguments({})
+    assert not statement.bind({})
     assert statement.columns == []
 
 
@@ -70,17 +70,17 @@ def test_words_about_tables_take_no_values(dialect: str) -> None:
 def test_the_most_specific_type_decides(dialect: str) -> None:
     statement = prepared(sa.insert(NOTES).values(code=sa.bindparam("code")), dialect)
     longest = 2 if dialect == "sqlite" else 3
-    assert statement.arguments({"code": "x" * longest})
+    assert statement.bind({"code": "x" * longest})
     with pytest.raises(UnstorableValue, match=f"do not fit into {longest}"):
-        statement.arguments({"code": "x" * (longest + 1)})
+        statement.bind({"code": "x" * (longest + 1)})
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_check_of_sqlalchemy_is_made_after_ours(dialect: str) -> None:
     statement = prepared(sa.insert(NOTES).values(kind=sa.bindparam("kind")), dialect)
-    assert "big" in str(statement.arguments({"kind": "big"}))
+    assert "big" in str(statement.bind({"kind": "big"}))
     with pytest.raises(LookupError):
-        statement.arguments({"kind": "huge"})
+        statement.bind({"kind": "huge"})
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,7 @@ def test_a_moment_is_given_to_each_driver_as_it_likes_it(dialect: str, column: s
     moment = datetime(999, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     statement = prepared(sa.insert(NOTES).values({column: sa.bindparam("when")}), dialect)
     (given,) = (
-        statement.arguments({"when": moment})
-        if dialect == "postgresql"
-        else [statement.arguments({"when": moment})["when"]]
+        statement.bind({"when": moment}) if dialect == "postgresql" else [statement.bind({"when": moment})["when"]]
     )
     assert given == stored
     assert prepared(sa.select(NOTES.c[column]), dialect).row([stored]) == {column: moment}
@@ -106,9 +104,9 @@ def test_a_moment_is_given_to_each_driver_as_it_likes_it(dialect: str, column: s
 
 def test_only_a_boolean_is_a_boolean() -> None:
     statement = prepared(sa.insert(NOTES).values(done=sa.bindparam("done")), "sqlite")
-    assert statement.arguments({"done": True}) == {"done": True}
+    assert statement.bind({"done": True}) == {"done": True}
     with pytest.raises(TypeError):
-        statement.arguments({"done": "yes"})
+        statement.bind({"done": "yes"})
 
 
 @pytest.mark.parametrize(
@@ -116,7 +114,7 @@ def test_only_a_boolean_is_a_boolean() -> None:
 )
 def test_what_an_update_would_hit_is_asked_with_its_own_condition(update: sa.Update) -> None:
     statement = Statement(update.values(name=sa.bindparam("new")))
-    sql = " ".join(statement.matching.prepared("mysql").sql.split())
+    sql = " ".join(statement.select_matching.prepared("mysql").sql.split())
     condition = " WHERE notes.id = %(key)s" if update.whereclause is not None else ""
     assert sql == f"SELECT 1 AS hit FROM notes{condition} FOR UPDATE"
-    assert statement.matching is statement.matching
+    assert statement.select_matching is statement.select_matching

@@ -54,7 +54,7 @@ def test_what_refers_to_a_user_has_the_type_of_its_key(kind: sa.types.TypeEngine
     user = sa.Table("person", sa.MetaData(), *user_columns(sa.Column("key", kind, primary_key=True)))
     tables = Tables(user=user)
     assert tables.user_key is user.c.key
-    for column in tables.referring_to_user():
+    for column in tables.columns_referencing_user():
         assert type(column.type) is type(kind)
 
 
@@ -64,7 +64,7 @@ def test_what_must_go_before_a_user_goes_children_first() -> None:
     device = sa.Table("device", metadata, sa.Column("owner", sa.ForeignKey(tables.user_key)))
     code = sa.Table("code", metadata, sa.Column("owner", sa.ForeignKey(tables.user_key)))
     tables.features += [device, code]
-    assert [f"{column.table.name}.{column.name}" for column in tables.referring_to_user()] == [
+    assert [f"{column.table.name}.{column.name}" for column in tables.columns_referencing_user()] == [
         "code.owner",
         "device.owner",
         "auth_user_user_permissions.user_id",
@@ -76,7 +76,7 @@ def test_what_must_go_before_a_user_goes_children_first() -> None:
 def test_users_who_refer_to_users_do_not_go_with_them() -> None:
     key = sa.Column("id", sa.Integer, primary_key=True)
     user = sa.Table("person", sa.MetaData(), *user_columns(key), sa.Column("boss", sa.ForeignKey("person.id")))
-    assert all(column.table is not user for column in Tables(user=user).referring_to_user())
+    assert all(column.table is not user for column in Tables(user=user).columns_referencing_user())
 
 
 async def test_the_tables_of_a_django_database_can_be_created_and_used(database: Database) -> None:

@@ -60,7 +60,7 @@ async def store(request: Request) -> Response:
 async def change_password(request: Request) -> Response:
     auth = get_auth(request)
     await auth.users.set_password(request.user, (await request.body()).decode())
-    auth.session_backend.refresh(request.session, request.user)  # type: ignore[arg-type]
+    auth.session_backend.refresh_auth_hash(request.session, request.user)  # type: ignore[arg-type]
     return PlainTextResponse("")
 
 

@@ -136,7 +136,7 @@ async def test_people_with_uuids_and_addresses_for_names_in_local_time(server: s
         await client.post(f"{django.url}/expire", json=100)
         await client.post(f"{django.url}/session", json={"a": 1})
         assert (await client.get("/whoami")).json()["session"]["a"] == 1
-        [session] = await auth.sessions.sessions_of(str(ann.id))
+        [session] = await auth.sessions.list_sessions(str(ann.id))
         assert session.record is not None
         assert 60 < session.record.expires - datetime.now(UTC).timestamp() <= 100
         # A link to a new password, counted in local time.
@@ -221,7 +221,7 @@ async def test_a_model_may_lack_what_it_does_not_need(tmp_path: Path) -> None:
             "CREATE TABLE club_member (nr integer PRIMARY KEY, password text, last_login datetime, "
             "is_superuser bool NOT NULL, nick text UNIQUE)"
         )
-        for table in auth.tables.of_django:
+        for table in auth.tables.django_tables:
             if table is not member:
                 await auth.gateway.execute(sa.schema.CreateTable(table))
         assert "clubmember_id" in [column.name for column in auth.tables.user_groups.columns]
@@ -393,7 +393,7 @@ async def test_signed_cookies_of_one_are_read_by_the_other(server: str, tmp_path
 @one_server
 async def test_a_cache_of_djangos_is_told_who_has_left(server: str, tmp_path: Path) -> None:
     prefix = f"t{uuid.uuid4().hex}"
-    ours = DjangoProject(session_engine="cached_db", forget_session=DjangoCache(REDIS_URL, key_prefix=prefix))
+    ours = DjangoProject(session_engine="cached_db", invalidate_session=DjangoCache(REDIS_URL, key_prefix=prefix))
     theirs: dict[str, Any] = {
         "SESSION_ENGINE": "django.contrib.sessions.backends.cached_db",
         "CACHES": {
@@ -427,7 +427,7 @@ async def test_a_cache_of_djangos_is_told_who_has_left(server: str, tmp_path: Pa
                     await there(client, django)
 
             asking = asyncio.create_task(keep_asking())
-            assert await auth.logins.end_all(ann) == 1
+            assert await auth.user_sessions.revoke_all(ann) == 1
             done.set()
             await asking
             assert await there(client, django) == ""
@@ -444,14 +444,14 @@ async def test_a_cache_is_told_after_the_commit(tmp_path: Path) -> None:
                 rows = await other.fetch_all("SELECT session_key FROM django_session")
             seen.append([row["session_key"] for row in rows])
 
-        auth = make_auth(database, DjangoProject(session_engine="cached_db", forget_session=forget))
+        auth = make_auth(database, DjangoProject(session_engine="cached_db", invalidate_session=forget))
         await migrate(auth.gateway, auth.tables)
         ann = await auth.users.create_user("ann", password=PASSWORD)
         session = await auth.sessions.load("")
-        auth.session_backend.remember(session, ann, auth.model_backend.path)
+        auth.session_backend.bind(session, ann, auth.model_backend.path)
         await auth.sessions.save(session, 60)
         assert seen == []
-        assert await auth.logins.end_all(ann) == 1
+        assert await auth.user_sessions.revoke_all(ann) == 1
         assert seen == [[]]
         await auth.close()
 
@@ -592,7 +592,7 @@ async def test_a_users_sessions_are_found_among_many_and_ended(server: str, tmp_
             "UPDATE django_session SET session_data = 'x' WHERE session_key = :key", {"key": keys[1]}
         )
         assert (await auth.sessions.load(keys[1])).is_empty()
-        theirs = await auth.sessions.sessions_of("7")
+        theirs = await auth.sessions.list_sessions("7")
         assert [session.session_key for session in theirs] == [None] * 6
         seen = [session.last_seen for session in theirs]
         assert seen == sorted(seen, reverse=True)
@@ -602,8 +602,8 @@ async def test_a_users_sessions_are_found_among_many_and_ended(server: str, tmp_
         assert await auth.sessions.revoke("7", first.public_id) is True
         assert await auth.sessions.revoke("7", first.public_id) is False
         assert await auth.sessions.revoke_all("7") == 5
-        assert await auth.sessions.sessions_of("7") == []
-        assert len(await auth.sessions.sessions_of("8")) == BATCH + 20 - 7
+        assert await auth.sessions.list_sessions("7") == []
+        assert len(await auth.sessions.list_sessions("8")) == BATCH + 20 - 7
         clock.tick(2000)
         assert await auth.sessions.clear_expired() == BATCH + 20 - 6
         await auth.close()
@@ -773,7 +773,7 @@ async def test_an_old_database_with_sequences_and_small_keys(tmp_path: Path) -> 
     """As Django before 4.1 made it."""
     server = next(server for server in BACKENDS if "postgres" in server)
     async with shared(server, tmp_path, DEFAULT_AUTO_FIELD="django.db.models.AutoField") as (_, auth):
-        for table in auth.tables.of_django[:-1]:
+        for table in auth.tables.django_tables[:-1]:
             for statement in (
                 f"ALTER TABLE {table.name} ALTER id DROP IDENTITY",
                 f"ALTER TABLE {table.name} ALTER id TYPE integer",

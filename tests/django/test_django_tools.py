@@ -17,10 +17,10 @@ from starlette_auth import Auth, DjangoProject, PBKDF2PasswordHasher, SessionToo
 from starlette_auth.cli.main import main
 from starlette_auth.database.gateway import Gateway
 from starlette_auth.database.tables import Tables
-from starlette_auth.django.importing import Import
+from starlette_auth.django.importing import UserImport
 from starlette_auth.django.sessions import SALT, new_django_key
 from starlette_auth.django.signing import LIMIT, DjangoSigner
-from starlette_auth.django.survey import survey
+from starlette_auth.django.survey import inspect
 
 from ..conftest import BACKENDS, PASSWORD, connected, empty_database, name_of, post_login
 from ..support.apps import make_app
@@ -420,11 +420,11 @@ def test_an_import_that_was_interrupted_goes_on_and_conflicts_are_named(
 
             async with connected(django.database_url) as here, connected(target) as there:
                 gateways = Gateway.of(here), Gateway.of(there)
-                found = await survey(gateways[0])
+                found = await inspect(gateways[0])
                 assert found.user is not None
                 await migrate(gateways[1], Tables())
-                work = Import(*gateways, old=Tables.django(), new=Tables(), model=found.user)
-                assert await work.losses() == []
+                work = UserImport(*gateways, old=Tables.django(), new=Tables(), model=found.user)
+                assert await work.find_losses() == []
                 try:
                     await work.run(stop)
                 finally:

@@ -28,7 +28,7 @@ GOLDEN = [
 WITHOUT_DJANGO = """
 import sys, pytest
 sys.modules["django"] = None
-sys.exit(pytest.main(["-n", "0", "--no-cov", "-p", "no:cacheprovider", "tests/test_vectors.py", "-k", "not goes_without_django"]))
+sys.exit(pytest.main(["-n0", "-pno:cacheprovider", "tests/django/test_vectors.py", "-k", "not goes_without_django"]))
 """
 
 

@@ -27,8 +27,8 @@ from starlette_auth import (
     SessionStore,
     User,
 )
-from starlette_auth.core.translation import ago
-from starlette_auth.middlewares.session_websocket import SocketVisit
+from starlette_auth.core.translation import format_time_since
+from starlette_auth.middlewares.session_websocket import WebSocketSessionResponder
 from starlette_auth.testing import FrozenClock
 
 from ..conftest import (
@@ -120,7 +120,7 @@ async def test_the_page_lists_devices_and_ends_one_or_all_others(kind: str, tmp_
             assert [await is_in(client) for client in (desk, phone, odd, ben)] == [True, False, False, True]
             assert "You are logged in nowhere else." in (await desk.get("/accounts/sessions")).text
             # What is another's cannot be ended, nor what is not there; one is told nothing of it.
-            of_ben = (await auth.logins.of((await auth.users.all_by_email("ben@example.org"))[0]))[0].record
+            of_ben = (await auth.user_sessions.list((await auth.users.list_by_email("ben@example.org"))[0]))[0].record
             assert of_ben is not None
             for public_id in (of_ben.public_id, of_phone, "x"):
                 answer = await desk.post("/accounts/sessions/end", data={"session": public_id}, headers=HERE)
@@ -176,8 +176,8 @@ async def test_an_account_that_is_switched_on_again_is_logged_in_nowhere(kind: s
 
 async def test_a_store_of_ones_own_that_knows_no_users_does_no_harm(database: Database) -> None:
     class Own(MemoryStore):
-        knows_users = False
-        sessions_of = SessionStore.sessions_of
+        supports_user_lookup = False
+        list_sessions = SessionStore.list_sessions
         revoke = SessionStore.revoke
         revoke_all = SessionStore.revoke_all
 
@@ -188,7 +188,7 @@ async def test_a_store_of_ones_own_that_knows_no_users_does_no_harm(database: Da
         assert (await client.post("/accounts/password_change", data=new)).status_code == 303
         assert await is_in(client)
         with pytest.raises(ImproperlyConfigured, match="Use DatabaseStore"):
-            await auth.logins.of(ann)
+            await auth.user_sessions.list(ann)
         await auth.users.delete(ann)
         assert not await is_in(client)
 
@@ -198,14 +198,14 @@ async def test_a_long_list_is_cut(tmp_path: Path) -> None:
         ann = await ann_of(auth)
         for _ in range(104):
             session = await auth.sessions.load("")
-            auth.session_backend.remember(session, ann, "x")
+            auth.session_backend.bind(session, ann, "x")
             await auth.sessions.save(session, 1000)
         await post_login(client)
         page = (await client.get("/accounts/sessions")).text
         assert len(listed(page)) == 100
         assert "5 more are not shown." in page
         await client.post("/accounts/sessions/end", data={"others": "on"}, headers=HERE)
-        assert len(await auth.logins.of(ann)) == 1
+        assert len(await auth.user_sessions.list(ann)) == 1
 
 
 async def test_behind_a_proxy_it_is_the_visitors_address_that_counts(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ async def test_sessions_in_cookies_have_no_such_page(database: Database) -> None
     ],
 )
 def test_how_long_ago_it_was(seconds: int, expected: str) -> None:
-    assert ago(seconds) == expected
+    assert format_time_since(seconds) == expected
 
 
 # In code
@@ -251,16 +251,16 @@ async def test_in_code_it_is_the_same_and_told_to_listeners(kind: str, tmp_path:
         async with client_of(app) as one, client_of(app) as two, client_of(app) as three:
             for client in (one, two, three):
                 await post_login(client)
-            sessions = await auth.logins.of(ann)
+            sessions = await auth.user_sessions.list(ann)
             assert len(sessions) == 3
             record = sessions[0].record
             assert record is not None
-            assert await auth.logins.end(ann, record.public_id)
-            assert not await auth.logins.end(ann, record.public_id)
-            assert await auth.logins.end_all(ann, keep=sessions[1]) == 1
-            assert len(await auth.logins.of(ann)) == 1
-            assert await auth.logins.end_all(ann) == 1
-            assert await auth.logins.end_all(ann) == 0
+            assert await auth.user_sessions.revoke(ann, record.public_id)
+            assert not await auth.user_sessions.revoke(ann, record.public_id)
+            assert await auth.user_sessions.revoke_all(ann, keep=sessions[1]) == 1
+            assert len(await auth.user_sessions.list(ann)) == 1
+            assert await auth.user_sessions.revoke_all(ann) == 1
+            assert await auth.user_sessions.revoke_all(ann) == 0
             assert [type(event) for event in heard] == [SessionEnded, SessionsEnded, SessionsEnded]
             assert [await is_in(client) for client in (one, two, three)] == [False] * 3
 
@@ -277,11 +277,11 @@ async def test_a_new_password_leaves_none_but_this_on_the_list(kind: str, tmp_pa
             assert (await here.post("/accounts/password_change", data=data, headers=HERE)).status_code == 303
             assert [await is_in(here), await is_in(elsewhere)] == [True, False]
             fresh = await ann_of(auth)
-            assert len(await auth.logins.of(fresh)) == 1
-            assert len(await auth.sessions.sessions_of(fresh.identity)) == 1
+            assert len(await auth.user_sessions.list(fresh)) == 1
+            assert len(await auth.sessions.list_sessions(fresh.identity)) == 1
             # By code that does not say who asks: what is void is not listed, whatever is stored.
             await auth.users.set_password(fresh, PASSWORD)
-            assert await auth.logins.of(ann) == []
+            assert await auth.user_sessions.list(ann) == []
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
@@ -291,8 +291,8 @@ async def test_a_deleted_user_leaves_no_session(kind: str, tmp_path: Path) -> No
         ann = await ann_of(auth)
         await auth.users.delete(ann)
         assert not await is_in(client)
-        assert await auth.sessions.sessions_of(ann.identity) == []
-        assert await auth.logins.of(ann) == []
+        assert await auth.sessions.list_sessions(ann.identity) == []
+        assert await auth.user_sessions.list(ann) == []
 
 
 # WebSockets
@@ -347,11 +347,11 @@ async def end_by(way: str, auth: Auth, client: httpx.AsyncClient) -> None:
     if way == "logout":
         await client.post("/accounts/logout", headers=HERE)
     elif way == "page":
-        record = (await auth.logins.of(ann))[0].record
+        record = (await auth.user_sessions.list(ann))[0].record
         assert record is not None
-        await auth.logins.end(ann, record.public_id)
+        await auth.user_sessions.revoke(ann, record.public_id)
     elif way == "all":
-        await auth.logins.end_all(ann)
+        await auth.user_sessions.revoke_all(ann)
     elif way == "password":
         await auth.users.set_password(ann, "another good long password")
     elif way == "delete":
@@ -392,8 +392,8 @@ async def test_what_another_process_did_is_found_out_in_less_than_a_minute(
     kind: str, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process tells this one nothing: its changes come through the store and the database alone."""
-    assert SocketVisit.look_every <= 55
-    monkeypatch.setattr(SocketVisit, "look_every", 0.05)
+    assert WebSocketSessionResponder.check_interval <= 55
+    monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.05)
     clock = FrozenClock()
     async with with_store(kind, tmp_path, clock) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
@@ -420,7 +420,7 @@ async def test_what_another_process_did_is_found_out_in_less_than_a_minute(
 async def test_whoever_talks_through_a_socket_is_not_idle(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SocketVisit, "look_every", 0.02)
+    monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.02)
     clock = FrozenClock()
     async with with_store(kind, tmp_path, clock) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
@@ -432,7 +432,7 @@ async def test_whoever_talks_through_a_socket_is_not_idle(
                     clock.tick(60 * 60)
                     assert await still_open(talking)
                     async with asyncio.timeout(5):
-                        while (await auth.logins.of(await ann_of(auth)))[0].last_seen < clock.now:
+                        while (await auth.user_sessions.list(await ann_of(auth)))[0].last_seen < clock.now:
                             await asyncio.sleep(0.01)
                 clock.tick(2 * 60 * 60)
                 assert await closed(talking) == 1008, "now nobody has said anything for two hours"
@@ -440,7 +440,9 @@ async def test_whoever_talks_through_a_socket_is_not_idle(
 
 async def test_what_ends_between_the_request_for_a_socket_and_its_opening_ends_it(tmp_path: Path) -> None:
     async def slow(websocket: WebSocket) -> None:
-        await auth.logins.end_all(websocket.user)  # in the name of another request, which comes at this moment
+        await auth.user_sessions.revoke_all(
+            websocket.user
+        )  # in the name of another request, which comes at this moment
         await echo(websocket)
 
     async with site("sqlite", tmp_path) as auth:
@@ -455,7 +457,7 @@ async def test_what_ends_between_the_request_for_a_socket_and_its_opening_ends_i
 async def test_who_is_not_logged_in_keeps_a_socket_as_long_as_the_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SocketVisit, "look_every", 0.02)
+    monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.02)
     async with site("memory", tmp_path) as auth:
         app = socket_app(auth)
         async with client_of(app) as client:
@@ -470,7 +472,7 @@ async def test_who_is_not_logged_in_keeps_a_socket_as_long_as_the_session(
 async def test_a_socket_that_logs_out_by_itself_says_what_it_has_to_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SocketVisit, "look_every", 0.02)
+    monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.02)
     async with site("memory", tmp_path) as auth:
         app = socket_app(auth)
         async with client_of(app) as client:
@@ -511,16 +513,16 @@ async def test_a_socket_in_another_event_loop_is_woken(database: Database) -> No
     """A server thread has the socket; the session is ended from the loop of a command, or of a test."""
     async with installed(database) as auth:
         session = await auth.sessions.load("")
-        with auth.sessions.sockets.watching(session, since=0) as watch:
+        with auth.sessions.open_websockets.watching(session, since=0) as watch:
             session["_auth_user_id"] = "7"
-            await asyncio.to_thread(auth.sessions.sockets.user_changed, "7")
+            await asyncio.to_thread(auth.sessions.open_websockets.user_changed, "7")
             begun = time.monotonic()
-            await watch.pause(30)
+            await watch.wait(30)
             assert time.monotonic() - begun < 5
 
         async def leave_behind() -> Any:
-            with auth.sessions.sockets.watching(session, since=0) as watch:
+            with auth.sessions.open_websockets.watching(session, since=0) as watch:
                 return watch
 
         left = await asyncio.to_thread(lambda: asyncio.run(leave_behind()))
-        left.wake()  # its loop is closed: nobody is there, and nothing breaks
+        left.notify()  # its loop is closed: nobody is there, and nothing breaks

@@ -24,7 +24,7 @@ from starlette_auth import (
     user_columns,
 )
 from starlette_auth.features.email_change import EmailChange
-from starlette_auth.mail.messages import text_of
+from starlette_auth.mail.messages import plain_text
 
 from ..conftest import PASSWORD, all_of, client_of, with_tables
 from .test_registration import OTHER_PASSWORD, SITE, Site, html_of, links_in, site, to
@@ -44,7 +44,7 @@ async def make_ann(here: Site, email: str = "ann@example.org", username: str = "
 async def log_in(here: Site, client: httpx.AsyncClient, username: str = "ann", password: str = PASSWORD) -> None:
     response = await here.post("/accounts/login", client, username=username, password=password)
     assert response.status_code == 303
-    await here.auth.outbox.drain()
+    await here.auth.mail_queue.drain()
     here.mailer.clear()
 
 
@@ -177,9 +177,9 @@ async def test_an_address_changes_when_the_new_one_was_confirmed(database: Datab
             "New&Ann@example.net",
             "Confirm your new e-mail address for site.example",
         )
-        assert "use the address New&Ann@example.net for an account" in text_of(mail)
+        assert "use the address New&Ann@example.net for an account" in plain_text(mail)
         assert "New&amp;Ann@example.net" in html_of(mail)
-        assert "within 1 day" in text_of(mail)
+        assert "within 1 day" in plain_text(mail)
         link, home = links_in(mail)
         assert (link.rpartition("/")[0], home) == (f"{SITE}/accounts/email_change/confirm", SITE)
         # Programs that read mails open links too, in browsers where nobody is logged in.
@@ -215,15 +215,15 @@ async def test_both_addresses_are_told_and_the_old_one_can_take_it_back(database
         assert set(mails) == {"ann@example.org", "new@example.net"}
         for mail in mails.values():
             assert mail["Subject"] == "Your e-mail address at site.example was changed"
-            assert "from ann@example.org to new@example.net" in text_of(mail)
-            assert "IP address: 192.0.2.1" in text_of(mail)
+            assert "from ann@example.org to new@example.net" in plain_text(mail)
+            assert "IP address: 192.0.2.1" in plain_text(mail)
         old, new = mails["ann@example.org"], mails["new@example.net"]
         assert links_in(new) == [f"{SITE}/accounts/password_reset", SITE]
         assert links_in(old)[0].startswith(f"{SITE}/accounts/email_undo/confirm/")
-        assert "The link works once, within 7 days." in text_of(old)
+        assert "The link works once, within 7 days." in plain_text(old)
         assert "The link works once, within 7 days." in html_of(old)
         assert links_in(old)[0] in html_of(old)
-        assert "email_undo" not in text_of(new) + html_of(new)
+        assert "email_undo" not in plain_text(new) + html_of(new)
 
 
 async def test_the_old_address_is_told_though_notices_are_off(database: Database) -> None:
@@ -256,7 +256,7 @@ async def test_the_password_or_the_address_that_changed_meanwhile_voids_the_link
             assert (await here.client.get(link, follow_redirects=True)).status_code == 200
             if what == "password":
                 await here.auth.users.set_password(ann, OTHER_PASSWORD)
-                await here.auth.outbox.drain()
+                await here.auth.mail_queue.drain()
             elif what == "raw":
                 await here.auth.users.update(ann, password=await here.auth.passwords.hash(OTHER_PASSWORD))
             else:
@@ -267,7 +267,7 @@ async def test_the_password_or_the_address_that_changed_meanwhile_voids_the_link
             assert (await fresh(here, ann)).email != "new@example.net"
             ann = await fresh(here, ann)
             await here.auth.users.set_password(ann, PASSWORD)
-            await here.auth.outbox.drain()
+            await here.auth.mail_queue.drain()
             here.mailer.clear()
 
 
@@ -322,7 +322,7 @@ async def test_an_address_that_somebody_else_has_is_told_to_them_alone(database:
         mail = mails["BOB@example.org"]
         assert mail["Subject"] == "Somebody tried to use your address at site.example"
         assert links_in(mail) == [f"{SITE}/accounts/login", SITE]
-        assert "ann" not in text_of(mail).lower()
+        assert "ann" not in plain_text(mail).lower()
         assert await here.tokens() == 1
         assert (await here.follow(links_in(mails["free@example.org"])[0])).status_code == 303
         assert (await fresh(here, ann)).email == "free@example.org"
@@ -375,8 +375,8 @@ async def test_a_first_address_can_be_given_and_nobody_takes_it_back(database: D
         assert (await fresh(here, ann)).email == "ann@example.org"
         mail = await here.mail()
         assert to(mail) == "ann@example.org"
-        assert "email_undo" not in text_of(mail)
-        assert "password_reset" in text_of(mail)
+        assert "email_undo" not in plain_text(mail)
+        assert "password_reset" in plain_text(mail)
 
 
 async def test_a_listener_that_fails_changes_nothing_and_sends_nothing(database: Database) -> None:
@@ -471,10 +471,10 @@ async def test_how_long_it_can_be_taken_back_can_be_chosen(database: Database) -
         await log_in(here, here.client)
         await ask(here, "new@example.net")
         mail = await here.mail()
-        assert "within 1 hour" in text_of(mail)
+        assert "within 1 hour" in plain_text(mail)
         await here.follow(links_in(mail)[0])
         undo = next(mail for mail in await here.mails() if to(mail) == "ann@example.org")
-        assert "within 3 days" in text_of(undo)
+        assert "within 3 days" in plain_text(undo)
         here.set_clock(3 * DAY + 5)
         assert (await here.follow(links_in(undo)[0])).status_code == 404
 

@@ -30,7 +30,7 @@ from starlette_auth import (
 from starlette_auth.core.translation import Languages
 from starlette_auth.features.email_change import EmailChange
 from starlette_auth.features.registration import Registration
-from starlette_auth.mail.messages import text_of
+from starlette_auth.mail.messages import plain_text
 from starlette_auth.security.tokens import Tokens
 from starlette_auth.testing import CollectingMailer
 
@@ -69,7 +69,7 @@ class Site:
 
     async def mails(self) -> list[EmailMessage]:
         """What was sent since this was asked last."""
-        await self.auth.outbox.drain()
+        await self.auth.mail_queue.drain()
         found = list(self.mailer.messages)
         self.mailer.clear()
         return found
@@ -116,11 +116,11 @@ async def site(database: Database, **options: Any) -> AsyncIterator[Site]:
         async with client_of(app, base_url=SITE) as client:
             await client.get("/accounts/register")  # as browsers do before they send the form
             yield Site(auth, app, client, mailer)
-        await auth.outbox.drain()
+        await auth.mail_queue.drain()
 
 
 def links_in(message: EmailMessage) -> list[str]:
-    return re.findall(r"https?://[^\s<>\"]+", text_of(message))
+    return re.findall(r"https?://[^\s<>\"]+", plain_text(message))
 
 
 def html_of(message: EmailMessage) -> str:
@@ -173,7 +173,7 @@ async def test_there_is_no_account_until_the_button_was_pressed(database: Databa
         assert "Check your inbox" in (await here.client.get("/accounts/register/done")).text
         mail = await here.mail()
         assert (to(mail), mail["Subject"]) == ("Ann@example.org", "Confirm your e-mail address for site.example")
-        assert "within 1 day" in text_of(mail)
+        assert "within 1 day" in plain_text(mail)
         (link, home) = links_in(mail)
         assert (home, link.rpartition("/")[0]) == (SITE, f"{SITE}/accounts/register/confirm")
         assert (await here.client.head(link)).status_code == 303
@@ -231,7 +231,7 @@ async def test_how_long_a_link_works_can_be_chosen_and_is_said(database: Databas
     async with site(database, features=[Registration(max_age=2 * 60 * 60)]) as here:
         await register(here)
         mail = await here.mail()
-        assert "within 2 hours" in text_of(mail)
+        assert "within 2 hours" in plain_text(mail)
         here.set_clock(2 * 60 * 60 + 1)
         assert (await here.client.get(links_in(mail)[0])).status_code == 404
 
@@ -313,7 +313,7 @@ async def test_a_taken_address_is_told_to_its_owner_alone(database: Database) ->
         mail = await here.mail()
         assert (to(mail), mail["Subject"]) == ("BOB@example.org", "You have an account at site.example already")
         assert links_in(mail) == [f"{SITE}/accounts/login", SITE]
-        assert "they were not told that you have an account" in text_of(mail)
+        assert "they were not told that you have an account" in plain_text(mail)
         assert await here.tokens() == 0
 
 
@@ -487,7 +487,7 @@ async def test_an_address_with_odd_characters_does_no_harm_in_a_mail(database: D
         assert to(mail) == email
         assert "co{{" not in html_of(mail)
         assert (await here.follow(links_in(mail)[0])).status_code == 303
-        assert (await here.auth.users.all_by_email(email))[0].username == "ann"
+        assert (await here.auth.users.list_by_email(email))[0].username == "ann"
 
 
 async def test_names_of_all_languages_are_taken_in_one_spelling(database: Database) -> None:
@@ -617,7 +617,7 @@ async def test_passwords_are_nowhere(database: Database, caplog: pytest.LogCaptu
             rows += [dict(row) for row in await here.auth.gateway.fetch_all(sa.select(*table.columns))]
         pages.append((await here.follow(link)).text)
         rows += [dict(row) for row in await here.auth.gateway.fetch_all(sa.select(*here.auth.tables.user.columns))]
-        seen = "\n".join([*pages, str(mail), text_of(mail), html_of(mail), repr(rows)])
+        seen = "\n".join([*pages, str(mail), plain_text(mail), html_of(mail), repr(rows)])
         assert PASSWORD not in seen
         logged = "\n".join(record.getMessage() for record in caplog.records if record.name != "httpx")
         assert PASSWORD not in logged
@@ -638,8 +638,8 @@ async def test_a_visitor_is_spoken_to_in_german(database: Database) -> None:
         await register(here)
         mail = await here.mail()
         assert mail["Content-Language"] == "de"
-        assert "Somebody, most likely you" not in text_of(mail)
-        assert "within" not in text_of(mail)
+        assert "Somebody, most likely you" not in plain_text(mail)
+        assert "within" not in plain_text(mail)
         await here.auth.users.create_user("ann", "other@example.org", PASSWORD)
         response = await here.follow(links_in(mail)[0])
         assert response.status_code == 422
@@ -700,7 +700,7 @@ async def test_one_address_has_one_account(database: Database) -> None:
         first, second = await two_links(here)
         assert (await here.follow(second)).status_code == 303
         assert (await here.follow(first)).status_code == 404
-        (user,) = await here.auth.users.all_by_email("ann@example.org")
+        (user,) = await here.auth.users.list_by_email("ann@example.org")
         assert user.username == "hannah"
 
 
@@ -710,7 +710,7 @@ async def test_one_address_has_one_account_though_both_links_are_followed_at_onc
             links = await two_links(here)
             statuses = await here.press_at_once(links * 5)
             assert statuses == [303] + [404] * (len(links) * 5 - 1)
-            (user,) = await here.auth.users.all_by_email("ann@example.org")
+            (user,) = await here.auth.users.list_by_email("ann@example.org")
             await here.auth.users.delete(user)
 
 
@@ -729,7 +729,7 @@ async def test_nobody_gets_an_account_by_registering_the_address_of_another(data
             assert wrong.status_code == 422
             assert "This is not the password that you chose." in wrong.text
             assert (await here.post(str(page.url), phone, password=PASSWORD)).status_code == 303
-        (ann,) = await here.auth.users.all_by_email("ann@example.org")
+        (ann,) = await here.auth.users.list_by_email("ann@example.org")
         assert ann.username == "ann"
         assert await here.auth.users.check_password(ann, PASSWORD)
         assert (await here.follow(link, stranger)).status_code == 404
@@ -743,7 +743,7 @@ async def test_nor_does_an_account_that_is_there_already_get_it(database: Databa
         assert (await here.post(link, password=PASSWORD)).status_code == 422
         await register(here)
         assert (await here.post(link, password=PASSWORD)).status_code == 303
-        (ann,) = await here.auth.users.all_by_email("ann@example.org")
+        (ann,) = await here.auth.users.list_by_email("ann@example.org")
         assert ann.username == "ann"
 
 
@@ -757,7 +757,7 @@ async def test_nor_by_registering_it_again_and_again(database: Database) -> None
         page = await here.client.get(link, follow_redirects=True)
         assert "another browser" not in page.text
         assert (await here.post(str(page.url))).status_code == 303
-        (ann,) = await here.auth.users.all_by_email("ann@example.org")
+        (ann,) = await here.auth.users.list_by_email("ann@example.org")
         assert ann.username == "ann"
 
 
@@ -779,7 +779,7 @@ async def test_an_address_can_be_the_name(database: Database) -> None:
         assert re.search(r'name="email"[^>]*autocomplete="username"', page.text)
         assert (await register(here, "", "Ann@Example.org")).status_code == 303
         assert (await here.follow(await here.link())).status_code == 303
-        (user,) = await here.auth.users.all_by_email("ann@example.org")
+        (user,) = await here.auth.users.list_by_email("ann@example.org")
         assert (user.username, user.email) == ("Ann@example.org", "Ann@example.org")
         for typed in ("Ann@example.org", "ann@example.org", "ANN@EXAMPLE.ORG"):
             assert await log_in(here, typed) == 303
@@ -829,7 +829,7 @@ async def test_an_account_can_be_there_at_once_and_its_address_later(database: D
         mail = await here.mail()
         assert (to(mail), mail["Subject"]) == ("ann@example.org", "Confirm your e-mail address for site.example")
         assert (await here.follow(links_in(mail)[0])).status_code == 303
-        (user,) = await here.auth.users.all_by_email("ann@example.org")
+        (user,) = await here.auth.users.list_by_email("ann@example.org")
         assert user.username == "ann"
         assert (await here.follow(links_in(mail)[0])).status_code == 404
 
@@ -876,7 +876,7 @@ async def test_the_address_of_an_account_that_is_gone_or_has_one_is_not_noted(da
             else:
                 await here.auth.users.update(user, email="another@example.org")
             assert (await here.follow(link)).status_code == 404
-            assert await here.auth.users.all_by_email(f"{change}@example.org") == []
+            assert await here.auth.users.list_by_email(f"{change}@example.org") == []
 
 
 async def test_an_account_does_not_inherit_a_link_with_its_number(database: Database) -> None:
@@ -901,7 +901,7 @@ async def test_a_new_link_is_sent_for_an_account_without_its_address(database: D
         await here.mails()
         await here.post("/accounts/register/resend", email="ann@example.org")
         assert (await here.follow(await here.link())).status_code == 303
-        assert (await here.auth.users.all_by_email("ann@example.org"))[0].username == "ann"
+        assert (await here.auth.users.list_by_email("ann@example.org"))[0].username == "ann"
 
 
 # Where it is, and where it is not

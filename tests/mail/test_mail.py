@@ -31,11 +31,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from starlette_auth import ImproperlyConfigured
-from starlette_auth.core.translation import ENGLISH, Language, current_language, speaking
+from starlette_auth.core.translation import ENGLISH, Language, current_language, override_language
 from starlette_auth.mail import queue
 from starlette_auth.mail.mailers import ConsoleMailer, Mailer, SMTPMailer
-from starlette_auth.mail.messages import compose, text_of
-from starlette_auth.mail.queue import Outbox
+from starlette_auth.mail.messages import build_message, plain_text
+from starlette_auth.mail.queue import MailQueue
 from starlette_auth.testing import CollectingMailer
 
 from ..support.server import free_port
@@ -63,7 +63,7 @@ LINE_BREAKS = [
 
 def a_mail(**changes: Any) -> EmailMessage:
     given: dict[str, Any] = {"sender": SENDER, "to": "ann@example.org", "subject": "Hello", "text": f"Hi\n{LINK}\n"}
-    return compose(**given | changes)
+    return build_message(**given | changes)
 
 
 def received(raw: bytes) -> EmailMessage:
@@ -109,7 +109,7 @@ def test_a_mail_may_be_text_alone() -> None:
 )
 def test_links_stay_whole(before: str) -> None:
     message = received(bytes(a_mail(text=f"{before}\n.\nFrom here:\n{LINK}\n", html=f'<p>{before}<a href="{LINK}">')))
-    assert text_of(message) == f"{before}\n.\nFrom here:\n{LINK}\n"
+    assert plain_text(message) == f"{before}\n.\nFrom here:\n{LINK}\n"
     assert LINK in html_of(message)
 
 
@@ -434,7 +434,7 @@ async def test_a_mail_reaches_a_server(serve: Serve) -> None:
     await mailer.send(a_mail(text=f"Hi\n.\n..\n{LINK}", html=f"<p>Grüße {LINK}", subject="Grüße"))
     assert inbox.commands == ["MAIL mail@example.org", "RCPT ann@example.org"]
     assert inbox.messages[0]["Subject"] == "Grüße"
-    assert text_of(inbox.messages[0]) == f"Hi\n.\n..\n{LINK}\n"
+    assert plain_text(inbox.messages[0]) == f"Hi\n.\n..\n{LINK}\n"
     assert LINK in html_of(inbox.messages[0])
     assert LINK.encode() in inbox.raw[0].splitlines()
     assert inbox.hello == ["example.org"]
@@ -771,10 +771,10 @@ async def nothing() -> None:
 
 async def test_mails_are_sent_in_the_background() -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer, longest_delay=0)
+    box = MailQueue(mailer, longest_delay=0)
     for number in range(5):
-        box.post(making(subject=str(number)))
-    box.post(nothing)
+        box.enqueue(making(subject=str(number)))
+    box.enqueue(nothing)
     assert not mailer.messages
     await box.drain()
     assert sorted(str(message["Subject"]) for message in mailer.messages) == list("01234")
@@ -782,9 +782,9 @@ async def test_mails_are_sent_in_the_background() -> None:
 
 async def test_one_after_the_other_keeps_the_order() -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer, longest_delay=0, workers=1)
+    box = MailQueue(mailer, longest_delay=0, workers=1)
     for number in range(5):
-        box.post(making(subject=str(number)))
+        box.enqueue(making(subject=str(number)))
     await box.drain()
     assert [str(message["Subject"]) for message in mailer.messages] == list("01234")
 
@@ -795,10 +795,10 @@ async def test_a_mail_waits_a_moment_that_cannot_be_foretold() -> None:
     async def make() -> None:
         begun.append(time.monotonic())
 
-    box = Outbox(CollectingMailer(), longest_delay=0.2)
+    box = MailQueue(CollectingMailer(), longest_delay=0.2)
     begin = time.monotonic()
     for _ in range(50):
-        box.post(make)
+        box.enqueue(make)
     while len(begun) < 50:
         await asyncio.sleep(0.01)
     waits = [moment - begin for moment in begun]
@@ -807,13 +807,13 @@ async def test_a_mail_waits_a_moment_that_cannot_be_foretold() -> None:
 
 async def test_drain_does_not_wait_for_the_moment() -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer, longest_delay=1000)
-    box.post(making())
+    box = MailQueue(mailer, longest_delay=1000)
+    box.enqueue(making())
     begin = time.monotonic()
     await box.drain()
     assert time.monotonic() - begin < 2
     assert len(mailer.messages) == 1
-    box.post(making())
+    box.enqueue(making())
     await asyncio.sleep(0.05)
     assert len(mailer.messages) == 1  # Only those that were there are hurried.
     await box.drain()
@@ -822,36 +822,36 @@ async def test_drain_does_not_wait_for_the_moment() -> None:
 
 async def test_drain_waits_for_what_is_posted_meanwhile() -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer)
+    box = MailQueue(mailer)
 
     async def make() -> EmailMessage:
-        box.post(making(subject="second"))
+        box.enqueue(making(subject="second"))
         return a_mail(subject="first")
 
-    box.post(make)
+    box.enqueue(make)
     await box.drain()
     assert sorted(str(message["Subject"]) for message in mailer.messages) == ["first", "second"]
 
 
 async def test_a_mail_is_in_the_language_of_who_asked() -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer)
+    box = MailQueue(mailer)
 
     async def make() -> EmailMessage:
         return a_mail(language=current_language().tag)
 
     for tag in ("de", "fr"):
-        with speaking(Language(tag, ENGLISH.catalog)):
-            box.post(make)
+        with override_language(Language(tag, ENGLISH.catalog)):
+            box.enqueue(make)
     await box.drain()
     assert sorted(str(message["Content-Language"]) for message in mailer.messages) == ["de", "fr"]
 
 
 async def test_only_so_many_are_under_way() -> None:
     mailer = Slow()
-    box = Outbox(mailer, longest_delay=0, workers=3)
+    box = MailQueue(mailer, longest_delay=0, workers=3)
     for _ in range(10):
-        box.post(making())
+        box.enqueue(making())
     await asyncio.sleep(0.05)
     assert mailer.now == 3
     mailer.go.set()
@@ -862,15 +862,15 @@ async def test_only_so_many_are_under_way() -> None:
 
 async def test_what_finds_no_room_is_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer, room=2)
+    box = MailQueue(mailer, max_pending=2)
     for _ in range(3):
-        box.post(making())
+        box.enqueue(making())
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.ERROR, "A mail was dropped: 2 are waiting to be sent.")
     ]
     await box.drain()
     assert len(mailer.messages) == 2
-    box.post(making())
+    box.enqueue(making())
     await box.drain()
     assert len(mailer.messages) == 3
 
@@ -885,8 +885,8 @@ async def test_what_finds_no_room_is_dropped_and_logged(caplog: pytest.LogCaptur
     ],
 )
 async def test_a_mailer_that_fails_is_logged(error: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:
-    box = Outbox(Failing(error))
-    box.post(making())
+    box = MailQueue(Failing(error))
+    box.enqueue(making())
     await box.drain()
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("starlette_auth", logging.ERROR)
@@ -898,9 +898,9 @@ async def test_a_mailer_that_never_ends_does_not_stop_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "LONGEST_SENDING", 0.05)
-    box = Outbox(Slow(), workers=1)
+    box = MailQueue(Slow(), workers=1)
     for _ in range(2):
-        box.post(making())
+        box.enqueue(making())
     await box.drain(timeout=5)
     assert [record.getMessage() for record in caplog.records] == ["A mail could not be sent: TimeoutError: "] * 2
 
@@ -911,9 +911,9 @@ async def test_a_mail_that_cannot_be_made_is_logged_with_the_place(caplog: pytes
         raise LookupError(f"no template\nfor {secret}")
 
     mailer = CollectingMailer()
-    box = Outbox(mailer)
-    box.post(make)
-    box.post(making())
+    box = MailQueue(mailer)
+    box.enqueue(make)
+    box.enqueue(making())
     await box.drain()
     (record,) = caplog.records
     assert record.getMessage().startswith("A mail could not be made: LookupError: no template for [link]\n")
@@ -925,11 +925,11 @@ async def test_a_mail_that_cannot_be_made_is_logged_with_the_place(caplog: pytes
 
 async def test_what_takes_too_long_is_given_up_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     mailer = Slow()
-    box = Outbox(mailer)
-    box.post(making())
-    box.post(making())
+    box = MailQueue(mailer)
+    box.enqueue(making())
+    box.enqueue(making())
     await box.drain(timeout=0.05)
-    box.post(making())
+    box.enqueue(making())
     await box.drain(timeout=0)
     assert [record.getMessage() for record in caplog.records] == ["A mail was given up before it was sent."] * 3
     mailer.go.set()
@@ -946,8 +946,8 @@ async def test_a_mailer_that_will_not_stop_does_not_hold_up_the_end() -> None:
                 with contextlib.suppress(asyncio.CancelledError):
                     await release.wait()
 
-    box = Outbox(Stubborn())
-    box.post(making())
+    box = MailQueue(Stubborn())
+    box.enqueue(making())
     begin = time.monotonic()
     await box.drain(timeout=0.05)
     assert time.monotonic() - begin < 3
@@ -957,14 +957,14 @@ async def test_a_mailer_that_will_not_stop_does_not_hold_up_the_end() -> None:
 
 def test_each_event_loop_has_its_own(caplog: pytest.LogCaptureFixture) -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer, longest_delay=1000)
+    box = MailQueue(mailer, longest_delay=1000)
 
     async def post() -> None:
-        box.post(making())
+        box.enqueue(making())
         await asyncio.sleep(0)
 
     async def post_and_drain() -> None:
-        box.post(making())
+        box.enqueue(making())
         await box.drain(timeout=2)
 
     asyncio.run(post())  # This loop ends, and gives up what it has.
@@ -978,11 +978,11 @@ def test_each_event_loop_has_its_own(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_a_loop_that_is_alive_keeps_its_mails() -> None:
     mailer = CollectingMailer()
-    box = Outbox(mailer, longest_delay=1000)
-    box.post(making(subject="here"))
+    box = MailQueue(mailer, longest_delay=1000)
+    box.enqueue(making(subject="here"))
 
     async def elsewhere() -> None:
-        box.post(making(subject="elsewhere"))
+        box.enqueue(making(subject="elsewhere"))
         await box.drain()
 
     await asyncio.to_thread(asyncio.run, elsewhere())
@@ -993,22 +993,22 @@ async def test_a_loop_that_is_alive_keeps_its_mails() -> None:
 
 def test_without_an_event_loop_nothing_can_be_sent() -> None:
     with pytest.raises(ImproperlyConfigured, match="coroutine"):
-        Outbox(CollectingMailer()).post(making())
+        MailQueue(CollectingMailer()).enqueue(making())
 
 
 def test_without_a_mailer_nothing_is_made() -> None:
-    Outbox(None).post(making())
+    MailQueue(None).enqueue(making())
 
 
 # In the tests of applications
 
 
-def app_of(box: Outbox) -> Starlette:
+def app_of(box: MailQueue) -> Starlette:
     def page(request: Request) -> PlainTextResponse:
         return PlainTextResponse("We have sent a mail if there is such an account.")
 
     async def reset(request: Request) -> PlainTextResponse:
-        box.post(making(to=request.query_params["to"], text=f"See {LINK}#{request.query_params['to']}."))
+        box.enqueue(making(to=request.query_params["to"], text=f"See {LINK}#{request.query_params['to']}."))
         return page(request)
 
     return Starlette(routes=[Route("/", reset)])
@@ -1016,7 +1016,7 @@ def app_of(box: Outbox) -> Starlette:
 
 def test_mail_is_waited_for_and_its_links_are_found() -> None:
     mailer = CollectingMailer()
-    with TestClient(app_of(Outbox(mailer, longest_delay=0.05))) as client:
+    with TestClient(app_of(MailQueue(mailer, longest_delay=0.05))) as client:
         client.get("/", params={"to": "ann@example.org"})
         assert len(mailer.wait_for(1)) == 1
         client.get("/", params={"to": "bob@bücher.example"})

@@ -25,7 +25,7 @@ from starlette_auth import (
     update_session_auth_hash,
 )
 from starlette_auth.core.events import Event
-from starlette_auth.mail.messages import text_of
+from starlette_auth.mail.messages import plain_text
 
 from ..conftest import PASSWORD, client_of, with_tables
 from ..features.test_registration import OTHER_PASSWORD, SITE, Site, html_of, links_in, site, to
@@ -79,7 +79,7 @@ async def emit_and_fail(here: Site, event: Event) -> None:
 
 
 def when(mail: EmailMessage) -> datetime:
-    found = re.search(r"^Time: (\d{4}-\d\d-\d\d \d\d:\d\d) UTC$", text_of(mail), re.MULTILINE)
+    found = re.search(r"^Time: (\d{4}-\d\d-\d\d \d\d:\d\d) UTC$", plain_text(mail), re.MULTILINE)
     assert found
     return datetime.strptime(found[1], "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
 
@@ -105,7 +105,7 @@ async def test_who_has_the_account_is_told_what_happened_when_and_from_where(dat
         else:
             await end_elsewhere(here, client)
         mail = await here.mail()
-        text, html = text_of(mail), html_of(mail)
+        text, html = plain_text(mail), html_of(mail)
         assert (to(mail), mail["Subject"]) == ("ann@example.org", SUBJECTS[kind])
         assert timedelta() <= datetime.now(UTC) - when(mail) < timedelta(minutes=2)
         for line in ("Your username: ann", "Browser: Chrome on Windows", "IP address: 192.0.2.1"):
@@ -168,9 +168,9 @@ async def test_what_was_changed_without_a_browser_is_told_without_one(database: 
         mail = await here.mail()
         assert mail["Subject"] == SUBJECTS["password_changed"]
         assert links_in(mail) == [SITE]
-        assert "write to the people who run this site" in text_of(mail)
+        assert "write to the people who run this site" in plain_text(mail)
         for line in ("Browser:", "IP address:"):
-            assert line not in text_of(mail)
+            assert line not in plain_text(mail)
             assert line not in html_of(mail)
 
 
@@ -226,10 +226,10 @@ async def test_what_a_browser_says_of_itself_is_not_repeated(database: Database,
         await log_in(here, client)
         await change_password(here, client)
         mail = await here.mail()
-        lines = [line for line in text_of(mail).splitlines() if line.startswith("Browser")]
+        lines = [line for line in plain_text(mail).splitlines() if line.startswith("Browser")]
         assert lines == ([f"Browser: {said}"] if said else [])
         for foreign in ("<script>", "<b>", "\x1b", "\u202e", "xxxx", "curl"):
-            assert foreign not in text_of(mail) + html_of(mail)
+            assert foreign not in plain_text(mail) + html_of(mail)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ async def test_the_address_is_the_one_that_our_proxies_saw(
         await log_in(here, client)
         await change_password(here, client)
         mail = await here.mail()
-        assert f"IP address: {address}" in text_of(mail).splitlines()
+        assert f"IP address: {address}" in plain_text(mail).splitlines()
         assert "6.6.6.6" not in html_of(mail)
 
 
@@ -267,7 +267,7 @@ async def test_a_notice_speaks_the_language_of_the_browser(database: Database) -
         await change_password(here, here.client)
         mail = await here.mail()
         assert mail["Content-Language"] == "de"
-        assert "was changed" not in str(mail["Subject"]) + text_of(mail)
+        assert "was changed" not in str(mail["Subject"]) + plain_text(mail)
 
 
 # New devices
@@ -334,7 +334,7 @@ async def test_a_site_with_pages_of_its_own_tells_without_a_link_to_ours(databas
             mail = await here.mail()
             assert mail["Subject"] == SUBJECTS["new_device"]
             assert links_in(mail) == [SITE]
-            assert "write to the people who run this site" in text_of(mail)
+            assert "write to the people who run this site" in plain_text(mail)
             assert (await second.get("/change")).text == "changed"
             assert (await here.mail())["Subject"] == SUBJECTS["password_changed"]
 

@@ -30,8 +30,8 @@ from starlette_auth import (
     well_known,
 )
 from starlette_auth.core.templating import ASSETS
-from starlette_auth.core.translation import Languages, in_words
-from starlette_auth.mail.messages import text_of
+from starlette_auth.core.translation import Languages, format_duration
+from starlette_auth.mail.messages import plain_text
 from starlette_auth.security.reset_tokens import encode_uid
 from starlette_auth.testing import CollectingMailer, log_in
 
@@ -76,9 +76,9 @@ def browser(auth: Auth, **options: Any) -> httpx.AsyncClient:
 
 async def mails(auth: Auth) -> list[EmailMessage]:
     """All mails so far, also those that wait."""
-    await auth.outbox.drain()
-    assert isinstance(auth.outbox.mailer, CollectingMailer)
-    return auth.outbox.mailer.messages
+    await auth.mail_queue.drain()
+    assert isinstance(auth.mail_queue.mailer, CollectingMailer)
+    return auth.mail_queue.mailer.messages
 
 
 async def link_of(auth: Auth, user: User) -> str:
@@ -164,7 +164,7 @@ async def test_the_owner_is_told_of_a_new_password(auth: Auth, client: httpx.Asy
     (mail,) = await mails(auth)
     assert str(mail["To"]) == "ann@example.org"
     assert mail["Subject"] == "Your password at site.example was changed"
-    text = text_of(mail)
+    text = plain_text(mail)
     assert "Firefox on Linux" in text
     assert "192.0.2.1" in text
     assert f"{SITE}/accounts/password_reset\n" in text
@@ -360,8 +360,8 @@ async def test_whoever_forgot_the_password_gets_back_in(auth: Auth, ann: User, c
     assert "on its way" in page.text
     (mail,) = await mails(auth)
     assert mail["Subject"] == "Choose a new password for site.example"
-    assert "within 30 minutes" in text_of(mail)
-    (link,) = [link for link in auth.outbox.mailer.links() if "/reset/" in link]  # type: ignore[union-attr]
+    assert "within 30 minutes" in plain_text(mail)
+    (link,) = [link for link in auth.mail_queue.mailer.links() if "/reset/" in link]  # type: ignore[union-attr]
     assert link.startswith(f"{SITE}/accounts/reset/{encode_uid(ann)}/")
     moved = await client.get(link.removeprefix(SITE))
     assert (moved.status_code, moved.headers["location"]) == (303, f"/accounts/reset/{encode_uid(ann)}/set-password")
@@ -375,7 +375,7 @@ async def test_whoever_forgot_the_password_gets_back_in(auth: Auth, ann: User, c
     assert (await client.get("/whoami")).json()["username"] == ""
     notice = (await mails(auth))[-1]
     assert notice["Subject"] == "Your password at site.example was reset"
-    assert "Firefox on Linux" in text_of(notice)
+    assert "Firefox on Linux" in plain_text(notice)
     assert NEW not in str(notice)
     # The secret is forgotten, and with it the session that held nothing else.
     assert "session" not in client.cookies
@@ -427,16 +427,16 @@ async def test_an_address_that_is_stored_oddly_does_not_look_alike_either(
     await client.post("/accounts/password_reset", data={"email": "kate@example.org"})
     (mail,) = await mails(auth)
     assert str(mail["To"]) == "kate@example.org"
-    assert "Your username: kate" in text_of(mail)
+    assert "Your username: kate" in plain_text(mail)
 
 
 async def test_each_account_of_an_address_gets_a_mail_of_its_own(auth: Auth, client: httpx.AsyncClient) -> None:
     for name, email in (("anna", "ANN@example.org"), ("anne", "ann@example.org"), ("other", "other@example.org")):
         await auth.users.create_user(name, email, PASSWORD)
     await client.post("/accounts/password_reset", data={"email": "ann@example.org"})
-    names = sorted(re.findall("Your username: (.*)", "\n".join(text_of(mail) for mail in await mails(auth))))
+    names = sorted(re.findall("Your username: (.*)", "\n".join(plain_text(mail) for mail in await mails(auth))))
     assert names == ["ann", "anna", "anne"]
-    assert len({*auth.outbox.mailer.links()} - {SITE}) == 3  # type: ignore[union-attr]
+    assert len({*auth.mail_queue.mailer.links()} - {SITE}) == 3  # type: ignore[union-attr]
 
 
 async def test_an_address_gets_one_mail_in_five_minutes(auth: Auth, client: httpx.AsyncClient) -> None:
@@ -496,7 +496,7 @@ async def test_a_link_leads_to_the_site_whatever_the_request_says(database: Data
         for mail in messages:
             said = str(mail)
             assert not re.search("(?i)evil|vil.example|127.0.0.1|::1", said)
-            links = re.findall(r"https?://[^\s<>\"]+", text_of(mail))
+            links = re.findall(r"https?://[^\s<>\"]+", plain_text(mail))
             assert links[0].startswith(f"{SITE}/accounts/reset/")
             assert links[1:] == [SITE]
 
@@ -506,7 +506,7 @@ async def test_a_site_below_a_path_has_it_in_its_links(auth: Auth, ann: User) ->
     async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=SAME) as client:
         await client.post("/shop/accounts/password_reset", data={"email": ann.email})
         await mails(auth)
-        link = auth.outbox.mailer.links()[0]  # type: ignore[union-attr]
+        link = auth.mail_queue.mailer.links()[0]  # type: ignore[union-attr]
         assert link.startswith(f"{SITE}/shop/accounts/reset/")
         moved = await client.get(link.removeprefix(SITE))
         assert moved.headers["location"].startswith("/shop/accounts/reset/")
@@ -538,7 +538,7 @@ class Broken:
     """A server that quotes what it refuses."""
 
     async def send(self, message: EmailMessage) -> None:
-        raise OSError(f"550 refused: {text_of(message)}")
+        raise OSError(f"550 refused: {plain_text(message)}")
 
 
 async def test_a_mail_that_cannot_be_sent_is_nobodys_business(
@@ -550,7 +550,7 @@ async def test_a_mail_that_cannot_be_sent_is_nobodys_business(
             await client.post("/accounts/password_reset", data={"email": email})
             for email in ("ann@example.org", "nobody@example.org")
         ]
-        await auth.outbox.drain()
+        await auth.mail_queue.drain()
         assert {(answer.status_code, answer.headers["location"]) for answer in answers} == {
             (303, "/accounts/password_reset/done")
         }
@@ -608,7 +608,7 @@ async def test_the_secret_is_in_no_page_no_url_and_no_log(
     caplog.set_level(logging.DEBUG)
     await client.post("/accounts/password_reset", data={"email": "ann@example.org"})
     await mails(auth)
-    link = auth.outbox.mailer.links()[0].removeprefix(SITE)  # type: ignore[union-attr]
+    link = auth.mail_queue.mailer.links()[0].removeprefix(SITE)  # type: ignore[union-attr]
     secret = link.rpartition("/")[2]
     moved = await client.get(link)
     page = await client.get(moved.headers["location"])
@@ -713,7 +713,7 @@ async def test_a_link_can_be_posted_to_by_a_program(auth: Auth, ann: User, clien
 async def test_a_reset_ends_all_sessions_and_all_other_links(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     bob = await auth.users.create_user("bob", "bob@example.org", PASSWORD)
     bobs, others = await link_of(auth, bob), [await link_of(auth, ann) for _ in range(3)]
-    pending = await auth.tokens.make("email_change", f"user {ann.id}", max_age=60)
+    pending = await auth.tokens.create("email_change", f"user {ann.id}", max_age=60)
     async with browser(auth) as hers:
         await post_login(hers)
         link = await link_of(auth, await again(auth, ann))
@@ -721,7 +721,7 @@ async def test_a_reset_ends_all_sessions_and_all_other_links(auth: Auth, ann: Us
         assert (await hers.get("/whoami")).json()["username"] == ""
     for other in others:
         assert (await client.get(other)).status_code == 404
-    assert await auth.tokens.look("email_change", pending) is None
+    assert await auth.tokens.find("email_change", pending) is None
     assert (await client.get(bobs)).status_code == 303
     assert len(await rows(auth, auth.tables.token)) == 1
 
@@ -793,13 +793,13 @@ async def test_what_a_listener_refuses_did_not_happen(database: Database, kind: 
 
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         await log_in(client, ann, auth)
-        link, pending = await link_of(auth, ann), await auth.tokens.make("a", f"user {ann.id}", max_age=60)
+        link, pending = await link_of(auth, ann), await auth.tokens.create("a", f"user {ann.id}", max_age=60)
         for path, data in ((link, RESET), ("/accounts/password_change", CHANGE)):
             with pytest.raises(RuntimeError, match="not now"):
                 await client.post(path, data=data)
         assert await has_password(auth, ann, PASSWORD)
         assert (await client.get("/whoami")).json()["username"] == "ann"
-        assert await auth.tokens.look("a", pending) is not None
+        assert await auth.tokens.find("a", pending) is not None
         assert await mails(auth) == []
         refusing[0] = False
         assert (await client.post(link, data=RESET)).status_code == 303
@@ -1017,7 +1017,9 @@ async def test_files_of_the_pages_can_be_kept(client: httpx.AsyncClient, name: s
 
 
 async def test_too_many_visitors_at_once_see_a_page(database: Database) -> None:
-    slow = Passwords([Argon2PasswordHasher(time_cost=4, memory_cost=64 * 1024, parallelism=1)], threads=1, queue=0)
+    slow = Passwords(
+        [Argon2PasswordHasher(time_cost=4, memory_cost=64 * 1024, parallelism=1)], threads=1, max_waiting=0
+    )
     async with site(database, passwords=slow, throttling=False) as auth, browser(auth) as client:
         await auth.users.create_user("ann", password=PASSWORD)
         data = {"username": "ann", "password": "x"}
@@ -1094,7 +1096,7 @@ async def test_without_a_shortest_length_there_is_no_rule(database: Database) ->
     ],
 )
 def test_times_are_told_in_words(seconds: int, words: str) -> None:
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words
 
 
 # Browsers that are known

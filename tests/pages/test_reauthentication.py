@@ -109,13 +109,13 @@ def value_of(page: str, name: str) -> str:
     return html.unescape(found[1])
 
 
-def kept_in(page: str) -> Any:
-    return json.loads(value_of(page, "kept").partition(":")[2])
+def saved_in(page: str) -> Any:
+    return json.loads(value_of(page, "saved").partition(":")[2])
 
 
 async def confirm(client: httpx.AsyncClient, page: str, password: str = PASSWORD) -> httpx.Response:
     """Fills in the page that asks for the password."""
-    fields = {name: value_of(page, name) for name in ("csrfmiddlewaretoken", "next", "kept") if f'"{name}"' in page}
+    fields = {name: value_of(page, name) for name in ("csrfmiddlewaretoken", "next", "saved") if f'"{name}"' in page}
     return await client.post(PAGE, data={**fields, "password": password})
 
 
@@ -216,7 +216,7 @@ async def test_only_the_fields_that_are_named_are_kept(site: Auth, clock: Frozen
         await post_login(client)
         clock.tick(300)
         page = (await client.post("/named", data={name: "a", f"{name}2": "b", "text": "c"})).text
-        assert kept_in(page) == [[name, "a"]]
+        assert saved_in(page) == [[name, "a"]]
         assert (await go_on(client, (await confirm(client, page)).text)).json()[name] == "a"
 
 
@@ -308,7 +308,7 @@ async def test_guesses_are_counted_and_nobody_else_is_asked(site: Auth, clock: F
 
 
 @pytest.mark.parametrize(
-    "kept",
+    "saved",
     [
         "é:é",
         '[["\\ud800", "x"]]',
@@ -323,10 +323,10 @@ async def test_guesses_are_counted_and_nobody_else_is_asked(site: Auth, clock: F
         "[" * 5000,
     ],
 )
-async def test_what_somebody_else_made_of_the_form_is_refused(site: Auth, clock: FrozenClock, kept: str) -> None:
+async def test_what_somebody_else_made_of_the_form_is_refused(site: Auth, clock: FrozenClock, saved: str) -> None:
     async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
-        answer = await client.post(PAGE, data={"password": PASSWORD, "next": "/danger", "kept": kept})
+        answer = await client.post(PAGE, data={"password": PASSWORD, "next": "/danger", "saved": saved})
         assert answer.status_code == 400
         assert "cannot be read" in answer.text
 
@@ -360,7 +360,7 @@ async def test_the_form_goes_where_it_was_sent_and_nowhere_else(site: Auth, cloc
         await post_login(client)
         clock.tick(300)
         asked = (await client.post("/danger", data={"a": "b"})).text
-        moved = {"password": PASSWORD, "next": "/danger-class", "kept": value_of(asked, "kept")}
+        moved = {"password": PASSWORD, "next": "/danger-class", "saved": value_of(asked, "saved")}
         assert (await client.post(PAGE, data=moved)).status_code == 400
 
 
@@ -464,7 +464,7 @@ async def test_an_empty_password_is_told_and_what_is_kept_stays(site: Auth, cloc
         page = await confirm(client, (await client.post("/danger", data={"a": "1"})).text, "")
         assert page.status_code == 422
         assert "This field is required." in page.text
-        assert kept_in(page.text) == [["a", "1"]]
+        assert saved_in(page.text) == [["a", "1"]]
 
 
 async def test_an_endpoint_that_takes_a_bare_connection_cannot_keep_a_form(site: Auth, clock: FrozenClock) -> None:

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from starlette_auth.core.exceptions import ValidationError
 from starlette_auth.core.templating import ASSETS, Templates
-from starlette_auth.core.translation import ENGLISH, Language, speaking
+from starlette_auth.core.translation import ENGLISH, Language, override_language
 from starlette_auth.pages.forms import Field, Form
 
 from ..support.browser import needs_chromium
@@ -106,7 +106,7 @@ def test_links_to_pages_that_are_not_there_are_left_out() -> None:
 
 
 def test_pages_and_mails_say_in_which_language_and_direction_they_are() -> None:
-    with speaking(ARABIC):
+    with override_language(ARABIC):
         assert '<html lang="ar" dir="rtl">' in render("registration/logged_out.html", {})
         mail = render("registration/password_reset_email.html", {"link": LINK, "valid_for": "5"})
     assert '<html lang="ar" dir="rtl">' in mail
@@ -170,7 +170,7 @@ def site() -> dict[str, str]:
     found = {f"/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
     letters = {case.template: case for case in MAILS if case.template.endswith(".html")}
     found |= {f"/mail/{template}": render(template, case.context) for template, case in letters.items()}
-    with speaking(ARABIC):
+    with override_language(ARABIC):
         found |= {f"/ar/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
     return found
 

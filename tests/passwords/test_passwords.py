@@ -269,7 +269,7 @@ def test_hashes_are_told_from_passwords(fast_passwords: Passwords) -> None:
 
 
 async def test_when_the_queue_is_full_the_next_is_told_to_come_again(slow: Slow) -> None:
-    async with passwords_with(slow, threads=1, queue=2) as passwords:
+    async with passwords_with(slow, threads=1, max_waiting=2) as passwords:
         waiting = [asyncio.create_task(passwords.hash("pw")) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(HashingBusy) as busy:
@@ -282,7 +282,7 @@ async def test_when_the_queue_is_full_the_next_is_told_to_come_again(slow: Slow)
 
 
 async def test_a_request_that_was_given_up_keeps_its_place_while_its_thread_works(slow: Slow) -> None:
-    async with passwords_with(slow, threads=1, queue=1) as passwords:
+    async with passwords_with(slow, threads=1, max_waiting=1) as passwords:
         working = asyncio.create_task(passwords.hash("pw"))
         await until(lambda: slow.started.acquire(blocking=False))
         waiting = asyncio.create_task(passwords.hash("pw"))
@@ -303,7 +303,7 @@ async def test_a_request_that_was_given_up_keeps_its_place_while_its_thread_work
 
 
 async def test_many_cancellations_lose_no_place(counting: Counting) -> None:
-    async with passwords_with(counting, threads=2, queue=8) as passwords:
+    async with passwords_with(counting, threads=2, max_waiting=8) as passwords:
         for _ in range(50):
             tasks = [asyncio.create_task(passwords.hash("pw")) for _ in range(10)]
             await asyncio.sleep(0)
@@ -319,7 +319,7 @@ async def test_what_is_noted_of_kinds_of_hashes_has_an_end() -> None:
     async with passwords_with(PBKDF2PasswordHasher(iterations=1)) as passwords:
         for cost in range(1, 80):
             assert (await passwords.check(PBKDF2PasswordHasher(iterations=cost).encode("pw"), "pw")).matches
-        assert len(passwords._takes) == MAX_KINDS
+        assert len(passwords._durations) == MAX_KINDS
 
 
 async def test_an_error_of_a_hasher_frees_its_place(counting: Counting) -> None:
@@ -327,7 +327,7 @@ async def test_an_error_of_a_hasher_frees_its_place(counting: Counting) -> None:
         def encode(self, password: str) -> str:
             raise RuntimeError("broken")
 
-    async with passwords_with(Broken(), threads=1, queue=1) as passwords:
+    async with passwords_with(Broken(), threads=1, max_waiting=1) as passwords:
         for _ in range(5):
             with pytest.raises(RuntimeError, match="broken"):
                 await passwords.hash("pw")

@@ -32,8 +32,8 @@ from hypothesis import strategies as st
 from starlette_auth.cli.build_filter import PasswordList, build_filter
 from starlette_auth.cli.main import main
 from starlette_auth.core.exceptions import ImproperlyConfigured, ValidationError
-from starlette_auth.passwords.bloom_filter import SHIPPED, PasswordFilter, open_filter
-from starlette_auth.passwords.patterns import forms, is_pattern
+from starlette_auth.passwords.bloom_filter import DEFAULT_FILTER, BloomFilter, open_filter
+from starlette_auth.passwords.patterns import is_pattern, variants
 from starlette_auth.passwords.pwned import PwnedPasswordsValidator
 from starlette_auth.passwords.validators import (
     CommonPasswordValidator,
@@ -233,7 +233,7 @@ async def test_other_attributes_are_called_by_their_names() -> None:
 
 async def test_every_password_that_django_calls_common_is_refused() -> None:
     path = Path(django_validation.__file__).parent / "common-passwords.txt.gz"
-    common = await asyncio.to_thread(open_filter, SHIPPED)
+    common = await asyncio.to_thread(open_filter, DEFAULT_FILTER)
     listed = [line.strip() for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
     assert len(listed) > 19_000
     assert all(password in common for password in listed)
@@ -293,7 +293,7 @@ async def test_hardly_any_good_password_is_refused() -> None:
 )
 def test_the_rules_are_quick_for_the_worst_of_words(password: str) -> None:
     started = time.perf_counter()
-    for form in forms(password):
+    for form in variants(password):
         is_pattern(form)
     assert time.perf_counter() - started < 1
 
@@ -314,15 +314,15 @@ async def test_half_a_surrogate_pair_is_no_crash() -> None:
 
 
 def test_the_shipped_filter_names_its_sources() -> None:
-    common = PasswordFilter(SHIPPED)
+    common = BloomFilter(DEFAULT_FILTER)
     assert common.header["entries"] >= 400_000
     assert common.header["false_positive_rate"] <= 1e-6
     assert sum(source["count"] for source in common.header["sources"]) >= common.header["entries"]
     assert all(source["licence"].split(",")[0] in ("MIT", "BSD-3-Clause") for source in common.header["sources"])
     assert all(source["name"] for source in common.header["sources"])
-    assert SHIPPED.stat().st_size < 1.6 * 2**20
+    assert DEFAULT_FILTER.stat().st_size < 1.6 * 2**20
     # As often as its bits say: each hash finds one of those that are set.
-    bits = SHIPPED.read_bytes()[-common.bits // 8 :]
+    bits = DEFAULT_FILTER.read_bytes()[-common.bits // 8 :]
     share = int.from_bytes(bits).bit_count() / common.bits
     assert share**common.hashes <= 1e-6
     assert sum(f"not a password: {number}" in common for number in range(100_000)) <= 1
@@ -387,7 +387,7 @@ def test_a_filter_is_built_from_lists_of_all_kinds(tmp_path: Path, capsys: pytes
     words = ["buildfilter", str(output), *map(str, (plain, packed, latin, pwned))]
     assert main([*words, "--min-count", "3", "--min-length", "6", "--false-positives", "1e-9"]) == 0
     assert capsys.readouterr().out == f"Wrote 6 passwords to {output}, {output.stat().st_size:,} bytes.\n"
-    built = PasswordFilter(output)
+    built = BloomFilter(output)
     for password in ("glockenspiel", "padded", "from the archive", "gänseblümchen", "Often Seen", "uncounted"):
         assert password in built
     for password in ("Glockenspiel", "short", "tëst", "seldom seen", "often seen", ""):
@@ -402,8 +402,8 @@ def test_a_filter_is_built_from_lists_of_all_kinds(tmp_path: Path, capsys: pytes
     assert built.header["entries"] == 6
     # A filter may be made anew.
     assert main(words) == 0
-    assert "seldom seen" in PasswordFilter(output)
-    assert "short" in PasswordFilter(output)
+    assert "seldom seen" in BloomFilter(output)
+    assert "short" in BloomFilter(output)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "latin.txt", "out.bloom", "packed", "plain.txt", "pwned.txt"
     ]  # fmt: skip
@@ -429,7 +429,7 @@ def test_the_command_needs_no_application(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "glockenspiel" in PasswordFilter(tmp_path / "own.bloom")
+    assert "glockenspiel" in BloomFilter(tmp_path / "own.bloom")
 
 
 def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,7 +507,7 @@ def test_a_rate_is_a_small_share(rate: str, capsys: pytest.CaptureFixture[str]) 
 def test_a_long_header_has_room(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("glockenspiel\n")
     build_filter([PasswordList(tmp_path / "list.txt", "x" * 5000, "MIT")], tmp_path / "own.bloom")
-    built = PasswordFilter(tmp_path / "own.bloom")
+    built = BloomFilter(tmp_path / "own.bloom")
     assert "glockenspiel" in built
     assert json.loads((tmp_path / "own.bloom").read_bytes().split(b"\n")[0])["sources"][0]["licence"] == "MIT"
 

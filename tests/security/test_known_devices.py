@@ -62,7 +62,7 @@ async def log_in(client: httpx.AsyncClient, username: str = "ann", password: str
 
 def stop_the_clock(auth: Auth) -> None:
     """However long it takes here, no wait is over meanwhile."""
-    guard = auth.model_backend.guard
+    guard = auth.model_backend.throttle
     assert guard is not None
     auth.throttle = guard.throttle = Throttle(auth.gateway, table=auth.tables.throttle, clock=lambda: 1_800_000_000.0)
 

@@ -12,7 +12,7 @@ from starlette_auth import Auth, Gateway, ImproperlyConfigured, Tables
 from starlette_auth.core.exceptions import HashingBusy, Throttled
 from starlette_auth.security.rates import Rate, parse_rates
 from starlette_auth.security.throttle import Attempt, Throttle
-from starlette_auth.security.throttle_statements import _reserve
+from starlette_auth.security.throttle_statements import failure_statement
 
 from ..conftest import connected, with_tables
 
@@ -60,7 +60,7 @@ async def guess(throttle: Throttle, account: str = "ann", *, right: bool = False
 
 async def hits(throttle: Throttle, action: str, number: int, **scopes: str) -> int:
     """How many of so many are let through."""
-    return sum([await throttle.allows(action, **scopes) for _ in range(number)])
+    return sum([await throttle.try_hit(action, **scopes) for _ in range(number)])
 
 
 async def rows(auth: Auth) -> int:
@@ -92,7 +92,7 @@ async def test_a_clock_that_is_behind_costs_nobody_a_free_try(auth: Auth, clock:
 
 def test_postgresql_is_told_that_a_moment_is_no_small_number() -> None:
     """Each login would be an error of the server otherwise."""
-    reserve = _reserve("postgresql", Tables().throttle, [0, 1000])
+    reserve = failure_statement("postgresql", Tables().throttle, [0, 1000])
     assert re.search(r"\$\d+::BIGINT \+", reserve.prepared("postgresql").sql)
 
 
@@ -228,7 +228,7 @@ async def test_processes_count_together(auth: Auth, clock: Clock, database_url: 
         waits = await asyncio.gather(*(guess(throttle) for _ in range(20) for throttle in (first, second)))
         assert waits.count(0) == 5
         reset = await asyncio.gather(
-            *(one.allows("password_reset_mail", account="ann") for _ in range(10) for one in (first, second))
+            *(one.try_hit("password_reset_mail", account="ann") for _ in range(10) for one in (first, second))
         )
         assert reset.count(True) == 1
         await gateway.close()
@@ -382,17 +382,17 @@ async def test_a_rate_is_kept_to_the_millisecond(auth: Auth, clock: Clock) -> No
 
 
 async def test_a_mail_goes_to_one_account_once_in_five_minutes(throttle: Throttle, clock: Clock) -> None:
-    assert await throttle.allows("password_reset_mail", account="ann@example.org")
-    assert not await throttle.allows("password_reset_mail", account="Ann@Example.org")
-    assert await throttle.allows("password_reset_mail", account="ben@example.org")
-    assert await throttle.allows("register_mail", account="ann@example.org")
+    assert await throttle.try_hit("password_reset_mail", account="ann@example.org")
+    assert not await throttle.try_hit("password_reset_mail", account="Ann@Example.org")
+    assert await throttle.try_hit("password_reset_mail", account="ben@example.org")
+    assert await throttle.try_hit("register_mail", account="ann@example.org")
     clock.now += 5 * 60 - 0.001
-    assert not await throttle.allows("password_reset_mail", account="ann@example.org")
+    assert not await throttle.try_hit("password_reset_mail", account="ann@example.org")
     with pytest.raises(Throttled) as refused:
         await throttle.hit("password_reset_mail", account="ann@example.org")
     assert refused.value.retry_after == 1
     clock.now += 0.001
-    assert await throttle.allows("password_reset_mail", account="ann@example.org")
+    assert await throttle.try_hit("password_reset_mail", account="ann@example.org")
 
 
 async def test_addresses_of_one_household_count_together(throttle: Throttle) -> None:
@@ -406,7 +406,7 @@ async def test_addresses_of_one_household_count_together(throttle: Throttle) -> 
 
 async def test_two_hundred_at_once_are_counted_exactly(auth: Auth, clock: Clock) -> None:
     throttle = throttle_of(auth, clock, rates={"register": "7/m/ip"})
-    let_through = await asyncio.gather(*(throttle.allows("register", ip=ADDRESS) for _ in range(200)))
+    let_through = await asyncio.gather(*(throttle.try_hit("register", ip=ADDRESS) for _ in range(200)))
     assert let_through.count(True) == 7
 
 
@@ -592,9 +592,9 @@ def test_rates_are_written_as_they_are_spoken() -> None:
 
 
 def test_the_steps_of_a_rate_never_let_through_more_than_it_says() -> None:
-    assert (Rate(7, 1, "ip").step, Rate(7, 1, "ip").ahead) == (143, 858)
-    assert (Rate(1, 300, "ip").step, Rate(1, 300, "ip").ahead) == (300_000, 0)
-    assert Rate(5000, 1, "ip").step == 1
+    assert (Rate(7, 1, "ip").interval, Rate(7, 1, "ip").burst) == (143, 858)
+    assert (Rate(1, 300, "ip").interval, Rate(1, 300, "ip").burst) == (300_000, 0)
+    assert Rate(5000, 1, "ip").interval == 1
 
 
 NO_RATES = """

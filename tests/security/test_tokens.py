@@ -20,9 +20,9 @@ from starlette_auth.core.signing import SecretKeys
 from starlette_auth.security.reset_tokens import (
     HALF_AN_HOUR,
     DatabaseResetTokens,
-    binding_of,
     encode_uid,
-    subject_of,
+    user_binding,
+    user_subject,
 )
 from starlette_auth.security.tokens import EMAIL_UNDO, Tokens
 from starlette_auth.testing import CollectingMailer
@@ -134,7 +134,7 @@ async def rows(auth: Auth) -> list[dict[str, Any]]:
 
 
 async def test_only_hashes_are_kept(auth: Auth, ann: User, tokens: Tokens) -> None:
-    token = await tokens.make("a purpose", "ann@example.org", max_age=60, binding=binding_of(ann), data={"a": "é☃"})
+    token = await tokens.create("a purpose", "ann@example.org", max_age=60, binding=user_binding(ann), data={"a": "é☃"})
     assert len(token) == 43
     (row,) = await rows(auth)
     assert row["token_hash"] == hashlib.sha256(token.encode()).hexdigest()
@@ -146,12 +146,12 @@ async def test_only_hashes_are_kept(auth: Auth, ann: User, tokens: Tokens) -> No
 
 
 async def test_no_two_tokens_are_alike(tokens: Tokens) -> None:
-    made = await all_of(*(tokens.make("a", "s", max_age=60) for _ in range(20)))
+    made = await all_of(*(tokens.create("a", "s", max_age=60) for _ in range(20)))
     assert len(set(made)) == 20
 
 
 async def test_a_secret_gives_back_what_was_noted(tokens: Tokens) -> None:
-    found = await tokens.look("a", await tokens.make("a", "s", max_age=60, data={"email": "é☃", "n": [1]}))
+    found = await tokens.find("a", await tokens.create("a", "s", max_age=60, data={"email": "é☃", "n": [1]}))
     assert found is not None
     assert found.data == {"email": "é☃", "n": [1]}
     assert (found.purpose, found.expires) == ("a", NOW + 60)
@@ -159,58 +159,58 @@ async def test_a_secret_gives_back_what_was_noted(tokens: Tokens) -> None:
 
 
 async def test_a_secret_is_for_one_purpose(tokens: Tokens) -> None:
-    token = await tokens.make("a", "s", max_age=60)
+    token = await tokens.create("a", "s", max_age=60)
     for purpose in ("b", "ab", ""):
-        assert await tokens.look(purpose, token) is None
-    assert await tokens.look("a", token) is not None
+        assert await tokens.find(purpose, token) is None
+    assert await tokens.find("a", token) is not None
 
 
 @pytest.mark.parametrize("junk", ["", "x", "x" * 128, "x" * 129, "é" * 43, "\x00", "\ud800", "%00", "🔑" * 10_000])
 async def test_junk_is_no_secret(tokens: Tokens, junk: str) -> None:
-    await tokens.make("a", "s", max_age=60)
-    assert await tokens.look("a", junk) is None
+    await tokens.create("a", "s", max_age=60)
+    assert await tokens.find("a", junk) is None
     await tokens.discard("a", junk)
     assert await tokens.recent("a", junk) == []
-    await tokens.void(junk)
+    await tokens.revoke_all(junk)
 
 
 async def test_a_hash_from_the_table_is_no_secret(auth: Auth, tokens: Tokens) -> None:
-    await tokens.make("a", "s", max_age=60)
+    await tokens.create("a", "s", max_age=60)
     (row,) = await rows(auth)
-    assert await tokens.look("a", row["token_hash"]) is None
+    assert await tokens.find("a", row["token_hash"]) is None
 
 
 async def test_a_secret_works_until_it_is_too_old(tokens: Tokens, clock: Clock) -> None:
-    token = await tokens.make("a", "s", max_age=60)
+    token = await tokens.create("a", "s", max_age=60)
     clock.now += 59.999
-    found = await tokens.look("a", token)
+    found = await tokens.find("a", token)
     assert found is not None
     assert await tokens.recent("a", "s") == [found]
     clock.now = NOW + 60
-    assert await tokens.look("a", token) is None
+    assert await tokens.find("a", token) is None
     assert await tokens.recent("a", "s") == []
     # Whoever looked in time, and came back too late.
     assert not await tokens.consume(found)
 
 
 async def test_a_secret_is_used_up_once(tokens: Tokens) -> None:
-    token = await tokens.make("a", "s", max_age=60)
-    found = await tokens.look("a", token)
+    token = await tokens.create("a", "s", max_age=60)
+    found = await tokens.find("a", token)
     assert found is not None
     assert await tokens.consume(found)
     assert not await tokens.consume(found)
-    assert await tokens.look("a", token) is None
+    assert await tokens.find("a", token) is None
 
 
 async def test_of_a_hundred_one_uses_it_up(tokens: Tokens) -> None:
-    found = await tokens.look("a", await tokens.make("a", "s", max_age=60))
+    found = await tokens.find("a", await tokens.create("a", "s", max_age=60))
     assert found is not None
     assert sorted(await all_of(*(tokens.consume(found) for _ in range(100)))) == [False] * 99 + [True]
 
 
 async def test_what_is_rolled_back_was_not_used(auth: Auth, tokens: Tokens) -> None:
-    token = await tokens.make("a", "s", max_age=60)
-    found = await tokens.look("a", token)
+    token = await tokens.create("a", "s", max_age=60)
+    found = await tokens.find("a", token)
     assert found is not None
 
     async def use_and_fail() -> None:
@@ -220,80 +220,80 @@ async def test_what_is_rolled_back_was_not_used(auth: Auth, tokens: Tokens) -> N
 
     with pytest.raises(RuntimeError):
         await use_and_fail()
-    assert await tokens.look("a", token) == found
+    assert await tokens.find("a", token) == found
 
 
 async def test_the_newest_is_the_one_that_stays_longest(tokens: Tokens, clock: Clock) -> None:
-    await tokens.make("a", "s", max_age=60, data={"n": 1})
+    await tokens.create("a", "s", max_age=60, data={"n": 1})
     clock.now += 1
-    await tokens.make("a", "s", max_age=60, data={"n": 2})
-    await tokens.make("a", "other", max_age=600)
-    await tokens.make("b", "s", max_age=600)
+    await tokens.create("a", "s", max_age=60, data={"n": 2})
+    await tokens.create("a", "other", max_age=600)
+    await tokens.create("b", "s", max_age=600)
     newest = await tokens.recent("a", "s")
     assert newest[0].data == {"n": 2}
 
 
 async def test_a_token_that_will_not_be_sent_is_discarded(auth: Auth, tokens: Tokens) -> None:
-    token, kept = [await tokens.make("a", "s", max_age=60) for _ in range(2)]
+    token, kept = [await tokens.create("a", "s", max_age=60) for _ in range(2)]
     await tokens.discard("b", token)
     assert len(await rows(auth)) == 2
     await tokens.discard("a", token)
-    assert await tokens.look("a", token) is None
-    assert await tokens.look("a", kept) is not None
+    assert await tokens.find("a", token) is None
+    assert await tokens.find("a", kept) is not None
 
 
 async def test_all_of_a_subject_end_but_the_way_back(tokens: Tokens) -> None:
-    mine = [await tokens.make(purpose, "s", max_age=60) for purpose in ("a", "b")]
-    other = await tokens.make("a", "t", max_age=60)
-    undo = await tokens.make(EMAIL_UNDO, "s", max_age=60)
-    await tokens.void("s")
-    assert [await tokens.look("a", mine[0]), await tokens.look("b", mine[1])] == [None, None]
-    assert await tokens.look("a", other) is not None
-    assert await tokens.look(EMAIL_UNDO, undo) is not None
+    mine = [await tokens.create(purpose, "s", max_age=60) for purpose in ("a", "b")]
+    other = await tokens.create("a", "t", max_age=60)
+    undo = await tokens.create(EMAIL_UNDO, "s", max_age=60)
+    await tokens.revoke_all("s")
+    assert [await tokens.find("a", mine[0]), await tokens.find("b", mine[1])] == [None, None]
+    assert await tokens.find("a", other) is not None
+    assert await tokens.find(EMAIL_UNDO, undo) is not None
 
 
 async def test_the_first_owner_has_the_last_word(tokens: Tokens, clock: Clock) -> None:
-    first = await tokens.make(EMAIL_UNDO, "s", max_age=60)
+    first = await tokens.create(EMAIL_UNDO, "s", max_age=60)
     clock.now += 1
-    second, other = [await tokens.make(EMAIL_UNDO, subject, max_age=60) for subject in ("s", "t")]
+    second, other = [await tokens.create(EMAIL_UNDO, subject, max_age=60) for subject in ("s", "t")]
     clock.now += 1
-    third = await tokens.make(EMAIL_UNDO, "s", max_age=60)
-    plain = await tokens.make("a", "s", max_age=60)
-    used = await tokens.look(EMAIL_UNDO, second)
+    third = await tokens.create(EMAIL_UNDO, "s", max_age=60)
+    plain = await tokens.create("a", "s", max_age=60)
+    used = await tokens.find(EMAIL_UNDO, second)
     assert used is not None
-    await tokens.void_undos("s", made_after=used)
-    left = [await tokens.look(EMAIL_UNDO, token) is not None for token in (first, second, third, other)]
+    await tokens.revoke_undos("s", made_after=used)
+    left = [await tokens.find(EMAIL_UNDO, token) is not None for token in (first, second, third, other)]
     assert left == [True, False, False, True]
-    assert await tokens.look("a", plain) is not None
+    assert await tokens.find("a", plain) is not None
 
 
 async def test_a_token_is_bound_to_what_must_not_change(auth: Auth, tokens: Tokens) -> None:
-    found = await tokens.look("a", await tokens.make("a", "s", max_age=60, binding="as it was"))
-    unbound = await tokens.look("a", await tokens.make("a", "s", max_age=60))
+    found = await tokens.find("a", await tokens.create("a", "s", max_age=60, binding="as it was"))
+    unbound = await tokens.find("a", await tokens.create("a", "s", max_age=60))
     assert found is not None
     assert unbound is not None
-    assert tokens.is_bound(found, "as it was")
-    assert not tokens.is_bound(found, "as it is")
-    assert not tokens.is_bound(found, "")
-    assert not tokens.is_bound(unbound, "")
+    assert tokens.binding_matches(found, "as it was")
+    assert not tokens.binding_matches(found, "as it is")
+    assert not tokens.binding_matches(found, "")
+    assert not tokens.binding_matches(unbound, "")
 
 
 async def test_a_binding_outlives_a_new_secret_key_but_not_the_end_of_the_old_one(auth: Auth, clock: Clock) -> None:
     old, both, new = (tokens_of(auth, clock, *keys) for keys in (["a" * 40], ["b" * 40, "a" * 40], ["b" * 40]))
-    token = await old.make("a", "s", max_age=60, binding="it")
-    found = await both.look("a", token)
+    token = await old.create("a", "s", max_age=60, binding="it")
+    found = await both.find("a", token)
     assert found is not None
-    assert both.is_bound(found, "it")
-    assert not new.is_bound(found, "it")
-    newer = await new.look("a", await both.make("a", "s", max_age=60, binding="it"))
+    assert both.binding_matches(found, "it")
+    assert not new.binding_matches(found, "it")
+    newer = await new.find("a", await both.create("a", "s", max_age=60, binding="it"))
     assert newer is not None
-    assert new.is_bound(newer, "it")
-    assert not old.is_bound(newer, "it")
+    assert new.binding_matches(newer, "it")
+    assert not old.binding_matches(newer, "it")
 
 
 async def test_what_is_too_old_is_cleared(auth: Auth, tokens: Tokens, clock: Clock) -> None:
     for max_age in (10, 20, 30):
-        await tokens.make("a", "s", max_age=max_age)
+        await tokens.create("a", "s", max_age=max_age)
     clock.now += 20
     assert await tokens.clear_expired() == 2
     assert [row["expires"] for row in await rows(auth)] == [NOW + 30]
@@ -301,7 +301,7 @@ async def test_what_is_too_old_is_cleared(auth: Auth, tokens: Tokens, clock: Clo
 
 
 async def test_clearing_is_part_of_the_common_one(auth: Auth) -> None:
-    await auth.tokens.make("a", "s", max_age=-1)
+    await auth.tokens.create("a", "s", max_age=-1)
     await auth.clear_expired()
     assert await rows(auth) == []
 
@@ -328,7 +328,7 @@ async def test_a_reset_token_is_for_one_user(auth: Auth, ann: User, reset_tokens
 async def test_a_token_for_something_else_resets_no_password(
     ann: User, tokens: Tokens, reset_tokens: DatabaseResetTokens
 ) -> None:
-    token = await tokens.make("email_change", subject_of(ann), max_age=60, binding=binding_of(ann))
+    token = await tokens.create("email_change", user_subject(ann), max_age=60, binding=user_binding(ann))
     assert not await reset_tokens.check(ann, token)
 
 
@@ -551,7 +551,7 @@ async def run_site(*arguments: str) -> str:
 async def crowded(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Auth]:
     """An Auth that has room for a hundred hashes at once, with each kind of token."""
     kinds = {"kept": None, "signed": PasswordResetTokens(SECRET_KEY)}
-    passwords = Passwords([*weak_passwords().hashers.values()], queue=100)
+    passwords = Passwords([*weak_passwords().hashers.values()], max_waiting=100)
     options = {"mailer": CollectingMailer(), "base_url": "https://site.example", "passwords": passwords}
     async with installed(database, reset_tokens=kinds[request.param], **options) as auth:
         yield auth
@@ -574,12 +574,12 @@ async def test_of_a_hundred_one_resets_the_password(crowded: Auth) -> None:
         assert fresh is not None
         assert await auth.users.check_password(fresh, passwords[statuses.index(200)])
         assert (await client.post(link, json={"new_password1": PASSWORD, "new_password2": PASSWORD})).status_code == 404
-    await auth.outbox.drain()
-    assert len(auth.outbox.mailer.messages) == 1  # type: ignore[union-attr]
+    await auth.mail_queue.drain()
+    assert len(auth.mail_queue.mailer.messages) == 1  # type: ignore[union-attr]
 
 
 async def test_of_a_hundred_one_resets_the_password_also_when_there_is_no_room(database: Database) -> None:
-    async with installed(database, passwords=Passwords([*weak_passwords().hashers.values()], queue=5)) as auth:
+    async with installed(database, passwords=Passwords([*weak_passwords().hashers.values()], max_waiting=5)) as auth:
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         link = f"/accounts/reset/{encode_uid(ann)}/{await auth.reset_tokens.make(ann)}"
         async with client_of(make_app(auth)) as client:

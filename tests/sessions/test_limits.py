@@ -107,7 +107,7 @@ async def test_a_login_lasts_as_long_as_its_level_says(
 async def test_every_store_keeps_both_limits(kind: str, tmp_path: Path) -> None:
     clock = FrozenClock()
     limit = SessionLimit(absolute=1000, idle=300)
-    limits = SessionLimits(remembered=limit, otherwise=limit, staff=limit)
+    limits = SessionLimits(remembered=limit, default=limit, staff=limit)
     async with with_store(kind, tmp_path, clock, session_limits=limits) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
         async with client_of(make_app(auth)) as client:
@@ -179,8 +179,8 @@ async def test_a_login_that_the_browser_forgets_stays_so_however_long_an_applica
 
 
 async def test_a_login_may_be_idle_for_longer_than_an_anonymous_visitor(database: Database) -> None:
-    clock, year = FrozenClock(), SessionLimit(absolute=365 * DAY, idle=90 * DAY, outlives_browser=True)
-    limits = SessionLimits(remembered=year, otherwise=year, staff=year)
+    clock, year = FrozenClock(), SessionLimit(absolute=365 * DAY, idle=90 * DAY, persistent=True)
+    limits = SessionLimits(remembered=year, default=year, staff=year)
     async with (
         installed(database, clock=clock, session_limits=limits, cookie=Cookie(max_age=100)) as auth,
         client_of(make_app(auth)) as client,
@@ -208,7 +208,7 @@ async def test_a_proxys_user_is_logged_in_no_longer_than_anybody(kind: str, tmp_
                 clock.tick(HOUR)
                 assert await whoami(client) == "ann"
             assert client.cookies["session"] != first, "a login of its own after twelve hours"
-            assert len(await auth.logins.of(ann)) == 1
+            assert len(await auth.user_sessions.list(ann)) == 1
 
 
 # Staying logged in
@@ -302,7 +302,7 @@ async def test_use_is_noted_after_the_answer_and_once_a_minute(kind: str, tmp_pa
         begun, while_answering = clock.now, []
 
         async def last_seen() -> int:
-            return int((await auth.logins.of(ann))[0].last_seen - begun)
+            return int((await auth.user_sessions.list(ann))[0].last_seen - begun)
 
         async def receive() -> Any:
             return {"type": "http.request", "body": b""}
@@ -328,7 +328,7 @@ async def test_use_is_noted_after_the_answer_and_once_a_minute(kind: str, tmp_pa
             noted.append(await last_seen())
         assert noted == [0, 0, 60, 60, 60, 120, 120, 500]
         assert while_answering == [0, *noted[:-1]], "nobody waits for it"
-        record = (await auth.logins.of(ann))[0].record
+        record = (await auth.user_sessions.list(ann))[0].record
         assert record is not None
         assert record.address == "192.0.2.9"
 
@@ -446,7 +446,7 @@ async def test_of_logins_at_once_no_more_stay_than_may(kind: str, tmp_path: Path
         together = asyncio.Barrier(12)
 
         async def enter(request: Request) -> Response:
-            await auth.logins.require_room(ann)
+            await auth.user_sessions.check_limit(ann)
             await together.wait()
             await login(request, ann)
             return PlainTextResponse("in")
@@ -455,10 +455,10 @@ async def test_of_logins_at_once_no_more_stay_than_may(kind: str, tmp_path: Path
         async with client_of(app) as client:
             answers = await asyncio.gather(*(client.get("/enter") for _ in range(12)))
         statuses = Counter(answer.status_code for answer in answers)
-        assert len(await auth.logins.of(ann)) <= 3
+        assert len(await auth.user_sessions.list(ann)) <= 3
         if when_full == "drop_oldest":
             assert statuses == {200: 12}
-            assert len(await auth.logins.of(ann)) == 3
+            assert len(await auth.user_sessions.list(ann)) == 3
         else:
             refused = [answer for answer in answers if answer.status_code == 403]
             assert statuses == {200: 3, 403: 9}, "as many stay as may"
@@ -472,7 +472,7 @@ async def test_sessions_of_an_old_password_take_no_room(database: Database) -> N
         await auth.users.set_password(ann, "another good long password")
         client.cookies.clear()
         assert (await post_login(client, password="another good long password")).status_code == 303
-        assert len(await auth.logins.of(ann)) == 1
+        assert len(await auth.user_sessions.list(ann)) == 1
 
 
 async def test_a_proxys_users_are_never_refused(database: Database) -> None:
@@ -483,7 +483,7 @@ async def test_a_proxys_users_are_never_refused(database: Database) -> None:
                 assert await is_in(client)
         ann = await auth.users.get_by_username("ann")
         assert ann is not None
-        assert len(await auth.logins.of(ann)) == 2
+        assert len(await auth.user_sessions.list(ann)) == 2
 
 
 async def test_what_cannot_be_is_refused(database: Database) -> None:
@@ -499,10 +499,10 @@ async def test_what_cannot_be_is_refused(database: Database) -> None:
     for options in wrong:
         with pytest.raises(ImproperlyConfigured):
             Auth(database, secret_key=SECRET_KEY, **options)
-    own = SessionLimits(**{name: SessionLimit(absolute=9, idle=9) for name in ("remembered", "otherwise", "staff")})
+    own = SessionLimits(**{name: SessionLimit(absolute=9, idle=9) for name in ("remembered", "default", "staff")})
     assert Auth(database, secret_key=SECRET_KEY, session_limits=own).session_limits is own
     assert TooManySessions(3).number == 3
-    assert PRESETS["aal1"].offers_choice
+    assert PRESETS["aal1"].offers_remember_me
 
 
 # A week of a busy site

@@ -64,7 +64,7 @@ async def test_redis_holds_no_key_and_nothing_for_ever(store: RedisStore) -> Non
         assert str(login.session_key) not in name
     assert hash_key(cookie) in " ".join(names)
     login.flush()
-    await store.delete(str(login.discarded_key))
+    await store.delete(str(login.key_to_delete))
     assert len(await names_in(store)) == 1, "with the last session of a user goes the list of them"
 
 
@@ -80,7 +80,7 @@ async def test_the_list_of_a_users_sessions_does_not_grow_with_those_that_ended(
     name = next(iter(await names_in(store, "session:*")))
     await store.redis.client.delete(*await names_in(store, "session:*"))
     assert name
-    assert await store.sessions_of("1") == []
+    assert await store.list_sessions("1") == []
     assert await store.revoke_all("1") == 0
 
 
@@ -109,9 +109,9 @@ async def test_a_change_that_lost_its_answer_can_be_sent_again(store: RedisStore
     session = await store.load(await kept(store, a=1))
     session.cycle_key()
     session["b"] = 2
-    key = session.key_to_be
+    key = session.next_key
     twin = SessionBase(dict(session), record=session.record, clock=store._clock)
-    twin._cycled_key, twin._next_key = session.predecessor, key
+    twin._cycled_key, twin._next_key = session.stored_key, key
     assert await store.save(session, 60) == key
     assert await store.save(twin, 60) == key
     assert await store.load(key) == {"a": 1, "b": 2}
@@ -175,14 +175,14 @@ async def test_a_redis_that_takes_nothing_more_is_unavailable_and_of_a_cache_no_
 async def test_who_waits_for_a_connection_of_others_waits_no_longer_than_for_an_answer(prefix: str) -> None:
     redis = RedisClients(REDIS_URL, timeout=0.3, max_connections=1)
     try:
-        slow = asyncio.create_task(redis.answer(redis.client.blpop(f"{prefix}nothing", 5)))
+        slow = asyncio.create_task(redis.execute(redis.client.blpop(f"{prefix}nothing", 5)))
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="All connections to Redis are busy"):
-            await redis.answer(redis.client.get(f"{prefix}a"))
+            await redis.execute(redis.client.get(f"{prefix}a"))
         slow.cancel()
         await asyncio.wait([slow])
-        assert await redis.answer(redis.client.get(f"{prefix}a")) is None
-        answers = await asyncio.gather(*(redis.answer(redis.client.get(f"{prefix}a")) for _ in range(20)))
+        assert await redis.execute(redis.client.get(f"{prefix}a")) is None
+        answers = await asyncio.gather(*(redis.execute(redis.client.get(f"{prefix}a")) for _ in range(20)))
         assert answers == [None] * 20  # one after the other
     finally:
         await redis.close()

@@ -135,9 +135,9 @@ class Sessions(RuleBasedStateMachine):
     def answer(self, request: Request) -> str:
         session = request.session
         key = self.save(request) if session.modified else session.session_key
-        if session.discarded_key is not None:
-            self.run(self.store.delete(session.discarded_key))
-            session.discarded_key = None
+        if session.key_to_delete is not None:
+            self.run(self.store.delete(session.key_to_delete))
+            session.key_to_delete = None
         if request.doomed is not None:
             self.stored.pop(request.doomed, None)
             request.doomed = None
@@ -182,7 +182,7 @@ class Sessions(RuleBasedStateMachine):
 
     @invariant()
     def the_list_of_logins_is_right(self) -> None:
-        found = [dict(session) for session in self.run(self.store.sessions_of(self.user))]
+        found = [dict(session) for session in self.run(self.store.list_sessions(self.user))]
         expected = [self.stored[key].data for key in self.stored if self.alive(key)]
         expected = [data for data in expected if data.get(USER) == self.user]
         assert sorted(map(repr, map(sorted_items, found))) == sorted(map(repr, map(sorted_items, expected)))

@@ -385,7 +385,7 @@ async def test_what_ended_under_a_slow_request_is_answered_with_400_and_stays_en
         return PlainTextResponse("")
 
     async def revoke(request: Request) -> Response:
-        await get_auth(request).logins.end_all(request.user)
+        await get_auth(request).user_sessions.revoke_all(request.user)
         return PlainTextResponse("")
 
     async with with_store(kind, tmp_path) as auth:
@@ -405,7 +405,7 @@ async def test_what_ended_under_a_slow_request_is_answered_with_400_and_stays_en
             assert "set-cookie" not in answer.headers
             assert "x-late" not in answer.headers
             assert (await waiting.get("/members")).status_code == 303
-            assert len(await auth.logins.of(ann)) == (1 if path == "/cycle" else 0)
+            assert len(await auth.user_sessions.list(ann)) == (1 if path == "/cycle" else 0)
 
 
 async def test_what_two_requests_take_out_of_a_session_is_no_interruption(auth: Auth) -> None:

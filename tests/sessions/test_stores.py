@@ -27,7 +27,7 @@ from starlette_auth import (
     User,
 )
 from starlette_auth.database.statements import Row
-from starlette_auth.sessions.records import Record
+from starlette_auth.sessions.records import SessionRecord
 from starlette_auth.testing import FrozenClock
 
 from ..conftest import DJANGO, ON_SERVER, PASSWORD, SECRET_KEY, client_of, installed, name_of, post_login, with_store
@@ -262,14 +262,14 @@ def id_of(session: SessionBase) -> str:
 async def test_the_sessions_of_a_user_are_listed_without_their_keys(
     server_side: SessionStore, clock: FrozenClock
 ) -> None:
-    if not server_side.knows_users:
+    if not server_side.supports_user_lookup:
         pytest.skip("Django does not keep that")
     await kept(server_side, anonymous=True)
     await login_of(server_side, "2", "another's")
     for agent in ("first", "second", "third"):
         await login_of(server_side, "1", agent, data="of it")
         clock.tick(100)
-    found = await server_side.sessions_of("1")
+    found = await server_side.list_sessions("1")
     assert named(found) == ["third", "second", "first"]
     assert [session.session_key for session in found] == [None] * 3
     assert found[0]["data"] == "of it"
@@ -279,24 +279,24 @@ async def test_the_sessions_of_a_user_are_listed_without_their_keys(
     assert record.expires == clock.now + 900
     assert len({id_of(session) for session in found}) == 3
     clock.tick(750)
-    assert named(await server_side.sessions_of("1")) == ["third", "second"]
-    assert await server_side.sessions_of("3") == []
-    assert await server_side.sessions_of("nobody") == []
+    assert named(await server_side.list_sessions("1")) == ["third", "second"]
+    assert await server_side.list_sessions("3") == []
+    assert await server_side.list_sessions("nobody") == []
 
 
 async def test_use_is_noted_at_most_once_a_minute(server_side: SessionStore, clock: FrozenClock) -> None:
-    if not server_side.knows_users:
+    if not server_side.supports_user_lookup:
         pytest.skip("Django does not keep that")
     session = await login_of(server_side, "1")
     key, begun = str(session.session_key), clock.now
     for passed, noted in ((0, 0), (59, 0), (61, 61), (100, 61), (130, 130)):
         clock.now = begun + passed
         loaded = await server_side.load(key)
-        assert loaded.is_due is (passed in (61, 130))
+        assert loaded.needs_touch is (passed in (61, 130))
         loaded.address = f"192.0.2.{passed}"
         await server_side.touch(loaded, max_age=1000)
         await server_side.touch(loaded, max_age=2000)
-        again = (await server_side.sessions_of("1"))[0].record
+        again = (await server_side.list_sessions("1"))[0].record
         assert again is not None
         assert (again.last_seen, again.expires) == (begun + noted, begun + noted + 1000)
         assert again.address == ("192.0.2.7" if not noted else f"192.0.2.{noted}")
@@ -311,11 +311,11 @@ async def test_a_note_of_use_brings_nothing_back(server_side: SessionStore, cloc
     await server_side.touch(session, max_age=1000)
     assert (await server_side.load(gone)).is_empty()
     await server_side.touch(await server_side.load(""), max_age=1000)
-    assert await server_side.sessions_of("1") == []
+    assert await server_side.list_sessions("1") == []
 
 
 async def test_sessions_are_ended_by_their_public_names(server_side: SessionStore) -> None:
-    if not server_side.knows_users:
+    if not server_side.supports_user_lookup:
         pytest.skip("Django does not keep that")
     other = await login_of(server_side, "2")
     first, second, third = [await login_of(server_side, "1", agent) for agent in ("first", "second", "third")]
@@ -328,11 +328,11 @@ async def test_sessions_are_ended_by_their_public_names(server_side: SessionStor
     with pytest.raises(SessionInterrupted):
         await server_side.save(second, max_age=60)
     assert await server_side.revoke_all("1", keep=id_of(first)) == 1
-    assert named(await server_side.sessions_of("1")) == ["first"]
+    assert named(await server_side.list_sessions("1")) == ["first"]
     assert (await server_side.load(str(third.session_key))).is_empty()
     assert await server_side.revoke_all("1") == 1
     assert await server_side.revoke_all("1") == 0
-    assert await server_side.sessions_of("1") == []
+    assert await server_side.list_sessions("1") == []
     assert not (await server_side.load(str(other.session_key))).is_empty()
 
 
@@ -344,36 +344,36 @@ async def test_no_session_escapes_its_end_by_a_new_key(server_side: SessionStore
             server_side.save(session, max_age=60), server_side.revoke_all("1"), return_exceptions=True
         )
         assert isinstance(saved, (str, SessionInterrupted))
-        assert await server_side.sessions_of("1") == []
+        assert await server_side.list_sessions("1") == []
         assert isinstance(saved, SessionInterrupted) or (await server_side.load(saved)).is_empty()
 
 
 async def test_a_session_keeps_its_name_when_its_key_changes_and_loses_its_user_with_the_login(
     server_side: SessionStore, clock: FrozenClock
 ) -> None:
-    if not server_side.knows_users:
+    if not server_side.supports_user_lookup:
         pytest.skip("Django does not keep that")
     session = await login_of(server_side, "1", "phone")
     before = id_of(session)
     clock.tick(10)
     session.cycle_key()
     await server_side.save(session, max_age=1000)
-    found = await server_side.sessions_of("1")
+    found = await server_side.list_sessions("1")
     assert [id_of(one) for one in found] == [before]
     assert found[0].created == clock.now - 10
     del session["_auth_user_id"]
     session["cart"] = [1]
     await server_side.save(session, max_age=1000)
-    assert await server_side.sessions_of("1") == []
+    assert await server_side.list_sessions("1") == []
     assert await server_side.revoke_all("1") == 0
     session["_auth_user_id"] = "2"
     await server_side.save(session, max_age=1000)
-    assert [id_of(one) for one in await server_side.sessions_of("2")] == [before]
+    assert [id_of(one) for one in await server_side.list_sessions("2")] == [before]
 
 
 async def test_sessions_in_cookies_cannot_be_listed_or_ended(clock: FrozenClock) -> None:
     store = CookieStore(SECRET_KEY, clock=clock)
-    for ask in (lambda: store.sessions_of("1"), lambda: store.revoke("1", "x"), lambda: store.revoke_all("1")):
+    for ask in (lambda: store.list_sessions("1"), lambda: store.revoke("1", "x"), lambda: store.revoke_all("1")):
         with pytest.raises(ImproperlyConfigured, match="Use DatabaseStore, RedisStore or CachedStore"):
             await ask()
     await store.touch(await store.load(""), 60)
@@ -384,7 +384,7 @@ async def test_sessions_in_cookies_cannot_be_listed_or_ended(clock: FrozenClock)
 
 
 def loaded(**data: Any) -> SessionBase:
-    record = Record(
+    record = SessionRecord(
         data=json.dumps(data, separators=(",", ":")), public_id="p", user_id=None, created=1, last_seen=1, expires=2
     )
     return SessionBase(data, session_key="k", record=record)
@@ -419,7 +419,7 @@ def test_one_and_true_are_not_the_same() -> None:
     ],
 )
 def test_whatever_json_tells_apart_is_a_change(before: dict[str, Any], after: dict[str, Any]) -> None:
-    record = Record(json.dumps(before, separators=(",", ":")), "id", None, 0, 0, 0)
+    record = SessionRecord(json.dumps(before, separators=(",", ":")), "id", None, 0, 0, 0)
     session = SessionBase(json.loads(record.data), record=record)
     assert not session.modified
     session.clear()
@@ -449,9 +449,9 @@ def test_emptying_a_session_is_a_change() -> None:
 def test_flush_and_cycle_record_a_wish() -> None:
     session = loaded(a=1)
     session.cycle_key()
-    assert (session.session_key, session.discarded_key, session["a"], session.modified) == (None, "k", 1, True)
+    assert (session.session_key, session.key_to_delete, session["a"], session.modified) == (None, "k", 1, True)
     session.flush()
-    assert (session.discarded_key, dict(session), session.modified) == ("k", {}, False)
+    assert (session.key_to_delete, dict(session), session.modified) == ("k", {}, False)
     session["b"] = 1
     assert session.modified
     SessionBase().flush()
@@ -459,17 +459,17 @@ def test_flush_and_cycle_record_a_wish() -> None:
 
 def test_a_key_that_was_given_up_already_is_not_claimed_again() -> None:
     """A login owes nothing to the key before it, even when the application cycles the key once more."""
-    for give_up in (SessionBase.begin_anew, SessionBase.flush):
+    for give_up in (SessionBase.start_new, SessionBase.flush):
         session = loaded(a=1)
         give_up(session)
         session["b"] = 2
         session.cycle_key()
-        assert session.predecessor is None
-        assert session.discarded_key == "k"
+        assert session.stored_key is None
+        assert session.key_to_delete == "k"
     session = loaded(a=1)
     session.cycle_key()
     session.cycle_key()
-    assert session.predecessor == "k"
+    assert session.stored_key == "k"
 
 
 def test_repr_shows_no_content() -> None:
@@ -625,7 +625,7 @@ async def test_a_store_without_users_works_alone(database: Database, auth: Auth)
 
 async def test_a_session_brings_its_user_along(auth: Auth, ann: User) -> None:
     session = await auth.sessions.load("")
-    auth.session_backend.remember(session, ann, "path")
+    auth.session_backend.bind(session, ann, "path")
     cookie = await auth.sessions.save(session, 60)
     row: Row | None = (await auth.sessions.load(cookie)).user_row
     assert row is not None

@@ -63,7 +63,7 @@ async def cookies_of(auth: Auth) -> list[str]:
     cookies = []
     for _ in range(VISITORS):
         session = await auth.sessions.load("")
-        auth.session_backend.remember(session, user, auth.model_backend.path)
+        auth.session_backend.bind(session, user, auth.model_backend.path)
         cookies.append(await auth.sessions.save(session, 10**6))
     return cookies
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from starlette_auth.mail.messages import text_of
+from starlette_auth.mail.messages import plain_text
 
 ROOT = Path(__file__).parent.parent.parent
 IN_CI = os.environ.get("CI") == "true"
@@ -54,7 +54,7 @@ class Inbox:
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802  its name for it
         message = message_from_bytes(envelope.content, EmailMessage, policy=default)
-        self.mails.append(Mail(message["To"], message["Subject"], text_of(message)))
+        self.mails.append(Mail(message["To"], message["Subject"], plain_text(message)))
         return "250 OK"
 
 

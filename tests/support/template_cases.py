@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from starlette_auth.core.exceptions import ValidationError
 from starlette_auth.core.templating import BUILT_IN, Templates
 from starlette_auth.core.translation import current_language
-from starlette_auth.features.active_sessions import Place
+from starlette_auth.features.active_sessions import ActiveSession
 from starlette_auth.pages.forms import Field, Form
 from starlette_auth.users.models import AnonymousUser, User
 
@@ -84,15 +84,17 @@ def pages(say: Say = str) -> list[Case]:
         Case("registration/reauthenticate.html", {"form": _again(say), "is_lost": True, **user}, "could not be kept"),
         Case(
             "registration/reauthenticated.html",
-            {"action": "/staff?a=1", "kept": [("name", NAME), ("text", "a\nb")], **user},
+            {"action": "/staff?a=1", "saved": [("name", NAME), ("text", "a\nb")], **user},
             "is being sent now",
         ),
         Case(
-            "registration/sessions.html", {"places": _places(), "others": 2, "more": 3, **_list(say), **user}, "3 more"
+            "registration/sessions.html",
+            {"active_sessions": _active_sessions(), "others": 2, "more": 3, **_list(say), **user},
+            "3 more",
         ),
         Case(
             "registration/sessions.html",
-            {"places": _places()[:1], "others": 0, "more": 0, "is_done": True, **_list(say), **user},
+            {"active_sessions": _active_sessions()[:1], "others": 0, "more": 0, "is_done": True, **_list(say), **user},
             "logged in nowhere else",
         ),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
@@ -234,23 +236,23 @@ def _again(say: Say) -> Form:
     form = Form(
         password=_password(say("Password"), "current-password"),
         next=Field(type="hidden", required=False),
-        kept=Field(type="hidden", required=False),
+        saved=Field(type="hidden", required=False),
     )
-    form.data["next"], form.data["kept"] = "/staff?a=1", f'[["name", "{NAME}"]]'
+    form.data["next"], form.data["saved"] = "/staff?a=1", f'[["name", "{NAME}"]]'
     return form
 
 
-def _places() -> list[Place]:
+def _active_sessions() -> list[ActiveSession]:
     long_ago = {"created": 1_700_000_000, "last_seen": 1_800_000_000}
     return [
-        Place(id="a", device=BROWSER, address=ADDRESS, is_this=True, **long_ago),
-        Place(id="b", device=PHONE, address=PHONE_ADDRESS, is_this=False, **long_ago),
-        Place(id="c", device="", address="", is_this=False, **long_ago),
+        ActiveSession(id="a", device=BROWSER, address=ADDRESS, is_this=True, **long_ago),
+        ActiveSession(id="b", device=PHONE, address=PHONE_ADDRESS, is_this=False, **long_ago),
+        ActiveSession(id="c", device="", address="", is_this=False, **long_ago),
     ]
 
 
 def _list(say: Say) -> dict[str, Any]:
-    return {"ago": lambda moment: say("3 days ago")}
+    return {"format_time_since": lambda time: say("3 days ago")}
 
 
 def _email(say: Say) -> Form:

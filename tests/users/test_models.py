@@ -10,13 +10,13 @@ from starlette.authentication import BaseUser, has_required_scope, requires
 from starlette.requests import HTTPConnection, Request
 
 from starlette_auth import AnonymousUser, ContentType, Events, Group, Permission, User, UserCreated, UserDeleted
-from starlette_auth.core.events import CLEANSED, Event, cleanse
+from starlette_auth.core.events import CLEANSED, Event, clean_credentials
 from starlette_auth.users.models import Credentials, Scopes
 
 
 def user_with(direct: list[str] | None = None, through_groups: list[str] | None = None, **fields: Any) -> User:
     user = User(**{"id": 1, "username": "ann", **fields})
-    user.permission_rows = (json.dumps(direct or []), json.dumps(through_groups or []))
+    user.permission_json = (json.dumps(direct or []), json.dumps(through_groups or []))
     return user
 
 
@@ -232,4 +232,4 @@ def test_a_listener_stays_an_ordinary_function() -> None:
 
 def test_secrets_in_credentials_are_starred_out() -> None:
     credentials = {"username": "ann", "password": "x", "api_key": "x", "OTP": "x", "recovery_code": "x", "Token": "x"}
-    assert cleanse(credentials) == {**dict.fromkeys(credentials, CLEANSED), "username": "ann"}
+    assert clean_credentials(credentials) == {**dict.fromkeys(credentials, CLEANSED), "username": "ann"}

@@ -316,10 +316,10 @@ async def test_an_update_is_written_and_shown(auth: Auth, ann: User) -> None:
 
 
 async def test_a_login_notes_its_time(auth: Auth, ann: User) -> None:
-    await auth.users.log_in(ann)
+    await auth.users.record_login(ann)
     assert ann.last_login is not None
     assert (await stored(auth, ann)).last_login == ann.last_login
-    await auth.users.log_in(User(id=99, username="gone"))
+    await auth.users.record_login(User(id=99, username="gone"))
 
 
 async def test_a_user_who_is_gone_cannot_be_updated(auth: Auth, ann: User) -> None:
@@ -431,14 +431,14 @@ async def test_a_login_does_not_fail_because_its_upgrade_finds_no_room(auth: Aut
         algorithm = "md5"
 
         def verify(self, password: str, encoded: str) -> bool:
-            passwords._room.acquire()
+            passwords._slots.acquire()
             return super().verify(password, encoded)
 
-    passwords = Passwords([PBKDF2PasswordHasher(iterations=10), Busy()], threads=1, queue=1)
+    passwords = Passwords([PBKDF2PasswordHasher(iterations=10), Busy()], threads=1, max_waiting=1)
     auth.users.passwords = passwords
     await auth.users.update(ann, password=MD5PasswordHasher().encode(PASSWORD))
     holding = threading.Event()
-    blocker = asyncio.ensure_future(passwords._work(lambda: holding.wait(0.05)))
+    blocker = asyncio.ensure_future(passwords._run_in_pool(lambda: holding.wait(0.05)))
     assert await auth.users.check_password(ann, PASSWORD)
     holding.set()
     await blocker
@@ -460,7 +460,7 @@ async def test_with_a_user_goes_all_that_hangs_on_it(auth: Auth, ann: User) -> N
         await auth.users.grant(user, "polls.add_vote")
         await auth.users.add_to_group(user, "editors")
         session = SessionBase()
-        auth.session_backend.remember(session, user, "x")
+        auth.session_backend.bind(session, user, "x")
         await auth.sessions.save(session, 60)
     t = auth.tables
     heard = []
@@ -597,7 +597,7 @@ async def test_columns_of_ones_own_come_and_go_with_the_user(shop: Auth) -> None
 
 async def test_what_a_column_says_about_updates_holds_for_logins_and_upgrades(shop: Auth) -> None:
     user = await shop.users.create_user("ann", password=PASSWORD)
-    await shop.users.log_in(user)
+    await shop.users.record_login(user)
     await old_hash(shop, user)
     assert await shop.users.check_password(user, PASSWORD)
     assert (await stored(shop, user)).changes == 3

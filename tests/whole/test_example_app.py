@@ -19,7 +19,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 
-from starlette_auth.mail.messages import text_of
+from starlette_auth.mail.messages import plain_text
 
 from ..conftest import REDIS_URL, needs_redis, token_in
 from ..support.server import Server, Start, environment, free_port
@@ -327,7 +327,7 @@ def test_a_server_receives_the_mails(start: Start) -> None:
         controller.stop()
     assert (mail["From"], mail["To"]) == ("Notes <noreply@notes.example>", "cem@example.org")
     assert mail["Content-Language"] == "de"
-    assert link_in(text_of(mail)).startswith("https://notes.example/accounts/register/confirm/")
+    assert link_in(plain_text(mail)).startswith("https://notes.example/accounts/register/confirm/")
     assert "cem@example.org" not in server.output
 
 

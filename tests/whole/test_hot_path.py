@@ -82,7 +82,7 @@ async def test_it_costs_one_question_on_one_connection(auth: Auth, monkeypatch: 
     monkeypatch.setattr(sa.ClauseElement, "compile", None)  # nothing is compiled any more
     assert await ask(app, cookies) == 200
     # Django's table of sessions does not know whose they are: a second question has to follow the first.
-    assert len(said) == (2 if auth.tables.of_django else 1)
+    assert len(said) == (2 if auth.tables.django_tables else 1)
     assert all(statement.startswith("SELECT") for statement in said)
     assert len(acquired) == (0 if auth.gateway.dialect == "sqlite" else 1)
     said.clear()
@@ -103,12 +103,12 @@ async def test_on_sqlite_it_costs_one_way_to_another_thread(auth: Auth, monkeypa
 
     monkeypatch.setattr(aiosqlite.Connection, "_execute", counting)
     assert await ask(app, cookies) == 200
-    assert len(hops) == (2 if auth.tables.of_django else 1)
+    assert len(hops) == (2 if auth.tables.django_tables else 1)
 
 
 async def test_it_costs_few_calls_of_functions(auth: Auth) -> None:
     most = MOST_CALLS.get(auth.gateway.dialect)
-    if most is None or auth.tables.of_django:
+    if most is None or auth.tables.django_tables:
         pytest.skip("there is no bar for this one")
     app, cookies = await voter_of(auth)
     calls = 0
@@ -128,10 +128,10 @@ async def test_it_costs_few_calls_of_functions(auth: Auth) -> None:
 async def test_several_questions_share_a_connection_also_inside_a_transaction(auth: Auth) -> None:
     gateway: Gateway = auth.gateway
     question = sa.select(auth.tables.user.c.id)
-    async with gateway.together():
+    async with gateway.single_connection():
         assert await gateway.fetch_all(question) == []
         await auth.users.create_user("ann")
         assert len(await gateway.fetch_all(question)) == 1
-    async with gateway.atomic(), gateway.together():
+    async with gateway.atomic(), gateway.single_connection():
         await auth.users.create_user("ben")
         assert len(await gateway.fetch_all(question)) == 2

@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from starlette_auth import CachedStore, DatabaseStore, RedisStore, Unavailable, get_auth
-from starlette_auth.middlewares.session_websocket import SocketVisit
+from starlette_auth.middlewares.session_websocket import WebSocketSessionResponder
 from starlette_auth.testing import FrozenClock, log_in
 
 from ..conftest import PASSWORD, REDIS_URL, client_of, connected, installed, needs_redis
@@ -272,7 +272,7 @@ async def test_what_was_ended_while_the_cache_was_away_is_not_served_by_it_later
                 assert (await other.get("/whoami")).json()["username"] == "ann", "it knows it from the cache"
                 redis.freeze()
                 if end == "revoke":
-                    await here.logins.end_all(ann)
+                    await here.user_sessions.revoke_all(ann)
                 elif end == "password":
                     await here.users.set_password(ann, f"another good password for {end}")
                 else:
@@ -330,7 +330,7 @@ async def expire(store: Any) -> None:
 async def test_an_open_socket_survives_an_outage_and_ends_with_its_session_after_it(
     tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(SocketVisit, "look_every", 0.1)
+    monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.1)
     with redis_server(tmp_path) as redis:
         async with installed(database, sessions=RedisStore(redis.url)) as auth:
             app = socket_app(auth)
@@ -345,7 +345,7 @@ async def test_an_open_socket_survives_an_outage_and_ends_with_its_session_after
                     assert await still_open(socket)
                     redis.start()
                     assert await still_open(socket)
-                    await auth.logins.end_all(ann)
+                    await auth.user_sessions.revoke_all(ann)
                     assert await closed(socket, within=3) == 1008
 
 
@@ -383,7 +383,7 @@ async def test_a_redis_that_goes_away_after_the_answer_spoils_nothing(
             async def body() -> AsyncIterator[bytes]:
                 yield b"begun"
                 await asyncio.to_thread(redis.kill)
-                await get_auth(request).sessions.sessions_of("1")
+                await get_auth(request).sessions.list_sessions("1")
 
             return StreamingResponse(body())
 
