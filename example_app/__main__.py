@@ -1,4 +1,4 @@
-"""Serves the application: `python -m example_app`."""
+"""Runs the application server: `python -m example_app`."""
 
 import contextlib
 import importlib
@@ -18,18 +18,18 @@ def main() -> None:
     try:
         host, port = settings.address()
         listener = listen(host, port)
-        # With PORT=0 it is known only now; the links in mails name it.
+        # With PORT=0 the system chooses the port. Links in mails contain it.
         port = listener.getsockname()[1]
         os.environ["PORT"] = str(port)
         proxies, workers = settings.trusted_proxies(), settings.workers()
-        importlib.import_module("example_app.main")  # says what is wrong with the other settings
+        importlib.import_module("example_app.main")  # validates the other settings
     except ImproperlyConfigured as error:
         sys.exit(" ".join(str(error).split()))
     print(f"{settings.url_of(host, port)} (Ctrl+C to stop)", flush=True)
-    # Left alone, uvicorn believes what anybody on this machine says of a visitor's address.
+    # By default, uvicorn trusts the X-Forwarded-For header of every process on this machine.
     options: dict[str, Any] = {"app": "example_app.main:app", "forwarded_allow_ips": proxies}
     if workers > 1:
-        listener.close()  # uvicorn opens one for all of them
+        listener.close()  # uvicorn opens its own listener for all workers
         uvicorn.run(**options, host=host, port=port, workers=workers)
         return
     server = uvicorn.Server(uvicorn.Config(**options))
@@ -40,7 +40,10 @@ def main() -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Done first: nobody should get a first password from a process that then finds its port taken."""
+    """Opens the port, before anything else is done.
+
+    A taken port is then reported before the first user is created and the password printed.
+    """
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:

@@ -1,4 +1,4 @@
-"""The application: its parts, put together."""
+"""The application: its Auth, routes, middleware and first start."""
 
 import contextlib
 import secrets
@@ -58,7 +58,7 @@ auth = Auth(
         notes.Notes(),
         Registration(),
         EmailChange(),
-        # Sessions in cookies cannot be listed, and Django's only by looking at all.
+        # CookieStore cannot list sessions, and DjangoStore would read all of them.
         *([] if django or isinstance(sessions, CookieStore) else [ActiveSessions()]),
     ],
     django=django,
@@ -71,7 +71,7 @@ async def healthz(request: Request) -> PlainTextResponse:
 
 @contextlib.asynccontextmanager
 async def first_start(app: Any) -> AsyncIterator[None]:
-    """Makes what is missing. Where several workers start at once, those that come second look again."""
+    """Creates missing permissions, groups and the first user. Retries if another worker created them first."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             await _create_what_is_missing()
@@ -101,7 +101,9 @@ async def _create_writers() -> None:
 async def _create_admin() -> None:
     password = secrets.token_urlsafe(15)
     await auth.users.create_superuser("admin", password=password)
-    sys.stdout.write(f"\nThe first user, shown only once:\n  username: admin\n  password: {password}\n\n")
+    sys.stdout.write(
+        f"\nThe first user (this password is shown only once):\n  username: admin\n  password: {password}\n\n"
+    )
     sys.stdout.flush()
 
 

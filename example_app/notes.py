@@ -1,4 +1,4 @@
-"""Notes: read by everybody, written by those who may."""
+"""Notes: everyone can read them; writing and deleting needs a permission."""
 
 import time
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ table = sa.Table(
 
 
 class Notes(Feature):
-    """Lets `migrate` create the table."""
+    """Adds the table of notes to those that `migrate` creates."""
 
     def tables(self, tables: Tables) -> Sequence[sa.Table]:
         return [table]
@@ -43,7 +43,7 @@ async def home(request: Request) -> Response:
 async def add(request: Request) -> Response:
     form = _form()
     await form.fill_in(request)
-    # Browsers count a line's end once, and send it as two characters.
+    # Browsers count a line break as one character for maxlength, but send it as two (CR LF).
     text = form.data["text"] = form.data["text"].replace("\r\n", "\n")
     if len(text) > MAX_LENGTH:
         form.add_error("text", ValidationError(f"The note has {len(text)} characters. Shorten it to {MAX_LENGTH}."))
@@ -56,7 +56,7 @@ async def add(request: Request) -> Response:
 
 @permission_required("notes.delete_note")
 async def delete(request: Request) -> Response:
-    """Twice is as good as once: what should be gone is gone."""
+    """Deletes a note. Succeeds if the note is deleted already."""
     note = request.path_params["note"]
     if not (note.isascii() and note.isdecimal() and len(note) < 10):
         raise HTTPException(404)

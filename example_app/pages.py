@@ -1,4 +1,4 @@
-"""How pages are made, those for errors too."""
+"""Rendering of pages and error pages."""
 
 import http
 from collections.abc import Mapping
@@ -22,22 +22,22 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 TITLES = {
-    400: "We did not understand that request",
+    400: "This request could not be read",
     403: "You do not have permission",
-    404: "There is nothing here",
+    404: "Page not found",
     405: "This page only accepts forms",
-    413: "That is too long",
-    415: "That is not a form",
+    413: "This is too long",
+    415: "This is not a form",
     500: "Something went wrong",
-    503: "One moment, please",
+    503: "Temporarily unavailable",
 }
 ADVICE = {
-    400: "Go back to the page with the form, and send it again.",
-    404: "The address may be mistyped, or what was here has been deleted.",
-    405: "Open the page with the form, and send it from there.",
-    413: "Go back, and send something shorter.",
-    415: "Go back, and use the form on the page.",
-    500: "This is our fault, not yours, and our log has the details. Please try again in a minute.",
+    400: "Go back to the page with the form and send it again.",
+    404: "Check the address. The page may have been deleted.",
+    405: "Open the page with the form and send it from there.",
+    413: "Go back and send something shorter.",
+    415: "Go back and use the form on the page.",
+    500: "This is an error of the site, and it has been logged. Please try again in a minute.",
 }
 
 
@@ -60,27 +60,27 @@ def render(
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  it is registered for nothing else
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for HTTPException only
     status, headers = error.status_code, error.headers
     if status in (204, 304):
         return Response(status_code=status, headers=headers)
     if _is_api(request):
         return JSONResponse({"detail": error.detail}, status, headers)
-    # Below /static and /healthz there is no user whom a page could greet.
+    # Under /static and /healthz the middleware does not run, so a page would have no user.
     if "user" not in request.scope:
         return PlainTextResponse(f"{error.detail}\n", status, headers)
-    says_more = error.detail != http.HTTPStatus(status).phrase
+    has_detail = error.detail != http.HTTPStatus(status).phrase
     context = {
         "status": status,
         "title": TITLES.get(status, error.detail),
-        "detail": error.detail if says_more else "",
-        "advice": ADVICE.get(status, "" if says_more else "Start again from the notes."),
+        "detail": error.detail if has_detail else "",
+        "advice": ADVICE.get(status, "" if has_detail else "Go back to the notes."),
     }
     return render(request, "error.html", context, status, headers)
 
 
 async def on_crash(request: Request, error: Exception) -> Response:
-    """Asks for nothing that may have been what broke: neither a session nor a user."""
+    """Renders the error page without session and user, because reading these may be what failed."""
     if _is_api(request):
         return JSONResponse({"detail": f"{TITLES[500]}. {ADVICE[500]}"}, 500)
     page = templates.get_template("crash.html").render(title=TITLES[500], advice=ADVICE[500], root=_root(request))

@@ -1,4 +1,4 @@
-"""What the environment says."""
+"""Settings from environment variables. Each function documents its variable."""
 
 import contextlib
 import ipaddress
@@ -54,7 +54,7 @@ def address() -> tuple[str, int]:
 
 
 def url_of(host: str, port: int) -> str:
-    """What to open in a browser on this machine: nobody can visit the address that stands for all addresses."""
+    """Returns the URL to open on this machine, with localhost for 0.0.0.0 and ::."""
     with contextlib.suppress(ValueError):
         ip = ipaddress.ip_address(host)
         host = "localhost" if ip.is_unspecified else f"[{ip}]" if ip.version == 6 else host
@@ -62,28 +62,33 @@ def url_of(host: str, port: int) -> str:
 
 
 def base_url() -> str:
-    """BASE_URL: what the links in mails begin with."""
+    """BASE_URL: scheme and host of the links in mails."""
     url = os.environ.get("BASE_URL") or url_of(*address())
     parts = _split(url)
     if not parts or parts.scheme not in ("http", "https") or "@" in parts.netloc:
-        raise ImproperlyConfigured("BASE_URL is no scheme and host. Set it to https://notes.example, without a path.")
+        raise ImproperlyConfigured(
+            "BASE_URL is not a scheme and host. Set it to https://notes.example, without a path."
+        )
     return url.removesuffix("/")
 
 
 def mailer() -> Mailer:
-    """MAIL: `console` prints mails; `smtp://` hands them to a server after STARTTLS, `smtps://` over TLS, and
-    `smtp+plain://` over no TLS. The messages do not repeat the URL, which may hold a password."""
-    named = os.environ.get("MAIL") or "console"
-    if named == "console":
+    """MAIL: `console` prints mails. A URL names a mail server.
+
+    `smtp://` uses STARTTLS, `smtps://` implicit TLS, and `smtp+plain://` no TLS. Error messages do not contain the URL,
+    because it may contain a password.
+    """
+    url = os.environ.get("MAIL") or "console"
+    if url == "console":
         return ConsoleMailer()
-    parts = _split(named)
+    parts = _split(url)
     if not parts or parts.scheme not in MAIL_SCHEMES:
         raise ImproperlyConfigured(
-            "MAIL cannot be read. Set it to console, smtp://user:password@host:587, smtps://user:password@host:465 "
-            "or smtp+plain://127.0.0.1:25, with %40 for each @ of the password."
+            "MAIL is not valid. Set it to console, smtp://user:password@host:587, smtps://user:password@host:465 "
+            "or smtp+plain://127.0.0.1:25. Write %40 for an @ in the password."
         )
     if (parts.username or parts.password) and parts.scheme == "smtp+plain":
-        raise ImproperlyConfigured("MAIL would send the password in the clear. Use smtp:// or smtps://.")
+        raise ImproperlyConfigured("MAIL would send the password without TLS. Use smtp:// or smtps://.")
     try:
         return SMTPMailer(
             parts.hostname or "",
@@ -97,59 +102,62 @@ def mailer() -> Mailer:
 
 
 def mail_from(site_name: str) -> str:
-    """MAIL_FROM: an address, with a name before it or without."""
+    """MAIL_FROM: the sender of mails, as an address with or without a name."""
     host = urlsplit(base_url()).hostname or ""
-    # Mail knows an address of IPv6 in another form than the web does.
+    # The form of an IPv6 address in a URL is not valid in a mail address.
     sender = os.environ.get("MAIL_FROM") or f"{site_name} <noreply@{'localhost' if ':' in host else host}>"
     try:
         build_message(sender=sender, to="ann@example.org", subject="", text="")
     except ValueError as error:
         raise ImproperlyConfigured(
-            "MAIL_FROM is no sender. Set it to notes@example.org, or to Notes <notes@example.org>."
+            "MAIL_FROM is not a valid sender. Set it to notes@example.org, or to Notes <notes@example.org>."
         ) from error
     return sender
 
 
 def trusted_proxies() -> list[str]:
-    """TRUSTED_PROXIES: who is believed about visitors' addresses. Nobody, unless named."""
-    named = _list("TRUSTED_PROXIES")
+    """TRUSTED_PROXIES: reverse proxies whose X-Forwarded-For header is trusted. Empty by default."""
+    proxies = _list("TRUSTED_PROXIES")
     try:
-        TrustedProxies(named)
+        TrustedProxies(proxies)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(
-            "TRUSTED_PROXIES cannot be read. Set it to addresses or networks, as in 127.0.0.1,10.0.0.0/8."
+            "TRUSTED_PROXIES is not valid. Set it to addresses or networks, as in 127.0.0.1,10.0.0.0/8."
         ) from error
-    return named
+    return proxies
 
 
 def languages() -> list[str]:
-    """LANGUAGES: in which the account pages and the mails can be, the default first."""
-    named = _list("LANGUAGES") or ["en", "de"]
+    """LANGUAGES: languages of the account pages and mails. The first is the default."""
+    tags = _list("LANGUAGES") or ["en", "de"]
     try:
-        Languages(named)
+        Languages(tags)
     except ImproperlyConfigured as error:
         raise ImproperlyConfigured(
-            f"LANGUAGES={','.join(named)!r} cannot be spoken. Set it to en, de or en,de."
+            f"LANGUAGES={','.join(tags)!r} is not available. Set it to en, de or en,de."
         ) from error
-    return named
+    return tags
 
 
 def throttling() -> bool:
-    """THROTTLING=off is for load tests, where one machine logs in more often than people do.
+    """THROTTLING=off: switches rate limits off, for load tests from one machine.
 
-    Never switch it off where others can reach the application: they may then guess passwords without a pause.
+    Attackers guess passwords, which they could then do without delays. Therefore never switch it off on a public server.
     """
     return _switch("THROTTLING", default=True)
 
 
 def password_validators(context_words: list[str]) -> list[PasswordValidator]:
-    """With HIBP=1, new passwords are also looked up at Have I Been Pwned, which is told a part of their hash."""
+    """HIBP=1: also checks new passwords with Have I Been Pwned.
+
+    The first characters of the password's hash are sent to that service.
+    """
     validators = default_validators(context_words)
     return [*validators, PwnedPasswordsValidator()] if _switch("HIBP", default=False) else validators
 
 
 def database() -> Database:
-    """The message does not repeat the URL, which may hold a password."""
+    """DATABASE_URL: the database. Error messages do not contain the URL, because it may contain a password."""
     try:
         return Database(os.environ.get("DATABASE_URL") or DEFAULT_DATABASE)
     except ImportError as error:
@@ -159,25 +167,30 @@ def database() -> Database:
         ) from error
     except Exception as error:
         raise ImproperlyConfigured(
-            "DATABASE_URL cannot be read. Set it to sqlite+aiosqlite:///example.sqlite3, "
+            "DATABASE_URL is not valid. Set it to sqlite+aiosqlite:///example.sqlite3, "
             "postgresql://user@host/name or mysql+asyncmy://user@host/name."
         ) from error
 
 
 def secret_keys() -> list[str]:
-    """Newest first. Without SECRET_KEY one is kept in a file, so that a restart logs nobody out."""
+    """SECRET_KEY: the secret keys, newest first.
+
+    By default a key is generated and kept in a file, so that users stay logged in after a restart.
+    """
     return _list("SECRET_KEY") or [_key_from_file()]
 
 
 def session_store(keys: list[str], database: Database) -> SessionStore | Callable[[Users[Any]], SessionStore] | None:
-    """SESSION_STORE, and REDIS_URL. None for the default of `Auth`."""
+    """SESSION_STORE and REDIS_URL: where sessions are stored. None means the default of `Auth`."""
     if django_project() is not None:
         return None
     name = os.environ.get("SESSION_STORE") or "database"
     if name not in SESSION_STORES:
         raise ImproperlyConfigured(f"SESSION_STORE={name!r} is not known. Use {', '.join(SESSION_STORES)}.")
     if name == "memory" and workers() > 1:
-        raise ImproperlyConfigured("SESSION_STORE=memory is known to one process only. Unset WORKERS.")
+        raise ImproperlyConfigured(
+            "SESSION_STORE=memory works with one process only. Unset WORKERS, or use another store."
+        )
     url = os.environ.get("REDIS_URL") or "redis://127.0.0.1:6379"
     try:
         if name == "redis":
@@ -195,44 +208,42 @@ def session_store(keys: list[str], database: Database) -> SessionStore | Callabl
 
 
 def session_limits() -> Preset | None:
-    """SESSION_LIMITS: how long logins last, as one of NIST's levels. Of Django's sessions Django decides."""
-    named = os.environ.get("SESSION_LIMITS") or ("" if django_project() else "aal1")
-    if not named:
+    """SESSION_LIMITS: how long logins last, as a NIST assurance level. Not available with DJANGO=1."""
+    name = os.environ.get("SESSION_LIMITS") or ("" if django_project() else "aal1")
+    if not name:
         return None
     for level in PRESETS:
-        if level == named:
+        if level == name:
             return level
-    raise ImproperlyConfigured(f"SESSION_LIMITS={named!r} is not known. Use {', '.join(PRESETS)}.")
+    raise ImproperlyConfigured(f"SESSION_LIMITS={name!r} is not known. Use {', '.join(PRESETS)}.")
 
 
 def max_sessions() -> int | None:
-    """MAX_SESSIONS: on how many devices one user can be logged in. One more login ends the oldest."""
+    """MAX_SESSIONS: the number of sessions per user. A further login ends the oldest session."""
     return _number("MAX_SESSIONS") if os.environ.get("MAX_SESSIONS") else None
 
 
 def workers() -> int:
-    """WORKERS: how many processes answer."""
+    """WORKERS: the number of server processes."""
     return _number("WORKERS") if os.environ.get("WORKERS") else 1
 
 
 def _number(name: str) -> int:
     value = os.environ.get(name, "")
     if not (value.isascii() and value.isdecimal() and 0 < int(value[:9]) < 1000):
-        raise ImproperlyConfigured(
-            f"{name}={value!r} cannot be used. Set {name} to a number from 1 to 999, or unset it."
-        )
+        raise ImproperlyConfigured(f"{name}={value!r} is not valid. Set {name} to a number from 1 to 999, or unset it.")
     return int(value)
 
 
 def django_project() -> DjangoProject | None:
-    """DJANGO=1: the database belongs to a Django project, as that in `example_app.django_site`."""
+    """DJANGO=1: the database belongs to a Django project, such as `example_app.django_site`."""
     if not _switch("DJANGO", default=False):
         return None
     engines = {"": "db", "database": "db", "cookie": "signed_cookies"}
     engine = engines.get(os.environ.get("SESSION_STORE", ""))
     if engine is None or os.environ.get("SESSION_LIMITS"):
         raise ImproperlyConfigured(
-            "With DJANGO=1 sessions are Django's. Unset SESSION_LIMITS, and set SESSION_STORE to database or cookie."
+            "With DJANGO=1, Django's session settings apply. Unset SESSION_LIMITS, and set SESSION_STORE to database or cookie."
         )
     return DjangoProject(session_engine=engine)
 
@@ -249,15 +260,15 @@ def _switch(name: str, *, default: bool) -> bool:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL that names a server and nothing on it."""
+    """Returns the parts of a URL with scheme and host only; None for any other text."""
     try:
         parts = urlsplit(url)
-        named = re.fullmatch(r"[\w.:-]+", parts.hostname or "") and parts.port != 0
+        has_host = re.fullmatch(r"[\w.:-]+", parts.hostname or "") and parts.port != 0
     except ValueError:
         return None
-    # What cannot stand in a URL, urlsplit takes for a part of the host, or leaves out.
-    plain = re.fullmatch(r"[A-Za-z+]+://[!-~]+", url) and not parts.path.strip("/")
-    return parts if named and plain and not parts.query and not parts.fragment else None
+    # urlsplit accepts or drops characters that are not allowed in a URL.
+    is_plain = re.fullmatch(r"[A-Za-z+]+://[!-~]+", url) and not parts.path.strip("/")
+    return parts if has_host and is_plain and not parts.query and not parts.fragment else None
 
 
 def _key_from_file() -> str:
@@ -267,12 +278,15 @@ def _key_from_file() -> str:
         return KEY_FILE.read_text("ascii").strip()
     except (OSError, UnicodeError) as error:
         raise ImproperlyConfigured(
-            f"The secret key cannot be kept in {KEY_FILE} here ({type(error).__name__}). Set SECRET_KEY."
+            f"The secret key cannot be stored in {KEY_FILE} ({type(error).__name__}). Set SECRET_KEY."
         ) from error
 
 
 def _write_key_file() -> None:
-    """Several workers may start at once: the first link wins, and nobody reads a file that is half written."""
+    """Creates the key file atomically.
+
+    If several workers start at once, all of them read the key of the first.
+    """
     descriptor, draft = tempfile.mkstemp(prefix=KEY_FILE.name, dir=".")
     try:
         with open(descriptor, "w", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""The staff corner: who is there, and who may write."""
+"""The staff page: lists and creates users, and changes the group of writers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -59,7 +59,7 @@ async def change_writers(request: Request) -> Response:
     users = get_auth(request).users
     form = Form(user=Field(type="hidden"), wish=Field(type="hidden"))
     if not await form.fill_in(request) or form.data["wish"] not in ("add", "remove"):
-        raise HTTPException(400, "The form did not say whom to add or to remove.")
+        raise HTTPException(400, "The form is incomplete. Go back to the staff page and send it again.")
     user = await users.get(form.data["user"])
     if user is None:
         raise HTTPException(404, "This user no longer exists.")
@@ -69,27 +69,30 @@ async def change_writers(request: Request) -> Response:
 
 def _form() -> Form:
     return Form(
-        username=Field(label="Username", max_length=150, help_text="The name they log in with."),
+        username=Field(label="Username", max_length=150, help_text="The user logs in with this name."),
         email=Field(
             label="E-mail address",
             type="email",
             required=False,
             max_length=254,
-            help_text="Without one they cannot choose a new password when they forget it.",
+            help_text="Needed to reset a forgotten password.",
         ),
         password=Field(label="Password", type="password", autocomplete="new-password"),
     )
 
 
 async def _check(auth: Auth, form: Form) -> None:
-    """Adds what is wrong with a new user. Staff may be told what strangers may not: who is there already."""
+    """Adds the errors of a new user to the form.
+
+    Unlike visitors, staff may see which users exist.
+    """
     username, email = form.data["username"], form.data["email"]
     if "username" not in form.errors and not username.isprintable():
         form.add_error("username", ValidationError("Use only visible characters. Type it again."))
     elif await auth.users.has_username(username):
         form.add_error("username", _taken())
     if email and "email" not in form.errors and await auth.users.list_by_email(email):
-        form.add_error("email", ValidationError("Somebody else has this address. Enter another, or none."))
+        form.add_error("email", ValidationError("Another user has this address. Enter a different one, or none."))
     if "password" not in form.errors:
         user = User(id=None, username=username, email=email)
         for error in await auth.validate_password(form.data["password"], user):

@@ -1,4 +1,4 @@
-"""Wiring an `Auth` into an application: middleware, lifespan, well-known URLs."""
+"""Connects an `Auth` to an application: middleware, lifespan, well-known URLs."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,7 +22,7 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
-    """The recommended stack, in the right order. Paths in `exclude` have neither session nor user."""
+    """Returns the recommended middlewares in the right order. Paths in `exclude` have neither session nor user."""
     return [
         Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie, exclude=exclude, clock=auth.clock),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
@@ -31,7 +31,10 @@ def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
 
 
 def well_known(auth: Auth) -> list[BaseRoute]:
-    """`/.well-known/change-password` (W3C): where password managers send people. For the routes of the outermost app."""
+    """Returns the route `/.well-known/change-password` (W3C), to which password managers send users.
+
+    It belongs to the routes of the outermost application, because the path is absolute.
+    """
 
     @login_not_required
     async def change_password(request: Request) -> Response:
@@ -41,16 +44,17 @@ def well_known(auth: Auth) -> list[BaseRoute]:
 
 
 def lifespan(auth: Auth, inner: Lifespan | None = None, *, create_tables: bool = False) -> Lifespan:
-    """Connects the database when the application starts, disconnects it when it ends, with `inner` in between.
+    """Returns a lifespan that connects the database at startup and disconnects it at shutdown.
 
-    A database that is connected already stays so. `create_tables` creates or completes the tables at each start, as
-    the command `starlette-auth migrate` does.
+    `inner` is the application's own lifespan, which runs while the database is connected. A database that was already
+    connected stays connected. `create_tables` creates or completes the tables at each start, as the command
+    `starlette-auth migrate` does.
     """
 
     @contextlib.asynccontextmanager
     async def connected(app: Any) -> AsyncIterator[Any]:
-        ours = not auth.database.is_connected
-        if ours:
+        must_connect = not auth.database.is_connected
+        if must_connect:
             await auth.database.connect()
         try:
             if create_tables:
@@ -59,7 +63,7 @@ def lifespan(auth: Auth, inner: Lifespan | None = None, *, create_tables: bool =
                 yield await stack.enter_async_context(inner(app)) if inner is not None else None
         finally:
             await auth.close()
-            if ours:
+            if must_connect:
                 await auth.database.disconnect()
 
     return connected

@@ -29,7 +29,7 @@ from .http.cookies import Cookie
 from .http.headers import add_security_headers
 from .http.proxies import TrustedProxies
 from .http.scope import SCOPE_KEY
-from .http.urls import parse_hosts, parse_origins, url_path_for
+from .http.urls import RedirectTargets, find_url_path, parse_origins, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -51,36 +51,36 @@ LoginStep = Callable[[Request, User], Awaitable[Response | None]]
 
 
 class Feature:
-    """Something optional: its tables, its pages and its listeners, in one file. `Auth(features=[…])` attaches it."""
+    """An optional part of an installation: tables, pages and listeners. `Auth(features=[…])` attaches it."""
 
     def tables(self, tables: Tables) -> Sequence[sa.Table]:
-        """Further tables, for `migrate` to create."""
+        """Returns the feature's own tables, which `migrate` creates."""
         return ()
 
     def attach(self, auth: "Auth") -> None:
-        """Called once: listen to `auth.events`, add to `auth.login_steps` or `auth.backends`."""
+        """Connects the feature: to `auth.events`, `auth.login_steps` or `auth.backends`. `Auth` calls this once."""
 
     def routes(self) -> Sequence[BaseRoute]:
-        """Further pages, below wherever `routes(auth)` is mounted."""
+        """Returns the feature's own pages. They are mounted together with `routes(auth)`."""
         return ()
 
 
 class Auth:
-    """Everything that the middlewares, the pages and the command line work with.
+    """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
-    `secret_key` is a text, or several, newest first. `sessions` is a store, or a function that makes one of the `Users`
-    (default: the table `auth_session`); `session_limits` say how long a login lasts ("aal1", "aal2", "aal3" of NIST's
-    levels, or your own), `max_sessions` how many a user may have at a time, and `when_full` what happens to one more.
-    `backends` are asked before the session and the password. `login_url` and `login_redirect_url` are names of routes
-    or paths. `next_hosts` are the other hosts to which a login may lead, `trusted_origins` those whose pages may post
-    to us, as in "https://shop.example".
+    `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
+    (default: the table `auth_session`). `session_limits`: how long a login lasts: "aal1", "aal2", "aal3" (NIST's
+    levels) or `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject".
+    `backends`: asked before the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`:
+    names of routes, or paths. `next_hosts`: other hosts that a login may redirect to. `trusted_origins`: other origins
+    whose pages may post to this site, as in "https://shop.example".
 
-    Mails need a `mailer` and `base_url`, the site's scheme and host. `password_validators` judge new passwords
-    (`context_words`: the site's name and the like). `rates` say how often things may be tried, as in
-    {"login": "60/m/ip"}; behind a proxy, name it in `trusted_proxies`, or all visitors count as one. `django` sets what
-    belongs together where a Django project has the same database and the same key. So many `connections` of a pool of
-    PostgreSQL are kept for this package, which saves a round trip at each use; leave the application some. `clock`
-    tells all parts the time (a store that you pass has its own).
+    `mailer`, `base_url` (scheme and host of the site): needed for mail. `password_validators`: check new passwords;
+    `context_words`: words of the site, such as its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}.
+    `trusted_proxies`: your reverse proxies; without them all visitors behind a proxy count as one client. `django`:
+    the defaults of a Django project with the same database and secret key. `connections`: PostgreSQL connections of
+    the pool that only this package uses, which saves a round trip per use; leave some to the application. `clock`:
+    tells all parts the time; a store that you pass has its own.
     """
 
     def __init__(
@@ -137,7 +137,8 @@ class Auth:
         self.csrf, self.csrf_tokens = parse_mode(csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
         self.login_url, self.login_redirect_url = login_url, login_redirect_url
         self.logout_redirect_url = logout_redirect_url
-        self.next_hosts, self.trusted_origins = parse_hosts(next_hosts), parse_origins(trusted_origins)
+        self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
+        self.trusted_origins = parse_origins(trusted_origins)
         self.login_after_reset, self.clear_site_data = login_after_reset, clear_site_data
         self.login_steps: list[LoginStep] = []
         self._attach_features(features)
@@ -171,7 +172,7 @@ class Auth:
         throttling: bool,
         trusted_proxies: Sequence[str],
     ) -> None:
-        """Builds the users and what protects their accounts: the throttle and the single-use tokens."""
+        """Builds the users, and the throttle and single-use tokens that protect their accounts."""
         self.tables = tables or self.defaults.tables()
         self.users: Users[Any] = Users(
             self.gateway,
@@ -208,6 +209,7 @@ class Auth:
         self.user_sessions = UserSessions(
             self.sessions,
             self.session_backend,
+            devices=self.devices,
             tokens=self.tokens,
             events=self.events,
             max_sessions=max_sessions,
@@ -260,11 +262,11 @@ class Auth:
             feature.attach(self)
 
     async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
-        """Asks each backend, also about one object. No for an inactive or anonymous user, yes for a superuser."""
+        """Returns whether a backend grants `perm` on `obj`: superusers have all, inactive and anonymous users none."""
         return await has_perm(self.backends, user, perm, obj)
 
     def url_for(self, conn: HTTPConnection, name: str, **params: Any) -> str:
-        """Returns the path of the page whose route has this name, or of a path of the application."""
+        """Returns the path of the route called `name`. A `name` with a slash is a path of the application."""
         return url_path_for(conn.scope, name, **params)
 
     def override_language(self, conn: HTTPConnection) -> AbstractContextManager[None]:
@@ -272,31 +274,29 @@ class Auth:
         return override_language(self.languages.negotiate(conn.headers.get("accept-language", "")))
 
     def add_security_headers(self, response: Response) -> None:
-        """Adds the headers that every account page has."""
+        """Adds the security headers of an account page."""
         varies = len(self.languages.all) > 1
-        add_security_headers(response, form_targets=self.next_hosts, varies_by_language=varies)
+        add_security_headers(response, form_targets=self.redirects.allowed_hosts, varies_by_language=varies)
 
     def find_url(self, conn: HTTPConnection, name: str) -> str | None:
-        """The same, or None: for links to what this site may not have."""
+        """Returns what `url_for` returns, or None if this site has no such page."""
         if name == "password_reset" and not self.account_mailer.is_configured:
             return None
-        try:
-            return self.url_for(conn, name)
-        except ImproperlyConfigured:
-            return None
+        return find_url_path(conn.scope, name)
 
     async def validate_password(self, password: str, user: User | None = None) -> list[ValidationError]:
-        """What is wrong with a new password; nothing when it can be taken."""
+        """Returns the errors of a new password; an empty list if it is accepted."""
         return await validate_password(password, self.password_validators, user)
 
     def password_help(self) -> list[str]:
-        """What a new password must be like, one sentence for each rule, in the visitor's language."""
+        """Returns the rules for a new password, one sentence each, in the visitor's language."""
         return [text for validator in self.password_validators if (text := validator.get_help_text())]
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
-        """Deletes sessions, tokens and counters that nobody can use any more; gives the number of the sessions.
+        """Deletes expired sessions, tokens and rate limit counters; returns the number of deleted sessions.
 
-        In small batches, with pauses: others hardly notice. `progress` is told the number of the sessions so far.
+        It works in small batches with pauses, so that other requests hardly wait. `progress` is called with the number
+        of sessions deleted so far.
         """
         number = await self.sessions.clear_expired(progress)
         await self.tokens.clear_expired()
@@ -304,7 +304,7 @@ class Auth:
         return number
 
     async def close(self) -> None:
-        """Sends what is still to be mailed, ends the threads, gives back the connections of this event loop."""
+        """Sends the queued mails, stops the threads and closes the connections of this event loop."""
         await self.mail_queue.drain()
         self.passwords.close()
         await self.sessions.close()
@@ -314,12 +314,12 @@ class Auth:
         await self.events.emit(PasswordCheckUnavailable(error=error))
 
     def backends_for(self, credentials: dict[str, Any]) -> list[AuthenticationBackend]:
-        """The backends whose `authenticate` takes credentials of these names."""
+        """Returns the backends whose `authenticate` accepts credentials of these names."""
         return [backend for backend in self.backends if backend.accepts(credentials)]
 
 
 def get_auth(conn: HTTPConnection) -> Auth:
-    """The Auth that takes care of this request."""
+    """Returns the `Auth` that handles this request. Raises ImproperlyConfigured without AuthenticationMiddleware."""
     auth = conn.scope.get(SCOPE_KEY)
     if not isinstance(auth, Auth):
         raise ImproperlyConfigured(

@@ -1,6 +1,5 @@
 """Logging in and out."""
 
-import functools
 from typing import Any
 from urllib.parse import urlencode
 
@@ -8,17 +7,16 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .auth import Auth, get_auth
-from .backends.session import session_of
-from .core.events import LoginFailed, UserLoggedIn, UserLoggedOut, clean_credentials
-from .core.exceptions import ImproperlyConfigured, PermissionDenied
+from .backends.session import require_session, session_of
+from .core.events import LoginFailed, UserLoggedOut, clean_credentials
+from .core.exceptions import PermissionDenied
 from .http.content import prefers_json
-from .http.urls import requested_url, safe_url, url_path_for
-from .sessions.base import SessionBase
-from .users.models import AnonymousUser, Credentials, User
+from .http.urls import requested_url
+from .users.models import AnonymousUser, User, set_user
 
 
 async def authenticate(request: HTTPConnection, **credentials: Any) -> User | None:
-    """Returns the user whose credentials these are, or None. Logs nobody in.
+    """Returns the user whose credentials these are, or None. The user is not logged in by this.
 
     The backends are asked in order, and the first that knows the credentials decides. A backend that raises
     PermissionDenied ends the search.
@@ -43,13 +41,16 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
     `remember` keeps the login when the browser closes, for as long as `Auth(session_limits=…)` allows. Login steps,
     such as a second factor, are not asked here: pages use `complete_login`.
     """
-    await _log_in(get_auth(request), request, user, backend=backend, remember=remember)
+    auth = get_auth(request)
+    auth.csrf_tokens.rotate(request)
+    path = backend or getattr(user, "backend", "") or auth.model_backend.path
+    await auth.user_sessions.begin(request, user, path, remember=remember)
 
 
 async def complete_login(request: Request, user: User, next: str | None = None, *, remember: bool = False) -> Response:
     """Logs in a user who has proved who they are, and returns the redirect to `next`. Every login page ends here.
 
-    Each of `auth.login_steps` may return a response of its own first. `next` is followed when it is safe. Raises
+    Each of `auth.login_steps` may return another response first. `next` is followed when it is safe. Raises
     TooManySessions (403) where `Auth(max_sessions=…)` leaves no room.
     """
     auth = get_auth(request)
@@ -57,59 +58,24 @@ async def complete_login(request: Request, user: User, next: str | None = None, 
         response = await step(request, user)
         if response is not None:
             return response
-    await auth.user_sessions.check_limit(user, session_of(request))
-    await _log_in(auth, request, user, remember=remember)
-    return RedirectResponse(next_url(auth, request, next), status_code=303)
-
-
-async def _log_in(auth: Auth, conn: HTTPConnection, user: User, *, backend: str = "", remember: bool = False) -> None:
-    session = _session(conn)
-    if not isinstance(user, User):
-        raise TypeError("login() takes a User. What authenticate() gave is None, or was not awaited: look first.")
-    if not user.is_active:
-        raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
-    backend = backend or user.backend or auth.model_backend.path
-    new_device = user.last_login is not None and not auth.devices.known(conn, user)
-    async with auth.events.transaction(UserLoggedIn):
-        await auth.users.record_login(user)
-        event = UserLoggedIn(user=user, request=conn, backend=backend, new_device=new_device)
-        await auth.events.emit(event)
-    auth.session_backend.bind(session, user, backend, is_remembered=remember)
-    session.after_save = functools.partial(auth.user_sessions.enforce_limit, user)
-    auth.devices.remember(conn, user)
-    auth.csrf_tokens.rotate(conn)
-    set_user(conn, user)
+    auth.csrf_tokens.rotate(request)
+    await auth.user_sessions.begin(request, user, user.backend or auth.model_backend.path, remember=remember)
+    return RedirectResponse(auth.redirects.choose(request.scope, next), status_code=303)
 
 
 async def logout(request: HTTPConnection) -> None:
     """Ends the session. Its data is gone at once; its key is invalid when the response starts, even if that fails."""
-    auth, session = get_auth(request), _session(request)
+    auth, session = get_auth(request), require_session(request)
     user = request.user if isinstance(request.user, User) else AnonymousUser()
     session.flush()
-    set_user(request, AnonymousUser())
+    set_user(request.scope, AnonymousUser())
     async with auth.events.transaction(UserLoggedOut):
         await auth.events.emit(UserLoggedOut(user=user, request=request))
 
 
 def update_session_auth_hash(request: HTTPConnection, user: User) -> None:
     """Keeps this session, under a new key, after its user's password changed. The user's other sessions end."""
-    get_auth(request).session_backend.refresh_auth_hash(_session(request), user)
-
-
-def set_user(conn: HTTPConnection, user: User | AnonymousUser) -> None:
-    """Sets `request.user` and `request.auth`."""
-    conn.scope["user"], conn.scope["auth"] = user, Credentials(user)
-
-
-def next_url(auth: Auth, conn: HTTPConnection, url: str | None) -> str:
-    """Returns `url` if a login may redirect there, or else `login_redirect_url`."""
-    return safe_next(auth, conn, url, url_path_for(conn.scope, auth.login_redirect_url))
-
-
-def safe_next(auth: Auth, conn: HTTPConnection, url: str | None, default: str) -> str:
-    """Returns `url` if it is on this site or one of `next_hosts`, or else `default`."""
-    secure = auth.cookie.is_secure(conn.scope)
-    return safe_url(url, default=default, allowed_hosts=auth.next_hosts, require_https=secure)
+    get_auth(request).session_backend.refresh_auth_hash(require_session(request), user)
 
 
 async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, password: str, *, action: str) -> bool:
@@ -133,12 +99,3 @@ def redirect_to_login(conn: HTTPConnection, login_url: str | None = None) -> Res
     if conn.scope.get("method") in ("GET", "HEAD"):
         url += ("&" if "?" in url else "?") + urlencode({"next": requested_url(conn.scope)})
     return RedirectResponse(url, status_code=303)
-
-
-def _session(conn: HTTPConnection) -> SessionBase:
-    session = session_of(conn)
-    if session is None:
-        raise ImproperlyConfigured(
-            "login() and logout() need SessionMiddleware. Pass middleware=middleware(auth) to your app."
-        )
-    return session

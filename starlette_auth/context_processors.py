@@ -1,32 +1,35 @@
-"""What templates see: the user, permissions, CSRF tokens, URLs of our pages."""
+"""Template variables: the user, permissions, CSRF tokens, URLs of the account pages."""
 
+import functools
 from typing import Any
 
 from markupsafe import Markup
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from .auth import Auth, get_auth
 from .core.templating import ASSET_HASHES
 from .core.translation import current_language
+from .http.urls import find_url_path, url_path_for
 from .security.csrf_tokens import FIELD
 from .users.models import AnonymousUser, User
 
-ASSET_ROUTES = {"auth.css": "auth_style", "auth.js": "auth_script"}  # files, and the names of their routes
+ASSETS = {"auth_style": "auth.css", "auth_script": "auth.js"}  # files, by the names of their routes
 
 
 def auth_context(request: HTTPConnection) -> dict[str, Any]:
-    """What templates need: `Jinja2Templates("templates", context_processors=[auth_context])`.
+    """Returns the variables for templates: `Jinja2Templates("templates", context_processors=[auth_context])`.
 
-    `user`, `perms.app.codename`, `csrf_token` and `csrf_input`, and `auth_url("login")` for the paths of our pages;
-    `auth_link("register")` is the same, or None where there is no such page.
+    They are `user`, `perms.app.codename`, `csrf_token`, `csrf_input` and more. `auth_url("login")` is the path of an
+    account page. `auth_link("register")` is such a path too, or None if this site has no such page.
     """
     return template_context(get_auth(request), request)
 
 
 def template_context(auth: Auth, request: HTTPConnection) -> dict[str, Any]:
-    """Returns what `auth_context` returns, where the Auth is known."""
+    """Returns what `auth_context` returns, for callers that have the `Auth` already."""
     language = current_language()
-    # On a path that is excluded from sessions, an error page still has a header that asks who is there.
+    # A path that is excluded from sessions has no user, but its error pages show a header with the user's name.
     user = request.scope.get("user") or AnonymousUser()
     return {
         "request": request,
@@ -34,10 +37,9 @@ def template_context(auth: Auth, request: HTTPConnection) -> dict[str, Any]:
         "perms": Perms(user),
         "csrf_token": LazyToken(request, as_input=False),
         "csrf_input": LazyToken(request, as_input=True),
-        "auth_url": lambda name, **params: auth.url_for(request, name, **params),
-        "auth_link": lambda name: auth.find_url(request, name),
-        "auth_style": _asset_url(auth, request, "auth.css"),
-        "auth_script": _asset_url(auth, request, "auth.js"),
+        "auth_url": functools.partial(url_path_for, request.scope),
+        "auth_link": functools.partial(auth.find_url, request),
+        **_asset_urls(request.scope),
         "home": auth.login_redirect_url,
         "login_fields": auth.login_fields,
         "language": language.tag,
@@ -47,7 +49,7 @@ def template_context(auth: Auth, request: HTTPConnection) -> dict[str, Any]:
 
 
 class Perms:
-    """`perms.polls.add_vote`, `perms.polls` and `"polls.add_vote" in perms`, as in Django's templates."""
+    """Checks permissions in templates: `perms.polls.add_vote`, `perms.polls`, `"polls.add_vote" in perms` (Django)."""
 
     def __init__(self, user: User | AnonymousUser, app_label: str = "") -> None:
         self._user = user
@@ -65,21 +67,21 @@ class Perms:
         return bool(self._app_label) and self._user.has_module_perms(self._app_label)
 
     def __iter__(self) -> Any:
-        raise TypeError("perms cannot be listed. Ask perms.app.codename, or user.get_all_permissions().")
+        raise TypeError("perms cannot be listed. Use perms.app.codename or user.get_all_permissions().")
 
 
 def csrf_token(conn: HTTPConnection) -> str:
-    """Returns a token for a form of this browser, a different text each time."""
+    """Returns a CSRF token for a form of this browser, a different text each time."""
     return get_auth(conn).csrf_tokens.token(conn)
 
 
 def csrf_input(conn: HTTPConnection) -> Markup:
-    """The hidden field for a form."""
+    """Returns the hidden form field that holds the CSRF token."""
     return Markup('<input type="hidden" name="{}" value="{}">').format(FIELD, csrf_token(conn))
 
 
 class LazyToken:
-    """In a template: made when it is written into the page, so that a page without a form sets no cookie."""
+    """Makes a CSRF token only when a template writes it, so that a page without a form sets no cookie."""
 
     def __init__(self, conn: HTTPConnection, *, as_input: bool) -> None:
         self.conn = conn
@@ -91,7 +93,7 @@ class LazyToken:
     __str__ = __html__
 
 
-def _asset_url(auth: Auth, conn: HTTPConnection, name: str) -> str | None:
-    """Returns the URL of "auth.css" or "auth.js", which changes with its content; None where our pages are not mounted."""
-    url = auth.find_url(conn, ASSET_ROUTES[name])
-    return f"{url}?v={ASSET_HASHES[name]}" if url else None
+def _asset_urls(scope: Scope) -> dict[str, str | None]:
+    """Returns the URLs of the style sheet and the script, which change with their content; None without our pages."""
+    paths = {route: (find_url_path(scope, route), file) for route, file in ASSETS.items()}
+    return {route: f"{path}?v={ASSET_HASHES[file]}" if path else None for route, (path, file) in paths.items()}

@@ -28,33 +28,39 @@ def login_required(*, login_url: str | None = None) -> Callable[[F], F]: ...
 
 
 def login_required(endpoint: F | None = None, *, login_url: str | None = None) -> Any:
-    """Lets in who is logged in. Others are sent to the login page; a client that wants JSON gets 401.
+    """Allows only logged-in users. Other browsers are redirected to the login page; JSON clients get 401.
 
-    For functions, async or not, for the methods and classes of HTTPEndpoint, and for WebSockets.
+    It decorates functions (async or not), HTTPEndpoint classes and their methods, and WebSocket endpoints. An
+    anonymous WebSocket is closed with code 1008.
     """
-    demand = user_passes_test(lambda user: user.is_authenticated, login_url=login_url)
-    return demand if endpoint is None else demand(endpoint)
+    decorate = user_passes_test(lambda user: user.is_authenticated, login_url=login_url)
+    return decorate if endpoint is None else decorate(endpoint)
 
 
 def permission_required(perm: str | Iterable[str], *, login_url: str | None = None) -> Callable[[F], F]:
-    """Lets in who has the permission; a list means all of them. Anonymous visitors are asked to log in, others get 403."""
+    """Allows only users with the permission, or with all permissions of a list.
+
+    Anonymous visitors are redirected to the login page, or get 401 if they want JSON. Other users get 403.
+    """
     if callable(perm):
         raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
     perms = [perm] if isinstance(perm, str) else list(perm)
     if not perms:
         raise ImproperlyConfigured(
-            "An empty list of permissions would let everybody in. Name one, or use login_required."
+            "An empty list of permissions would allow every user. Name a permission, or use login_required."
         )
     for name in perms:
         if "." not in name:
-            raise ImproperlyConfigured(f"{name!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")
+            raise ImproperlyConfigured(
+                f"{name!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
+            )
     return user_passes_test(lambda user: user.has_perms(perms), login_url=login_url)
 
 
 def user_passes_test(test: Test, *, login_url: str | None = None) -> Callable[[F], F]:
-    """Lets in whose user passes the test. Anonymous visitors are asked to log in, others get 403.
+    """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
-    The test may be async where the endpoint is.
+    The test may be async if the endpoint is async.
     """
     return require(lambda conn: test(conn.user), lambda conn: _forbidden(conn, login_url))
 
@@ -62,9 +68,12 @@ def user_passes_test(test: Test, *, login_url: str | None = None) -> Callable[[F
 def require(
     test: Test, refuse: Callable[[HTTPConnection], Response], reason: str = "Log in first, with a user who may do this."
 ) -> Callable[[F], F]:
-    """Asks a connection before its endpoint is called; `refuse` answers in its place, on a WebSocket `reason` does."""
+    """Returns a decorator that calls the endpoint only if `test(conn)` is true.
 
-    def demand(endpoint: F) -> F:
+    Otherwise `refuse(conn)` makes the response; a WebSocket is closed with code 1008 and `reason`.
+    """
+
+    def decorate(endpoint: F) -> F:
         if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
             wrap = _guarded_class
         else:
@@ -72,11 +81,11 @@ def require(
         guarded: F = wrap(endpoint, test, refuse, reason)
         return guarded
 
-    return demand
+    return decorate
 
 
 def login_not_required(endpoint: F) -> F:
-    """Marks an endpoint that LoginRequiredMiddleware leaves alone."""
+    """Marks an endpoint for which LoginRequiredMiddleware requires no login."""
     endpoint.login_required = False  # type: ignore[attr-defined]
     return endpoint
 
@@ -112,7 +121,7 @@ def _guarded_sync(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], 
 
 
 def _guarded_class(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
-    """A subclass that asks before it dispatches: for every method, those that are added later included."""
+    """Returns a subclass that tests before it dispatches, so that the test covers every method."""
 
     class Guarded(endpoint):  # type: ignore[misc]
         async def dispatch(self) -> None:
@@ -136,7 +145,7 @@ def _connection_of(scope: Scope, receive: Receive, send: Send) -> HTTPConnection
 
 def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> HTTPConnection:
     for value in (*args, *kwargs.values()):
-        if type(value) is Request or isinstance(value, HTTPConnection):  # to an abstract class the second takes longer
+        if type(value) is Request or isinstance(value, HTTPConnection):  # isinstance() of an abstract class is slower
             return value if "user" in value.scope else _without_user()
     raise ImproperlyConfigured(
         f"{endpoint!r} is called without a request. Give it an argument `request: Request` "
@@ -151,7 +160,7 @@ def _without_user() -> NoReturn:
 
 
 def _forbidden(conn: HTTPConnection, login_url: str | None) -> Response:
-    """A user who lacks something is told so: sending him to log in again would go round in circles."""
+    """Returns the redirect to the login page. Raises 403 for a logged-in user, whom it would redirect in a loop."""
     if conn.user.is_authenticated:
         raise HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
     return redirect_to_login(conn, login_url)

@@ -1,4 +1,4 @@
-"""The parts of an installation, unless told otherwise."""
+"""Which parts does an Auth use by default?"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,9 +22,9 @@ from .users.users import Users
 
 
 class Defaults:
-    """Of an installation of its own. A Django project has others."""
+    """Creates the default parts of an Auth. `DjangoProject` overrides them."""
 
-    #: Whether a session gets a new key when the one that signed it is not the newest.
+    #: Whether a session gets a new session key when it was signed with an old secret key.
     cycle_key = False
 
     def tables(self) -> Tables:
@@ -37,7 +37,10 @@ class Defaults:
         return Cookie()
 
     def csrf_cookie(self, cookie: Cookie) -> Cookie:
-        """Beside the session cookie: a secret of the browser's own, so that a visitor without a session can have a form."""
+        """Returns the cookie that holds the CSRF secret of a browser.
+
+        The secret is separate from the session, so that a visitor without a session can use forms.
+        """
         return replace(cookie, name=f"{cookie.name}_csrf", expire_at_browser_close=True)
 
     def csrf_tokens(self, keys: SecretKeys, cookie: Cookie) -> CSRFTokens:
@@ -47,11 +50,11 @@ class Defaults:
         return DatabaseStore(database, users=users, clock=clock)
 
     def session_limits(self, limits: SessionLimits | Preset | None) -> SessionLimits | None:
-        """Returns how long logins last; None where the store knows neither their begin nor their last use."""
+        """Returns how long logins last; None if the store records neither their start nor their last use."""
         return session_limits("aal1" if limits is None else limits)
 
     def reset_tokens(self, tokens: Tokens, keys: SecretKeys, clock: Clock) -> ResetTokens:
         return DatabaseResetTokens(tokens)
 
     def assign_backend_paths(self, backends: Sequence[AuthenticationBackend]) -> None:
-        """Says what a session notes of who let its user in."""
+        """Sets the path under which a session records the backend that authenticated its user."""

@@ -1,4 +1,4 @@
-"""Helpers for the tests of applications: logging in, collecting mail, setting the time."""
+"""Helpers for the tests of applications: login, collected mail and a clock."""
 
 import asyncio
 import re
@@ -15,14 +15,14 @@ from .users.models import User
 
 
 class Client(Protocol):
-    """Starlette's TestClient, or a client of httpx."""
+    """A Starlette TestClient or an httpx client."""
 
     cookies: Any
     headers: Any
 
 
 class AsyncClient(Client, Protocol):
-    """A client whose requests are awaited."""
+    """A client with coroutine methods, such as `httpx.AsyncClient`."""
 
     async def aclose(self) -> None: ...
 
@@ -38,14 +38,15 @@ def log_in(client: Client, user: User | None, auth: Auth | None = None) -> None:
 
 
 def log_in(client: Client, user: User | None, auth: Auth | None = None) -> Awaitable[None] | None:
-    """Makes `user` the user of this client, as a login would, without a password.
+    """Logs `user` in on this client, without a password.
 
-    With a TestClient that is all; with an AsyncClient, `await log_in(…)`. The Auth is found in a TestClient's app;
-    pass it where that is not possible. From then on the client says of its requests what a browser says of those that
-    come from the site's own pages (`Sec-Fetch-Site: same-origin`), so that a POST needs no token.
+    With an AsyncClient, use `await log_in(…)`. The Auth is taken from the app of a TestClient; pass it for other
+    clients. The client also sends `Sec-Fetch-Site: same-origin` from now on, as a browser does for requests from the
+    site's own pages, so a POST needs no CSRF token. Raises ValueError for None as user, and ImproperlyConfigured if
+    the Auth is not found.
     """
     if user is None:
-        raise ValueError("log_in() was given None in place of a user. Create the user first.")
+        raise ValueError("log_in() needs a user, not None. Create the user first.")
     auth = auth or _find_auth(getattr(client, "app", None))
     task = _log_in(client, user, auth)
     if hasattr(client, "aclose"):
@@ -74,11 +75,11 @@ def _find_auth(app: Any) -> Auth:
         auth = entry.kwargs.get("auth")
         if isinstance(auth, Auth):
             return auth
-    raise ImproperlyConfigured("This client's app does not show its Auth. Pass it: log_in(client, user, auth).")
+    raise ImproperlyConfigured("The client's app has no Auth in its middleware. Pass it: log_in(client, user, auth).")
 
 
 class FrozenClock:
-    """Time that passes when a test says so.
+    """A clock that advances only by `tick`.
 
     clock = FrozenClock()
     auth = Auth(database, secret_key="…", clock=clock)
@@ -86,7 +87,7 @@ class FrozenClock:
     """
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
-        """`now` is in seconds since 1970."""
+        """`now` is in seconds since 1970-01-01 UTC."""
         self.now = now
 
     def __call__(self) -> float:
@@ -97,7 +98,7 @@ class FrozenClock:
 
 
 class CollectingMailer:
-    """Keeps mails in place of sending them. Pass it to your Auth as `mailer`, and follow the links that it found.
+    """Collects mails instead of sending them. Pass it to your Auth as `mailer`.
 
         mailer = CollectingMailer()
         auth = Auth(database, secret_key="…", mailer=mailer)
@@ -106,8 +107,8 @@ class CollectingMailer:
             mailer.wait_for(1)
             client.get(mailer.links("ann@example.org")[0])
 
-    Mails arrive a moment after the response. The `with` keeps the event loop of the TestClient alive for them. In an
-    async test `await auth.mail_queue.drain()` in place of `wait_for()`.
+    Mails arrive shortly after the response. `with TestClient(…)` keeps the client's event loop running until then. In
+    an async test, use `await auth.mail_queue.drain()` instead of `wait_for()`.
     """
 
     def __init__(self) -> None:
@@ -120,7 +121,10 @@ class CollectingMailer:
             self._arrived.notify_all()
 
     def wait_for(self, number: int = 1, timeout: float = 5) -> list[EmailMessage]:
-        """All messages, as soon as there are `number`. For tests that are not async."""
+        """Waits until `number` messages have arrived, and returns all messages.
+
+        For tests that are not async. Raises TimeoutError after `timeout` seconds, and RuntimeError in an async test.
+        """
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -128,21 +132,24 @@ class CollectingMailer:
                 if self._arrived.wait_for(lambda: len(self.messages) >= number, timeout):
                     return list(self.messages)
             raise TimeoutError(
-                f"{len(self.messages)} of {number} mails arrived in {timeout} s. Is the client opened by "
-                "`with TestClient(app) as client:`, so that its event loop goes on after the response?"
+                f"{len(self.messages)} of {number} mails arrived within {timeout} s. Open the client with "
+                "`with TestClient(app) as client:`, so that its event loop runs on after the response."
             ) from None
         raise RuntimeError(
-            "wait_for() would stop the event loop. Use `await auth.mail_queue.drain()` in an async test."
+            "wait_for() would block the event loop. Use `await auth.mail_queue.drain()` in an async test."
         )
 
     def links(self, to: str | None = None) -> list[str]:
-        """The links in the texts of all messages, or of those to one address; those of the newest message first."""
-        found: list[str] = []
+        """Returns the links in all messages, or in those to one address.
+
+        The links are taken from the plain texts. Those of the newest message come first.
+        """
+        links: list[str] = []
         for message in reversed(self.messages):
-            readers = [address.addr_spec for address in message["To"].addresses]
-            if to is None or parse_address(to).addr_spec in readers:
-                found += [link.rstrip(".,;:!?)") for link in re.findall(r"https?://[^\s<>\"]+", plain_text(message))]
-        return found
+            recipients = [address.addr_spec for address in message["To"].addresses]
+            if to is None or parse_address(to).addr_spec in recipients:
+                links += [link.rstrip(".,;:!?)") for link in re.findall(r"https?://[^\s<>\"]+", plain_text(message))]
+        return links
 
     def clear(self) -> None:
         with self._arrived:

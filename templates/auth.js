@@ -1,8 +1,9 @@
 "use strict";
 
-// Everything works without this file.
+// All pages work without this file.
 
-// What somebody had filled in before the password was asked for once more: sent at once, and only once.
+// Submits the form that was saved while the visitor confirmed the password. A page from the back/forward cache
+// does not submit it again.
 const resend = document.querySelector(".auth-resend");
 window.addEventListener("pageshow", (event) => {
   if (resend && !event.persisted) {
@@ -10,7 +11,7 @@ window.addEventListener("pageshow", (event) => {
   }
 });
 
-// A button for each password that lets people see what they type.
+// Adds a button to each password field that shows or hides the password.
 for (const box of document.querySelectorAll(".auth-password")) {
   const input = box.querySelector("input");
   const button = document.createElement("button");
@@ -34,7 +35,8 @@ for (const box of document.querySelectorAll(".auth-password")) {
     show(input.type === "password");
     status.textContent = input.type === "text" ? box.dataset.visible : box.dataset.hidden;
   });
-  // Browsers keep what was typed into a text field, and the page itself when one goes back to it.
+  // Browsers save the contents of text fields and cache whole pages for the back button. Therefore the password is
+  // hidden again before the form is submitted and before the page is left.
   input.form?.addEventListener("submit", () => show(false));
   window.addEventListener("pagehide", () => show(false));
   box.append(button, status);

@@ -1,4 +1,4 @@
-"""Putting it all into an application, rightly and otherwise."""
+"""Tests of the integration into an application: lifespan, middlewares, settings."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -47,7 +47,7 @@ def unconnected(tmp_path: Path) -> Auth:
     return Auth(Database(f"sqlite+aiosqlite:///{tmp_path}/app.sqlite3"), secret_key=SECRET_KEY)
 
 
-async def test_the_lifespan_connects_creates_and_disconnects(unconnected: Auth) -> None:
+async def test_the_lifespan_connects_creates_tables_and_disconnects(unconnected: Auth) -> None:
     auth = unconnected
     async with lifespan(auth, create_tables=True)(None):
         assert auth.database.is_connected
@@ -55,21 +55,21 @@ async def test_the_lifespan_connects_creates_and_disconnects(unconnected: Auth) 
     assert not auth.database.is_connected
 
 
-async def test_the_applications_own_lifespan_runs_in_between(unconnected: Auth) -> None:
-    said: list[str] = []
+async def test_the_applications_lifespan_runs_while_the_database_is_connected(unconnected: Auth) -> None:
+    log: list[str] = []
 
     @contextlib.asynccontextmanager
-    async def own(app: Any) -> AsyncIterator[dict[str, int]]:
+    async def application_lifespan(app: Any) -> AsyncIterator[dict[str, int]]:
         await migrate(unconnected.gateway, unconnected.tables)
         yield {"answer": 42}
-        said.append(f"connected: {unconnected.database.is_connected}")
+        log.append(f"connected: {unconnected.database.is_connected}")
 
-    async with lifespan(unconnected, own)(None) as state:
+    async with lifespan(unconnected, application_lifespan)(None) as state:
         assert state == {"answer": 42}
-    assert said == ["connected: True"]
+    assert log == ["connected: True"]
 
 
-async def test_a_database_that_is_connected_already_stays_so(unconnected: Auth) -> None:
+async def test_the_lifespan_does_not_disconnect_a_database_that_was_connected_before(unconnected: Auth) -> None:
     async with unconnected.database:
         async with lifespan(unconnected)(None):
             pass
@@ -87,28 +87,28 @@ async def test_the_middlewares_can_be_wrapped_around_an_application(auth: Auth, 
         assert (await client.get("/members")).text == "members"
 
 
-async def test_middlewares_that_run_the_application_in_a_task_of_its_own_change_nothing(auth: Auth, ann: User) -> None:
-    class Passing(BaseHTTPMiddleware):
+async def test_sessions_work_with_a_base_http_middleware_that_runs_the_app_in_a_task(auth: Auth, ann: User) -> None:
+    class PassThrough(BaseHTTPMiddleware):
         async def dispatch(self, request: Request, call_next: Any) -> Response:
             response: Response = await call_next(request)
             return response
 
     app = make_app(auth)
-    app.add_middleware(Passing)
+    app.add_middleware(PassThrough)
     async with client_of(app) as client:
         await post_login(client)
         assert (await client.get("/members")).text == "members"
 
 
-async def test_pages_of_ones_own_do_without_ours(auth: Auth) -> None:
+async def test_the_middlewares_work_without_the_account_pages(auth: Auth) -> None:
     app = Starlette(routes=[Route("/", public, methods=["POST"])], middleware=middleware(auth))
     async with client_of(app, cookies={"session": "x"}) as client:
-        refused = await client.post("/")
-        assert refused.status_code == 403
-        assert "stylesheet" not in refused.text
+        response = await client.post("/")
+        assert response.status_code == 403
+        assert "stylesheet" not in response.text
 
 
-async def test_an_error_page_on_an_excluded_path_knows_nobody(auth: Auth) -> None:
+async def test_the_user_is_anonymous_on_an_error_page_of_an_excluded_path(auth: Auth) -> None:
     async def missing(request: Request, error: Exception) -> Response:
         return PlainTextResponse(repr(auth_context(request)["user"]), 404)
 
@@ -117,7 +117,7 @@ async def test_an_error_page_on_an_excluded_path_knows_nobody(auth: Auth) -> Non
         assert (await client.get("/static/none")).text == "AnonymousUser()"
 
 
-async def test_an_endpoint_class_can_have_a_test_that_waits(auth: Auth, ann: User) -> None:
+async def test_user_passes_test_accepts_a_coroutine_for_an_endpoint_class(auth: Auth, ann: User) -> None:
     async def is_ann(user: Any) -> bool:
         return bool(user.username == "ann")
 
@@ -132,15 +132,15 @@ async def test_an_endpoint_class_can_have_a_test_that_waits(auth: Auth, ann: Use
         assert (await client.get("/room")).text == "room"
 
 
-async def test_the_session_of_one_user_is_not_renewed_for_anothers_password(auth: Auth, ann: User) -> None:
+async def test_changing_another_users_password_does_not_renew_the_session(auth: Auth, ann: User) -> None:
     bob = await auth.users.create_user("bob", password=PASSWORD)
 
-    async def help_bob(request: Request) -> Response:
+    async def reset_password_of_bob(request: Request) -> Response:
         await auth.users.set_password(bob, "a new password for bob")
         update_session_auth_hash(request, bob)
         return PlainTextResponse("")
 
-    async with client_of(make_app(auth, Route("/help", login_required(help_bob)))) as client:
+    async with client_of(make_app(auth, Route("/help", login_required(reset_password_of_bob)))) as client:
         await post_login(client)
         before = client.cookies["session"]
         assert "set-cookie" not in (await client.get("/help")).headers
@@ -148,7 +148,7 @@ async def test_the_session_of_one_user_is_not_renewed_for_anothers_password(auth
         assert (await client.get("/whoami")).json()["username"] == "ann"
 
 
-async def test_a_backend_may_name_what_it_takes(database: Database) -> None:
+async def test_a_backend_may_name_its_credentials_as_parameters(database: Database) -> None:
     class CodeBackend(AuthenticationBackend):
         async def authenticate(self, conn: HTTPConnection, code: str) -> User | None:  # type: ignore[override]
             return ann if code == "1234" else None
@@ -164,36 +164,36 @@ async def test_a_backend_may_name_what_it_takes(database: Database) -> None:
             assert (await client.get("/probe")).text == "ann ann"
 
 
-async def test_a_form_outside_of_any_application_is_read_as_well() -> None:
-    async def broken() -> Any:
+async def test_a_malformed_form_is_reported_outside_of_an_application() -> None:
+    async def receive_malformed() -> Any:
         return {"type": "http.request", "body": b"--x\r\nbroken: \x00\r\n"}
 
     scope = {"type": "http", "headers": [(b"content-type", b"multipart/form-data")]}
     with pytest.raises(HTTPException, match="cannot be read"):
-        await Form(username=Field()).fill_in(Request(scope, broken))
+        await Form(username=Field()).fill_in(Request(scope, receive_malformed))
 
 
 @pytest.mark.parametrize("setting", [{"context_words": "acme"}, {"templates": "templates"}, {"from_email": "ann"}])
-def test_a_setting_that_means_nothing_says_how_it_is_written(tmp_path: Path, setting: dict[str, Any]) -> None:
+def test_an_error_about_an_invalid_setting_shows_the_right_form(tmp_path: Path, setting: dict[str, Any]) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/app.sqlite3")
     with pytest.raises(ImproperlyConfigured, match=r"Pass .*="):
         Auth(database, secret_key=SECRET_KEY, **setting)
 
 
-async def test_the_sites_words_join_validators_of_ones_own(database: Database) -> None:
+async def test_context_words_are_checked_with_custom_validators_too(database: Database) -> None:
     async with installed(database, password_validators=[MinimumLengthValidator(4)], context_words=["acme"]) as auth:
         assert [error.code for error in await auth.validate_password("acme2026")] == ["password_context_word"]
         assert await auth.validate_password("herons") == []
 
 
-async def test_when_have_i_been_pwned_is_away_an_event_says_so(database: Database) -> None:
-    nobody_there = PwnedPasswordsValidator("http://127.0.0.1:9/")
-    heard: list[PasswordCheckUnavailable] = []
-    async with installed(database, password_validators=[nobody_there]) as auth:
-        auth.events.on(PasswordCheckUnavailable)(heard.append)
+async def test_an_event_reports_that_have_i_been_pwned_is_unreachable(database: Database) -> None:
+    unreachable = PwnedPasswordsValidator("http://127.0.0.1:9/")
+    events: list[PasswordCheckUnavailable] = []
+    async with installed(database, password_validators=[unreachable]) as auth:
+        auth.events.on(PasswordCheckUnavailable)(events.append)
         assert await auth.validate_password("nine loud herons") == []
-    assert len(heard) == 1
+    assert len(events) == 1
 
 
-async def test_a_name_that_cannot_be_stored_is_nobodys(auth: Auth) -> None:
+async def test_a_username_that_cannot_be_stored_does_not_exist(auth: Auth) -> None:
     assert not await auth.users.has_username("ann\x00")

@@ -1,4 +1,4 @@
-"""Logging in and out, and what becomes of the session meanwhile."""
+"""Tests of login, logout, sessions, backends and events, through a real application."""
 
 import asyncio
 import contextlib
@@ -52,13 +52,13 @@ def with_cookie(value: str) -> dict[str, str]:
     return {"cookie": f"session={value}"}
 
 
-async def test_from_a_cookie_to_a_permission(auth: Auth, ann: User) -> None:
+async def test_a_user_logs_in_and_gets_permissions_through_a_group(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         assert (await client.get("/vote")).headers["location"] == "/accounts/login?next=%2Fvote"
         response = await post_login(client, next="/vote")
         assert (response.status_code, response.headers["location"]) == (303, "/vote")
         assert (await client.get("/vote")).status_code == 403
-        # As an administrator would, by SQL: it counts from the next request on.
+        # An administrator grants the permission by SQL. It counts from the next request.
         group = await auth.users.create_group("voters")
         permission = await auth.users.create_permission("polls.add_vote")
         await auth.database.execute(sa.insert(auth.tables.user_groups).values(user_id=ann.id, group_id=group.id))
@@ -70,7 +70,7 @@ async def test_from_a_cookie_to_a_permission(auth: Auth, ann: User) -> None:
         assert (await client.get("/whoami")).json()["scopes"] == ["authenticated", "polls.add_vote"]
 
 
-async def test_the_key_changes_at_each_login_and_the_old_one_is_dead(auth: Auth, ann: User) -> None:
+async def test_each_login_changes_the_session_key_and_invalidates_the_old_one(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await client.get("/remember?cart=1")
         keys = [client.cookies["session"]]
@@ -79,12 +79,12 @@ async def test_the_key_changes_at_each_login_and_the_old_one_is_dead(auth: Auth,
             keys.append(client.cookies["session"])
             assert (await client.get("/whoami")).json()["session"] == {"cart": "1"}
         assert len(set(keys)) == 3
-        for old in keys[:-1]:
-            stranger = (await client.get("/whoami", headers=with_cookie(old))).json()
-            assert (stranger["username"], stranger["session"]) == ("", {})
+        for old_key in keys[:-1]:
+            answer = (await client.get("/whoami", headers=with_cookie(old_key))).json()
+            assert (answer["username"], answer["session"]) == ("", {})
 
 
-async def test_another_users_session_is_not_inherited(auth: Auth, ann: User) -> None:
+async def test_a_login_as_another_user_does_not_inherit_session_data(auth: Auth, ann: User) -> None:
     await auth.users.create_user("bob", password=PASSWORD)
     async with client_of(make_app(auth)) as client:
         await post_login(client)
@@ -93,17 +93,19 @@ async def test_another_users_session_is_not_inherited(auth: Auth, ann: User) -> 
         assert (await client.get("/whoami")).json() == {"username": "bob", "session": {}, "scopes": ["authenticated"]}
 
 
-async def test_after_logout_the_old_cookie_is_nobodys(auth: Auth, ann: User) -> None:
+async def test_a_logout_invalidates_the_session_cookie(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await post_login(client)
-        old = client.cookies["session"]
+        old_key = client.cookies["session"]
         response = await client.post("/accounts/logout", headers={"origin": "http://testserver"})
         assert (response.status_code, response.headers["location"]) == (303, "/accounts/logged_out")
         assert "You are logged out" in (await client.get("/accounts/logged_out")).text
-        assert (await client.get("/whoami", headers=with_cookie(old))).json()["username"] == ""
+        assert (await client.get("/whoami", headers=with_cookie(old_key))).json()["username"] == ""
 
 
-async def test_a_user_switched_off_is_out_and_stays_out(auth: Auth, ann: User) -> None:
+async def test_deactivating_a_user_ends_the_sessions_and_reactivating_does_not_restore_them(
+    auth: Auth, ann: User
+) -> None:
     async with client_of(make_app(auth)) as client:
         await post_login(client)
         await auth.users.update(ann, is_active=False)
@@ -124,24 +126,24 @@ async def test_a_new_password_ends_other_sessions_and_keeps_this_one(database: D
     async with installed(database, sessions=sessions) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
         app = make_app(auth, Route("/change", change))
-        async with client_of(app) as here, client_of(app) as elsewhere:
-            await post_login(here)
-            await post_login(elsewhere)
-            before = here.cookies["session"]
-            await here.get("/change")
-            assert here.cookies["session"] != before
-            assert (await here.get("/whoami")).json()["username"] == "ann"
-            assert (await elsewhere.get("/whoami")).json()["username"] == ""
+        async with client_of(app) as browser, client_of(app) as other_browser:
+            await post_login(browser)
+            await post_login(other_browser)
+            old_key = browser.cookies["session"]
+            await browser.get("/change")
+            assert browser.cookies["session"] != old_key
+            assert (await browser.get("/whoami")).json()["username"] == "ann"
+            assert (await other_browser.get("/whoami")).json()["username"] == ""
 
 
-async def test_a_deleted_user_is_nobody(auth: Auth, ann: User) -> None:
+async def test_the_session_of_a_deleted_user_is_anonymous(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await post_login(client)
         await auth.users.delete(ann)
         assert (await client.get("/whoami")).json()["username"] == ""
 
 
-async def test_a_forged_session_is_nobodys(auth: Auth, ann: User) -> None:
+async def test_a_session_without_a_valid_auth_hash_is_anonymous(auth: Auth, ann: User) -> None:
     claims: list[dict[str, Any]] = [
         {"_auth_user_id": str(ann.id)},
         {"_auth_user_id": str(ann.id), "_auth_user_hash": "é"},
@@ -156,7 +158,7 @@ async def test_a_forged_session_is_nobodys(auth: Auth, ann: User) -> None:
             assert answer["username"] == ""
 
 
-async def test_the_session_hash_is_djangos(auth: Auth, ann: User) -> None:
+async def test_the_session_auth_hash_equals_djangos(auth: Auth, ann: User) -> None:
     session = await auth.sessions.load("")
     auth.session_backend.bind(session, ann, "path")
     assert session["_auth_user_hash"] == salted_hmac(AUTH_HASH_SALT, ann.password, SECRET_KEY)
@@ -164,41 +166,41 @@ async def test_the_session_hash_is_djangos(auth: Auth, ann: User) -> None:
     assert session["_auth_user_backend"] == "path"
 
 
-async def test_a_change_of_keys_logs_nobody_out(auth: Auth, ann: User) -> None:
+async def test_rotating_the_secret_key_keeps_users_logged_in(auth: Auth, ann: User) -> None:
     new_key = "a new secret key, with the old one behind it"
-    later = Auth(auth.database, secret_key=[new_key, SECRET_KEY], passwords=auth.passwords)
-    much_later = Auth(auth.database, secret_key=new_key, passwords=auth.passwords)
+    rotated = Auth(auth.database, secret_key=[new_key, SECRET_KEY], passwords=auth.passwords)
+    without_old_key = Auth(auth.database, secret_key=new_key, passwords=auth.passwords)
     async with client_of(make_app(auth)) as client:
         await post_login(client)
-        old = client.cookies["session"]
-    async with client_of(make_app(much_later), cookies={"session": old}) as client:
+        cookie_of_old_key = client.cookies["session"]
+    async with client_of(make_app(without_old_key), cookies={"session": cookie_of_old_key}) as client:
         assert (await client.get("/whoami")).json()["username"] == ""
     async with client_of(make_app(auth)) as client:
         await post_login(client)
-        kept = client.cookies["session"]
-    async with client_of(make_app(later), cookies={"session": kept}) as client:
-        # All that is under way at the moment of the change: none finds its session gone.
+        cookie = client.cookies["session"]
+    async with client_of(make_app(rotated), cookies={"session": cookie}) as client:
+        # Concurrent requests all renew the signature. Every one of them still has its session.
         answers = await asyncio.gather(*(client.get("/whoami") for _ in range(5)))
         assert {answer.json()["username"] for answer in answers} == {"ann"}
-    async with client_of(make_app(much_later), cookies={"session": kept}) as client:
+    async with client_of(make_app(without_old_key), cookies={"session": cookie}) as client:
         assert (await client.get("/whoami")).json()["username"] == "ann"
 
 
-async def test_a_dump_of_the_database_holds_nothing_that_works_as_a_cookie(auth: Auth, ann: User) -> None:
+async def test_the_database_contains_no_cookie_value_and_no_password(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await client.get("/remember?a=1")
-        first = client.cookies["session"]
+        first_cookie = client.cookies["session"]
         await post_login(client, password="a wrong password, typed in anger")
         await post_login(client)
         await client.get("/whoami")
-        secrets = [first, client.cookies["session"], client.cookies["session_csrf"], PASSWORD, "typed in anger"]
+        secrets = [first_cookie, client.cookies["session"], client.cookies["session_csrf"], PASSWORD, "typed in anger"]
     rows = [dict(row) for table in auth.tables for row in await auth.database.fetch_all(sa.select(table))]
     assert str(rows).count("ann@example.org") == 1
     for secret in secrets:
         assert secret not in str(rows)
 
 
-async def test_logs_at_debug_hold_no_secret(auth: Auth, ann: User, caplog: pytest.LogCaptureFixture) -> None:
+async def test_debug_logs_contain_no_secret(auth: Auth, ann: User, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with client_of(make_app(auth)) as client:
         await post_login(client, password="a wrong password, typed in anger")
@@ -206,13 +208,13 @@ async def test_logs_at_debug_hold_no_secret(auth: Auth, ann: User, caplog: pytes
         await client.get("/remember?a=1")
         secrets = [client.cookies["session"], client.cookies["session_csrf"], PASSWORD, "typed in anger"]
         await client.post("/accounts/logout", headers={"origin": "http://testserver"})
-    # httpx and its friends log what a browser keeps to itself.
-    ours = [record.getMessage() for record in caplog.records if not record.name.startswith(("http", "httpcore"))]
+    # The loggers of the HTTP client are left out: they log the cookies, which a browser would not.
+    messages = [record.getMessage() for record in caplog.records if not record.name.startswith(("http", "httpcore"))]
     for secret in secrets:
-        assert not [line for line in ours if secret in line]
+        assert not [message for message in messages if secret in message]
 
 
-# One statement
+# Number of statements
 
 
 async def test_an_authenticated_request_costs_one_statement(
@@ -225,40 +227,40 @@ async def test_an_authenticated_request_costs_one_statement(
     async with client_of(make_app(auth)) as client:
         await post_login(client)
         await client.get("/vote")
-        said = count_statements(auth, monkeypatch)
+        statements = count_statements(auth, monkeypatch)
         compiled: list[Statement] = []
         monkeypatch.setattr(Statement, "__init__", lambda self, expression: compiled.append(self))
         assert (await client.get("/vote")).text == "voted"
-        assert len(said) == 1
-        assert said[0].startswith("SELECT")
+        assert len(statements) == 1
+        assert statements[0].startswith("SELECT")
         assert not compiled
 
 
-async def test_an_anonymous_request_costs_none(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_anonymous_request_costs_no_statement(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> None:
     async with client_of(make_app(auth)) as client:
-        said = count_statements(auth, monkeypatch)
+        statements = count_statements(auth, monkeypatch)
         await client.get("/")
         await client.get("/whoami")
         await client.get("/accounts/login")
         await client.get("/whoami", headers=with_cookie("not a key"))
-        assert said == []
+        assert statements == []
 
 
 # Events
 
 
-async def test_logins_and_logouts_are_told(auth: Auth, ann: User) -> None:
-    heard: list[Event] = []
+async def test_events_report_failed_logins_logins_and_logouts(auth: Auth, ann: User) -> None:
+    events: list[Event] = []
 
     @auth.events.on(Event)
     def listen(event: Event) -> None:
-        heard.append(event)
+        events.append(event)
 
     async with client_of(make_app(auth)) as client:
         await post_login(client, password="wrong")
         await post_login(client)
         await client.post("/accounts/logout", headers={"origin": "http://testserver"})
-    failed, logged_in, logged_out = heard
+    failed, logged_in, logged_out = events
     assert isinstance(failed, LoginFailed)
     assert failed.credentials == {"username": "ann", "password": "*" * 20}
     assert isinstance(logged_in, UserLoggedIn)
@@ -281,34 +283,34 @@ async def test_a_listener_that_raises_prevents_the_login(auth: Auth, ann: User) 
     assert fresh.last_login is None
 
 
-async def test_where_nobody_can_undo_a_login_there_is_no_transaction_around_it(
+async def test_a_login_without_listeners_inside_the_transaction_opens_no_transaction(
     auth: Auth, ann: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[Event] = []
-    auth.events.on(Event, after_commit=True)(heard.append)
+    events: list[Event] = []
+    auth.events.on(Event, after_commit=True)(events.append)
     monkeypatch.setattr(type(auth.gateway.driver), "transaction", None)
     async with client_of(make_app(auth)) as client:
         await post_login(client, password="wrong")
         await post_login(client)
         await client.post("/accounts/logout", headers={"origin": "http://testserver"})
-    assert [type(event) for event in heard] == [LoginFailed, UserLoggedIn, UserLoggedOut]
+    assert [type(event) for event in events] == [LoginFailed, UserLoggedIn, UserLoggedOut]
 
 
-async def test_who_is_told_after_the_commit_is_not_told_of_what_was_undone(auth: Auth) -> None:
-    heard: list[str] = []
-    auth.events.on(UserCreated, after_commit=True)(lambda event: heard.append(event.user.username))
+async def test_after_commit_listeners_get_no_event_of_a_rolled_back_change(auth: Auth) -> None:
+    usernames: list[str] = []
+    auth.events.on(UserCreated, after_commit=True)(lambda event: usernames.append(event.user.username))
     with contextlib.suppress(RuntimeError):
         async with auth.gateway.atomic():
             await auth.users.create_user("ben")
             raise RuntimeError
-    assert heard == []
+    assert usernames == []
     async with auth.gateway.atomic():
         await auth.users.create_user("cat")
-        assert heard == []
-    assert heard == ["cat"]
+        assert usernames == []
+    assert usernames == ["cat"]
 
 
-async def test_a_login_is_noted(auth: Auth, ann: User) -> None:
+async def test_a_login_updates_last_login(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await post_login(client)
     fresh = await auth.users.get(ann.id)
@@ -334,7 +336,7 @@ async def test_a_login_is_noted(auth: Auth, ann: User) -> None:
         ("ANN", PASSWORD),
     ],
 )
-async def test_whatever_is_wrong_the_answer_is_the_same(auth: Auth, ann: User, username: str, password: str) -> None:
+async def test_every_failed_login_gets_the_same_message(auth: Auth, ann: User, username: str, password: str) -> None:
     await auth.users.create_user("asleep", password=PASSWORD, is_active=False)
     await auth.users.create_user("keyless")
     async with client_of(make_app(auth)) as client:
@@ -345,39 +347,39 @@ async def test_whatever_is_wrong_the_answer_is_the_same(auth: Auth, ann: User, u
     assert len(password) < 5 or password not in response.text
 
 
-async def test_an_empty_form_says_what_is_missing(auth: Auth) -> None:
+async def test_an_empty_login_form_reports_the_required_fields(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         response = await post_login(client, "", "")
     assert response.status_code == 422
     assert response.text.count("This field is required.") == 4
 
 
-async def test_a_name_is_brought_to_its_usual_form(auth: Auth, ann: User) -> None:
+async def test_the_username_is_normalised_at_login(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         assert (await post_login(client, " ａｎｎ ")).status_code == 303
 
 
 @pytest.mark.parametrize(
-    ("fields", "accepted", "refused"),
+    ("fields", "accepted", "rejected"),
     [
         (("email",), ["ann@example.org", "ANN@Example.ORG"], ["ann"]),
         (("username", "email"), ["ann", "ann@example.org"], ["nobody"]),
     ],
 )
-async def test_a_login_by_e_mail(
-    database: Database, fields: tuple[str, ...], accepted: list[str], refused: list[str]
+async def test_login_fields_select_login_by_email_or_username(
+    database: Database, fields: tuple[str, ...], accepted: list[str], rejected: list[str]
 ) -> None:
     async with installed(database, login_fields=fields) as auth:
         await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         for name in accepted:
             async with client_of(make_app(auth)) as client:
                 assert (await post_login(client, name)).status_code == 303
-        for name in refused:
+        for name in rejected:
             async with client_of(make_app(auth)) as client:
                 assert (await post_login(client, name)).status_code == 422
 
 
-async def test_a_name_that_is_somebodys_address_does_not_lock_its_owner_out(database: Database) -> None:
+async def test_a_username_that_equals_anothers_email_does_not_lock_out_its_owner(database: Database) -> None:
     async with installed(database, login_fields=("username", "email")) as auth:
         await auth.users.create_user("kate", "kate@example.org", PASSWORD)
         await auth.users.create_user("kate@example.org", "x@example.org", "another good password")
@@ -389,7 +391,7 @@ async def test_a_name_that_is_somebodys_address_does_not_lock_its_owner_out(data
                 assert (await client.get("/whoami")).json()["username"] == username
 
 
-async def test_a_login_step_stands_in_every_door(auth: Auth, ann: User) -> None:
+async def test_a_login_step_can_interrupt_every_login(auth: Auth, ann: User) -> None:
     async def second_factor(request: Request, user: User) -> Response | None:
         return PlainTextResponse(f"a code, {user.username}?") if "code" not in request.query_params else None
 
@@ -403,11 +405,11 @@ async def test_a_login_step_stands_in_every_door(auth: Auth, ann: User) -> None:
         assert response.status_code == 303
 
 
-async def test_an_old_hash_is_renewed_at_login(auth: Auth) -> None:
+async def test_a_login_upgrades_an_outdated_password_hash(auth: Auth) -> None:
     user = await auth.users.create_user("ann", password=PASSWORD)
     hasher = auth.passwords.hashers["pbkdf2_sha256"]
-    old = hasher._encode(PASSWORD, "seasalt", 1000)  # type: ignore[attr-defined]
-    await auth.users.update(user, password=old)
+    old_hash = hasher._encode(PASSWORD, "seasalt", 1000)  # type: ignore[attr-defined]
+    await auth.users.update(user, password=old_hash)
     async with client_of(make_app(auth)) as client:
         await post_login(client)
         fresh = await auth.users.get(user.id)
@@ -416,11 +418,11 @@ async def test_an_old_hash_is_renewed_at_login(auth: Auth) -> None:
         assert (await client.get("/whoami")).json()["username"] == "ann"
 
 
-# Backends of one's own
+# Custom backends
 
 
 class TokenBackend(AuthenticationBackend):
-    """Ten lines, as the README has them."""
+    """Authenticates bearer tokens, as in the example of the README."""
 
     def __init__(self, tokens: dict[str, str]) -> None:
         self.tokens = tokens
@@ -441,21 +443,21 @@ class TokenBackend(AuthenticationBackend):
         return obj == f"{user.username}'s"
 
 
-async def test_a_bearer_token_beside_sessions(database: Database) -> None:
+async def test_bearer_tokens_work_next_to_sessions(database: Database) -> None:
     async with installed(database, backends=[TokenBackend({"t0ken": "ann"})]) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
         async with client_of(make_app(auth)) as client:
             bearer = {"authorization": "Bearer t0ken"}
             assert (await client.post("/members", headers=bearer)).text == "members"
             assert "set-cookie" not in (await client.get("/whoami", headers=bearer)).headers
-            wrong = await client.get(
+            response = await client.get(
                 "/members", headers={"authorization": "Bearer wrong", "accept": "application/json"}
             )
-            assert wrong.status_code == 401
+            assert response.status_code == 401
             assert (await post_login(client)).status_code == 303
 
 
-async def test_credentials_go_to_the_backends_that_take_them(database: Database) -> None:
+async def test_credentials_are_passed_to_the_backends_that_accept_them(database: Database) -> None:
     async with installed(database, backends=[TokenBackend({"t0ken": "ann"})]) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
         answers: list[Any] = []
@@ -478,7 +480,7 @@ async def test_credentials_go_to_the_backends_that_take_them(database: Database)
         assert answers == ["TokenBackend", None, "ModelBackend", None, None]
 
 
-async def test_permissions_are_asked_of_every_backend(database: Database) -> None:
+async def test_permissions_are_checked_in_every_backend(database: Database) -> None:
     async with installed(database, backends=[TokenBackend({})]) as auth:
         ann = await auth.users.create_user("ann")
         root = await auth.users.create_superuser("root")
@@ -497,7 +499,7 @@ async def test_permissions_are_asked_of_every_backend(database: Database) -> Non
         assert not await auth.has_perm(root, "polls.add_vote")
 
 
-async def test_a_backend_that_overrides_nothing_knows_nobody(auth: Auth, ann: User) -> None:
+async def test_the_base_backend_authenticates_and_permits_nothing(auth: Auth, ann: User) -> None:
     backend, conn = AuthenticationBackend(), HTTPConnection({"type": "http", "headers": []})
     assert await backend.identify(conn) is None
     assert await backend.authenticate(conn) is None
@@ -505,7 +507,7 @@ async def test_a_backend_that_overrides_nothing_knows_nobody(auth: Auth, ann: Us
     assert await auth.session_backend.identify(conn) is None
 
 
-# A proxy that knows
+# RemoteUserBackend
 
 
 def behind_proxy(auth: Auth, **options: Any) -> Auth:
@@ -514,7 +516,7 @@ def behind_proxy(auth: Auth, **options: Any) -> Auth:
     return auth
 
 
-async def test_a_trusted_header_logs_in_and_its_absence_logs_out(auth: Auth, ann: User) -> None:
+async def test_the_header_of_a_trusted_proxy_logs_in_and_its_absence_logs_out(auth: Auth, ann: User) -> None:
     async with client_of(make_app(behind_proxy(auth))) as client:
         header = {"remote-user": "ann"}
         assert (await client.get("/members", headers=header)).text == "members"
@@ -526,31 +528,31 @@ async def test_a_trusted_header_logs_in_and_its_absence_logs_out(auth: Auth, ann
         assert "session" not in client.cookies
 
 
-async def test_a_persistent_login_outlives_the_header(auth: Auth, ann: User) -> None:
+async def test_a_persistent_login_continues_without_the_header(auth: Auth, ann: User) -> None:
     async with client_of(make_app(behind_proxy(auth, persistent=True))) as client:
         await client.get("/members", headers={"remote-user": "ann"})
         assert (await client.get("/whoami")).json()["username"] == "ann"
 
 
-async def test_newcomers_are_created_or_not(auth: Auth) -> None:
+async def test_create_unknown_user_decides_whether_users_are_created(auth: Auth) -> None:
     async with client_of(make_app(behind_proxy(auth, create_unknown_user=False))) as client:
         assert (await client.get("/whoami", headers={"remote-user": "new"})).json()["username"] == ""
     auth.backends.pop(0)
     async with client_of(make_app(behind_proxy(auth))) as client:
         names = await asyncio.gather(*(client.get("/whoami", headers={"remote-user": "new"}) for _ in range(5)))
         assert {answer.json()["username"] for answer in names} == {"new"}
-        long = await client.get("/whoami", headers={"remote-user": "x" * 500})
-        assert long.json()["username"] == ""
+        response = await client.get("/whoami", headers={"remote-user": "x" * 500})
+        assert response.json()["username"] == ""
 
 
 @pytest.mark.parametrize("proxies", [["198.51.100.7"], ["unix"], ["2001:db8::/32"]])
-async def test_a_header_from_elsewhere_is_not_believed(auth: Auth, ann: User, proxies: list[str]) -> None:
+async def test_the_header_of_an_untrusted_client_is_ignored(auth: Auth, ann: User, proxies: list[str]) -> None:
     async with client_of(make_app(behind_proxy(auth, trusted_proxies=proxies))) as client:
         assert (await client.get("/whoami", headers={"remote-user": "ann"})).json()["username"] == ""
 
 
 @pytest.mark.parametrize(("client", "trusted"), [(None, True), (("/run/app.sock", 0), False)])
-async def test_a_header_from_a_socket_is_believed_when_named(
+async def test_the_header_from_a_unix_socket_is_trusted_when_configured(
     auth: Auth, ann: User, client: tuple[str, int] | None, trusted: bool
 ) -> None:
     backend = RemoteUserBackend(auth.users, trusted_proxies=["unix"])
@@ -558,48 +560,48 @@ async def test_a_header_from_a_socket_is_believed_when_named(
     assert (await backend.identify(conn) == ann) is trusted
 
 
-async def test_a_switched_off_user_is_not_let_in_by_the_proxy(auth: Auth, ann: User) -> None:
+async def test_a_proxy_cannot_log_in_an_inactive_user(auth: Auth, ann: User) -> None:
     await auth.users.update(ann, is_active=False)
     async with client_of(make_app(behind_proxy(auth))) as client:
         assert (await client.get("/whoami", headers={"remote-user": "ann"})).json()["username"] == ""
 
 
-async def test_what_a_proxy_vouches_for_needs_protection_from_other_sites(auth: Auth, ann: User) -> None:
+async def test_requests_authenticated_by_a_proxy_are_protected_against_csrf(auth: Auth, ann: User) -> None:
     async with client_of(make_app(behind_proxy(auth))) as client:
-        foreign = {"remote-user": "ann", "sec-fetch-site": "cross-site"}
-        assert (await client.post("/members", headers=foreign)).status_code == 403
+        headers = {"remote-user": "ann", "sec-fetch-site": "cross-site"}
+        assert (await client.post("/members", headers=headers)).status_code == 403
 
 
-# Putting it together wrongly
+# Incorrect configuration and use
 
 
-async def test_login_refuses_an_inactive_user(auth: Auth, ann: User) -> None:
-    async def force(request: Request) -> Response:
+async def test_login_rejects_an_inactive_user(auth: Auth, ann: User) -> None:
+    async def log_in_ann(request: Request) -> Response:
         with pytest.raises(PermissionDenied, match="is_active"):
             await login(request, ann)
         return PlainTextResponse(request.user.username)
 
     await auth.users.update(ann, is_active=False)
-    async with client_of(make_app(auth, Route("/force", force))) as client:
+    async with client_of(make_app(auth, Route("/force", log_in_ann))) as client:
         assert (await client.get("/force")).text == ""
 
 
-async def test_logging_out_a_stranger_is_fine(auth: Auth) -> None:
+async def test_an_anonymous_visitor_can_log_out(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         response = await client.post("/accounts/logout")
         assert response.status_code == 303
 
 
-async def test_what_is_missing_is_named(auth: Auth, ann: User) -> None:
-    bare = HTTPConnection({"type": "http", "headers": []})
+async def test_a_missing_middleware_is_named(auth: Auth, ann: User) -> None:
+    conn = HTTPConnection({"type": "http", "headers": []})
     with pytest.raises(ImproperlyConfigured, match=r"middleware=middleware\(auth\)"):
-        get_auth(bare)
-    bare.scope["starlette_auth"] = auth
+        get_auth(conn)
+    conn.scope["starlette_auth"] = auth
     with pytest.raises(ImproperlyConfigured, match="SessionMiddleware"):
-        await logout(bare)
+        await logout(conn)
 
 
-def test_an_auth_put_together_wrongly_says_so(tmp_path: Any) -> None:
+def test_invalid_auth_settings_are_reported(tmp_path: Any) -> None:
     database = Database(f"sqlite:///{tmp_path}/x")
     with pytest.raises(ImproperlyConfigured, match="token_urlsafe"):
         Auth(database, secret_key="")
@@ -611,13 +613,15 @@ def test_an_auth_put_together_wrongly_says_so(tmp_path: Any) -> None:
         Auth(database, secret_key=SECRET_KEY, csrf="lax")  # type: ignore[arg-type]
 
 
-def test_a_short_key_is_warned_of_and_never_shown(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_secret_key_causes_a_warning_and_is_never_shown(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     auth = Auth(Database(f"sqlite:///{tmp_path}/x"), secret_key="short")
     assert "fewer than 32" in caplog.text
     assert "short" not in repr(auth.keys)
 
 
-async def test_a_feature_brings_tables_pages_and_listeners(database: Database) -> None:
+async def test_a_feature_adds_tables_pages_and_listeners(database: Database) -> None:
     class Visits(Feature):
         """Counts logins."""
 
@@ -626,9 +630,9 @@ async def test_a_feature_brings_tables_pages_and_listeners(database: Database) -
 
         def attach(self, auth: Auth) -> None:
             self.count = 0
-            auth.events.on(UserLoggedIn)(self.note)
+            auth.events.on(UserLoggedIn)(self.count_login)
 
-        async def note(self, event: UserLoggedIn) -> None:
+        async def count_login(self, event: UserLoggedIn) -> None:
             self.count += 1
 
         async def page(self, request: Request) -> Response:
@@ -645,12 +649,12 @@ async def test_a_feature_brings_tables_pages_and_listeners(database: Database) -
         assert await database.fetch_all(sa.text("SELECT id FROM visits")) == []
 
 
-def test_a_model_backend_can_be_had_by_itself(auth: Auth) -> None:
+def test_a_model_backend_can_be_created_without_an_auth(auth: Auth) -> None:
     assert ModelBackend(auth.users).path == "starlette_auth.ModelBackend"
 
 
 @pytest.mark.parametrize(
-    ("wrong", "advice"),
+    ("invalid", "advice"),
     [
         ({"secret_key": None}, "token_urlsafe"),
         ({"secret_key": b"bytes are no text, however many of them"}, "token_urlsafe"),
@@ -662,13 +666,13 @@ def test_a_model_backend_can_be_had_by_itself(auth: Auth) -> None:
         ({"database": "sqlite+aiosqlite:///x"}, "Database"),
     ],
 )
-def test_settings_that_would_mean_something_else_are_refused(tmp_path: Any, wrong: dict[str, Any], advice: str) -> None:
-    settings: dict[str, Any] = {"database": Database(f"sqlite:///{tmp_path}/x"), "secret_key": SECRET_KEY, **wrong}
+def test_invalid_settings_are_rejected_with_the_fix(tmp_path: Any, invalid: dict[str, Any], advice: str) -> None:
+    settings: dict[str, Any] = {"database": Database(f"sqlite:///{tmp_path}/x"), "secret_key": SECRET_KEY, **invalid}
     with pytest.raises(ImproperlyConfigured, match=advice):
         Auth(settings.pop("database"), **settings)
 
 
-def test_other_mistakes_end_with_the_fix(auth: Auth) -> None:
+def test_messages_for_programmers_end_with_the_fix(auth: Auth) -> None:
     with pytest.raises(ImproperlyConfigured, match="UserLoggedIn"):
         auth.events.on("login")  # type: ignore[arg-type]
     with pytest.raises(ImproperlyConfigured, match="list"):
@@ -677,33 +681,33 @@ def test_other_mistakes_end_with_the_fix(auth: Auth) -> None:
         Tables(user=sa.Table("people", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True)))
 
 
-async def test_login_without_a_user_says_what_was_forgotten(auth: Auth) -> None:
-    async def forgetful(request: Request) -> Response:
+async def test_login_without_a_user_reports_the_missing_await(auth: Auth) -> None:
+    async def log_in_nothing(request: Request) -> Response:
         with pytest.raises(TypeError, match="awaited"):
             await login(request, await authenticate(request, username="x", password="x"))  # type: ignore[arg-type]
         return PlainTextResponse("")
 
-    async with client_of(make_app(auth, Route("/forgetful", forgetful))) as client:
+    async with client_of(make_app(auth, Route("/forgetful", log_in_nothing))) as client:
         assert (await client.get("/forgetful")).status_code == 200
 
 
-async def test_a_header_that_comes_twice_is_not_believed(auth: Auth, ann: User) -> None:
+async def test_a_repeated_remote_user_header_is_ignored(auth: Auth, ann: User) -> None:
     async with client_of(make_app(behind_proxy(auth))) as client:
         headers = [("remote-user", "ann"), ("remote-user", "root")]
         assert (await client.get("/whoami", headers=headers)).json()["username"] == ""
 
 
-async def test_a_very_long_name_is_not_even_normalised() -> None:
-    long = "a" + "\u0300" * 300 + "\u0316" * 300
-    assert normalize_username(long) == long
+async def test_a_very_long_username_is_not_normalised() -> None:
+    username = "a" + "\u0300" * 300 + "\u0316" * 300
+    assert normalize_username(username) == username
     assert normalize_username("e\u0301") == "é"
 
 
-async def test_a_refusal_hides_how_long_the_look_up_took(auth: Auth, ann: User) -> None:
+async def test_a_throttled_login_takes_at_least_50_milliseconds(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         for username in ("ann", "nobody"):
             for _ in range(5):
                 await post_login(client, username, "wrong")
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             assert (await post_login(client, username, "wrong")).status_code == 429
-            assert time.perf_counter() - begun >= 0.05
+            assert time.perf_counter() - started_at >= 0.05

@@ -1,4 +1,4 @@
-"""Who is let in, who is asked to log in, and who is told no."""
+"""Tests of the decorators and of LoginRequiredMiddleware: access, redirect to the login, 403."""
 
 import functools
 import mimetypes
@@ -36,12 +36,12 @@ from .support.apps import app_routes, make_app, members, public, staff, vote
 
 pytestmark = with_tables
 
-SAME = {"origin": "http://testserver"}
-GUARDED = ["/members", "/members-sync", "/vote", "/recount", "/staff", "/club"]
+SAME_ORIGIN = {"origin": "http://testserver"}
+PROTECTED_PATHS = ["/members", "/members-sync", "/vote", "/recount", "/staff", "/club"]
 
 
-@pytest.mark.parametrize("path", GUARDED)
-async def test_a_stranger_is_asked_to_log_in(auth: Auth, path: str) -> None:
+@pytest.mark.parametrize("path", PROTECTED_PATHS)
+async def test_an_anonymous_visitor_is_redirected_to_the_login_page(auth: Auth, path: str) -> None:
     async with client_of(make_app(auth)) as client:
         response = await client.get(f"{path}?page=2&q=%C3%A9")
         assert response.status_code == 303
@@ -59,12 +59,12 @@ async def test_a_client_that_wants_json_gets_401(auth: Auth) -> None:
         assert browser.status_code == 303
 
 
-async def test_after_a_post_the_login_does_not_lead_back_to_it(auth: Auth) -> None:
+async def test_the_login_after_a_post_does_not_redirect_back(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         assert (await client.post("/members")).headers["location"] == "/accounts/login"
 
 
-async def test_who_lacks_a_permission_is_told_and_not_sent_in_circles(auth: Auth, ann: User) -> None:
+async def test_a_user_without_permission_gets_403_and_no_redirect(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await post_login(client)
         for path in ("/vote", "/recount", "/staff"):
@@ -75,7 +75,7 @@ async def test_who_lacks_a_permission_is_told_and_not_sent_in_circles(auth: Auth
             assert (await client.get(path)).status_code == 200
 
 
-async def test_a_list_of_permissions_means_all(auth: Auth, ann: User) -> None:
+async def test_a_list_of_permissions_requires_all_of_them(auth: Auth, ann: User) -> None:
     for name in ("polls.add_vote", "polls.delete_vote"):
         await auth.users.create_permission(name)
     async with client_of(make_app(auth)) as client:
@@ -86,29 +86,29 @@ async def test_a_list_of_permissions_means_all(auth: Auth, ann: User) -> None:
         assert (await client.get("/recount")).text == "recounted"
 
 
-async def test_single_methods_of_an_endpoint_can_be_guarded(auth: Auth, ann: User) -> None:
+async def test_single_methods_of_an_endpoint_can_be_protected(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         assert (await client.get("/desk")).text == "open"
-        assert (await client.post("/desk", headers=SAME)).status_code == 303
-        assert (await client.delete("/desk", headers=SAME)).status_code == 303
+        assert (await client.post("/desk", headers=SAME_ORIGIN)).status_code == 303
+        assert (await client.delete("/desk", headers=SAME_ORIGIN)).status_code == 303
         await post_login(client)
-        assert (await client.post("/desk", headers=SAME)).status_code == 403
-        assert (await client.delete("/desk", headers=SAME)).text == "deleted"
+        assert (await client.post("/desk", headers=SAME_ORIGIN)).status_code == 403
+        assert (await client.delete("/desk", headers=SAME_ORIGIN)).text == "deleted"
 
 
-async def test_a_test_of_ones_own_may_wait(auth: Auth, ann: User) -> None:
+async def test_user_passes_test_accepts_a_coroutine(auth: Auth, ann: User) -> None:
     async def is_ann(user: Any) -> bool:
         return bool(user.username == "ann")
 
     @user_passes_test(is_ann)
-    async def anns(request: Request) -> Response:
+    async def greet_ann(request: Request) -> Response:
         return PlainTextResponse("hello ann")
 
     @user_passes_test(is_ann)
-    def wrong(request: Request) -> Response:
+    def sync_endpoint(request: Request) -> Response:
         return PlainTextResponse("never")
 
-    async with client_of(make_app(auth, Route("/anns", anns), Route("/wrong", wrong))) as client:
+    async with client_of(make_app(auth, Route("/anns", greet_ann), Route("/wrong", sync_endpoint))) as client:
         assert (await client.get("/anns")).status_code == 303
         with pytest.raises(ImproperlyConfigured, match="async def"):
             await client.get("/wrong")
@@ -116,7 +116,7 @@ async def test_a_test_of_ones_own_may_wait(auth: Auth, ann: User) -> None:
         assert (await client.get("/anns")).text == "hello ann"
 
 
-async def test_another_login_page_can_be_named(auth: Auth) -> None:
+async def test_the_login_page_can_be_set_per_endpoint(auth: Auth) -> None:
     @login_required(login_url="/door?from=here")
     async def room(request: Request) -> Response:
         return PlainTextResponse("room")
@@ -125,7 +125,7 @@ async def test_another_login_page_can_be_named(auth: Auth) -> None:
         assert (await client.get("/room")).headers["location"] == "/door?from=here&next=%2Froom"
 
 
-async def test_partial_functions_and_callable_objects_are_endpoints_too(auth: Auth, ann: User) -> None:
+async def test_partial_functions_and_callable_objects_can_be_decorated(auth: Auth, ann: User) -> None:
     async def greet(request: Request, greeting: str) -> Response:
         return PlainTextResponse(greeting)
 
@@ -142,7 +142,7 @@ async def test_partial_functions_and_callable_objects_are_endpoints_too(auth: Au
         assert (await client.get("/object")).text == "called"
 
 
-async def test_mistakes_are_explained(auth: Auth) -> None:
+async def test_incorrect_use_is_reported_with_the_fix(auth: Auth) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"app\.codename"):
         permission_required("add_vote")
 
@@ -152,11 +152,11 @@ async def test_mistakes_are_explained(auth: Auth) -> None:
         permission_required(members)  # type: ignore[arg-type]
 
     @login_required
-    async def blind() -> None:
-        """Has no request."""
+    async def without_request() -> None:
+        """An endpoint that takes no request."""
 
     with pytest.raises(ImproperlyConfigured, match="request: Request"):
-        await blind()
+        await without_request()
     async with client_of(Starlette(routes=[Route("/", members)])) as client:
         with pytest.raises(ImproperlyConfigured, match=r"middleware=middleware\(auth\)"):
             await client.get("/")
@@ -166,10 +166,10 @@ async def test_mistakes_are_explained(auth: Auth) -> None:
             await client.get("/")
 
 
-# Everywhere: below Mount, under a root_path, in FastAPI
+# Below Mount, under a root_path, in FastAPI
 
 
-async def test_an_application_inside_another_finds_the_login_page(auth: Auth, ann: User) -> None:
+async def test_a_mounted_application_redirects_to_the_outer_login_page(auth: Auth, ann: User) -> None:
     inner = Starlette(routes=[Route("/members", members), Route("/vote", vote)])
     app = Starlette(
         routes=[Mount("/shop", app=inner), Mount("/accounts", routes=routes(auth))], middleware=middleware(auth)
@@ -181,31 +181,31 @@ async def test_an_application_inside_another_finds_the_login_page(auth: Auth, an
         assert (await client.get("/shop/vote")).status_code == 403
 
 
-async def test_a_whole_application_can_be_mounted(auth: Auth, ann: User) -> None:
+async def test_an_application_with_its_login_page_can_be_mounted(auth: Auth, ann: User) -> None:
     app = Starlette(routes=[Mount("/site", app=make_app(auth))])
     async with client_of(app) as client:
         response = await client.get("/site/members")
         assert response.headers["location"] == "/site/accounts/login?next=%2Fsite%2Fmembers"
         page = await client.get(response.headers["location"])
         assert 'action="/site/accounts/login"' in page.text
-        response = await client.post(response.headers["location"], data={"username": "ann"}, headers=SAME)
+        response = await client.post(response.headers["location"], data={"username": "ann"}, headers=SAME_ORIGIN)
         assert response.status_code == 422
 
 
-async def test_a_root_path_stands_in_front_of_every_link(auth: Auth, ann: User) -> None:
+async def test_every_url_starts_with_the_root_path(auth: Auth, ann: User) -> None:
     inner = make_app(auth)
 
-    async def served(scope: Any, receive: Any, send: Any) -> None:
+    async def app_with_root_path(scope: Any, receive: Any, send: Any) -> None:
         await inner({**scope, "root_path": "/api", "path": "/api" + scope["path"]}, receive, send)
 
-    async with client_of(served) as client:
+    async with client_of(app_with_root_path) as client:
         assert (await client.get("/members")).headers["location"] == "/api/accounts/login?next=%2Fapi%2Fmembers"
         assert (await post_login(client)).headers["location"] == "/api/"
-        response = await client.post("/accounts/logout", headers=SAME)
+        response = await client.post("/accounts/logout", headers=SAME_ORIGIN)
         assert response.headers["location"] == "/api/accounts/logged_out"
 
 
-async def test_fastapi_takes_the_same_arguments(auth: Auth, ann: User) -> None:
+async def test_decorated_endpoints_keep_their_fastapi_parameters(auth: Auth, ann: User) -> None:
     app = FastAPI(middleware=middleware(auth))
     app.mount("/accounts", Router(routes=routes(auth)))
 
@@ -233,38 +233,38 @@ async def test_fastapi_takes_the_same_arguments(auth: Auth, ann: User) -> None:
         assert (await client.get("/sync")).json() == "ann"
 
 
-# Everything behind a login
+# LoginRequiredMiddleware
 
 
 @login_not_required
-async def open_door(request: Request) -> Response:
+async def open_page(request: Request) -> Response:
     return PlainTextResponse("open")
 
 
 @pytest.fixture
-def walled(auth: Auth, tmp_path: Any) -> Starlette:
-    mimetypes.init()  # reads a file of the system's the first time
+def login_required_app(auth: Auth, tmp_path: Any) -> Starlette:
+    mimetypes.init()  # reads a system file on first use
     (tmp_path / "a.css").write_text("a{}")
-    wall = Middleware(LoginRequiredMiddleware, exclude=("/static", "/healthz"))
-    more = [
-        Route("/open", open_door, methods=["GET"]),
+    login_middleware = Middleware(LoginRequiredMiddleware, exclude=("/static", "/healthz"))
+    more_routes = [
+        Route("/open", open_page, methods=["GET"]),
         Route("/open", public, methods=["POST"]),
-        Mount("/inner", routes=[Route("/open", open_door), Route("/closed", public)]),
+        Mount("/inner", routes=[Route("/open", open_page), Route("/closed", public)]),
         Mount("/static", app=StaticFiles(directory=tmp_path)),
         Mount("/files", app=StaticFiles(directory=tmp_path)),
     ]
-    return Starlette(routes=[*more, *app_routes(auth)], middleware=[*middleware(auth), wall])
+    return Starlette(routes=[*more_routes, *app_routes(auth)], middleware=[*middleware(auth), login_middleware])
 
 
 @pytest.mark.parametrize("path", ["/open", "/inner/open", "/accounts/login", "/accounts/auth.css", "/static/a.css"])
-async def test_what_is_marked_or_excluded_stays_open(walled: Starlette, path: str) -> None:
-    async with client_of(walled) as client:
+async def test_marked_endpoints_and_excluded_paths_need_no_login(login_required_app: Starlette, path: str) -> None:
+    async with client_of(login_required_app) as client:
         assert (await client.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/inner/closed", "/inner/none", "/none", "/files/a.css", "/whoami", "/open/"])
-async def test_everything_else_needs_a_login(walled: Starlette, ann: User, path: str) -> None:
-    async with client_of(walled) as client:
+async def test_all_other_paths_need_a_login(login_required_app: Starlette, ann: User, path: str) -> None:
+    async with client_of(login_required_app) as client:
         response = await client.get(path)
         assert response.status_code == 303
         assert response.headers["location"].startswith("/accounts/login?next=")
@@ -272,19 +272,19 @@ async def test_everything_else_needs_a_login(walled: Starlette, ann: User, path:
         assert (await client.get(path)).status_code in (200, 307, 404)
 
 
-async def test_one_method_that_is_open_does_not_open_another(walled: Starlette) -> None:
-    async with client_of(walled) as client:
+async def test_login_not_required_applies_to_the_marked_method_only(login_required_app: Starlette) -> None:
+    async with client_of(login_required_app) as client:
         assert (await client.post("/open")).status_code == 303
         assert (await client.delete("/open")).status_code in (303, 405)
 
 
-async def test_a_wall_around_a_mounted_part_looks_at_that_part_only(auth: Auth) -> None:
-    part = Mount(
+async def test_the_middleware_of_a_mount_protects_only_that_mount(auth: Auth) -> None:
+    club = Mount(
         "/club",
-        routes=[Route("/", public), Route("/accounts/login", public), Route("/open", open_door)],
+        routes=[Route("/", public), Route("/accounts/login", public), Route("/open", open_page)],
         middleware=[Middleware(LoginRequiredMiddleware)],
     )
-    app = Starlette(routes=[part, Route("/", open_door), *app_routes(auth)], middleware=middleware(auth))
+    app = Starlette(routes=[club, Route("/", open_page), *app_routes(auth)], middleware=middleware(auth))
     async with client_of(app) as client:
         assert (await client.get("/")).status_code == 200
         assert (await client.get("/club/open")).status_code == 200
@@ -292,39 +292,39 @@ async def test_a_wall_around_a_mounted_part_looks_at_that_part_only(auth: Auth) 
             assert (await client.get(path)).status_code == 303
 
 
-async def test_a_class_does_not_inherit_the_mark_of_being_open(auth: Auth) -> None:
+async def test_a_subclass_does_not_inherit_login_not_required(auth: Auth) -> None:
     @login_not_required
     class Open(HTTPEndpoint):
         async def get(self, request: Request) -> Response:
             return PlainTextResponse("seen")
 
     class Closed(Open):
-        """More than its parent shows."""
+        """A subclass without the decorator."""
 
-    wall = Middleware(LoginRequiredMiddleware)
+    login_middleware = Middleware(LoginRequiredMiddleware)
     app = Starlette(
         routes=[Route("/is-open", Open), Route("/is-closed", Closed), *app_routes(auth)],
-        middleware=[*middleware(auth), wall],
+        middleware=[*middleware(auth), login_middleware],
     )
     async with client_of(app) as client:
         assert (await client.get("/is-open")).status_code == 200
         assert (await client.get("/is-closed")).status_code == 303
 
 
-async def test_an_excluded_path_has_no_user_to_ask_for(auth: Auth) -> None:
+async def test_a_protected_endpoint_on_an_excluded_path_is_reported(auth: Auth) -> None:
     app = Starlette(routes=[Route("/static/x", members)], middleware=middleware(auth, exclude=("/static",)))
     async with client_of(app) as client:
         with pytest.raises(ImproperlyConfigured, match="exclude"):
             await client.get("/static/x")
 
 
-async def test_the_wall_needs_to_know_who_is_there() -> None:
+async def test_login_required_middleware_needs_authentication_middleware() -> None:
     async with client_of(Starlette(middleware=[Middleware(LoginRequiredMiddleware)])) as client:
         with pytest.raises(ImproperlyConfigured, match="AuthenticationMiddleware"):
             await client.get("/")
 
 
-def test_the_wall_stands_before_sockets_too(tmp_path: Any) -> None:
+def test_login_required_middleware_protects_websockets_too(tmp_path: Any) -> None:
     @login_not_required
     async def open_socket(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -336,9 +336,9 @@ def test_the_wall_stands_before_sockets_too(tmp_path: Any) -> None:
         middleware=[*middleware(auth), Middleware(LoginRequiredMiddleware)],
     )
     with TestClient(app) as client:
-        with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect("/echo"):
+        with pytest.raises(WebSocketDisconnect) as disconnect, client.websocket_connect("/echo"):
             pass
-        assert refused.value.code == 1008
+        assert disconnect.value.code == 1008
         with client.websocket_connect("/open"):
             pass
 

@@ -1,4 +1,4 @@
-"""What is shipped, and what the README promises."""
+"""Tests of the wheel, of the import and of the README."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GERMAN = "de/LC_MESSAGES/starlette_auth.mo"
-# What nobody needs for an import, and what belongs to databases and pages that an application may not have.
+# Modules that an import must not load: they belong to databases and pages that an application may not use.
 HEAVY = (
     "asyncpg",
     "asyncmy",
@@ -56,11 +56,11 @@ asyncio.run(main())
 
 def run(*command: str | Path, folder: Path, **environment: str) -> str:
     environment = {**{key: value for key, value in os.environ.items() if key != "PYTHONPATH"}, **environment}
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_the_package_its_types_and_its_templates(wheel: Path) -> None:
+def test_the_wheel_contains_the_package_its_type_marker_and_its_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"starlette_auth/py.typed", "starlette_auth/templates/registration/login.html"} <= names
     assert {"starlette_auth/templates/auth.css", "starlette_auth/templates/auth.js"} <= names
@@ -81,15 +81,15 @@ def test_the_wheel_holds_the_package_its_types_and_its_templates(wheel: Path) ->
     assert all(name.startswith(("starlette_auth/", "starlette_contrib_auth-")) for name in names)
 
 
-def test_a_wheel_in_an_empty_environment_serves_the_login_page(wheel: Path, tmp_path: Path) -> None:
+def test_a_wheel_in_a_new_environment_serves_the_login_page(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", wheel, "httpx", folder=tmp_path)
-    where = run(python, "-c", PAGE, folder=tmp_path)
-    assert Path(where.strip()).is_relative_to(tmp_path / "venv")
+    module_path = run(python, "-c", PAGE, folder=tmp_path)
+    assert Path(module_path.strip()).is_relative_to(tmp_path / "venv")
 
 
-def test_the_readmes_first_example_works_when_pasted(tmp_path: Path) -> None:
+def test_the_first_example_of_the_readme_runs(tmp_path: Path) -> None:
     example = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     script = tmp_path / "app.py"
     script.write_text(
@@ -104,18 +104,18 @@ with TestClient(app) as client:
     run(sys.executable, script, folder=tmp_path, PYTHONPATH=str(ROOT))
 
 
-def test_ci_runs_the_readmes_test_line() -> None:
+def test_ci_runs_the_test_command_of_the_readme() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
-    tests = next(line for line in lines if line.endswith("pytest"))
-    assert tests in (ROOT / ".ci" / "run").read_text().splitlines()
+    command = next(line for line in lines if line.endswith("pytest"))
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_public_names_stand_in_the_readme() -> None:
+def test_the_readme_mentions_all_public_names() -> None:
     import starlette_auth
 
     readme = (ROOT / "README.md").read_text()
     assert [name for name in starlette_auth.__all__ if name not in readme] == []
 
 
-def test_an_import_brings_neither_extras_nor_what_only_some_databases_need(tmp_path: Path) -> None:
+def test_an_import_loads_no_optional_dependency(tmp_path: Path) -> None:
     assert run(sys.executable, "-c", IMPORTS, folder=tmp_path).split("\n")[0] == "[] []"

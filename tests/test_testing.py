@@ -1,4 +1,4 @@
-"""What applications use in their own tests."""
+"""Tests of `starlette_auth.testing`, which applications use in their tests."""
 
 import asyncio
 from pathlib import Path
@@ -27,7 +27,7 @@ async def make_ann(auth: Auth) -> User:
 
 
 @pytest.mark.parametrize("base_url", ["http://testserver", "https://testserver"])
-def test_a_test_client_is_logged_in_and_again(tmp_path: Path, base_url: str) -> None:
+def test_log_in_works_repeatedly_with_a_test_client(tmp_path: Path, base_url: str) -> None:
     auth = new_auth(tmp_path)
     with TestClient(make_app(auth, lifespan=lifespan(auth)), base_url=base_url) as client:
         assert client.portal is not None
@@ -38,7 +38,7 @@ def test_a_test_client_is_logged_in_and_again(tmp_path: Path, base_url: str) -> 
             assert client.get("/whoami").json()["username"] == user.username
 
 
-def test_a_test_client_that_was_not_started_is_logged_in_too(tmp_path: Path) -> None:
+def test_log_in_works_with_a_test_client_that_was_not_started(tmp_path: Path) -> None:
     auth = new_auth(tmp_path)
 
     async def prepare() -> User:
@@ -52,17 +52,17 @@ def test_a_test_client_that_was_not_started_is_logged_in_too(tmp_path: Path) -> 
     assert client.cookies["session"]
 
 
-async def test_an_async_client_is_logged_in(auth: Auth, ann: User) -> None:
+async def test_log_in_returns_an_awaitable_for_an_async_client(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
-        done = log_in(client, ann, auth)
-        assert done is not None
-        await done
+        login = log_in(client, ann, auth)
+        assert login is not None
+        await login
         assert (await client.get("/members")).text == "members"
         await post_login(client, password=PASSWORD)
         assert (await client.get("/members")).text == "members"
 
 
-async def test_an_auth_that_cannot_be_found_is_asked_for(auth: Auth, ann: User) -> None:
+async def test_log_in_without_an_auth_or_a_user_reports_the_fix(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         with pytest.raises(ImproperlyConfigured, match=r"log_in\(client, user, auth\)"):
             log_in(client, ann)

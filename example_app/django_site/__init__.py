@@ -1,1 +1,1 @@
-"""A Django project beside the example application: one database, one key, one login."""
+"""A Django project that shares database, secret key and logins with the example application."""

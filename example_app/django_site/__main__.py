@@ -1,4 +1,4 @@
-"""Serves both on one database: `python -m example_app.django_site`."""
+"""Runs both servers on one database: `python -m example_app.django_site`."""
 
 import contextlib
 import importlib
@@ -19,14 +19,14 @@ def main() -> None:
     try:
         host, port = settings.address()
         if importlib.util.find_spec("django") is None:
-            raise ImproperlyConfigured('Django is missing. Run `pip install --editable ".[example-django]"`.')
+            raise ImproperlyConfigured('Django is not installed. Run `pip install --editable ".[example-django]"`.')
         if not 0 < port < 2**16 - 1:
-            raise ImproperlyConfigured("Django listens on the port after PORT. Set PORT to a number from 1 to 65534.")
+            raise ImproperlyConfigured("Django listens on PORT + 1. Set PORT to a number from 1 to 65534.")
         listener = listen(host, port + 1)
-        # Not the file of the example alone: its tables are not those of Django.
+        # Another file than that of the example application, whose tables differ from Django's.
         os.environ.setdefault("DATABASE_URL", "sqlite+aiosqlite:///example_django.sqlite3")
         os.environ["DJANGO"], os.environ["STARLETTE_URL"] = "1", settings.url_of(host, port)
-        settings.secret_keys()  # before two processes look for it
+        settings.secret_keys()  # creates the key file before two processes need it
         settings.database()
         settings.django_project()
     except ImproperlyConfigured as error:
@@ -39,7 +39,7 @@ def main() -> None:
     app = importlib.import_module("django.contrib.staticfiles.handlers").ASGIStaticFilesHandler(asgi)
     print(f"Django {django.__version__}: {settings.url_of(host, port + 1)} (Ctrl+C to stop both)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="warning"))
-    # However this one ends, the other ends with it.
+    # SIGTERM must run the `finally` below, which stops the other server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with listener, subprocess.Popen([sys.executable, "-m", "example_app"]) as starlette:
         try:

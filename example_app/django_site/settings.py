@@ -13,11 +13,11 @@ ENGINES = {"sqlite": "sqlite3", "postgres": "postgresql", "postgresql": "postgre
 
 
 def database() -> dict[str, Any]:
-    """DATABASE_URL, as Django wants it."""
+    """Returns the database of DATABASE_URL in the format of Django's DATABASES."""
     url = DatabaseURL(os.environ.get("DATABASE_URL") or example.DEFAULT_DATABASE)
     engine = ENGINES[url.dialect]
     if engine == "sqlite3":
-        # A transaction that reads first and writes later must not find the file locked.
+        # With IMMEDIATE, a transaction that reads first and writes later does not fail with "database is locked".
         options = {"timeout": 20, "transaction_mode": "IMMEDIATE"}
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": url.database, "OPTIONS": options}
     return {

@@ -1,4 +1,4 @@
-"""The pages of the Django project: its admin, its login, and a home page."""
+"""The URLs of the Django project: admin, login and home page."""
 
 import os
 

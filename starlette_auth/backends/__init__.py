@@ -1,1 +1,1 @@
-"""Authentication backends: ways of telling who a request is from."""
+"""Authentication backends: who is making a request?"""

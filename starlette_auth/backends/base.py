@@ -12,17 +12,21 @@ from ..users.models import AnonymousUser, User
 
 
 class AuthenticationBackend:
-    """One way of telling who somebody is. Override what you need; the rest says "not mine"."""
+    """Base class of the authentication backends. Override the methods that your backend supports.
 
-    #: The name under which a session stores which backend logged its user in; by default module and class. In the
-    #: sessions of a Django project, one of AUTHENTICATION_BACKENDS. Set it, and the class can be moved later.
+    The default methods identify no user, accept no credentials and grant no permission.
+    """
+
+    #: The name of the backend that a session stores at login; by default module and class name. In the sessions of a
+    #: Django project it is an entry of AUTHENTICATION_BACKENDS. Set it, so that the class can be moved later.
     path = "starlette_auth.AuthenticationBackend"
-    #: Whether browsers send the credentials by themselves (a proxy's header, HTTP Basic, a client certificate): say
-    #: True then, and requests from other sites are refused even where none of our cookies comes along.
+    #: Whether a browser or proxy adds the credentials to every request (ambient authority), as with a proxy's header,
+    #: HTTP Basic or a client certificate. An attacker's site can then make the browser send an authenticated request,
+    #: which would act as the user. Therefore, with True, cross-site requests are refused even without a cookie.
     ambient = False
-    #: Whether whom this backend identifies is logged in to the session.
+    #: Whether a user that `identify` returns is logged in to the session.
     persists_login = False
-    #: Whether it has an `identify` of its own, and is to be asked.
+    #: Whether the class overrides `identify`; set automatically.
     identifies = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -32,22 +36,26 @@ class AuthenticationBackend:
         cls.identifies = cls.identify is not AuthenticationBackend.identify
 
     async def identify(self, conn: HTTPConnection) -> User | None:
-        """Who is making this request? None: not somebody that this backend knows."""
+        """Returns the user who makes this request; None if this backend does not identify one."""
         return None
 
     async def authenticate(self, conn: HTTPConnection, **credentials: Any) -> User | None:
-        """Whose credentials are these? None: nobody's. PermissionDenied: nobody's, and no other backend is asked.
+        """Returns the user to whom the credentials belong; None if they are not valid for this backend.
 
-        A signature that names what it takes is only called with that.
+        Raise PermissionDenied to refuse them without trying further backends. An override can name the credentials that
+        it accepts as parameters; it is then called only with credentials that fit its signature.
         """
         return None
 
     async def has_perm(self, user: User, perm: str, obj: object = None) -> bool:
-        """Whether an active user has a permission, on one object where one is given. PermissionDenied ends the search."""
+        """Returns whether an active user has a permission, for one object if `obj` is given.
+
+        Raise PermissionDenied to refuse it without asking further backends.
+        """
         return False
 
     def accepts(self, credentials: Mapping[str, Any]) -> bool:
-        """Whether `authenticate` has a name for each of them."""
+        """Returns whether the signature of `authenticate` accepts these credentials."""
         try:
             self._signature.bind(None, **credentials)
         except TypeError:
@@ -62,7 +70,10 @@ class AuthenticationBackend:
 async def has_perm(
     backends: Sequence[AuthenticationBackend], user: User | AnonymousUser, perm: str, obj: object = None
 ) -> bool:
-    """Asks the backends in order. False for an inactive or anonymous user, True for a superuser."""
+    """Returns whether any backend grants the permission, asking them in order.
+
+    Returns False for an inactive or anonymous user, and True for a superuser.
+    """
     if not user.is_active or not isinstance(user, User):
         return False
     if user.is_superuser:

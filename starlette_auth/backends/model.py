@@ -17,11 +17,11 @@ from ..users.models import User
 from ..users.users import Users
 from .base import AuthenticationBackend
 
-SHORTEST_REFUSAL = 0.05  # seconds
+MIN_REFUSAL_TIME = 0.05  # seconds
 
 
 class ModelBackend(AuthenticationBackend):
-    """Username or e-mail, and a password. Given a `guard`, it makes whoever guesses wait."""
+    """Authenticates by username or e-mail address, and password. `throttle` limits the rate of wrong passwords."""
 
     path = "starlette_auth.ModelBackend"
 
@@ -30,7 +30,7 @@ class ModelBackend(AuthenticationBackend):
     ) -> None:
         if not login_fields or set(login_fields) - {"username", "email"}:
             raise ImproperlyConfigured(
-                'login_fields is ("username",), ("email",) or ("username", "email"). Choose one.'
+                f'login_fields={login_fields!r} is not known. Pass ("username",), ("email",) or ("username", "email").'
             )
         self.users = users
         self.login_fields = tuple(login_fields)
@@ -39,22 +39,25 @@ class ModelBackend(AuthenticationBackend):
     async def authenticate(
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
     ) -> User | None:
-        username, password = str(username), str(password)  # JSON may bring anything
-        begun = time.perf_counter()
+        username, password = str(username), str(password)  # a JSON request may contain other types
+        started_at = time.perf_counter()
         user = await self._find(username)
         try:
             return user if await self.check_password(conn, user, password, username=username) else None
         except HTTPException:
-            # Nothing was hashed that would cover how long the look-up took, and refusals may be had without end.
-            await asyncio.sleep(begun + SHORTEST_REFUSAL - time.perf_counter())
+            # No password was hashed, so the response time would show how long the look-up of the user took. An
+            # attacker can measure it with any number of refused requests, which would reveal whether the account
+            # exists. Therefore every refusal takes at least 50 milliseconds.
+            await asyncio.sleep(started_at + MIN_REFUSAL_TIME - time.perf_counter())
             raise
 
     async def check_password(
         self, conn: HTTPConnection, user: User | None, password: str, *, username: str = "", action: str = "login"
     ) -> bool:
-        """Whether it is the password of an active user, None being nobody. HTTPException 429 for too many tries.
+        """Returns whether the password is that of an active user; False if `user` is None.
 
-        What counts is the `username` that was typed, whether there is such an account or not: both answer alike.
+        Attempts are counted for the `username` that was entered, whether or not the account exists, so that both cases
+        have the same result. Raises HTTPException (429) after too many attempts.
         """
         if self.throttle is None:
             return await self._matches(user, password)
@@ -63,7 +66,7 @@ class ModelBackend(AuthenticationBackend):
         return attempt.succeeded
 
     async def _matches(self, user: User | None, password: str) -> bool:
-        # One hash, whoever is asked about: the time says nothing about whether there is such a user.
+        # An unknown user costs one hash too: the response time would otherwise reveal whether the account exists.
         if user is None or not user.is_active:
             await self.users.passwords.check(None, password)
             return False
@@ -73,7 +76,11 @@ class ModelBackend(AuthenticationBackend):
         return obj is None and user.has_perm(perm)
 
     async def _find(self, login: str) -> User | None:
-        """By address first, where it looks like one: a name that is somebody's address must not lock its owner out."""
+        """Returns the user with this e-mail address or username.
+
+        A text with "@" is looked up as an e-mail address first. An attacker could otherwise register the address of
+        another user as a username, which would prevent that user from logging in.
+        """
         user: User | None = None
         if "email" in self.login_fields and "@" in login:
             user = await self.users.get_by_email(login)
@@ -83,7 +90,7 @@ class ModelBackend(AuthenticationBackend):
 
 
 class LoginThrottle:
-    """Counts the passwords that are tried, by account, by address, and apart for browsers that are known."""
+    """Counts password attempts by account and by client address, and separately for known devices."""
 
     def __init__(self, throttle: Throttle, *, devices: KnownDevices, proxies: TrustedProxies) -> None:
         self.throttle = throttle

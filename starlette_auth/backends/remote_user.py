@@ -1,4 +1,4 @@
-"""The backend that trusts a user name in a header set by a proxy."""
+"""The backend that trusts a username in a header set by a reverse proxy."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from .session import SessionBackend, session_of
 
 
 class RemoteUserBackend(AuthenticationBackend):
-    """The user whom a proxy in front of us has checked, and names in a header.
+    """Identifies the user that a reverse proxy has authenticated and names in a header.
 
-    The header is believed only when it comes from one of `trusted_proxies` (addresses or networks; "unix" for a
-    socket): anybody else could write it. The server must not put a client's X-Forwarded-For in the place of the
-    proxy's address: run uvicorn with `--no-proxy-headers`. When the header is gone the user is logged out, unless
-    `persistent`.
+    An attacker can send the header too. Therefore it is read only from requests of `trusted_proxies` (addresses or
+    networks; "unix" for a Unix socket). The server must not replace the proxy's address by the client's from
+    X-Forwarded-For: run uvicorn with `--no-proxy-headers`. A request without the header logs the user out, unless
+    `persistent` is True. `create_unknown_user`: whether to create a user for a new name.
     """
 
     path = "starlette_auth.RemoteUserBackend"
@@ -44,21 +44,23 @@ class RemoteUserBackend(AuthenticationBackend):
         self.proxies = TrustedProxies(trusted_proxies)
 
     async def identify(self, conn: HTTPConnection) -> User | None:
-        named = conn.headers.getlist(self.header) if self.proxies.is_trusted(conn) else []
-        # Twice means that the proxy added its own to one that the client had sent.
-        username = normalize_username(named[0]) if len(named) == 1 else ""
+        values = conn.headers.getlist(self.header) if self.proxies.is_trusted(conn) else []
+        # An attacker sends the header through a proxy that adds its own and does not remove the first, which would let
+        # the attacker choose the user. Therefore two headers count as none.
+        username = normalize_username(values[0]) if len(values) == 1 else ""
         user = await self._find(username) if username else None
         session = session_of(conn)
-        is_ours = session is not None and SessionBackend.backend_of(session) == self.path
-        # The proxy names nobody (any more), or somebody whom we do not let in: not the one before, in any case.
-        if session is not None and is_ours and user is None and (username or not self.persistent):
+        is_own_login = session is not None and SessionBackend.backend_of(session) == self.path
+        # The proxy names no user any more, or one who may not log in. The user of the session must not stay logged in.
+        if session is not None and is_own_login and user is None and (username or not self.persistent):
             session.flush()
         return user
 
     async def _find(self, username: str) -> User | None:
         user: User | None = await self.users.get_by_username(username)
         if user is None and self.create_unknown_user:
-            # Another request of the same newcomer may have been faster; a name that cannot be stored is nobody's.
+            # A concurrent request may have created the user already (AlreadyExists), or the name may be invalid. Both
+            # are a ValueError; the look-up that follows decides.
             with contextlib.suppress(ValueError):
                 await self.users.create_user(username)
             user = await self.users.get_by_username(username)

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock
+from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys
 from ..sessions.base import AUTH_TIME, SessionBase
 from ..sessions.limits import SessionLimits
@@ -15,15 +16,15 @@ from ..users.models import AnonymousUser, User
 from ..users.users import Users
 from .base import AuthenticationBackend
 
-BACKEND = "_auth_user_backend"  # Django's names
+BACKEND = "_auth_user_backend"  # this and the next name as in Django
 AUTH_HASH = "_auth_user_hash"
 REMEMBERED = "_auth_remembered"
-# Django's, so that both frameworks can read one session.
+# Django's salt, so that both frameworks can use the same session.
 AUTH_HASH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
 
 
 class SessionBackend(AuthenticationBackend):
-    """The user whom the session remembers. The only place that writes the session's keys of a login."""
+    """Identifies the user who is logged in to the session. Only this class writes the login entries of a session."""
 
     path = "starlette_auth.SessionBackend"
 
@@ -36,7 +37,10 @@ class SessionBackend(AuthenticationBackend):
         cycle_key: bool = False,
         clock: Clock = time.time,
     ) -> None:
-        """Without `limits` a session lasts as long as its store keeps it. `cycle_key`: where an old key signed it."""
+        """Without `limits`, a session lasts as long as its store keeps it.
+
+        `cycle_key`: whether a session whose login was signed with an older secret key also gets a new session key.
+        """
         self.users = users
         self.keys = keys
         self.limits = limits
@@ -49,12 +53,12 @@ class SessionBackend(AuthenticationBackend):
             return None
         user = await self.get_user(session)
         if user is None:
-            # Not only ignored: it must not come back to life when the account is switched on again.
+            # The session is deleted, because it would otherwise be valid again when the account is reactivated.
             session.flush()
         return user
 
     async def get_user(self, session: SessionBase) -> User | None:
-        """Who is logged in to a session; None when it has been ended, or is over."""
+        """Returns the user who is logged in to a session; None if the login is not valid any more."""
         row = session.user_row
         if row is not None and str(row["user_id"]) == session[USER_ID]:
             user: User | None = self.users.from_row(row)
@@ -63,7 +67,10 @@ class SessionBackend(AuthenticationBackend):
         return user if user is not None and self.is_valid(session, user) else None
 
     def is_valid(self, session: SessionBase, user: User) -> bool:
-        """Whether this session of the user's is still good: the account, the password, and the time."""
+        """Returns whether the user is active, has the password of the login, and no timeout has passed.
+
+        Sets the timeouts of the session (`session.limit`).
+        """
         if not user.is_active or not self._verify(session, user):
             return False
         if self.limits is not None:
@@ -71,9 +78,10 @@ class SessionBackend(AuthenticationBackend):
         return not session.is_expired
 
     def bind(self, session: SessionBase, user: User, backend: str, *, is_remembered: bool = False) -> None:
-        """Binds the session to a user, under a new key. What an anonymous visitor stored stays; another user's goes.
+        """Logs the user in to the session, under a new key against session fixation.
 
-        `is_remembered`: for as long as `SessionLimits.remembered` says.
+        The data of an anonymous visitor stays; the data of another user is deleted. `is_remembered`: whether
+        `SessionLimits.remembered` applies.
         """
         if USER_ID in session and not (session[USER_ID] == str(user.id) and self._verify(session, user)):
             session.flush()
@@ -87,47 +95,58 @@ class SessionBackend(AuthenticationBackend):
         session.limit = self.limits.of(user, is_remembered=is_remembered) if self.limits is not None else None
 
     def refresh_auth_hash(self, session: SessionBase, user: User) -> None:
-        """Keeps this session alive, under a new key, after the user's password changed."""
+        """Keeps the session valid after the user changed the password, and requests a new session key."""
         if session.get(USER_ID) == str(user.id):
             session.cycle_key()
             session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
 
     def renew_auth_time(self, session: SessionBase) -> None:
-        """Notes that the user has just proved once more who they are. The login does not last longer for it."""
+        """Notes that the user has just entered their credentials again. The absolute timeout does not change."""
         session.cycle_key()
         session[AUTH_TIME] = int(self._clock())
 
     def auth_age(self, session: SessionBase | None, user: User | AnonymousUser) -> float:
-        """Seconds since this user last proved in this session who they are; infinite where they did elsewhere."""
-        moment = session.get(AUTH_TIME) if session is not None and session.get(USER_ID) == user.identity else None
-        return self._clock() - moment if isinstance(moment, int) else math.inf
+        """Returns the seconds since the user last entered credentials in this session; infinity if never."""
+        auth_time = session.get(AUTH_TIME) if session is not None and session.get(USER_ID) == user.identity else None
+        return self._clock() - auth_time if isinstance(auth_time, int) else math.inf
 
     @staticmethod
     def belongs_to(session: SessionBase | None, user: User) -> bool:
-        """Whether it is this user whom the session remembers; yes too where there is no session to remember in."""
+        """Returns whether this user is logged in to the session; True if there is no session."""
         return session is None or session.get(USER_ID) == str(user.id)
 
     def is_valid_for(self, session: SessionBase, user: User) -> bool:
-        """Whether it remembers this user, and still may. Of other sessions it says nothing."""
+        """Returns whether this user is logged in to the session and the login is still valid."""
         return self.belongs_to(session, user) and self.is_valid(session, user)
 
     @staticmethod
     def backend_of(session: SessionBase) -> str:
-        """The path of the backend that let the session's user in."""
+        """Returns the path of the backend that logged the user in; "" if there is none."""
         return str(session.get(BACKEND, ""))
 
     def _verify(self, session: SessionBase, user: User) -> bool:
-        key = self.keys.verify(AUTH_HASH_SALT, user.password, str(session.get(AUTH_HASH, "")))
-        # Signed with an older key, which will be retired. Where only we look, the session keeps its own key: requests
-        # that are under way at the same time know it by this one. Django gives it a new one.
-        if key and self.cycle_key:
+        """Returns whether the login was signed with the user's current password, and signs it again if necessary."""
+        key_index = self.keys.verify(AUTH_HASH_SALT, user.password, str(session.get(AUTH_HASH, "")))
+        # An index above 0 means an older secret key, which will be retired. The session key stays, because concurrent
+        # requests use it; with `cycle_key` it changes, as in Django.
+        if key_index and self.cycle_key:
             session.cycle_key_for(AUTH_HASH, self.keys.sign(AUTH_HASH_SALT, user.password))
-        elif key:
+        elif key_index:
             session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
-        return key is not None
+        return key_index is not None
 
 
 def session_of(conn: HTTPConnection) -> SessionBase | None:
-    """The session of this package, without marking it as looked at; None where there is none."""
+    """Returns the session of a request without marking it as accessed; None if this package has not set one."""
     session = conn.scope.get("session")
     return session if isinstance(session, SessionBase) else None
+
+
+def require_session(conn: HTTPConnection) -> SessionBase:
+    """Returns the session of this package. Raises ImproperlyConfigured if the request has none."""
+    session = session_of(conn)
+    if session is None:
+        raise ImproperlyConfigured(
+            "login() and logout() need SessionMiddleware. Pass middleware=middleware(auth) to your app."
+        )
+    return session

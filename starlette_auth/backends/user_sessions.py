@@ -1,26 +1,37 @@
-"""Listing and ending the sessions of a user."""
+"""The sessions of a user: begins, lists, ends and limits them."""
 
+import functools
 from typing import Literal
 
 from starlette.requests import HTTPConnection
 
-from ..core.events import Events, PasswordChanged, SessionEnded, SessionsEnded, UserDeactivated, UserDeleted
-from ..core.exceptions import ImproperlyConfigured, TooManySessions
+from ..core.events import (
+    Events,
+    PasswordChanged,
+    SessionEnded,
+    SessionsEnded,
+    UserDeactivated,
+    UserDeleted,
+    UserLoggedIn,
+)
+from ..core.exceptions import ImproperlyConfigured, PermissionDenied, TooManySessions
+from ..security.known_devices import KnownDevices
 from ..security.tokens import Tokens
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
-from ..users.models import User
-from .session import SessionBackend, session_of
+from ..users.models import User, set_user
+from .session import SessionBackend, require_session, session_of
 
 WhenFull = Literal["drop_oldest", "reject"]
 AnyEnd = PasswordChanged | UserDeleted | UserDeactivated | SessionEnded | SessionsEnded
 
 
 class UserSessions:
-    """The same for pages, for code and for the command line: `auth.logins`.
+    """Begins, lists and ends the sessions of a user, as `auth.user_sessions`.
 
-    `max_sessions` is how many one user may have at a time. When there are so many, a new login ends the oldest, or,
-    with `when_full="reject"`, is refused: TooManySessions, which answers 403.
+    `max_sessions` is the number of sessions that one user may have at the same time. A further login ends the oldest
+    session or, with `when_full="reject"`, is refused with TooManySessions (status 403). Raises ImproperlyConfigured
+    for wrong values, and for `max_sessions` with a store that cannot look sessions up by user.
     """
 
     def __init__(
@@ -28,6 +39,7 @@ class UserSessions:
         store: SessionStore,
         backend: SessionBackend,
         *,
+        devices: KnownDevices,
         tokens: Tokens,
         events: Events,
         max_sessions: int | None = None,
@@ -37,10 +49,12 @@ class UserSessions:
             raise ImproperlyConfigured(f'when_full={when_full!r} is not known. Use "drop_oldest" or "reject".')
         if max_sessions is not None and (max_sessions < 1 or not store.supports_user_lookup):
             raise ImproperlyConfigured(
-                "max_sessions begins at 1, and needs sessions on the server. Use DatabaseStore, RedisStore or CachedStore."
+                "max_sessions must be at least 1, and needs a store that can list the sessions of a user. "
+                "Use DatabaseStore, RedisStore or CachedStore."
             )
         self.store = store
         self.backend = backend
+        self.devices = devices
         self.tokens = tokens
         self.gateway = tokens.gateway
         self.events = events
@@ -48,7 +62,7 @@ class UserSessions:
         self.drop_oldest = when_full == "drop_oldest"
 
     def subscribe(self) -> None:
-        """Ends sessions with what they rest upon."""
+        """Subscribes to the events that end sessions: of passwords, users and sessions."""
         self.events.on(PasswordChanged)(self._password_changed)
         self.events.on(UserDeleted)(self._user_deleted)
         self.events.on(UserDeactivated)(self._user_deactivated)
@@ -58,28 +72,54 @@ class UserSessions:
         self.events.on(SessionEnded)(self._close_websockets)
         self.events.on(SessionsEnded)(self._close_websockets)
 
-    async def list(self, user: User) -> list[SessionBase]:
-        """The sessions in which a user is logged in, that which was used last first; see their `record`.
+    async def begin(
+        self, conn: HTTPConnection, user: User, backend: str, *, remember: bool = False, may_refuse: bool = True
+    ) -> None:
+        """Logs the user in to the session of this request, under a new session key.
 
-        ImproperlyConfigured when they are kept in cookies: nobody knows those.
+        `backend` is the path of the backend that identified the user. Raises TooManySessions if the limit is reached
+        and no login may end another session, unless `may_refuse` is False.
         """
-        # Not with the user as it was before them: to an older password, newer sessions would seem to have ended.
+        if not isinstance(user, User):
+            raise TypeError("login() takes a User. authenticate() returned None or was not awaited. Check its result.")
+        if not user.is_active:
+            raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
+        session = require_session(conn)
+        if may_refuse:
+            await self.check_limit(user, session)
+        new_device = user.last_login is not None and not self.devices.known(conn, user)
+        async with self.events.transaction(UserLoggedIn):
+            await self.backend.users.record_login(user)
+            await self.events.emit(UserLoggedIn(user=user, request=conn, backend=backend, new_device=new_device))
+        self.backend.bind(session, user, backend, is_remembered=remember)
+        session.after_save = functools.partial(self.enforce_limit, user, may_refuse=may_refuse)
+        self.devices.remember(conn, user)
+        set_user(conn.scope, user)
+
+    async def list(self, user: User) -> list[SessionBase]:
+        """Returns the valid sessions of a user, most recently used first. See `session.record` for the details.
+
+        Raises ImproperlyConfigured if the store cannot list sessions, as CookieStore.
+        """
+        # The user is loaded after the sessions. With an older password, newer sessions would not be valid.
         sessions = await self.store.list_sessions(user.identity)
-        fresh = await self.backend.users.get(user.id)
-        return [session for session in sessions if fresh is not None and self.backend.is_valid(session, fresh)]
+        current_user = await self.backend.users.get(user.id)
+        if current_user is None:
+            return []
+        return [session for session in sessions if self.backend.is_valid(session, current_user)]
 
     async def revoke(self, user: User, public_id: str, *, request: HTTPConnection | None = None) -> bool:
-        """Ends one of a user's sessions; gives whether it was there. `request` says who wanted that."""
+        """Ends one session of a user; returns whether it existed. `request` is passed to the event SessionEnded."""
         async with self.gateway.atomic():
-            was_there = await self.store.revoke(user.identity, public_id)
-            if was_there:
+            has_ended = await self.store.revoke(user.identity, public_id)
+            if has_ended:
                 await self.events.emit(SessionEnded(user=user, public_id=public_id, request=request))
-        return was_there
+        return has_ended
 
     async def revoke_all(
         self, user: User, *, keep: SessionBase | None = None, request: HTTPConnection | None = None
     ) -> int:
-        """Ends a user's sessions, all but `keep`, and tells the user; gives the number."""
+        """Ends all sessions of a user except `keep`; returns their number. Emits SessionsEnded if there were any."""
         async with self.gateway.atomic():
             number = await self.store.revoke_all(user.identity, keep=keep.public_id if keep is not None else "")
             if number:
@@ -87,16 +127,22 @@ class UserSessions:
         return number
 
     async def check_limit(self, user: User, here: SessionBase | None = None) -> None:
-        """TooManySessions when a login of the user would be refused. The session from `here` would make room for it."""
+        """Raises TooManySessions if a login of the user would be refused.
+
+        `here` is the current session, which the login would replace; it does not count.
+        """
         if self.max_sessions is not None and not self.drop_oldest:
-            others = [
+            other_sessions = [
                 session for session in await self.list(user) if here is None or session.public_id != here.public_id
             ]
-            if len(others) >= self.max_sessions:
-                raise TooManySessions(len(others))
+            if len(other_sessions) >= self.max_sessions:
+                raise TooManySessions(len(other_sessions))
 
     async def enforce_limit(self, user: User, session: SessionBase, *, may_refuse: bool = True) -> None:
-        """Once a new session has been saved: of logins at the same time, too, no more remain than may be."""
+        """Enforces `max_sessions` after a new session was saved, so that it holds for concurrent logins too.
+
+        Ends the oldest sessions. With `when_full="reject"` and `may_refuse`, raises TooManySessions instead.
+        """
         if self.max_sessions is None:
             return
         if may_refuse and not self.drop_oldest:
@@ -105,13 +151,16 @@ class UserSessions:
             return
         sessions = await self.list(user)
         surplus = len(sessions) - self.max_sessions
-        # By their names, on whose order all agree: two that begin in the same moment must not end each other.
+        # Ordered by public id, the same order for every request: two concurrent logins must not end each other.
         oldest_first = sorted(sessions, key=lambda session: session.public_id)
-        for one in oldest_first[: max(0, surplus)]:
-            await self.revoke(user, one.public_id)
+        for oldest in oldest_first[: max(0, surplus)]:
+            await self.revoke(user, oldest.public_id)
 
     async def _has_room(self, user: User, session: SessionBase) -> bool:
-        """Whether the session may stay. Asked one login at a time: of many at once, as many stay as may."""
+        """Returns whether the session may stay; otherwise deletes it.
+
+        A lock serialises the concurrent logins of a user, so that exactly `max_sessions` of them succeed.
+        """
         await self.tokens.lock(f"room {user.id}")
         if len(await self.list(user)) <= (self.max_sessions or 0):
             return True
@@ -119,16 +168,18 @@ class UserSessions:
         return False
 
     async def _password_changed(self, event: PasswordChanged) -> None:
-        """What the old password began is void already; with a request, it is known what can go at once, too."""
+        """Deletes the other sessions of the user. They are not valid any more, because the password has changed.
+
+        An event without a request does not tell which session to keep; nothing is deleted then.
+        """
         if event.request is not None and self.store.supports_user_lookup:
             session = session_of(event.request)
-            is_theirs = session is not None and session.user_id == event.user.identity
-            await self.store.revoke_all(
-                event.user.identity, keep=session.public_id if session is not None and is_theirs else ""
-            )
+            is_own = session is not None and session.user_id == event.user.identity
+            keep = session.public_id if session is not None and is_own else ""
+            await self.store.revoke_all(event.user.identity, keep=keep)
 
     async def _user_deleted(self, event: UserDeleted) -> None:
-        """Rows of our own table go with the user's; what is kept elsewhere has to be told."""
+        """Deletes the sessions of a deleted user, unless the foreign key of the package's session table does it."""
         if self.store.supports_user_lookup and self.store.table is not self.backend.users.tables.session:
             await self.store.revoke_all(event.user.identity)
 

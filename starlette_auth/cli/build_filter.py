@@ -18,25 +18,37 @@ from ..core.exceptions import ImproperlyConfigured
 from ..passwords.bloom_filter import FORMAT, BloomFilter, positions, sha1_digest
 from .terminal import print_line, show_progress
 
-# The header is padded to whole pages, so that the bits begin on one.
+# The header is padded to whole pages, so that the bits start at a page boundary.
 PAGE = 4096
-# As in Have-I-Been-Pwned's download: a digest, and how often the password was seen.
+# The format of Have I Been Pwned's download: a SHA-1 digest, and how often the password was seen.
 DIGEST = re.compile(rb"([0-9A-Fa-f]{40})(?::(\d+))?")
 OTHER_DIGEST = re.compile(rb"[0-9A-Fa-f]{32,39}:\d+")
 
 
 def add_filter_command(commands: Any) -> None:
-    command = commands.add_parser("buildfilter", help="make a filter of passwords that are not to be used")
-    command.add_argument("output", metavar="OUTPUT", type=Path, help="the file for CommonPasswordValidator")
+    command = commands.add_parser("buildfilter", help="build a filter of passwords to reject")
+    command.add_argument("output", metavar="OUTPUT", type=Path, help="the file to write, for CommonPasswordValidator")
     command.add_argument(
-        "lists", metavar="LIST", type=Path, nargs="+", help="passwords, one on a line, or SHA1:COUNT; may be gzipped"
+        "lists",
+        metavar="LIST",
+        type=Path,
+        nargs="+",
+        help="a file of passwords or SHA1:COUNT, one per line; may be gzipped",
     )
     command.add_argument(
-        "--false-positives", metavar="RATE", type=_rate, default=1e-6, help="how many good ones it may refuse (1e-6)"
+        "--false-positives",
+        metavar="RATE",
+        type=_rate,
+        default=1e-6,
+        help="share of good passwords to reject (default: 1e-6)",
     )
-    command.add_argument("--min-count", metavar="N", type=int, default=1, help="skip a SHA1 that was seen less often")
-    command.add_argument("--min-length", metavar="N", type=int, default=1, help="skip shorter passwords")
-    command.set_defaults(work=_buildfilter)
+    command.add_argument(
+        "--min-count", metavar="N", type=int, default=1, help="skip a SHA1 that was seen less than N times"
+    )
+    command.add_argument(
+        "--min-length", metavar="N", type=int, default=1, help="skip passwords shorter than N characters"
+    )
+    command.set_defaults(handler=_buildfilter)
 
 
 def _buildfilter(options: argparse.Namespace) -> None:
@@ -61,7 +73,10 @@ def _rate(text: str) -> float:
 
 @dataclass
 class PasswordList:
-    """A list to build a filter from. `name` and `licence` tell those who get the filter where it comes from."""
+    """A list to build a filter from.
+
+    The filter's header states `name` and `licence` as the source.
+    """
 
     path: Path
     name: str = ""
@@ -77,10 +92,12 @@ def build_filter(
     min_length: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Writes a filter of all the passwords in `lists`, and tells how many there were. Reads the lists twice.
+    """Writes a Bloom filter of the passwords in `lists`. Returns the number of passwords.
 
-    A list has one password on a line, or a digest as in a download of Have-I-Been-Pwned; it may be compressed (gzip).
-    Of the digests those count that were seen `min_count` times, of the passwords those of `min_length` characters.
+    The lists are read twice. A list has one password per line, or one SHA-1 digest as in the download of Have I Been
+    Pwned. It may be compressed with gzip. Digests seen less than `min_count` times and passwords shorter than
+    `min_length` characters are skipped.
+    Raises ValueError if the lists contain no password, or if `output` exists and is not a password filter.
     """
     _refuse_to_overwrite(output)
 
@@ -94,9 +111,9 @@ def build_filter(
 
     counts = [sum(1 for _ in digests(source)) for source in lists]
     if not any(counts):
-        raise ValueError("There is no password in these lists. Name others, or lower --min-count and --min-length.")
+        raise ValueError("The lists contain no password. Pass other lists, or lower --min-count and --min-length.")
     hashes = math.ceil(-math.log2(false_positive_rate))
-    # A hundredth more than the formula says: the rate is a promise, and chance deviates a little.
+    # 1 % more bits than the formula requires, because the actual rate deviates from its expected value.
     bits = 8 * math.ceil(1.01 * sum(counts) * hashes / -math.log(1 - false_positive_rate ** (1 / hashes)) / 8)
     header: dict[str, Any] = {
         "format": FORMAT,
@@ -109,29 +126,29 @@ def build_filter(
             for source, count in zip(lists, counts, strict=True)
         ],
     }
-    unfinished = output.with_name(f"{output.name}.{os.getpid()}.unfinished")
+    temporary = output.with_name(f"{output.name}.{os.getpid()}.unfinished")
     try:
-        _write(unfinished, header, itertools.chain.from_iterable(map(digests, lists)))
-        unfinished.replace(output)
+        _write(temporary, header, itertools.chain.from_iterable(map(digests, lists)))
+        temporary.replace(output)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return int(header["entries"])
 
 
 def _write(path: Path, header: dict[str, Any], digests: Iterator[bytes]) -> None:
-    first = _padded(header)
+    padded = _padded(header)
     with path.open("xb+") as file:
-        file.write(first)
-        # Written out, so that a full disk is an error here and not a crash at the mapped memory.
+        file.write(padded)
+        # The zeros are written out: in a sparse file, a full disk would crash the process at a write to mapped memory.
         for left in range(header["bits"] // 8, 0, -(1 << 20)):
             file.write(bytes(min(left, 1 << 20)))
         file.flush()
         with mmap.mmap(file.fileno(), 0) as memory:
             header["entries"] = sum(
-                _add(memory, len(first), positions(entry, header["bits"], header["hashes"])) for entry in digests
+                _add(memory, len(padded), positions(entry, header["bits"], header["hashes"])) for entry in digests
             )
-            # The digits became fewer, if anything: duplicates are counted once.
-            memory[: len(first)] = _padded(header).ljust(len(first))
+            # Without duplicates the number is not larger than before, so the header is not longer.
+            memory[: len(padded)] = _padded(header).ljust(len(padded))
             memory.flush()
 
 
@@ -141,21 +158,23 @@ def _padded(header: dict[str, Any]) -> bytes:
 
 
 def _add(memory: mmap.mmap, start: int, positions: Iterator[int]) -> bool:
-    """Whether it is new."""
-    new = False
+    """Sets the bits of one entry. Returns whether a bit was not set before."""
+    is_new = False
     for position in positions:
-        place, bit = start + (position >> 3), 1 << (position & 7)
-        if not memory[place] & bit:
-            memory[place] |= bit
-            new = True
-    return new
+        index, bit = start + (position >> 3), 1 << (position & 7)
+        if not memory[index] & bit:
+            memory[index] |= bit
+            is_new = True
+    return is_new
 
 
 def _digest_of_line(line: bytes, min_count: int, min_length: int) -> bytes | None:
-    if found := DIGEST.fullmatch(line):
-        return bytes.fromhex(found[1].decode()) if int(found[2] or min_count) >= min_count else None
+    if match := DIGEST.fullmatch(line):
+        return bytes.fromhex(match[1].decode()) if int(match[2] or min_count) >= min_count else None
     if OTHER_DIGEST.fullmatch(line):
-        raise ValueError("These are digests, but no SHA-1 of 40 digits. Download the SHA-1 list as a single file.")
+        raise ValueError(
+            "The list contains digests that are not SHA-1 with 40 digits. Download the SHA-1 list as a single file."
+        )
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -165,17 +184,20 @@ def _digest_of_line(line: bytes, min_count: int, min_length: int) -> bytes | Non
 
 
 def _opened(path: Path) -> BinaryIO:
-    if not path.is_file():  # a pipe could not be read twice
-        raise ValueError(f"{path} is no file. Name a list of passwords.")
+    if not path.is_file():  # a pipe cannot be read twice
+        raise ValueError(f"{path} is not a file. Pass a list of passwords.")
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
 
 
 def _refuse_to_overwrite(output: Path) -> None:
-    """A filter may be built anew; whatever else stands there is more likely a list, and the words were exchanged."""
+    """Raises ValueError if `output` exists and is not a password filter.
+
+    It is probably a list, because the arguments were swapped. An existing filter may be replaced.
+    """
     if output.exists():
         try:
             BloomFilter(output)
         except ImproperlyConfigured:
-            raise ValueError(f"{output} is there already, and no password filter. Choose another name.") from None
+            raise ValueError(f"{output} exists already and is not a password filter. Choose another name.") from None

@@ -22,7 +22,7 @@ from ..django.project import DjangoProject
 from ..django.survey import SAMPLE, Inspection, UserModel, inspect
 from .terminal import CommandError, print_error, print_line, show_progress
 
-#: SQLAlchemy's types, by the names that the databases have for theirs.
+#: Patterns for the type names of the databases, with the SQLAlchemy type for each.
 TYPES: list[tuple[str, str]] = [
     (r"uuid|char\(32\)", "sa.Uuid"),
     (r"tinyint\(1\)|bool|boolean", "sa.Boolean"),
@@ -38,32 +38,42 @@ TYPES: list[tuple[str, str]] = [
 
 
 def add_commands(commands: Any, *, open_database: Callable[[str], Database], open_app: Callable[[str], Auth]) -> None:
-    """What they are given makes a Database of a URL, and finds an Auth by its name, or says no."""
-    given = {"work": run_check, "open_database": open_database, "open_app": open_app}
+    """Adds both commands. `open_database` opens a Database by URL, `open_app` loads an Auth by MODULE:ATTRIBUTE."""
+    openers = {"open_database": open_database, "open_app": open_app}
+    _add_check(commands, openers)
+    _add_import(commands, openers)
+
+
+def _add_check(commands: Any, openers: dict[str, Any]) -> None:
     command = commands.add_parser(
         "check-django",
-        help="look at a Django project's database, and say how to share it",
-        description="The project's SECRET_KEY, and SECRET_KEY_FALLBACKS (one on each line), come from the environment.",
+        help="inspect a Django project's database, and print how to share it",
+        description="Reads the project's SECRET_KEY and SECRET_KEY_FALLBACKS (one per line) from the environment.",
     )
-    command.add_argument("--database", metavar="URL", default=os.environ.get("DATABASE_URL"), help="or DATABASE_URL")
-    command.set_defaults(**given)
+    command.add_argument(
+        "--database",
+        metavar="URL",
+        default=os.environ.get("DATABASE_URL"),
+        help="the project's database (default: DATABASE_URL)",
+    )
+    command.set_defaults(handler=run_check, **openers)
 
+
+def _add_import(commands: Any, openers: dict[str, Any]) -> None:
     command = commands.add_parser(
         "import-django", help="copy users, groups and permissions from a Django project's database"
     )
     command.add_argument("--from", dest="source", metavar="URL", required=True, help="the project's database")
-    command.add_argument("--to", metavar="URL", help="a database of ours; or name one by --app")
+    command.add_argument("--to", metavar="URL", help="the database to copy to (or pass --app)")
     command.add_argument(
-        "--app", metavar="MODULE:ATTRIBUTE", default=None, help="an Auth, for a user table of your own"
+        "--app", metavar="MODULE:ATTRIBUTE", default=None, help="the Auth to copy to, with a custom user table"
     )
+    command.add_argument("--username-field", metavar="NAME", help="USERNAME_FIELD, if it is neither username nor email")
+    command.add_argument("--time-zone", metavar="NAME", help="TIME_ZONE, if the project has USE_TZ=False")
     command.add_argument(
-        "--username-field", metavar="NAME", help="USERNAME_FIELD, where it is no username and no email"
+        "--ignore", metavar="COLUMN", action="append", default=[], help="a column of the user table not to copy"
     )
-    command.add_argument("--time-zone", metavar="NAME", help="TIME_ZONE, where the project says USE_TZ=False")
-    command.add_argument(
-        "--ignore", metavar="COLUMN", action="append", default=[], help="a column of the users to leave behind"
-    )
-    command.set_defaults(**{**given, "work": run_copy})
+    command.set_defaults(handler=run_copy, **openers)
 
 
 def run_check(options: argparse.Namespace) -> None:
@@ -72,41 +82,41 @@ def run_check(options: argparse.Namespace) -> None:
 
 def run_copy(options: argparse.Namespace) -> None:
     if bool(options.to) == bool(options.app):
-        raise CommandError("Name one database to copy to. Pass --to URL, or --app module:attribute.")
-    # Before there is an event loop: both read files.
+        raise CommandError("The import needs one database to copy to. Pass either --to URL or --app module:attribute.")
+    # Before the event loop runs, because both read files.
     options.auth = options.open_app(options.app) if options.app else None
     options.zone = DjangoProject(time_zone=options.time_zone).zone() if options.time_zone else None
     asyncio.run(copy(options))
 
 
 async def check(options: argparse.Namespace) -> None:
-    """Exit status 1 when something will not work."""
+    """Prints a report. Raises CommandError if it contains problems."""
     if not options.database:
-        raise CommandError("Name the project's database. Pass --database URL, or set DATABASE_URL.")
+        raise CommandError("The check needs the project's database. Pass --database URL, or set DATABASE_URL.")
     keys = [os.environ.get("SECRET_KEY", ""), *os.environ.get("SECRET_KEY_FALLBACKS", "").splitlines()]
     async with _open(options.open_database, options.database) as gateway:
-        found = await inspect(gateway, [key for key in keys if key])
-    for line in _report(found, has_key=bool(keys[0])):
+        inspection = await inspect(gateway, [key for key in keys if key])
+    for line in _report(inspection, has_key=bool(keys[0])):
         print_line(line)
-    if found.problems:
-        raise CommandError(f"{len(found.problems)} of these will not work; see above.")
+    if inspection.problems:
+        raise CommandError(f"Problems found: {len(inspection.problems)}. Fix those listed above.")
 
 
-def _report(found: Inspection, *, has_key: bool) -> list[str]:
-    lines = [f"Django:    {found.version or 'unknown'}"]
-    if found.project_version:
-        lines[0] += f" (its hashes are those of {found.project_version})"
-    if found.user is not None:
-        lines += _about_users(found.user)
-    lines += [f"Hashes:    {number:>9,} {kind}" for kind, number in found.hashes.most_common()]
-    lines += _about_sessions(found, has_key=has_key)
-    lines += [f"Problem:   {problem}" for problem in found.problems]
+def _report(inspection: Inspection, *, has_key: bool) -> list[str]:
+    lines = [f"Django:    {inspection.version or 'unknown'}"]
+    if inspection.project_version:
+        lines[0] += f" (its password hashes are those of {inspection.project_version})"
+    if inspection.user is not None:
+        lines += _about_users(inspection.user)
+    lines += [f"Hashes:    {number:>9,} {kind}" for kind, number in inspection.hashes.most_common()]
+    lines += _about_sessions(inspection, has_key=has_key)
+    lines += [f"Problem:   {problem}" for problem in inspection.problems]
     lines.append(
-        "Compare:   USE_TZ and TIME_ZONE, SESSION_COOKIE_AGE, the names of the cookies and PASSWORD_HASHERS stand in the "
-        "project's settings; where they are not Django's own, say so to DjangoProject"
+        "Compare:   USE_TZ, TIME_ZONE, SESSION_COOKIE_AGE, the cookie names and PASSWORD_HASHERS are in the project's "
+        "settings; pass those that differ from Django's defaults to DjangoProject"
     )
-    if found.user is not None and found.user.username_field:
-        lines += ["", *suggestion(found, found.user)]
+    if inspection.user is not None and inspection.user.username_field:
+        lines += ["", *suggestion(inspection, inspection.user)]
     return lines
 
 
@@ -114,31 +124,35 @@ def _about_users(user: UserModel) -> list[str]:
     names = f"key {user.key} ({user.types[user.key]}), name {user.username_field or 'unknown'}"
     lines = [f"Users:     {user.rows:,} in {user.table}, {names}"]
     if user.further:
-        lines.append(f"           further columns: {', '.join(user.further)}")
+        lines.append(f"           additional columns: {', '.join(user.further)}")
     return lines
 
 
-def _about_sessions(found: Inspection, *, has_key: bool) -> list[str]:
-    sessions = found.sessions
+def _about_sessions(inspection: Inspection, *, has_key: bool) -> list[str]:
+    sessions = inspection.sessions
     if sessions is None or not sessions.rows:
-        return ["Sessions:  none in django_session: they are elsewhere (SESSION_ENGINE), or nobody has come yet"]
-    lines = [f"Sessions:  {sessions.rows:,} in django_session; SESSION_ENGINE is db, or cached_db (see forget_session)"]
+        return ["Sessions:  none in django_session: SESSION_ENGINE stores them elsewhere, or the site is new"]
+    lines = [
+        f"Sessions:  {sessions.rows:,} in django_session; SESSION_ENGINE is db, or cached_db (see invalidate_session)"
+    ]
     if not has_key:
-        return [*lines, "           set SECRET_KEY to know whether they can be read"]
-    read = f"{sessions.by_newest} by SECRET_KEY, {sessions.by_fallback} by a fallback, {sessions.unreadable} not"
-    return [*lines, f"           of the latest {min(sessions.rows, SAMPLE)}, read: {read}"]
+        return [*lines, "           set SECRET_KEY to check whether they can be read"]
+    counts = (
+        f"{sessions.by_newest} by SECRET_KEY, {sessions.by_fallback} by a fallback, {sessions.unreadable} by neither"
+    )
+    return [*lines, f"           of the latest {min(sessions.rows, SAMPLE)}, signed: {counts}"]
 
 
-def suggestion(found: Inspection, user: UserModel) -> list[str]:
-    """Code for the application."""
+def suggestion(inspection: Inspection, user: UserModel) -> list[str]:
+    """Returns lines of code for the application that shares the database."""
     settings = []
     if user.username_field != "username":
         settings.append(f'username_field="{user.username_field}"')
     if user.link_column != f"{user.table.rpartition('_')[2]}_id":
         settings.append(f"user_model={user.link_column.removesuffix('_id')!r}")
-    if found.project_version not in ("", DjangoProject().version):
-        settings.append(f'version="{found.project_version}"')
-    algorithms = [kind.partition(",")[0] for kind, _ in found.hashes.most_common() if kind != "unusable"]
+    if inspection.project_version not in ("", DjangoProject().version):
+        settings.append(f'version="{inspection.project_version}"')
+    algorithms = [kind.partition(",")[0] for kind, _ in inspection.hashes.most_common() if kind != "unusable"]
     if algorithms and algorithms[0] in ("argon2", "scrypt", "bcrypt_sha256"):
         settings.append(f'password_algorithm="{algorithms[0]}"')
     lines = []
@@ -158,16 +172,16 @@ def _columns(user: UserModel) -> list[str]:
 def _further(user: UserModel, name: str, kind: str) -> str:
     if name == user.key:
         return ", primary_key=True"
-    # A new user of ours has to have something there, too.
+    # A user created by this application needs a value in the project's own columns.
     return ', default=""' if name in user.further and _type(kind).startswith(("sa.String", "sa.Text")) else ""
 
 
 def _type(declared: str) -> str:
-    """As code."""
-    for pattern, ours in TYPES:
-        found = re.fullmatch(pattern, declared)
-        if found:
-            return f"{ours}({found[1]})" if ours == "sa.String" else ours
+    """Returns the code of the SQLAlchemy type for a declared column type."""
+    for pattern, code in TYPES:
+        match = re.fullmatch(pattern, declared)
+        if match:
+            return f"{code}({match[1]})" if code == "sa.String" else code
     return "sa.Text"
 
 
@@ -176,39 +190,47 @@ async def copy(options: argparse.Namespace) -> None:
         _open(options.open_database, options.source) as source,
         _target(options) as (target, new),
     ):
-        found = await inspect(source)
-        if found.user is None:
-            raise CommandError(" ".join(found.problems))
-        old = django_tables(found.user, new, username_field=options.username_field, zone=options.zone)
+        inspection = await inspect(source)
+        if inspection.user is None:
+            raise CommandError(" ".join(inspection.problems))
+        old = django_tables(inspection.user, new, username_field=options.username_field, zone=options.zone)
         if source.database.url == target.database.url:
-            raise CommandError("These are one database. Name another one to copy to.")
-        work = UserImport(source, target, old=old, new=new, model=found.user, ignore=options.ignore)
-        losses = await work.find_losses()
+            raise CommandError("Source and target are the same database. Pass another one to copy to.")
+        user_import = UserImport(source, target, old=old, new=new, model=inspection.user, ignore=options.ignore)
+        losses = await user_import.find_losses()
         for loss in losses:
             print_error(loss)
         if losses:
             raise CommandError("Nothing was copied.")
         await migrate(target, new)
-        await work.run(lambda done, number: show_progress(f"{done:,} of {number:,} users …"))
+        await user_import.run(lambda done, number: show_progress(f"{done:,} of {number:,} users …"))
         show_progress("")
-        for problem in found.problems:
+        for problem in inspection.problems:
             print_error(problem)
-        print_line(f"Copied {work.copied:,} users; {work.present:,} were there already.")
+        print_line(f"Copied {user_import.copied:,} users; {user_import.present:,} existed already.")
 
 
 def django_tables(
     user: UserModel, new: Tables, *, username_field: str | None = None, zone: tzinfo | None = None
 ) -> Tables:
-    """The tables around a user table that was found. What is in ours too, has the type that it has there."""
-    kinds = {"sa.Boolean": sa.Boolean(), "sa.DateTime": sa.DateTime(), "sa.Uuid": sa.Uuid(), "sa.Date": sa.Date()}
+    """Returns the tables of a Django project with this user table.
+
+    A column that the target's user table has too gets the target's type.
+    """
+    column_types = {
+        "sa.Boolean": sa.Boolean(),
+        "sa.DateTime": sa.DateTime(),
+        "sa.Uuid": sa.Uuid(),
+        "sa.Date": sa.Date(),
+    }
     columns: list[sa.Column[Any]] = []
     for name, declared in user.types.items():
-        kind: Any = kinds.get(_type(declared), sa.Text())
+        column_type: Any = column_types.get(_type(declared), sa.Text())
         if name in new.user.columns and name != user.key:
-            kind = new.user.columns[name].type
+            column_type = new.user.columns[name].type
         elif _type(declared) in ("sa.Integer", "sa.BigInteger"):
-            kind = sa.Integer()
-        columns.append(sa.Column(name, _unlimited(kind), primary_key=name == user.key))
+            column_type = sa.Integer()
+        columns.append(sa.Column(name, _unlimited(column_type), primary_key=name == user.key))
     field = username_field or user.username_field
     if field not in user.types:
         raise ImproperlyConfigured(f"{user.table} has no column {field!r}. Pass --username-field, one of its columns.")
@@ -220,9 +242,12 @@ def django_tables(
     )
 
 
-def _unlimited(kind: Any) -> Any:
-    """Here it is read, and may be longer than where it goes."""
-    return sa.Text() if isinstance(kind, sa.String) else kind
+def _unlimited(column_type: Any) -> Any:
+    """Returns a text type without a length.
+
+    A value of the source may be longer than the target allows, which `find_losses` reports.
+    """
+    return sa.Text() if isinstance(column_type, sa.String) else column_type
 
 
 @contextlib.asynccontextmanager

@@ -25,86 +25,107 @@ from .terminal import CommandError, ask, print_error, print_line, show_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Gives 0 when it is done, 1 when it was refused, 2 when the words were wrong."""
+    """Runs a command and returns its exit status: 0 for success, 1 for an error.
+
+    Exits with status 2 for wrong arguments.
+    """
     parser = _parser()
     options = parser.parse_args(arguments, argparse.Namespace(app=None, database=None, django=False))
-    if options.work is _with_auth:
+    if options.handler is _with_auth:
         _find_auth(parser, options)
     try:
-        options.work(options)
+        options.handler(options)
     except KeyboardInterrupt:
         return print_error("Stopped.")
     except (CommandError, StarletteAuthError, ValueError, LookupError) as error:
         return print_error(str(error))
-    except Exception as error:  # a server that is away, a file that cannot be written
+    except Exception as error:  # for example an unreachable server, or a file that cannot be written
         return print_error(f"{type(error).__name__}: {error}")
     return 0
 
 
 def _find_auth(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if options.app and options.database:
-        parser.error("--app and --database are two ways to say the same: choose one")
+        parser.error("--app and --database exclude each other: pass one of them")
     if not (options.app or options.database):
         options.app, options.database = os.environ.get("STARLETTE_AUTH_APP"), os.environ.get("DATABASE_URL")
     if not (options.app or options.database):
-        parser.error("name an application (--app module:attribute) or a database (--database URL)")
+        parser.error("name an application (--app MODULE:ATTRIBUTE) or a database (--database URL)")
 
 
 def _with_auth(options: argparse.Namespace) -> None:
     auth = _auth(options)
-    # Questions come first: while an event loop runs, Ctrl-C would not end them.
+    # Ask before the event loop runs: inside it, Ctrl-C would not interrupt input().
     options.ask(auth, options)
     asyncio.run(_run(auth, options))
 
 
 def _parser() -> argparse.ArgumentParser:
-    # Before the command or after it: SUPPRESS keeps the one from forgetting what the other heard.
-    where = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    where.add_argument("--app", metavar="MODULE:ATTRIBUTE", help="an Auth (or STARLETTE_AUTH_APP)")
-    where.add_argument("--database", metavar="URL", help="a database (or DATABASE_URL)")
-    where.add_argument("--django", action="store_true", help="the database has the tables of a Django project")
+    common = _common_options()
     parser = argparse.ArgumentParser(
-        "starlette-auth", description="Users and sessions from the command line.", parents=[where]
+        "starlette-auth", description="Manage users and sessions from the command line.", parents=[common]
     )
-    parser.set_defaults(work=_with_auth)
+    parser.set_defaults(handler=_with_auth)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    command = commands.add_parser("migrate", help="create or complete the tables", parents=[where])
-    command.set_defaults(command=_migrate, ask=_ask_nothing)
-
-    command = commands.add_parser("createsuperuser", help="create a user who may do everything", parents=[where])
-    command.add_argument("--username")
-    command.add_argument("--email")
-    command.add_argument("--noinput", action="store_true", help="ask nothing; the password is STARLETTE_AUTH_PASSWORD")
-    command.set_defaults(command=_createsuperuser, ask=_ask_for_superuser)
-
-    command = commands.add_parser("changepassword", help="give a user a new password", parents=[where])
-    command.add_argument("username")
-    command.set_defaults(command=_changepassword, ask=_ask_for_password)
-
-    command = commands.add_parser("clearsessions", help="delete sessions that have expired", parents=[where])
-    command.set_defaults(command=_clearsessions, ask=_ask_nothing)
-
-    _add_sessions(commands, where)
+    _add_migrate(commands, common)
+    _add_createsuperuser(commands, common)
+    _add_changepassword(commands, common)
+    _add_clearsessions(commands, common)
+    _add_sessions(commands, common)
     add_commands(commands, open_database=_database, open_app=_app)
-
     add_filter_command(commands)
     return parser
 
 
-def _add_sessions(commands: Any, where: argparse.ArgumentParser) -> None:
-    sessions = commands.add_parser("sessions", help="see where a user is logged in, and end it")
+def _common_options() -> argparse.ArgumentParser:
+    """Returns the options that may stand before or after the command."""
+    # With SUPPRESS, the command's parser does not overwrite an option given before the command with its default.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--app", metavar="MODULE:ATTRIBUTE", help="an Auth (default: STARLETTE_AUTH_APP)")
+    common.add_argument("--database", metavar="URL", help="a database (default: DATABASE_URL)")
+    common.add_argument("--django", action="store_true", help="the database has the tables of a Django project")
+    return common
+
+
+def _add_migrate(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("migrate", help="create missing tables and columns", parents=[common])
+    command.set_defaults(command=_migrate, ask=_ask_nothing)
+
+
+def _add_createsuperuser(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("createsuperuser", help="create a user with all permissions", parents=[common])
+    command.add_argument("--username")
+    command.add_argument("--email")
+    command.add_argument(
+        "--noinput", action="store_true", help="do not prompt; take the password from STARLETTE_AUTH_PASSWORD"
+    )
+    command.set_defaults(command=_createsuperuser, ask=_ask_for_superuser)
+
+
+def _add_changepassword(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("changepassword", help="set a new password for a user", parents=[common])
+    command.add_argument("username")
+    command.set_defaults(command=_changepassword, ask=_ask_for_password)
+
+
+def _add_clearsessions(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("clearsessions", help="delete expired sessions", parents=[common])
+    command.set_defaults(command=_clearsessions, ask=_ask_nothing)
+
+
+def _add_sessions(commands: Any, common: argparse.ArgumentParser) -> None:
+    sessions = commands.add_parser("sessions", help="list or revoke the sessions of a user")
     verbs = sessions.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    verb = verbs.add_parser("list", help="list the sessions of a user", parents=[where])
+    verb = verbs.add_parser("list", help="list the sessions of a user", parents=[common])
     verb.add_argument("username")
     verb.set_defaults(command=_list_sessions, ask=_ask_nothing)
 
-    verb = verbs.add_parser("revoke", help="end sessions of a user, by ID or all of them", parents=[where])
+    verb = verbs.add_parser("revoke", help="end sessions of a user, by ID or all of them", parents=[common])
     verb.add_argument("username")
-    which = verb.add_mutually_exclusive_group(required=True)
-    which.add_argument("ids", metavar="ID", nargs="*", default=[], help="as `sessions list` shows it")
-    which.add_argument("--all", action="store_true", help="every session of the user")
+    selection = verb.add_mutually_exclusive_group(required=True)
+    selection.add_argument("ids", metavar="ID", nargs="*", default=[], help="an ID printed by `sessions list`")
+    selection.add_argument("--all", action="store_true", help="all sessions of the user")
     verb.set_defaults(command=_revoke_sessions, ask=_ask_nothing)
 
 
@@ -121,9 +142,9 @@ def _app(name: str) -> Auth:
     try:
         auth = getattr(importlib.import_module(module), attribute or "auth")
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CommandError(f"{name} cannot be loaded: {error}. Write --app module:attribute.") from error
+        raise CommandError(f"{name} cannot be loaded: {error}. Pass --app module:attribute.") from error
     if not isinstance(auth, Auth):
-        raise CommandError(f"{name} is a {type(auth).__name__}. Name its Auth, as in --app {module}:auth.")
+        raise CommandError(f"{name} is a {type(auth).__name__}, not an Auth. Pass the Auth, as in --app {module}:auth.")
     return auth
 
 
@@ -136,7 +157,7 @@ def _database(url: str) -> Database:
         ) from error
     except (KeyError, AssertionError) as error:
         raise CommandError(
-            f"{url!r} is no database that we know. Write sqlite+aiosqlite:///file, postgresql://… or mysql+asyncmy://…"
+            f"{url!r} is not a supported database URL. Use sqlite+aiosqlite:///file, postgresql://… or mysql+asyncmy://…"
         ) from error
 
 
@@ -151,13 +172,13 @@ async def _run(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _migrate(auth: Auth, options: argparse.Namespace) -> None:
     created = await migrate(auth.gateway, auth.tables)
-    print_line("\n".join(f"created {name}" for name in created) or "Everything is there already.")
+    print_line("\n".join(f"created {name}" for name in created) or "All tables are up to date.")
 
 
 async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
     if await auth.users.get_by_username(options.username):
         raise CommandError(
-            f"There is a user called {options.username!r} already. Choose another name, or use changepassword."
+            f"A user named {options.username!r} exists already. Choose another name, or use changepassword."
         )
     user = await auth.users.create_superuser(options.username, options.email or "", options.password)
     print_line(f"Created the superuser {user.username}.")
@@ -169,7 +190,7 @@ async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     await auth.users.set_password(user, options.password)
     if auth.sessions.supports_user_lookup:
         await auth.sessions.revoke_all(user.identity)
-    print_line(f"Changed the password of {user.username}; the sessions of the old one have ended.")
+    print_line(f"Changed the password of {user.username} and ended the user's sessions.")
     await _warn_about_password(auth, user, options.password)
 
 
@@ -186,14 +207,15 @@ async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
     except asyncio.CancelledError:  # Ctrl-C
         show_progress("")
         raise CommandError(
-            f"Stopped. {number} expired sessions were deleted; the rest is there until next time."
+            f"Stopped after deleting {number} expired sessions. Run the command again to delete the rest."
         ) from None
     show_progress("")
     print_line(f"Deleted {number} expired sessions.")
 
 
 async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
-    # All that the store has: with --database nobody knows the secret key, by which old passwords' would be told.
+    # All stored sessions, including those that a password change has invalidated: with --database the secret key,
+    # which would tell them apart, is unknown.
     sessions = await auth.sessions.list_sessions((await _user(auth, options)).identity)
     now = int(auth.clock())
     for record in [session.record for session in sessions if session.record is not None]:
@@ -204,7 +226,7 @@ async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
         )
         print_line(f"{record.public_id}  {device}, {address}, {times}")
     if not sessions:
-        print_line(f"{options.username} is logged in nowhere.")
+        print_line(f"{options.username} has no sessions.")
 
 
 async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -215,7 +237,7 @@ async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
     missing = [public_id for public_id in options.ids if not await auth.user_sessions.revoke(user, public_id)]
     if missing:
         raise CommandError(
-            f"{user.username} has no session {', '.join(missing)}. Look with `sessions list {user.username}`."
+            f"{user.username} has no session {', '.join(missing)}. Run `sessions list {user.username}` to see the IDs."
         )
     print_line(f"Ended {len(options.ids)} sessions of {user.username}.")
 
@@ -223,12 +245,12 @@ async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
 async def _user(auth: Auth, options: argparse.Namespace) -> User:
     user: User | None = await auth.users.get_by_username(options.username)
     if user is None:
-        raise CommandError(f"There is no user called {options.username!r}. Check the spelling.")
+        raise CommandError(f"There is no user named {options.username!r}. Check the spelling.")
     return user
 
 
 def _ask_nothing(auth: Auth, options: argparse.Namespace) -> None:
-    """For commands that know what to do."""
+    """Does nothing: the command needs no input."""
 
 
 def _ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
@@ -237,7 +259,7 @@ def _ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
     if not options.username:
         raise CommandError("A username is needed. Pass --username.")
     if options.email is None and not options.noinput:
-        options.email = ask("E-mail address (may stay empty): ")
+        options.email = ask("E-mail address (optional): ")
     user = User(id=None, username=options.username, email=options.email or "")
     options.password = _new_password(auth, user, may_ask=not options.noinput)
 
@@ -247,17 +269,20 @@ def _ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
 
 
 def _new_password(auth: Auth, user: User, *, may_ask: bool) -> str:
-    """Whoever has this command may insist on a bad one, as in Django."""
+    """Returns the password from the environment or the prompt.
+
+    The administrator may confirm a weak password, as in Django.
+    """
     password = os.environ.get("STARLETTE_AUTH_PASSWORD", "")
     while may_ask and not password:
         password = ask("Password: ", getpass.getpass)
         if password != ask("Password (again): ", getpass.getpass):
             password = ""
             print_line("The two passwords differ. Try again.")
-        elif _warned(auth, user, password) and not ask("Use it all the same? [y/N] ").lower().startswith("y"):
+        elif _warned(auth, user, password) and not ask("Use this password anyway? [y/N] ").lower().startswith("y"):
             password = ""
     if not password.strip():
-        raise CommandError("The password is empty. Type one, or set STARLETTE_AUTH_PASSWORD.")
+        raise CommandError("The password is empty. Enter one, or set STARLETTE_AUTH_PASSWORD.")
     return password
 
 
@@ -268,7 +293,7 @@ def _warned(auth: Auth, user: User, password: str) -> bool:
 
 
 async def _warn_about_password(auth: Auth, user: User, password: str) -> None:
-    """For one that nobody typed, once all is done."""
+    """Warns about a weak password from the environment. A password from the prompt was checked already."""
     if os.environ.get("STARLETTE_AUTH_PASSWORD"):
         _warn(await auth.validate_password(password, user))
 

@@ -1,11 +1,11 @@
-"""Printing and asking on a terminal."""
+"""Terminal output and prompts."""
 
 import sys
 from collections.abc import Callable
 
 
 class CommandError(Exception):
-    """Something that the command will not do; the message is one line for the person who called it."""
+    """An error of a command. Its message is printed as one line, without a traceback."""
 
 
 def show_progress(text: str) -> None:
@@ -19,7 +19,7 @@ def ask(question: str, read: Callable[[str], str] = input) -> str:
         return read(question)
     except EOFError:
         raise CommandError(
-            "There is nobody to ask. Use --noinput with --username and STARLETTE_AUTH_PASSWORD."
+            "There is no terminal for the prompt. Use --noinput with --username and STARLETTE_AUTH_PASSWORD."
         ) from None
 
 

@@ -1,1 +1,1 @@
-"""The ground: exceptions, time, text, signing, translation, templates, events. Imports nothing else of ours."""
+"""Foundations: exceptions, clock, text, signing, translation, templates and events. Imports no other sub-package."""

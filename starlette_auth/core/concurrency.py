@@ -8,9 +8,9 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    """One value for each event loop, made when it is first asked for. Values of closed loops are dropped.
+    """Holds one value per event loop, created on first use. Values of closed loops are dropped.
 
-    Connections and locks belong to the loop in which they were made, and a test client runs a loop of its own.
+    Connections and locks belong to the event loop that created them, and a test client runs its own loop.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -18,21 +18,24 @@ class PerLoop(Generic[T]):
         self._values: dict[asyncio.AbstractEventLoop, T] = {}
 
     def get(self) -> T:
-        """Returns the value of the running loop. RuntimeError outside of one."""
+        """Returns the value of the running loop. Raises RuntimeError if no loop is running."""
         loop = asyncio.get_running_loop()
         value = self._values.get(loop)
         if value is None:
-            self._values = {other: kept for other, kept in self._values.items() if not other.is_closed()}
+            self._values = {key: item for key, item in self._values.items() if not key.is_closed()}
             value = self._values[loop] = self._make()
         return value
 
     def pop(self) -> T | None:
-        """Removes the value of the running loop, and returns it."""
+        """Removes and returns the value of the running loop; None if it has none."""
         return self._values.pop(asyncio.get_running_loop(), None)
 
 
 async def run_to_completion(work: Awaitable[None]) -> None:
-    """Waits until `work` is done, however often the task is cancelled meanwhile. Raises the cancellation afterwards."""
+    """Waits until `work` is done, even if the task is cancelled meanwhile.
+
+    Raises the CancelledError afterwards.
+    """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

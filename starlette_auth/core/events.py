@@ -1,4 +1,4 @@
-"""The events that this package emits, and their listeners."""
+"""Events that this package emits, and the registry of their listeners."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ SENSITIVE = re.compile("api|token|key|secret|password|signature|code|otp", re.IG
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """The root of all events: a listener on it hears every one."""
+    """Base class of all events. A listener registered for it receives every event."""
 
 
 E = TypeVar("E", bound=Event)
@@ -28,9 +28,9 @@ Listener = Callable[[E], Awaitable[None] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class UserLoggedIn(Event):
-    """Somebody proved who they are; the session has its new key by the end of the response.
+    """A user logged in. The session gets its new key when the response starts.
 
-    `new_device`: they were here before, but not in this browser.
+    `new_device` is True if the user has logged in before, but not in this browser.
     """
 
     user: Any
@@ -41,7 +41,7 @@ class UserLoggedIn(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class UserLoggedOut(Event):
-    """A session was ended by its user; `user` is anonymous where nobody was logged in."""
+    """A visitor logged out. `user` is an AnonymousUser if the visitor was not logged in."""
 
     user: Any
     request: HTTPConnection = field(repr=False)
@@ -49,7 +49,7 @@ class UserLoggedOut(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class LoginFailed(Event):
-    """Credentials that no backend accepted. Whatever could be a secret in them is starred out."""
+    """No backend accepted the credentials. Fields of `credentials` that may be secret are replaced by asterisks."""
 
     credentials: Mapping[str, Any]
     request: HTTPConnection = field(repr=False)
@@ -57,30 +57,30 @@ class LoginFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class UserCreated(Event):
-    """A user row was written."""
+    """A user was created."""
 
     user: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserDeleted(Event):
-    """A user is about to go: emitted inside the transaction, before the row is deleted."""
+    """A user is being deleted. Emitted inside the transaction, before the row is deleted."""
 
     user: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserDeactivated(Event):
-    """An account was switched off; its sessions have ended, and stay so when it is switched on again."""
+    """An account was deactivated. Its sessions have ended, and reactivating the account does not restore them."""
 
     user: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class PasswordChanged(Event):
-    """A user has a new password; all sessions but the one that changed it end with their next request.
+    """A user's password was changed. All other sessions of the user end with their next request.
 
-    `by_reset`: by a link that was mailed, without the old one.
+    `by_reset` is True if the user set the password through a mailed link, without entering the old one.
     """
 
     user: Any
@@ -90,7 +90,7 @@ class PasswordChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class EmailChanged(Event):
-    """A user has another address, which was confirmed; or (`undone`) has the old one back."""
+    """A user confirmed a new e-mail address; or, if `undone`, restored the old one."""
 
     user: Any
     old_email: str
@@ -100,7 +100,7 @@ class EmailChanged(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionEnded(Event):
-    """One session of a user was ended from elsewhere; `public_id` is how lists of sessions name it."""
+    """One session of a user was revoked. `public_id` is its identifier in lists of sessions."""
 
     user: Any
     public_id: str
@@ -109,7 +109,10 @@ class SessionEnded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionsEnded(Event):
-    """All sessions of a user were ended, but perhaps that of the request; or end with their next request."""
+    """All sessions of a user were revoked, except possibly the session of `request`.
+
+    They have ended already, or end with their next request.
+    """
 
     user: Any
     request: HTTPConnection | None = field(default=None, repr=False)
@@ -117,19 +120,19 @@ class SessionsEnded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PasswordCheckUnavailable(Event):
-    """The service that knows stolen passwords did not answer; the password was taken unchecked by it."""
+    """The breached-password service did not answer. The password was accepted without that check."""
 
     error: Exception
 
 
-async def _call_now(act: Callable[[], Awaitable[None]]) -> None:
-    await act()
+async def _call_now(callback: Callable[[], Awaitable[None]]) -> None:
+    await callback()
 
 
 class Events:
-    """Listeners by the type of event. They run in order, inside the transaction of what they hear about.
+    """Registers listeners by event class and calls them in order, inside the transaction of the change.
 
-    `transaction` begins one, and `after_commit` does something once it has been committed.
+    `transaction` begins a transaction. `after_commit` runs a callback once the transaction has been committed.
     """
 
     def __init__(
@@ -138,36 +141,38 @@ class Events:
         after_commit: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = _call_now,
     ) -> None:
         self._listeners: dict[type[Event], list[Listener[Any]]] = {}
-        self._later: dict[type[Event], list[Listener[Any]]] = {}
+        self._after_commit_listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._transaction = transaction
-        self._after_commit = after_commit
+        self._run_after_commit = after_commit
 
     def on(self, kind: type[E], *, after_commit: bool = False) -> Callable[[Listener[E]], Listener[E]]:
-        """`@auth.events.on(UserLoggedIn)` above a function, async or not, that takes the event.
+        """Registers the decorated function, async or not, as a listener: `@auth.events.on(UserLoggedIn)`.
 
-        `after_commit`: for what undoes nothing when it fails, as a mail or a metric. A login, a logout and a failed
-        login need no transaction where all listeners are such.
+        With `after_commit=True` the listener runs once the change has been committed, so its failure undoes nothing:
+        use this for mails and metrics. If all listeners are of this kind, a login, a logout and a failed login need
+        no transaction.
         """
 
         if not (isinstance(kind, type) and issubclass(kind, Event)):
-            raise ImproperlyConfigured("Say which event: @auth.events.on(UserLoggedIn).")
+            raise ImproperlyConfigured("events.on() needs an event class. Use @auth.events.on(UserLoggedIn).")
 
         def register(listener: Listener[E]) -> Listener[E]:
-            (self._later if after_commit else self._listeners).setdefault(kind, []).append(listener)
+            listeners = self._after_commit_listeners if after_commit else self._listeners
+            listeners.setdefault(kind, []).append(listener)
             return listener
 
         return register
 
     def transaction(self, kind: type[Event]) -> AbstractAsyncContextManager[None]:
-        """For what happens and is told of: a transaction, or none where no listener could undo anything."""
-        heard = any(base in self._listeners for base in kind.__mro__)
-        return self._transaction() if heard else contextlib.nullcontext()
+        """Returns a transaction for a change and its event; a null context if no listener could undo the change."""
+        has_listener = any(base in self._listeners for base in kind.__mro__)
+        return self._transaction() if has_listener else contextlib.nullcontext()
 
     async def emit(self, event: Event) -> None:
-        """What a listener raises undoes the change that it was told of."""
+        """Calls the listeners of an event. An exception in a listener rolls back the change that caused the event."""
         await _notify(self._listeners, event)
-        if self._later:
-            await self._after_commit(functools.partial(_notify, self._later, event))
+        if self._after_commit_listeners:
+            await self._run_after_commit(functools.partial(_notify, self._after_commit_listeners, event))
 
 
 async def _notify(listeners: Mapping[type[Event], list[Listener[Any]]], event: Event) -> None:
@@ -179,5 +184,5 @@ async def _notify(listeners: Mapping[type[Event], list[Listener[Any]]], event: E
 
 
 def clean_credentials(credentials: Mapping[str, Any]) -> dict[str, Any]:
-    """Credentials that may be logged, as Django's `user_login_failed` sends them."""
+    """Returns credentials with secrets masked, as in Django's signal `user_login_failed`."""
     return {name: CLEANSED if SENSITIVE.search(name) else value for name, value in credentials.items()}

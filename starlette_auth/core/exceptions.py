@@ -4,47 +4,47 @@ from starlette.exceptions import HTTPException
 
 
 class StarletteAuthError(Exception):
-    """The root of every exception that this package raises for a programmer."""
+    """Base class of the exceptions that this package raises for programmers."""
 
 
 class ImproperlyConfigured(StarletteAuthError):
-    """The application is put together wrongly; the message ends with the fix."""
+    """The application is configured incorrectly. The message ends with the fix."""
 
 
 class PermissionDenied(StarletteAuthError):
-    """Raised by a backend to stop the search: no other backend is asked."""
+    """Raised by a backend to refuse at once: later backends are not called."""
 
 
 class SessionInterrupted(StarletteAuthError):
-    """The session was deleted, or changed its key, while this request was under way."""
+    """The session was deleted or got a new key while this request was running."""
 
 
 class SessionTooLarge(StarletteAuthError):
-    """The session does not fit into a cookie."""
+    """The session data does not fit into a cookie."""
 
 
 class Unavailable(StarletteAuthError):
-    """The database or Redis cannot be reached at the moment. Visitors get 503 and `Retry-After`."""
+    """The database or Redis is unreachable. Visitors get status 503 with `Retry-After`."""
 
 
 class IntegrityError(StarletteAuthError):
-    """The database refused a row: a value that must be unique stands there, or a row that is referred to is gone."""
+    """The database rejected a row: a unique value exists already, or a foreign key points to no row."""
 
 
 class UnstorableValue(StarletteAuthError, ValueError):
-    """A value that no database column can hold: NUL, half a surrogate pair, too long, too large."""
+    """A value fits no database column: it contains NUL or a lone surrogate, is too long or too large."""
 
 
 class AlreadyExists(StarletteAuthError, ValueError):
-    """A user, group or permission of that name is there already."""
+    """A user, group or permission with that name exists already."""
 
 
 class DoesNotExist(StarletteAuthError, LookupError):
-    """There is no user, group or permission of that name."""
+    """No user, group or permission with that name exists."""
 
 
 class HashingBusy(HTTPException):
-    """Too many passwords wait to be checked. Answered with 503 and `Retry-After`."""
+    """Too many password checks are waiting. The response is 503 with `Retry-After`, in seconds."""
 
     def __init__(self, retry_after: int = 5) -> None:
         super().__init__(
@@ -55,7 +55,7 @@ class HashingBusy(HTTPException):
 
 
 class Throttled(HTTPException):
-    """Too many attempts. Answered with 429 and `Retry-After` (RFC 6585 §4), in seconds."""
+    """Too many attempts were made. The response is 429 (RFC 6585 §4) with `Retry-After`, in seconds."""
 
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
@@ -63,7 +63,7 @@ class Throttled(HTTPException):
 
 
 class TooManySessions(HTTPException):
-    """The user is logged in as often as `Auth(max_sessions=…)` allows. Answered with 403."""
+    """The user has as many sessions as `Auth(max_sessions=…)` allows. The response is 403."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -73,7 +73,7 @@ class TooManySessions(HTTPException):
 
 
 class ValidationError(StarletteAuthError, ValueError):
-    """What a visitor filled in cannot be taken. `message` says so to the visitor, `code` (Django's) to programs."""
+    """A value entered by a visitor is invalid. `message` is for the visitor, `code` (Django's) for programs."""
 
     def __init__(self, message: str, code: str = "invalid") -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Pages rendered from Jinja2 templates, which an application can replace one by one."""
+"""Renders pages from Jinja2 templates. An application can replace each template."""
 
 import functools
 import hashlib
@@ -14,12 +14,12 @@ from .exceptions import ImproperlyConfigured
 from .translation import gettext, ngettext
 
 PACKAGE = Path(__file__).parent.parent
-# In a wheel the templates lie inside the package; in a checkout, beside it.
+# In a wheel the templates are inside the package; in a checkout they are next to it.
 BUILT_IN = PACKAGE / "templates" if (PACKAGE / "templates").is_dir() else PACKAGE.parent / "templates"
 
 
 class Templates:
-    """Jinja templates: the application's directories are looked through first, then our own."""
+    """Finds and renders Jinja templates: first in the application's directories, then in the built-in one."""
 
     def __init__(self, directories: Sequence[str | PathLike[str]] = ()) -> None:
         if isinstance(directories, str):
@@ -29,7 +29,7 @@ class Templates:
 
     @functools.cached_property
     def environment(self) -> Any:
-        """A jinja2.Environment, imported with the first page: who has no pages does without."""
+        """The jinja2.Environment. Jinja2 is imported on first use, so an application without pages does not need it."""
         jinja2 = importlib.import_module("jinja2")
         built_in = jinja2.FileSystemLoader(BUILT_IN)
         environment = jinja2.Environment(
@@ -37,7 +37,7 @@ class Templates:
                 [
                     jinja2.FileSystemLoader(self._directories),
                     built_in,
-                    # For one that replaces ours and wants to keep most of it: {% extends "starlette_auth/auth_base.html" %}
+                    # A replacement can extend the original: {% extends "starlette_auth/auth_base.html" %}
                     jinja2.PrefixLoader({"starlette_auth": built_in}),
                 ]
             ),
@@ -48,12 +48,12 @@ class Templates:
             lstrip_blocks=True,
         )
         environment.policies["ext.i18n.trimmed"] = True
-        # Asked at each rendering: the language is the visitor's, not the environment's.
+        # Jinja calls these at each rendering, because the language depends on the request.
         environment.install_gettext_callables(gettext, ngettext, newstyle=True)
         return environment
 
     async def render(self, name: str, context: dict[str, Any]) -> str:
-        """The page. The first time, a thread reads and compiles its template; after that nothing waits for the disk."""
+        """Returns the rendered page. The first use of a template loads and compiles it in a thread."""
         if name in self._loaded:
             return self._render(name, context)
         page = await run_in_threadpool(self._render, name, context)

@@ -1,4 +1,4 @@
-"""Checks and normal forms of text: usernames, e-mail addresses, surrogates, single lines."""
+"""Checks and normalises text: usernames, e-mail addresses, surrogates, log lines."""
 
 import re
 import unicodedata
@@ -13,47 +13,72 @@ ADDRESS = re.compile(rf"({ATOM}(?:\.{ATOM})*)@({LABEL}(?:\.{LABEL})*)")
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Whether half of a surrogate pair stands in it, as JSON may bring: that has no bytes, and cannot be stored."""
+    """Tells whether a text contains half of a surrogate pair.
+
+    JSON can contain lone surrogates (`"\\ud800"`). They have no UTF-8 encoding, so databases cannot store them.
+    """
     return not text.isascii() and _find_lone_surrogate(text) is not None
 
 
 def normalize_username(username: str) -> str:
-    """Unicode's form NFKC, as Django does, so that ａｎｎ and ann are one name."""
-    # It takes time that grows with the square of the length: what fits into no column is left as it is.
+    """Returns a username in Unicode form NFKC, as Django does: ａｎｎ and ann are one name."""
+    # Normalisation takes quadratic time. A name that is too long for the column is therefore returned unchanged.
     return unicodedata.normalize("NFKC", username) if len(username) <= MAX_NAME_LENGTH else username
 
 
 def normalize_email(email: str) -> str:
-    """The domain in lower case, as Django does; the part before it is the mail server's business."""
+    """Returns an e-mail address with its domain in lower case, as Django does.
+
+    The local part is unchanged, because its meaning depends on the mail server.
+    """
     name, at, domain = email.strip().rpartition("@")
     return f"{name}@{domain.lower()}" if at else domain
 
 
 def ascii_lower(text: str) -> str:
-    """Not str.lower(): to that, the sign of Kelvin is a k, and another's address would be this one."""
-    return "".join(mark.lower() if mark.isascii() else mark for mark in text)
+    """Returns a text with the letters A-Z in lower case.
+
+    `str.lower()` also maps the Kelvin sign (U+212A) to k. An attacker could use that to register an address that
+    counts as another user's.
+    """
+    return "".join(character.lower() if character.isascii() else character for character in text)
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, or what it is called, as part of a sentence: for logs, in which a line is an event."""
+    """Returns the message of an exception on one line, for logs; its class name if the message is empty."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def parse_address(address: str, name: str = "recipient") -> Address:
-    """The address, its domain in ASCII. ValueError for anything else than one plain address."""
-    found = ADDRESS.fullmatch(address[:255])
-    # Lists, groups, comments and quoted names are other things; so is what cannot be seen, or would be decoded.
-    unclear = "=?" in address or any(unicodedata.category(character)[0] in "CZ" for character in address[:255])
-    if found is None or unclear or len(address) > 254:  # RFC 5321 §4.5.3.1.3
-        raise ValueError(f"The {name} of a mail is one address, without spaces or line breaks, as ann@example.org.")
-    domain = _ascii(found[2])
+    """Returns an e-mail address with its domain in ASCII.
+
+    Raises ValueError unless the text is exactly one plain address of at most 254 characters.
+    """
+    match = ADDRESS.fullmatch(address[:255])
+    # The pattern excludes lists, groups, comments and quoted names. Invisible characters (Unicode categories C and Z)
+    # and encoded words ("=?", RFC 2047) are excluded here.
+    is_ambiguous = "=?" in address or any(unicodedata.category(character)[0] in "CZ" for character in address[:255])
+    if match is None or is_ambiguous or len(address) > 254:  # RFC 5321 §4.5.3.1.3
+        raise ValueError(
+            f"The {name} of a mail must be one address without spaces or line breaks. Use the form ann@example.org."
+        )
+    domain = _to_ascii(match[2])
     if name == "sender" and not domain.isascii():
-        raise ValueError("The sender's domain is not surely the same in ASCII. Write it in its xn-- form.")
-    return Address("", found[1], domain)
+        raise ValueError("The sender's domain has no unambiguous ASCII form. Use its xn-- form.")
+    return Address("", match[1], domain)
 
 
-def _ascii(domain: str) -> str:
-    """The domain in ASCII; as it was, if that would be another domain (IDNA 2003: straße is strasse)."""
+def is_email_address(text: str) -> bool:
+    """Returns whether this is one address, at a domain with a dot or at localhost."""
+    try:
+        domain = parse_address(text).domain
+    except ValueError:
+        return False
+    return "." in domain or domain == "localhost"
+
+
+def _to_ascii(domain: str) -> str:
+    """Returns a domain in ASCII; unchanged if IDNA 2003 would map it to another domain (straße to strasse)."""
     with suppress(UnicodeError):
         encoded = domain.encode("idna")
         if encoded.decode("idna") == unicodedata.normalize("NFC", domain).lower():

@@ -1,4 +1,4 @@
-"""Which language does this request get? Translations and durations in words."""
+"""Which language does a request get? Translated texts and durations."""
 
 import contextlib
 import copy
@@ -18,7 +18,7 @@ RIGHT_TO_LEFT = frozenset(("ar", "ckb", "dv", "fa", "he", "ks", "nqo", "ps", "sd
 
 
 class Language:
-    """A language that pages can be in: its tag (BCP 47), and what it says for each English text."""
+    """A language of the site: its tag (BCP 47), text direction and message catalog."""
 
     def __init__(self, tag: str, catalog: catalogs.NullTranslations) -> None:
         self.tag = tag
@@ -31,9 +31,10 @@ _current: ContextVar[Language] = ContextVar("starlette_auth.language", default=E
 
 
 class Languages:
-    """The languages of a site, the first of which is spoken to whoever understands none of them.
+    """Holds the languages of a site. The first is the default, for visitors who accept none of them.
 
-    `directories` hold catalogs of your own, as `de/LC_MESSAGES/starlette_auth.mo`; they are asked before ours.
+    `directories` contain the application's catalogs (`de/LC_MESSAGES/starlette_auth.mo`). Their texts take precedence
+    over the built-in ones.
     """
 
     def __init__(self, tags: Sequence[str] = ("en",), directories: Sequence[str | PathLike[str]] = ()) -> None:
@@ -43,7 +44,7 @@ class Languages:
         self.default = next(iter(self.all.values()))
 
     def negotiate(self, accept: str) -> Language:
-        """The one that a header `Accept-Language` asks for first (RFC 9110 §12.5.4, RFC 4647 §3.4: lookup)."""
+        """Returns the best language for an `Accept-Language` header (RFC 9110 §12.5.4, lookup of RFC 4647 §3.4)."""
         if len(self.all) == 1:
             return self.default
         for tag in _parse_accept_language(accept[:500]):
@@ -56,7 +57,7 @@ class Languages:
 
 @contextlib.contextmanager
 def override_language(language: Language) -> Iterator[None]:
-    """Whatever is said in this block, and in tasks that are started in it, is said in `language`."""
+    """Sets the language for the block, and for tasks that are started in it."""
     token = _current.set(language)
     try:
         yield
@@ -77,23 +78,23 @@ def ngettext(singular: str, plural: str, number: int) -> str:
 
 
 def _load(tag: str, directories: Sequence[str | PathLike[str]]) -> Language:
-    found: catalogs.NullTranslations | None = None
+    merged: catalogs.NullTranslations | None = None
     for directory in (*directories, *([] if tag == "en" else [BUILT_IN])):
         catalog = _catalog(str(directory), tag.replace("-", "_"))
-        if found is None:
-            found = catalog
+        if merged is None:
+            merged = catalog
         elif catalog is not None:
-            found.add_fallback(catalog)
-    if found is None and tag.split("-")[0].lower() != "en":
+            merged.add_fallback(catalog)
+    if merged is None and tag.split("-")[0].lower() != "en":
         raise ImproperlyConfigured(
             f"There is no catalog for the language {tag!r}. Remove it from languages, or pass locale_dirs=[…] with "
-            f"a folder that holds {tag.replace('-', '_')}/LC_MESSAGES/{DOMAIN}.mo."
+            f"a folder that contains {tag.replace('-', '_')}/LC_MESSAGES/{DOMAIN}.mo."
         )
-    return Language(tag, found or ENGLISH.catalog)
+    return Language(tag, merged or ENGLISH.catalog)
 
 
 def _catalog(directory: str, name: str) -> catalogs.NullTranslations | None:
-    """Its own copy: whoever adds a fallback to it changes no other's."""
+    """Returns a copy of the cached catalog, because `add_fallback` changes the catalog."""
     return copy.copy(_read(directory, name))
 
 
@@ -106,18 +107,21 @@ def _read(directory: str, name: str) -> catalogs.NullTranslations | None:
 
 
 def _parse_accept_language(accept: str) -> list[str]:
-    weighed: list[tuple[float, str]] = []
+    weighted: list[tuple[float, str]] = []
     for part in accept.lower().split(","):
         tag, _, weight = part.partition(";")
         quality = weight.strip().removeprefix("q=") if weight else "1"
         with contextlib.suppress(ValueError):
             if float(quality) > 0:
-                weighed.append((float(quality), tag.strip()))
-    return [tag for _, tag in sorted(weighed, key=lambda pair: -pair[0])]
+                weighted.append((float(quality), tag.strip()))
+    return [tag for _, tag in sorted(weighted, key=lambda pair: -pair[0])]
 
 
 def format_duration(seconds: int) -> str:
-    """ "30 minutes", "2 days": the largest unit that says it in whole numbers."""
+    """Returns a duration as text ("30 minutes", "2 days"), in the largest unit that divides it exactly.
+
+    Otherwise the number of minutes is rounded up.
+    """
     if seconds % DAY == 0:
         days = seconds // DAY
         return ngettext("%(number)d day", "%(number)d days", days) % {"number": days}
@@ -129,7 +133,10 @@ def format_duration(seconds: int) -> str:
 
 
 def format_time_since(seconds: int) -> str:
-    """ "3 hours ago": in the largest unit of which there are two, or in minutes."""
+    """Returns how long ago something happened, as text ("3 hours ago").
+
+    The unit is the largest of which at least two have passed, or else minutes. Below one minute: "just now".
+    """
     if seconds < MINUTE:
         return gettext("just now")
     if seconds < 2 * HOUR:

@@ -1,4 +1,4 @@
-"""Columns, constraints and indexes as Django makes them, and the values of columns."""
+"""Column types, columns, constraints and indexes like those that Django creates."""
 
 import uuid
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from sqlalchemy.ext.compiler import compiles
 
 
 class UTCDateTime(sa.DateTime):
-    """A moment with its microseconds, as an aware datetime. `zone`: of what is stored where no zones are."""
+    """A column for aware datetimes with microseconds.
+
+    `zone` is the time zone of the stored values on databases that store no time zone.
+    """
 
     def __init__(self, zone: tzinfo = UTC) -> None:
         super().__init__(timezone=True)
@@ -18,7 +21,7 @@ class UTCDateTime(sa.DateTime):
 
 
 class LongText(sa.Text):
-    """Text of any length, which to MySQL is none of its TEXT."""
+    """A column for text of any length. MySQL limits TEXT to 64 KiB, so it is LONGTEXT there."""
 
 
 @compiles(UTCDateTime, "mysql", "mariadb")
@@ -37,7 +40,7 @@ def key_column(*, big: bool = False) -> sa.Column[Any]:
 
 
 def unique_together(name: str, *columns: str) -> Sequence[Any]:
-    """A unique index on SQLite, a constraint elsewhere, as Django makes them."""
+    """Returns a unique index for SQLite and a unique constraint for other databases, as Django does."""
     return (
         sa.Index(name, *columns, unique=True, info={"only": ("sqlite",)}),
         *(sa.UniqueConstraint(*columns, name=name).ddl_if(dialect=dialect) for dialect in ("postgresql", "mysql")),
@@ -45,7 +48,10 @@ def unique_together(name: str, *columns: str) -> Sequence[Any]:
 
 
 def foreign_key(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
-    """A foreign key as Django makes it: deferred where the database can, without cascade; MySQL indexes it by itself."""
+    """Returns a foreign key without cascade, and its index, as Django does.
+
+    The key is deferred on SQLite and PostgreSQL. MySQL creates the index automatically.
+    """
     return (
         sa.ForeignKeyConstraint([column], [target], deferrable=True, initially="DEFERRED").ddl_if(dialect="sqlite"),
         sa.ForeignKeyConstraint([column], [target], name=name, deferrable=True, initially="DEFERRED").ddl_if(
@@ -57,12 +63,12 @@ def foreign_key(name: str, index: str, column: str, target: sa.Column[Any]) -> S
 
 
 def like_index(name: str, column: str) -> sa.Index:
-    """PostgreSQL needs a second index to search by prefix."""
+    """Returns the second index that PostgreSQL needs to search by prefix."""
     return sa.Index(name, column, postgresql_ops={column: "varchar_pattern_ops"}, info={"only": ("postgresql",)})
 
 
 def parse_key(kind: type[Any], key: Any) -> Any:
-    """A key of this kind from its text; None for what cannot be one."""
+    """Returns a key of the type `kind` from its text, or None if the text is not such a key."""
     if isinstance(key, kind) and not isinstance(key, bool):
         return key
     if not isinstance(key, str) or len(key) >= 64 or not key.isascii() or key != key.strip():
@@ -74,7 +80,10 @@ def parse_key(kind: type[Any], key: Any) -> Any:
 
 
 def column_defaults(table: sa.Table, when: Literal["default", "onupdate"]) -> dict[str, Any]:
-    """What `Column(default=…)` and `Column(onupdate=…)` say in Python: nobody else asks the columns here."""
+    """Returns the Python values of `Column(default=…)` or `Column(onupdate=…)`, by column name.
+
+    SQLAlchemy only compiles statements here and does not execute them, so it does not apply these values.
+    """
     values: dict[str, Any] = {}
     for column in table.columns:
         value: Any = getattr(column, when)

@@ -7,53 +7,54 @@ from typing import Any
 
 
 class CommitHooks:
-    """The part of `Gateway` that knows which tasks are in a transaction of `atomic()`, and what is to be done after it."""
+    """Tracks which tasks are inside `atomic()`, and the callbacks to run after the commit."""
 
     def __init__(self) -> None:
-        self._waiting: dict[asyncio.Task[Any] | None, list[Callable[[], Awaitable[None] | None]]] = {}
+        self._callbacks: dict[asyncio.Task[Any] | None, list[Callable[[], Awaitable[None] | None]]] = {}
 
     @property
     def is_in_transaction(self) -> bool:
-        return asyncio.current_task() in self._waiting
+        return asyncio.current_task() in self._callbacks
 
-    def on_commit(self, act: Callable[[], None]) -> None:
-        """Does it once the transaction of this task has been committed, never when it fails; at once outside of one.
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` after this task's transaction has been committed, or immediately outside of one.
 
-        A transaction is one of `atomic()`; where the application has one of its own around it, ours is what counts.
+        After a rollback the callback is not called. Only transactions of `atomic()` count: the callback does not wait
+        for a transaction that the application has opened around `atomic()`.
         """
-        waiting = self._waiting.get(asyncio.current_task())
-        if waiting is None:
-            act()
+        callbacks = self._callbacks.get(asyncio.current_task())
+        if callbacks is None:
+            callback()
         else:
-            waiting.append(act)
+            callbacks.append(callback)
 
-    async def after_commit(self, act: Callable[[], Awaitable[None]]) -> None:
-        """The same for what has to be awaited."""
-        waiting = self._waiting.get(asyncio.current_task())
-        if waiting is None:
-            await act()
+    async def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Awaits `callback` after the commit, under the conditions of `on_commit`."""
+        callbacks = self._callbacks.get(asyncio.current_task())
+        if callbacks is None:
+            await callback()
         else:
-            waiting.append(act)
+            callbacks.append(callback)
 
     @contextlib.asynccontextmanager
     async def _committing(self) -> AsyncIterator[None]:
         task = asyncio.current_task()
-        if task in self._waiting:
-            waiting = self._waiting[task]
-            before = len(waiting)
+        if task in self._callbacks:
+            callbacks = self._callbacks[task]
+            count_before = len(callbacks)
             try:
                 yield
             except BaseException:
-                del waiting[before:]
+                del callbacks[count_before:]
                 raise
             return
-        self._waiting[task] = []
+        self._callbacks[task] = []
         try:
             yield
         except BaseException:
-            del self._waiting[task]
+            del self._callbacks[task]
             raise
-        for act in self._waiting.pop(task):
-            to_wait_for = act()
-            if to_wait_for is not None:
-                await to_wait_for
+        for callback in self._callbacks.pop(task):
+            awaitable = callback()
+            if awaitable is not None:
+                await awaitable

@@ -17,7 +17,7 @@ PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
 
 
 class Connections(abc.ABC):
-    """Where statements outside of a transaction get a connection from. One object for each event loop."""
+    """Provides connections for statements outside of a transaction. There is one object per event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -25,25 +25,31 @@ class Connections(abc.ABC):
 
     @abc.abstractmethod
     async def acquire(self, *, write: bool, durable: bool) -> "RawConnection":
-        """Returns an open connection for one statement. `durable=False`: a power cut may undo the change."""
+        """Returns an open connection for one statement.
+
+        `durable=False` allows the database to lose the change in a power cut.
+        """
 
     @abc.abstractmethod
     async def release(self, connection: "RawConnection", *, write: bool) -> None:
-        """Gives back what `acquire` returned."""
+        """Releases a connection that `acquire` returned."""
 
-    async def close(self) -> None:  # noqa: B027  a pool has nothing to close
-        """Gives back the connections that are kept open."""
+    async def close(self) -> None:  # noqa: B027  the pool is closed by `databases`
+        """Closes the kept connections, or returns them to the pool."""
 
 
 class RawConnection(Protocol):
-    """What holds a driver's own connection."""
+    """An object that holds a connection of the database driver."""
 
     @property
     def raw_connection(self) -> Any: ...
 
 
 class PoolConnections(Connections):
-    """The pool of `databases`, without its bookkeeping per task, which takes a quarter of the time of a statement."""
+    """Uses the pool of `databases` directly.
+
+    The per-task bookkeeping of `databases` would take a quarter of the time of a statement.
+    """
 
     async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
         connection: ConnectionBackend = self._database._backend.connection()
@@ -55,7 +61,7 @@ class PoolConnections(Connections):
 
 
 class KeptPostgreSQLConnections(PoolConnections):
-    """Up to `limit()` connections of the pool stay open here, which saves a round trip per statement."""
+    """Keeps up to `limit()` connections out of the pool, which saves one round trip per statement."""
 
     def __init__(self, database: Database, limit: Callable[[], int]) -> None:
         super().__init__(database)
@@ -84,7 +90,7 @@ class KeptPostgreSQLConnections(PoolConnections):
             await kept.close()
 
     def _take(self) -> "KeptConnection | None":
-        """Returns a connection that is not in use, or None when all are busy."""
+        """Returns a kept connection that is not in use, or None if all are in use."""
         if self._idle:
             kept = self._idle.pop()
             if kept.is_lost():
@@ -97,9 +103,9 @@ class KeptPostgreSQLConnections(PoolConnections):
 
 
 class SQLiteConnections(Connections):
-    """Kept connections to a SQLite file: opening one costs as much as ten queries.
+    """Keeps three connections to a SQLite file: opening one takes as long as ten queries.
 
-    One is for reading, one for writing, and one for writes that a power cut may undo. Writers take turns.
+    One connection reads, one writes, and one writes changes that a power cut may undo. Writes hold the write lock.
     """
 
     def __init__(self, database: Database) -> None:
@@ -130,7 +136,10 @@ class SQLiteConnections(Connections):
 
 
 class KeptConnection:
-    """A connection of `databases` that stays open in a task of its own, until it is given back or its loop ends."""
+    """Keeps one connection of `databases` open in a background task.
+
+    The connection stays open until it is closed or the event loop ends.
+    """
 
     def __init__(self, database: Database, pragmas: Sequence[str] = ()) -> None:
         self._database = database
@@ -138,20 +147,20 @@ class KeptConnection:
         self._opening: asyncio.Future[Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
-        self.raw_connection: Any = None  # the driver's own connection, while it is open
+        self.raw_connection: Any = None  # the connection of the database driver while it is open
 
     async def opened(self) -> "KeptConnection":
-        """Returns this connection, after it was opened where it is not open yet."""
+        """Opens this connection if necessary, and returns it."""
         if self.raw_connection is None:
             await self.open()
         return self
 
     async def open(self) -> Any:
-        """Returns the connection of `databases`."""
+        """Opens the connection if necessary, and returns the `Connection` of `databases`."""
         if self._opening is None or (self._keeper and self._keeper.done()):
             loop = asyncio.get_running_loop()
             self._opening, self._closing = loop.create_future(), asyncio.Event()
-            # In no context: that of the request which happens to be first would be kept too.
+            # An empty context: otherwise the task would keep the context of the first request alive.
             self._keeper = loop.create_task(self._run(self._opening, self._closing), context=Context())
         if self._opening.done():
             return self._opening.result()
@@ -166,51 +175,54 @@ class KeptConnection:
         """Returns whether the driver knows that the connection was closed."""
         try:
             return self.raw_connection is not None and bool(self.raw_connection.is_closed())
-        except Exception:  # the pool has already taken it back
+        except Exception:  # asyncpg has returned the connection to its pool already
             return True
 
     def drop(self) -> asyncio.Task[None] | None:
-        """Gives it back as soon as its task comes to it; the next time, another one is opened."""
+        """Tells the background task to close the connection, and returns the task.
+
+        The next statement opens a new connection.
+        """
         keeper, self._opening, self._keeper, self.raw_connection = self._keeper, None, None, None
         self._closing.set()
         return keeper
 
-    async def _run(self, opened: asyncio.Future[Any], enough: asyncio.Event) -> None:
+    async def _run(self, opening: asyncio.Future[Any], closing: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 if self._pragmas:
                     await self._require_folder()
                 connection = await stack.enter_async_context(self._database.connection())
                 for pragma in self._pragmas:
-                    with contextlib.suppress(Exception):  # a file that others use, or that is read-only, stays as it is
+                    with contextlib.suppress(Exception):  # the file is in use elsewhere, or read-only
                         await connection.raw_connection.execute_fetchall(pragma)
             except Exception as error:
-                opened.set_exception(error)
-                opened.exception()  # those who asked may have been cancelled
+                opening.set_exception(error)
+                opening.exception()  # marks it as retrieved: all waiting tasks may have been cancelled
                 return
-            opened.set_result(connection)
+            opening.set_result(connection)
             self.raw_connection = connection.raw_connection
             try:
-                await enough.wait()
+                await closing.wait()
             finally:
-                if self._opening is opened:  # nobody has opened another one since
+                if self._opening is opening:  # no newer connection was opened
                     self.raw_connection = None
 
     async def _require_folder(self) -> None:
-        """SQLite would only say that it is unable to open the file, and not which."""
+        """Raises ImproperlyConfigured for a missing folder: the error of SQLite does not name the file."""
         folder = Path(self._database.url.database).parent
         if not await asyncio.to_thread(folder.is_dir):
             raise ImproperlyConfigured(
-                f"There is no folder {folder} for the database. Create it, or name another file."
+                f"The folder {folder} of the database file does not exist. Create it, or use another path."
             )
 
 
 class WriteLockTimeout(StarletteAuthError, TimeoutError):
-    """A task waited too long for its turn to write."""
+    """A task waited too long for the write lock."""
 
 
 class WriteLock:
-    """A lock that its own task may take again."""
+    """A reentrant lock for tasks: the task that holds it may acquire it again."""
 
     timeout = 30.0  # seconds
 
@@ -250,8 +262,8 @@ class WriteLock:
                 await self._lock.acquire()
         except TimeoutError:
             raise WriteLockTimeout(
-                f"The transaction of another task has not ended for {self.timeout:g} seconds. "
-                "A task inside atomic() must not wait for a task that writes: write in the same task."
+                f"The transaction of another task has held the write lock for {self.timeout:g} seconds. "
+                "A task inside atomic() must not wait for a task that writes. Write in the same task."
             ) from None
         finally:
             self._waiting -= 1

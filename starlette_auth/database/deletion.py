@@ -16,30 +16,30 @@ BATCH = 500  # rows
 def delete_batch(
     table: sa.Table, is_old: sa.ColumnElement[bool], oldest_first: sa.Column[Any], *, dialect: str
 ) -> Statement:
-    """Deletes so many of a table's old rows. To be repeated with `delete_in_batches`."""
+    """Returns a statement that deletes up to `BATCH` old rows of a table. Use it with `delete_in_batches`."""
     key = next(iter(table.primary_key.columns))
     batch = sa.select(key.label("key")).where(is_old).order_by(oldest_first).limit(BATCH).subquery("batch")
-    # MySQL looks through the whole table for an IN here, and keeps everybody waiting; SQLite knows no other way.
+    # With IN, MySQL scans the whole table and blocks other writers. SQLite supports only IN here.
     is_in_batch = key.in_(sa.select(batch.c.key)) if dialect == "sqlite" else key == batch.c.key
-    # Once more `is_old`: while PostgreSQL waited for a row, somebody may have made it young.
+    # The condition is checked again: another transaction may have renewed a row while PostgreSQL waited for its lock.
     return Statement(sa.delete(table).where(is_in_batch, is_old))
 
 
 async def delete_in_batches(
     gateway: Gateway, statement: Statement, progress: Callable[[int], None] | None = None, **values: Any
 ) -> int:
-    """Repeats a statement of `old_rows` until nothing is left; gives the number of rows.
+    """Repeats a statement of `delete_batch` until no old rows are left, and returns how many were deleted.
 
-    Each batch is a transaction of its own, and as long as it took, others have their turn. What stops this between two
-    batches, or within one, undoes at most that one.
+    Each batch is a separate transaction. After each batch, this task sleeps for as long as the batch took, so that other
+    writers can continue. An interruption undoes at most one batch. `progress` is called with the total after each batch.
     """
     total = 0
     while True:
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         deleted = await gateway.execute(statement, **values)
         total += deleted
         if progress is not None:
             progress(total)
         if deleted < BATCH:
             return total
-        await asyncio.sleep(time.perf_counter() - begun)
+        await asyncio.sleep(time.perf_counter() - started_at)

@@ -9,24 +9,24 @@ from ..core.exceptions import ImproperlyConfigured
 
 
 class Driver(Protocol):
-    """One way of asking. `raw` is the driver's own connection; rows come as tuples."""
+    """Runs statements on connections of one database driver. `raw` is such a connection; rows are tuples."""
 
     dialect: str
 
     def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]: ...
 
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
-        """How many rows were hit; on MySQL an UPDATE counts those that it changed."""
+        """Returns the number of matched rows. On MySQL, an UPDATE counts only the rows that it changed."""
         ...
 
     async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
-        """The key that the database chose."""
+        """Returns the key that the database generated."""
         ...
 
     def in_transaction(self, raw: Any) -> bool: ...
 
     def transaction(self, raw: Any) -> "Transaction":
-        """One that was not begun yet; a savepoint when there is a transaction already."""
+        """Returns a transaction that has not started yet. Inside a transaction it is a savepoint."""
         ...
 
 
@@ -42,19 +42,19 @@ class SQLiteDriver:
     dialect = "sqlite"
 
     def __init__(self) -> None:
-        sqlite = importlib.import_module("sqlite3")  # by name: who has another database does without
+        sqlite = importlib.import_module("sqlite3")  # not needed for other databases
         if sqlite.sqlite_version_info < (3, 35):
             raise ImproperlyConfigured(
-                f"SQLite {sqlite.sqlite_version} knows no RETURNING. Use a Python with SQLite 3.35 or newer."
+                f"SQLite {sqlite.sqlite_version} does not support RETURNING. Use a Python with SQLite 3.35 or newer."
             )
 
     def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]:
-        # One hop to the connection's thread, where execute, fetchall and close would make three.
+        # One call in the connection's thread. execute, fetchall and close would be three calls.
         rows: Awaitable[list[Any]] = raw.execute_fetchall(sql, arguments)
         return rows
 
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
-        return len(await raw.execute_fetchall(sql, arguments))  # what changes rows says RETURNING at its end
+        return len(await raw.execute_fetchall(sql, arguments))  # UPDATE and DELETE end with RETURNING
 
     async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
         rows = await raw.execute_fetchall(sql, arguments)
@@ -64,7 +64,7 @@ class SQLiteDriver:
         return bool(raw.in_transaction)
 
     def transaction(self, raw: Any) -> Transaction:
-        # Not BEGIN: a transaction that reads first and writes later finds the database locked, and may not wait.
+        # After a plain BEGIN, a transaction that reads first and writes later can fail with "database is locked".
         return SQLTransaction(self, raw, "BEGIN IMMEDIATE")
 
 
@@ -90,7 +90,7 @@ class AsyncpgDriver:
 
 
 class MySQLDriver:
-    """asyncmy and aiomysql."""
+    """Supports asyncmy and aiomysql."""
 
     dialect = "mysql"
 
@@ -117,15 +117,15 @@ class MySQLDriver:
 
 
 class SQLTransaction:
-    """Plain words, for the drivers that have nothing better."""
+    """A transaction or savepoint by SQL statements, for drivers without transaction objects."""
 
     def __init__(self, driver: Driver, raw: Any, begin: str) -> None:
         self._driver = driver
         self._raw = raw
         self._begin, self._commit, self._rollback = begin, "COMMIT", ["ROLLBACK"]
         if driver.in_transaction(raw):
-            # Each its own name: MySQL forgets a savepoint when another one is called like it.
-            name = f"starlette_auth_{next(_numbers)}"
+            # Names are unique, because MySQL deletes a savepoint when another one gets the same name.
+            name = f"starlette_auth_{next(_savepoint_numbers)}"
             self._begin, self._commit = f"SAVEPOINT {name}", f"RELEASE SAVEPOINT {name}"
             self._rollback = [f"ROLLBACK TO SAVEPOINT {name}", self._commit]
 
@@ -136,12 +136,16 @@ class SQLTransaction:
         await self._driver.execute(self._raw, self._commit, {})
 
     async def rollback(self) -> None:
-        for word in self._rollback:
-            await self._driver.execute(self._raw, word, {})
+        for statement in self._rollback:
+            await self._driver.execute(self._raw, statement, {})
 
 
 class AsyncpgTransaction:
-    """asyncpg's own: it refuses a transaction of the application inside one that it did not begin."""
+    """A transaction or savepoint of asyncpg.
+
+    asyncpg refuses to open a transaction inside one that was started by an SQL statement. The application may open one
+    inside `atomic()`, so both must be transactions of asyncpg.
+    """
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -151,7 +155,7 @@ class AsyncpgTransaction:
         await self._transaction.start()
 
     async def commit(self) -> None:
-        # After an error that somebody swallowed PostgreSQL rolls back at COMMIT and says nothing; to this it says so.
+        # If an error was suppressed earlier, PostgreSQL answers COMMIT with a silent rollback. This statement fails then.
         await self._raw.execute("SELECT 1")
         await self._transaction.commit()
 
@@ -159,4 +163,4 @@ class AsyncpgTransaction:
         await self._transaction.rollback()
 
 
-_numbers = itertools.count()
+_savepoint_numbers = itertools.count()

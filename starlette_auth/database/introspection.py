@@ -1,4 +1,4 @@
-"""Which tables, columns and indexes does a database have?"""
+"""Queries for the tables, columns, indexes and foreign keys of a database."""
 
 from typing import Any
 
@@ -40,11 +40,11 @@ TYPES = {
 
 
 async def all_columns(gateway: Gateway) -> dict[str, set[str]]:
-    """The names of all tables, and of the columns of each."""
-    found: dict[str, set[str]] = {}
+    """Returns the names of all tables, each with the names of its columns."""
+    columns: dict[str, set[str]] = {}
     for row in await gateway.fetch_all(_query(COLUMNS[gateway.dialect], "table_name", "column_name")):
-        found.setdefault(row["table_name"], set()).add(row["column_name"])
-    return found
+        columns.setdefault(row["table_name"], set()).add(row["column_name"])
+    return columns
 
 
 async def index_names(gateway: Gateway) -> set[str]:
@@ -53,7 +53,7 @@ async def index_names(gateway: Gateway) -> set[str]:
 
 
 async def foreign_keys_to(gateway: Gateway, table: str) -> list[tuple[str, str]]:
-    """The tables and columns whose foreign keys name a table."""
+    """Returns the (table, column) pairs whose foreign keys refer to a table."""
     query = _query(REFERENCES[gateway.dialect], "table_name", "column_name")
     return [(row["table_name"], row["column_name"]) for row in await gateway.fetch_all(query, name=table)]
 
@@ -67,6 +67,6 @@ def _query(sql: str, *names: str) -> sa.ClauseElement:
 
 
 async def column_types(gateway: Gateway, table: str) -> dict[str, str]:
-    """The columns of a table in their order, with their types in the database's own words, in lower case."""
+    """Returns the columns of a table in order, with their types as the database names them, in lower case."""
     query = _query(TYPES[gateway.dialect], "column_name", "type_name")
     return {row["column_name"]: row["type_name"].lower() for row in await gateway.fetch_all(query, name=table)}

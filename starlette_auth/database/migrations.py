@@ -20,13 +20,14 @@ from .tables import Tables
 
 LOCK = "starlette_auth.migrate"
 STANDARD = [column.name for column in user_columns()]
-# Several processes may start at once; one of them migrates, the others find it done. SQLite's transactions do that alone.
+# If several processes start at the same time, one migrates and the others wait for it. On SQLite, the write transaction
+# is the lock.
 TAKE_LOCK = {
     "postgresql": f"SELECT pg_advisory_xact_lock(hashtext('{LOCK}'))::text AS taken",
     "mysql": f"SELECT GET_LOCK('{LOCK}', 60) AS taken",
 }
 RELEASE_LOCK = {"mysql": f"SELECT RELEASE_LOCK('{LOCK}') AS released"}
-#: With them a table is as Django 3.1 to 6.1 make it.
+#: The Django migrations whose result equals the tables created here (Django 3.1 to 6.1).
 APPLIED = [
     ("contenttypes", "0001_initial"),
     ("contenttypes", "0002_remove_content_type_name"),
@@ -47,10 +48,10 @@ APPLIED = [
 
 
 async def migrate(gateway: Gateway, tables: Tables) -> list[str]:
-    """Creates what is missing, and nothing else; gives the names. Safe to repeat, also at the same time.
+    """Creates missing tables, columns and indexes, and returns their names.
 
-    ImproperlyConfigured when a table lacks a column that cannot be added to the rows that are there; nothing is
-    changed then.
+    Existing ones are never changed. Repeated and concurrent calls are safe. Raises ImproperlyConfigured if a missing
+    column cannot be added to a table; nothing is changed then.
     """
     async with gateway.atomic(), _migration_lock(gateway):
         missing = await _missing(gateway, tables)
@@ -70,12 +71,15 @@ async def _migration_lock(gateway: Gateway) -> AsyncIterator[None]:
         yield
     finally:
         if gateway.dialect in RELEASE_LOCK:
-            with contextlib.suppress(Exception):  # a connection that died has let go by itself
+            with contextlib.suppress(Exception):  # the server releases the lock of a lost connection automatically
                 await gateway.fetch_all(sa.text(RELEASE_LOCK[gateway.dialect]).columns(sa.column("released")))
 
 
 async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.ExecutableDDLElement]]:
-    """Names of what is missing, each with what creates it. All is found first: MySQL cannot undo a CREATE TABLE."""
+    """Returns the names of missing tables, columns and indexes, each with the statement that creates it.
+
+    The full list is built before the first change, because MySQL cannot roll back a CREATE TABLE.
+    """
     existing, indexed = await all_columns(gateway), await index_names(gateway)
     missing: list[tuple[str, sa.ExecutableDDLElement]] = []
     for table in _managed_tables(tables, existing):
@@ -90,7 +94,11 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
 
 
 def _managed_tables(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
-    """In a Django database only what is our own: how Django's tables look is decided by the project's migrations."""
+    """Returns the tables that `migrate` may create or complete.
+
+    In a Django project's database, these are only the tables that Django does not have. The project's own migrations
+    define the others. If none of Django's tables exist yet, and the user model is Django's, all tables are created.
+    """
     if not tables.django_tables and migrations_table().name in existing and tables.content_type.name not in existing:
         raise ImproperlyConfigured(
             "This is the database of a Django project. Pass django=DjangoProject(…) to Auth, or --django to the command."
@@ -102,24 +110,24 @@ def _managed_tables(tables: Tables, existing: Mapping[str, object]) -> list[sa.T
     is_standard = tables.user.name == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
     if len(missing) < len(core) or not is_standard:
         raise ImproperlyConfigured(
-            f"The table {missing[0]} of the Django project is not there. Run `python manage.py migrate` first; where the "
-            "project has a user model of its own, name it: `starlette-auth check-django` says how."
+            f"The table {missing[0]} of the Django project is missing. Run `python manage.py migrate` first. If the project "
+            "has a custom user model, pass DjangoProject(user=…): `starlette-auth check-django` shows how."
         )
     return [*tables, migrations_table()]
 
 
 async def _record_migrations(gateway: Gateway) -> None:
-    """Tells Django's `migrate` that there is nothing left to do: it would have made the same tables."""
-    known = await gateway.fetch_all(sa.select(migrations_table().c.app, migrations_table().c.name))
+    """Marks Django's migrations as applied, because Django would create the same tables."""
+    recorded = await gateway.fetch_all(sa.select(migrations_table().c.app, migrations_table().c.name))
     for app, name in APPLIED:
-        if {"app": app, "name": name} not in known:
+        if {"app": app, "name": name} not in recorded:
             await gateway.insert(migrations_table(), app=app, name=name, applied=datetime.now(UTC))
 
 
 def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.ExecutableDDLElement:
     if not column.nullable and column.server_default is None:
         raise ImproperlyConfigured(
-            f"The table {table.name} has no column {column.name}, and there is no value for the rows that are in it. "
+            f"The table {table.name} has no column {column.name}, and there is no value for the rows in the table. "
             "Add the column yourself, or give it nullable=True or a server_default."
         )
     if column.unique or column.foreign_keys:
@@ -128,21 +136,21 @@ def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.Execut
             "Add the column yourself, with the constraint."
         )
     dialect = get_dialect(gateway.dialect)
-    # The same words as in CREATE TABLE, of a table that has this column only.
-    words = dialect.ddl_compiler(dialect, CreateTable(table)).get_column_specification(column)
-    return RawDDL(f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {words}")
+    # The same column definition as in CREATE TABLE.
+    definition = dialect.ddl_compiler(dialect, CreateTable(table)).get_column_specification(column)
+    return RawDDL(f"ALTER TABLE {dialect.identifier_preparer.format_table(table)} ADD COLUMN {definition}")
 
 
 class RawDDL(sa.ExecutableDDLElement):
-    """SQL that is ready: sa.text() and sa.DDL() would read colons and percent signs in it as their own."""
+    """A DDL statement as literal SQL. sa.text() and sa.DDL() would interpret colons and percent signs in it."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
 
 
 @compiles(RawDDL)
-def _compile_raw_ddl(words: RawDDL, compiler: object, **options: object) -> str:
-    return words.sql
+def _compile_raw_ddl(ddl: RawDDL, compiler: object, **options: object) -> str:
+    return ddl.sql
 
 
 def _indexes(table: sa.Table, dialect: str) -> Iterator[sa.Index]:
@@ -155,7 +163,10 @@ def _name(index: sa.Index) -> str:
 
 @functools.cache
 def migrations_table() -> sa.Table:
-    """Not made with the module: a table that says something to SQLite imports what SQLAlchemy has for it."""
+    """Returns Django's table of applied migrations.
+
+    It is defined on first use: a table with a SQLite option makes SQLAlchemy import its SQLite dialect.
+    """
     return sa.Table(
         "django_migrations",
         sa.MetaData(),

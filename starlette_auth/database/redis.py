@@ -13,10 +13,10 @@ R = TypeVar("R")
 
 
 class RedisClients:
-    """The connections of an event loop belong to it. One that died is made anew, with the next command.
+    """Keeps one Redis client with a connection pool per event loop. The next command replaces a lost connection.
 
-    `timeout` is how long a connection may take, and each answer, in seconds. `retries` are the further tries of a
-    command that found no server, or lost it on the way, and take half a second together.
+    `timeout` limits the time to connect, and the time to wait for each reply, in seconds. `retries` is the number of
+    further attempts after a connection error; together they take at most half a second.
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0, retries: int = 2, max_connections: int = 50) -> None:
@@ -31,22 +31,22 @@ class RedisClients:
                 "Redis needs the package redis. Run `pip install starlette-contrib-auth[redis]`."
             ) from error
         except ValueError as error:
-            # Not repeated: it may hold a password.
+            # The message does not contain the URL, because it may contain a password.
             raise ImproperlyConfigured(
-                "This is no URL of Redis. Write redis://user:password@host:6379/0, rediss://… or unix:///path."
+                "This is not a Redis URL. Use redis://user:password@host:6379/0, rediss://… or unix:///path."
             ) from error
         self._url = url
-        lost = (self._errors.ConnectionError, self._errors.TimeoutError, OSError)
+        connection_errors = (self._errors.ConnectionError, self._errors.TimeoutError, OSError)
         self._options = {
             "decode_responses": True,
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
-            "retry": retry.Retry(backoff.ExponentialBackoff(cap=0.2, base=0.02), retries, lost),
+            "retry": retry.Retry(backoff.ExponentialBackoff(cap=0.2, base=0.02), retries, connection_errors),
             "max_connections": max_connections,
         }
         self._timeout = timeout
         self._scripts: dict[str, Any] = {}
-        self._most = max_connections
+        self._max_connections = max_connections
         self._clients: PerLoop[tuple[Any, asyncio.Semaphore]] = PerLoop(self._make_client)
 
     @property
@@ -56,31 +56,32 @@ class RedisClients:
     def _make_client(self) -> tuple[Any, asyncio.Semaphore]:
         """Returns a client, and the semaphore of its free connections."""
         pool = self._library.ConnectionPool.from_url(self._url, **self._options)
-        return self._library.Redis.from_pool(pool), asyncio.Semaphore(self._most)
+        return self._library.Redis.from_pool(pool), asyncio.Semaphore(self._max_connections)
 
     async def execute(self, command: Coroutine[Any, Any, R]) -> R:
-        """What Redis says to a command. Unavailable when it says nothing, or cannot do it."""
-        _, free = self._clients.get()
+        """Returns the reply of Redis to a command. Raises Unavailable if there is none, or if it is an error."""
+        _, free_connections = self._clients.get()
         try:
-            if free.locked():  # the pool's own way of waiting takes a tenth of a command, also when nobody waits
+            # The blocking pool of redis-py would add a tenth to the time of each command.
+            if free_connections.locked():
                 async with asyncio.timeout(self._timeout):
-                    await free.acquire()
+                    await free_connections.acquire()
             else:
-                await free.acquire()
+                await free_connections.acquire()
         except BaseException as error:
-            command.close()  # nobody will wait for it
+            command.close()  # it will not be awaited
             if isinstance(error, TimeoutError):
-                raise Unavailable("All connections to Redis are busy. Look whether it answers.") from error
+                raise Unavailable("All connections to Redis are busy. Check that it responds.") from error
             raise
         try:
             return await command
         except (self._errors.RedisError, OSError) as error:
-            raise Unavailable(f"Redis does not answer: {one_line(error)}. Look whether it runs.") from error
+            raise Unavailable(f"Redis does not answer: {one_line(error)}. Check that it is running.") from error
         finally:
-            free.release()
+            free_connections.release()
 
     async def run_script(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
-        """Returns the result of a Lua script, which Redis runs in one step, between two other commands."""
+        """Returns the result of a Lua script, which Redis runs atomically."""
         registered = self._scripts.get(script)
         if registered is None:
             registered = self._scripts[script] = self.client.register_script(script)

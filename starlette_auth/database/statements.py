@@ -1,4 +1,4 @@
-"""SQL statements, rendered once for each database."""
+"""SQL statements, compiled once for each dialect."""
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ from .values import bind_processor, result_processor
 Row = dict[str, Any]
 DIALECTS = {
     "sqlite": ("sqlite", "named"),
-    # Not PostgreSQL's in general, which is that of another driver in each version of SQLAlchemy: in 2.0 of one that leaves
-    # the type of a parameter to the server, and that takes milliseconds beside a small number for a small number.
+    # asyncpg by name, because the default driver for "postgresql" depends on the version of SQLAlchemy. The default of 2.0
+    # leaves the types of bind parameters to the server. The server infers INTEGER for milliseconds next to a small number.
     "postgresql": ("postgresql.asyncpg", "numeric_dollar"),
     "mysql": ("mysql", "pyformat"),
 }
@@ -24,23 +24,22 @@ DIALECTS = {
 
 @functools.cache
 def get_dialect(name: str) -> sa.Dialect:
-    """Imported when the first statement is written in it: each takes longer than all of this package."""
+    """Returns a dialect of SQLAlchemy. Its import takes longer than all of this package, so it is done on first use."""
     module, paramstyle = DIALECTS[name]
     dialect: sa.Dialect = registry.load(module)(paramstyle=paramstyle)
     return dialect
 
 
 class Statement:
-    """A statement as it is meant, in SQLAlchemy's terms. Values are given by name at each call.
+    """A statement of SQLAlchemy, prepared once for each dialect. Its bind parameters are passed by name at each call.
 
-    `lasting=False`: a change that a power cut may take back, as a count, and for which nobody waits until the disk has
-    it, where the database lets us choose.
+    `durable=False` is for changes that a power cut may undo, such as a counter. SQLite does not wait for the disk then.
     """
 
     def __init__(self, expression: sa.ClauseElement, *, durable: bool = True) -> None:
         self.expression = expression
         self.durable = durable
-        self.by_dialect: dict[str, PreparedStatement] = {}  # by dialect
+        self.by_dialect: dict[str, PreparedStatement] = {}
 
     def prepared(self, dialect: str) -> "PreparedStatement":
         if dialect not in self.by_dialect:
@@ -49,9 +48,9 @@ class Statement:
 
     @functools.cached_property
     def select_matching(self) -> "Statement":
-        """Of an UPDATE: a query with one row for each that it would hit.
+        """Returns a query with one row for each row that this UPDATE matches.
 
-        FOR UPDATE reads the newest state, where the snapshot of a transaction may show an older one.
+        FOR UPDATE reads the latest committed rows. The snapshot of a transaction may contain older ones.
         """
         update = cast(sa.Update, self.expression)
         query: sa.Select[Any] = sa.select(sa.literal_column("1").label("hit")).select_from(update.table)
@@ -61,34 +60,37 @@ class Statement:
 
 
 class PreparedStatement:
-    """A statement as one driver wants it: its text, and what to do with each value on the way in and out."""
+    """A statement for one driver: its SQL, and the conversions of its bind parameters and result columns."""
 
     def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect, *, durable: bool = True) -> None:
         self.durable = durable
         if isinstance(expression, sa.UpdateBase) and dialect.name == "sqlite" and not expression.exported_columns:
-            # So that what was hit is counted in one hop to the connection's thread: its rows come with the answer.
+            # RETURNING lets the driver count the matched rows with one call in the connection's thread.
             expression = expression.returning(sa.literal_column("1"))
         compiled = expression.compile(dialect=dialect)
         self.sql = str(compiled)
         types: dict[str, Any] = {}
-        given: Mapping[str, Any] = {}
+        defaults: Mapping[str, Any] = {}
         required: set[str] = set()
         if isinstance(compiled, sa.sql.compiler.SQLCompiler):
             types = {name: bind.type for name, bind in compiled.binds.items()}
-            given = compiled.params
+            defaults = compiled.params
             required = {name for name, bind in compiled.binds.items() if bind.required}
         order = getattr(compiled, "positiontup", None)
         self.positional = dialect.name == "postgresql"
-        names: Iterable[str] = order if self.positional and order is not None else given
+        names: Iterable[str] = order if self.positional and order is not None else defaults
         self.incoming = [(name, bind_processor(types[name], dialect)) for name in names]
-        self.fixed = {name: given[name] for name, _ in self.incoming if name not in required}
+        self.fixed = {name: defaults[name] for name, _ in self.incoming if name not in required}
         columns: Sequence[Any] = getattr(expression, "selected_columns", ())
         self.columns = [column.key for column in columns]
         outgoing = [(index, result_processor(column.type, dialect)) for index, column in enumerate(columns)]
         self.outgoing = [(index, convert) for index, convert in outgoing if convert is not None]
 
     def bind(self, values: Mapping[str, Any]) -> Any:
-        """What the driver is given: a list for PostgreSQL, a dict elsewhere. UnstorableValue for what cannot be stored."""
+        """Returns the arguments for the driver: a list for PostgreSQL, a dict for other databases.
+
+        Raises UnstorableValue for a value that cannot be stored, and TypeError for a missing value.
+        """
         if self.fixed:
             values = {**self.fixed, **values}
         try:
@@ -106,8 +108,8 @@ class PreparedStatement:
         return dict(zip(self.columns, cells, strict=True))
 
 
-class json_list(GenericFunction[Any]):  # noqa: N801  it stands for an SQL function
-    """The values of a group of rows as one JSON list, so that a user and all permissions come in one row."""
+class json_list(GenericFunction[Any]):  # noqa: N801  the name of the SQL function
+    """Aggregates the values of a group into a JSON list, so that one row holds a user with all permissions."""
 
     inherit_cache = True
 
@@ -124,5 +126,5 @@ def _postgresql_list(element: json_list, compiler: SQLCompiler, **options: Any) 
 
 @compiles(json_list, "mysql")
 def _mysql_list(element: json_list, compiler: SQLCompiler, **options: Any) -> str:
-    # Not GROUP_CONCAT: MySQL cuts it off after 1,024 bytes, and permissions would be lost in silence.
+    # MySQL truncates the result of GROUP_CONCAT after 1,024 bytes, so permissions would be lost silently.
     return f"JSON_ARRAYAGG({compiler.process(element.clauses, **options)})"

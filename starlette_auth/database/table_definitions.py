@@ -1,4 +1,4 @@
-"""Where are the tables defined? One function per table, with Django's columns and names."""
+"""Definitions of the tables, one function per table, with Django's columns and names."""
 
 from datetime import UTC, tzinfo
 from typing import Any
@@ -9,7 +9,7 @@ from .columns import LongText, UTCDateTime, foreign_key, key_column, like_index,
 
 
 def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
-    """Django's columns of a user, to begin a table of your own with. `key` is its primary key."""
+    """Returns the columns of Django's user model, for a custom user table. `key` is its primary key."""
     return [
         key if key is not None else key_column(),
         sa.Column("password", sa.String(128), nullable=False),
@@ -36,7 +36,10 @@ def user_table(metadata: sa.MetaData) -> sa.Table:
 
 
 def django_user_table(metadata: sa.MetaData, name: str, username_field: str, zone: tzinfo) -> sa.Table:
-    """With the columns of AbstractUser. Where the address is the name, there is none besides."""
+    """Returns the table of a user model with the columns of Django's AbstractUser.
+
+    `username_field` takes the place of the username column. If it is "email", there is only one email column.
+    """
     columns = [column for column in user_columns() if column.name not in ("username", username_field)]
     columns.append(sa.Column(username_field, sa.String(254), nullable=False, unique=True))
     if name == "auth_user" and username_field == "username":
@@ -107,7 +110,7 @@ def group_permissions_table(metadata: sa.MetaData, group: sa.Table, permission: 
 
 
 def user_groups_table(metadata: sa.MetaData, name: str, user: tuple[str, sa.Column[Any]], group: sa.Table) -> sa.Table:
-    """`user` is the name of the column that refers to a user, and the key of the user table."""
+    """Returns the table. `user` is the name of the column that refers to a user, and the key of the user table."""
     return association_table(
         metadata,
         name,
@@ -125,7 +128,7 @@ def user_groups_table(metadata: sa.MetaData, name: str, user: tuple[str, sa.Colu
 def user_permissions_table(
     metadata: sa.MetaData, name: str, user: tuple[str, sa.Column[Any]], permission: sa.Table
 ) -> sa.Table:
-    """`user` is the name of the column that refers to a user, and the key of the user table."""
+    """Returns the table. `user` is the name of the column that refers to a user, and the key of the user table."""
     return association_table(
         metadata,
         name,
@@ -145,7 +148,10 @@ def user_permissions_table(
 
 
 def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> sa.Table:
-    """Our own sessions. The key itself is never stored, only its SHA-256; times are UTC seconds since 1970."""
+    """Returns the table of the native sessions, which stores the SHA-256 hash of each session key.
+
+    Times are seconds since 1970 (UTC).
+    """
     return sa.Table(
         "auth_session",
         metadata,
@@ -165,7 +171,10 @@ def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> 
 
 
 def token_table(metadata: sa.MetaData) -> sa.Table:
-    """Tokens that were sent by mail, as hashes (SHA-256, in hexadecimal digits); times are UTC seconds since 1970."""
+    """Returns the table of the tokens that were sent by mail, stored as SHA-256 hashes (hexadecimal).
+
+    Times are seconds since 1970 (UTC).
+    """
     return sa.Table(
         "auth_token",
         metadata,
@@ -181,7 +190,10 @@ def token_table(metadata: sa.MetaData) -> sa.Table:
 
 
 def throttle_table(metadata: sa.MetaData) -> sa.Table:
-    """Who tried how often, under a hash of what is counted; times are UTC milliseconds since 1970."""
+    """Returns the table of the rate limits. Its key is a hash of the name, address or token that is limited.
+
+    Times are milliseconds since 1970 (UTC).
+    """
     return sa.Table(
         "auth_throttle",
         metadata,
@@ -211,13 +223,16 @@ def association_table(
     left: tuple[str, sa.Column[Any], str, str],
     right: tuple[str, sa.Column[Any], str, str],
 ) -> sa.Table:
-    """Returns a table that links two others. Each side: its column, the key it refers to, its constraint, its index."""
+    """Returns a table that links two others.
+
+    `left` and `right` are each a column name, the key it refers to, the name of the constraint, and that of the index.
+    """
     left_key = "group_id" if left[0] == "group_id" else "user_id"
     return sa.Table(
         name,
         metadata,
         key_column(big=True),
-        # A Django project may name this column after its own user model. Here its key is always `user_id`.
+        # A Django project names this column after its user model. In Python, its key is always `user_id`.
         sa.Column(left[0], left[1].type, nullable=False, key=left_key),
         sa.Column(right[0], right[1].type, nullable=False),
         *unique_together(unique, left_key, right[0]),

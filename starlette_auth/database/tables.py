@@ -1,4 +1,4 @@
-"""The tables of one installation, native or of a Django project."""
+"""The tables of one installation, native or shared with a Django project."""
 
 from collections.abc import Iterator
 from datetime import UTC, tzinfo
@@ -26,7 +26,7 @@ from .table_definitions import (
 
 
 class TableNames(NamedTuple):
-    """What is called otherwise in a Django project."""
+    """The names of tables, columns and constraints that differ in a Django project."""
 
     content_type: str = "auth_content_type"
     content_type_unique: str = "auth_content_type_app_label_model_uniq"
@@ -38,21 +38,21 @@ class TableNames(NamedTuple):
 
 
 class Tables:
-    """All tables of one installation.
+    """Holds all tables of one installation.
 
-    `user` may be a table of your own, with any further columns, another name, and an integer or UUID primary key;
-    it has at least the columns of `user_columns()`.
+    `user` may be a custom table with at least the columns of `user_columns()`. Its name and further columns are free.
+    Its primary key is an integer or a UUID.
     """
 
     def __init__(self, *, user: sa.Table | None = None) -> None:
         self.metadata = sa.MetaData()
         self.user = user if user is not None else user_table(self.metadata)
-        lacking = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())
-        if lacking:
-            raise ImproperlyConfigured(f"The user table has no column {min(lacking)}. Begin it with *user_columns().")
+        missing = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())
+        if missing:
+            raise ImproperlyConfigured(f"The user table has no column {min(missing)}. Define it with *user_columns().")
         self._build(TableNames())
         self.session = session_table(self.metadata, self.user_key.type)
-        #: Those that belong to a Django project: never altered, and made only where there is none of them.
+        #: The tables of a Django project. They are never altered, and are created only if none of them exists.
         self.django_tables: tuple[sa.Table, ...] = ()
 
     def _build(self, names: TableNames) -> None:
@@ -60,7 +60,7 @@ class Tables:
         columns = self.user.columns
         self.username: sa.Column[Any] = columns[names.username]
         self.email: sa.Column[Any] | None = columns.get(names.email)
-        #: The columns that hold what a `User` calls so.
+        #: The columns by the names of the attributes of `User`.
         self.fields: dict[str, sa.Column[Any]] = {column.name: column for column in columns}
         self.fields |= {"id": self.user_key, "username": self.username}
         if self.email is not None:
@@ -87,13 +87,16 @@ class Tables:
         session: str | sa.Table = "django_session",
         time_zone: tzinfo | None = None,
     ) -> "Tables":
-        """The tables of a Django project, which stay as they are.
+        """Returns the tables of a Django project, which are not altered.
 
-        `user` is the table of its AUTH_USER_MODEL: its name, where the columns are those of Django's AbstractUser (with
-        `username_field`, USERNAME_FIELD, in place of the username), or all of it. `model` is the model's name in lower
-        case, by which Django calls a column of the link tables; without it, what stands behind the last _ of the
-        table's name. `session` is the table of sessions, if it is another. `time_zone` is the project's TIME_ZONE where
-        it says USE_TZ=False. The key may be an integer or a UUID; the tables of groups and permissions belong to it.
+        `user` is the table of AUTH_USER_MODEL. Its name is enough if it has the columns of Django's AbstractUser, where
+        `username_field` (USERNAME_FIELD) takes the place of the username. Otherwise pass the `sa.Table`. Its primary
+        key is an integer or a UUID.
+
+        `model` is the name of the user model in lower case. Django names a column of the tables of user groups and user
+        permissions after it. The default is the part after the last _ of the table name.
+
+        `session` is the session table. `time_zone` is the project's TIME_ZONE if it has USE_TZ=False.
         """
         tables = cls.__new__(cls)
         tables.metadata = sa.MetaData()
@@ -125,16 +128,19 @@ class Tables:
         return tables
 
     def __iter__(self) -> Iterator[sa.Table]:
-        """In an order in which they can be created: what is referred to comes first."""
+        """Yields the tables in an order in which they can be created: referenced tables come first."""
         yield from (self.content_type, self.permission, self.group, self.group_permissions, self.user)
         yield from (self.user_groups, self.user_permissions, self.session)
         yield from (self.token, self.throttle, *self.features)
 
     def columns_referencing_user(self) -> list[sa.Column[Any]]:
-        """The columns that name a user, the session's included: what must go before a user does.
+        """Returns the columns that refer to a user, including that of the sessions.
 
-        The last table comes first, as it may refer to one before it. Users who refer to users are not among them.
+        Their rows must be deleted before the user. The last table comes first, because it may refer to an earlier one.
+        References inside the user table are not included.
         """
-        others = [table for table in self if table is not self.user]
-        columns = [column for table in reversed(others) for column in table.columns if column.references(self.user_key)]
+        other_tables = [table for table in self if table is not self.user]
+        columns = [
+            column for table in reversed(other_tables) for column in table.columns if column.references(self.user_key)
+        ]
         return [*columns, *(column for column in self.session.columns if column.name == "user_id")]

@@ -1,13 +1,13 @@
-"""The Redis cache in which a Django project keeps its sessions."""
+"""The Redis cache in which a Django project stores its sessions."""
 
 from ..database.redis import RedisClients
 
 
 class DjangoCache:
-    """Takes sessions of the engine `cached_db` out of `django.core.cache.backends.redis.RedisCache`.
+    """Deletes sessions of Django's engine `cached_db` from `django.core.cache.backends.redis.RedisCache`.
 
-    For `DjangoProject(forget_session=…)`: `url` is the cache's LOCATION, `key_prefix` and `version` are its KEY_PREFIX
-    and VERSION. Unavailable when Redis is away, as Django itself cannot end a session then.
+    Pass it to `DjangoProject(invalidate_session=…)`. `url` is the cache's LOCATION; `key_prefix` and `version` are its
+    KEY_PREFIX and VERSION. If Redis does not answer, ending a session fails here, as it does in Django.
     """
 
     def __init__(self, url: str, *, key_prefix: str = "", version: int = 1) -> None:
@@ -18,5 +18,5 @@ class DjangoCache:
         await self.redis.execute(self.redis.client.delete(self._prefix + session_key))
 
     async def close(self) -> None:
-        """Gives back the connections of this event loop."""
+        """Closes the connections of the running event loop."""
         await self.redis.close()

@@ -1,4 +1,4 @@
-"""Django's CSRF tokens: `django.middleware.csrf`, the same in Django 4.1 to 6.1."""
+"""Django's CSRF tokens, in the format of `django.middleware.csrf` of Django 4.1 to 6.1."""
 
 import hmac
 import secrets
@@ -13,7 +13,7 @@ from ..security.csrf_tokens import CSRFTokens
 
 LENGTH = 32
 CHARACTERS = string.ascii_letters + string.digits
-SESSION_KEY = "_csrftoken"  # where CSRF_USE_SESSIONS keeps the secret
+SESSION_KEY = "_csrftoken"  # the entry in which CSRF_USE_SESSIONS stores the secret
 
 
 def new_secret() -> str:
@@ -21,32 +21,36 @@ def new_secret() -> str:
 
 
 def mask(secret: str) -> str:
-    """The secret in another guise each time: a pad, and the sum of both."""
+    """Returns a token of 64 characters: a random mask, and the secret encrypted with it.
+
+    The token differs on each call. An attacker could otherwise recover a constant secret from the sizes of compressed
+    pages (BREACH).
+    """
     pad = new_secret()
-    places = zip(pad, secret, strict=True)
-    mixed = (CHARACTERS[(CHARACTERS.index(a) + CHARACTERS.index(b)) % len(CHARACTERS)] for a, b in places)
-    return pad + "".join(mixed)
+    pairs = zip(pad, secret, strict=True)
+    cipher = (CHARACTERS[(CHARACTERS.index(a) + CHARACTERS.index(b)) % len(CHARACTERS)] for a, b in pairs)
+    return pad + "".join(cipher)
 
 
 def secret_in(token: str | None) -> str | None:
-    """The secret in a token, masked or bare; None when it is none."""
+    """Returns the secret of a masked or unmasked token; None if the token is malformed."""
     if token is None or len(token) not in (LENGTH, 2 * LENGTH) or not (token.isascii() and token.isalnum()):
         return None
     if len(token) == LENGTH:
         return token
-    places = zip(token[:LENGTH], token[LENGTH:], strict=True)
-    return "".join(CHARACTERS[CHARACTERS.index(b) - CHARACTERS.index(a)] for a, b in places)
+    pairs = zip(token[:LENGTH], token[LENGTH:], strict=True)
+    return "".join(CHARACTERS[CHARACTERS.index(b) - CHARACTERS.index(a)] for a, b in pairs)
 
 
 def is_token_of(secret: str, token: str) -> bool:
-    given = secret_in(token)
-    return given is not None and hmac.compare_digest(given, secret)
+    token_secret = secret_in(token)
+    return token_secret is not None and hmac.compare_digest(token_secret, secret)
 
 
 class DjangoCSRFTokens(CSRFTokens):
-    """Makes and checks Django's CSRF tokens, so that a form of either application is accepted by both.
+    """Creates and checks Django's CSRF tokens, so that both applications accept each other's forms.
 
-    Django keeps the secret in a cookie, or with CSRF_USE_SESSIONS in the session (`use_sessions`).
+    The secret is in a cookie, or with `use_sessions` (Django's CSRF_USE_SESSIONS) in the session.
     """
 
     def __init__(self, keys: SecretKeys, cookie: Cookie, *, use_sessions: bool = False) -> None:
@@ -61,7 +65,10 @@ class DjangoCSRFTokens(CSRFTokens):
         return secret is not None and is_token_of(secret, token)
 
     def rotate(self, conn: HTTPConnection) -> None:
-        """Makes the tokens of before a login invalid. Django's do not depend on the session's key."""
+        """Replaces the secret at login, which invalidates earlier tokens.
+
+        Django's tokens do not depend on the session key, so the new key alone would not invalidate them.
+        """
         self._new_secret(conn)
 
     def _new_secret(self, conn: HTTPConnection) -> str:

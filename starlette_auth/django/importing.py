@@ -1,4 +1,4 @@
-"""Copying the users of a Django project into a database of ours."""
+"""Copying the users of a Django project into another database."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,16 +13,18 @@ from ..database.statements import Row, Statement
 from ..database.tables import Tables
 from .survey import UserModel, in_batches
 
-BATCH = 500  # users that are copied in one transaction
+BATCH = 500  # users copied in one transaction
 EMPTY = {"first_name": "", "last_name": "", "email": "", "is_active": True, "is_staff": False, "is_superuser": False}
 Progress = Callable[[int, int], None]
 
 
 class UserImport:
-    """Groups, permissions and users, with their keys, their hashes and what they may. What is there already stays.
+    """Copies groups, permissions and users, with primary keys and password hashes, from `source` to `target`.
 
-    A batch of users is copied as a whole or not at all: an import that was interrupted goes on where it was. Sessions
-    are not copied, so people log in once more. `ignore` are columns of the users that may be left behind.
+    Existing rows of the target are not changed. Each batch of 500 users is one transaction, so an interrupted import
+    can be run again and continues with the users that are missing. Sessions are not copied: users must log in again.
+    `old` and `new` are the tables of the source and the target. `ignore` names columns of the source's user table that
+    may be lost.
     """
 
     def __init__(
@@ -42,38 +44,41 @@ class UserImport:
         self.model = model
         self.ignore = ignore
         fields = [name for name in old.fields if name in new.fields and name not in ("id", "username", "email")]
-        #: What users are called in the source, by what they are called in the target.
+        #: Maps each column name of the target's user table to the column of the source's.
         self.columns = {new.fields[name].name: old.fields[name] for name in ("id", "username", *fields)}
         if old.email is not None and new.email is not None:
             self.columns[new.email.name] = old.email
         self.copied = self.present = 0
 
     async def find_losses(self) -> list[str]:
-        """Why nothing can be copied without loss, a sentence each. Nothing has been changed then."""
-        found = []
+        """Returns the reasons why copying would lose data, one sentence each. Changes nothing."""
+        losses = []
         if self.old.user_key.type.python_type is not self.new.user_key.type.python_type:
-            found.append(
-                f"The users have keys of another kind ({self.model.types[self.model.key]}). Name the target by --app, "
-                "with a user table in Tables whose key is like theirs."
+            losses.append(
+                f"The users' primary key has another type ({self.model.types[self.model.key]}). Name the target with "
+                "--app, and give the user table in its Tables a primary key of that type."
             )
-            return found
-        kept = {column.name for column in self.columns.values()}
+            return losses
+        copied = {column.name for column in self.columns.values()}
         for name in self.model.types:
-            number = await self._filled(name) if name not in kept and name not in self.ignore else 0
+            number = await self._count_values(name) if name not in copied and name not in self.ignore else 0
             if number:
-                found.append(
-                    f"{number} users have something in the column {name}, for which there is no place. Name the target by "
-                    f"--app, with the column in its user table, or leave it behind: --ignore {name}."
+                losses.append(
+                    f"{number} users have a value in the column {name}, which the target lacks. Name the target "
+                    f"with --app and add the column to its user table, or pass --ignore {name} to lose the values."
                 )
         defaults = self._defaults()
         for column in self.new.user.columns:
             is_given = column.name in self.columns or column.name in defaults
             if not is_given and not column.nullable and column.server_default is None:
-                found.append(f"The column {column.name} there needs a value. Give it a default in the user table.")
-        return [*found, *await self._conflicts()]
+                losses.append(f"The target's column {column.name} needs a value. Give it a default in the user table.")
+        return [*losses, *await self._conflicts()]
 
     async def run(self, progress: Progress) -> None:
-        """Copies what is not there yet. `progress` is told how many users are done, and how many there are."""
+        """Copies what the target does not have yet.
+
+        Calls `progress` after each batch, with the number of users done and the number of users in the source.
+        """
         async with self.target.atomic():
             permissions = await self._permissions()
             groups = await self._groups(permissions)
@@ -107,77 +112,83 @@ class UserImport:
                 self.copied += 1
 
     def _defaults(self) -> dict[str, Any]:
-        """For columns of ours that a user of theirs does not have; for each user anew."""
-        given = {**EMPTY, "date_joined": datetime.now(UTC), **column_defaults(self.new.user, "default")}
+        """Returns values for columns that only the target has, computed anew for each user."""
+        defaults = {**EMPTY, "date_joined": datetime.now(UTC), **column_defaults(self.new.user, "default")}
         return {
-            name: value for name, value in given.items() if name in self.new.user.columns and name not in self.columns
+            name: value
+            for name, value in defaults.items()
+            if name in self.new.user.columns and name not in self.columns
         }
 
     async def _permissions(self) -> dict[int, int]:
-        """Makes those that are missing; gives the new keys by the old ones."""
-        models: dict[tuple[str, str], int] = {}
+        """Creates the missing permissions. Returns the target's keys by the source's keys."""
+        content_types: dict[tuple[str, str], int] = {}
         for row in await self.target.fetch_all(_named(self.new.content_type, "id", "app_label", "model")):
-            models[row["app_label"], row["model"]] = row["id"]
-        there: dict[tuple[int, str], int] = {}
+            content_types[row["app_label"], row["model"]] = row["id"]
+        existing: dict[tuple[int, str], int] = {}
         for row in await self.target.fetch_all(_named(self.new.permission, "id", "content_type_id", "codename")):
-            there[row["content_type_id"], row["codename"]] = row["id"]
-        about: dict[int, int] = {}
+            existing[row["content_type_id"], row["codename"]] = row["id"]
+        content_type_keys: dict[int, int] = {}
         for row in await self.source.fetch_all(_named(self.old.content_type, "id", "app_label", "model")):
             model = {"app_label": row["app_label"], "model": row["model"]}
             name = (row["app_label"], row["model"])
-            if name not in models:
-                models[name] = await self.target.insert(self.new.content_type, **model)
-            about[row["id"]] = models[name]
+            if name not in content_types:
+                content_types[name] = await self.target.insert(self.new.content_type, **model)
+            content_type_keys[row["id"]] = content_types[name]
         keys: dict[int, int] = {}
         columns = ("id", "content_type_id", "codename", "name")
         for row in await self.source.fetch_all(_named(self.old.permission, *columns)):
-            values = {"content_type_id": about[row["content_type_id"]], "codename": row["codename"]}
+            values = {"content_type_id": content_type_keys[row["content_type_id"]], "codename": row["codename"]}
             unique = (values["content_type_id"], row["codename"])
-            if unique not in there:
-                there[unique] = await self.target.insert(self.new.permission, name=row["name"], **values)
-            keys[row["id"]] = there[unique]
+            if unique not in existing:
+                existing[unique] = await self.target.insert(self.new.permission, name=row["name"], **values)
+            keys[row["id"]] = existing[unique]
         return keys
 
     async def _groups(self, permissions: dict[int, int]) -> dict[int, int]:
-        there = {row["name"]: row["id"] for row in await self.target.fetch_all(_named(self.new.group, "id", "name"))}
+        rows = await self.target.fetch_all(_named(self.new.group, "id", "name"))
+        existing = {row["name"]: row["id"] for row in rows}
         granted = await self._links(self.old.group_permissions, "permission_id", permissions, "group_id")
         keys = {}
         for row in await self.source.fetch_all(_named(self.old.group, "id", "name")):
-            if row["name"] not in there:
-                there[row["name"]] = await self.target.insert(self.new.group, name=row["name"])
+            if row["name"] not in existing:
+                existing[row["name"]] = await self.target.insert(self.new.group, name=row["name"])
                 for permission in granted.get(row["id"], []):
-                    values = {"group_id": there[row["name"]], "permission_id": permission}
+                    values = {"group_id": existing[row["name"]], "permission_id": permission}
                     await self.target.insert(self.new.group_permissions, **values)
-            keys[row["id"]] = there[row["name"]]
+            keys[row["id"]] = existing[row["name"]]
         return keys
 
     async def _links(
         self, table: sa.Table, column: str, keys: dict[int, int], of: str = "user_id"
     ) -> dict[Any, list[int]]:
-        found: dict[Any, list[int]] = {}
+        links: dict[Any, list[int]] = {}
         for row in await self.source.fetch_all(_named(table, of, column)):
-            found.setdefault(row[of], []).append(keys[row[column]])
-        return found
+            links.setdefault(row[of], []).append(keys[row[column]])
+        return links
 
     async def _conflicts(self) -> list[str]:
-        there = await self._names_in_target()
-        names = {name: key for key, name in there.items()}
-        found: list[str] = []
+        target_names = await self._names_in_target()
+        target_keys = {name: key for key, name in target_names.items()}
+        conflicts: list[str] = []
         limits = {
-            column.name: getattr(self.new.user.c[ours].type, "length", None) for ours, column in self.columns.items()
+            column.name: getattr(self.new.user.c[new_name].type, "length", None)
+            for new_name, column in self.columns.items()
         }
         async for row in in_batches(self.source, self._users()):
             key, name = row[self.old.user_key.name], row[self.old.username.name]
             for column, limit in limits.items():
                 if limit is not None and isinstance(row[column], str) and len(row[column]) > limit:
-                    found.append(f"The {column} of {name!r} is longer than the {limit} characters there.")
-            if there.get(key, name) != name:
-                found.append(f"The key {key} belongs to {there[key]!r} there, and to {name!r} here.")
-            elif names.get(name, key) != key:
-                found.append(f"{name!r} has the key {names[name]} there, and {key} here.")
-        if len(found) > 10:
-            found[10:] = [f"And {len(found) - 10} more like these. Import into an empty database."]
-        return found
+                    conflicts.append(f"The {column} of {name!r} is longer than the {limit} characters of the target.")
+            if target_names.get(key, name) != name:
+                conflicts.append(
+                    f"The key {key} belongs to {name!r} in the source, {target_names[key]!r} in the target."
+                )
+            elif target_keys.get(name, key) != key:
+                conflicts.append(f"{name!r} has the key {key} in the source, {target_keys[name]} in the target.")
+        if len(conflicts) > 10:
+            conflicts[10:] = [f"{len(conflicts) - 10} more such conflicts. Import into an empty database."]
+        return conflicts
 
     async def _names_in_target(self) -> dict[Any, str]:
         key, name = self.new.user_key, self.new.username
@@ -186,24 +197,25 @@ class UserImport:
         rows = await self.target.fetch_all(sa.select(key.label("key"), name.label("name")))
         return {row["key"]: row["name"] for row in rows}
 
-    async def _filled(self, column: str) -> int:
-        there = sa.column(column, sa.String)
-        query = sa.select(sa.func.count().label("users")).select_from(self.old.user).where(there.is_not(None))
-        if any(word in self.model.types[column] for word in ("char", "text")):
-            query = query.where(there != sa.literal(""))
+    async def _count_values(self, name: str) -> int:
+        """Returns how many users of the source have a non-empty value in this column."""
+        column = sa.column(name, sa.String)
+        query = sa.select(sa.func.count().label("users")).select_from(self.old.user).where(column.is_not(None))
+        if any(word in self.model.types[name] for word in ("char", "text")):
+            query = query.where(column != sa.literal(""))
         row = await self.source.fetch_one(query)
         return int(row["users"]) if row else 0
 
     def _users(self) -> sa.Table:
-        """The source's users, with the columns that are read."""
+        """Returns the source's user table, with only the columns to read."""
         columns = dict.fromkeys([self.old.user_key, *self.columns.values()])
         return sa.Table(self.old.user.name, sa.MetaData(), *(sa.Column(column.name, column.type) for column in columns))
 
     async def _set_sequence(self) -> None:
         table, key = self.new.user.name, self.new.user_key.name
         newest = sa.select(sa.func.max(self.new.user_key)).scalar_subquery()
-        where = sa.func.pg_get_serial_sequence(sa.literal(f'"{table}"'), sa.literal(key))
-        await self.target.fetch_all(Statement(sa.select(sa.func.setval(where, newest).label("newest"))))
+        sequence = sa.func.pg_get_serial_sequence(sa.literal(f'"{table}"'), sa.literal(key))
+        await self.target.fetch_all(Statement(sa.select(sa.func.setval(sequence, newest).label("newest"))))
 
 
 def _named(table: sa.Table, *names: str) -> sa.Select[Any]:

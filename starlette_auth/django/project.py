@@ -42,7 +42,7 @@ from .signed_cookies import DjangoCookieStore
 
 logger = logging.getLogger("starlette_auth")
 MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
-#: PBKDF2's iterations, by the version of Django: any other number, and Django makes the hash anew at the next login.
+#: PBKDF2 iterations by Django version. Django rehashes a password with another number at the next login.
 ITERATIONS = {
     "4.2": 600_000,
     "5.0": 720_000,
@@ -57,15 +57,20 @@ ENGINES = ("db", "cached_db", "signed_cookies")
 
 @dataclass(frozen=True, kw_only=True)
 class DjangoProject(Defaults):
-    """A project's settings, as far as they matter here, each under its own name in lower case.
+    """Holds the settings of a Django project that shares its database.
 
-    `version` is Django's, and decides with `password_algorithm`, the first of PASSWORD_HASHERS, what new hashes look
-    like; none is made anew at a login, as that would end the user's other sessions in both applications. `user` is the
-    table of AUTH_USER_MODEL, by its name or as a table (see `Tables.django`). `session_engine` is "db", "cached_db" or
-    "signed_cookies"; for "cached_db", `forget_session` takes a session that was changed or ended out of Django's cache
-    (`DjangoCache` does, where that is Redis). `session_salt` and `session_table` are for an engine of the project's own.
-    `auth_backends` says under which of AUTHENTICATION_BACKENDS a backend of ours, by its path, is noted in a session;
-    `ModelBackend` is noted as Django's.
+    Each has Django's name in lower case. Times and ages are in seconds.
+
+    - `version` is the Django version. With `password_algorithm`, the first of PASSWORD_HASHERS, it decides the format of
+      new password hashes. Existing hashes are not upgraded at login: a new hash would end the user's other sessions in
+      both applications.
+    - `user` is the table of AUTH_USER_MODEL, as a name or a table (see `Tables.django`).
+    - `session_engine` is "db", "cached_db" or "signed_cookies".
+    - `invalidate_session` is needed with "cached_db": a coroutine function that deletes a changed or ended session from
+      Django's cache, given the session key. `DjangoCache` does so for Redis.
+    - `session_salt` and `session_table` are for projects with their own session engine.
+    - `auth_backends` maps the path of an authentication backend of this application to the path in
+      AUTHENTICATION_BACKENDS that sessions store for it. `ModelBackend` is stored under Django's path.
     """
 
     version: str = "5.2"
@@ -103,26 +108,26 @@ class DjangoProject(Defaults):
 
     def __post_init__(self) -> None:
         if self.version not in ITERATIONS:
-            raise ImproperlyConfigured(f"version={self.version!r} is not known. Use {', '.join(ITERATIONS)}.")
+            raise ImproperlyConfigured(f"version={self.version!r} is not supported. Use {', '.join(ITERATIONS)}.")
         if self.engine not in ENGINES:
             raise ImproperlyConfigured(
-                f"session_engine={self.session_engine!r} keeps sessions where only Django finds them. In the project, "
-                'set SESSION_ENGINE to "django.contrib.sessions.backends.cached_db", or to one with db or signed_cookies.'
+                f"session_engine={self.session_engine!r} cannot be shared. In the Django project, set SESSION_ENGINE to "
+                '"django.contrib.sessions.backends.cached_db", or to the engine named db or signed_cookies.'
             )
         if self.password_algorithm not in _algorithms():
             raise ImproperlyConfigured(
-                f"password_algorithm={self.password_algorithm!r} cannot be used. Use {', '.join(_algorithms())}."
+                f"password_algorithm={self.password_algorithm!r} is not available. Use {', '.join(_algorithms())}."
             )
         try:
             self.zone()
         except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
             raise ImproperlyConfigured(
-                f"time_zone={self.time_zone!r} is not known here. Use a name like Europe/Berlin, or install tzdata."
+                f"time_zone={self.time_zone!r} is not a known time zone. Use a name like Europe/Berlin, or install tzdata."
             ) from error
         if self.engine == "cached_db" and self.invalidate_session is None:
             logger.warning(
-                "Django's cache goes on serving sessions that are ended here: who logs out here stays logged in there. "
-                "Pass forget_session to DjangoProject, as in forget_session=DjangoCache(url)."
+                "Django's cache keeps sessions that end in this application: a user who logs out here stays logged in "
+                "to Django. Pass invalidate_session to DjangoProject, as in invalidate_session=DjangoCache(url)."
             )
 
     @property
@@ -144,8 +149,8 @@ class DjangoProject(Defaults):
 
     def passwords(self) -> Passwords:
         preferred = self._hasher()
-        others = [hasher for hasher in default_hashers() if hasher.algorithm != preferred.algorithm]
-        return Passwords([preferred, *others], upgrade=False)
+        further = [hasher for hasher in default_hashers() if hasher.algorithm != preferred.algorithm]
+        return Passwords([preferred, *further], upgrade=False)
 
     def cookie(self) -> Cookie:
         return Cookie(
@@ -197,11 +202,11 @@ class DjangoProject(Defaults):
         )
 
     def session_limits(self, limits: SessionLimits | Preset | None) -> SessionLimits | None:
-        """Returns None: Django stores neither when a session began nor when it was last used."""
+        """Returns None: Django stores neither the start nor the last use of a session."""
         if limits is not None:
             raise ImproperlyConfigured(
-                "Django does not note when a session was last used. Set session_cookie_age of DjangoProject, and leave "
-                "session_limits out."
+                "session_limits cannot be used with DjangoProject: Django does not store the last use of a session. "
+                "Remove session_limits, and set session_cookie_age of DjangoProject."
             )
         return None
 
@@ -211,12 +216,12 @@ class DjangoProject(Defaults):
         )
 
     def assign_backend_paths(self, backends: Sequence[AuthenticationBackend]) -> None:
-        done = {MODEL_BACKEND, *self.auth_backends.values()}
+        django_paths = {MODEL_BACKEND, *self.auth_backends.values()}
         for backend in backends:
-            ours = MODEL_BACKEND if isinstance(backend, ModelBackend) else backend.path
-            name = self.auth_backends.get(backend.path, ours)
-            if backend.path not in done and backend.path != name:
-                backend.path = name
+            default = MODEL_BACKEND if isinstance(backend, ModelBackend) else backend.path
+            path = self.auth_backends.get(backend.path, default)
+            if backend.path not in django_paths and backend.path != path:
+                backend.path = path
 
     def _hasher(self) -> PasswordHasher:
         iterations = ITERATIONS[self.version]
@@ -235,7 +240,7 @@ class DjangoProject(Defaults):
 def _lower(samesite: SameSite) -> Literal["lax", "strict", "none"]:
     names: dict[str, Literal["lax", "strict", "none"]] = {"Lax": "lax", "Strict": "strict", "None": "none"}
     if samesite not in names:
-        raise ImproperlyConfigured(f'SameSite={samesite!r} is not known. Use "Lax", "Strict" or "None".')
+        raise ImproperlyConfigured(f'SameSite={samesite!r} is not a known value. Use "Lax", "Strict" or "None".')
     return names[samesite]
 
 

@@ -1,4 +1,4 @@
-"""Django's tokens for password resets, which are not stored."""
+"""Django's password reset tokens, which are signed and not stored."""
 
 import hmac
 import time
@@ -10,17 +10,18 @@ from ..core.signing import SecretKeys, salted_hmac
 from ..security.reset_tokens import HALF_AN_HOUR
 from ..users.models import User
 
-# Django's, so that a link made by either framework works in both.
+# Django's values, so that both applications accept each other's links.
 DJANGO_SALT = "django.contrib.auth.tokens.PasswordResetTokenGenerator"
 DJANGO_EPOCH = datetime(2001, 1, 1)
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class PasswordResetTokens:
-    """Django's: nothing is stored, the token signs what a use of it changes (django.contrib.auth.tokens, 3.1 and later).
+    """Creates and checks Django's reset tokens (`django.contrib.auth.tokens`, Django 3.1 and later).
 
-    `time_zone` is the project's TIME_ZONE: Django counts in local time, and links would live hours too long or too
-    short otherwise. `use_tz` is its USE_TZ. `max_age` is in seconds, its PASSWORD_RESET_TIMEOUT.
+    Nothing is stored. The token signs the user's password hash and last login, which change when the token is used.
+    `time_zone` is the project's TIME_ZONE: Django counts seconds in local time, so with another zone links would expire
+    hours too early or too late. `use_tz` is USE_TZ. `max_age` is PASSWORD_RESET_TIMEOUT, in seconds.
     """
 
     def __init__(
@@ -43,19 +44,22 @@ class PasswordResetTokens:
 
     async def check(self, user: User, token: str) -> bool:
         stamp, dash, _ = token.partition("-")
-        # As Django's own: longer ones would be numbers of any size.
-        if not dash or not 0 < len(stamp) <= 13 or not all(mark in DIGITS for mark in stamp):
+        # 13 digits is Django's limit. An attacker sends a very long one, which would be slow to convert to a number.
+        if not dash or not 0 < len(stamp) <= 13 or not all(digit in DIGITS for digit in stamp):
             return False
-        made = int(stamp, 36)
-        # All keys are tried: the time says nothing about which one signed.
-        good = [
-            hmac.compare_digest(self._sign(user, made, key).encode(), token.encode("utf-8", "replace"))
+        created = int(stamp, 36)
+        # All keys are always tried, so that the duration does not reveal which key signed the token.
+        matches = [
+            hmac.compare_digest(self._sign(user, created, key).encode(), token.encode("utf-8", "replace"))
             for key in self.keys.all
         ]
-        return any(good) and self._now() - made <= self.max_age
+        return any(matches) and self._now() - created <= self.max_age
 
     async def consume(self, user: User, token: str) -> bool:
-        """As `check`: once the password is another, the token is no more. `Users.replace_password` lets one win."""
+        """Returns whether the token is valid, as `check` does.
+
+        The new password invalidates the token. Of two concurrent requests, `Users.replace_password` lets one succeed.
+        """
         return await self.check(user, token)
 
     def to_session(self, token: str) -> str:
@@ -65,13 +69,13 @@ class PasswordResetTokens:
     def from_session(self, text: str) -> str:
         return text
 
-    def _sign(self, user: User, made: int, key: str) -> str:
+    def _sign(self, user: User, created: int, key: str) -> str:
         last_login = ""
         if user.last_login is not None:
             zone = UTC if self.use_tz else self.time_zone
             last_login = str(user.last_login.astimezone(zone).replace(microsecond=0, tzinfo=None))
-        state = f"{user.id}{user.password}{last_login}{made}{user.email}"
-        return f"{_base36(made)}-{salted_hmac(DJANGO_SALT, state, key)[::2]}"
+        state = f"{user.id}{user.password}{last_login}{created}{user.email}"
+        return f"{_base36(created)}-{salted_hmac(DJANGO_SALT, state, key)[::2]}"
 
     def _now(self) -> int:
         local = datetime.fromtimestamp(self._clock(), self.time_zone).replace(tzinfo=None)

@@ -26,24 +26,24 @@ from .signing import DjangoSigner
 
 logger = logging.getLogger("starlette_auth")
 SALT = "django.contrib.sessions.SessionStore"
-#: Told the key of each session that was changed or ended: to take it out of a cache of Django's.
+#: Deletes a session from Django's cache, given its key. Called for each session that was changed or ended.
 InvalidateSession = Callable[[str], Awaitable[None]]
 
 
 def new_django_key() -> str:
-    """32 letters and digits, 165 bits: Django's form, for Django's column."""
+    """Returns a random session key in Django's format: 32 lower-case letters and digits, 165 bits."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(32))
 
 
 class DjangoSession(SessionBase):
-    """One that may hold what Django stored there."""
+    """A session that reads and writes Django's session data."""
 
     new_key = staticmethod(new_django_key)
-    #: What was read, signature and all.
+    #: The signed text as it was read from the database.
     text = ""
 
     def __init__(self, *data: Any, zone: tzinfo | None = None, **options: Any) -> None:
-        """`zone` is the project's TIME_ZONE where it says USE_TZ=False: then moments are stored without one."""
+        """With USE_TZ=False, `zone` is the project's TIME_ZONE, in which times are stored without an offset."""
         super().__init__(*data, **options)
         self.zone = zone
 
@@ -64,35 +64,43 @@ class DjangoSession(SessionBase):
 
 
 def django_record(session_key: str, data: dict[str, Any], expires: int, now: int, max_age: int) -> SessionRecord:
-    """As far as Django knows: when a session was last changed, unless it ends at a time of its own; of ours, the login."""
+    """Returns the record of a Django session, with estimated times.
+
+    Django stores only the expiry. The last change is the expiry minus `max_age`, or `now` for a session with an expiry
+    set by the application. The creation is the time of the login if this application performed it, and the last change
+    otherwise.
+    """
     changed = now if EXPIRY in data else min(now, expires - max_age)
-    begun = data.get(AUTH_TIME)
+    logged_in_at = data.get(AUTH_TIME)
     return SessionRecord(
         data=encode(data),
         public_id=sha256_hex(session_key)[:32],
         user_id=user_in(data),
-        created=begun if isinstance(begun, int) else changed,
+        created=logged_in_at if isinstance(logged_in_at, int) else changed,
         last_seen=changed,
         expires=expires,
     )
 
 
 def is_django_key(cookie: str) -> bool:
-    """Whether a cookie has the form of a key of Django's, or of another engine's."""
+    """Returns whether a cookie has the format of a session key of Django or a custom engine."""
     return 8 <= len(cookie) <= 40 and cookie.isascii() and cookie.isalnum()
 
 
 class DjangoStore(SessionStore):
-    """Sessions in the table `django_session`, as Django's engines `db` and `cached_db` write and read them.
+    """Stores sessions in the table `django_session`, as Django's engines `db` and `cached_db` do.
 
-    What a request changed is merged into what is stored then, so that nothing is lost that Django had stored before; it
-    is Django that may still overwrite what we stored while its own request was under way. Django keeps the keys
-    themselves. The table does not know whose its sessions are: listing those of a user, and ending them, looks at all.
+    When a session is saved, the changes of the request are merged into the stored data, so no change made by Django is
+    lost. Django itself overwrites the whole session, including changes stored here during Django's request.
+    The table stores session keys, not their hashes. It has no user column, so listing or ending the sessions of a user
+    reads all sessions.
 
-    Given `users`, it brings the user and all permissions on the same connection. `time_zone` is TIME_ZONE where the
-    project says USE_TZ=False; `max_age` is SESSION_COOKIE_AGE, in seconds. `secret_key` is SECRET_KEY, followed by
-    SECRET_KEY_FALLBACKS. `salt` is another for an engine whose class is not called SessionStore
-    ("django.contrib.sessions." and its name). `forget` is for `cached_db`.
+    - `secret_key` is SECRET_KEY, followed by SECRET_KEY_FALLBACKS.
+    - `users`: if given, loading a session also loads the user and all permissions on the same connection.
+    - `salt` is "django.contrib.sessions." and the name of the engine's class, if that is not SessionStore.
+    - `invalidate` is needed with `cached_db`: it deletes a session from Django's cache.
+    - `max_age` is SESSION_COOKIE_AGE, in seconds.
+    - `time_zone` is TIME_ZONE if the project has USE_TZ=False.
     """
 
     def __init__(
@@ -138,15 +146,15 @@ class DjangoStore(SessionStore):
         return DjangoSession(clock=clock, zone=self._zone)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key, before = session.encode(), session.next_key, session.stored_key
-        if before is None:
+        saved, key, stored_key = session.encode(), session.next_key, session.stored_key
+        if stored_key is None:
             data = dict(session)
             await self.gateway.insert(self.table, session_key=key, **self._values(data, max_age))
         else:
-            data = await self._change(session, before, key, max_age)
+            data = await self._update(session, stored_key, key, max_age)
         session.mark_saved(key, self._record(key, data, self._expires(data, max_age)), saved)
-        if before is not None:
-            await self._invalidate_cached(before)
+        if stored_key is not None:
+            await self._invalidate_cached(stored_key)
         return cookie_value(key, encode(data))
 
     async def delete(self, session_key: str) -> None:
@@ -157,23 +165,25 @@ class DjangoStore(SessionStore):
         return await delete_in_batches(self.gateway, self._statements.clear, progress, now=self._now())
 
     async def list_sessions(self, user_id: str) -> list[SessionBase]:
-        theirs = [session async for _, session in self._of(user_id)]
-        return sorted(theirs, key=lambda session: session.last_seen, reverse=True)
+        sessions = [session async for _, session in self._find(user_id)]
+        return sorted(sessions, key=lambda session: session.last_seen, reverse=True)
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
-        return await self._end([key async for key, one in self._of(user_id) if one.public_id == public_id]) == 1
+        keys = [key async for key, session in self._find(user_id) if session.public_id == public_id]
+        return await self._delete_all(keys) == 1
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         number = 0
-        # Until none is found: one that got a new key meanwhile was missed.
-        while keys := [key async for key, one in self._of(user_id) if one.public_id != keep]:
-            number += await self._end(keys)
+        # Repeated until no session is left: a session whose key changed during the search was missed.
+        while keys := [key async for key, session in self._find(user_id) if session.public_id != keep]:
+            number += await self._delete_all(keys)
         return number
 
-    async def _of(self, user_id: str) -> AsyncIterator[tuple[str, SessionBase]]:
+    async def _find(self, user_id: str) -> AsyncIterator[tuple[str, SessionBase]]:
+        """Yields the keys and sessions of a user. Reads all sessions in batches."""
         after, is_last = "", False
         while not is_last:
-            rows = await self.gateway.fetch_all(self._statements.some, after=after, now=self._now())
+            rows = await self.gateway.fetch_all(self._statements.next_batch, after=after, now=self._now())
             is_last = len(rows) < BATCH
             for row in rows:
                 session = self._read(row)
@@ -182,7 +192,7 @@ class DjangoStore(SessionStore):
                     yield row["session_key"], session
             after = rows[-1]["session_key"] if rows else ""
 
-    async def _end(self, keys: Sequence[str]) -> int:
+    async def _delete_all(self, keys: Sequence[str]) -> int:
         number = 0
         for key in keys:
             number += await self.gateway.execute(self._statements.delete, key=key)
@@ -193,8 +203,8 @@ class DjangoStore(SessionStore):
         try:
             data = self._signer.loads(row["session_data"])
         except BadData:
-            # Signed with a key that is no longer accepted, or by an engine of another kind: to Django it is empty too.
-            logger.info("A row of %s was not signed by SECRET_KEY, or is no JSON, and is passed over.", self.table.name)
+            # The row was signed with a removed key or by another session engine. Django too reads it as empty.
+            logger.info("Ignored a row of %s that is not signed with SECRET_KEY or is not JSON.", self.table.name)
             return None
         record = self._record(row["session_key"], data, row["expire_date"])
         key = row["session_key"]
@@ -202,26 +212,27 @@ class DjangoStore(SessionStore):
         session.text = row["session_data"]
         return session
 
-    async def _change(self, session: SessionBase, before: str, after: str, max_age: int) -> dict[str, Any]:
-        """In one statement, where nobody else changed it meanwhile."""
-        assert session.record is not None  # noqa: S101  it came from here
+    async def _update(self, session: SessionBase, old_key: str, new_key: str, max_age: int) -> dict[str, Any]:
+        """Saves a stored session with one UPDATE, or merges it if another request changed the row."""
+        assert session.record is not None  # noqa: S101  `load` set it
         data = session.changes().applied_to(decode(session.record.data))
         text = getattr(session, "text", "")
-        new = self._new(after, data, max_age)
-        if await self.gateway.execute(self._statements.update, key=before, old=text, now=self._now(), **new):
+        values = self._new_values(new_key, data, max_age)
+        if await self.gateway.execute(self._statements.update, key=old_key, old=text, now=self._now(), **values):
             return data
-        return await self.gateway.run_in_transaction(lambda: self._merge(session, before, after, max_age))
+        return await self.gateway.run_in_transaction(lambda: self._merge(session, old_key, new_key, max_age))
 
-    async def _merge(self, session: SessionBase, before: str, after: str, max_age: int) -> dict[str, Any]:
-        row = await self.gateway.fetch_one(self._statements.lock, key=before, now=self._now())
+    async def _merge(self, session: SessionBase, old_key: str, new_key: str, max_age: int) -> dict[str, Any]:
+        row = await self.gateway.fetch_one(self._statements.lock, key=old_key, now=self._now())
         stored = self._read(row) if row is not None else None
         if stored is None:
             raise interrupted()
         data = session.changes().applied_to(stored)
-        await self.gateway.execute(self._statements.overwrite, key=before, **self._new(after, data, max_age))
+        values = self._new_values(new_key, data, max_age)
+        await self.gateway.execute(self._statements.overwrite, key=old_key, **values)
         return data
 
-    def _new(self, key: str, data: dict[str, Any], max_age: int) -> dict[str, Any]:
+    def _new_values(self, key: str, data: dict[str, Any], max_age: int) -> dict[str, Any]:
         return {f"new_{name}": value for name, value in {"session_key": key, **self._values(data, max_age)}.items()}
 
     def _values(self, data: dict[str, Any], max_age: int) -> dict[str, Any]:
@@ -239,17 +250,20 @@ class DjangoStore(SessionStore):
             await close()
 
     async def _invalidate_cached(self, session_key: str) -> None:
-        """Not before others see it: Django would put what it still finds in the table into its cache again."""
-        forget = self._invalidate
-        if forget is not None:
-            await self.gateway.after_commit(lambda: forget(session_key))
+        """Deletes a session from Django's cache, after the transaction commits.
+
+        Before the commit, Django would read the old row and put it back into the cache.
+        """
+        invalidate = self._invalidate
+        if invalidate is not None:
+            await self.gateway.after_commit(lambda: invalidate(session_key))
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
 class DjangoSessionStatements:
-    """What is said to the table."""
+    """The SQL statements of DjangoStore."""
 
     def __init__(self, table: sa.Table, *, dialect: str) -> None:
         t = table
@@ -260,7 +274,7 @@ class DjangoSessionStatements:
         self.load = Statement(sa.select(*columns).where(by_key, is_alive))
         self.lock = Statement(sa.select(*columns).where(by_key, is_alive).with_for_update())
         after = t.c.session_key > sa.bindparam("after")
-        self.some = Statement(sa.select(*columns).where(after, is_alive).order_by(t.c.session_key).limit(BATCH))
+        self.next_batch = Statement(sa.select(*columns).where(after, is_alive).order_by(t.c.session_key).limit(BATCH))
         new: dict[str, Any] = {column.name: sa.bindparam(f"new_{column.name}") for column in columns}
         is_unchanged = t.c.session_data == sa.bindparam("old")
         self.update = Statement(sa.update(t).values(new).where(by_key, is_alive, is_unchanged))

@@ -20,10 +20,10 @@ COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
 
 
 class DjangoCookieStore(SessionStore):
-    """Sessions in their cookies, as Django's engine `signed_cookies` makes and reads them.
+    """Stores sessions in signed cookies, as Django's engine `signed_cookies` does.
 
-    A cookie cannot be called back, but ends with the password. Of requests at the same time, the last answer wins.
-    `max_age` is SESSION_COOKIE_AGE, in seconds.
+    The server cannot revoke a copied cookie; a password change invalidates it. If several requests change a session at
+    the same time, the last response wins. `max_age` is SESSION_COOKIE_AGE, in seconds.
     """
 
     is_server_side = False
@@ -64,14 +64,14 @@ class DjangoCookieStore(SessionStore):
         data, text = session.encode(), self._signer.dumps(dict(session))
         if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
             raise SessionTooLarge(
-                f"The session takes {len(text)} bytes as a cookie, and browsers keep {LIMIT} with its name and flags. "
-                "Store less in it, or set another SESSION_ENGINE."
+                f"The session needs a cookie of {len(text)} bytes. Browsers accept {LIMIT} with name and attributes. "
+                "Store less in the session, or use another SESSION_ENGINE."
             )
         session.mark_saved(text, self._record(text, dict(session)), data)
         return cookie_value(text, data)
 
     async def delete(self, session_key: str) -> None:
-        """There is nothing on the server to delete."""
+        """Does nothing: the server stores no session."""
 
     def _record(self, key: str, data: dict[str, Any]) -> SessionRecord:
         now = int(self._clock())

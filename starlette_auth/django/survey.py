@@ -19,9 +19,9 @@ from .project import ITERATIONS
 from .sessions import SALT
 from .signing import DjangoSigner
 
-BATCH = 2000  # rows that are read at a time
-SAMPLE = 500  # sessions that are looked into
-#: The last migration of django.contrib.auth, and the versions of Django that have it.
+BATCH = 2000  # rows read by one query
+SAMPLE = 500  # sessions whose signature is checked
+#: Maps the last migration of django.contrib.auth to the Django versions that include it.
 VERSIONS = {
     "0012_alter_user_first_name_max_length": "3.1 or later",
     "0011_update_proxy_permissions": "2.2 or 3.0",
@@ -35,7 +35,11 @@ STANDARD = [column.name for column in user_columns()]
 
 @dataclass(kw_only=True)
 class UserModel:
-    """The table of AUTH_USER_MODEL. `types` are those of its columns, `link_column` names it in the tables beside it."""
+    """Describes the table of AUTH_USER_MODEL.
+
+    `types` maps its columns to their types. `link_column` is the column that refers to it in the tables of the users'
+    groups and permissions.
+    """
 
     table: str
     types: dict[str, str]
@@ -45,7 +49,7 @@ class UserModel:
 
     @property
     def username_field(self) -> str:
-        """As far as can be told: USERNAME_FIELD stands in the project's code."""
+        """Returns the probable USERNAME_FIELD, which only the project's code states; empty if unknown."""
         return next((name for name in ("username", "email") if name in self.types), "")
 
     @property
@@ -58,14 +62,14 @@ class UserModel:
 
     @property
     def is_standard(self) -> bool:
-        """Whether its name is enough to know its columns."""
+        """Returns whether the columns are Django's own, so that the table's name is enough."""
         expected = {*STANDARD, self.username_field} - ({"username"} if self.username_field != "username" else set())
         return self.key == "id" and not self.has_uuid and set(self.types) == expected
 
 
 @dataclass(kw_only=True)
 class Sessions:
-    """What is in `django_session`: of those that were looked into, how many were signed by which key."""
+    """Counts the rows of `django_session`, and those of a sample by the key that signed them."""
 
     rows: int = 0
     by_newest: int = 0
@@ -75,52 +79,52 @@ class Sessions:
 
 @dataclass(kw_only=True)
 class Inspection:
-    """What was found, for people to read and for code to decide by."""
+    """The result of `inspect`."""
 
     version: str = ""
     user: UserModel | None = None
     hashes: Counter[str] = field(default_factory=Counter)
     sessions: Sessions | None = None
-    #: What will not work, and why.
+    #: Sentences on what will not work, with the fix.
     problems: list[str] = field(default_factory=list)
 
     @property
     def project_version(self) -> str:
-        """Django's version, by the cost of most of its hashes."""
+        """Returns the Django version whose PBKDF2 iterations most hashes have; empty if unknown."""
         counted = {v: self.hashes[f"pbkdf2_sha256, {n:,} iterations"] for v, n in ITERATIONS.items()}
         best = max(counted, key=lambda version: counted[version])
         return best if counted[best] else ""
 
 
 async def inspect(gateway: Gateway, secret_keys: Sequence[str] = ()) -> Inspection:
-    """Looks at everything, and changes nothing. Without keys, sessions are only counted."""
-    found, tables = Inspection(), await all_columns(gateway)
-    found.version = await _version(gateway, tables, found)
-    found.user = await _user_model(gateway, tables, found)
-    if found.user is not None:
-        await _look_at_users(gateway, found.user, found)
+    """Inspects users, password hashes and sessions. Changes nothing. Without keys, sessions are only counted."""
+    inspection, tables = Inspection(), await all_columns(gateway)
+    inspection.version = await _version(gateway, tables, inspection)
+    inspection.user = await _user_model(gateway, tables, inspection)
+    if inspection.user is not None:
+        await _inspect_users(gateway, inspection.user, inspection)
     if "django_session" in tables:
-        found.sessions = await _look_at_sessions(gateway, found, secret_keys)
-    return found
+        inspection.sessions = await _inspect_sessions(gateway, inspection, secret_keys)
+    return inspection
 
 
-async def _version(gateway: Gateway, tables: dict[str, set[str]], found: Inspection) -> str:
+async def _version(gateway: Gateway, tables: dict[str, set[str]], inspection: Inspection) -> str:
     if "django_migrations" not in tables:
-        found.problems.append("There is no table django_migrations. Is this the database of a Django project?")
+        inspection.problems.append("There is no table django_migrations. Is this the database of a Django project?")
         return ""
     migrations = migrations_table().c
     rows = await gateway.fetch_all(sa.select(migrations.name).where(migrations.app == "auth"))
     newest = max((row["name"] for row in rows), default="")
     version = VERSIONS.get(newest, "")
     if newest not in list(VERSIONS)[:1]:
-        found.problems.append(
+        inspection.problems.append(
             f"The last migration of django.contrib.auth is {newest or 'missing'}. Sessions of Django before 3.1 have "
-            "another format. Update Django, and run `python manage.py migrate`."
+            "another format. Upgrade Django to 3.1 or later, and run `python manage.py migrate`."
         )
     return version
 
 
-async def _user_model(gateway: Gateway, tables: dict[str, set[str]], found: Inspection) -> UserModel | None:
+async def _user_model(gateway: Gateway, tables: dict[str, set[str]], inspection: Inspection) -> UserModel | None:
     candidates = [
         name
         for name, columns in tables.items()
@@ -128,46 +132,45 @@ async def _user_model(gateway: Gateway, tables: dict[str, set[str]], found: Insp
     ]
     without_groups = [name for name, columns in tables.items() if {"password", "last_login"} <= columns]
     if not candidates:
-        found.problems.append(
+        inspection.problems.append(
             f"The users in {without_groups[0]} have neither groups nor permissions. Let the model inherit from "
             "PermissionsMixin."
             if without_groups
-            else "There is no table of users. Run `python manage.py migrate`."
+            else "There is no user table. Run `python manage.py migrate`."
         )
         return None
     name = candidates[0]
     for candidate in candidates[1:]:
         if any(table == ADMIN_LOG for table, _ in await foreign_keys_to(gateway, candidate)):
-            name = candidate  # the admin refers to the one that counts
+            name = candidate  # Django's admin refers to the table of AUTH_USER_MODEL
     types = await column_types(gateway, name)
     links = [column for column in tables[f"{name}_groups"] if column not in ("id", "group_id")]
     key = "id" if "id" in types else next(iter(types))
     return UserModel(table=name, types=types, key=key, link_column=links[0])
 
 
-async def _look_at_users(gateway: Gateway, user: UserModel, found: Inspection) -> None:
+async def _inspect_users(gateway: Gateway, user: UserModel, inspection: Inspection) -> None:
     if not user.username_field:
-        found.problems.append(
+        inspection.problems.append(
             f"{user.table} has neither username nor email. Pass USERNAME_FIELD, as in DjangoProject(username_field=…)."
         )
     if "is_superuser" not in user.types:
-        found.problems.append(f"{user.table} has no is_superuser. Let the model inherit from PermissionsMixin.")
+        inspection.problems.append(f"{user.table} has no is_superuser. Let the model inherit from PermissionsMixin.")
     table = _table(user, user.key, "password")
     async for row in in_batches(gateway, table):
         user.rows += 1
-        found.hashes[_kind(str(row["password"]))] += 1
+        inspection.hashes[_describe_hash(str(row["password"]))] += 1
     readable = {hasher.algorithm for hasher in default_hashers()}
-    for kind, number in found.hashes.items():
+    for kind, number in inspection.hashes.items():
         algorithm = kind.partition(",")[0]
         if algorithm not in readable and algorithm != "unusable":
-            fix = GET_BCRYPT if "bcrypt" in algorithm else "Django too reads it only where PASSWORD_HASHERS names it."
-            found.problems.append(
-                f"{number} hashes are {algorithm}, which is not read: these people cannot log in here until they have a "
-                f"new password. {fix}"
+            fix = GET_BCRYPT if "bcrypt" in algorithm else "Let these users reset their passwords."
+            inspection.problems.append(
+                f"{number} hashes are {algorithm}, which is not supported: these users cannot log in here. {fix}"
             )
 
 
-async def _look_at_sessions(gateway: Gateway, found: Inspection, keys: Sequence[str]) -> Sessions:
+async def _inspect_sessions(gateway: Gateway, inspection: Inspection, keys: Sequence[str]) -> Sessions:
     table, sessions = django_session_table(sa.MetaData()), Sessions()
     count = await gateway.fetch_one(sa.select(sa.func.count().label("rows")).select_from(table))
     sessions.rows = int(count["rows"]) if count else 0
@@ -176,20 +179,20 @@ async def _look_at_sessions(gateway: Gateway, found: Inspection, keys: Sequence[
     newest_first = sa.select(table.c.session_data).order_by(table.c.expire_date.desc()).limit(SAMPLE)
     signers = [DjangoSigner([key], SALT) for key in keys]
     for row in await gateway.fetch_all(newest_first):
-        index = _opened_by(signers, row["session_data"])
+        index = _signing_key_index(signers, row["session_data"])
         sessions.unreadable += index is None
         sessions.by_newest += index == 0
         sessions.by_fallback += bool(index)
     if sessions.unreadable and not sessions.by_newest + sessions.by_fallback:
-        found.problems.append(
-            "No session was signed with this SECRET_KEY. It is another key, sessions are pickled, or SESSION_ENGINE is a "
-            "class of another name: see session_salt of DjangoProject."
+        inspection.problems.append(
+            "No session was signed with this SECRET_KEY. Either the key is wrong, or sessions are pickled, or "
+            "SESSION_ENGINE is a custom class. Check the key, and session_salt of DjangoProject."
         )
     return sessions
 
 
-def _opened_by(signers: Sequence[DjangoSigner], text: str) -> int | None:
-    """Which key signed it."""
+def _signing_key_index(signers: Sequence[DjangoSigner], text: str) -> int | None:
+    """Returns the index of the key that signed the text; None if none did."""
     for index, signer in enumerate(signers):
         try:
             signer.loads(text)
@@ -200,7 +203,7 @@ def _opened_by(signers: Sequence[DjangoSigner], text: str) -> int | None:
 
 
 async def in_batches(gateway: Gateway, table: sa.Table) -> AsyncIterator[Row]:
-    """All rows, in the order of the first column, without holding all of them."""
+    """Yields all rows in the order of the first column, reading 2000 rows at a time."""
     key = next(iter(table.columns))
     first = Statement(sa.select(*table.columns).order_by(key).limit(BATCH))
     further = Statement(sa.select(*table.columns).where(key > sa.bindparam("after")).order_by(key).limit(BATCH))
@@ -216,8 +219,8 @@ def _table(user: UserModel, key: str, *columns: str) -> sa.Table:
     return sa.Table(user.table, sa.MetaData(), sa.Column(key, kind), *(sa.Column(name, sa.Text) for name in columns))
 
 
-def _kind(encoded: str) -> str:
-    """What a hash is called here: its algorithm, and the iterations of PBKDF2."""
+def _describe_hash(encoded: str) -> str:
+    """Returns the algorithm of a hash, for PBKDF2 with the number of iterations."""
     if not encoded or not is_usable(encoded):
         return "unusable"
     algorithm, dollar, rest = encoded.partition("$")
@@ -226,5 +229,5 @@ def _kind(encoded: str) -> str:
     iterations = rest.partition("$")[0]
     if algorithm.startswith("pbkdf2") and iterations.isascii() and iterations.isdecimal():
         return f"{algorithm}, {int(iterations[:9]):,} iterations"
-    # Never what stands there: it may be anything, a password for one.
+    # An unknown prefix is not reported: it could be a password in plain text.
     return algorithm if algorithm in ALGORITHMS else "unknown"

@@ -24,7 +24,7 @@ SHOWN = 100
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveSession:
-    """One session, as its owner is told of it. Times are seconds since 1970, UTC."""
+    """One session as its user sees it. Times are in seconds since 1970, UTC."""
 
     id: str
     device: str
@@ -35,7 +35,10 @@ class ActiveSession:
 
 
 class ActiveSessions(Feature):
-    """The pages `sessions` and `sessions_end`: `Auth(features=[ActiveSessions()])`. In code it is `auth.logins`."""
+    """Adds the pages `sessions` and `sessions_end`: `Auth(features=[ActiveSessions()])`.
+
+    Application code uses `auth.user_sessions` instead.
+    """
 
     def attach(self, auth: Auth) -> None:
         if not auth.sessions.is_server_side:
@@ -51,16 +54,17 @@ class ActiveSessions(Feature):
             Route("/sessions/end", account_page(self.end), name="sessions_end", methods=["POST"]),
         ]
 
-    async def list(self, request: Request) -> Response:
+    async def list(self, auth: Auth, request: Request) -> Response:
+        """Shows the user's sessions, the current one first; as JSON for a client that wants JSON."""
         user = request.user
         if not isinstance(user, User):
             return login_required_response(request)
         active_sessions = await self._active_sessions(request, user)
         if wants_json(request):
             return JSONResponse({"sessions": [vars(session) for session in active_sessions]})
-        now = int(self.auth.clock())
+        now = int(auth.clock())
         return await render(
-            self.auth,
+            auth,
             request,
             "registration/sessions.html",
             active_sessions=active_sessions[:SHOWN],
@@ -70,38 +74,38 @@ class ActiveSessions(Feature):
             is_done="done" in request.query_params,
         )
 
-    async def end(self, request: Request) -> Response:
-        """The one that `session` names, or with `others` all but this. What has ended already, has ended."""
-        user, here = request.user, session_of(request)
+    async def end(self, auth: Auth, request: Request) -> Response:
+        """Ends the session with the id `session`, or with `others` all sessions but the current one."""
+        user, current = request.user, session_of(request)
         if not isinstance(user, User):
             return login_required_response(request)
         form = Form(session=Field(required=False, max_length=64), others=Field(type="checkbox", required=False))
         await form.fill_in(request)
         if form.data["others"]:
-            await self.auth.user_sessions.revoke_all(
-                user, keep=here if SessionBackend.belongs_to(here, user) else None, request=request
+            await auth.user_sessions.revoke_all(
+                user, keep=current if SessionBackend.belongs_to(current, user) else None, request=request
             )
         elif form.data["session"] and form.is_valid:
-            await self.auth.user_sessions.revoke(user, form.data["session"], request=request)
+            await auth.user_sessions.revoke(user, form.data["session"], request=request)
         else:
-            raise HTTPException(400, gettext("It was not said which session is to end. Go back, and choose one."))
-        return RedirectResponse(f"{self.auth.url_for(request, 'sessions')}?done", status_code=303)
+            raise HTTPException(400, gettext("No session was selected. Go back and select one."))
+        return RedirectResponse(f"{auth.url_for(request, 'sessions')}?done", status_code=303)
 
     async def _active_sessions(self, request: Request, user: User) -> Sequence[ActiveSession]:
-        here = session_of(request)
-        this = here.public_id if here is not None else ""
-        active_sessions = [_active_session(session, this) for session in await self.auth.user_sessions.list(user)]
+        current = session_of(request)
+        current_id = current.public_id if current is not None else ""
+        active_sessions = [_active_session(session, current_id) for session in await self.auth.user_sessions.list(user)]
         return sorted(active_sessions, key=lambda session: not session.is_this)
 
 
-def _active_session(session: SessionBase, this: str) -> ActiveSession:
+def _active_session(session: SessionBase, current_id: str) -> ActiveSession:
     record = session.record
-    assert record is not None  # noqa: S101  a store gave it
+    assert record is not None  # noqa: S101  the session is stored
     return ActiveSession(
         id=record.public_id,
         device=describe_user_agent(record.user_agent),
         address=record.address,
         created=record.created,
         last_seen=record.last_seen,
-        is_this=record.public_id == this,
+        is_this=record.public_id == current_id,
     )

@@ -24,10 +24,11 @@ EMAIL_CHANGE = "email_change"
 
 
 class EmailChange(Feature):
-    """Pages on which users change their address: `Auth(features=[EmailChange()])`.
+    """Adds pages on which users change their e-mail address: `Auth(features=[EmailChange()])`.
 
-    The new address confirms it, with a link that works for `max_age` seconds. The old one is told, and can take it
-    back for `undo_age` seconds: that ends all sessions and voids the password, as whoever changed it knew that.
+    The new address gets a link that confirms the change within `max_age` seconds. The old address gets a notice with
+    a link that undoes the change within `undo_age` seconds. An attacker who changed the address knows the password;
+    therefore the undo link also ends all sessions and replaces the password by a random one.
     """
 
     def __init__(self, *, max_age: int = 24 * 60 * 60, undo_age: int = 7 * 24 * 60 * 60) -> None:
@@ -58,8 +59,12 @@ class EmailChange(Feature):
             Route("/email_undo/confirm/{token}", account_page(self.undo), name="email_undo_confirm", methods=both),
         ]
 
-    async def change(self, request: Request) -> Response:
-        """The answer does not say whether somebody else has the new address: that stands in the mail to it."""
+    async def change(self, auth: Auth, request: Request) -> Response:
+        """Shows the form for a new address, and mails a confirmation link to it.
+
+        An attacker submits addresses to find out which have an account. Therefore the response is the same for every
+        address; only the mail to the address tells that it is taken.
+        """
         user = request.user
         if not isinstance(user, User):
             return login_required_response(request)
@@ -68,23 +73,26 @@ class EmailChange(Feature):
             old_password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
         )
         if request.method == "POST":
-            await self.auth.throttle.hit("email_change", ip=self.auth.proxies.client_address(request))
+            await auth.throttle.hit("email_change", ip=auth.proxies.client_address(request))
             await form.fill_in(request)
-            await check_old_password(self.auth, request, form, user)
+            await check_old_password(auth, request, form, user)
             if form.is_valid:
-                await self._ask_new_address(request, user, normalize_email(form.data["email"]))
+                await self._request_confirmation(request, user, normalize_email(form.data["email"]))
                 return redirect(request, "email_change_done")
         return await render(
-            self.auth, request, "registration/email_change_form.html", 422 if form.errors else 200, form=form
+            auth, request, "registration/email_change_form.html", 422 if form.errors else 200, form=form
         )
 
-    async def confirm(self, request: Request) -> Response:
-        def is_good(token: Token, user: User) -> bool:
-            return self.auth.tokens.binding_matches(token, user_binding(user))
+    async def confirm(self, auth: Auth, request: Request) -> Response:
+        """Shows the page of the confirmation link, and changes the address."""
 
-        return await self._confirm_page(request, EMAIL_CHANGE, "email_change", is_good, self._change)
+        def is_valid(token: Token, user: User) -> bool:
+            return auth.tokens.binding_matches(token, user_binding(user))
 
-    async def undo(self, request: Request) -> Response:
+        return await self._confirm_page(request, EMAIL_CHANGE, "email_change", is_valid, self._change)
+
+    async def undo(self, auth: Auth, request: Request) -> Response:
+        """Shows the page of the undo link, and restores the old address."""
         return await self._confirm_page(request, EMAIL_UNDO, "email_undo", lambda token, user: True, self._undo)
 
     async def _confirm_page(
@@ -92,19 +100,19 @@ class EmailChange(Feature):
         request: Request,
         purpose: str,
         name: str,
-        is_good: Callable[[Token, User], bool],
-        act: Callable[[Request, Token], Awaitable[bool]],
+        is_valid: Callable[[Token, User], bool],
+        confirm: Callable[[Request, Token], Awaitable[bool]],
     ) -> Response:
-        """A page that a link leads to, and that does with a POST what the link is for."""
+        """Shows the page of a mailed link; a POST calls `confirm`."""
         token = await open_link(self.auth, request, purpose, f"{name}_confirm")
         if isinstance(token, Response):
             return token
         user = await self._user(token)
-        if token is not None and (user is None or not is_good(token, user)):
+        if token is not None and (user is None or not is_valid(token, user)):
             token = None
         if token is not None and request.method == "POST":
             await Form().fill_in(request)
-            if await act(request, token):
+            if await confirm(request, token):
                 close_link(request, purpose)
                 return redirect(request, f"{name}_complete")
             token = None
@@ -112,7 +120,7 @@ class EmailChange(Feature):
         template, status = f"registration/{name}_confirm.html", 404 if token is None else 200
         return await render(self.auth, request, template, status, validlink=token is not None, email=email)
 
-    async def _ask_new_address(self, request: Request, user: User, email: str) -> None:
+    async def _request_confirmation(self, request: Request, user: User, email: str) -> None:
         data = {**user_reference(user), "email": email}
         token = await self.auth.tokens.create(
             EMAIL_CHANGE, user_subject(user), max_age=self.max_age, binding=user_binding(user), data=data
@@ -120,64 +128,69 @@ class EmailChange(Feature):
         self.auth.mail_queue.enqueue(lambda: self._send(request, user, token, email))
 
     async def _send(self, request: Request, user: User, token: str, email: str) -> None:
-        letters = self.auth.account_mailer
-        link = letters.link(request, "email_change_confirm", token=token)
+        mailer = self.auth.account_mailer
+        link = mailer.link(request, "email_change_confirm", token=token)
         context = {"user": user, "link": link, "valid_for": format_duration(self.max_age)}
-        letter = TemplateMail(to=email, name="email_change", context=context)
+        mail = TemplateMail(to=email, name="email_change", context=context)
         if await self._is_taken(email, user):
             await self.auth.tokens.discard(EMAIL_CHANGE, token)
-            taken = {"attempt": "email_change", "link": letters.link(request, "login")}
-            letter = TemplateMail(to=email, name="address_taken", context=taken)
-        await send_mail_once(self.auth, email, letter)
+            context = {"attempt": "email_change", "link": mailer.link(request, "login")}
+            mail = TemplateMail(to=email, name="address_taken", context=context)
+        await send_mail_once(self.auth, email, mail)
 
     async def _change(self, request: Request, token: Token) -> bool:
-        auth, new = self.auth, str(token.data["email"])
+        auth, new_email = self.auth, str(token.data["email"])
 
         async def change() -> bool:
-            await auth.tokens.lock(f"address {ascii_lower(new)}")
+            await auth.tokens.lock(f"address {ascii_lower(new_email)}")
             if not await auth.tokens.consume(token):
                 return False
             user = await self._user(token)
             if (
                 user is None
                 or not auth.tokens.binding_matches(token, user_binding(user))
-                or await self._is_taken(new, user)
+                or await self._is_taken(new_email, user)
             ):
                 return False
-            old = user.email
-            await self._set_email(user, new)
+            old_email = user.email
+            await self._set_email(user, new_email)
             await auth.tokens.revoke_all(user_subject(user))
-            await auth.events.emit(EmailChanged(user=user, old_email=old, request=request))
-            emails = {"old_email": old, "new_email": new}
+            await auth.events.emit(EmailChanged(user=user, old_email=old_email, request=request))
+            emails = {"old_email": old_email, "new_email": new_email}
             auth.notices.notify("email_changed", user, request, **emails)
-            if old:
-                link = auth.account_mailer.link(request, "email_undo_confirm", token=await self._make_undo(user, old))
+            if old_email:
+                undo_token = await self._create_undo_token(user, old_email)
+                link = auth.account_mailer.link(request, "email_undo_confirm", token=undo_token)
                 undo = {"undo_link": link, "valid_for": format_duration(self.undo_age)}
-                auth.notices.notify("email_changed", user, request, to=old, **emails, **undo)
+                auth.notices.notify("email_changed", user, request, to=old_email, **emails, **undo)
             return True
 
         return await auth.gateway.run_in_transaction(change)
 
     async def _set_email(self, user: User, email: str, **fields: str) -> None:
-        """Where the address is the name as well, both change: whoever has the old one next could not register else."""
+        """Sets the address, and also the username if that is the old address.
+
+        The next owner of the old address could otherwise not register with it.
+        """
         if user.username == normalize_username(user.email) and not await self.auth.users.has_username(email):
             fields["username"] = normalize_username(email)
         await self.auth.users.update(user, email=email, **fields)
 
-    async def _make_undo(self, user: User, email: str) -> str:
-        """Lives longer than those before it, if only by a second: their order decides who has the last word.
+    async def _create_undo_token(self, user: User, email: str) -> str:
+        """Creates an undo token that expires at least one second after the user's earlier undo tokens.
 
-        A thief who changed the address twice within a second, and took that back, would end the owner's link too.
+        Using an undo token revokes all undo tokens that expire in the same second or later. An attacker who changes the
+        address twice within one second would get a token as old as the owner's, and could revoke the owner's with it.
         """
         tokens, subject = self.auth.tokens, user_subject(user)
-        newest = await tokens.recent(EMAIL_UNDO, subject)
-        after_it = newest[0].expires + 1 - int(self.auth.clock()) if newest else 0
+        earlier = await tokens.recent(EMAIL_UNDO, subject)
+        min_lifetime = earlier[0].expires + 1 - int(self.auth.clock()) if earlier else 0
         data = {**user_reference(user), "email": email}
-        return await tokens.create(EMAIL_UNDO, subject, max_age=max(self.undo_age, after_it), data=data)
+        return await tokens.create(EMAIL_UNDO, subject, max_age=max(self.undo_age, min_lifetime), data=data)
 
     async def _undo(self, request: Request, token: Token) -> bool:
         auth = self.auth
-        # Known to nobody: the old address gets a link for a new one.
+        # A random password that is not stored anywhere; the old address gets a reset link.
         encoded = await auth.passwords.hash(secrets.token_urlsafe(32))
 
         async def undo() -> User | None:
@@ -186,7 +199,7 @@ class EmailChange(Feature):
                 return None
             email = user.email
             await auth.tokens.revoke_all(user_subject(user))
-            # Whoever stole the account may have changed the address once more, and hold a link to take that back.
+            # An attacker may have changed the address again, and would hold an undo link for that change.
             await auth.tokens.revoke_undos(user_subject(user), made_after=token)
             await self._set_email(user, str(token.data["email"]), password=encoded)
             await auth.events.emit(EmailChanged(user=user, old_email=email, request=request, undone=True))

@@ -23,18 +23,18 @@ from ..users.models import User
 
 REGISTER = "register"
 BROWSER = "starlette_auth.registration"
-MAX_CHECKED = 6  # passwords that one try is compared with
+MAX_CHECKED = 6  # pending registrations whose password hash is compared with one submitted password
 MAX_USERNAME_LENGTH = 150
 USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 
 
 class Registration(Feature):
-    """Pages on which visitors make an account: `Auth(features=[Registration()])`.
+    """Adds pages on which visitors register an account: `Auth(features=[Registration()])`.
 
-    With `verify="before"` there is no account until the link in a mail was opened, and no page says whether a name or
-    an address is taken: that stands in the mail. With "after" the account is there at once, a taken name is told, and
-    the address is noted when the link is opened. `fields` are "username", "email" or both; without an address nothing
-    is verified. `max_age` of a link is in seconds.
+    With `verify="before"` the account is created when the link in the mail is opened. No page reveals whether a
+    username or an address is taken; only the mail does. With "after" the account is created at once, the page reveals
+    that a username is taken, and the address is stored when the link is opened. `fields` are "username", "email" or
+    both; without "email" there is no verification. `max_age` is the lifetime of a link in seconds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Registration(Feature):
             raise ImproperlyConfigured(f'verify={verify!r} is not known. Use "before" (the default) or "after".')
         if verify == "after" and "username" not in fields:
             raise ImproperlyConfigured(
-                'With an address as the name, an account that is there at once would tell who has one. Use verify="before".'
+                'Without a username, verify="after" would reveal which addresses are taken. Use verify="before".'
             )
         self.fields = tuple(fields)
         self.verify = verify if "email" in fields else ""
@@ -75,56 +75,62 @@ class Registration(Feature):
             ]
         return routes
 
-    async def register(self, request: Request) -> Response:
+    async def register(self, auth: Auth, request: Request) -> Response:
+        """Shows the registration form, and mails a confirmation link."""
         form = self._form()
         if request.method == "POST":
-            await self.auth.throttle.hit("register", ip=self.auth.proxies.client_address(request))
+            await auth.throttle.hit("register", ip=auth.proxies.client_address(request))
             await form.fill_in(request)
             await self._check(form)
             if form.is_valid:
-                encoded = await self.auth.passwords.hash(form.data["password1"])
-                if await self._accept(request, form, encoded):
+                encoded = await auth.passwords.hash(form.data["password1"])
+                if await self._request_account(request, form, encoded):
                     return redirect(request, "register_done")
         template, status = "registration/register_form.html", 422 if form.errors else 200
-        return await render(self.auth, request, template, status, form=form, password_help=self.auth.password_help())
+        return await render(auth, request, template, status, form=form, password_help=auth.password_help())
 
-    async def done(self, request: Request) -> Response:
-        return await render(self.auth, request, "registration/register_done.html", verify=self.verify)
+    async def done(self, auth: Auth, request: Request) -> Response:
+        """Confirms the registration, and asks the visitor to open the link in the mail, if one was sent."""
+        return await render(auth, request, "registration/register_done.html", verify=self.verify)
 
-    async def resend(self, request: Request) -> Response:
-        """The same answer for every address, as for a first mail."""
+    async def resend(self, auth: Auth, request: Request) -> Response:
+        """Shows the form that requests another confirmation mail. The response is the same for every address."""
         form = Form(email=email_field())
         if request.method == "POST":
-            await self.auth.throttle.hit("register", ip=self.auth.proxies.client_address(request))
+            await auth.throttle.hit("register", ip=auth.proxies.client_address(request))
             await form.fill_in(request)
             if form.is_valid:
                 email = normalize_email(form.data["email"])
-                self.auth.mail_queue.enqueue(lambda: self._send_again(request, email))
+                auth.mail_queue.enqueue(lambda: self._resend(request, email))
                 return redirect(request, "register_done")
-        return await render(
-            self.auth, request, "registration/register_resend.html", 422 if form.errors else 200, form=form
-        )
+        return await render(auth, request, "registration/register_resend.html", 422 if form.errors else 200, form=form)
 
-    async def confirm(self, request: Request) -> Response:
-        token = await open_link(self.auth, request, REGISTER, "register_confirm")
+    async def confirm(self, auth: Auth, request: Request) -> Response:
+        """Shows the page of the confirmation link, and creates the account.
+
+        It asks for the password unless this browser has registered the address.
+        """
+        token = await open_link(auth, request, REGISTER, "register_confirm")
         if isinstance(token, Response):
             return token
-        pending = await self._pending(token) if token is not None else []
-        wanted = next((one for one in pending if self._is_from_here(request, one)), None)
-        form = Form() if token is None or wanted is not None else _password_form()
+        pending = await self._pending_tokens(token) if token is not None else []
+        match = next((candidate for candidate in pending if self._is_same_browser(request, candidate)), None)
+        form = Form() if token is None or match is not None else _password_form()
         if token is not None and request.method == "POST" and await form.fill_in(request):
-            wanted = wanted or await self._match_password(request, token, form, pending)
+            match = match or await self._match_password(request, token, form, pending)
             try:
-                if wanted is not None and await self._complete(token, wanted):
+                if match is not None and await self._complete(token, match):
                     close_link(request, REGISTER)
                     return redirect(request, "register_complete")
                 token = None if form.is_valid else token
             except AlreadyExists:
-                message = gettext("Somebody else took this username meanwhile. Please register again, with another.")
+                message = gettext(
+                    "Another user has taken this username meanwhile. Please register with a different one."
+                )
                 form.add_error("", ValidationError(message, "unique"))
         status = 404 if token is None else (422 if form.errors else 200)
         template = "registration/register_confirm.html"
-        return await render(self.auth, request, template, status, form=form, validlink=token is not None)
+        return await render(auth, request, template, status, form=form, validlink=token is not None)
 
     def _form(self) -> Form:
         fields: dict[str, Field] = {}
@@ -151,7 +157,7 @@ class Registration(Feature):
                     "Enter a valid username. This value may contain only letters, numbers, and @/./+/-/_ characters."
                 )
                 form.add_error("username", ValidationError(message, "invalid"))
-        # NFKC may make several characters of one. The column was measured for what comes out.
+        # NFKC normalization may lengthen a text, and the database column limits the normalized text.
         name = "username" if "username" in form.fields else "email"
         if name not in form.errors and len(self._username(form.data)) > MAX_USERNAME_LENGTH:
             form.add_error(name, ValidationError(gettext("This is too long. Use something shorter."), "max_length"))
@@ -162,8 +168,12 @@ class Registration(Feature):
     def _username(data: dict[str, str]) -> str:
         return data.get("username") or normalize_username(data.get("email", ""))
 
-    async def _accept(self, request: Request, form: Form, encoded: str) -> bool:
-        """Notes what is wanted. Whether it can be had is found out after the response, where nobody can measure it."""
+    async def _request_account(self, request: Request, form: Form, encoded: str) -> bool:
+        """Stores the request for an account and queues the mail; returns False if the username is taken.
+
+        An attacker measures response times, which would show whether a username or an address is taken. Therefore
+        `verify="before"` checks both after the response.
+        """
         username, email = self._username(form.data), form.data.get("email", "")
         data: dict[str, Any] = {"username": username, "email": email, "password": encoded}
         if self.verify != "before":
@@ -175,13 +185,13 @@ class Registration(Feature):
                 return False
             data = {**user_reference(user), "email": email}
         if email:
-            data["browser"] = self._browser(request)
+            data["browser"] = self._sign_browser(request)
             token = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
             self.auth.mail_queue.enqueue(lambda: self._send(request, token, data))
         return True
 
     async def _create(self, username: str, encoded: str, email: str = "") -> User:
-        """Inside a transaction. AlreadyExists for a name that somebody has in another case, too."""
+        """Creates the user. Needs a transaction. Raises AlreadyExists also for a name that differs only in case."""
         await self.auth.tokens.lock(f"name {ascii_lower(username)}")
         if await self.auth.users.has_username(username):
             raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.")
@@ -189,53 +199,59 @@ class Registration(Feature):
         return user
 
     async def _send(self, request: Request, token: str, data: dict[str, Any]) -> None:
-        email, letters = data["email"], self.auth.account_mailer
-        taken = "address_taken" if await self.auth.users.list_by_email(email) else ""
-        if not taken and "username" in data and await self.auth.users.has_username(data["username"]):
-            taken = "username_taken"
-        if taken:
+        email, mailer = data["email"], self.auth.account_mailer
+        name = "register"
+        if await self.auth.users.list_by_email(email):
+            name = "address_taken"
+        elif "username" in data and await self.auth.users.has_username(data["username"]):
+            name = "username_taken"
+        if name != "register":
             await self.auth.tokens.discard(REGISTER, token)
-        if taken == "address_taken":
-            context = {"attempt": "register", "link": letters.link(request, "login")}
-        elif taken:
-            context = {"link": letters.link(request, "register")}
+        if name == "address_taken":
+            context = {"attempt": "register", "link": mailer.link(request, "login")}
+        elif name == "username_taken":
+            context = {"link": mailer.link(request, "register")}
         else:
-            link = letters.link(request, "register_confirm", token=token)
+            link = mailer.link(request, "register_confirm", token=token)
             context = {"link": link, "valid_for": format_duration(self.max_age)}
-        await send_mail_once(self.auth, email, TemplateMail(to=email, name=taken or "register", context=context))
+        await send_mail_once(self.auth, email, TemplateMail(to=email, name=name, context=context))
 
-    async def _send_again(self, request: Request, email: str) -> None:
+    async def _resend(self, request: Request, email: str) -> None:
         pending = await self.auth.tokens.recent(REGISTER, _subject(email))
         if pending:
             data = dict(pending[0].data)
-            again = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
-            await self._send(request, again, data)
+            token = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
+            await self._send(request, token, data)
         elif await self.auth.users.list_by_email(email):
             context = {"attempt": "register", "link": self.auth.account_mailer.link(request, "login")}
             await send_mail_once(self.auth, email, TemplateMail(to=email, name="address_taken", context=context))
 
-    def _browser(self, request: Request) -> str:
-        """What tells one browser from another, as far as it loaded a form of ours; "" for those that did not."""
+    def _sign_browser(self, request: Request) -> str:
+        """Returns a signature that identifies this browser by its CSRF cookie; "" if it has none."""
         secret = self.auth.csrf_tokens.browser_secret(request)
         return self.auth.keys.sign(BROWSER, secret) if secret else ""
 
-    def _is_from_here(self, request: Request, token: Token) -> bool:
-        """Whether it was this browser in which the account was asked for."""
-        secret, browser = self.auth.csrf_tokens.browser_secret(request), str(token.data["browser"])
-        return secret is not None and self.auth.keys.verify(BROWSER, secret, browser) is not None
+    def _is_same_browser(self, request: Request, token: Token) -> bool:
+        """Returns whether the account was requested in this browser."""
+        secret, signature = self.auth.csrf_tokens.browser_secret(request), str(token.data["browser"])
+        return secret is not None and self.auth.keys.verify(BROWSER, secret, signature) is not None
 
-    async def _pending(self, token: Token) -> list[Token]:
-        """All that is asked for with this address: the link proves the address, and not which of them is meant."""
+    async def _pending_tokens(self, token: Token) -> list[Token]:
+        """Returns all pending registrations of the token's address, this token first.
+
+        The link proves that the visitor owns the address. It does not prove which registration is the visitor's.
+        """
         recent = await self.auth.tokens.recent(REGISTER, _subject(str(token.data["email"])))
-        return [token, *(other for other in recent if other != token)]
+        return [token, *(candidate for candidate in recent if candidate != token)]
 
     async def _match_password(
         self, request: Request, token: Token, form: Form, pending: Sequence[Token]
     ) -> Token | None:
-        """What was asked for with the password in the form, by whoever opened the link; adds an error for None.
+        """Returns the pending registration with the password in the form; adds an error and returns None for no match.
 
-        A stranger may have registered the address a moment before its owner, with a password of the stranger's: the
-        one mail that was sent is the stranger's then, and must not give the stranger an account in the owner's name.
+        An attacker registers the victim's address, with a password of the attacker, just before the victim does. The
+        victim gets one mail, which belongs to the attacker's registration. Opening its link would create an account
+        with the attacker's password. Therefore the visitor must know the password of the registration.
         """
         auth, email, password = self.auth, str(token.data["email"]), form.data["password"]
         address = auth.proxies.client_address(request)
@@ -245,9 +261,7 @@ class Registration(Feature):
                 if (await auth.passwords.check(encoded, password)).matches:
                     attempt.succeeded = True
                     return candidate
-        message = gettext(
-            "This is not the password that you chose. If it was not you who registered, please do so now."
-        )
+        message = gettext("This is not the password that you chose. If you did not register, please register now.")
         form.add_error("password", ValidationError(message, "password_incorrect"))
         return None
 
@@ -257,9 +271,9 @@ class Registration(Feature):
         user = await referenced_user(self.auth, token)
         return user.password if user is not None else None
 
-    async def _complete(self, token: Token, wanted: Token) -> bool:
-        """Makes the account, or notes the address of the one that is there; False when the link is no good any more."""
-        auth, data = self.auth, wanted.data
+    async def _complete(self, token: Token, match: Token) -> bool:
+        """Creates the account, or stores the address of the existing one; returns False if the link is invalid."""
+        auth, data = self.auth, match.data
         email = str(data["email"])
 
         async def complete() -> bool:
@@ -267,7 +281,7 @@ class Registration(Feature):
             if not await auth.tokens.consume(token) or await auth.users.list_by_email(email):
                 return False
             if "user" in data:
-                user = await referenced_user(auth, wanted)
+                user = await referenced_user(auth, match)
                 if user is None or user.email:
                     return False
                 await auth.users.update(user, email=email)
@@ -284,6 +298,6 @@ def _subject(email: str) -> str:
 
 
 def _password_form() -> Form:
-    help_text = gettext("The one that you chose when you registered.")
+    help_text = gettext("The password that you chose when you registered.")
     field = Field(label=gettext("Password"), type="password", autocomplete="current-password", help_text=help_text)
     return Form(password=field)

@@ -1,1 +1,1 @@
-"""What is read from a request and written to a response. Knows no user."""
+"""HTTP helpers: reads requests and writes responses. Does not depend on users."""

@@ -1,4 +1,4 @@
-"""Where is the cookie parsed? Names, flags, reading and writing of a cookie."""
+"""How is a cookie named, read and written?"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,13 @@ from ..core.exceptions import ImproperlyConfigured
 
 @dataclass(frozen=True, kw_only=True)
 class Cookie:
-    """How a cookie is named and guarded.
+    """Configures the name and the attributes of a cookie.
 
-    Over https the name gets the prefix `__Host-` (RFC 6265bis §4.1.3.2), or `__Secure-` when a domain or a path is
-    set, so that no neighbouring subdomain can plant one. `max_age` is how long an anonymous visitor's session lasts
-    after each change, in seconds. `secure="auto"` follows the scheme of the
-    request; say True behind a proxy that ends TLS without telling. `ends_with_browser`: an anonymous visitor's cookie, too.
+    Over https the name gets the prefix `__Host-` (RFC 6265bis §4.1.3.2), or `__Secure-` if a domain or another path is
+    set. An attacker on a sibling subdomain could otherwise set the cookie. `max_age` is how long the session of an
+    anonymous visitor lasts after each change, in seconds. `secure="auto"` follows the scheme of the request. Pass True
+    behind a reverse proxy that terminates TLS and does not forward the scheme. With `expire_at_browser_close=True` the
+    browser also deletes the cookie of an anonymous visitor when it closes.
     """
 
     name: str = "session"
@@ -31,9 +32,9 @@ class Cookie:
     expire_at_browser_close: bool = False
 
     def __post_init__(self) -> None:
-        if any(mark in f"{self.name}{self.path}{self.domain or ''}" for mark in ';,= \t\r\n"\\'):
+        if any(character in f"{self.name}{self.path}{self.domain or ''}" for character in ';,= \t\r\n"\\'):
             raise ImproperlyConfigured(
-                "A cookie's name, path and domain hold no ; , = quotes or white space. Remove them."
+                "A cookie's name, path and domain must not contain ; , = \\, quotes or white space. Remove them."
             )
         if self.samesite == "none" and self.secure is False:
             raise ImproperlyConfigured(
@@ -47,29 +48,33 @@ class Cookie:
 
     @cached_property
     def names(self) -> tuple[str, str]:
-        """What it is called over http, and over https."""
+        """The name of the cookie over http, and over https."""
         prefix = "__Host-" if self.path == "/" and self.domain is None else "__Secure-"
         return self.name, f"{prefix}{self.name}" if self.prefix else self.name
 
     def read(self, scope: Scope) -> str | None:
-        """The value that came with the request. Over https, a cookie without the prefix is not looked at."""
-        wanted, found = b"", []
+        """Returns the value in the request, or None. Over https, a cookie without the prefix is ignored.
+
+        Two cookies with the prefixed name count as none: an attacker may have set one of them.
+        """
+        cookie_name, values = b"", []
         for name, value in scope["headers"]:
             if name != b"cookie":
                 continue
-            wanted = wanted or self.names[self.is_secure(scope)].encode()
+            cookie_name = cookie_name or self.names[self.is_secure(scope)].encode()
             for pair in value.split(b";"):
                 key, _, content = pair.partition(b"=")
-                # Only these two bytes are white space here: to Python more are, and a name padded with one of those is
-                # another name to the browser, which guards the prefix.
-                if key.strip(b" \t") == wanted:
-                    found.append(content.strip(b" \t").decode("latin-1"))
-        if len(found) > 1 and wanted.startswith(b"__"):
+                # Browsers strip only space and tab from a name; bytes.strip() strips more. An attacker could set a
+                # cookie whose name is padded with another byte: the browser would not see the protected prefix, but
+                # bytes.strip() would. Therefore only these two bytes are stripped.
+                if key.strip(b" \t") == cookie_name:
+                    values.append(content.strip(b" \t").decode("latin-1"))
+        if len(values) > 1 and cookie_name.startswith(b"__"):
             return None
-        return found[-1] or None if found else None
+        return values[-1] or None if values else None
 
     def header(self, scope: Scope, value: str, max_age: int | None) -> tuple[bytes, bytes]:
-        """A Set-Cookie header; without `max_age` the browser forgets the cookie when it closes."""
+        """Returns a `Set-Cookie` header. With `max_age=None` the browser deletes the cookie when it closes."""
         parts = [f"{self.names[self.is_secure(scope)]}={value}", f"Path={self.path}"]
         if self.domain:
             parts.append(f"Domain={self.domain}")

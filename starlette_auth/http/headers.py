@@ -1,4 +1,4 @@
-"""Response headers: security headers, Vary, replacing a header."""
+"""Response headers: security headers, `Vary`, and replacing a header."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Not no-referrer: with it, browsers send our own forms with "Origin: null".
+    # With no-referrer, browsers would send "Origin: null" with the forms of this site.
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -22,7 +22,7 @@ POLICY = (
 
 
 def add_vary(headers: Headers, field: str) -> None:
-    """Adds a field to `Vary`, keeping what stands there."""
+    """Adds a field name to the `Vary` header and keeps the existing ones."""
     for index, (name, value) in enumerate(headers):
         if name.lower() == b"vary":
             present = [part.strip().lower() for part in value.decode("latin-1").split(",")]
@@ -33,21 +33,24 @@ def add_vary(headers: Headers, field: str) -> None:
 
 
 def set_header(headers: Headers, field: str, value: str) -> None:
-    """Puts one header in the place of all of that name."""
+    """Replaces all headers of a name by one header."""
     headers[:] = [pair for pair in headers if pair[0].lower() != field.lower().encode()]
     headers.append((field.lower().encode(), value.encode("latin-1")))
 
 
 def response_headers(message: Any) -> Headers:
-    """The headers of a response message as a list of its own, put back into the message."""
+    """Copies the headers of an ASGI response message into a new list, sets it and returns it."""
     message["headers"] = headers = list(message.get("headers", ()))
     return headers
 
 
 def add_security_headers(response: Response, *, form_targets: Sequence[str], varies_by_language: bool) -> None:
-    """Adds the headers of an account page. `form_targets` are the other hosts to which a form may lead."""
+    """Adds the security headers of an account page.
+
+    `form_targets` are the additional hosts to which the redirect after a form may lead.
+    """
     response.headers.update(HEADERS)
-    # Browsers apply form-action to the redirect after a form too, and a login may lead to one of `next_hosts`.
+    # Browsers apply form-action also to the redirect after a form, and a login may redirect to one of `next_hosts`.
     response.headers["Content-Security-Policy"] = POLICY.format(" ".join(["'self'", *form_targets]))
     if varies_by_language:
         add_vary(response.raw_headers, "Accept-Language")

@@ -18,12 +18,12 @@ from ..core.translation import gettext, ngettext
 
 
 def error_message(error: Exception) -> str:
-    """In the visitor's language; what an exception of another kind says by itself."""
+    """Returns the message for the visitor, translated; for other exceptions their own text."""
     match error:
         case SessionInterrupted():
             return gettext("Your session ended while this page was loading. Please log in again.")
         case Unavailable():
-            return gettext("We cannot look up who you are at this moment. Please try again in a few seconds.")
+            return gettext("Your account cannot be loaded at the moment. Please try again in a few seconds.")
         case HashingBusy():
             return gettext("Many people are logging in at this moment. Please try again in a few seconds.")
         case TooManySessions():
@@ -62,7 +62,10 @@ def _wait(seconds: int) -> str:
 def problem_response(
     status: int, detail: str, errors: Mapping[str, Sequence[ValidationError]] | None = None
 ) -> JSONResponse:
-    """Returns a problem in JSON (RFC 9457). `errors` are by field, those of the whole form under Django's `__all__`."""
+    """Returns a problem response in JSON (RFC 9457).
+
+    `errors` are listed by field name. Errors of the whole form have the key "", which is sent as `__all__` (Django).
+    """
     title = http.HTTPStatus(status).phrase
     content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if errors:

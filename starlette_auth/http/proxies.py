@@ -10,14 +10,14 @@ from starlette.requests import HTTPConnection
 from ..core.exceptions import ImproperlyConfigured
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-LONGEST = 45  # characters of an address
+MAX_LENGTH = 45  # characters of an IPv6 address in its longest form
 NAT64 = int(ipaddress.IPv6Address("64:ff9b::")) >> 32
 
 
 class TrustedProxies:
-    """The proxies in front of us: what they say of a visitor's address is believed, and nobody else.
+    """Knows the trusted reverse proxies, whose `X-Forwarded-For` header is believed.
 
-    `trusted` holds addresses or networks, and "unix" for whoever speaks through a socket.
+    `trusted` contains addresses, networks, and "unix" for clients that connect through a Unix socket.
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
@@ -27,35 +27,39 @@ class TrustedProxies:
         self.networks = [_network(proxy) for proxy in trusted if proxy != "unix"]
 
     def is_trusted(self, conn: HTTPConnection) -> bool:
-        """Whether it is one of them who speaks to us."""
+        """Tells whether the connection comes from a trusted proxy."""
         if conn.client is None:
             return self.trusts_socket
         address = _address(conn.client.host)
         return address is not None and self._includes(address)
 
     def client_address(self, conn: HTTPConnection) -> str:
-        """The visitor's address: in X-Forwarded-For, from the right, the first that is not a proxy of ours.
+        """Returns the address of the client; empty if it is unknown, as on a Unix socket.
 
-        What stands left of it, the visitor may have written. Empty when there is none, as on a socket.
+        Behind a trusted proxy this is the rightmost address in `X-Forwarded-For` that is not a trusted proxy. An
+        attacker can write anything to the left of it. Therefore the rest of the header is ignored.
         """
-        seen = str(_address(conn.client.host) or conn.client.host) if conn.client else ""
+        last_address = str(_address(conn.client.host) or conn.client.host) if conn.client else ""
         if not self.is_trusted(conn):
-            return seen
+            return last_address
         for part in reversed(",".join(conn.headers.getlist("x-forwarded-for")).split(",")):
             address = _address(_without_port(part.strip()))
             if address is None:
-                return seen
-            seen = str(address)
+                return last_address
+            last_address = str(address)
             if not self._includes(address):
-                return seen
-        return seen
+                return last_address
+        return last_address
 
     def _includes(self, address: Address) -> bool:
         return any(address in network for network in self.networks)
 
 
 class ProxyDetector:
-    """The first visitors. When they all come from one place, it is a proxy that was not named."""
+    """Watches the first 200 client addresses that it is given, to find a missing proxy.
+
+    If all have the same private address, that is probably a proxy missing from `trusted_proxies`.
+    """
 
     size = 200
 
@@ -64,20 +68,21 @@ class ProxyDetector:
         self._requests = 0
 
     def looks_like_proxy(self, address: str) -> bool:
-        """Counts this visitor. True once: when the last of them comes from the same private address as all before."""
+        """Counts an address. Returns True once: for the 200th address, if all were the same private address."""
         if not address or self._requests >= self.size:
             return False
         self._address = self._address or address
         self._requests = self._requests + 1 if address == self._address else self.size + 1
         ip = _address(address)
-        # What is not global is no visitor's from the internet; on a developer's own machine all come from one address.
+        # Clients on the internet have global addresses. On a developer's machine all requests come from loopback.
         return self._requests == self.size and ip is not None and not ip.is_global and not ip.is_loopback
 
 
 def client_network(address: str) -> str:
-    """What counts as one visitor: an IPv4 address, or the /64 of an IPv6 address, all of which one household has.
+    """Returns the network that counts as one client: an IPv4 address, or the /64 of an IPv6 address.
 
-    An IPv4 address in the clothes of IPv6 (mapped, NAT64, 6to4) is that IPv4 address.
+    A household owns a whole /64. An attacker could otherwise use a new address for each attempt. An IPv6 address that
+    embeds an IPv4 address (IPv4-mapped, NAT64, 6to4) counts as that IPv4 address.
     """
     ip = _address(address)
     if ip is None:
@@ -94,17 +99,20 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise ImproperlyConfigured(
-            f'trusted_proxies: {error}. Name addresses ("10.0.0.1"), networks ("10.0.0.0/8") or "unix".'
+            f'trusted_proxies: {error}. Pass addresses ("10.0.0.1"), networks ("10.0.0.0/8") or "unix".'
         ) from None
 
 
 def _address(text: str) -> Address | None:
-    """Without the zone of a link, which says nothing elsewhere. An IPv4 address mapped into IPv6 is that address."""
+    """Parses an address without its zone (fe80::1%eth0), which has no meaning on other hosts.
+
+    An IPv4-mapped IPv6 address becomes the IPv4 address. Returns None for invalid text.
+    """
     text, _, _ = text.partition("%")
-    return _parsed(text) if len(text) <= LONGEST else None
+    return _parsed(text) if len(text) <= MAX_LENGTH else None
 
 
-@functools.lru_cache(maxsize=1024)  # each request's address is looked at several times
+@functools.lru_cache(maxsize=1024)  # each request parses its address several times
 def _parsed(text: str) -> Address | None:
     try:
         ip = ipaddress.ip_address(text)
@@ -114,6 +122,6 @@ def _parsed(text: str) -> Address | None:
 
 
 def _without_port(text: str) -> str:
-    """Some proxies write "192.0.2.1:5678", or "[2001:db8::1]:5678"."""
-    found = re.fullmatch(r"\[([^]]+)\](?::[0-9]+)?|([^:]+):[0-9]+", text)
-    return (found[1] or found[2]) if found else text
+    """Removes the port, which some proxies add: "192.0.2.1:5678" or "[2001:db8::1]:5678"."""
+    match = re.fullmatch(r"\[([^]]+)\](?::[0-9]+)?|([^:]+):[0-9]+", text)
+    return (match[1] or match[2]) if match else text

@@ -1,4 +1,4 @@
-"""The keys that we store in an ASGI scope, and the path that a scope asks for."""
+"""Keys of the ASGI scope that this package sets, and the path of a request."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,19 +14,25 @@ NEW_DEVICE = "starlette_auth.device"
 
 
 def route_path(scope: Scope) -> str:
-    """The path as the application's routes see it: without the root_path below which a server mounts it."""
+    """Returns the path as the application's routes see it: without the root_path."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(root) else path
 
 
 def parse_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
-    """What a middleware is told to leave out, looked through: one mistake here would leave out everything."""
+    """Validates the setting `exclude` of a middleware and returns it as a tuple.
+
+    A wrong prefix, such as "/" or "", would exclude every path. It raises ImproperlyConfigured.
+    """
     if isinstance(exclude, str) or not all(prefix.startswith("/") and len(prefix) > 1 for prefix in exclude):
-        raise ImproperlyConfigured('exclude is a list of paths, each with a slash in front. Pass exclude=("/static",).')
+        raise ImproperlyConfigured('exclude is a list of paths that start with a slash. Pass exclude=("/static",).')
     return tuple(exclude)
 
 
 def is_below(scope: Scope, prefixes: Iterable[str]) -> bool:
-    """Whether the request asks for one of `prefixes`, or something under it: /static covers /static/a.css, not /statics."""
+    """Tells whether the requested path equals one of `prefixes` or is below it.
+
+    "/static" covers /static/a.css, but not /statics.
+    """
     path = route_path(scope)
     return any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in prefixes)

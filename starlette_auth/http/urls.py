@@ -1,4 +1,4 @@
-"""Which URLs may a visitor be redirected to, and where are our pages?"""
+"""Which URLs may a redirect lead to, and what are the URLs of the pages?"""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
 from ..core.text import has_lone_surrogate
+from .cookies import Cookie
 from .scope import SCOPE_APP
 
 MAX_URL_LENGTH = 2048
@@ -18,13 +19,15 @@ SAFE = "/:@!$&'()*+,;=-._~%"
 
 
 def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = (), require_https: bool = False) -> str:
-    """`url`, quoted anew, when it is a path of this site or an address on one of `allowed_hosts`; else `default`.
+    """Returns `url`, quoted, if it leads to this site or to one of `allowed_hosts`; otherwise `default`.
 
-    Browsers read `\\` as `/`, drop tabs and line ends, and take `//host` for another site: anything doubtful is refused.
+    An attacker could send a victim a link to the login page that redirects to another site afterwards (open redirect).
+    Browsers read `\\` as `/`, drop tabs and line breaks, and resolve `//host` to another site. Therefore such URLs are
+    rejected, and so are URLs that are not plain.
     """
     if not url or len(url) > MAX_URL_LENGTH:
         return default
-    if "\\" in url or has_lone_surrogate(url) or any(mark <= " " or mark == "\x7f" for mark in url):
+    if "\\" in url or has_lone_surrogate(url) or any(character <= " " or character == "\x7f" for character in url):
         return default
     try:
         parts = urlsplit(url)
@@ -45,30 +48,50 @@ def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = 
     return urlunsplit((parts.scheme, host, path, query, fragment))
 
 
+class RedirectTargets:
+    """Decides where a login or a logout may redirect to: this site, or one of `allowed_hosts`.
+
+    An attacker could send a victim a link to our login page that leads to the attacker's site afterwards. Therefore
+    every URL from a request passes here. `default` is the name of a route, or a path.
+    """
+
+    def __init__(self, *, allowed_hosts: Sequence[str], default: str, cookie: Cookie) -> None:
+        self.allowed_hosts = parse_hosts(allowed_hosts)
+        self.default = default
+        self.cookie = cookie
+
+    def choose(self, scope: Scope, url: str | None, default: str = "") -> str:
+        """Returns `url` if it is allowed, or else the URL of `default`: the name of a route, or a path."""
+        fallback = url_path_for(scope, default or self.default)
+        secure = self.cookie.is_secure(scope)
+        return safe_url(url, default=fallback, allowed_hosts=self.allowed_hosts, require_https=secure)
+
+
 def requested_url(scope: Scope) -> str:
-    """Returns the path and query that a request asks for, quoted."""
+    """Returns the path and query string of a request, quoted."""
     query = scope.get("query_string", b"").decode("latin-1")
     return quote(scope["path"]) + (f"?{query}" if query else "")
 
 
 def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
-    """Returns the setting `next_hosts`, checked."""
+    """Validates the setting `next_hosts` and returns it as a tuple."""
     if isinstance(hosts, str) or not all(hosts):
         raise ImproperlyConfigured('next_hosts is a list of hosts. Pass next_hosts=["shop.example"].')
     return tuple(hosts)
 
 
 def parse_origins(origins: Sequence[str]) -> frozenset[str]:
-    """Returns the setting `trusted_origins`, checked and in lower case."""
+    """Validates the setting `trusted_origins` and returns it in lower case."""
     if isinstance(origins, str) or not all("://" in origin for origin in origins):
         raise ImproperlyConfigured('trusted_origins is a list. Pass trusted_origins=["https://shop.example"].')
     return frozenset(origin.rstrip("/").lower() for origin in origins)
 
 
 def url_path_for(scope: Scope, name: str, **params: Any) -> str:
-    """Returns the path of the route with this name, or of a path of the application, behind its root_path.
+    """Returns the path of the named route, with the application's root_path in front.
 
-    The outermost application is asked, so that the pages of a mounted application find each other too.
+    A `name` that starts with a slash is a path of the application; it gets the root_path, too. Routes are looked up in
+    the outermost application, so links between pages also work inside a mounted application.
     """
     app, root_path = scope.get(SCOPE_APP, (scope.get("app"), scope.get("root_path", "")))
     if name.startswith("/"):
@@ -77,11 +100,19 @@ def url_path_for(scope: Scope, name: str, **params: Any) -> str:
         return f"{root_path}{app.url_path_for(name, **params)}"
     except (NoMatchFound, AttributeError) as error:
         raise ImproperlyConfigured(
-            f'No route is called {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '
+            f'There is no route with the name {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '
             'or pass the path of your own page, as in Auth(login_url="/login").'
         ) from error
 
 
+def find_url_path(scope: Scope, name: str) -> str | None:
+    """Returns the path of the route with this name, or None if the application has no such route."""
+    try:
+        return url_path_for(scope, name)
+    except ImproperlyConfigured:
+        return None
+
+
 def redirect(conn: HTTPConnection, name: str, **params: Any) -> RedirectResponse:
-    """Returns a redirect to the page whose route has this name."""
+    """Returns a redirect (303) to the page of the named route."""
     return RedirectResponse(url_path_for(conn.scope, name, **params), status_code=303)

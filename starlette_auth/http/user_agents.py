@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-# The first that is found decides: most browsers claim to be Safari, and many to be Chrome.
+# The first match counts. Most browsers also contain the token of Safari, and many that of Chrome.
 BROWSERS = (
     (("Edg/", "EdgA/", "EdgiOS/"), "Edge"),
     (("OPR/", "OPT/", "Opera"), "Opera"),
@@ -21,10 +21,13 @@ SYSTEMS = (
 
 
 def describe_user_agent(user_agent: str) -> str:
-    """ "Firefox on Windows", for people to read; empty for what is not known: the sender may have written anything."""
+    """Returns a readable description, such as "Firefox on Windows"; empty if nothing is recognised.
+
+    Only names from these tables are returned, because an attacker can send any text in the header.
+    """
     browser, system = _first(BROWSERS, user_agent[:500]), _first(SYSTEMS, user_agent[:500])
     return f"{browser} on {system}" if browser and system else browser or system
 
 
 def _first(table: Sequence[tuple[tuple[str, ...], str]], text: str) -> str:
-    return next((name for marks, name in table if any(mark in text for mark in marks)), "")
+    return next((name for tokens, name in table if any(token in text for token in tokens)), "")

@@ -22,7 +22,7 @@ ORIGIN = re.compile(r"https?://[^\s/?#@\\]+/?")
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateMail:
-    """One mail: for whom, the name of its templates, and what they are told."""
+    """Describes one mail: the recipient, the name of its templates and their context."""
 
     to: str
     name: str
@@ -30,10 +30,10 @@ class TemplateMail:
 
 
 class AccountMailer:
-    """Writes what the site has to tell people who are not looking at it.
+    """Renders account mails (password reset, confirmation, notices) and puts them into the mail queue.
 
-    `base_url` is the site's scheme and host, as in https://shop.example. It is never taken from a request: whoever
-    writes the Host header would otherwise choose where a link leads.
+    `base_url` is the site's scheme and host, as in https://shop.example. An attacker can send a request with a forged
+    Host header, which would otherwise put the attacker's host into a mailed link. Therefore links use `base_url` only.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class AccountMailer:
             build_message(sender=self.from_email, to="ann@example.org", subject="", text="")
         except ValueError as error:
             raise ImproperlyConfigured(
-                'from_email is no address. Pass from_email="Shop <accounts@shop.example>".'
+                'from_email is not a valid address. Pass from_email="Shop <accounts@shop.example>".'
             ) from error
         self._path_for = path_for
         self._clock = clock
@@ -69,33 +69,37 @@ class AccountMailer:
     def require_configured(self) -> None:
         if not self.is_configured:
             raise ImproperlyConfigured(
-                "This page sends mails, and needs a mailer and the address of the site. Pass "
+                "This page sends mail, which needs a mailer and the site's base URL. Pass "
                 'Auth(mailer=SMTPMailer("smtp.example"), base_url="https://shop.example"), or mailer=ConsoleMailer() '
-                "while you develop."
+                "during development."
             )
 
     def link(self, conn: HTTPConnection, name: str, **params: Any) -> str:
-        """The absolute URL of a page."""
+        """Returns the absolute URL of an account page, built from `base_url`."""
         return f"{self.base_url}{self._path_for(conn, name, **params)}"
 
     def enqueue_from(self, find: Callable[[], Awaitable[TemplateMail | None]]) -> None:
-        """Sends what `find` gives, after the response: the visitor waits for neither, and learns nothing by the time."""
+        """Queues the mail that `find` returns; None sends no mail. `find` runs in a background task.
+
+        An attacker measures response times, which would show whether an account exists. Therefore the response waits
+        neither for the database query in `find` nor for the mail server.
+        """
 
         async def make() -> EmailMessage | None:
-            letter = await find()
-            return None if letter is None else await self._write(letter)
+            mail = await find()
+            return None if mail is None else await self._render(mail)
 
         self.queue.enqueue(make)
 
-    def enqueue(self, letter: TemplateMail) -> None:
-        """The same, where it is known already what to send."""
+    def enqueue(self, mail: TemplateMail) -> None:
+        """Queues `mail`. It is rendered and sent after the response."""
 
         async def find() -> TemplateMail:
-            return letter
+            return mail
 
         self.enqueue_from(find)
 
-    async def _write(self, letter: TemplateMail) -> EmailMessage:
+    async def _render(self, mail: TemplateMail) -> EmailMessage:
         language = current_language()
         context = {
             "site_name": self.site_name,
@@ -104,16 +108,16 @@ class AccountMailer:
             "direction": language.direction,
             "user": None,
             "link": None,
-            "email": letter.to,
-            **letter.context,
+            "email": mail.to,
+            **mail.context,
         }
         parts = [
-            await self.templates.render(f"registration/{letter.name}_{part}", context)
+            await self.templates.render(f"registration/{mail.name}_{part}", context)
             for part in ("subject.txt", "email.txt", "email.html")
         ]
         return build_message(
             sender=self.from_email,
-            to=letter.to,
+            to=mail.to,
             subject=parts[0],
             text=parts[1],
             html=parts[2],
@@ -131,6 +135,6 @@ def _origin(base_url: str) -> str:
     address = f"[{host}]" if ":" in host else host
     if not host or rest or not ORIGIN.fullmatch(base_url) or parts.scheme not in ("http", "https"):
         raise ImproperlyConfigured(
-            'base_url is no scheme and host. Pass base_url="https://shop.example", without a path, user or password.'
+            'base_url is not a scheme and host. Pass base_url="https://shop.example", without a path, user or password.'
         )
     return f"{parts.scheme}://{address}" + (f":{port}" if port else "")

@@ -15,17 +15,18 @@ PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 
 
 class Mailer(Protocol):
-    """Carries a mail to whoever stands in its To header; raises what it likes if it cannot."""
+    """Sends a message to the recipient in its To header. Raises any exception if that fails."""
 
     async def send(self, message: EmailMessage) -> None: ...
 
 
 class SMTPMailer:
-    """Hands mails to a server, over TLS whose certificate and host name are verified, or not at all.
+    """Sends mail through an SMTP server, over TLS with verified certificate and host name.
 
-    `tls="starttls"` asks for TLS after connecting, and gives up if the server has none; `"implicit"` begins with it;
-    `"none"` is for a relay on the same machine or a network of your own. `timeout` is for each of the server's answers.
-    Create it before the event loop runs: it reads the certificates of the system, unless a `tls_context` is given.
+    `tls="starttls"` connects to port 587 and upgrades to TLS; sending fails if the server does not offer STARTTLS.
+    `"implicit"` connects to port 465 with TLS. `"none"` connects to port 25 without TLS, for a relay on the same machine
+    or in a private network. `timeout` is in seconds, for each answer of the server. Create the mailer before the event
+    loop runs: it reads the system's CA certificates from disk, unless you pass a `tls_context`.
     """
 
     def __init__(
@@ -44,12 +45,12 @@ class SMTPMailer:
         if (username is None) != (password is None):
             raise ImproperlyConfigured("SMTPMailer needs username and password, or neither. Pass both.")
         if tls == "none" and username is not None and not _is_loopback(host):
-            raise ImproperlyConfigured("The password would be sent in the clear. Remove tls='none'.")
+            raise ImproperlyConfigured("The password would be sent in the clear, without TLS. Remove tls='none'.")
         if tls == "none" and tls_context is not None:
-            raise ImproperlyConfigured("tls='none' makes no use of a tls_context. Remove one of the two.")
+            raise ImproperlyConfigured("tls='none' does not use a tls_context. Remove one of the two.")
         if tls_context is not None and tls_context.verify_mode != ssl.CERT_REQUIRED:
             raise ImproperlyConfigured(
-                "This tls_context takes any certificate. Make it by ssl.create_default_context(cafile=…)."
+                "This tls_context accepts any certificate. Create it with ssl.create_default_context(cafile=…)."
             )
         try:
             self._library: Any = importlib.import_module("aiosmtplib")
@@ -72,17 +73,19 @@ class SMTPMailer:
             port=self.port,
             username=self.username,
             password=self._password,
-            # The name of this machine takes a look-up to find out, and is often not one that servers accept.
+            # The default would be this machine's host name, which needs a DNS look-up and is rejected by many servers.
             local_hostname=domain if domain.isascii() else "[127.0.0.1]",
             timeout=self.timeout,
             use_tls=self.tls == "implicit",
-            start_tls=self.tls == "starttls",  # None would take TLS where it is offered: an attacker removes the offer.
+            # With None, TLS is optional: an attacker on the network removes the server's STARTTLS offer, and the mail
+            # would be sent in the clear. Therefore TLS is either required or off.
+            start_tls=self.tls == "starttls",
             tls_context=self.tls_context,
         )
         try:
             await connection.connect()
             await connection.send_message(message)
-            with suppress(self._library.SMTPException):  # It is sent, however the server says goodbye.
+            with suppress(self._library.SMTPException):  # The message is accepted; errors of QUIT do not matter.
                 await connection.quit()
         finally:
             connection.close()
@@ -92,7 +95,7 @@ class SMTPMailer:
 
 
 class ConsoleMailer:
-    """Prints mails in place of sending them: for development."""
+    """Prints mails instead of sending them, for development."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream
@@ -108,7 +111,8 @@ class ConsoleMailer:
             "-" * 78,
             "",
         ]
-        # A name that somebody chose must not move the cursor, or retitle the window, of who reads this.
+        # An attacker chooses a username with terminal escape sequences, which would move the cursor or change the window
+        # title of the developer's terminal. Therefore control characters are replaced.
         block = "\n".join(CONTROL.sub("\N{REPLACEMENT CHARACTER}", line.expandtabs()) for line in lines)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         stream.write(block.encode(encoding, "backslashreplace").decode(encoding))

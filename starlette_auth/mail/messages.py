@@ -23,23 +23,25 @@ def build_message(
     language: str = "",
     date: datetime | None = None,
 ) -> EmailMessage:
-    """A mail to one person. ValueError for line breaks in a header, and for all but one plain address in `to`.
+    """Returns a message to one recipient, with a text part and an optional HTML part.
 
-    `sender` is `mail@example.org` or `The site <mail@example.org>`. `date` is now, if no other is given.
+    `sender` is `mail@example.org` or `The site <mail@example.org>`. `to` is one plain address without a name. `date`
+    is now by default. Raises ValueError for a line break or control character in a header, and for an invalid address.
     """
-    author, reader, subject = _sender(sender), parse_address(to), _one_line(subject.strip(), "subject")
-    beyond_ascii = not (author.username + reader.addr_spec).isascii()
-    message = EmailMessage(policy.default.clone(cte_type="7bit", utf8=beyond_ascii))
-    message["From"] = author
-    message["To"] = reader
+    from_address, recipient, subject = _sender(sender), parse_address(to), _one_line(subject.strip(), "subject")
+    needs_utf8 = not (from_address.username + recipient.addr_spec).isascii()
+    message = EmailMessage(policy.default.clone(cte_type="7bit", utf8=needs_utf8))
+    message["From"] = from_address
+    message["To"] = recipient
     message["Subject"] = subject
-    # A header is decoded when it is set: "=?utf-8?q?=0ABcc:_mallory=40example.com?=" holds a line break.
-    if "=?" in sender or (*message["To"].addresses, message["Subject"]) != (reader, subject):
-        raise ValueError("A header of a mail holds what is read as something else. Remove the =?…?= from it.")
+    # EmailMessage decodes encoded words when a header is set. An attacker sends "=?utf-8?q?=0ABcc:_mallory=40…?=", which
+    # decodes to a line break and a Bcc header. Therefore a header that changed by decoding is refused.
+    if "=?" in sender or (*message["To"].addresses, message["Subject"]) != (recipient, subject):
+        raise ValueError("A mail header contains an encoded word (=?…?=). Remove it.")
     message["Date"] = date or datetime.now(UTC)
-    # Neither the name of this machine nor the number of the process is anybody's business.
-    message["Message-ID"] = f"<{secrets.token_hex(16)}@{author.domain}>"
-    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no "I am on holiday" comes back.
+    # Python's make_msgid() would reveal the host name and the process ID of this server.
+    message["Message-ID"] = f"<{secrets.token_hex(16)}@{from_address.domain}>"
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies, such as vacation notices.
     message.set_content(text, cte=_encoding(text))
     if html is not None:
         message.add_alternative(html, subtype="html", cte=_encoding(html))
@@ -49,26 +51,30 @@ def build_message(
 
 
 def plain_text(message: EmailMessage) -> str:
-    """The decoded text part; empty if there is none."""
+    """Returns the decoded plain-text part of a message; an empty string if it has none."""
     body = message.get_body(("plain",))
     return "" if body is None else str(body.get_content())
 
 
 def _one_line(text: str, name: str) -> str:
-    # What ends a header begins another one: "Hello\r\nBcc: everybody@example.org".
+    # An attacker puts a line break into a name, which would start another header: "Hello\r\nBcc: ann@example.org".
+    # Therefore control characters are refused.
     if CONTROL.search(text):
-        raise ValueError(f"The {name} of a mail holds a line break or a control character. Remove it.")
+        raise ValueError(f"The {name} of a mail contains a line break or a control character. Remove it.")
     return text
 
 
 def _sender(sender: str) -> Address:
-    found = NAMED.fullmatch(_one_line(sender, "sender"))
-    if found is None:
+    match = NAMED.fullmatch(_one_line(sender, "sender"))
+    if match is None:
         return parse_address(sender, "sender")
-    address = parse_address(found[3], "sender")
-    return Address(found[1] or found[2], address.username, address.domain)
+    address = parse_address(match[3], "sender")
+    return Address(match[1] or match[2], address.username, address.domain)
 
 
 def _encoding(text: str) -> str | None:
-    """ASCII goes as it is, so that links stay whole (RFC 5322 §2.1.1: 998 characters a line); else Python chooses."""
+    """Returns "7bit" for ASCII text, and None for Python's default otherwise.
+
+    "7bit" keeps links in one piece. RFC 5322 §2.1.1 limits a line to 998 characters.
+    """
     return "7bit" if text.isascii() and all(len(line) <= 998 for line in text.splitlines()) else None

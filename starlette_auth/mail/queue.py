@@ -20,11 +20,14 @@ chance = random.SystemRandom()
 
 
 class MailQueue:
-    """Makes mails and sends them, a moment after they were asked for; failures are logged and never shown.
+    """Composes and sends mail in background tasks, after the response. Failures are logged, not raised.
 
-    Nobody waits for a mail, so the time of a response does not tell whether one is sent. Each begins after a random
-    time up to `longest_delay`, so that the work for an account that exists does not slow down the very next request
-    either. `workers` are under way at once; what is posted while `room` are there already is dropped.
+    An attacker measures response times, which would show whether a mail is sent and so whether an account exists.
+    Therefore no response waits for a mail, and each task starts after a random delay of up to `longest_delay` seconds:
+    without the delay, composing a mail would slow down the attacker's next request.
+
+    Up to `workers` mails are composed and sent at once. While `max_pending` mails are queued or being sent, further ones
+    are dropped and logged.
     """
 
     def __init__(
@@ -37,7 +40,10 @@ class MailQueue:
         self._queues: PerLoop[_LoopQueue] = PerLoop(lambda: _LoopQueue(self.workers))
 
     def enqueue(self, make: Callable[[], Awaitable[EmailMessage | None]]) -> None:
-        """Has `make` called soon, in the caller's language, and what it gives sent; None is not sent."""
+        """Calls `make` in a background task and sends the message that it returns.
+
+        `make` runs in the caller's language. If `make` returns None, no message is sent. Without a mailer, `make` is not called.
+        """
         if self.mailer is None:
             return
         queue = self._queue()
@@ -48,8 +54,11 @@ class MailQueue:
         queue.tasks.add(task)
         task.add_done_callback(queue.finished)
 
-    async def drain(self, timeout: float = 10) -> None:  # noqa: ASYNC109 (late mails are given up, the caller is not)
-        """Sends all that this event loop has to send, now. What takes longer than `timeout` is given up."""
+    async def drain(self, timeout: float = 10) -> None:  # noqa: ASYNC109 (only late mails are cancelled)
+        """Sends all queued mails of this event loop without delay.
+
+        Mails that are not sent after `timeout` seconds are cancelled and logged.
+        """
         queue = self._queue()
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
@@ -76,38 +85,41 @@ class MailQueue:
     ) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(queue.flush.wait(), chance.uniform(0, self.longest_delay))
-        async with queue.free:
+        async with queue.worker_slots:
             try:
                 message = await make()
             except Exception as error:
-                # Not logger.exception(): what collects logs would add the values of variables, links among them.
-                places = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("A mail could not be made: %s\n%s", _error_text(error), places)
+                # logger.exception() would let log collectors record local variables, such as links with tokens.
+                stack = "".join(traceback.format_tb(error.__traceback__))
+                logger.error("A mail could not be composed: %s\n%s", _error_text(error), stack)
                 return
             if message is None:
                 return
             try:
-                async with asyncio.timeout(LONGEST_SENDING):  # A mailer that hangs must not stop the others for good.
+                async with asyncio.timeout(LONGEST_SENDING):  # A hanging mailer must not block the queue.
                     await mailer.send(message)
             except Exception as error:
                 logger.error("A mail could not be sent: %s", _error_text(error))
 
 
 class _LoopQueue:
-    """What one event loop has to send."""
+    """The pending mails of one event loop."""
 
     def __init__(self, workers: int) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
         self.flush = asyncio.Event()
-        self.free = asyncio.Semaphore(workers)
+        self.worker_slots = asyncio.Semaphore(workers)
 
     def finished(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if task.cancelled():
-            logger.error("A mail was given up before it was sent.")
+            logger.error("A mail was cancelled before it was sent.")
 
 
 def _error_text(error: Exception) -> str:
-    """On one line, and without links: servers quote those that they refuse, and ours let people in."""
-    said = re.sub(r"\w+://\S+", "[link]", str(error)[:500])
-    return f"{type(error).__name__}: {CONTROL.sub(' ', said)}"
+    """Returns the error as one line, with URLs removed.
+
+    Mail servers quote rejected messages, and links in those messages grant access to an account.
+    """
+    text = re.sub(r"\w+://\S+", "[link]", str(error)[:500])
+    return f"{type(error).__name__}: {CONTROL.sub(' ', text)}"

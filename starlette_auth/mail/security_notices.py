@@ -17,7 +17,11 @@ from .account_mailer import AccountMailer, TemplateMail
 
 
 class SecurityNotices:
-    """A mail for each change that a thief would make. It says what, when and from where, and holds no secret."""
+    """Mails users when their account is changed in a way that an attacker would change it.
+
+    The events are: a changed or reset password, a login from a new device, and ended sessions. A mail states the event,
+    the time, the browser and the IP address. It contains no secret.
+    """
 
     def __init__(
         self,
@@ -40,7 +44,10 @@ class SecurityNotices:
         events.on(SessionsEnded)(self._sessions_ended)
 
     def notify(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:
-        """Sends the notice when what happened has been committed. `to` is the user's address, if no other is given."""
+        """Queues a notice after the current transaction commits. `to` is the user's e-mail address by default.
+
+        Without an address or without a configured mailer, no notice is sent.
+        """
         address = to or user.email
         if not address or not self.mailer.is_configured:
             return
@@ -48,16 +55,17 @@ class SecurityNotices:
         if request is not None:
             details["browser"] = describe_user_agent(request.headers.get("user-agent", ""))
             details["address"] = self.proxies.client_address(request)
-            # Where our pages are not mounted, a login must not fail for want of a link.
+            # Without a mounted password_reset page the notice has no link; the login must not fail.
             with contextlib.suppress(ImproperlyConfigured):
                 details["link"] = self.mailer.link(request, "password_reset")
-        letter = TemplateMail(to=address, name="notice", context=details)
+        mail = TemplateMail(to=address, name="notice", context=details)
 
         async def find() -> TemplateMail | None:
-            # Logging in, in one new browser after the other, fills neither a mailbox nor the outbox.
+            # An attacker who knows the password logs in from many new browsers, which would flood the mailbox and the
+            # mail queue. Therefore these notices have a rate limit.
             if kind == "new_device" and not await self.throttle.try_hit("notice_mail", account=f"user {user.id}"):
                 return None
-            return letter
+            return mail
 
         self.gateway.on_commit(lambda: self.mailer.enqueue_from(find))
 

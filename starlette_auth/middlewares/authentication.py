@@ -7,24 +7,23 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
-from ..authentication import login, set_user
 from ..backends.session import session_of
 from ..core.exceptions import ImproperlyConfigured
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, parse_prefixes
 from ..sessions.base import SessionBase
-from ..users.models import AnonymousUser
+from ..users.models import AnonymousUser, set_user
 from .session_http import START_MESSAGES
 
 
 class AuthenticationMiddleware:
-    """Asks each backend in turn who is making the request, and puts the answer into `request.user`."""
+    """Sets `request.user`: asks the backends in turn which user the request is from."""
 
     def __init__(self, app: ASGIApp, auth: Auth, exclude: Sequence[str] = ()) -> None:
         self.app = app
         self.auth = auth
         self.exclude = parse_prefixes(exclude)
-        auth.defaults.assign_backend_paths(auth.backends)  # some may have come since
+        auth.defaults.assign_backend_paths(auth.backends)  # features may have added backends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -42,11 +41,11 @@ class AuthenticationMiddleware:
                 "Pass middleware=middleware(auth) to your app."
             )
         await self.identify(scope)
-        amend, session = functools.partial(self.edit_headers, scope), scope["session"]
+        edit_headers, session = functools.partial(self.edit_headers, scope), scope["session"]
         if isinstance(session, SessionBase):
-            session.edit_headers = amend
+            session.edit_headers = edit_headers
         else:
-            send = with_headers(amend, send)
+            send = with_headers(edit_headers, send)
         await self.app(scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
@@ -56,22 +55,23 @@ class AuthenticationMiddleware:
             if user is None:
                 continue
             scope[IDENTIFIED_BY] = backend
-            session, is_held = session_of(conn), True
+            session, is_logged_in = session_of(conn), True
             if session is not None and backend is not self.auth.session_backend:
-                # Whoever says so: a login lasts no longer than any other.
-                is_held = self.auth.session_backend.is_valid_for(session, user)
-            if backend.persists_login and session is not None and not is_held:
-                # Somebody else looks after who logs in from where; a client without cookies does so at each request.
+                # The limits of a session apply to its login, whichever backend identified the user.
+                is_logged_in = self.auth.session_backend.is_valid_for(session, user)
+            if backend.persists_login and session is not None and not is_logged_in:
+                # The proxy watches for new devices. A client without cookies logs in at each request, which would
+                # otherwise send the user a mail each time.
                 self.auth.devices.remember(conn, user)
-                await login(conn, user, backend=backend.path)
-                # Refused, the next request would come with the same header.
-                session.after_save = functools.partial(self.auth.user_sessions.enforce_limit, user, may_refuse=False)
-            set_user(conn, user)
+                self.auth.csrf_tokens.rotate(conn)
+                # A refusal would not help: the next request has the same header and logs in again.
+                await self.auth.user_sessions.begin(conn, user, backend.path, may_refuse=False)
+            set_user(scope, user)
             return
-        set_user(conn, AnonymousUser())
+        set_user(scope, AnonymousUser())
 
     def edit_headers(self, scope: Scope, headers: Headers) -> None:
-        """Every page was made for one user: no cache may show it to another. New cookies of ours go with it."""
+        """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package."""
         add_vary(headers, "Cookie")
         if NEW_DEVICE in scope:
             cookie = self.auth.devices.cookie
@@ -83,12 +83,12 @@ class AuthenticationMiddleware:
             set_header(headers, "Cache-Control", "no-store")
 
 
-def with_headers(amend: Callable[[Headers], None], send: Send) -> Send:
-    """For sessions of another package, which do not do it themselves."""
+def with_headers(edit_headers: Callable[[Headers], None], send: Send) -> Send:
+    """Returns a `send` that edits the headers. Sessions of other packages do not call `edit_headers`."""
 
-    async def send_amended(message: Message) -> None:
+    async def send_edited(message: Message) -> None:
         if message["type"] in START_MESSAGES:
-            amend(response_headers(message))
+            edit_headers(response_headers(message))
         await send(message)
 
-    return send_amended
+    return send_edited

@@ -21,11 +21,12 @@ MAX_BODY = 1024 * 1024
 
 
 class CSRFMiddleware:
-    """Lets a request that changes something pass only when it comes from our own pages.
+    """Rejects unsafe requests and WebSockets that come from another site.
 
-    Browsers say where a request comes from: `Sec-Fetch-Site` (W3C Fetch Metadata), or `Origin`. Where neither is
-    sent, or with `Auth(csrf="strict")`, a token must come along, in the form or in the header `X-CSRFToken`. Requests
-    that carry none of our cookies pass, unless a proxy vouches for their user. WebSockets obey the same rules.
+    Browsers send the origin of a request in `Sec-Fetch-Site` (W3C Fetch Metadata) or `Origin`. Without both headers,
+    or with `Auth(csrf="strict")`, the request needs a CSRF token, in the form or in the header `X-CSRFToken`. A
+    request without cookies of this package passes, unless a reverse proxy identifies its user. A rejected request
+    gets 403, a rejected WebSocket the close code 1008.
     """
 
     def __init__(self, app: ASGIApp, auth: Auth) -> None:
@@ -38,10 +39,11 @@ class CSRFMiddleware:
             return
         if SCOPE_KEY not in scope:
             raise ImproperlyConfigured(
-                "CSRFMiddleware needs AuthenticationMiddleware in front of it. Pass middleware=middleware(auth) to your app."
+                "CSRFMiddleware needs AuthenticationMiddleware in front of it. "
+                "Pass middleware=middleware(auth) to your app."
             )
         if "user" not in scope:
-            # Where the middlewares in front were told to keep out, there is nobody in whose name one could act.
+            # A path that the other middlewares exclude has no user in whose name an attacker could act.
             await self.app(scope, receive, send)
             return
         if scope.get("method") in SAFE_METHODS or not self.has_ambient_credentials(scope):
@@ -59,14 +61,14 @@ class CSRFMiddleware:
             await response(scope, receive, send)
 
     def has_ambient_credentials(self, scope: Scope) -> bool:
-        """Whether the browser, unasked, sent something that gives the request a right."""
+        """Returns whether the browser sent credentials automatically: a cookie, or what a reverse proxy adds."""
         if scope["session"].session_key is not None or getattr(scope.get(IDENTIFIED_BY), "ambient", False):
             return True
         return any(cookie.read(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
 
 
 class Body:
-    """The body of a request, which can be read here and once more in the application."""
+    """Reads the body of a request, and replays it to the application."""
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
@@ -86,18 +88,18 @@ class Body:
 
 
 async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
-    """Why a request must not pass, in words for a visitor; None when it may."""
-    told = _check_origin(auth, conn)
-    if told is False:
+    """Returns why the request is rejected, as a message for the visitor; None if it may pass."""
+    verdict = _check_origin(auth, conn)
+    if verdict is False:
         return cross_site_message()
-    if told is True and auth.csrf != "strict":
+    if verdict is True and auth.csrf != "strict":
         return None
     if conn.scope["type"] == "websocket":
-        # A program, not a browser: browsers always name the origin of a WebSocket.
+        # Browsers always send the origin of a WebSocket, so this client is no browser.
         return None
     token = conn.headers.get(HEADER) or await _token_in_form(conn, body)
     if token is None and sent_json(conn):
-        return gettext("This was sent without a token. Send the header Origin, or X-CSRFToken.")
+        return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
     if token is None:
         return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
     if not auth.csrf_tokens.is_valid(conn, token):
@@ -106,6 +108,7 @@ async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
 
 
 async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
+    """Returns a response with status 403: the page "403_csrf.html", or a problem in JSON."""
     accept = conn.headers.get("accept", "")
     if "text/html" not in accept and (sent_json(conn) or "*/*" not in accept):
         response: Response = problem_response(403, reason)
@@ -117,7 +120,7 @@ async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
 
 
 def _check_origin(auth: Auth, conn: HTTPConnection) -> bool | None:
-    """Whether the browser says that this is our own page (True) or another's (False); None when it says nothing."""
+    """Returns whether the browser sent this from a trusted origin; None if it sent no header that tells."""
     origin = conn.headers.get("origin", "").lower()
     if origin in auth.trusted_origins:
         return True
@@ -125,13 +128,17 @@ def _check_origin(auth: Auth, conn: HTTPConnection) -> bool | None:
     if site is not None:
         return site in ("same-origin", "none")
     if not origin:
-        return False if _comes_from_elsewhere(auth, conn) else None
+        return False if _has_foreign_referer(auth, conn) else None
     scheme = "https" if auth.cookie.is_secure(conn.scope) else "http"
     return origin == f"{scheme}://{conn.headers.get('host', '').lower()}"
 
 
-def _comes_from_elsewhere(auth: Auth, conn: HTTPConnection) -> bool:
-    """By the Referer of a browser that says nothing else: whoever can plant a cookie cannot write that."""
+def _has_foreign_referer(auth: Auth, conn: HTTPConnection) -> bool:
+    """Returns whether the header `Referer` names another site, for browsers that send no origin.
+
+    An attacker who controls a subdomain can set a cookie for this site, which would make a CSRF token valid. The
+    attacker cannot forge the `Referer`; therefore it is checked too.
+    """
     try:
         referer = urlsplit(conn.headers.get("referer", ""))
     except ValueError:
@@ -146,7 +153,7 @@ def cross_site_message() -> str:
 
 
 def is_cross_site(auth: Auth, conn: HTTPConnection) -> bool:
-    """Whether a browser says so. For pages that matter without any cookie too: a login, above all."""
+    """Returns whether the browser sent this from another site. For pages that need no cookie, such as the login."""
     return _check_origin(auth, conn) is False
 
 

@@ -1,4 +1,4 @@
-"""The middleware that requires a login for everything."""
+"""The middleware that requires a login for every endpoint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from ..http.scope import is_below, parse_prefixes
 
 
 class LoginRequiredMiddleware:
-    """Demands a login for everything, except endpoints marked with `login_not_required` and paths in `exclude`.
+    """Requires a login for every endpoint that is not marked with `login_not_required` or in `exclude`.
 
-    What cannot be told apart, a path without a route included, demands it too.
+    A request whose endpoint is unknown requires a login too, also a path without a route.
     """
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
@@ -27,7 +27,7 @@ class LoginRequiredMiddleware:
             scope["type"] not in ("http", "websocket")
             or is_below(scope, self.exclude)
             or self._user(scope).is_authenticated
-            # Its own mark: a class does not become public because it inherits from one that is.
+            # Reads only the mark of the endpoint itself: a subclass of a public class is not public.
             or getattr(find_endpoint(self.app, scope), "__dict__", {}).get("login_required", True) is False
         ):
             await self.app(scope, receive, send)
@@ -47,20 +47,23 @@ class LoginRequiredMiddleware:
 
 
 def find_endpoint(app: Any, scope: Scope) -> Any:
-    """What the routes behind `app` will call for this request; None when that cannot be told from here."""
+    """Returns the endpoint that the routes behind `app` call for this request, or None if it is unknown.
+
+    Starlette has no hook for this; therefore it matches the routes as Starlette's router does.
+    """
     while app is not None and not hasattr(app, "routes"):
         app = getattr(app, "app", None)
-    here: dict[str, Any] = dict(scope)
+    route_scope: dict[str, Any] = dict(scope)
     routes = getattr(app, "routes", [])
     while routes:
-        matches = [(match, child, route) for route in routes for match, child in [route.matches(here)]]
-        # As Starlette decides: the first that fits wholly, else the first that fits but for the method.
-        fitting = [found for found in matches if found[0] is Match.FULL] or [
-            found for found in matches if found[0] is Match.PARTIAL
+        matches = [(match, child, route) for route in routes for match, child in [route.matches(route_scope)]]
+        # Starlette takes the first full match, or else the first that differs only in the method.
+        best = [candidate for candidate in matches if candidate[0] is Match.FULL] or [
+            candidate for candidate in matches if candidate[0] is Match.PARTIAL
         ]
-        if not fitting:
+        if not best:
             return None
-        _, child, route = fitting[0]
-        here.update(child)
+        _, child, route = best[0]
+        route_scope.update(child)
         routes = getattr(route, "routes", None)
-    return here.get("endpoint")
+    return route_scope.get("endpoint")

@@ -14,9 +14,9 @@ from .session_websocket import WebSocketSessionResponder
 
 
 class SessionMiddleware:
-    """Puts a session into `request.session`, and saves it when the response starts, if it changed.
+    """Loads `request.session`, and saves it when the response starts, if it changed.
 
-    A visitor without a cookie costs nothing. Paths in `exclude` have no session at all.
+    A request without a session cookie does not touch the store. Paths in `exclude` have no session.
     """
 
     def __init__(
@@ -37,5 +37,5 @@ class SessionMiddleware:
         if scope["type"] not in ("http", "websocket") or (self.exclude and is_below(scope, self.exclude)):
             await self.app(scope, receive, send)
             return
-        kind = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
-        await kind(self.store, self.cookie, self.clock, scope, receive, send).run(self.app)
+        responder = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
+        await responder(self.store, self.cookie, self.clock, scope, receive, send).run(self.app)

@@ -25,12 +25,12 @@ Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
 class SessionResponder:
-    """What stands around the application while it answers one request."""
+    """Loads the session before the application runs and saves it when the response starts."""
 
     session: SessionBase
     had_key = False
     has_started = False
-    is_replaced = False  # what the application says is not passed on
+    is_replaced = False  # an error response was sent; messages of the application are dropped
 
     def __init__(
         self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
@@ -44,7 +44,7 @@ class SessionResponder:
         self.value = cookie.read(scope)
 
     async def run(self, app: ASGIApp) -> None:
-        """Where the database or Redis is away, here or anywhere behind, the answer is 503."""
+        """Runs the application with a session. Responds with 503 if the database or Redis is unavailable."""
         try:
             if self.value:
                 session = await self.store.load(self.value)
@@ -56,8 +56,8 @@ class SessionResponder:
             await self.call_app(app)
         except Unavailable as error:
             if self.is_replaced:
-                # The visitor knows already that it did not work: it is what could not be saved that cannot be deleted.
-                logger.error("A request that was refused failed once more. %s", error)
+                # The error response was sent; this is the clean-up of the same failed save.
+                logger.error("The clean-up after an error response failed. %s", error)
                 return
             if self.has_started:
                 raise
@@ -68,7 +68,7 @@ class SessionResponder:
         try:
             await app(self.scope, self.receive_on, self.send)
         finally:
-            # A crash may cost a visitor what the request wrote, but never undo a logout.
+            # If the application crashes, its changes may be lost, but a logout must still take effect.
             if self.session.key_to_delete is not None:
                 await self.delete_old_key()
         if self.session.needs_touch:
@@ -86,15 +86,15 @@ class SessionResponder:
         try:
             is_modified = session.modified
             if is_modified or session.key_to_delete is not None:
-                # What only takes away is done when the application fails, too: to many that is a logout.
-                is_kept = is_modified and (message.get("status", 200) < 500 or not session)
-                set_cookie = await self.commit(save=is_kept)
+                # An emptied session is saved even if the application fails: many applications log out that way.
+                must_save = is_modified and (message.get("status", 200) < 500 or not session)
+                set_cookie = await self.commit(save=must_save)
         except (SessionInterrupted, TooManySessions) as error:
             await self.send_error(error)
             return
         except Unavailable as error:
             if session:
-                # It could not be saved under its new key: under the old one it is still there.
+                # It could not be saved under its new key, so the row under the old key is kept.
                 session.key_to_delete = None
             await self.send_unavailable(error)
             return
@@ -109,9 +109,9 @@ class SessionResponder:
         await self.send_on(message)
 
     async def commit(self, *, save: bool) -> tuple[bytes, bytes] | None:
-        """Carries out what was wished of the session; gives the cookie to set, if there is one."""
+        """Saves and deletes as the application requested; returns the `Set-Cookie` header, if any."""
         session, value = self.session, None
-        begins = session.stored_key is None
+        is_new = session.stored_key is None
         if save:
             try:
                 value = await self.save()
@@ -120,9 +120,9 @@ class SessionResponder:
                     raise
                 session.key_to_delete = None
         if session.is_only_resigned:
-            return None  # what was not saved, is there as it was
+            return None  # it could not be saved, so the stored session and its cookie stay
         await self.delete_old_key()
-        if value and begins and session.after_save is not None:
+        if value and is_new and session.after_save is not None:
             await session.after_save(session)
         if value:
             return self.cookie.header(self.scope, value, session.get_cookie_age())
@@ -131,39 +131,39 @@ class SessionResponder:
         return None
 
     async def save(self) -> str:
-        """Gives the cookie's value, or "" when nothing is left to remember."""
+        """Saves the session; returns the cookie value, or "" if the session is empty."""
         session = self.session
-        before, key = session.stored_key, session.session_key
-        if before is None and session.user_id is not None:
+        stored_key, key = session.stored_key, session.session_key
+        if stored_key is None and session.user_id is not None:
             self.record_client(session)
         try:
             self.value = await self.store.save(session, session.get_expiry_age())
         except SessionInterrupted:
             if session:
                 raise
-            return ""  # it was to end, and has
-        if before is not None and key is None:
-            self.store.open_websockets.session_deleted(before)
+            return ""  # the application emptied it, and another request has already ended it
+        if stored_key is not None and key is None:
+            self.store.open_websockets.session_deleted(stored_key)
         return self.value
 
     async def touch(self, session: SessionBase) -> None:
-        """After the response, and not in its way."""
+        """Records the last use of the session, after the response. An error is only logged."""
         self.record_client(session)
         try:
             await self.store.touch(session, session.get_expiry_age())
         except Unavailable as error:
-            logger.warning("It was not noted that a session is in use. %s", error)
+            logger.warning("The last use of a session could not be recorded. %s", error)
 
     async def delete_old_key(self) -> None:
         key = self.session.key_to_delete
         if key is not None and not self.session.is_only_resigned:
-            # Whoever gives up on the answer, a closed browser or a time limit, does not stop the logout.
+            # A closed browser or a timeout can cancel the request; the deletion still runs to completion.
             await run_to_completion(self.store.delete(key))
             self.session.key_to_delete = None
             self.store.open_websockets.session_deleted(key)
 
     def record_client(self, session: SessionBase) -> None:
-        """For the list of where somebody is logged in. Of anonymous visitors nothing is kept."""
+        """Records address and user agent for the user's list of sessions. Anonymous sessions have neither."""
         conn, auth = HTTPConnection(self.scope), self.scope.get(SCOPE_KEY)
         address = conn.client.host if conn.client else ""
         session.address = auth.proxies.client_address(conn) if auth is not None else address
@@ -176,7 +176,7 @@ class SessionResponder:
     async def send_error(self, error: Refusal) -> None:
         self.is_replaced = True
         auth, headers = self.scope.get(SCOPE_KEY), {"Cache-Control": "no-store", "Vary": "Cookie"}
-        status = status_of(error)
+        status = status_code_for(error)
         if status == 503:
             headers["Retry-After"] = RETRY_AFTER
         with auth.override_language(HTTPConnection(self.scope)) if auth is not None else contextlib.nullcontext():
@@ -188,7 +188,7 @@ class SessionResponder:
         await response(self.scope, self.receive_on, self.send_on)
 
 
-def status_of(error: Refusal) -> int:
+def status_code_for(error: Refusal) -> int:
     if isinstance(error, Unavailable):
         return 503
     return error.status_code if isinstance(error, TooManySessions) else 400

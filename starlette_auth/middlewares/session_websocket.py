@@ -13,17 +13,20 @@ from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
 from ..sessions.base import SessionBase
 from ..sessions.open_websockets import SessionWatch
-from .session_http import Refusal, SessionResponder, status_of
+from .session_http import Refusal, SessionResponder, status_code_for
 
 logger = logging.getLogger("starlette_auth")
 
 
 class WebSocketSessionResponder(SessionResponder):
-    """A WebSocket, which may be open for hours: it lives no longer than the key that it came with."""
+    """Loads the session of a WebSocket, and closes the WebSocket when its session ends.
 
-    check_interval = 45.0  # seconds between two looks whether the session is still there, at most
+    A WebSocket may be open for hours. Without this, it would outlive a logout on another device.
+    """
 
-    is_in_use = False  # something came from the browser since that was last noted
+    check_interval = 45.0  # seconds between two checks of the session, at most
+
+    is_in_use = False  # the browser has sent a message since the last check
     is_closed = False
     watcher: asyncio.Task[None] | None = None
 
@@ -35,7 +38,7 @@ class WebSocketSessionResponder(SessionResponder):
         try:
             await app(self.scope, self.receive, self.send)
             await self.save_late_changes()
-        except WebSocketDisconnect:  # how a socket usually ends
+        except WebSocketDisconnect:  # the usual end of a WebSocket
             await self.save_late_changes()
             raise
         finally:
@@ -53,9 +56,9 @@ class WebSocketSessionResponder(SessionResponder):
 
     async def send(self, message: Message) -> None:
         if self.is_closed:
-            raise ConnectionAbortedError("The session of this WebSocket has ended, and it was closed.")
+            raise ConnectionAbortedError("The session of this WebSocket has ended, so the WebSocket was closed.")
         if self.has_started:
-            # A socket may go on for hours: a logout in it counts before it says anything more.
+            # The WebSocket may stay open for hours, so a logout in it takes effect before the next message.
             await self.delete_old_key()
         await super().send(message)
 
@@ -72,10 +75,10 @@ class WebSocketSessionResponder(SessionResponder):
             await self.close_ended()
 
     async def is_still_valid(self, watch: SessionWatch) -> bool:
-        """After a while, or when something happened: whether the key would still let somebody in, and the same."""
+        """Waits for the check interval or a change; returns whether the session is still valid for this user."""
         await watch.wait(self.check_interval)
         if self.session.session_key is None:
-            return False  # the socket's own logout, after which the application does as it likes
+            return False  # this WebSocket logged out; the application decides whether it stays open
         try:
             session = await self.store.load(self.value or "")
             session.max_age = self.session.max_age
@@ -86,7 +89,7 @@ class WebSocketSessionResponder(SessionResponder):
                 if session.needs_touch:
                     await self.touch(session)
         except Exception as error:
-            # Whatever it is: who stops looking leaves the socket open for good.
+            # Any error must not end the checks: without them the WebSocket would stay open for good.
             logger.warning("An open WebSocket's session cannot be looked up: %s", one_line(error))
         return True
 
@@ -99,25 +102,32 @@ class WebSocketSessionResponder(SessionResponder):
 
     async def close_ended(self) -> None:
         self.is_closed = True
-        with contextlib.suppress(OSError, RuntimeError):  # it was closed at the same moment
+        with contextlib.suppress(OSError, RuntimeError):  # it is already closed
             await self.send_on({"type": "websocket.close", "code": 1008, "reason": "Your session has ended."})
 
     async def save_late_changes(self) -> None:
-        """A WebSocket has no way to set a cookie after its start: what is stored under a known key can still change."""
+        """Saves changes made after `accept()`. A WebSocket cannot set a cookie then, so the key must be unchanged."""
         session = self.session
         if not self.has_started or not session.modified:
             return
         if session.session_key is None:
-            logger.warning("A WebSocket changed the key of its session after accept(); what it stored is lost.")
+            logger.warning(
+                "A WebSocket changed its session key after accept(); its changes are lost. Do it before accept()."
+            )
         elif not self.store.is_server_side:
-            logger.warning("A WebSocket changed a session that lives in its cookie after accept(); the change is lost.")
+            logger.warning(
+                "A WebSocket changed a CookieStore session after accept(); the change is lost. Do it before accept()."
+            )
         else:
             try:
                 await self.store.save(session, session.get_expiry_age())
             except SessionInterrupted:
-                logger.info("A session was ended while its WebSocket was open; what the socket stored is dropped.")
+                logger.info(
+                    "A session was ended while its WebSocket was open; the changes of the WebSocket are dropped."
+                )
 
     async def send_error(self, error: Refusal) -> None:
         self.is_replaced = True
-        code = 1013 if status_of(error) == 503 else 1008  # RFC 6455 §7.4.1 and its registry: try again later; a policy
+        # The registry of RFC 6455 §7.4.1: 1013 means "try again later", 1008 "policy violation".
+        code = 1013 if status_code_for(error) == 503 else 1008
         await self.send_on({"type": "websocket.close", "code": code, "reason": error_message(error)[:120]})

@@ -1,4 +1,4 @@
-"""What all account pages have in common."""
+"""The parts that all account pages share."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,13 +20,14 @@ from ..users.models import User
 from .forms import Field, Form
 
 HIDDEN = "..."
-View = Callable[[Request], Awaitable[Response]]
+View = Callable[[Auth, Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def account_page(view: View) -> View:
-    """Around a view: nobody else's forms, nobody else's frames, no copy in any cache, an answer in the right language.
+def account_page(view: View) -> Endpoint:
+    """Wraps a view: rejects cross-site forms, adds security headers, selects the visitor's language.
 
-    What raises an HTTPException becomes a page; a client that sent JSON gets JSON back.
+    The headers forbid caches and frames. An HTTPException becomes an error page. A client that sent JSON gets JSON.
     """
 
     @login_not_required
@@ -38,7 +39,7 @@ def account_page(view: View) -> View:
                 if request.method == "POST" and is_cross_site(auth, request):
                     response = await rejection(auth, request, cross_site_message())
                 else:
-                    response = await view(request)
+                    response = await view(auth, request)
             except HTTPException as error:
                 response = await _error(auth, request, error)
         if sent_json(request) and response.status_code == 303:
@@ -49,11 +50,10 @@ def account_page(view: View) -> View:
     return guarded
 
 
-def template_page(name: str) -> View:
-    """A page that only says something."""
+def template_page(name: str) -> Endpoint:
+    """Returns the view of a page that only renders the template "registration/<name>.html"."""
 
-    async def show(request: Request) -> Response:
-        auth = get_auth(request)
+    async def show(auth: Auth, request: Request) -> Response:
         return await render(auth, request, f"registration/{name}.html")
 
     return account_page(show)
@@ -68,9 +68,12 @@ async def render(
     form: Form | None = None,
     **context: Any,
 ) -> Response:
-    """One of our pages, or the application's own of that name. To a client that sent JSON: what is wrong with it."""
+    """Renders a template of this package, or the application's template of that name.
+
+    A client that sent JSON gets the errors as a problem (RFC 9457) if the status is 400 or above.
+    """
     if sent_json(conn) and status_code >= 400:
-        detail = gettext("What you sent cannot be taken.")
+        detail = gettext("The submitted data is not valid. Correct the errors and send it again.")
         if not context.get("validlink", True):
             detail = gettext("This link was used before, or is too old. Ask for a new one.")
         return problem_response(status_code, detail, form.errors if form is not None else None)
@@ -80,16 +83,19 @@ async def render(
 
 
 def login_required_response(request: Request) -> Response:
-    """For a page of somebody's own. A program must not take the way to the login for success."""
+    """Returns a redirect to the login page, or 401 for a client that sent JSON.
+
+    A program that follows redirects would take the login page, with status 200, for success.
+    """
     if sent_json(request):
         return problem_response(401, gettext("Log in first, then send this request again."))
     return redirect_to_login(request)
 
 
 def new_password_fields(auth: Auth, first: str, second: str) -> dict[str, Field]:
-    """Two fields for a password that somebody makes up."""
-    shortest = max((getattr(validator, "min_length", 0) for validator in auth.password_validators), default=0)
-    rules = f"minlength: {shortest}; maxlength: 1024; allowed: unicode;" if shortest else ""
+    """Returns the two form fields for a new password."""
+    min_length = max((getattr(validator, "min_length", 0) for validator in auth.password_validators), default=0)
+    rules = f"minlength: {min_length}; maxlength: 1024; allowed: unicode;" if min_length else ""
     return {
         first: Field(label=gettext("New password"), type="password", autocomplete="new-password", passwordrules=rules),
         second: Field(
@@ -102,7 +108,7 @@ def new_password_fields(auth: Auth, first: str, second: str) -> dict[str, Field]
 
 
 async def check_new_password(auth: Auth, form: Form, first: str, second: str, user: User | None = None) -> None:
-    """Adds what is wrong with a new password to the form's errors."""
+    """Adds an error to the form if its two passwords differ, and the errors of each password validator."""
     if first in form.errors or second in form.errors:
         return
     if form.data[first] != form.data[second]:
@@ -113,7 +119,7 @@ async def check_new_password(auth: Auth, form: Form, first: str, second: str, us
 
 
 def _mask_token_in_path(request: Request) -> None:
-    """Takes the secret of a mailed link out of the path: servers write that into their logs when the answer begins."""
+    """Removes the secret of a mailed link from the path, which servers log when the response starts."""
     secret = request.path_params.get("token")
     if secret:
         request.scope["path"] = request.scope["path"].replace(secret, HIDDEN)
@@ -121,7 +127,7 @@ def _mask_token_in_path(request: Request) -> None:
 
 
 def _redirect_as_json(redirect: Response) -> Response:
-    """For a program, which has no use for a redirect: where a browser would go next. Cookies and the like stay."""
+    """Returns the redirect's location as JSON, for a program. Cookies and other headers stay."""
     response = JSONResponse({"next": redirect.headers["location"]}, background=redirect.background)
     replaced = (b"location", b"content-length")
     response.raw_headers += [pair for pair in redirect.raw_headers if pair[0] not in replaced]
@@ -141,7 +147,7 @@ async def _error(auth: Auth, request: Request, error: HTTPException) -> Response
 
 
 async def check_old_password(auth: Auth, request: Request, form: Form, user: User) -> None:
-    """Adds an error unless the field holds the user's password."""
+    """Adds an error to the form unless the field "old_password" holds the user's password."""
     if "old_password" in form.errors:
         return
     if not await confirm_password(auth, request, user, form.data["old_password"], action="password_change"):

@@ -1,22 +1,27 @@
-"""Forms: fields, submitted values and errors."""
+"""Forms: fields, reading a request body into them, and errors."""
 
+import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from ..core.exceptions import ValidationError
-from ..core.text import has_lone_surrogate, parse_address
+from ..core.text import has_lone_surrogate, is_email_address
 from ..core.translation import gettext, ngettext
-from ..http.content import read_fields
+from ..http.content import FORMS, JSON, content_type, is_utf8
 
+MAX_BODY = 64 * 1024
+MAX_FIELDS = 50
 MAX_EMAIL_LENGTH = 254
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """One field of a form. `autocomplete` is a token of the HTML standard, for browsers and password managers."""
+    """One form field. `autocomplete` is a token of the HTML standard, for browsers and password managers."""
 
     label: str = ""
     type: Literal["text", "email", "password", "hidden", "checkbox"] = "text"
@@ -27,10 +32,10 @@ class Field:
     passwordrules: str = ""
 
     def clean(self, value: str) -> str:
-        """White space around a text goes, around a password it stays. ValidationError with Django's codes."""
+        """Returns the value, stripped unless it is a password. Raises ValidationError with Django's codes."""
         if self.type == "checkbox" and value.lower() in ("false", "off", "0"):
             value = ""
-        if self.type == "hidden":  # nobody typed it, nobody can correct it: it is judged where it is used
+        if self.type == "hidden":  # the visitor cannot correct it, so the view that uses it checks it
             return value
         value = value if self.type == "password" else value.strip()
         if not value and self.required:
@@ -46,13 +51,13 @@ class Field:
                 self.max_length,
             )
             raise ValidationError(message % {"limit_value": self.max_length, "show_value": len(value)}, "max_length")
-        if value and self.type == "email" and not _is_email(value):
+        if value and self.type == "email" and not is_email_address(value):
             raise ValidationError(gettext("Enter a valid email address."), "invalid")
         return value
 
 
 class Form:
-    """The fields of a form by name, what was filled in, and the errors; those of the whole form under ""."""
+    """Holds the form fields, the submitted `data` and the `errors`, by field name; "" for the whole form."""
 
     def __init__(self, **fields: Field) -> None:
         self.fields = fields
@@ -67,34 +72,25 @@ class Form:
         return not self.errors
 
     async def fill_in(self, request: Request) -> bool:
-        """Reads what was sent, as a form or as JSON, and checks each field; gives whether all is well.
+        """Reads the submitted form or JSON object and checks each field. Returns `is_valid`.
 
-        HTTPException 413 for more than 64 KiB, 415 for another kind of body, 400 for a field that comes twice or
-        is no text.
+        Raises HTTPException: 413 for more than 64 KiB, 415 for another media type, 400 for a field that was sent twice
+        or is not text.
         """
-        sent = await read_fields(request)
+        submitted = await read_fields(request)
         for name, field in self.fields.items():
-            values = sent.get(name, [""])
+            values = submitted.get(name, [""])
             if field.type == "checkbox" and isinstance(values[0], bool):
                 values = ["on" if values[0] else "", *values[1:]]
             if len(values) > 1 or not isinstance(values[0], str):
-                # Two readers of one request could each take another of the two.
-                raise HTTPException(400, gettext("A field came more than once, or is no text. Send this once more."))
+                # An attacker sends a field twice, and two parsers (a firewall and this one) could use different values.
+                raise HTTPException(400, gettext("A field was sent twice or is not text. Submit the form again."))
             self.data[name] = values[0]
             try:
                 self.data[name] = field.clean(values[0])
             except ValidationError as error:
                 self.add_error(name, error)
         return self.is_valid
-
-
-def _is_email(value: str) -> bool:
-    """Whether it is one address that the Internet can know."""
-    try:
-        domain = parse_address(value).domain
-    except ValueError:
-        return False
-    return "." in domain or domain == "localhost"
 
 
 def email_field(label: str = "", *, autocomplete: str = "email") -> Field:
@@ -104,3 +100,59 @@ def email_field(label: str = "", *, autocomplete: str = "email") -> Field:
         autocomplete=autocomplete,
         max_length=MAX_EMAIL_LENGTH,
     )
+
+
+async def read_fields(request: Request) -> dict[str, list[Any]]:
+    """Returns the values of a form or JSON object by field name, each as a list.
+
+    Raises HTTPException: 415 for other media types, 413 for more than 64 KiB, 400 for malformed bodies.
+    """
+    media_type = content_type(request)
+    if media_type not in (*FORMS, JSON):
+        raise HTTPException(415, gettext("Send this as a form, or as JSON."))
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or len(length) > 10 or int(length) > MAX_BODY:
+        raise _too_long()
+    body = b"".join([chunk async for chunk in _limited(request)])
+    try:
+        return _from_json(body) if media_type == JSON else await _from_form(request, body)
+    except (MultiPartException, ValueError, KeyError, RecursionError) as error:
+        raise HTTPException(
+            400, gettext("This request cannot be read. Please reload the page and send it again.")
+        ) from error
+
+
+async def _limited(request: Request) -> AsyncIterator[bytes]:
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > MAX_BODY:
+            raise _too_long()
+        yield chunk
+
+
+def _from_json(body: bytes) -> dict[str, list[Any]]:
+    pairs = json.loads(body.decode(), object_pairs_hook=tuple)
+    if not isinstance(pairs, tuple):
+        raise ValueError("The body is not a JSON object. Send an object.")
+    fields: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+async def _from_form(request: Request, body: bytes) -> dict[str, list[Any]]:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    if not is_utf8(request):
+        raise ValueError("The form is not in UTF-8. Send it in UTF-8.")
+    try:
+        async with Request(request.scope, receive).form(max_files=0, max_fields=MAX_FIELDS) as form:
+            return {name: form.getlist(name) for name in form}
+    except HTTPException as error:  # Starlette's error for a malformed body
+        raise ValueError(error.detail) from error
+
+
+def _too_long() -> HTTPException:
+    return HTTPException(413, gettext("This form is too long. Please shorten your entries."))

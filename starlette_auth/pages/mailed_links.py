@@ -1,4 +1,4 @@
-"""Links in mail: opening them, and sending the mail that holds them."""
+"""Links in mails: opens them, and sends the mails that contain them."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,14 +13,15 @@ from ..security.reset_tokens import encode_uid
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
-IN_SESSION = "open"  # what stands in the URL once the secret has left it
+IN_SESSION = "open"  # replaces the secret in the URL after the secret moved into the session
 
 
 async def open_link(auth: Auth, request: Request, purpose: str, route: str) -> Token | Response | None:
-    """What the secret in this request's path stands for; None when it is no good.
+    """Returns the token whose secret is in the path, None if it is invalid, or a redirect.
 
-    A GET changes nothing, as programs that read mails open links too: it moves the secret into the session and leads
-    to the same page without it, so that neither the history nor a Referer holds it. The page has a button.
+    A GET uses no token up, because mail scanners open links too; the page has a button that sends a POST. The first
+    GET stores the token's hash in the session and redirects to the page without the secret, so that neither the
+    browser history nor a `Referer` contains the secret.
     """
     secret = request.path_params["token"]
     in_session = secret == IN_SESSION
@@ -39,12 +40,15 @@ def close_link(request: Request, purpose: str) -> None:
 
 
 def user_reference(user: User) -> dict[str, str]:
-    """What a token's data says of a user."""
+    """Returns the entries of a token's data that identify the user."""
     return {"user": str(user.id), "joined": str(user.date_joined)}
 
 
 async def referenced_user(auth: Auth, token: Token) -> User | None:
-    """Whom a token's data names. By the number alone it could be another: SQLite gives those of deleted rows again."""
+    """Returns the user that a token's data identifies, or None.
+
+    SQLite reuses the primary keys of deleted rows; therefore `joined` must match too.
+    """
     user: User | None = await auth.users.get(token.data["user"])
     return user if user is not None and token.data["joined"] == str(user.date_joined) else None
 
@@ -60,9 +64,13 @@ async def send_reset_mail(auth: Auth, request: Request, user: User) -> None:
     auth.account_mailer.enqueue(TemplateMail(to=user.email, name="password_reset", context=context))
 
 
-async def send_mail_once(auth: Auth, email: str, letter: TemplateMail) -> None:
-    """Nobody's mailbox is filled by somebody who types its address again and again."""
-    # Hashed, so that addresses that only look alike are not counted as one; by kind, so that none keeps out another.
-    account = sha256_hex(f"{letter.name} {ascii_lower(email)}")
+async def send_mail_once(auth: Auth, email: str, mail: TemplateMail) -> None:
+    """Queues the mail unless the rate limit of its address and kind is reached.
+
+    An attacker submits the address of a victim again and again, which would fill the victim's mailbox.
+    """
+    # The hash keeps look-alike addresses apart, which a database collation may treat as equal. Each kind of mail
+    # counts separately, so that one cannot block another.
+    account = sha256_hex(f"{mail.name} {ascii_lower(email)}")
     if await auth.throttle.try_hit("register_mail", account=account):
-        auth.account_mailer.enqueue(letter)
+        auth.account_mailer.enqueue(mail)

@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..auth import Auth, get_auth
+from ..auth import Auth
 from ..authentication import complete_login, update_session_auth_hash
 from ..core.translation import gettext
 from ..http.urls import redirect
@@ -14,14 +14,14 @@ from .base import check_new_password, check_old_password, login_required_respons
 from .forms import Field, Form, email_field
 from .mailed_links import send_reset_mail
 
-# Django's: where a link's secret waits in the session, and what stands in its place in the URL.
+# Django's names: the session entry for the secret of a link, and what replaces the secret in the URL.
 RESET_TOKEN = "_password_reset_token"  # noqa: S105
 RESET_URL_TOKEN = "set-password"  # noqa: S105
 
 
-async def password_change(request: Request) -> Response:
-    """Of one's own password, by whoever knows the old one. This session goes on, all others of the user end."""
-    auth, user = get_auth(request), request.user
+async def password_change(auth: Auth, request: Request) -> Response:
+    """Shows the form for a new password, which needs the old one. The user's other sessions end."""
+    user = request.user
     if not isinstance(user, User):
         return login_required_response(request)
     form = Form(
@@ -35,7 +35,7 @@ async def password_change(request: Request) -> Response:
         if form.is_valid:
             encoded = await auth.passwords.hash(form.data["new_password1"])
             if not await auth.users.replace_password(user, encoded, request=request):
-                # It was reset while a thief, who knows the old one, was here: the owner's stays.
+                # The password was reset meanwhile. An attacker who knows the old password must not overwrite it.
                 return login_required_response(request)
             update_session_auth_hash(request, user)
             return redirect(request, "password_change_done")
@@ -44,16 +44,19 @@ async def password_change(request: Request) -> Response:
     return await render(auth, request, template, status, form=form, password_help=auth.password_help())
 
 
-async def password_change_done(request: Request) -> Response:
-    auth = get_auth(request)
+async def password_change_done(auth: Auth, request: Request) -> Response:
+    """Confirms that the password was changed."""
     if not request.user.is_authenticated:
         return login_required_response(request)
     return await render(auth, request, "registration/password_change_done.html")
 
 
-async def password_reset(request: Request) -> Response:
-    """The answer is the same for every address, and does not wait for what is done about it."""
-    auth = get_auth(request)
+async def password_reset(auth: Auth, request: Request) -> Response:
+    """Shows the form that asks for an e-mail address, and queues the mails with the reset links.
+
+    An attacker submits addresses to find out which have an account. Therefore the response is the same for every
+    address, and the database is queried after it.
+    """
     form = Form(email=email_field())
     if request.method == "POST":
         auth.account_mailer.require_configured()
@@ -65,16 +68,19 @@ async def password_reset(request: Request) -> Response:
     return await render(auth, request, "registration/password_reset_form.html", 422 if form.errors else 200, form=form)
 
 
-async def password_reset_confirm(request: Request) -> Response:
-    """The secret moves from the link into the session, so that neither the history nor a Referer holds it."""
-    auth, token = get_auth(request), request.path_params["token"]
+async def password_reset_confirm(auth: Auth, request: Request) -> Response:
+    """Shows the form for a new password to the owner of a reset link.
+
+    The secret moves from the URL into the session, so that neither the browser history nor a `Referer` contains it.
+    """
+    token = request.path_params["token"]
     user = await auth.users.get(decode_uid(request.path_params["uidb64"]))
     in_session = token == RESET_URL_TOKEN
     if in_session:
         token = auth.reset_tokens.from_session(str(request.session.get(RESET_TOKEN, "")))
-    # Somebody who does not exist is looked for like anybody else.
-    is_good = await auth.reset_tokens.check(user or User(id=None, username=""), token)
-    if user is None or not user.is_active or not is_good:
+    # An unknown user costs the same work, so that the response time does not reveal which users exist.
+    is_valid = await auth.reset_tokens.check(user or User(id=None, username=""), token)
+    if user is None or not user.is_active or not is_valid:
         return await _reset_form(auth, request, 404, validlink=False)
     if request.method != "POST" and not in_session:
         await auth.throttle.hit("confirm", ip=auth.proxies.client_address(request))
@@ -89,18 +95,20 @@ async def password_reset_confirm(request: Request) -> Response:
     if not form.is_valid:
         return await _reset_form(auth, request, 422, form=form, account_name=user.username)
     encoded = await auth.passwords.hash(form.data["new_password1"])
-    if not await auth.gateway.run_in_transaction(lambda: _reset(auth, request, user.id, token, encoded)):
-        # Another request used the link while this one made its hash.
+    if not await auth.gateway.run_in_transaction(lambda: _reset_password(auth, request, user.id, token, encoded)):
+        # Another request used the link while this one hashed the password.
         return await _reset_form(auth, request, 404, validlink=False)
     request.session.pop(RESET_TOKEN, None)
     if auth.login_after_reset:
-        fresh = await auth.users.get(user.id)
-        return await complete_login(request, fresh) if fresh is not None else login_required_response(request)
+        current_user = await auth.users.get(user.id)
+        if current_user is None:
+            return login_required_response(request)
+        return await complete_login(request, current_user)
     return redirect(request, "password_reset_complete")
 
 
-async def _reset(auth: Auth, request: Request, user_id: object, token: str, encoded: str) -> bool:
-    """Uses the link up and sets the password; False for all but the first."""
+async def _reset_password(auth: Auth, request: Request, user_id: object, token: str, encoded: str) -> bool:
+    """Consumes the token and sets the password; returns False if another request consumed it first."""
     user = await auth.users.get(user_id)
     if user is None or not await auth.reset_tokens.consume(user, token):
         return False
@@ -111,12 +119,16 @@ async def _reset(auth: Auth, request: Request, user_id: object, token: str, enco
 
 
 async def _send_reset_mails(auth: Auth, request: Request, email: str) -> None:
-    """To the address that is stored, never to the one that was typed: the two may only look alike."""
+    """Sends a reset link to each active user with this address.
+
+    An attacker types a look-alike of a victim's address, to which the mail would go. Therefore the mail goes to the
+    stored address.
+    """
     for user in await auth.users.list_by_email(email):
-        # Whoever has no password here, but comes through a proxy or another site, is not given one.
+        # A user without a password logs in elsewhere, through a reverse proxy for example, and gets no password here.
         if not user.is_active or not is_usable(user.password):
             continue
-        # By account, not by what was typed: an address that only looks alike would use up the owner's mail.
+        # The limit counts per account. An attacker could otherwise use up the owner's mails with look-alike addresses.
         if await auth.throttle.try_hit("password_reset_mail", account=f"user {user.id}"):
             await send_reset_mail(auth, request, user)
 

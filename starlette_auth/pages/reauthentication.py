@@ -1,4 +1,4 @@
-"""Asking for the password again before a sensitive action."""
+"""Reauthentication: asks for the password again before a sensitive action."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,18 +11,18 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ..auth import Auth, get_auth
-from ..authentication import confirm_password, next_url, redirect_to_login
+from ..authentication import confirm_password, redirect_to_login
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext
 from ..decorators import require
-from ..http.content import read_fields, wants_json
+from ..http.content import wants_json
 from ..http.problems import problem_response
 from ..http.urls import requested_url, safe_url
 from ..passwords.passwords import is_usable
 from ..users.models import User
 from .base import login_required_response, render
-from .forms import Field, Form
+from .forms import Field, Form, read_fields
 
 F = TypeVar("F", bound=Callable[..., Any])
 Pairs = list[tuple[str, str]]
@@ -39,15 +39,15 @@ def fresh_login_required(*, max_age: int = 300, keep: Sequence[str] = ()) -> Cal
 
 
 def fresh_login_required(endpoint: F | None = None, *, max_age: int = 300, keep: Sequence[str] = ()) -> Any:
-    """Lets a user in who entered credentials in the last `max_age` seconds. Asks others for their password first.
+    """Allows only users who entered credentials in the last `max_age` seconds. Asks others for their password.
 
-    After that the user goes on. `keep` names the fields of a form that may stand in the page meanwhile, as in
-    keep=("title", "text"): a small form is sent again with these fields, and with no others. Without it the user has
-    to send the form again. A client that wants JSON gets 403, and can send {"password": …} to the page
-    "reauthenticate". It decorates whatever `login_required` can decorate, and replaces it.
+    After the password the user returns to the page. `keep` names form fields that are saved in the password page, as
+    in keep=("title", "text"). A form of at most 16 KiB is then sent again with these fields only. Without `keep` the
+    user has to submit the form again. A JSON client gets 403, and can send {"password": …} to the page
+    "reauthenticate". This decorator includes `login_required` and decorates the same endpoints.
     """
     if max_age < 1:
-        raise ImproperlyConfigured("Nobody's login is that fresh. Pass max_age in seconds, as in max_age=300.")
+        raise ImproperlyConfigured("max_age is shorter than one second. Pass max_age in seconds, as in max_age=300.")
     if isinstance(keep, str):
         raise ImproperlyConfigured('keep is a list of field names. Pass keep=("title", "text").')
     names = frozenset(keep)
@@ -56,43 +56,43 @@ def fresh_login_required(endpoint: F | None = None, *, max_age: int = 300, keep:
         backend = get_auth(conn).session_backend
         return conn.user.is_authenticated and backend.auth_age(session_of(conn), conn.user) < max_age
 
-    def ask(conn: HTTPConnection) -> Response:
+    def refuse(conn: HTTPConnection) -> Response:
         return ReauthenticationResponse(conn, names) if conn.user.is_authenticated else redirect_to_login(conn)
 
-    demand = require(is_fresh, ask, "Confirm that it is you, then connect again.")
-    return demand if endpoint is None else demand(endpoint)
+    decorate = require(is_fresh, refuse, "Confirm that it is you, then connect again.")
+    return decorate if endpoint is None else decorate(endpoint)
 
 
-async def reauthenticate(request: Request) -> Response:
-    """The page that asks for the password; it is opened by itself, or takes the place of an answer to a form."""
+async def reauthenticate(auth: Auth, request: Request) -> Response:
+    """Shows the form that asks for the password, and returns the user to the page that required it."""
     user = request.user
     if not isinstance(user, User) or not _can_confirm(request):
         return login_required_response(request)
-    auth, form = get_auth(request), _form()
+    form = _form()
     if request.method != "POST":
-        form.data["next"] = next_url(auth, request, request.query_params.get("next"))
+        form.data["next"] = auth.redirects.choose(request.scope, request.query_params.get("next"))
         return await _page(auth, request, form)
     if await form.fill_in(request):
         if await confirm_password(auth, request, user, form.data["password"], action="reauthenticate"):
-            return await _go_on(auth, request, form)
+            return await _return_to_page(auth, request, form)
         message = gettext("Your password was entered incorrectly. Please enter it again.")
         form.add_error("password", ValidationError(message, "password_incorrect"))
     return await _page(auth, request, form, 422)
 
 
-async def _go_on(auth: Auth, request: Request, form: Form) -> Response:
-    """To where the visitor was saved; a form that was sent there is sent again."""
+async def _return_to_page(auth: Auth, request: Request, form: Form) -> Response:
+    """Redirects to the page that required the password, or shows a page that sends the saved form to it again."""
     session = session_of(request)
-    assert session is not None  # noqa: S101  _can_confirm has looked
+    assert session is not None  # noqa: S101  _can_confirm() checks this
     auth.session_backend.renew_auth_time(session)
     if not form.data["saved"]:
-        return RedirectResponse(next_url(auth, request, form.data["next"]), status_code=303)
+        return RedirectResponse(auth.redirects.choose(request.scope, form.data["next"]), status_code=303)
     saved = _read_signed_form(auth, request, form.data["next"], form.data["saved"])
     return await render(auth, request, "registration/reauthenticated.html", action=form.data["next"], saved=saved)
 
 
 class ReauthenticationResponse(Response):
-    """Stands where an answer is expected, and is made when it is sent: the form that came may have to be read first."""
+    """A response that is made when it is sent, because it has to read the submitted form first."""
 
     def __init__(self, conn: HTTPConnection, keep: frozenset[str]) -> None:
         super().__init__()
@@ -102,39 +102,40 @@ class ReauthenticationResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         auth = get_auth(self.conn)
         with auth.override_language(self.conn):
-            response = await _question(auth, self.conn, self.keep)
+            response = await _ask_password(auth, self.conn, self.keep)
         auth.add_security_headers(response)
         await response(scope, receive, send)
 
 
-async def _question(auth: Auth, conn: HTTPConnection, keep: frozenset[str]) -> Response:
+async def _ask_password(auth: Auth, conn: HTTPConnection, keep: frozenset[str]) -> Response:
     if not _can_confirm(conn):
         return redirect_to_login(conn)
     url, method = auth.url_for(conn, "reauthenticate"), conn.scope["method"]
-    here = requested_url(conn.scope)
+    current_url = requested_url(conn.scope)
     if wants_json(conn) or method not in ("GET", "HEAD", "POST"):
         detail = gettext("Confirm your password first, at %(url)s; then send this request again.") % {"url": url}
         return problem_response(403, detail)
     if method != "POST":
-        return RedirectResponse(f"{url}?{urlencode({'next': here})}", status_code=303)
-    form, saved = _form(), await _read(conn, keep)
-    form.data["next"], form.data["saved"] = here, _sign_form(auth, conn, here, saved) if saved else ""
-    if not saved:
-        # One comes back to the page on which it was filled in, as far as that is known.
-        form.data["next"] = _page_before(auth, conn)
-    return await _page(auth, conn, form, 403, is_lost=not saved)
+        return RedirectResponse(f"{url}?{urlencode({'next': current_url})}", status_code=303)
+    form, pairs = _form(), await _read_form(conn, keep)
+    if pairs:
+        form.data["next"], form.data["saved"] = current_url, _sign_form(auth, conn, current_url, pairs)
+    else:
+        form.data["next"] = _referring_page(auth, conn)
+    return await _page(auth, conn, form, 403, is_lost=not pairs)
 
 
-def _page_before(auth: Auth, conn: HTTPConnection) -> str:
+def _referring_page(auth: Auth, conn: HTTPConnection) -> str:
+    """Returns the path of the page with the form, from the header `Referer`, or else the default URL."""
     try:
         path = urlsplit(conn.headers.get("referer", "")).path
     except ValueError:
         path = ""
-    return safe_url(path, default=next_url(auth, conn, None))
+    return safe_url(path, default=auth.redirects.choose(conn.scope, None))
 
 
 def _can_confirm(conn: HTTPConnection) -> bool:
-    """Whether it is by a password, and in a session, that this user can prove who they are."""
+    """Returns whether the session belongs to this user, and the user has a password."""
     user, session = conn.user, session_of(conn)
     is_logged_in = session is not None and user.is_authenticated and SessionBackend.belongs_to(session, user)
     return is_logged_in and is_usable(user.password)
@@ -152,33 +153,37 @@ async def _page(auth: Auth, conn: HTTPConnection, form: Form, status: int = 200,
     return await render(auth, conn, "registration/reauthenticate.html", status, form=form, is_lost=is_lost)
 
 
-async def _read(conn: HTTPConnection, keep: frozenset[str]) -> Pairs:
-    """Returns the fields of a form that are named in `keep`; none if it is no form, has files, or is too long."""
+async def _read_form(conn: HTTPConnection, keep: frozenset[str]) -> Pairs:
+    """Returns the form fields named in `keep`; an empty list if it is not a form, has files, or is too long."""
     if not keep or not isinstance(conn, Request):
         return []
     try:
-        sent = await read_fields(conn)
+        submitted = await read_fields(conn)
     except HTTPException:
         return []
-    except RuntimeError:  # FastAPI has already read the body, for the arguments of the endpoint
+    except RuntimeError:  # FastAPI has already read the body for the arguments of the endpoint
         form = await conn.form()
-        sent = {name: form.getlist(name) for name in form}
-    is_text = all(isinstance(value, str) for values in sent.values() for value in values)
-    pairs = [(name, value) for name, values in sent.items() for value in values if name in keep]
+        submitted = {name: form.getlist(name) for name in form}
+    is_text = all(isinstance(value, str) for values in submitted.values() for value in values)
+    pairs = [(name, value) for name, values in submitted.items() for value in values if name in keep]
     return pairs if is_text and len(json.dumps(pairs)) <= MAX_SAVED else []
 
 
 def _sign_form(auth: Auth, conn: HTTPConnection, action: str, pairs: Pairs) -> str:
-    """For the page: whoever logs in after this user cannot be made to send the user's form."""
+    """Returns the fields as JSON with a signature over user, action and fields.
+
+    Another user could log in on the same device and submit the saved form, which would send it in that user's name.
+    Therefore the signature includes the user.
+    """
     text = json.dumps(pairs)
     return f"{auth.keys.sign(SAVED_FORM, _signed_content(conn, action, text))}:{text}"
 
 
 def _read_signed_form(auth: Auth, conn: HTTPConnection, action: str, saved: str) -> Pairs:
-    """What `_seal` was given, when the browser has sent it back as it was."""
+    """Returns the fields given to `_sign_form`. Raises HTTPException 400 if they were changed."""
     signature, _, text = saved.partition(":")
     if auth.keys.verify(SAVED_FORM, _signed_content(conn, action, text), signature) is None:
-        raise HTTPException(400, gettext("This cannot be read. Load the page again, and send it once more."))
+        raise HTTPException(400, gettext("This request cannot be read. Please reload the page and send it again."))
     return [(name, value) for name, value in json.loads(text)]
 
 

@@ -7,16 +7,16 @@ from starlette.routing import BaseRoute, Route
 from ..auth import Auth
 from ..core.templating import ASSETS
 from ..decorators import login_not_required
-from .base import View, account_page, template_page
+from .base import Endpoint, account_page, template_page
 from .login import login_page, logout_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
 from .reauthentication import reauthenticate
 
 
 def routes(auth: Auth) -> list[BaseRoute]:
-    """The account pages, to be mounted: `Mount("/accounts", routes=routes(auth))`."""
+    """Returns the routes of the account pages, to be mounted: `Mount("/accounts", routes=routes(auth))`."""
     both, get, post = ["GET", "POST"], ["GET"], ["POST"]
-    own: list[BaseRoute] = [
+    pages: list[BaseRoute] = [
         Route("/login", account_page(login_page), name="login", methods=both),
         Route("/logout", account_page(logout_page), name="logout", methods=post),
         Route("/logged_out", template_page("logged_out"), name="logged_out", methods=get),
@@ -32,11 +32,11 @@ def routes(auth: Auth) -> list[BaseRoute]:
         Route("/auth.css", asset("auth.css", "text/css"), name="auth_style", methods=get),
         Route("/auth.js", asset("auth.js", "text/javascript"), name="auth_script", methods=get),
     ]
-    return [*own, *(route for feature in auth.features for route in feature.routes())]
+    return [*pages, *(route for feature in auth.features for route in feature.routes())]
 
 
-def asset(name: str, media_type: str) -> View:
-    """A file that pages need, under a URL that changes with it."""
+def asset(name: str, media_type: str) -> Endpoint:
+    """Returns the view of a static file. Browsers may cache it, because its URL has a hash of its content."""
 
     @login_not_required
     async def serve(request: Request) -> Response:

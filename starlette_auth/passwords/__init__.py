@@ -1,1 +1,1 @@
-"""Hashing and judging passwords."""
+"""Password hashing and password validation."""

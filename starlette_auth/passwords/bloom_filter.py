@@ -1,4 +1,4 @@
-"""A Bloom filter file of common passwords."""
+"""Reads a Bloom filter file of common passwords."""
 
 import functools
 import hashlib
@@ -15,9 +15,12 @@ FORMAT = "starlette-auth password filter 1"
 
 
 class BloomFilter:
-    """A Bloom filter of SHA-1 digests: it never misses a password that it was given, and seldom takes another for one.
+    """Tells whether a password is in a Bloom filter of SHA-1 digests.
 
-    The file is mapped into memory, so processes share it, and only what is asked for is read.
+    The filter finds every password that it was built from. Other passwords are false positives at the rate in `header`.
+    The file is mapped into memory: processes share it, and only the pages that a lookup needs are read.
+
+    Raises ImproperlyConfigured if the file is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,7 +30,7 @@ class BloomFilter:
             self.header = self._header()
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ImproperlyConfigured(
-                f"{path} is no password filter, or a damaged one ({error}). "
+                f"{path} is not a password filter, or is damaged ({error}). "
                 "Build it again with `starlette-auth buildfilter`."
             ) from error
 
@@ -43,7 +46,7 @@ class BloomFilter:
         return dict(header)
 
     def __contains__(self, password: str) -> bool:
-        """Exactly this text: reducing it to what people write in lists is the caller's business."""
+        """Returns whether the filter contains exactly this text. The caller normalizes it first."""
         for position in positions(sha1_digest(password), self.bits, self.hashes):
             if not self._file[self._start + (position >> 3)] & (1 << (position & 7)):
                 return False
@@ -52,19 +55,22 @@ class BloomFilter:
 
 @functools.cache
 def open_filter(path: Path) -> BloomFilter:
-    """Once for each path in a process. Reads a file: call it in a thread."""
+    """Returns the filter at `path`, opened once per process. Call it in a thread: it reads a file."""
     return BloomFilter(path)
 
 
 def positions(digest: bytes, bits: int, hashes: int) -> Iterator[int]:
-    """Enhanced double hashing (Dillinger and Manolios, 2004): the digest is random enough for all of them."""
+    """Yields the bit positions of a digest, by enhanced double hashing (Dillinger and Manolios, 2004).
+
+    Double hashing derives all `hashes` positions from two 64-bit numbers of the digest.
+    """
     position, step = int.from_bytes(digest[:8]) % bits, int.from_bytes(digest[8:16]) % bits
-    for turn in range(1, hashes + 1):
+    for index in range(1, hashes + 1):
         yield position
         position = (position + step) % bits
-        step = (step + turn) % bits
+        step = (step + index) % bits
 
 
 def sha1_digest(password: str) -> bytes:
-    # No secret is kept by it: SHA-1 is what public collections of breached passwords are made of.
+    # SHA-1, because public lists of breached passwords contain SHA-1 digests. It protects no secret here.
     return hashlib.sha1(password.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()

@@ -1,4 +1,4 @@
-"""Password hashers, in encodings that Django reads."""
+"""Password hashers that read and write Django's encodings."""
 
 import base64
 import hashlib
@@ -16,44 +16,44 @@ GET_BCRYPT = "Run `pip install starlette-contrib-auth[django]`."
 
 
 class PasswordHasher(Protocol):
-    """One way of hashing, in Django's encodings: `algorithm$parameters$salt$hash`."""
+    """Hashes passwords with one algorithm, in Django's encoding `algorithm$parameters$salt$hash`."""
 
     algorithm: str
 
     def encode(self, password: str) -> str:
-        """A new hash with a fresh salt."""
+        """Returns the encoded hash of `password`, with a new random salt."""
         ...
 
     def verify(self, password: str, encoded: str) -> bool:
-        """Whether `encoded`, whose parameters may differ from ours, was made of `password`.
+        """Returns whether `encoded` is a hash of `password`. Its parameters may differ from this hasher's.
 
-        ValueError, or one of its like, when it cannot be read.
+        Raises ValueError, LookupError, ArithmeticError or MemoryError if `encoded` is malformed.
         """
         ...
 
     def must_update(self, encoded: str) -> bool:
-        """Whether `encoded` is weaker than what `encode` would make."""
+        """Returns whether `encoded` is weaker than a hash that `encode` would make now."""
         ...
 
 
 def new_salt() -> str:
-    """22 characters, 131 bits: as Django's, because its columns are measured for them."""
+    """Returns a random salt of Django's form: 22 letters and digits (131 bits). It fits Django's column."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(22))
 
 
 class Argon2PasswordHasher:
-    """Argon2id (RFC 9106) with 64 MiB, three passes, four lanes, in Django's encoding and with a salt of Django's form."""
+    """Hashes with Argon2id (RFC 9106): 64 MiB of memory, 3 passes, 4 lanes. Encoding and salt are Django's."""
 
     algorithm = "argon2"
 
     def __init__(self, *, time_cost: int = 3, memory_cost: int = 64 * 1024, parallelism: int = 4) -> None:
-        """`memory_cost` is in KiB."""
+        """Sets the parameters: `time_cost` passes, `memory_cost` KiB and `parallelism` lanes."""
         self.hasher = argon2.PasswordHasher(
             time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism, hash_len=32
         )
 
     def encode(self, password: str) -> str:
-        # Django makes a hash anew whose salt is not 22 letters and digits.
+        # Django would rehash a password whose salt is not 22 letters and digits.
         return self.algorithm + self.hasher.hash(password, salt=new_salt().encode())
 
     def verify(self, password: str, encoded: str) -> bool:
@@ -65,16 +65,16 @@ class Argon2PasswordHasher:
             raise ValueError(str(error)) from error
 
     def must_update(self, encoded: str) -> bool:
-        ours, theirs = self.hasher, argon2.extract_parameters("$" + encoded.split("$", 1)[1])
+        current, stored = self.hasher, argon2.extract_parameters("$" + encoded.split("$", 1)[1])
         return (
-            theirs.type is not argon2.Type.ID
-            or theirs.memory_cost < ours.memory_cost
-            or theirs.time_cost * theirs.memory_cost < ours.time_cost * ours.memory_cost
+            stored.type is not argon2.Type.ID
+            or stored.memory_cost < current.memory_cost
+            or stored.time_cost * stored.memory_cost < current.time_cost * current.memory_cost
         )
 
 
 class PBKDF2PasswordHasher:
-    """PBKDF2 with HMAC-SHA256; 1,000,000 iterations as Django 5.2."""
+    """Hashes with PBKDF2-HMAC-SHA256, by default with the 1,000,000 iterations of Django 5.2."""
 
     algorithm = "pbkdf2_sha256"
     digest = "sha256"
@@ -98,14 +98,14 @@ class PBKDF2PasswordHasher:
 
 
 class PBKDF2SHA1PasswordHasher(PBKDF2PasswordHasher):
-    """PBKDF2 with HMAC-SHA1, for old Django databases."""
+    """Hashes with PBKDF2-HMAC-SHA1, for old Django databases."""
 
     algorithm = "pbkdf2_sha1"
     digest = "sha1"
 
 
 class ScryptPasswordHasher:
-    """scrypt (RFC 7914) with Django 5.2's parameters: N=2¹⁴, r=8, p=5."""
+    """Hashes with scrypt (RFC 7914). The default parameters are Django 5.2's: N=2¹⁴, r=8, p=5."""
 
     algorithm = "scrypt"
 
@@ -124,13 +124,13 @@ class ScryptPasswordHasher:
         return int(n) * int(r) * int(p) < self.parameters[0] * self.parameters[1] * self.parameters[2]
 
     def _encode(self, password: str, salt: str, n: int, r: int, p: int) -> str:
-        room = 128 * r * (n + p) * 2  # what OpenSSL may use, in bytes: its own default refuses Django's parameters
-        raw = hashlib.scrypt(password.encode(), salt=salt.encode(), n=n, r=r, p=p, maxmem=room, dklen=64)
+        max_memory = 128 * r * (n + p) * 2  # bytes; OpenSSL's default limit rejects Django's parameters
+        raw = hashlib.scrypt(password.encode(), salt=salt.encode(), n=n, r=r, p=p, maxmem=max_memory, dklen=64)
         return f"{self.algorithm}${n}${salt}${r}${p}${base64.b64encode(raw).decode()}"
 
 
 class BCryptSHA256PasswordHasher:
-    """bcrypt over the SHA-256 of the password, for old Django databases. Needs the extra `django`."""
+    """Hashes the SHA-256 of a password with bcrypt, for old Django databases. Needs the extra `django`."""
 
     algorithm = "bcrypt_sha256"
 
@@ -141,8 +141,8 @@ class BCryptSHA256PasswordHasher:
         self._bcrypt: Any = importlib.import_module("bcrypt")
 
     def encode(self, password: str) -> str:
-        made: bytes = self._bcrypt.hashpw(self._input(password), self._bcrypt.gensalt(self.rounds))
-        return f"{self.algorithm}${made.decode()}"
+        hashed: bytes = self._bcrypt.hashpw(self._input(password), self._bcrypt.gensalt(self.rounds))
+        return f"{self.algorithm}${hashed.decode()}"
 
     def verify(self, password: str, encoded: str) -> bool:
         stored = encoded.split("$", 1)[1].encode()
@@ -156,17 +156,20 @@ class BCryptSHA256PasswordHasher:
 
 
 class BCryptPasswordHasher(BCryptSHA256PasswordHasher):
-    """Plain bcrypt, which looks at the first 72 bytes only: for old Django databases. Needs the extra `django`."""
+    """Hashes the first 72 bytes of a password with bcrypt, for old Django databases. Needs the extra `django`."""
 
     algorithm = "bcrypt"
 
     def _input(self, password: str) -> bytes:
-        # bcrypt 5 raises for longer input where older ones cut it; a login must not fail for that.
+        # Older versions of bcrypt cut longer input off. bcrypt 5 raises an exception, which would make the login fail.
         return password.encode()[:72]
 
 
 class MD5PasswordHasher:
-    """Salted MD5, as ancient Django databases hold. Not in the default list: name it to read them once more."""
+    """Hashes with salted MD5, for very old Django databases.
+
+    It is not among the default hashers. Pass it to `Passwords` to read such hashes.
+    """
 
     algorithm = "md5"
 
@@ -184,7 +187,7 @@ class MD5PasswordHasher:
 
 
 def default_hashers() -> list[PasswordHasher]:
-    """Django's list, Argon2id first; bcrypt where it is installed."""
+    """Returns Django's hashers, with Argon2id first. The bcrypt hashers are included if bcrypt is installed."""
     hashers: list[PasswordHasher] = [
         Argon2PasswordHasher(),
         PBKDF2PasswordHasher(),

@@ -27,20 +27,22 @@ T = TypeVar("T")
 
 
 class Verification(NamedTuple):
-    """What came of checking a password: whether it is right, and whether its hash should be made anew."""
+    """Holds the result of a password check: `must_update` asks for a new hash."""
 
     matches: bool
     must_update: bool
 
 
 class Passwords:
-    """Hashes and checks passwords in threads of its own, at low priority, with a bounded queue.
+    """Hashes and checks passwords in a thread pool with low priority and a bounded queue.
 
-    The first hasher makes new hashes; all of them are read. `upgrade=False` leaves hashes of another kind as they are:
-    a new one ends the user's other sessions, and Django, where it reads the same table, may want the old kind.
+    The first hasher makes new hashes. All hashers verify existing ones. A weak hash, or one of another hasher, is
+    replaced at the next login. `upgrade=False` turns that off: a new hash ends the user's other sessions, and a Django
+    site on the same table may need the old algorithm.
 
-    `threads` is how many work at once (one for each core); when `queue` attempts wait (32 for each thread: a few seconds'
-    work), the next raises `HashingBusy`, which answers 503 with `Retry-After`.
+    `threads` is the size of the pool (default: one per CPU core). `max_waiting` is the length of the queue (default: 32
+    per thread, a few seconds of work). When the queue is full, `hash` and `check` raise `HashingBusy`, which becomes a
+    503 response with `Retry-After`.
     """
 
     def __init__(
@@ -56,12 +58,15 @@ class Passwords:
         self.preferred = next(iter(self.hashers.values()))
         self.threads = threads or os.cpu_count() or 1
         waiting_slots = 32 * self.threads if max_waiting is None else max_waiting
-        self._durations: dict[str, float] = {}  # seconds that each kind of hash takes, of late
+        self._durations: dict[str, float] = {}  # kind of hash: moving average of its seconds
         self._slots = threading.BoundedSemaphore(self.threads + waiting_slots)
         self._pool: ThreadPoolExecutor | None = None
 
     async def hash(self, password: str | None) -> str:
-        """The encoded hash; for None one that no password matches. ValueError above 1,024 characters."""
+        """Returns the encoded hash of a password. For None: an unusable hash, which no password matches.
+
+        Raises ValueError above 1,024 characters or for a lone surrogate, and HashingBusy if the queue is full.
+        """
         if password is None:
             return UNUSABLE + secrets.token_urlsafe(30)
         if not is_hashable(password):
@@ -69,24 +74,31 @@ class Passwords:
         return await self._run_in_pool(lambda: self.preferred.encode(unicodedata.normalize("NFC", password)))
 
     async def check(self, encoded: str | None, password: str) -> Verification:
-        """Takes as long for no user (None), an unusable or an unreadable hash as for a wrong password."""
+        """Returns whether `password` matches the hash `encoded`, and whether to hash it again.
+
+        An attacker measures response times, which would reveal whether an account exists. Therefore the check takes as
+        long for an unknown user (None) and for an unusable or unreadable hash as for a wrong password.
+
+        Raises HashingBusy if the queue is full.
+        """
         encoded = encoded or UNUSABLE
         hasher = self._hasher_of(encoded)
         if not is_hashable(password):
             hasher, password = None, ""
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         verification = await self._run_in_pool(lambda: self._check(hasher, encoded, password))
         if not verification.matches and len(self._durations) > 1:
-            # An account whose hash is of another kind would stand out among those that do not exist.
-            await asyncio.sleep(begun + max(self._durations.values()) * TIMING_MARGIN - time.perf_counter())
+            # Hashers differ in speed, so an attacker could tell an account with another kind of hash from an unknown
+            # account. Therefore each failed check takes as long as the slowest kind.
+            await asyncio.sleep(started_at + max(self._durations.values()) * TIMING_MARGIN - time.perf_counter())
         return verification
 
     def is_encoded(self, text: str) -> bool:
-        """Whether this is a hash that one of the hashers reads, or an unusable one, and not a password."""
+        """Returns whether `text` is a hash: one that a hasher reads, or an unusable one."""
         return not is_usable(text) or ("$" in text and _algorithm(text) in self.hashers)
 
     def close(self) -> None:
-        """Ends the threads; they start again when the next password comes."""
+        """Shuts the thread pool down. The next password starts a new one."""
         if self._pool is not None:
             self._pool.shutdown(wait=False)
             self._pool = None
@@ -98,31 +110,35 @@ class Passwords:
         if hasher is None and _algorithm(encoded) in ("bcrypt", "bcrypt_sha256") and not has_bcrypt():
             logger.error("A password hash needs bcrypt, which is missing. %s", GET_BCRYPT)
         elif hasher is None:
-            logger.error("A password hash is in no known format. Add its hasher to Passwords([…]), or set a new one.")
+            logger.error(
+                "A password hash has an unknown format. Add its hasher to Passwords([…]), or set a new password."
+            )
         return hasher
 
     def _check(self, hasher: PasswordHasher | None, encoded: str, password: str) -> Verification:
-        # A Django that hashed a decomposed spelling did not normalise it; ours are composed.
+        # `hash` normalizes to NFC. Django does not, so its hashes may be of the text as it was typed: both are tried.
         spellings = dict.fromkeys((unicodedata.normalize("NFC", password), password))
         if hasher is not None:
             try:
-                begun = time.perf_counter()
-                matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  the same work for all
-                self._record_duration(encoded, time.perf_counter() - begun)
+                started_at = time.perf_counter()
+                matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  constant work
+                self._record_duration(encoded, time.perf_counter() - started_at)
                 is_old = hasher is not self.preferred or hasher.must_update(encoded)
                 return Verification(matches, matches and is_old and self.upgrade)
             except (ValueError, LookupError, ArithmeticError, MemoryError):
-                logger.error("A stored %s hash is damaged: nobody can log in with it.", hasher.algorithm)
-        # Whoever asks about a name that does not exist waits for a hash, like everybody: names cannot be probed.
-        begun = time.perf_counter()
-        made = [self.preferred.encode(spelling) for spelling in spellings]
-        self._record_duration(made[0], time.perf_counter() - begun)
+                logger.error(
+                    "A stored %s hash is damaged, and its user cannot log in. Set a new password.", hasher.algorithm
+                )
+        # An attacker could find usernames by fast responses for unknown users. Therefore one is hashed for them, too.
+        started_at = time.perf_counter()
+        hashes = [self.preferred.encode(spelling) for spelling in spellings]
+        self._record_duration(hashes[0], time.perf_counter() - started_at)
         return Verification(matches=False, must_update=False)
 
-    def _record_duration(self, encoded: str, took: float) -> None:
+    def _record_duration(self, encoded: str, seconds: float) -> None:
         kind = _kind(encoded)
         if kind in self._durations or len(self._durations) < MAX_KINDS:
-            self._durations[kind] = 0.9 * self._durations.get(kind, took) + 0.1 * took
+            self._durations[kind] = 0.9 * self._durations.get(kind, seconds) + 0.1 * seconds
 
     async def _run_in_pool(self, task: Callable[[], T]) -> T:
         if not self._slots.acquire(blocking=False):
@@ -130,29 +146,32 @@ class Passwords:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, "starlette_auth.passwords", initializer=_lower_priority)
         job = self._pool.submit(task)
-        # Not when the request ends: one that was given up still occupies its thread.
+        # The slot is released when the job ends, not when the request does: a cancelled request's job keeps its thread.
         job.add_done_callback(lambda _: self._slots.release())
         return await asyncio.wrap_future(job)
 
 
 def is_usable(encoded: str) -> bool:
-    """Returns whether a password can match this hash. Users without a password have one that none matches."""
+    """Returns whether a password can match this hash. The hash of a user without a password is unusable."""
     return not encoded.startswith(UNUSABLE)
 
 
 def is_hashable(password: str) -> bool:
-    """Whether a password is short enough, and text: half a surrogate pair has no bytes to hash."""
+    """Returns whether a password has at most 1,024 characters and no lone surrogate."""
     return len(password) <= MAX_PASSWORD_LENGTH and not has_lone_surrogate(password)
 
 
 def _lower_priority() -> None:
-    """On Linux priorities belong to threads, so hashing gives way to the event loop; elsewhere to whole processes."""
+    """Lowers the priority of the current thread, so that the event loop runs before hashing.
+
+    Linux has a priority per thread. Elsewhere the priority of the whole process would change, so it is left alone.
+    """
     if sys.platform == "linux":
         os.nice(10)
 
 
 def _kind(encoded: str) -> str:
-    """The algorithm and its cost: what says how long a hash takes."""
+    """Returns the algorithm and the work factor of a hash. They decide how long hashing takes."""
     return "$".join([_algorithm(encoded), *(part for part in encoded.split("$")[1:] if COST.fullmatch(part))])
 
 

@@ -1,9 +1,9 @@
-"""Variants of a password, and passwords that are patterns."""
+"""Reduces passwords to their variants, and recognizes passwords that are patterns."""
 
 import re
 from collections.abc import Iterator
 
-# With more forms nobody's habit is found any more; the work stays small.
+# Limits on the number of variants, which keep the work small. More variants find no further common passwords.
 MAX_FORMS = 48
 MAX_FORMS_OF_LONG = 4
 LONG = 128
@@ -31,40 +31,41 @@ DATES = [
 
 
 def variants(password: str) -> list[str]:
-    """The password in lower case, and what is left of it without decoration: "Summer-2024-2024" is "summer" as well.
+    """Returns the password in lower case, and its variants without decoration: "Summer-2024-2024" contains "summer".
 
-    White space, punctuation, years, dates and numbers are taken from both ends, and of a repetition one part is kept,
-    again and again. What is left has four characters at least, six if they are digits: fewer are in everything.
+    White space, punctuation, years, dates and numbers are removed from both ends, and a repetition is reduced to one
+    unit, until nothing changes. A variant has at least 4 characters, or 6 if all are digits: shorter ones are contained
+    in too many passwords.
     """
-    found = [password.lower().strip()]
-    most = MAX_FORMS if len(password) <= LONG else MAX_FORMS_OF_LONG
-    for form in found:
+    forms = [password.lower().strip()]
+    max_forms = MAX_FORMS if len(password) <= LONG else MAX_FORMS_OF_LONG
+    for form in forms:
         for shorter in (*_stripped(form), *(tail[::-1] for tail in _stripped(form[::-1], -1)), *_repeated_unit(form)):
-            enough = 6 if shorter.isdecimal() else 4
-            if len(shorter) >= enough and shorter not in found and len(found) < most:
-                found.append(shorter)
-    return found
+            min_length = 6 if shorter.isdecimal() else 4
+            if len(shorter) >= min_length and shorter not in forms and len(forms) < max_forms:
+                forms.append(shorter)
+    return forms
 
 
 def is_pattern(text: str) -> bool:
-    """Whether it can be told in a few words: a walk over the keyboard, an alphabet, dates, few characters."""
+    """Returns whether a text is a keyboard walk, an alphabet, dates, or a repetition."""
     if len(text) < SHORTEST_PATTERN:
         return False
     if len(text) <= 24 and len(set(text)) <= min(3, len(text) // 4):
         return True
-    part = next(_repeated_unit(text), text)
-    if len(part) <= len(text) / 2 and (len(part) <= 4 or part.isdigit()):
+    unit = next(_repeated_unit(text), text)
+    if len(unit) <= len(text) / 2 and (len(unit) <= 4 or unit.isdigit()):
         return True
-    # "1q2w3e4r" is two walks, woven.
+    # "1q2w3e4r" is two keyboard walks, "1234" and "qwer", with their characters interleaved.
     return (
         _is_dates(text) or _is_keyboard_walk(text) or (_is_keyboard_walk(text[::2]) and _is_keyboard_walk(text[1::2]))
     )
 
 
 def _stripped(text: str, direction: int = 1) -> Iterator[str]:
-    """Without what stands in front. `direction` is -1 if the text is read backwards."""
-    for belongs in (_is_decoration, str.isdecimal, _is_mark):
-        length = next((index for index, character in enumerate(text) if not belongs(character)), len(text))
+    """Yields the text without decoration at its start. `direction` is -1 if the text is reversed."""
+    for is_removable in (_is_decoration, str.isdecimal, _is_mark):
+        length = next((index for index, character in enumerate(text) if not is_removable(character)), len(text))
         if length and _is_weak(text[:length]):
             yield text[length:]
     if YEAR.fullmatch(text[:4][::direction]):
@@ -72,16 +73,19 @@ def _stripped(text: str, direction: int = 1) -> Iterator[str]:
 
 
 def _repeated_unit(text: str) -> Iterator[str]:
-    """What it repeats, whether or not the last time is whole: three characters of it are enough to tell."""
+    """Yields the shortest unit that the text repeats, if any. The last repetition may be cut to three characters."""
     for length in range(1, len(text)):
-        left = len(text) - length
-        if (left >= 3 or left == length) and text.startswith(text[length:]):
+        rest = len(text) - length
+        if (rest >= 3 or rest == length) and text.startswith(text[length:]):
             yield text[:length]
             return
 
 
 def _is_weak(decoration: str) -> bool:
-    """A number that a person would remember, or sees on the keyboard; a long one can be a password by itself."""
+    """Returns whether decoration adds little strength: few characters, or a pattern.
+
+    A long number without a pattern can be a password by itself.
+    """
     digits = "".join(filter(str.isdecimal, decoration))
     marks = "".join(filter(_is_mark, decoration))
     return (len(digits) <= 8 or is_pattern(digits)) and (
@@ -98,15 +102,15 @@ def _is_mark(character: str) -> bool:
 
 
 def _is_dates(text: str) -> bool:
-    reached = {0}
+    ends = {0}
     for start in range(len(text)):
-        if start in reached:
-            reached.update(date.end() for pattern in DATES if (date := pattern.match(text, start)))
-    return len(text) in reached
+        if start in ends:
+            ends.update(date.end() for pattern in DATES if (date := pattern.match(text, start)))
+    return len(text) in ends
 
 
 def _is_keyboard_walk(text: str) -> bool:
-    """Whether straight runs of three keys on the average make it up, wherever each begins."""
+    """Returns whether the text consists of straight runs of keys, on average three or longer."""
     runs, index = 0, 0
     keys = text.translate(SHIFTED)
     while index < len(text):
@@ -116,7 +120,7 @@ def _is_keyboard_walk(text: str) -> bool:
 
 
 def _run_length(text: str, start: int) -> int:
-    """How many characters from `start` on lie in a line on some board."""
+    """Returns the length of the longest straight run of keys that begins at `start`."""
     longest = 1
     for steps in LINES:
         end = start + 1
@@ -128,7 +132,7 @@ def _run_length(text: str, start: int) -> int:
 
 
 def _lines(board: tuple[str, ...], directions: tuple[tuple[int, int], ...]) -> dict[str, tuple[int, int]]:
-    """In which direction the second of two keys lies from the first, if they are neighbours."""
+    """Maps each pair of neighbouring keys to the direction between them."""
     keys = {(row, column): key for row, keys in enumerate(board) for column, key in enumerate(keys)}
     steps = {key + key: (0, 0) for key in keys.values()}
     for (row, column), key in keys.items():
@@ -138,7 +142,7 @@ def _lines(board: tuple[str, ...], directions: tuple[tuple[int, int], ...]) -> d
     return steps
 
 
-# Rows are shifted by half a key, so a key has two neighbours above and two below.
+# Keyboard rows are offset by half a key, so a key has two neighbours above and two below.
 HEXAGONAL = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, -1), (-1, 1))
 LINES = [_lines(board, HEXAGONAL) for board in KEYBOARDS]
 LINES.append(_lines(KEYPAD, (*HEXAGONAL, (1, 1), (-1, -1))))

@@ -1,4 +1,4 @@
-"""A password validator that asks Have I Been Pwned."""
+"""A password validator that queries Have I Been Pwned."""
 
 import asyncio
 import hashlib
@@ -18,9 +18,11 @@ logger = logging.getLogger("starlette_auth")
 
 
 class PwnedPasswordsValidator:
-    """Asks Have I Been Pwned, which learns no more than five of the forty digits of the password's SHA-1.
+    """Rejects passwords that Have I Been Pwned has seen at least `min_count` times.
 
-    If there is no good answer within `timeout` seconds, the password passes, and `on_failure` is told why.
+    The service receives only the first 5 of the 40 hexadecimal digits of the password's SHA-1 (k-anonymity).
+    If it gives no valid answer within `timeout` seconds, the password is accepted and `on_failure` is called with the
+    exception. Needs the extra `pwned`.
     """
 
     def __init__(
@@ -48,11 +50,11 @@ class PwnedPasswordsValidator:
             async with asyncio.timeout(self.timeout):
                 count = _count(await self._range(digest[:5]), digest[5:])
         except Exception as error:
-            # By its name alone: its text has the URL, and with it a part of the digest.
-            logger.warning("A password was not looked up among the breached ones: %s", type(error).__name__)
-            waiting = self.on_failure(error) if self.on_failure else None
-            if inspect.isawaitable(waiting):
-                await waiting
+            # Only the exception's name is logged: its text contains the URL, and with it a part of the digest.
+            logger.warning("A password was not looked up at Have I Been Pwned: %s", type(error).__name__)
+            result = self.on_failure(error) if self.on_failure else None
+            if inspect.isawaitable(result):
+                await result
             return
         if count >= self.min_count:
             raise ValidationError(
@@ -61,24 +63,27 @@ class PwnedPasswordsValidator:
             )
 
     async def _range(self, prefix: str) -> str:
-        if self._certificates is None:  # files: not on the event loop
+        if self._certificates is None:  # reads files, so it runs in a thread
             self._certificates = await run_in_threadpool(self.httpx.create_ssl_context)
-        # A redirect could lead anywhere; it is an answer that we did not want.
+        # A redirect could lead to another host. It counts as an invalid response.
         async with self.httpx.AsyncClient(verify=self._certificates, follow_redirects=False) as client:
-            answer = await client.get(self.url + prefix, headers={"Add-Padding": "true"}, timeout=self.timeout)
-        answer.raise_for_status()
-        return str(answer.text)
+            response = await client.get(self.url + prefix, headers={"Add-Padding": "true"}, timeout=self.timeout)
+        response.raise_for_status()
+        return str(response.text)
 
     def get_help_text(self) -> str:
         return gettext("Your password can’t be one that is known from data breaches.")
 
 
 def _count(lines: str, suffix: str) -> int:
-    """How often the password was seen. Padding is seen 0 times."""
-    found = 0
+    """Returns how often the password was seen in breaches. Padding lines have the count 0.
+
+    Raises ValueError if the response is not in the format of the range API.
+    """
+    count = 0
     for line in lines.split():
         if not re.fullmatch(r"[0-9A-Fa-f]{35}:\d{1,18}", line):
-            raise ValueError("This is no range of digests.")
+            raise ValueError("The response is not a range of digests.")
         if line[:35].upper() == suffix:
-            found = int(line[36:])
-    return found
+            count = int(line[36:])
+    return count

@@ -19,12 +19,12 @@ from .passwords import MAX_PASSWORD_LENGTH
 from .patterns import is_pattern, variants
 
 logger = logging.getLogger("starlette_auth")
-# Nobody's name is longer; whoever fills in a book shall not make us read it for every password.
+# An attacker fills in a very long name, which would be compared with each password. Therefore the rest is ignored.
 MAX_ATTRIBUTE_LENGTH = 4096
 
 
 def _verbose_names() -> dict[str, str]:
-    """As Django calls the attributes of a user."""
+    """Returns Django's verbose names of the user's attributes."""
     return {
         "username": gettext("username"),
         "first_name": gettext("first name"),
@@ -34,7 +34,7 @@ def _verbose_names() -> dict[str, str]:
 
 
 class PasswordValidator(Protocol):
-    """A rule of yours: raises `ValidationError` for a password that breaks it. May be a coroutine."""
+    """Checks one rule: `validate` raises `ValidationError` for a password that breaks it. It may be a coroutine."""
 
     def validate(self, password: str, user: Any = None) -> Awaitable[None] | None: ...
 
@@ -44,17 +44,20 @@ class PasswordValidator(Protocol):
 async def validate_password(
     password: str, validators: Iterable[PasswordValidator], user: Any = None
 ) -> list[ValidationError]:
-    """What is wrong with a password; nothing, if the list is empty."""
+    """Returns the errors of all validators for a password. The list is empty if the password is valid.
+
+    The password is normalized to NFC first.
+    """
     errors: list[ValidationError] = []
-    if len(password) > MAX_PASSWORD_LENGTH:  # before anything that takes the longer, the longer it is
+    if len(password) > MAX_PASSWORD_LENGTH:  # before validators that are slow on long input
         validators = [MaximumLengthValidator(MAX_PASSWORD_LENGTH)]
     else:
         password = unicodedata.normalize("NFC", password)
     for validator in validators:
         try:
-            waiting = validator.validate(password, user)
-            if inspect.isawaitable(waiting):
-                await waiting
+            result = validator.validate(password, user)
+            if inspect.isawaitable(result):
+                await result
         except ValidationError as error:
             errors.append(error)
     return errors
@@ -75,7 +78,10 @@ def default_validators(context_words: Sequence[str] = ()) -> list[PasswordValida
 def build_validators(
     validators: Sequence[PasswordValidator] | None, context_words: Sequence[str], site_name: str = ""
 ) -> list[PasswordValidator]:
-    """Returns the validators of a site: those given, or the default ones, and one for its own words."""
+    """Returns the given or default validators, and one for the site's own words.
+
+    Raises ImproperlyConfigured if `context_words` is a single string.
+    """
     _require_list(context_words)
     words = [*context_words, *filter(None, [site_name])]
     if validators is None:
@@ -84,21 +90,24 @@ def build_validators(
 
 
 class MinimumLengthValidator:
-    """Fewer characters are enough for a user whose `has_second_factor` is true (NIST SP 800-63B-4, 3.1.1.2)."""
+    """Requires at least `min_length` characters (NIST SP 800-63B-4, 3.1.1.2).
+
+    For a user whose attribute `has_second_factor` is true, `with_second_factor` characters are enough.
+    """
 
     def __init__(self, min_length: int = 15, *, with_second_factor: int = 8) -> None:
         self.min_length = min_length
         self.with_second_factor = min(min_length, with_second_factor)
 
     def validate(self, password: str, user: Any = None) -> None:
-        needed = self.with_second_factor if getattr(user, "has_second_factor", False) else self.min_length
-        if len(password) < needed:
+        min_length = self.with_second_factor if getattr(user, "has_second_factor", False) else self.min_length
+        if len(password) < min_length:
             message = ngettext(
                 "This password is too short. It must contain at least %(min_length)d character.",
                 "This password is too short. It must contain at least %(min_length)d characters.",
-                needed,
+                min_length,
             )
-            raise ValidationError(message % {"min_length": needed}, "password_too_short")
+            raise ValidationError(message % {"min_length": min_length}, "password_too_short")
 
     def get_help_text(self) -> str:
         message = ngettext(
@@ -110,7 +119,10 @@ class MinimumLengthValidator:
 
 
 class MaximumLengthValidator:
-    """Against passwords that are sent to keep the hasher busy."""
+    """Allows at most `max_length` characters.
+
+    An attacker sends very long passwords, which would keep the hasher busy. Therefore they are rejected.
+    """
 
     def __init__(self, max_length: int = MAX_PASSWORD_LENGTH) -> None:
         self.max_length = max_length
@@ -126,7 +138,7 @@ class MaximumLengthValidator:
 
     def get_help_text(self) -> str:
         if self.max_length >= MAX_PASSWORD_LENGTH:
-            return ""  # nobody who makes one up comes near it
+            return ""  # the limit is far above the length of any real password
         message = ngettext(
             "Your password must contain at most %(max_length)d character.",
             "Your password must contain at most %(max_length)d characters.",
@@ -136,7 +148,11 @@ class MaximumLengthValidator:
 
 
 class UserAttributeSimilarityValidator:
-    """Decides as Django's does, in a time that grows with the length of what it compares, and not with its square."""
+    """Rejects passwords that are similar to an attribute of the user. Decides exactly as Django's validator.
+
+    Its time grows linearly with the length of the compared texts.
+    Raises ImproperlyConfigured if `max_similarity` is below 0.1.
+    """
 
     def __init__(
         self,
@@ -144,7 +160,7 @@ class UserAttributeSimilarityValidator:
         max_similarity: float = 0.7,
     ) -> None:
         if max_similarity < 0.1:
-            raise ImproperlyConfigured("max_similarity is at least 0.1. Pass a larger one, such as 0.7.")
+            raise ImproperlyConfigured("max_similarity must be at least 0.1. Pass a larger one, such as 0.7.")
         self.user_attributes = user_attributes
         self.max_similarity = max_similarity
 
@@ -162,28 +178,30 @@ class UserAttributeSimilarityValidator:
         return any(self._ratio(characters, part) >= self.max_similarity for part in {value, *re.split(r"\W+", value)})
 
     def _ratio(self, characters: Counter[str], part: str) -> float:
-        """What `difflib` calls the quick ratio: how large a part of both the characters are that both have."""
-        both = characters.total() + len(part)
-        if not both:
+        """Returns the share of common characters, 0 to 1, as `quick_ratio` of `difflib`."""
+        total = characters.total() + len(part)
+        if not total:
             return 1.0
-        most = 2.0 * min(characters.total(), len(part)) / both
-        return most if most < self.max_similarity else 2.0 * (characters & Counter(part)).total() / both
+        upper_bound = 2.0 * min(characters.total(), len(part)) / total
+        if upper_bound < self.max_similarity:
+            return upper_bound
+        return 2.0 * (characters & Counter(part)).total() / total
 
     def get_help_text(self) -> str:
         return gettext("Your password can’t be too similar to your other personal information.")
 
 
 class CommonPasswordValidator:
-    """Refuses common and breached passwords, also doubled, dated or decorated, and walks over the keyboard.
+    """Rejects common and breached passwords, their variants (repeated, dated, decorated), and keyboard walks.
 
-    `filter_path` is a filter of your own, to be asked instead of ours: `starlette-auth buildfilter` makes one.
+    `filter_path` replaces the shipped Bloom filter. Build a filter with `starlette-auth buildfilter`.
     """
 
     def __init__(self, filter_path: str | PathLike[str] | None = None) -> None:
         self.filter_path = DEFAULT_FILTER if filter_path is None else Path(filter_path)
 
     async def validate(self, password: str, user: Any = None) -> None:
-        # In a thread: the filter is a file, and even what is mapped may have to be read.
+        # In a thread: opening the filter reads a file, and so may access to a mapped page.
         if await run_in_threadpool(self._is_common, password):
             raise ValidationError(gettext("This password is too common."), "password_too_common")
 
@@ -198,7 +216,7 @@ class CommonPasswordValidator:
 
 
 class NumericPasswordValidator:
-    """Refuses digits alone. Django has it; where 15 characters are needed, it keeps out few."""
+    """Rejects passwords of digits only, as Django's validator. With a minimum of 15 characters it rejects few."""
 
     def validate(self, password: str, user: Any = None) -> None:
         if password.isdigit():
@@ -209,15 +227,16 @@ class NumericPasswordValidator:
 
 
 class ContextWordsValidator:
-    """Refuses what is made of the site's own words: its name, its domain, its product.
+    """Rejects passwords made of the site's own words: its name, its domain, its product.
 
-    They may be part of a password, if eight letters are left without them.
+    A password may contain these words if it has at least 8 letters besides them.
+    Raises ImproperlyConfigured if `context_words` is a single string.
     """
 
     def __init__(self, context_words: Sequence[str]) -> None:
         _require_list(context_words)
         words = {part for word in context_words for part in (word.lower(), *re.split(r"[\W_]+", word.lower()))}
-        # Words of one or two letters are in everything.
+        # Words of one or two letters occur in most passwords.
         self.words = sorted((word for word in words if len(word) >= 3), key=len, reverse=True)
 
     def validate(self, password: str, user: Any = None) -> None:
@@ -236,4 +255,4 @@ class ContextWordsValidator:
 
 def _require_list(context_words: Sequence[str]) -> None:
     if isinstance(context_words, str):
-        raise ImproperlyConfigured('context_words is a list. Pass context_words=["Acme Shop", "acme.example"].')
+        raise ImproperlyConfigured('context_words must be a list. Pass context_words=["Acme Shop", "acme.example"].')

@@ -25,7 +25,7 @@ def parse_mode(mode: str) -> CSRFMode:
 
 
 class CSRFTokens:
-    """Makes and checks the tokens in forms that prove that a form came from our own pages.
+    """Makes and checks the form tokens that prove a form came from our own pages.
 
     A token signs a secret that this browser holds in `cookie`, and the key of its session. An attacker's site can send
     a form in a visitor's name, but reads neither of the two; therefore it cannot make a token.
@@ -56,16 +56,22 @@ class CSRFTokens:
         return any(self.keys.verify(PURPOSE, f"{secret}:{key}", signature.hex()) is not None for key in keys)
 
     def rotate(self, conn: HTTPConnection) -> None:
-        """Makes the tokens of before a login invalid. Nothing to do here: the session's key, which they sign, changes."""
+        """Makes the tokens from before a login invalid.
+
+        There is nothing to do here: a token signs the session key, and the login changes that key.
+        """
 
     def browser_secret(self, conn: HTTPConnection) -> str | None:
-        """Returns the secret that this browser got with the first form that it loaded, or None."""
+        """Returns the secret that this browser got with its first form, or None."""
         value = self.cookie.read(conn.scope)
         return value if value is not None and is_key(value) else None
 
 
 def _session_key(conn: HTTPConnection) -> str:
-    """Returns the key that the session will have when the form comes back; "" without a session, or for an empty one."""
+    """Returns the key that the session will have when the form comes back.
+
+    Returns "" without a session, or for an empty one.
+    """
     session = conn.scope.get("session")
     return str(getattr(session, "next_key", "")) if session else ""
 

@@ -1,4 +1,4 @@
-"""Which browsers has a user logged in from before?"""
+"""Known devices: which browsers has a user logged in from before?"""
 
 import re
 import secrets
@@ -13,15 +13,16 @@ from ..users.models import User
 
 PURPOSE = "starlette_auth.device"
 ONE_YEAR = 365 * 24 * 60 * 60
-MAX_USERS = 5  # of one browser
+MAX_USERS = 5  # per browser
 SIGNATURE = re.compile("[0-9a-f]{64}")
 
 
 class KnownDevices:
-    """A cookie that holds a browser's identifier, and a signature for each user who logged in with it.
+    """Recognizes the browsers that a user has logged in with, by a signed cookie.
 
-    It opens nothing. It lets the owner of an account try a password while strangers are kept waiting, and tells
-    whether a login comes from somewhere new (OWASP: "device cookies").
+    The cookie holds an identifier of the browser, and a signature for each user who logged in with it. It grants no
+    access. It gives the browser its own counter in the throttle: the owner of an account can log in while an attacker's
+    attempts have to wait. It also shows whether a login comes from a new browser. OWASP calls this "device cookies".
     """
 
     def __init__(self, keys: SecretKeys, cookie: Cookie) -> None:
@@ -29,25 +30,26 @@ class KnownDevices:
         self.cookie = replace(cookie, name="device", max_age=ONE_YEAR)
 
     def known(self, conn: HTTPConnection, user: User) -> str:
-        """This browser's identifier, if `user` logged in with it before; else nothing."""
+        """Returns this browser's identifier if `user` has logged in with it before; otherwise ""."""
         device, signatures = self._read(conn)
         subject = f"{device}:{user.id}"
-        good = [self.keys.verify(PURPOSE, subject, signature) is not None for signature in signatures]
-        return device if any(good) else ""
+        verified = [self.keys.verify(PURPOSE, subject, signature) is not None for signature in signatures]
+        return device if any(verified) else ""
 
     def remember(self, conn: HTTPConnection, user: User) -> None:
-        """Asks for the cookie to be set with the response."""
+        """Adds the user to this browser's cookie, which the response will set."""
         device, signatures = self._read(conn)
         device = device or secrets.token_urlsafe(32)
         subject = f"{device}:{user.id}"
-        # A signature of the same user's, by an older key, must not keep another's place.
-        others = [signature for signature in signatures if self.keys.verify(PURPOSE, subject, signature) is None]
-        mine = self.keys.sign(PURPOSE, subject)
-        conn.scope[NEW_DEVICE] = ".".join([device, mine, *others[: MAX_USERS - 1]])
+        # The user's previous signature is dropped, even one by an older key: it would take the place of another user's.
+        other_users = [signature for signature in signatures if self.keys.verify(PURPOSE, subject, signature) is None]
+        new_signature = self.keys.sign(PURPOSE, subject)
+        conn.scope[NEW_DEVICE] = ".".join([device, new_signature, *other_users[: MAX_USERS - 1]])
 
     def _read(self, conn: HTTPConnection) -> tuple[str, list[str]]:
         value = conn.scope.get(NEW_DEVICE) or self.cookie.read(conn.scope) or ""
         device, *signatures = value.split(".")
-        # Whatever else stood there would be carried along; a browser keeps no cookie that is too long.
-        ours = [signature for signature in signatures[:MAX_USERS] if SIGNATURE.fullmatch(signature)]
-        return (device, ours) if is_key(device) else ("", [])
+        # Malformed parts are dropped. Otherwise they would be copied into the next cookie, and browsers reject a cookie
+        # that is too long.
+        well_formed = [signature for signature in signatures[:MAX_USERS] if SIGNATURE.fullmatch(signature)]
+        return (device, well_formed) if is_key(device) else ("", [])

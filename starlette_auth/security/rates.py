@@ -1,4 +1,4 @@
-"""Rates: how often may something be done?"""
+"""Rate limits: how often may an action be performed?"""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,11 @@ SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 
 @dataclass(frozen=True)
 class Rate:
-    """So many in so many seconds, for each of what `scope` names. They may come all at once; then one by one, evenly."""
+    """Allows `limit` actions per `period` seconds, for each value of `scope` (such as "ip").
+
+    All of them may come at once. After that, one more is allowed per `interval`. This is GCRA, the generic cell rate
+    algorithm.
+    """
 
     limit: int
     period: int
@@ -34,22 +38,26 @@ class Rate:
 
     @property
     def interval(self) -> int:
-        """How long one of them counts when they come evenly, in milliseconds."""
+        """Returns the emission interval of GCRA: the time between evenly spaced actions, in milliseconds."""
         return -(-self.period * 1000 // self.limit)
 
     @property
     def burst(self) -> int:
-        """How long those may count together that are there before one more."""
+        """Returns the burst tolerance of GCRA: how many milliseconds `until` may lie ahead."""
         return (self.limit - 1) * self.interval
 
 
 def parse_rates(text: str) -> tuple[Rate, ...]:
-    """From "10/m/ip, 5/5m/account": ten a minute from one address, five in five minutes for one account."""
+    """Returns the rates in a text such as "10/m/ip, 5/5m/account".
+
+    The example allows 10 actions per minute for each IP address, and 5 per 5 minutes for each account. The units are
+    s, m, h and d. An empty text gives no rates. Raises ImproperlyConfigured for a malformed text.
+    """
     return tuple(_parse(part.strip()) for part in text.split(",")) if text.strip() else ()
 
 
 def _parse(text: str) -> Rate:
-    found = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,3})?([smhd])/([a-z_]+)", text)
-    if found is None:
-        raise ImproperlyConfigured(f'{text!r} is no rate. Write "10/m/ip", or several: "10/m/ip, 5/5m/account".')
-    return Rate(limit=int(found[1]), period=int(found[2] or 1) * SECONDS[found[3]], scope=found[4])
+    match = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,3})?([smhd])/([a-z_]+)", text)
+    if match is None:
+        raise ImproperlyConfigured(f'{text!r} is not a rate. Write "10/m/ip", or several: "10/m/ip, 5/5m/account".')
+    return Rate(limit=int(match[1]), period=int(match[2] or 1) * SECONDS[match[3]], scope=match[4])

@@ -1,4 +1,4 @@
-"""Tokens for password resets, and how links and tokens refer to users."""
+"""Password reset tokens, and how links and tokens refer to users."""
 
 import base64
 from typing import Protocol
@@ -12,31 +12,35 @@ HALF_AN_HOUR = 30 * 60
 
 
 class ResetTokens(Protocol):
-    """Makes and checks the secret in a mail about a forgotten password."""
+    """Makes and checks the tokens in password reset mails. `max_age` is in seconds."""
 
     max_age: int
 
     async def make(self, user: User) -> str: ...
 
     async def check(self, user: User, token: str) -> bool:
-        """Whether it is good. It stays usable."""
+        """Returns whether the token is valid for this user. Does not use it up."""
         ...
 
     async def consume(self, user: User, token: str) -> bool:
-        """Whether it is good, and this caller the first to use it."""
+        """Uses the token up. Returns whether it was valid and this caller was the first to use it."""
         ...
 
     def to_session(self, token: str) -> str:
-        """Returns what stands for the token in a session."""
+        """Returns the text that represents the token in a session."""
         ...
 
     def from_session(self, text: str) -> str:
-        """Returns what `check` and `consume` take, from the text that `to_session` returned."""
+        """Returns the token for `check` and `consume`, from the text that `to_session` returned."""
         ...
 
 
 class DatabaseResetTokens:
-    """One row for each mail; a token works once, for half an hour, while password and address stay as they are."""
+    """Stores a row for each password reset mail, with a single-use token.
+
+    A token is valid for `max_age` seconds (default: half an hour). A change of the user's password or email address
+    makes it invalid.
+    """
 
     def __init__(self, tokens: Tokens, *, max_age: int = HALF_AN_HOUR) -> None:
         self.tokens = tokens
@@ -48,11 +52,11 @@ class DatabaseResetTokens:
         )
 
     async def check(self, user: User, token: str) -> bool:
-        return await self._look(user, token) is not None
+        return await self._find(user, token) is not None
 
     async def consume(self, user: User, token: str) -> bool:
-        found = await self._look(user, token)
-        return found is not None and await self.tokens.consume(found)
+        row = await self._find(user, token)
+        return row is not None and await self.tokens.consume(row)
 
     def to_session(self, token: str) -> str:
         return sha256_hex(token)
@@ -60,20 +64,20 @@ class DatabaseResetTokens:
     def from_session(self, text: str) -> str:
         return TokenHash(text)
 
-    async def _look(self, user: User, token: str) -> Token | None:
-        found = await self.tokens.find(PASSWORD_RESET, token)
-        if found is None or found.subject != sha256_hex(user_subject(user)):
+    async def _find(self, user: User, token: str) -> Token | None:
+        row = await self.tokens.find(PASSWORD_RESET, token)
+        if row is None or row.subject != sha256_hex(user_subject(user)):
             return None
-        return found if self.tokens.binding_matches(found, user_binding(user)) else None
+        return row if self.tokens.binding_matches(row, user_binding(user)) else None
 
 
 def encode_uid(user: User) -> str:
-    """How links name a user: Django's `uidb64`."""
+    """Returns the user's primary key in URL-safe base64, as Django's `uidb64`."""
     return base64.urlsafe_b64encode(str(user.id).encode()).decode().rstrip("=")
 
 
 def decode_uid(text: str) -> str:
-    """The user's primary key as text; "" for what is none."""
+    """Returns the primary key, as text, that `encode_uid` encoded; "" for malformed text."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars="-_", validate=True).decode()
     except ValueError:

@@ -24,30 +24,33 @@ from .throttle_statements import count_statement, failure_statement, integer, mi
 
 logger = logging.getLogger("starlette_auth")
 DAY = 24 * 60 * 60 * 1000  # milliseconds, as all times in the table
-Key = tuple[str, int]  # the key of a row, and what was added to its `until`
+Hit = tuple[str, int]  # the key of a counter's row, and the milliseconds that were added to its `until`
 
 
 @dataclass
 class Attempt:
-    """One password that is tried. Whoever finds it right says so."""
+    """Holds the result of one attempt. The caller sets `succeeded` if the password was right."""
 
     succeeded: bool = False
 
 
 @dataclass
 class _AccountSlots:
-    free: asyncio.Semaphore
-    visitors: int = 0
+    semaphore: asyncio.Semaphore
+    attempts: int = 0  # that hold a slot or wait for one
 
 
 class Throttle:
-    """Counts in the database, so that all processes count together, and each count is one statement.
+    """Limits the rate of logins and other actions. The counters are in the database, so all processes share them.
 
-    Passwords: `free_failures` wrong ones cost nothing, the next may follow after 1 second, then 2, 4, 8 …
-    `longest_wait`. An account is never locked, and a browser that is known has a counter of its own: strangers cannot
-    keep the owner out. Everything else: `rates`, by name ("" switches one off); DEFAULT_RATES are there already.
+    Passwords: after `free_failures` wrong passwords for an account, each further attempt waits 1, 2, 4 … seconds, at
+    most `longest_wait`. Accounts are never locked. A known browser has its own counter, so an attacker's failures do
+    not keep the owner out.
 
-    Never call it inside `Gateway.atomic()`: what is rolled back was not counted.
+    Other actions: `rates` maps an action to a text such as "10/m/ip" ("" switches it off) and extends DEFAULT_RATES.
+
+    Do not call it inside `Gateway.atomic()`: a rollback would undo the count. Raises ImproperlyConfigured for invalid
+    arguments.
     """
 
     def __init__(
@@ -63,9 +66,11 @@ class Throttle:
     ) -> None:
         unknown = set(rates or {}) - set(DEFAULT_RATES)
         if unknown:
-            raise ImproperlyConfigured(f"There is no rate {min(unknown)!r}. Name one of {', '.join(DEFAULT_RATES)}.")
+            raise ImproperlyConfigured(f"There is no rate {min(unknown)!r}. Use one of {', '.join(DEFAULT_RATES)}.")
         if free_failures < 1 or longest_wait < 1:
-            raise ImproperlyConfigured("free_failures and longest_wait begin at 1. To switch off, pass enabled=False.")
+            raise ImproperlyConfigured(
+                "free_failures and longest_wait must be at least 1. To switch throttling off, pass enabled=False."
+            )
         self.gateway = gateway
         self.rates = {action: parse_rates(text) for action, text in {**DEFAULT_RATES, **(rates or {})}.items()}
         self.enabled = enabled
@@ -75,7 +80,7 @@ class Throttle:
         self._free_failures = free_failures
         self._slots: dict[tuple[asyncio.AbstractEventLoop, str], _AccountSlots] = {}
         t = table
-        # waits[n] after n failures; more of them than that wait the longest.
+        # waits[n] is the wait in milliseconds after n failures. For more failures the last one applies.
         waits = [0] * free_failures
         while waits[-1] < self._longest_wait:
             waits.append(min(waits[-1] * 2 or 1000, self._longest_wait))
@@ -85,24 +90,27 @@ class Throttle:
         by_key = t.c.key_hash == sa.bindparam("key")
         is_newest = t.c.until - wait_after(t.c.failures, waits) == milliseconds("now")
         before = sa.case((is_newest, milliseconds("now")), else_=t.c.until)
-        # `until` first: after the other, MySQL would see the new number of failures.
-        fewer = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - integer(1)))
-        self._restore = Statement(fewer.where(by_key, t.c.failures > integer(0)), durable=False)
+        # MySQL assigns in order, and `until` depends on the old value of `failures`. So `until` comes first.
+        uncount_failure = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - integer(1)))
+        self._uncount_failure = Statement(uncount_failure.where(by_key, t.c.failures > integer(0)), durable=False)
         self._counter = Statement(sa.select(t.c.failures, t.c.until).where(by_key))
         self._refund_statement = functools.cache(functools.partial(refund_statement, t))
-        says_nothing = sa.or_(t.c.failures == 0, t.c.until <= milliseconds("forgotten"))
+        is_forgotten = sa.or_(t.c.failures == 0, t.c.until <= milliseconds("forgotten"))
         self._clear = delete_batch(
-            t, sa.and_(t.c.until <= milliseconds("now"), says_nothing), t.c.until, dialect=gateway.dialect
+            t, sa.and_(t.c.until <= milliseconds("now"), is_forgotten), t.c.until, dialect=gateway.dialect
         )
 
     async def hit(self, action: str, **scopes: str) -> None:
-        """Counts one for each of the action's rates, as in `hit("register", ip=address)`, or raises Throttled."""
+        """Counts an action at each of its rates, as in `hit("register", ip=address)`.
+
+        Raises Throttled if a rate limit is exceeded; then the action is counted at none of them.
+        """
         if self.enabled:
             self._warn_about_proxy(scopes.get("ip", ""))
             await self._count_all(action, scopes, self._now())
 
     async def try_hit(self, action: str, **scopes: str) -> bool:
-        """The same, for what is left out in silence: whether there is one more now. If so, it was counted."""
+        """Counts an action as `hit` does. Returns False if `hit` would raise Throttled; then nothing is counted."""
         try:
             await self.hit(action, **scopes)
         except Throttled:
@@ -111,123 +119,133 @@ class Throttle:
 
     @contextlib.asynccontextmanager
     async def attempt(self, action: str, *, account: str, address: str, device: str = "") -> AsyncIterator[Attempt]:
-        """Around the check of one password: counted as wrong before it is looked at, and taken back when it was right.
+        """Counts one password attempt. Check the password inside the block, and set `succeeded` if it is right.
 
-        Otherwise any number of guesses could be under way together. What is refused counts nowhere. An exception
-        inside means that nothing was checked, and is not counted either: say "wrong" by `succeeded`, never by raising.
-        `account` is what the visitor typed, so that those that do not exist are counted alike. `device` is proven by a
-        signature: whoever could make it up would have as many counters as they like.
+        An attacker sends many guesses at once, which would all be checked before the first failure is counted.
+        Therefore an attempt counts as a failure first, and `succeeded` takes that back. An exception inside the block
+        means that no password was checked, and takes it back, too: do not raise one for a wrong password.
+
+        `account` is the username as the visitor typed it: unknown accounts are counted like existing ones. `device` is
+        the identifier of a known browser. Pass only a verified one: an attacker who invents identifiers would have a
+        new counter for each. Raises Throttled if the attempt has to wait; a refused attempt is not counted.
         """
         attempt = Attempt()
         if not self.enabled:
             yield attempt
             return
         self._warn_about_proxy(address)
-        # What others do at the same address, of an office or of a whole town, does not stop a browser that is known.
+        # An attacker may share the IP address with the owner, in an office or behind a carrier's NAT, and use up its
+        # rate. Therefore the rate by IP address does not apply to known browsers.
         scopes = {"ip": "" if device else address, "account": f"{device} {account}" if device else account}
         key = _key(action, "failures", _normalize_account(account), device)
-        # One for all browsers that are known: whoever logs in from many could keep the hasher busy otherwise.
-        turn = _key(action, "turn", _normalize_account(account), "known" if device else "")
-        async with self._slot(turn), self._counted(attempt, action, scopes, key):
+        # All known browsers of an account share their slots: many browsers could otherwise keep the hasher busy.
+        slot_key = _key(action, "slot", _normalize_account(account), "known" if device else "")
+        async with self._slot(slot_key), self._counted(attempt, action, scopes, key):
             yield attempt
 
     @contextlib.asynccontextmanager
     async def _counted(self, attempt: Attempt, action: str, scopes: Mapping[str, str], key: str) -> AsyncIterator[None]:
         async with self.gateway.single_connection():
-            counted, now = await self._claim(action, scopes, key)
+            hits, now = await self._count_attempt(action, scopes, key)
         try:
             yield
         except Exception:
-            await self._refund(counted)
-            await self.gateway.execute(self._restore, key=key, now=now)
+            await self._refund(hits)
+            await self.gateway.execute(self._uncount_failure, key=key, now=now)
             raise
         if attempt.succeeded:
-            # Put back by a day, a counter is forgotten: one statement for everything.
-            await self._refund([*counted, (key, DAY + self._longest_wait)])
+            # A counter is forgotten a day after its wait. So the refund resets the failures, too, in one statement.
+            await self._refund([*hits, (key, DAY + self._longest_wait)])
 
-    async def _claim(self, action: str, scopes: Mapping[str, str], key: str) -> tuple[list[Key], int]:
-        """What was counted, and the moment at which one more failure was."""
+    async def _count_attempt(self, action: str, scopes: Mapping[str, str], key: str) -> tuple[list[Hit], int]:
+        """Counts an attempt at the rates and as a failure. Returns the hits, and the time of the failure."""
         now = self._now()
-        counted = await self._count_all(action, scopes, now)
+        hits = await self._count_all(action, scopes, now)
         while not await self.gateway.execute(
             self._failure_statement, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY
         ):
             row = await self.gateway.fetch_one(self._counter, key=key)
             if row is None or row["failures"] >= self._free_failures:
-                await self._refund(counted)
+                await self._refund(hits)
                 raise _throttled(row["until"] - now if row is not None else 0)
-            # There is no time to wait: another was counted a moment ago, by a clock that is ahead of ours.
+            # A free failure has no wait. `until` is in the future because another server's clock is ahead.
             now = max(now, row["until"])
-        return counted, now
+        return hits, now
 
     @contextlib.asynccontextmanager
     async def _slot(self, key: str) -> AsyncIterator[None]:
-        """Lets no more of one account's passwords be under way than may be wrong; the others wait for what comes of these.
+        """Limits how many password checks of one account run at once. Further checks wait for a free slot.
 
-        Otherwise a user who logs in ten times at once would be refused for guesses that nobody made.
+        A running check counts as a failure. Without the limit, a user who logs in ten times at once with the right
+        password would be refused.
         """
-        mine = (asyncio.get_running_loop(), key)
-        turn = self._slots.setdefault(mine, _AccountSlots(asyncio.Semaphore(self._free_failures)))
-        turn.visitors += 1
+        loop_and_key = (asyncio.get_running_loop(), key)
+        slots = self._slots.setdefault(loop_and_key, _AccountSlots(asyncio.Semaphore(self._free_failures)))
+        slots.attempts += 1
         try:
-            async with turn.free:
+            async with slots.semaphore:
                 yield
         finally:
-            turn.visitors -= 1
-            if not turn.visitors:
-                del self._slots[mine]
+            slots.attempts -= 1
+            if not slots.attempts:
+                del self._slots[loop_and_key]
 
     async def clear_expired(self) -> int:
-        """Deletes what says nothing any more; gives the number."""
+        """Deletes counters that have no effect any more. Returns their number."""
         now = self._now()
         return await delete_in_batches(self.gateway, self._clear, now=now, forgotten=now - DAY)
 
-    async def _count_all(self, action: str, scopes: Mapping[str, str], now: int) -> list[Key]:
-        counted: list[Key] = []
+    async def _count_all(self, action: str, scopes: Mapping[str, str], now: int) -> list[Hit]:
+        hits: list[Hit] = []
         for rate in self.rates[action]:
             if rate.scope not in scopes:
                 known = " or ".join(scopes)
-                raise ImproperlyConfigured(f"A rate of {action!r} counts by {rate.scope!r}. Count by {known} there.")
+                raise ImproperlyConfigured(f"A rate of {action!r} has the scope {rate.scope!r}. Use {known} there.")
             value = scopes[rate.scope]
             if rate.scope == "ip" and not value:
-                continue  # on a socket nobody has an address: all visitors would be one
+                continue  # requests through a Unix socket have no address; they would all share one counter
             value = client_network(value) if rate.scope == "ip" else _normalize_account(value)
             key = _key(action, str(rate), value)
             step, latest = rate.interval, now + rate.burst
             if not await self.gateway.execute(
                 self._count_statement, key=key, now=now, first=now + step, latest=latest, step=step
             ):
-                await self._refund(counted)
+                await self._refund(hits)
                 row = await self.gateway.fetch_one(self._counter, key=key)
                 raise _throttled(row["until"] - latest if row is not None else 0)
-            counted.append((key, step))
-        return counted
+            hits.append((key, step))
+        return hits
 
-    async def _refund(self, counted: Sequence[Key]) -> None:
+    async def _refund(self, hits: Sequence[Hit]) -> None:
+        """Subtracts from each counter what was added, in one statement."""
         values: dict[str, str | int] = {}
-        for i, (key, step) in enumerate(counted):
+        for i, (key, step) in enumerate(hits):
             values |= {f"key{i}": key, f"step{i}": step}
-        if counted:
-            await self.gateway.execute(self._refund_statement(len(counted)), **values)
+        if hits:
+            await self.gateway.execute(self._refund_statement(len(hits)), **values)
 
     def _warn_about_proxy(self, address: str) -> None:
         if self._proxy_detector.looks_like_proxy(address):
             logger.warning(
-                "Every request seems to come from %s, a proxy's. Pass Auth(trusted_proxies=[%r]).",
+                "All requests seem to come from %s, which is probably a reverse proxy. "
+                "Pass Auth(trusted_proxies=[%r]).",
                 *(address, address),
             )
 
 
 def _throttled(wait: int) -> Throttled:
-    """`wait` is in milliseconds, what is told in whole seconds."""
+    """Returns the exception for a wait in milliseconds, which it rounds up to whole seconds."""
     return Throttled(max(1, -(-wait // 1000)))
 
 
 def _key(*parts: str) -> str:
-    # As JSON, so that no part can run into the next, and whatever a visitor sends can be encoded.
+    # JSON keeps the parts apart and escapes lone surrogates, which UTF-8 cannot encode.
     return sha256_hex(json.dumps(parts))
 
 
 def _normalize_account(account: str) -> str:
-    """One spelling for all that find the same account; none is longer, and the length is limited first."""
+    """Returns one spelling for all spellings that find the same account.
+
+    The text is cut to 254 characters first, the length of an email address: normalizing long input is slow.
+    """
     return unicodedata.normalize("NFKC", account[:254]).casefold()

@@ -1,4 +1,4 @@
-"""The SQL statements of the throttle."""
+"""Builds the SQL statements of the throttle."""
 
 import importlib
 from collections.abc import Sequence
@@ -10,52 +10,64 @@ from ..database.statements import Statement
 
 
 def _upsert(
-    dialect: str, table: sa.Table, failures: int, then: dict[str, Any], only: sa.ColumnElement[bool]
+    dialect: str, table: sa.Table, failures: int, changes: dict[str, Any], condition: sa.ColumnElement[bool]
 ) -> Statement:
-    """A new row, or a change to the one that is there; hits nothing when that one is not as `only` demands."""
+    """Returns an upsert: it inserts a row, or changes the existing row under `condition`.
+
+    The statement affects no row if the existing row does not meet the condition.
+    """
     first = {"key_hash": sa.bindparam("key"), "failures": failures, "until": milliseconds("first")}
     if dialect == "mysql":
-        # To MySQL a row is not hit when it is set to what it holds.
-        changes = [(name, sa.case((only, value), else_=table.c[name])) for name, value in then.items()]
-        return Statement(_insert(dialect, table).values(first).on_duplicate_key_update(changes))
+        # MySQL has no condition here. It does not count a row as affected whose values stay the same.
+        assignments = [(name, sa.case((condition, value), else_=table.c[name])) for name, value in changes.items()]
+        return Statement(_insert(dialect, table).values(first).on_duplicate_key_update(assignments))
     upsert = _insert(dialect, table).values(first)
-    return Statement(upsert.on_conflict_do_update(table.primary_key, set_=then, where=only), durable=False)
+    return Statement(upsert.on_conflict_do_update(table.primary_key, set_=changes, where=condition), durable=False)
 
 
 def _insert(dialect: str, table: sa.Table) -> Any:
-    """SQLAlchemy's INSERT of one database, which is not imported for those who use another."""
+    """Returns SQLAlchemy's INSERT for one dialect. Other dialects are not imported."""
     return importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
 
 
 def count_statement(dialect: str, table: sa.Table) -> Statement:
-    """One more at a rate (GCRA): `until` is when all that was counted would have come at an even pace."""
+    """Returns the statement that counts one action at a rate, by GCRA.
+
+    `until` is GCRA's theoretical arrival time: when all counted actions would be over at an even pace.
+    The statement affects no row if the rate limit is exceeded.
+    """
     until = table.c.until
     later = sa.case((until > milliseconds("now"), until + milliseconds("step")), else_=milliseconds("first"))
     return _upsert(dialect, table, 0, {"until": later}, until <= milliseconds("latest"))
 
 
 def failure_statement(dialect: str, table: sa.Table, waits: Sequence[int]) -> Statement:
-    """One more failure, if the time to wait for it is over."""
+    """Returns the statement that counts one failure.
+
+    The statement affects no row if the wait after the previous failure is not over.
+    """
     failures, until = table.c.failures, table.c.until
     counted = sa.case((until <= milliseconds("forgotten"), integer(1)), else_=failures + integer(1))
-    # MySQL changes one column after the other, and sees here what it did there.
+    # MySQL assigns the columns in order: the expression for `until` reads the new value of `failures`.
     wait = wait_after(failures if dialect == "mysql" else counted, waits)
-    then = {"failures": counted, "until": milliseconds("now") + wait}
-    return _upsert(dialect, table, 1, then, until <= milliseconds("now"))
+    changes = {"failures": counted, "until": milliseconds("now") + wait}
+    return _upsert(dialect, table, 1, changes, until <= milliseconds("now"))
 
 
 def wait_after(failures: sa.ColumnElement[int], waits: Sequence[int]) -> sa.ColumnElement[int]:
+    """Returns the SQL expression for `waits[failures]`: the wait in milliseconds after so many failures."""
     steps = [number for number in range(1, len(waits)) if waits[number] > waits[number - 1]]
     shorter = [(failures < integer(number), integer(waits[number - 1])) for number in steps]
     return sa.case(*shorter, else_=integer(waits[-1]))
 
 
 def refund_statement(table: sa.Table, number: int) -> Statement:
+    """Returns one statement that subtracts `step0`, `step1` … milliseconds from `until` of so many rows."""
     rows = [
         (table.c.key_hash == sa.bindparam(f"key{i}"), table.c.until - milliseconds(f"step{i}")) for i in range(number)
     ]
-    fewer = sa.update(table).where(sa.or_(*(row for row, _ in rows))).values(until=sa.case(*rows))
-    return Statement(fewer, durable=False)
+    update = sa.update(table).where(sa.or_(*(by_key for by_key, _ in rows))).values(until=sa.case(*rows))
+    return Statement(update, durable=False)
 
 
 def milliseconds(name: str) -> sa.BindParameter[int]:

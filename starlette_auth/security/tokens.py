@@ -1,4 +1,4 @@
-"""Single-use tokens that are sent by mail."""
+"""Single-use tokens for links in mails."""
 
 import json
 import secrets
@@ -17,19 +17,23 @@ from ..database.statements import Statement
 
 BINDING = "starlette_auth.tokens"
 EMAIL_UNDO = "email_undo"
-MAX_LENGTH = 128  # characters of a token; ours have 43
+MAX_LENGTH = 128  # characters; a valid token has 43
 
 
 class TokenHash(str):
-    """The hash of a token: it finds the token's row, as the token does, and opens no link.
+    """Marks a text as the hash of a token. `find` accepts it in place of the token; links do not.
 
-    It may stand in a session. An attacker who reads the database finds only hashes there, and no link works with one.
+    An attacker who reads the session table could use a token that is stored in a session. Therefore a session stores
+    the hash, which works in no link.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """A row of `auth_token`: what somebody may do once, and whoever holds the secret."""
+    """Represents a row of `auth_token`: an action that the token's holder may perform once.
+
+    `subject` is a SHA-256 hash, `binding` a signature, and `expires` a Unix time in seconds.
+    """
 
     token_hash: str
     purpose: str
@@ -40,9 +44,10 @@ class Token:
 
 
 class Tokens:
-    """Tokens in the table `auth_token`: 256 bits, of which only a SHA-256 is kept.
+    """Creates, finds and consumes tokens in the table `auth_token`. A token has 256 bits; only its SHA-256 is stored.
 
-    `subject` says whom a token is about, `binding` what must not change meanwhile.
+    `subject` names the user or address that a token is about. `binding` is a text, such as the password hash, that must
+    not change while the token is valid; the table holds only its signature.
     """
 
     def __init__(self, gateway: Gateway, *, table: sa.Table, keys: SecretKeys, clock: Clock = time.time) -> None:
@@ -71,7 +76,7 @@ class Tokens:
     async def create(
         self, purpose: str, subject: str, *, max_age: int, binding: str = "", data: Mapping[str, Any] | None = None
     ) -> str:
-        """A new secret, good for `max_age` seconds. It is given out here, and cannot be had again."""
+        """Returns a new token, valid for `max_age` seconds. It cannot be read again: the table stores only its hash."""
         token = secrets.token_urlsafe(32)
         await self.gateway.insert(
             self.table,
@@ -85,7 +90,10 @@ class Tokens:
         return token
 
     async def find(self, purpose: str, token: str) -> Token | None:
-        """What a secret stands for; None when it is unknown, used, too old or for something else. It stays usable."""
+        """Returns the row of a token, which stays usable.
+
+        Returns None if the token is unknown, used, expired or for another purpose.
+        """
         if not token.isascii() or len(token) > MAX_LENGTH:
             return None
         token_hash = token if isinstance(token, TokenHash) else sha256_hex(token)
@@ -95,43 +103,56 @@ class Tokens:
         return _token(row) if row else None
 
     async def recent(self, purpose: str, subject: str) -> list[Token]:
-        """The tokens of a subject, at most fifty, the one that stays longest first."""
+        """Returns the valid tokens of a subject, at most 50, the latest expiry first."""
         values = {"subject": sha256_hex(subject), "purpose": purpose, "now": int(self._clock())}
         return [_token(row) for row in await self.gateway.fetch_all(self._recent, **values)]
 
     async def lock(self, name: str) -> None:
-        """Inside a transaction: whoever claims the same name waits until it is over, on every database."""
+        """Locks a name until the current transaction ends, on every database.
+
+        Other transactions that lock the same name wait. The lock is the primary key of a row that is inserted and
+        deleted at once.
+        """
         key = sha256_hex(f"claim {name}")
         row = {"purpose": "claim", "subject": key, "binding": "", "data": "{}", "expires": 1}
         await self.gateway.insert(self.table, token_hash=key, **row)
         await self.gateway.execute(self._consume, token_hash=key, now=0)
 
     def binding_matches(self, token: Token, binding: str) -> bool:
-        """Whether nothing that the token is bound to has changed."""
+        """Returns whether `binding` is the text that the token was created with. False for a token without one."""
         return self.keys.verify(BINDING, binding, token.binding) is not None
 
     async def consume(self, token: Token) -> bool:
-        """Uses the token up. True for one caller only, however many try at once, on every database."""
+        """Uses the token up. Returns True to exactly one of several concurrent callers, on every database."""
         return await self.gateway.execute(self._consume, token_hash=token.token_hash, now=int(self._clock())) == 1
 
     async def discard(self, purpose: str, token: str) -> None:
-        """Ends one that was made and will not be sent."""
-        found = await self.find(purpose, token)
-        if found is not None:
-            await self.consume(found)
+        """Deletes a token that was created but will not be sent."""
+        row = await self.find(purpose, token)
+        if row is not None:
+            await self.consume(row)
 
     async def revoke_all(self, subject: str) -> None:
-        """Ends all tokens of a subject, but for the one that brings a stolen account back."""
+        """Revokes all tokens of a subject, except those that undo an email change.
+
+        An attacker with a stolen account could otherwise revoke the token with which its owner takes it back.
+        """
         await self.gateway.execute(self._revoke_all, subject=sha256_hex(subject))
 
     async def revoke_undos(self, subject: str, *, made_after: Token) -> None:
-        """Ends what could take back what was done after this one. Older ones stay: the first owner has the last word."""
+        """Revokes the undo token `made_after` and all later undo tokens of the subject. Earlier ones stay valid.
+
+        An attacker changes the email address of a stolen account again. The undo token for that change goes to the
+        attacker's address and could reverse the owner's undo. Therefore an undo revokes all later undo tokens, and the
+        first owner's token has precedence.
+        """
         await self.gateway.execute(self._revoke_undos, subject=sha256_hex(subject), now=made_after.expires)
 
     async def clear_expired(self) -> int:
+        """Deletes expired tokens. Returns their number."""
         return await delete_in_batches(self.gateway, self._clear, now=int(self._clock()))
 
 
 def _token(row: dict[str, Any]) -> Token:
-    kept = {name: row[name] for name in ("token_hash", "purpose", "subject", "binding", "expires")}
-    return Token(data=json.loads(row["data"]), **kept)
+    fields = {name: row[name] for name in ("token_hash", "purpose", "subject", "binding", "expires")}
+    return Token(data=json.loads(row["data"]), **fields)

@@ -1,1 +1,1 @@
-"""The session, its limits and its stores."""
+"""Sessions: the session object, session timeouts and session stores."""

@@ -1,4 +1,4 @@
-"""The session in memory: a dict, and what the application asked of its key."""
+"""The session object: a dict of data that records what should happen to its session key."""
 
 import operator
 import time
@@ -23,22 +23,23 @@ from .records import (
     user_in,
 )
 
-EXPIRY = "_session_expiry"  # Django's names
-AUTH_TIME = "_auth_time"  # ours
-TOUCH_EVERY = 60  # seconds between two notes that a session is in use
-#: Asked once a login has been saved, and may refuse it.
+EXPIRY = "_session_expiry"  # as in Django
+AUTH_TIME = "_auth_time"  # of this package
+TOUCH_EVERY = 60  # seconds between two updates of `last_seen`
+#: Called after the session of a new login was saved. Raises TooManySessions to refuse the login.
 Admission = Callable[["SessionBase"], Awaitable[None]]
 
 
 class SessionBase(dict[str, Any]):
-    """A dict of what JSON can hold, and the wishes of the application about its key. No method waits.
+    """A dict of JSON values that records requested changes of its session key.
 
-    A store fills it in, the application changes it, the middleware saves it when the response starts.
+    A store loads it, the application changes it, and the middleware saves it when the response starts. No method does
+    any I/O: `cycle_key()` and `flush()` record what the middleware must do.
     """
 
     new_key = staticmethod(new_key)
 
-    # Most visits leave these as they are, and every one makes a session: they cost nothing until they are set.
+    # Class attributes, because every request creates a session and most requests change none of these.
     record: SessionRecord | None = None
     key_to_delete: str | None = None
     accessed = False
@@ -46,7 +47,7 @@ class SessionBase(dict[str, Any]):
     expire_at_browser_close = False
     limit: SessionLimit | None = None
     after_save: Admission | None = None
-    #: Adds to the headers of the response what others have to say in them.
+    #: Edits the headers of the response; set by other middleware.
     edit_headers: Callable[[list[tuple[bytes, bytes]]], None] | None = None
     address = ""
     user_agent = ""
@@ -66,7 +67,7 @@ class SessionBase(dict[str, Any]):
         user_row: Row | None = None,
         clock: Clock = time.time,
     ) -> None:
-        """`record` is what the store holds, `user_row` what it found about the user on the way."""
+        """`record` is the stored session record, `user_row` the user's row if the store loaded it as well."""
         super().__init__(data)
         self._clock = clock
         self.session_key = session_key
@@ -79,22 +80,28 @@ class SessionBase(dict[str, Any]):
         return f"<{type(self).__name__}: {len(self)} keys>"
 
     def mark_accessed(self) -> None:
-        """Starlette calls this whenever `request.session` is looked at."""
+        """Notes that the application used `request.session`. Starlette calls this."""
         self.accessed = True
 
     @property
     def user_id(self) -> str | None:
-        """Whose session it is, as text; None for an anonymous visitor's."""
+        """Returns the id of the logged-in user as text; None for an anonymous visitor."""
         return user_in(self)
 
     @property
     def public_id(self) -> str:
-        """The name of a stored session in lists, which opens nothing; "" before it is stored."""
+        """Returns the public id of a stored session; "" before it is stored.
+
+        Lists of sessions show the public id. It is not a credential: no request is authenticated by it.
+        """
         return self.record.public_id if self.record is not None else ""
 
     @property
     def modified(self) -> bool:
-        """Whether there is anything to save. Compared with what was loaded, so changes deep inside count."""
+        """Returns whether there is anything to save.
+
+        The data is compared with the loaded data, so changes inside nested lists and dicts count.
+        """
         return self._touched or not (self._is_as_loaded() or (encode(self) if self else EMPTY) == self._saved)
 
     @modified.setter
@@ -102,25 +109,25 @@ class SessionBase(dict[str, Any]):
         self._touched = value
 
     def _is_as_loaded(self) -> bool:
-        """Whether each value is the very one that was loaded, and of a kind that nothing can be changed in."""
-        before, values = self._loaded, self.values()
+        """Returns whether all keys and values are the loaded objects and of immutable types."""
+        loaded, values = self._loaded, self.values()
         return (
-            before is not None
-            and len(before) == len(self)
+            loaded is not None
+            and len(loaded) == len(self)
             and IMMUTABLE_TYPES.issuperset(map(type, values))
-            and all(map(operator.is_, before, self))
-            and all(map(operator.is_, before.values(), values))
+            and all(map(operator.is_, loaded, self))
+            and all(map(operator.is_, loaded.values(), values))
         )
 
     def changes(self) -> Changes:
-        """What is other than when it was loaded."""
-        before = decode(self._saved)
+        """Returns the entries that were set and removed since the session was loaded or saved."""
+        saved = decode(self._saved)
         values = {
             name: value
             for name, value in self.items()
-            if name not in before or encode_value(value) != encode_value(before[name])
+            if name not in saved or encode_value(value) != encode_value(saved[name])
         }
-        return Changes(values, [name for name in before if name not in self])
+        return Changes(values, [name for name in saved if name not in self])
 
     def merge_into(self, stored: str, saved: str) -> tuple[str, str | None]:
         """Returns the data to store and its user id: the changes of this session applied to the data `stored`.
@@ -133,52 +140,65 @@ class SessionBase(dict[str, Any]):
         return encode(merged), user_in(merged)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing in it, and nothing stored under its key."""
+        """Returns whether the session holds no data and has no session key."""
         return not self and self.session_key is None
 
     def cycle_key(self) -> None:
-        """Asks for a new key, and keeps the data. The old key is dead when the response starts.
+        """Requests a new session key and keeps the data. The old key stops working when the response starts.
 
-        Like any change it is refused when the session was ended meanwhile: SessionInterrupted.
+        Saving raises SessionInterrupted if the session was ended in the meantime, as it does for any other change.
         """
         self._cycled_key = self.session_key or self._cycled_key
         self._discard_key()
         self._touched, self._resigned = True, None
 
     def cycle_key_for(self, name: str, value: Any) -> None:
-        """Sets an entry under a new key, on nobody's wish: another request may have been faster with the same."""
+        """Sets an entry and requests a new key, on behalf of the package and not of the application.
+
+        The middleware ignores a failure to save it, because a concurrent request may already have done so.
+        """
         self.cycle_key()
         self[name], self._resigned = value, name
 
     @property
     def is_only_resigned(self) -> bool:
-        """Whether nothing else happened to it, so that it does not matter when it cannot be saved."""
+        """Returns whether `cycle_key_for()` made the only change, so that a failure to save it can be ignored."""
         if self._resigned is None:
             return False
         values, removed = self.changes()
         return not removed and values.keys() <= {self._resigned}
 
     def flush(self) -> None:
-        """Asks for an end: the data goes now, what is stored goes when the response starts, even if that fails."""
+        """Ends the session: clears the data now and deletes the stored session when the response starts.
+
+        The stored session is deleted even if the request fails.
+        """
         self.start_new()
         self.clear()
         self._touched = False
         self.limit = self.after_save = None
 
     def start_new(self) -> None:
-        """Asks for a new key that owes nothing to the old one: somebody has just proved who they are."""
+        """Requests a new key and detaches the session from its stored record. The data stays.
+
+        Called at login. An attacker who planted a session key in the browser would otherwise share the login
+        (session fixation).
+        """
         self._discard_key()
         self._touched, self._cycled_key, self._resigned = True, None, None
         self._saved, self._loaded, self.record, self.user_row = EMPTY, None, None, None
 
     @property
     def stored_key(self) -> str | None:
-        """The key under which a store must still hold this session, or refuse to save it."""
+        """Returns the key that must still exist in the store when this session is saved; None for a new session."""
         return self.session_key or self._cycled_key
 
     @property
     def next_key(self) -> str:
-        """The key that it has once it is saved: what a page says of it now can be true then."""
+        """Returns the key that the session will have once it is saved.
+
+        A page can use it before that, for example in a CSRF token that must be valid after the response.
+        """
         if self.session_key is not None:
             return self.session_key
         self._next_key = self._next_key or self.new_key()
@@ -191,23 +211,23 @@ class SessionBase(dict[str, Any]):
 
     @property
     def created(self) -> int:
-        """When it began, which is the moment of the login."""
+        """Returns when the session was created, in seconds since 1970. For a login this is the time of the login."""
         return self.record.created if self.record is not None else int(self._clock())
 
     @property
     def last_seen(self) -> int:
-        """When it was last used, to within a minute."""
+        """Returns when the session was last used, in seconds since 1970, accurate to a minute."""
         return self.record.last_seen if self.record is not None else int(self._clock())
 
     @property
     def needs_touch(self) -> bool:
-        """Whether it is to be noted that its user is here: once a minute."""
+        """Returns whether `last_seen` of a logged-in session is at least 60 seconds old and must be updated."""
         record = self.record
         return record is not None and int(self._clock()) - record.last_seen >= TOUCH_EVERY and self.user_id is not None
 
     @property
     def is_expired(self) -> bool:
-        """Whether its user has to log in again: it is older than its limit allows, or was idle for too long."""
+        """Returns whether the absolute timeout or the idle timeout of the login has passed."""
         limit, record = self.limit, self.record
         if limit is None or record is None:
             return False
@@ -215,9 +235,11 @@ class SessionBase(dict[str, Any]):
         return now >= record.created + limit.absolute or now >= record.last_seen + limit.idle
 
     def set_expiry(self, value: int | timedelta | datetime | None) -> None:
-        """Seconds from each change on, a duration or a moment; 0: when the browser closes; None: the default again.
+        """Sets when the session expires, as Django's method of this name.
 
-        Of somebody who is logged in it can only shorten what `Auth(session_limits=…)` allows.
+        An int is a number of seconds after each change, 0 means when the browser closes, a timedelta or a datetime
+        with a time zone is a fixed time, and None restores the default. For a logged-in user this can only shorten
+        what `Auth(session_limits=…)` allows. Raises ValueError for a datetime without a time zone.
         """
         if value is None:
             self.pop(EXPIRY, None)
@@ -226,22 +248,23 @@ class SessionBase(dict[str, Any]):
             value = utc_now(self._clock) + value
         if isinstance(value, datetime):
             if value.tzinfo is None:
-                raise ValueError("The moment has no time zone. Use datetime.now(UTC) + timedelta(…).")
+                raise ValueError("The datetime has no time zone. Use datetime.now(UTC) + timedelta(…).")
             self[EXPIRY] = self.format_expiry(value)
             return
         self[EXPIRY] = value
 
     def get_expiry_age(self) -> int:
-        """Seconds that are left, if nobody comes."""
+        """Returns the seconds until the session expires, if no further request arrives."""
         if self.limit is None:
-            return self._wished_age()
+            return self._requested_age()
         allowed = max(0, min(self.limit.idle, self._until_limit()))
-        return min(self._wished_age(), allowed) if self.get(EXPIRY) else allowed
+        return min(self._requested_age(), allowed) if self.get(EXPIRY) else allowed
 
     def get_cookie_age(self) -> int | None:
-        """How long the browser keeps the cookie, in seconds; None until it closes.
+        """Returns how many seconds the browser keeps the cookie; None means until the browser closes.
 
-        Of a login that is remembered, to its very end: who comes back often enough is not forgotten before.
+        The cookie of a remembered login lasts until the absolute timeout. The store checks the idle timeout, which
+        each request extends (sliding expiry) without setting the cookie again.
         """
         if self.get_expire_at_browser_close():
             return None
@@ -258,31 +281,35 @@ class SessionBase(dict[str, Any]):
         return self[EXPIRY] == 0 if EXPIRY in self else self.expire_at_browser_close
 
     def encode(self) -> str:
-        """The data as stores keep it: JSON in ASCII. TypeError, with the fix, for what JSON cannot hold."""
+        """Returns the data as ASCII JSON, as stores keep it. Raises TypeError for what JSON cannot represent."""
         check_keys(self)
         return encode(self, _encode_strictly)
 
     def mark_saved(self, session_key: str, record: SessionRecord, saved: str) -> None:
-        """Called by stores: `saved` is what this session held when they kept it, `record` what they hold now."""
+        """Notes that a store saved the session.
+
+        `saved` is this session's own data, `record` is the record that is stored now: it may also contain the changes
+        of other requests.
+        """
         if self._cycled_key is not None:
-            self.key_to_delete = None  # the store has put the new key in its place
+            self.key_to_delete = None  # the store has replaced the old key with the new one
         self.session_key, self.record, self._saved, self._loaded = session_key, record, saved, None
         self._touched, self._cycled_key, self._next_key, self._resigned = False, None, None, None
 
-    def _wished_age(self) -> int:
+    def _requested_age(self) -> int:
         expiry = self.get(EXPIRY)
         if isinstance(expiry, str):
             return max(0, int((self.parse_expiry(expiry) - utc_now(self._clock)).total_seconds()))
         return expiry or self.max_age
 
     def format_expiry(self, end: datetime) -> str:
-        """How `set_expiry` stores a moment."""
+        """Returns the text that `set_expiry` stores for a datetime."""
         return end.astimezone(UTC).isoformat()
 
     def parse_expiry(self, text: str) -> datetime:
-        """The moment in such a text."""
+        """Returns the datetime that such a text represents."""
         return datetime.fromisoformat(text)
 
     def _until_limit(self) -> int:
-        assert self.limit is not None  # noqa: S101  who asks has looked
+        assert self.limit is not None  # noqa: S101  callers have checked it
         return self.created + self.limit.absolute - int(self._clock())

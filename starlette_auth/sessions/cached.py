@@ -16,16 +16,17 @@ from .records import SessionRecord, decode, user_in
 from .store import Progress, SessionStore
 
 logger = logging.getLogger("starlette_auth")
-CACHE_SECONDS = 60  # seconds for which what stands in Redis may be believed
+CACHE_SECONDS = 60  # how long a cached record may be used
 RECORD, VERSION = "record", "version"
-# A request that read the database before another one changed it must not put back what was there then.
+# Stores a record unless a newer version is cached. A slow request could otherwise cache a record that another request
+# has changed since.
 PUT = f"""
 if tonumber(redis.call('HGET', KEYS[1], '{VERSION}') or -1) >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], '{VERSION}', ARGV[1], '{RECORD}', ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return 1
 """
-# What ended leaves a stone in its place for as long, which no version is newer than.
+# Deleting writes a tombstone with the highest version, so a slow request cannot cache the old record again.
 TOMBSTONE = f"""
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], '{VERSION}', '9007199254740991')
@@ -34,18 +35,18 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 
 
 class CachedStore(SessionStore):
-    """Reads from Redis, and writes to the database and to Redis.
+    """Keeps sessions in the database and caches them in Redis for up to 60 seconds.
 
-    The database has the last word on who is logged in: the statement that brings a session's user says whether the
-    session is still there, and whether Redis knows its newest state. So one that was ended is never served, even when
-    Redis was away at that moment. An anonymous visitor's session comes from Redis alone, for a minute at most before
-    the database is asked again.
+    The database decides who is logged in. The statement that loads the user of a session also checks that the session
+    still exists and that the cached version is the newest. A login that was ended is therefore never served, even if
+    Redis could not be reached when it was ended. An anonymous visitor's session is read from Redis only, for at most
+    60 seconds before the database is read again.
 
-    A session is saved when the response starts: if that is inside a transaction of the application that fails later,
-    Redis holds for a minute what never was.
+    A session is saved when the response starts. If the application has a transaction open at that time and rolls it
+    back later, Redis keeps the unsaved session for up to 60 seconds.
 
-    While Redis is away everything comes from the database; it is tried again after a minute, when nothing that it
-    holds can be older than that.
+    If Redis cannot be reached, sessions are read from the database. Redis is tried again after 60 seconds; by then
+    every record that was cached before has expired.
     """
 
     supports_user_lookup = True
@@ -54,7 +55,7 @@ class CachedStore(SessionStore):
         self, store: DatabaseStore, url: str, *, prefix: str = "starlette_auth:cached:", clock: Clock = time.time
     ) -> None:
         self.store, self.table = store, store.table
-        # Who waits for a cache waits in vain.
+        # A short timeout and one retry: the database answers sooner than a slow cache.
         self.redis = RedisClients(url, timeout=0.25, retries=1)
         self._prefix = prefix
         self._clock = clock
@@ -63,7 +64,7 @@ class CachedStore(SessionStore):
     async def load(self, cookie: str) -> SessionBase:
         if not is_key(cookie):
             return SessionBase(clock=self._clock)
-        begun = self._clock()
+        read_at = self._clock()
         record = await self._get(cookie)
         if record is not None and user_in(decode(record.data)) is None:
             return self.store.session_of(record, None, cookie)
@@ -76,16 +77,16 @@ class CachedStore(SessionStore):
                 return self.store.session_of(record, row, cookie)
         session = await self.store.load(cookie)
         if session.record is not None:
-            await self._put(cookie, session.record, begun)
+            await self._put(cookie, session.record, read_at)
         return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        begun, before = self._clock(), session.stored_key
+        read_at, stored_key = self._clock(), session.stored_key
         cookie = await self.store.save(session, max_age)
         assert session.record is not None  # noqa: S101  it has just been saved
-        if before is not None and before != session.session_key:
-            await self._put_tombstone(before)
-        await self._put(session.next_key, session.record, begun)
+        if stored_key is not None and stored_key != session.session_key:
+            await self._put_tombstone(stored_key)
+        await self._put(session.next_key, session.record, read_at)
         return cookie
 
     async def delete(self, session_key: str) -> None:
@@ -111,17 +112,20 @@ class CachedStore(SessionStore):
         await self.redis.close()
 
     async def _get(self, session_key: str) -> SessionRecord | None:
-        """None for what is not there, has ended, or cannot be asked about."""
+        """Returns the cached record; None if there is none, it has expired, or Redis cannot be reached."""
         text = await self._try(lambda: self.redis.execute(self.redis.client.hget(self._name(session_key), RECORD)))
         try:
             record = SessionRecord(**json.loads(text)) if text else None
-        except (ValueError, TypeError):  # what another version of this package wrote
+        except (ValueError, TypeError):  # written by another version of this package
             return None
         return record if record is not None and record.expires > self._clock() else None
 
-    async def _put(self, session_key: str, record: SessionRecord, begun: float) -> None:
-        """The lease begins with the look at the database, not with the end of a request that was held up since."""
-        seconds = int(begun + CACHE_SECONDS - self._clock())
+    async def _put(self, session_key: str, record: SessionRecord, read_at: float) -> None:
+        """Caches a record until 60 seconds after `read_at`, the time at which the database was read or written.
+
+        A record that a slow request caches late expires no later than others.
+        """
+        seconds = int(read_at + CACHE_SECONDS - self._clock())
         if seconds > 0:
             content = (record.version, json.dumps(record._asdict()), seconds)
             await self._try(lambda: self.redis.run_script(PUT, [self._name(session_key)], *content))
@@ -129,20 +133,21 @@ class CachedStore(SessionStore):
     async def _put_tombstone(self, session_key: str) -> None:
         await self._try(lambda: self.redis.run_script(TOMBSTONE, [self._name(session_key)], CACHE_SECONDS))
 
-    async def _try(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+    async def _try(self, operation: Callable[[], Awaitable[Any]]) -> Any:
+        """Returns the result of an operation on Redis; None if Redis cannot be reached or is not to be tried yet."""
         now = self._clock()
         if now < self._retry_at:
             return None
-        # If it was away, one request finds out whether it is back, and the others go on without it.
-        was_away, self._retry_at = self._retry_at > 0, now + CACHE_SECONDS if self._retry_at else 0.0
+        # After an outage one request tries Redis, and all others skip the cache until that request has an answer.
+        was_unavailable, self._retry_at = self._retry_at > 0, now + CACHE_SECONDS if self._retry_at else 0.0
         try:
-            answer = await ask()
+            answer = await operation()
         except Unavailable as error:
-            # Others may meanwhile read what we could not replace. All of that is gone after a minute.
+            # The cache may hold records that could not be replaced. All of them expire within these 60 seconds.
             self._retry_at = self._clock() + CACHE_SECONDS
-            logger.warning("Sessions come from the database alone for %d seconds. %s", CACHE_SECONDS, error)
+            logger.warning("Sessions are read from the database only, for %d seconds. %s", CACHE_SECONDS, error)
             return None
-        if was_away:
+        if was_unavailable:
             self._retry_at = 0.0
         return answer
 

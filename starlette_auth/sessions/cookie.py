@@ -14,17 +14,18 @@ from .records import SessionRecord, decode, encode, time_to_keep, user_in
 from .store import SessionStore, cookie_value
 
 SALT = "starlette_auth.sessions.cookie"
-LIMIT = 4096  # bytes that every browser keeps of a cookie: name, value and attributes (RFC 6265 §6.1)
-ROOM_FOR_NAME_AND_FLAGS = 160
-LIMIT_UNPACKED = 16 * 1024
+LIMIT = 4096  # bytes of name, value and attributes that every browser stores for a cookie (RFC 6265 §6.1)
+ROOM_FOR_NAME_AND_FLAGS = 160  # bytes
+LIMIT_UNPACKED = 16 * 1024  # bytes
 
 
 class CookieStore(SessionStore):
-    """Nothing is kept on the server: whoever has the cookie can read it, nobody can change it.
+    """Keeps each session in its cookie, signed and not encrypted. The server stores nothing.
 
-    A signed cookie cannot be called back: after a logout a copy works on, until its time is over or the password
-    changes, as the cookie names a hash of that. `session_key` is an identifier that the cookie carries. One that an
-    older secret key signed is signed anew at once. Of requests at the same time, the last answer wins.
+    The user can read the cookie but not change it. It cannot be revoked: after a logout, a copy of the cookie works
+    until it expires or the password changes, because the cookie contains a hash that depends on the password.
+    `session_key` is an identifier inside the cookie. A cookie that an older secret key signed is signed again with the
+    newest key by the next response. If several requests change the session at once, the last response wins.
     """
 
     is_server_side = False
@@ -32,24 +33,24 @@ class CookieStore(SessionStore):
     def __init__(self, secret_key: str | Sequence[str] | SecretKeys, *, clock: Clock = time.time) -> None:
         keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self._clock = clock
-        self._newest, self._any = _signer(keys.all[:1]), _signer(keys.all)
+        self._newest_signer, self._any_signer = _signer(keys.all[:1]), _signer(keys.all)
 
     async def load(self, cookie: str) -> SessionBase:
         try:
-            record, is_renewed = self._read(cookie)
+            record, is_old = self._decode_cookie(cookie)
         except (BadData, ValueError, TypeError, UnicodeError):
             return SessionBase(clock=self._clock)
         if record.expires <= self._clock():
             return SessionBase(clock=self._clock)
         session = SessionBase(decode(record.data), session_key=record.public_id, record=record, clock=self._clock)
-        # What others write down after the response has to travel with it here.
-        session.modified = is_renewed or session.needs_touch
+        # Other stores update `last_seen` after the response. Here it can only be stored in the cookie itself.
+        session.modified = is_old or session.needs_touch
         return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         data, now = session.encode(), int(self._clock())
         if len(data) > LIMIT_UNPACKED:
-            # A few bytes of a cookie can stand for a megabyte, to be unpacked at each request.
+            # The cookie is compressed: a small cookie could hold megabytes that every request would decompress.
             raise SessionTooLarge(
                 f"The session takes {len(data)} bytes, more than {LIMIT_UNPACKED}. Use DatabaseStore."
             )
@@ -62,33 +63,33 @@ class CookieStore(SessionStore):
             expires=now + time_to_keep(data, max_age),
         )
         times = [record.created, record.last_seen, record.expires]
-        text = _as_text(self._newest.dumps([record.public_id, times, session]))
+        text = _as_text(self._newest_signer.dumps([record.public_id, times, session]))
         if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
             raise SessionTooLarge(
-                f"The session takes {len(text)} bytes as a cookie, and browsers keep {LIMIT} with its name and flags. "
+                f"The session takes {len(text)} bytes as a cookie. Browsers keep {LIMIT} with name and attributes. "
                 "Store less in it, or use DatabaseStore."
             )
         session.mark_saved(record.public_id, record, data)
         return cookie_value(text, data)
 
     async def delete(self, session_key: str) -> None:
-        """There is nothing on the server to delete."""
+        """Does nothing: the server stores no session."""
 
-    def _read(self, cookie: str) -> tuple[SessionRecord, bool]:
-        """What the cookie says, and whether it should be signed anew."""
+    def _decode_cookie(self, cookie: str) -> tuple[SessionRecord, bool]:
+        """Returns the record in a cookie, and whether an older secret key signed it."""
         try:
-            content, is_old = self._newest.loads(cookie), False
+            content, is_old = self._newest_signer.loads(cookie), False
         except BadSignature:
-            content, is_old = self._any.loads(cookie), True
+            content, is_old = self._any_signer.loads(cookie), True
         key, (created, last_seen, expires), data = content
         if not (isinstance(key, str) and isinstance(data, dict) and isinstance(created + last_seen + expires, int)):
-            raise ValueError("This was signed by us, but is no session.")
+            raise ValueError("The cookie has a valid signature but does not contain a session.")
         return SessionRecord(encode(data), key, user_in(data), created, last_seen, expires), is_old
 
 
 def _signer(keys: Sequence[str]) -> URLSafeSerializer:
     return URLSafeSerializer(
-        list(reversed(keys)),  # itsdangerous signs with the last key, we with the first
+        list(reversed(keys)),  # itsdangerous signs with the last key, this package with the first
         salt=SALT,
         serializer_kwargs={"ensure_ascii": True},
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},

@@ -25,7 +25,11 @@ logger = logging.getLogger("starlette_auth")
 
 
 class DatabaseStore(SessionStore):
-    """Keeps a hash of each key, never the key. Given `users`, it brings the user and all permissions in the same row."""
+    """Keeps sessions in the table `auth_session`, under a hash of the session key.
+
+    The key itself is never stored: an attacker who reads the database could otherwise use every session. With `users`,
+    one statement loads the session, its user and the user's permissions.
+    """
 
     supports_user_lookup = True
 
@@ -38,7 +42,7 @@ class DatabaseStore(SessionStore):
         clock: Clock = time.time,
     ) -> None:
         self.gateway = Gateway.of(database)
-        self.table: sa.Table = table if table is not None else _own_table(users)
+        self.table: sa.Table = table if table is not None else _default_table(users)
         self._clock = clock
         self._statements = SessionStatements(self.table, users, dialect=self.gateway.dialect)
 
@@ -46,24 +50,24 @@ class DatabaseStore(SessionStore):
         row = None
         if is_key(cookie):
             row = await self.gateway.fetch_one(self._statements.load, key_hash=hash_key(cookie), now=self._now())
-        session = self._read(row, cookie) if row is not None else None
+        session = self._session_from_row(row, cookie) if row is not None else None
         return session if session is not None else SessionBase(clock=self._clock)
 
     async def load_without_data(self, session_key: str) -> Row | None:
-        """What there is of a session beside its data, the user included; None when it has ended."""
+        """Returns the row of a session without its data, but with its user; None if the session has ended."""
         return await self.gateway.fetch_one(
             self._statements.load_without_data, key_hash=hash_key(session_key), now=self._now()
         )
 
     def session_of(self, record: SessionRecord, row: Row | None, session_key: str | None) -> SessionBase:
-        # The user may be gone, where the outer join found none.
+        # The outer join has no user columns if the user was deleted.
         user_row = row if row is not None and row.get("user_id") is not None else None
         data = decode(record.data)
         return SessionBase(data, session_key=session_key, record=record, user_row=user_row, clock=self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key, before = session.encode(), session.next_key, session.stored_key
-        if before is None:
+        saved, key, stored_key = session.encode(), session.next_key, session.stored_key
+        if stored_key is None:
             record = first_record(
                 saved,
                 session.user_id,
@@ -74,8 +78,9 @@ class DatabaseStore(SessionStore):
             )
             await self.gateway.insert(self.table, key_hash=hash_key(key), **self._values(record))
         else:
-            old = hash_key(before)
-            record = await self._change(session, saved, old, old if key == before else hash_key(key), max_age)
+            old_hash = hash_key(stored_key)
+            new_hash = old_hash if key == stored_key else hash_key(key)
+            record = await self._change(session, saved, old_hash, new_hash, max_age)
         session.mark_saved(key, record, saved)
         return cookie_value(key, record.data)
 
@@ -86,16 +91,15 @@ class DatabaseStore(SessionStore):
         if session.session_key is None or session.record is None:
             return
         now = self._now()
-        seen = touched_record(session.record, session.address, max_age=max_age, now=now)
+        touched = touched_record(session.record, session.address, max_age=max_age, now=now)
         await self.gateway.execute(
             self._statements.touch,
             key_hash=hash_key(session.session_key),
             now=now,
-            # Others may have noted it meanwhile.
-            before=now - TOUCH_EVERY,
-            new_last_seen=seen.last_seen,
-            new_expires=seen.expires,
-            new_address=seen.address,
+            seen_until=now - TOUCH_EVERY,  # another request may have touched the session in the meantime
+            new_last_seen=touched.last_seen,
+            new_expires=touched.expires,
+            new_address=touched.address,
         )
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
@@ -103,7 +107,7 @@ class DatabaseStore(SessionStore):
 
     async def list_sessions(self, user_id: str) -> list[SessionBase]:
         rows = await self.gateway.fetch_all(self._statements.of_user, of_user=self._key(user_id), now=self._now())
-        return [session for row in rows if (session := self._read(row)) is not None]
+        return [session for row in rows if (session := self._session_from_row(row)) is not None]
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
         values = {"of_user": self._key(user_id), "public_id": public_id, "now": self._now()}
@@ -113,27 +117,31 @@ class DatabaseStore(SessionStore):
         values = {"of_user": self._key(user_id), "public_id": keep, "now": self._now()}
         return await self.gateway.execute(self._statements.revoke_others, **values)
 
-    def _read(self, row: Row, session_key: str | None = None) -> SessionBase | None:
+    def _session_from_row(self, row: Row, session_key: str | None = None) -> SessionBase | None:
         try:
-            return self.session_of(_record(row), row, session_key)
+            return self.session_of(_record_from_row(row), row, session_key)
         except ValueError:
-            logger.error("A row of %s holds no session, and is passed over.", self.table.name)
+            logger.error("A row of %s is not a valid session record and is ignored.", self.table.name)
             return None
 
-    async def _change(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> SessionRecord:
-        """In one statement, where nobody else changed it meanwhile."""
-        assert session.record is not None  # noqa: S101  it came from here
+    async def _change(
+        self, session: SessionBase, saved: str, old_hash: str, new_hash: str, max_age: int
+    ) -> SessionRecord:
+        """Updates the row in one statement, or merges the changes if another request has updated it."""
+        assert session.record is not None  # noqa: S101  every stored session has one
         record = self._next_record(session.record, session, saved, max_age)
-        is_same = before == after and record.user_id == session.record.user_id
-        if await self._write(record, before, after, is_same=is_same):
+        is_rewrite = old_hash == new_hash and record.user_id == session.record.user_id
+        if await self._write(record, old_hash, new_hash, is_rewrite=is_rewrite):
             return record
-        return await self.gateway.run_in_transaction(lambda: self._merge(session, saved, before, after, max_age))
+        return await self.gateway.run_in_transaction(lambda: self._merge(session, saved, old_hash, new_hash, max_age))
 
-    async def _merge(self, session: SessionBase, saved: str, before: str, after: str, max_age: int) -> SessionRecord:
-        """Locks the row, so that this succeeds however many others write at the same time."""
-        row = await self.gateway.fetch_one(self._statements.lock, key_hash=before, now=self._now())
-        record = self._next_record(_record(row), session, saved, max_age) if row is not None else None
-        if record is None or not await self._write(record, before, after):
+    async def _merge(
+        self, session: SessionBase, saved: str, old_hash: str, new_hash: str, max_age: int
+    ) -> SessionRecord:
+        """Locks the row and applies the changes to it, so that this succeeds with any number of concurrent writers."""
+        row = await self.gateway.fetch_one(self._statements.lock, key_hash=old_hash, now=self._now())
+        record = self._next_record(_record_from_row(row), session, saved, max_age) if row is not None else None
+        if record is None or not await self._write(record, old_hash, new_hash):
             raise interrupted()
         return record
 
@@ -141,14 +149,17 @@ class DatabaseStore(SessionStore):
         data, user_id = session.merge_into(stored.data, saved)
         return next_record(stored, data, user_id, max_age=max_age, now=self._now())
 
-    async def _write(self, record: SessionRecord, before: str, after: str, *, is_same: bool = False) -> bool:
-        """`is_same`: the key and the user are, and nothing is written that says so, or stands in an index for it."""
-        old = {"key_hash": before, "old_version": record.version - 1, "now": self._now()}
-        if is_same:
+    async def _write(self, record: SessionRecord, old_hash: str, new_hash: str, *, is_rewrite: bool = False) -> bool:
+        """Updates the row if its version is still the previous one; returns whether it did.
+
+        `is_rewrite`: key and user stay the same, so a smaller statement is enough that updates no index on them.
+        """
+        old = {"key_hash": old_hash, "old_version": record.version - 1, "now": self._now()}
+        if is_rewrite:
             new = {f"new_{name}": getattr(record, name) for name in CONTENT}
             return await self.gateway.execute(self._statements.rewrite, **old, **new) == 1
         new = {f"new_{name}": value for name, value in self._values(record).items() if name in CHANGING}
-        return await self.gateway.execute(self._statements.update, new_key_hash=after, **old, **new) == 1
+        return await self.gateway.execute(self._statements.update, new_key_hash=new_hash, **old, **new) == 1
 
     def _values(self, record: SessionRecord) -> dict[str, Any]:
         return {**record._asdict(), "user_id": self._key(record.user_id)}
@@ -166,58 +177,60 @@ LOADED = (*CHANGING, "public_id", "created")
 
 
 class SessionStatements:
-    """What is said to the table."""
+    """The SQL statements for the session table."""
 
     def __init__(self, table: sa.Table, users: UserQueries[Any] | None, *, dialect: str) -> None:
         t = table
         by_key = t.c.key_hash == sa.bindparam("key_hash")
-        is_alive = t.c.expires > _moment("now")
-        theirs: list[Any] = []
+        is_unexpired = t.c.expires > _timestamp("now")
+        user_columns: list[Any] = []
         source: Any = t
         if users is not None:
-            theirs = users.columns()
+            user_columns = users.columns()
             source = t.outerjoin(users.tables.user, users.tables.user_key == t.c.user_id)
-        self.load = Statement(sa.select(*_columns(t, LOADED), *theirs).select_from(source).where(by_key, is_alive))
-        but_data = _columns(t, LOADED[1:])
-        self.load_without_data = Statement(sa.select(*but_data, *theirs).select_from(source).where(by_key, is_alive))
-        self.lock = Statement(sa.select(*_columns(t, LOADED)).where(by_key, is_alive).with_for_update())
+        self.load = Statement(
+            sa.select(*_columns(t, LOADED), *user_columns).select_from(source).where(by_key, is_unexpired)
+        )
+        without_data = sa.select(*_columns(t, LOADED[1:]), *user_columns)
+        self.load_without_data = Statement(without_data.select_from(source).where(by_key, is_unexpired))
+        self.lock = Statement(sa.select(*_columns(t, LOADED)).where(by_key, is_unexpired).with_for_update())
         of_user = t.c.user_id == sa.bindparam("of_user")
         all_columns = _columns(t, SessionRecord._fields)
         newest_first = (t.c.last_seen.desc(), t.c.created.desc())
-        self.of_user = Statement(sa.select(*all_columns).where(of_user, is_alive).order_by(*newest_first))
-        is_unchanged = t.c.version == _moment("old_version")
-        changes = _new("key_hash", *CHANGING)
-        self.update = Statement(sa.update(t).values(changes).where(by_key, is_alive, is_unchanged))
-        self.rewrite = Statement(sa.update(t).values(_new(*CONTENT)).where(by_key, is_alive, is_unchanged))
-        is_due = t.c.last_seen <= _moment("before")
-        seen = _new("last_seen", "expires", "address")
-        self.touch = Statement(sa.update(t).values(seen).where(by_key, is_alive, is_due), durable=False)
+        self.of_user = Statement(sa.select(*all_columns).where(of_user, is_unexpired).order_by(*newest_first))
+        is_unchanged = t.c.version == _timestamp("old_version")
+        changes = _new_values("key_hash", *CHANGING)
+        self.update = Statement(sa.update(t).values(changes).where(by_key, is_unexpired, is_unchanged))
+        self.rewrite = Statement(sa.update(t).values(_new_values(*CONTENT)).where(by_key, is_unexpired, is_unchanged))
+        is_due = t.c.last_seen <= _timestamp("seen_until")
+        touched = _new_values("last_seen", "expires", "address")
+        self.touch = Statement(sa.update(t).values(touched).where(by_key, is_unexpired, is_due), durable=False)
         self.delete = Statement(sa.delete(t).where(by_key))
-        named: sa.BindParameter[str] = sa.bindparam("public_id")
-        self.revoke = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id == named))
-        self.revoke_others = Statement(sa.delete(t).where(of_user, is_alive, t.c.public_id != named))
-        self.clear = delete_batch(t, t.c.expires <= _moment("now"), t.c.expires, dialect=dialect)
+        public_id: sa.BindParameter[str] = sa.bindparam("public_id")
+        self.revoke = Statement(sa.delete(t).where(of_user, is_unexpired, t.c.public_id == public_id))
+        self.revoke_others = Statement(sa.delete(t).where(of_user, is_unexpired, t.c.public_id != public_id))
+        self.clear = delete_batch(t, t.c.expires <= _timestamp("now"), t.c.expires, dialect=dialect)
 
 
 def _columns(table: sa.Table, names: Sequence[str]) -> list[Any]:
     return [table.c[name].label(f"session_{name}") for name in names]
 
 
-def _new(*names: str) -> dict[str, Any]:
+def _new_values(*names: str) -> dict[str, Any]:
     return {name: sa.bindparam(f"new_{name}") for name in names}
 
 
-def _moment(name: str) -> sa.BindParameter[int]:
+def _timestamp(name: str) -> sa.BindParameter[int]:
     return sa.bindparam(name, type_=sa.BigInteger)
 
 
 _fields_of = operator.itemgetter(*(f"session_{name}" for name in SessionRecord._fields))
 
 
-def _record(row: Row) -> SessionRecord:
-    data, public_id, user_id, *others = _fields_of(row)
-    return SessionRecord(data, public_id, None if user_id is None else str(user_id), *others)
+def _record_from_row(row: Row) -> SessionRecord:
+    data, public_id, user_id, *further_fields = _fields_of(row)
+    return SessionRecord(data, public_id, None if user_id is None else str(user_id), *further_fields)
 
 
-def _own_table(users: UserQueries[Any] | None) -> sa.Table:
+def _default_table(users: UserQueries[Any] | None) -> sa.Table:
     return users.tables.session if users is not None else session_table(sa.MetaData(), sa.Integer())

@@ -1,4 +1,4 @@
-"""How long does a login last?"""
+"""Session timeouts: how long does a login last?"""
 
 import functools
 from collections.abc import Mapping
@@ -14,9 +14,11 @@ Preset = Literal["aal1", "aal2", "aal3"]
 
 @dataclass(frozen=True, kw_only=True)
 class SessionLimit:
-    """How long one login lasts, in seconds: `absolute` in all, `idle` without a request.
+    """The timeouts of one login, in seconds.
 
-    `outlives_browser`: whether the browser keeps the cookie when it closes.
+    `absolute` is the time after the login at which it ends. `idle` is the time without a request after which it ends.
+    `persistent`: whether the browser keeps the cookie when it is closed. Raises ImproperlyConfigured unless
+    0 < idle <= absolute.
     """
 
     absolute: int
@@ -26,12 +28,12 @@ class SessionLimit:
     def __post_init__(self) -> None:
         if not 0 < self.idle <= self.absolute:
             raise ImproperlyConfigured(
-                f"A login cannot last {self.absolute} seconds in all and {self.idle} idle. "
-                "Pass SessionLimit(absolute=…, idle=…), in seconds, the second no longer than the first."
+                f"SessionLimit(absolute={self.absolute}, idle={self.idle}) is not possible. "
+                "Pass both in seconds, with 0 < idle <= absolute."
             )
 
     def at_most(self, other: "SessionLimit") -> "SessionLimit":
-        """The stricter of the two, in each respect."""
+        """Returns the stricter limit: the shorter timeouts, and persistent only if both limits are."""
         return SessionLimit(
             absolute=min(self.absolute, other.absolute),
             idle=min(self.idle, other.idle),
@@ -41,7 +43,10 @@ class SessionLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionLimits:
-    """How long logins last: of who wants to be remembered, of who does not, and of staff, whatever they want."""
+    """The limits of remembered logins, of other logins, and of staff.
+
+    `staff` applies to users with `is_staff` or `is_superuser`. The stricter value of both limits counts.
+    """
 
     remembered: SessionLimit
     default: SessionLimit
@@ -49,25 +54,25 @@ class SessionLimits:
 
     @property
     def offers_remember_me(self) -> bool:
-        """Whether it makes a difference to be remembered: the login page asks then."""
+        """Returns whether the login page shows "remember me": only if it makes a difference."""
         return self.remembered != self.default
 
     def of(self, user: User, *, is_remembered: bool) -> SessionLimit:
         if user.is_staff or user.is_superuser:
-            return self._of_staff[is_remembered]
+            return self._staff_limits[is_remembered]
         return self.remembered if is_remembered else self.default
 
     @functools.cached_property
-    def _of_staff(self) -> tuple[SessionLimit, SessionLimit]:
+    def _staff_limits(self) -> tuple[SessionLimit, SessionLimit]:
         return self.default.at_most(self.staff), self.remembered.at_most(self.staff)
 
 
 AAL2 = SessionLimit(absolute=DAY, idle=HOUR)
 AAL3 = SessionLimit(absolute=12 * HOUR, idle=15 * MINUTE)
-#: NIST SP 800-63B-4: §2.1.3 wants an end after 30 days at AAL1, and leaves idleness open; §2.2.3 after a day, or an
-#: hour idle, at AAL2; §2.3.3 after 12 hours, or a quarter of one idle, at AAL3. We are stricter: idleness counts at AAL1
-#: too, who does not want to be remembered is not for long, and after an hour idle a password alone does not bring an
-#: AAL2 session back (§2.2.3 allows that): whoever is logged out logs in as at first.
+#: The timeouts of NIST SP 800-63B-4. AAL1 (§2.1.3): absolute 30 days, no rule for the idle timeout. AAL2 (§2.2.3):
+#: absolute 24 hours, idle 1 hour. AAL3 (§2.3.3): absolute 12 hours, idle 15 minutes. These presets are stricter: AAL1
+#: has an idle timeout too, and logins that are not remembered are shorter. §2.2.3 allows an AAL2 session to continue
+#: after the idle timeout with only a password; here a full login is required.
 PRESETS: Mapping[Preset, SessionLimits] = {
     "aal1": SessionLimits(
         remembered=SessionLimit(absolute=30 * DAY, idle=14 * DAY, persistent=True),
@@ -80,7 +85,7 @@ PRESETS: Mapping[Preset, SessionLimits] = {
 
 
 def session_limits(limits: SessionLimits | Preset) -> SessionLimits:
-    """Those that are given, or those of a level of NIST's."""
+    """Returns the given limits, or the preset of a NIST level. Raises ImproperlyConfigured for an unknown level."""
     if isinstance(limits, SessionLimits):
         return limits
     if limits not in PRESETS:

@@ -1,4 +1,4 @@
-"""Open WebSockets, and how they learn that their session may have ended."""
+"""Open WebSockets, and the notification that their session may have ended."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from .base import SessionBase
 
 
 class SessionWatch:
-    """What one open WebSocket waits for."""
+    """Waits for notifications about the session of one open WebSocket."""
 
     def __init__(self, session: SessionBase) -> None:
         self.session = session
@@ -17,19 +17,25 @@ class SessionWatch:
         self._notified = asyncio.Event()
 
     def notify(self) -> None:
-        """From whichever thread, and event loop, the session was ended in."""
-        with contextlib.suppress(RuntimeError):  # its loop is closed, and the socket with it
+        """Wakes `wait()`. Can be called from any thread and any event loop."""
+        with contextlib.suppress(RuntimeError):  # its event loop is closed, and so is the WebSocket
             self._loop.call_soon_threadsafe(self._notified.set)
 
     async def wait(self, seconds: float) -> None:
-        """Until it is woken, or for nearly that long: those that were opened together do not all ask together."""
+        """Waits for `notify()`, or for a random 70 to 100 % of `seconds`.
+
+        The random part prevents WebSockets that were opened at the same time from checking their sessions all at once.
+        """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._notified.wait(), seconds * random.uniform(0.7, 1))  # noqa: S311  no secret
+            await asyncio.wait_for(self._notified.wait(), seconds * random.uniform(0.7, 1))  # noqa: S311  not a secret
         self._notified.clear()
 
 
 class OpenWebSockets:
-    """The open WebSockets of this process whose sessions one store keeps. Each looks after itself, once it is woken."""
+    """The open WebSockets of this process whose sessions are in one store.
+
+    A notified WebSocket checks its session itself. `generation` counts the notifications.
+    """
 
     def __init__(self) -> None:
         self.generation = 0
@@ -37,7 +43,11 @@ class OpenWebSockets:
 
     @contextlib.contextmanager
     def watching(self, session: SessionBase, *, since: int) -> Iterator[SessionWatch]:
-        """`since`: the number of calls before the session was loaded. What was called since then counts, too."""
+        """Registers a session while its WebSocket is open.
+
+        `since` is the value of `generation` before the session was loaded. If it has changed since, the watch is
+        notified at once, because that notification may have been about this session.
+        """
         watch = SessionWatch(session)
         self._open.add(watch)
         if self.generation != since:
@@ -53,7 +63,7 @@ class OpenWebSockets:
     def user_changed(self, user_id: str) -> None:
         self._notify(lambda session: session.user_id == user_id)
 
-    def _notify(self, concerns: Callable[[SessionBase], bool]) -> None:
+    def _notify(self, is_affected: Callable[[SessionBase], bool]) -> None:
         self.generation += 1
-        for watch in [watch for watch in list(self._open) if concerns(watch.session)]:
+        for watch in [watch for watch in list(self._open) if is_affected(watch.session)]:
             watch.notify()

@@ -1,4 +1,4 @@
-"""Session records: what a store keeps of a session, and its data as JSON."""
+"""Session records: what a store keeps of a session, with its data as JSON."""
 
 import json
 import secrets
@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 USER_ID = "_auth_user_id"
 EMPTY = "{}"
 IMMUTABLE_TYPES = frozenset((str, int, float, bool, type(None)))
-#: Anything that a neighbour, Django for one, may have stored; we store no NaN, which is not JSON (RFC 8259 §6).
+#: Accepts NaN, which another framework such as Django may have stored in a shared session. This package stores no NaN,
+#: because it is not JSON (RFC 8259 §6).
 encode_value = json.JSONEncoder(separators=(",", ":")).encode
 _encode_strictly = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
-#: Seconds for which a session that was emptied can still be written to by requests that are under way.
+#: Seconds for which requests in progress can still write to a session that was emptied.
 GRACE = 60
 
 
 class SessionRecord(NamedTuple):
     """What a store keeps of a session, under a hash of its key. Times are seconds since 1970, UTC.
 
-    `public_id` names the session to its owner, and opens nothing. `created` is the moment of the login; `version`
+    `public_id` identifies the session in lists and is not a credential. `created` is the time of the login. `version`
     counts the changes of `data`.
     """
 
@@ -35,13 +36,13 @@ class SessionRecord(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What a request did to a session: the values that it set, and the names that it removed."""
+    """The changes that a request made to a session: the values it set and the names it removed."""
 
     values: dict[str, Any]
     removed: list[str]
 
     def applied_to(self, data: dict[str, Any]) -> dict[str, Any]:
-        """What others did to other names stays."""
+        """Returns `data` with these changes. All other entries stay as they are."""
         kept = {name: value for name, value in data.items() if name not in self.removed}
         return {**kept, **self.values}
 
@@ -50,18 +51,18 @@ def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value)
     try:
         return encode(data)
     except (TypeError, ValueError) as error:
-        culprit = next((key for key, value in data.items() if not _is_json(value, encode)), "?")
+        invalid_key = next((key for key, value in data.items() if not _is_json(value, encode)), "?")
         raise TypeError(
-            f"request.session[{culprit!r}] is no JSON: {error}. Store text, numbers, lists and dicts; "
-            "for a moment, its isoformat()."
+            f"request.session[{invalid_key!r}] cannot be stored as JSON: {error}. Store text, numbers, lists and dicts. "
+            "For a datetime, store its isoformat()."
         ) from error
 
 
 def decode(text: str) -> dict[str, Any]:
-    """What `encode` made. ValueError for anything but a JSON object."""
+    """Returns the dict in a JSON text. Raises ValueError for anything but a JSON object."""
     data = json.loads(text)
     if not isinstance(data, dict):
-        raise ValueError("A stored session is no JSON object.")
+        raise ValueError("The stored session is not a JSON object.")
     return data
 
 
@@ -71,11 +72,11 @@ def user_in(data: Mapping[str, Any]) -> str | None:
 
 
 def check_keys(data: Any) -> None:
-    """JSON would turn the keys of dicts into text behind the application's back."""
+    """Raises TypeError for a dict key that is not text, at any depth. JSON would silently turn it into text."""
     if isinstance(data, dict):
         for key, value in data.items():
             if not isinstance(key, str):
-                raise TypeError(f"{key!r} is a key in request.session, and not text. Use str({key!r}).")
+                raise TypeError(f"The key {key!r} in request.session is not text. Use str({key!r}).")
             if type(value) not in IMMUTABLE_TYPES:
                 check_keys(value)
     elif isinstance(data, (list, tuple)):
@@ -92,9 +93,10 @@ def _is_json(value: Any, encode: Callable[[Any], str]) -> bool:
 
 
 def new_public_id() -> str:
-    """What a session is called in front of its owner: 32 hexadecimal digits, those of later ones being greater.
+    """Returns the public id of a new session: 32 hexadecimal digits. A later session has a greater id.
 
-    As long as the clocks of all machines agree: of sessions that begin on several, the order is theirs.
+    The id begins with the time. Between sessions that were created on several machines, the order depends on how well
+    their clocks agree.
     """
     return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
@@ -110,13 +112,13 @@ def first_record(
         created=int(now),
         last_seen=int(now),
         expires=int(now) + time_to_keep(data, max_age),
-        address=_fitting(address, 45),
-        user_agent=_fitting(user_agent, 255),
+        address=_printable(address, 45),
+        user_agent=_printable(user_agent, 255),
     )
 
 
 def next_record(stored: SessionRecord, data: str, user_id: str | None, *, max_age: int, now: int) -> SessionRecord:
-    """Returns the record that follows `stored`, with new data. Nothing is kept about anonymous visitors."""
+    """Returns the record that replaces `stored`, with new data. Without a user, it has no address and no user agent."""
     return stored._replace(
         data=data,
         user_id=user_id,
@@ -129,15 +131,22 @@ def next_record(stored: SessionRecord, data: str, user_id: str | None, *, max_ag
 
 
 def touched_record(stored: SessionRecord, address: str, *, max_age: int, now: int) -> SessionRecord:
-    """Returns the record of a session that was used now, and not changed."""
-    return stored._replace(last_seen=now, expires=now + max_age, address=_fitting(address, 45) or stored.address)
+    """Returns the record of a session that is in use now and was not changed."""
+    return stored._replace(last_seen=now, expires=now + max_age, address=_printable(address, 45) or stored.address)
 
 
 def time_to_keep(data: str, max_age: int) -> int:
-    """For how many seconds: one that was emptied goes soon, though not under the hands of a request that fills it."""
+    """Returns for how many seconds a record is kept: an empty session for at most 60 seconds.
+
+    It is not deleted at once, because a request in progress may still store something in it.
+    """
     return max_age if data != EMPTY else min(max_age, GRACE)
 
 
-def _fitting(text: str, length: int) -> str:
-    """What a client says of itself, without what a terminal or a column would choke on."""
+def _printable(text: str, length: int) -> str:
+    """Returns a text from the client without unprintable characters, cut to `length` characters.
+
+    An attacker could otherwise send control sequences to the terminal of an administrator, or a value too long for the
+    column.
+    """
     return (text if text.isprintable() else "".join(filter(str.isprintable, text)))[:length]

@@ -14,13 +14,14 @@ from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, first_
 from .store import SessionStore, interrupted
 
 logger = logging.getLogger("starlette_auth")
-# A session is a hash. These fields are the store's own; each entry of the session has one too, called by its name in
-# JSON behind a dot, so that requests that change different entries do not meet.
-OWN = ("public_id", "user_id", "created", "last_seen", "expires", "address", "user_agent")
-# ARGV begins with the prefix of the sorted sets that hold each user's sessions by their end, and with the time.
-TOOLS = """
+# Each session is a Redis hash. It has these fields of the record, and one field for each entry of the session, named
+# "." plus the entry's name as JSON. Concurrent requests that change different entries thus change different fields.
+RECORD_FIELDS = ("public_id", "user_id", "created", "last_seen", "expires", "address", "user_agent")
+# The index of a user is a sorted set of the keys of their sessions, with the expiry time as score. For all scripts,
+# ARGV[1] is the prefix of the index names and ARGV[2] is the current time.
+LUA_HELPERS = """
 local now = tonumber(ARGV[2])
-local function is_alive(key)
+local function is_unexpired(key)
   local expires = redis.call('HGET', key, 'expires')
   return expires and tonumber(expires) > now
 end
@@ -28,11 +29,11 @@ local function index_of(key)
   local user = redis.call('HGET', key, 'user_id')
   return user and user ~= '' and ARGV[1] .. user
 end
-local function forget(key)
+local function remove_from_index(key)
   local index = index_of(key)
   if index then redis.call('ZREM', index, key) end
 end
-local function keep(key, seconds)
+local function extend(key, seconds)
   redis.call('HSET', key, 'last_seen', now, 'expires', now + seconds)
   local index = index_of(key)
   if index then
@@ -43,54 +44,56 @@ local function keep(key, seconds)
   redis.call('EXPIRE', key, seconds)
 end
 """
-SAVE = f"""{TOOLS}
-local before, after, seconds, last_pair = KEYS[1], KEYS[2], tonumber(ARGV[3]), 4 + 2 * tonumber(ARGV[4])
-if before ~= '' then
-  if is_alive(before) then
-    forget(before)
-    if before ~= after then redis.call('RENAME', before, after) end
-  elseif before == after or not is_alive(after) then
+SAVE = f"""{LUA_HELPERS}
+local old_key, new_key, seconds, last_pair = KEYS[1], KEYS[2], tonumber(ARGV[3]), 4 + 2 * tonumber(ARGV[4])
+if old_key ~= '' then
+  if is_unexpired(old_key) then
+    remove_from_index(old_key)
+    if old_key ~= new_key then redis.call('RENAME', old_key, new_key) end
+  elseif old_key == new_key or not is_unexpired(new_key) then
     return -1
-  end -- else this is the second try of what went through, and lost its answer
+  end -- otherwise this is a retry: the first call was executed, but its reply was lost
 end
-for i = 5, last_pair, 2 do redis.call('HSET', after, ARGV[i], ARGV[i + 1]) end
-for i = last_pair + 1, #ARGV do redis.call('HDEL', after, ARGV[i]) end
-local left = redis.call('HLEN', after) - {len(OWN)}
-if left == 0 then seconds = math.min(seconds, {GRACE}) end
-keep(after, seconds)
-return left
+for i = 5, last_pair, 2 do redis.call('HSET', new_key, ARGV[i], ARGV[i + 1]) end
+for i = last_pair + 1, #ARGV do redis.call('HDEL', new_key, ARGV[i]) end
+local entry_count = redis.call('HLEN', new_key) - {len(RECORD_FIELDS)}
+if entry_count == 0 then seconds = math.min(seconds, {GRACE}) end
+extend(new_key, seconds)
+return entry_count
 """
-TOUCH = f"""{TOOLS}
-if is_alive(KEYS[1]) and tonumber(redis.call('HGET', KEYS[1], 'last_seen')) <= now - {TOUCH_EVERY} then
+TOUCH = f"""{LUA_HELPERS}
+if is_unexpired(KEYS[1]) and tonumber(redis.call('HGET', KEYS[1], 'last_seen')) <= now - {TOUCH_EVERY} then
   redis.call('HSET', KEYS[1], 'address', ARGV[4])
-  keep(KEYS[1], tonumber(ARGV[3]))
+  extend(KEYS[1], tonumber(ARGV[3]))
 end
 """
-DELETE = f"""{TOOLS}
-forget(KEYS[1])
+DELETE = f"""{LUA_HELPERS}
+remove_from_index(KEYS[1])
 return redis.call('DEL', KEYS[1])
 """
-# In one step: a session that gets a new key between two would be missed. ARGV[5]: this one ('1'), or all but it ('0').
-REVOKE = f"""{TOOLS}
-local number = 0
+# One script, because a session that got a new key between two commands would not be found. ARGV[5] is '1' to end only
+# the session with the public id ARGV[4], and '0' to end all others.
+REVOKE = f"""{LUA_HELPERS}
+local count = 0
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', ARGV[1] .. ARGV[3], '(' .. ARGV[2], '+inf')) do
-  local own = redis.call('HMGET', key, 'user_id', 'public_id')
-  local is_named = own[2] == ARGV[4]
-  if is_alive(key) and own[1] == ARGV[3] and is_named == (ARGV[5] == '1') then
-    forget(key)
-    number = number + redis.call('DEL', key)
+  local fields = redis.call('HMGET', key, 'user_id', 'public_id')
+  local has_public_id = fields[2] == ARGV[4]
+  if is_unexpired(key) and fields[1] == ARGV[3] and has_public_id == (ARGV[5] == '1') then
+    remove_from_index(key)
+    count = count + redis.call('DEL', key)
   end
 end
-return number
+return count
 """
 
 
 class RedisStore(SessionStore):
-    """Keeps a hash of each key, never the key. Redis forgets old sessions by itself.
+    """Keeps sessions in Redis or Valkey, under a hash of the session key. Redis deletes expired sessions itself.
 
-    Without persistence (`appendonly yes`) it forgets all of them when it is restarted, and everybody is logged out.
-    `url` is redis://user:password@host:6379/0, rediss://… for TLS or unix:///path; what is kept begins with `prefix`.
-    One server, with replicas or without: the scripts reach for keys that Redis Cluster would keep apart.
+    `url` is redis://user:password@host:6379/0, rediss://… for TLS or unix:///path. All names in Redis begin with
+    `prefix`. Without persistence (`appendonly yes`), a restart of Redis deletes all sessions and logs all users out.
+    Redis Cluster is not supported, because the scripts use keys that a cluster may place on different nodes. Replicas
+    are supported.
     """
 
     supports_user_lookup = True
@@ -107,11 +110,11 @@ class RedisStore(SessionStore):
                 if fields and int(fields["expires"]) > self._now():
                     return self._session_of(fields, cookie)
             except (LookupError, ValueError):
-                logger.error("A hash in Redis holds no session, and is passed over.")
+                logger.error("A hash in Redis is not a valid session record and is ignored.")
         return SessionBase(clock=self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
-        saved, key, before = session.encode(), session.next_key, session.stored_key
+        saved, key, stored_key = session.encode(), session.next_key, session.stored_key
         values, removed = session.changes()
         record = first_record(
             saved,
@@ -121,32 +124,32 @@ class RedisStore(SessionStore):
             address=session.address,
             user_agent=session.user_agent,
         )
-        own = {name: getattr(record, name) for name in OWN} | {"user_id": record.user_id or ""}
-        if before is not None:
+        fields = {name: getattr(record, name) for name in RECORD_FIELDS} | {"user_id": record.user_id or ""}
+        if stored_key is not None:
             record = (session.record or record)._replace(data=saved, last_seen=record.last_seen, expires=record.expires)
-            own = {"user_id": own["user_id"]} if USER_ID in values or USER_ID in removed else {}
-            if own.get("user_id") == "":
-                own |= {"address": "", "user_agent": ""}  # of anonymous visitors nothing is kept
-        pairs = own | {_field(name): encode_value(value) for name, value in values.items()}
-        flat = [part for pair in pairs.items() for part in pair]
-        keys = [self._name(before) if before else "", self._name(key)]
-        left = await self._run(SAVE, keys, max_age, len(pairs), *flat, *map(_field, removed))
-        if left < 0:
+            fields = {"user_id": fields["user_id"]} if USER_ID in values or USER_ID in removed else {}
+            if fields.get("user_id") == "":
+                fields |= {"address": "", "user_agent": ""}  # are not kept for anonymous visitors
+        pairs = fields | {_field(name): encode_value(value) for name, value in values.items()}
+        flat_pairs = [part for pair in pairs.items() for part in pair]
+        keys = [self._name(stored_key) if stored_key else "", self._name(key)]
+        entry_count = await self._run(SAVE, keys, max_age, len(pairs), *flat_pairs, *map(_field, removed))
+        if entry_count < 0:
             raise interrupted()
         session.mark_saved(key, record, saved)
-        return key if left else ""
+        return key if entry_count else ""
 
     async def delete(self, session_key: str) -> None:
         await self._run(DELETE, [self._name(session_key)])
 
     async def touch(self, session: SessionBase, max_age: int) -> None:
         if session.session_key is not None and session.record is not None:
-            seen = touched_record(session.record, session.address, max_age=max_age, now=self._now())
-            await self._run(TOUCH, [self._name(session.session_key)], max_age, seen.address)
+            touched = touched_record(session.record, session.address, max_age=max_age, now=self._now())
+            await self._run(TOUCH, [self._name(session.session_key)], max_age, touched.address)
 
     async def list_sessions(self, user_id: str) -> list[SessionBase]:
-        theirs = [self._session_of(fields) for fields in await self._of(user_id)]
-        return sorted(theirs, key=lambda session: session.last_seen, reverse=True)
+        sessions = [self._session_of(fields) for fields in await self._hashes_of(user_id)]
+        return sorted(sessions, key=lambda session: session.last_seen, reverse=True)
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
         return await self._run(REVOKE, [], user_id, public_id, 1) == 1
@@ -157,14 +160,14 @@ class RedisStore(SessionStore):
     async def close(self) -> None:
         await self.redis.close()
 
-    async def _of(self, user_id: str) -> list[dict[str, str]]:
+    async def _hashes_of(self, user_id: str) -> list[dict[str, str]]:
         now, client = self._now(), self.redis.client
         names = await self.redis.execute(client.zrange(self._user + user_id, f"({now}", "+inf", byscore=True))
         pipeline = client.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(name)
-        found = await self.redis.execute(pipeline.execute())
-        return [own for own in found if own and own["user_id"] == user_id and int(own["expires"]) > now]
+        hashes = await self.redis.execute(pipeline.execute())
+        return [fields for fields in hashes if fields and fields["user_id"] == user_id and int(fields["expires"]) > now]
 
     async def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> int:
         return int(await self.redis.run_script(script, keys, self._user, self._now(), *arguments) or 0)

@@ -18,75 +18,80 @@ Progress = Callable[[int], None]
 
 
 class SessionStore(abc.ABC):
-    """Turns a cookie into a session and a session into a cookie. Of the rest, a store has what it can."""
+    """Loads and saves sessions. A store must implement `load`, `save` and `delete`; the rest is optional."""
 
-    #: The table in which they are kept, where they are.
+    #: The table of the sessions; None if the store has no table.
     table: sa.Table | None = None
-    #: False: sessions travel in their cookies, and none can be listed, or ended before its time.
+    #: Whether sessions are on the server. False: each session is in its cookie and cannot be listed or revoked.
     is_server_side: ClassVar[bool] = True
-    #: Whether it finds a user's sessions without looking at everybody's. They end then with the account, the password …
+    #: Whether the store finds the sessions of a user without reading all sessions. If so, they end when the user is
+    #: deleted or deactivated or gets a new password.
     supports_user_lookup: ClassVar[bool] = False
 
     @functools.cached_property
     def open_websockets(self) -> OpenWebSockets:
-        """The WebSockets that are open in this process."""
+        """Returns the WebSockets that are open in this process."""
         return OpenWebSockets()
 
     @abc.abstractmethod
     async def load(self, cookie: str) -> SessionBase:
-        """The session of this cookie; for an unknown or expired one a new and empty one, so no key can be adopted."""
+        """Returns the session of a cookie; a new, empty session if the cookie is unknown or expired.
+
+        The new session gets a new key. An attacker could otherwise plant a key in the browser (session fixation).
+        """
 
     @abc.abstractmethod
     async def save(self, session: SessionBase, max_age: int) -> str:
-        """Keeps the session for `max_age` seconds; gives the cookie's value, or "" when nothing is left in it.
+        """Stores the session for `max_age` seconds; returns the value of the cookie, or "" for an empty session.
 
-        What this request changed (`session.changes()`) is applied to what is stored now, in one atomic step: requests
-        that change different keys at once all keep their changes.
+        The changes of this request (`session.changes()`) are applied to the stored data in one atomic step: concurrent
+        requests that change different entries all keep their changes.
 
-        Raises SessionInterrupted when it was loaded from a key that is gone: nobody is logged back in by a slow request.
+        Raises SessionInterrupted if the key from which the session was loaded no longer exists. A slow request could
+        otherwise log a user in again who has just logged out.
         """
 
     @abc.abstractmethod
     async def delete(self, session_key: str) -> None:
-        """Forgets a session. Fine when it is not there."""
+        """Deletes a session; does nothing if it does not exist."""
 
     def new_session(self, clock: Clock = time.time) -> SessionBase:
-        """What a visitor gets who has no session yet."""
+        """Returns a new, empty session for a request without a session cookie."""
         return SessionBase(clock=clock)
 
-    async def touch(self, session: SessionBase, max_age: int) -> None:  # noqa: B027  there may be nothing to do
-        """Notes that the session was used now, and from where, and keeps it for `max_age` seconds if it is there."""
+    async def touch(self, session: SessionBase, max_age: int) -> None:  # noqa: B027  optional
+        """Updates `last_seen` and the address of an existing session and keeps it for `max_age` more seconds."""
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
-        """Deletes what nobody can load any more; gives the number, and tells `progress` so far each time."""
+        """Deletes expired sessions; returns their number. `progress` is called with the number so far."""
         return 0
 
     async def list_sessions(self, user_id: str) -> list[SessionBase]:
-        """A user's sessions, without their keys, the one that was used last first."""
-        raise self._cannot()
+        """Returns the sessions of a user without their keys, most recently used first."""
+        raise self._not_supported()
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
-        """Ends one of a user's sessions; gives whether it was there."""
-        raise self._cannot()
+        """Ends one session of a user; returns whether it existed."""
+        raise self._not_supported()
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
-        """Ends all of a user's sessions, but for the one whose public id is `keep`; gives the number."""
-        raise self._cannot()
+        """Ends all sessions of a user except the one with the public id `keep`; returns their number."""
+        raise self._not_supported()
 
-    def _cannot(self) -> ImproperlyConfigured:
+    def _not_supported(self) -> ImproperlyConfigured:
         return ImproperlyConfigured(
-            f"{type(self).__name__} cannot tell where somebody is logged in, nor end it. "
+            f"{type(self).__name__} cannot list or end the sessions of a user. "
             "Use DatabaseStore, RedisStore or CachedStore."
         )
 
     async def close(self) -> None:  # noqa: B027
-        """Gives back the connections of this event loop."""
+        """Closes the connections of this event loop."""
 
 
 def cookie_value(session_key: str, data: str) -> str:
-    """What `save` gives."""
+    """Returns the cookie value that `save` must return: the key, or "" if there is no data."""
     return session_key if data != EMPTY else ""
 
 
 def interrupted() -> SessionInterrupted:
-    return SessionInterrupted("The session was ended while this request was under way.")
+    return SessionInterrupted("The session was ended while this request was in progress.")

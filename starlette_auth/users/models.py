@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from starlette.authentication import AuthCredentials, BaseUser
+from starlette.types import Scope
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContentType:
-    """What a permission is about: a model of an application."""
+    """Identifies a model of an application, which a permission is about."""
 
     id: int
     app_label: str
@@ -21,7 +22,7 @@ class ContentType:
 
 @dataclass(frozen=True, kw_only=True)
 class Permission:
-    """The right to do one thing, called `app_label.codename`."""
+    """Represents the right to perform one action. Its full name is `app_label.codename`."""
 
     id: int
     codename: str
@@ -34,52 +35,55 @@ class Permission:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A name under which permissions are given to several users."""
+    """Represents a group, which gives its permissions to its members."""
 
     id: int
     name: str
 
 
 class PermissionsMixin:
-    """Questions about permissions, answered from what came with the user. Nothing here waits."""
+    """Answers questions about permissions in memory, from what was read with the user."""
 
     is_active: bool
     is_superuser: bool
     permission_json: tuple[str | None, str | None] = (None, None)
 
     @cached_property
-    def _granted(self) -> tuple[frozenset[str], frozenset[str]]:
-        """In person, and through groups. For a superuser the database sends every permission there is, once."""
-        in_person, through_groups = self.permission_json
-        direct = _names(in_person)
-        return direct, direct if self.is_superuser else _names(through_groups)
+    def _permission_sets(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Returns the direct permissions and those of groups. For a superuser both are all existing permissions."""
+        direct_json, group_json = self.permission_json
+        direct = _parse_names(direct_json)
+        return direct, direct if self.is_superuser else _parse_names(group_json)
 
     def get_user_permissions(self) -> frozenset[str]:
-        """Those granted to the user in person; for a superuser, every one there is."""
-        return self._granted[0] if self.is_active else frozenset()
+        """Returns the permissions granted directly to the user; for a superuser, all existing permissions."""
+        return self._permission_sets[0] if self.is_active else frozenset()
 
     def get_group_permissions(self) -> frozenset[str]:
-        """Those that come through groups; for a superuser, every one there is."""
-        return self._granted[1] if self.is_active else frozenset()
+        """Returns the permissions of the user's groups; for a superuser, all existing permissions."""
+        return self._permission_sets[1] if self.is_active else frozenset()
 
     def get_all_permissions(self) -> frozenset[str]:
         return self.get_user_permissions() | self.get_group_permissions()
 
     def has_perm(self, perm: str) -> bool:
-        """Whether an active user has `"app.codename"`. An active superuser has every one, existing or not."""
+        """Returns whether an active user has the permission `"app.codename"`.
+
+        An active superuser has every permission, even one that does not exist. An inactive user has none.
+        """
         if not self.is_active or self.is_superuser:
             return self.is_active
-        in_person, through_groups = self._granted
-        return perm in through_groups or perm in in_person
+        direct, through_groups = self._permission_sets
+        return perm in through_groups or perm in direct
 
     def has_perms(self, perms: Iterable[str]) -> bool:
-        """Whether the user has all of them."""
+        """Returns whether the user has all of `perms`. Raises ValueError for a single string."""
         if isinstance(perms, str):
             raise ValueError("has_perms() takes several permissions. Pass a list, or use has_perm().")
         return all(map(self.has_perm, perms))
 
     def has_module_perms(self, app_label: str) -> bool:
-        """Whether the user has any permission of the application."""
+        """Returns whether the user has any permission of the application `app_label`."""
         if not self.is_active:
             return False
         return self.is_superuser or any(perm.startswith(f"{app_label}.") for perm in self.get_all_permissions())
@@ -87,9 +91,10 @@ class PermissionsMixin:
 
 @dataclass(kw_only=True, eq=False)
 class User(PermissionsMixin, BaseUser):
-    """A row of the user table, with the permissions that were the user's when it was read.
+    """Represents a row of the user table, with the permissions at that time.
 
-    Subclass it, as a dataclass, for columns of your own, and pass the class as `Auth(user_class=…)`.
+    For additional columns, write a subclass with `@dataclass(kw_only=True, eq=False)` and pass it as
+    `Auth(user_class=…)`. Users are equal if they have the same `id`.
     """
 
     id: Any
@@ -104,10 +109,10 @@ class User(PermissionsMixin, BaseUser):
     last_login: datetime | None = None
     date_joined: datetime | None = None
 
-    backend = ""  # the path of the backend that took the credentials, between authenticate() and login()
+    backend = ""  # path of the backend that accepted the credentials; set by authenticate(), read by login()
 
     def __init_subclass__(cls) -> None:
-        # @dataclass would compare a subclass by its fields, and make it unhashable.
+        # Without eq=False, @dataclass would compare a subclass by its fields and make it unhashable.
         cls.__eq__ = User.__eq__  # type: ignore[method-assign]
         cls.__hash__ = User.__hash__  # type: ignore[method-assign]
 
@@ -149,7 +154,7 @@ class User(PermissionsMixin, BaseUser):
 
 
 class AnonymousUser(PermissionsMixin, BaseUser):
-    """A visitor who has not logged in, and has no permission."""
+    """Represents a visitor who is not logged in and has no permissions."""
 
     id = None
     username = ""
@@ -183,7 +188,7 @@ class AnonymousUser(PermissionsMixin, BaseUser):
 
 
 class Scopes(list[str]):
-    """What Starlette's `@requires` may ask for: "authenticated", "staff", "superuser", or any permission."""
+    """Lists the scopes for Starlette's `@requires`: "authenticated", "staff", "superuser", and all permissions."""
 
     def __init__(self, user: User | AnonymousUser) -> None:
         self.user = user
@@ -195,7 +200,7 @@ class Scopes(list[str]):
             self.append("superuser")
 
     def __contains__(self, scope: object) -> bool:
-        # Permissions are looked up when they are asked for, not listed for each request.
+        # Permissions are looked up on demand: a list for each request would be slower.
         return super().__contains__(scope) or (isinstance(scope, str) and "." in scope and self.user.has_perm(scope))
 
     def __iter__(self) -> Iterator[str]:
@@ -204,7 +209,7 @@ class Scopes(list[str]):
 
 
 class Credentials(AuthCredentials):
-    """`request.auth`: the scopes of a user."""
+    """Holds the scopes of a user. It is the value of `request.auth`."""
 
     def __init__(self, user: User | AnonymousUser) -> None:
         self._user = user
@@ -214,5 +219,10 @@ class Credentials(AuthCredentials):
         return Scopes(self._user)
 
 
-def _names(row: str | None) -> frozenset[str]:
-    return frozenset(json.loads(row)) if row and row != "[]" else frozenset()
+def set_user(scope: Scope, user: User | AnonymousUser) -> None:
+    """Sets `request.user` and `request.auth`."""
+    scope["user"], scope["auth"] = user, Credentials(user)
+
+
+def _parse_names(names_json: str | None) -> frozenset[str]:
+    return frozenset(json.loads(names_json)) if names_json and names_json != "[]" else frozenset()

@@ -1,4 +1,4 @@
-"""Creating groups and permissions, granting and revoking them."""
+"""Creates groups and permissions, and grants and revokes them."""
 
 import difflib
 from collections.abc import Iterable
@@ -15,13 +15,14 @@ MODEL_PERMISSIONS = ("add", "change", "delete", "view")
 
 
 class GroupsAndPermissions:
-    """The part of `Users` that knows who may do what."""
+    """Provides the methods of `Users` for groups and permissions."""
 
     def __init__(self, gateway: Gateway, tables: Tables) -> None:
         self.gateway = gateway
         self.tables = tables
 
     async def create_group(self, name: str) -> Group:
+        """Creates a group. Raises AlreadyExists if the name is taken, ValueError if it is empty."""
         if not name:
             raise ValueError("A group needs a name. Pass one that is not empty.")
         try:
@@ -30,15 +31,17 @@ class GroupsAndPermissions:
             raise AlreadyExists(f"There is a group called {name!r} already. Use get_group().") from error
 
     async def get_group(self, name: str) -> Group:
-        """DoesNotExist, with the names that come near, when there is none."""
+        """Returns the group with exactly this name. Raises DoesNotExist, which suggests similar names."""
         rows = await self.gateway.fetch_all(sa.select(self.tables.group.c.id, self.tables.group.c.name))
         groups = {row["name"]: Group(**row) for row in rows}
         if name not in groups:
-            raise DoesNotExist(f"There is no group {name!r}.{suggest(name, groups)} If not, create_group({name!r}).")
+            raise DoesNotExist(
+                f"There is no group {name!r}.{suggest(name, groups)} Create it with create_group({name!r})."
+            )
         return groups[name]
 
     async def get_groups(self, user: User) -> list[Group]:
-        """The groups of a user, by name."""
+        """Returns the groups of a user, ordered by name."""
         t = self.tables
         query = (
             sa.select(t.group.c.id, t.group.c.name)
@@ -49,53 +52,73 @@ class GroupsAndPermissions:
         return [Group(**row) for row in await self.gateway.fetch_all(query, key=user.id)]
 
     async def create_permission(self, perm: str, name: str = "", *, model: str = "") -> Permission:
-        """`"polls.add_vote"` makes a permission of the model `vote`; the same again gives the one that is there.
+        """Creates the permission `app_label.codename`, or returns the existing one.
 
-        `model` says what the permission is about where its name does not, as in `"polls.close"`.
+        Codenames of Django's four actions (add, change, delete, view) contain the model: `"polls.add_vote"` is about
+        the model `vote`. For other codenames, as in `"polls.close"`, pass `model`. The default is the application
+        label. `name` is the description.
+
+        Raises ValueError if `perm` is malformed (UnstorableValue if it does not fit its columns), and AlreadyExists if
+        the database treats an existing name as equal.
         """
         app_label, _, codename = perm.partition(".")
         if not app_label or not codename or "." in codename:
-            raise ValueError(f"{perm!r} is no permission. Write it as app.codename, as in 'polls.add_vote'.")
-        found = (await self._permissions()).get(perm)
-        if found is not None:
-            return found[0]
+            raise ValueError(f"{perm!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'.")
+        existing = (await self._permissions()).get(perm)
+        if existing is not None:
+            return existing[0]
         verb, _, noun = codename.partition("_")
-        about = {"app_label": app_label, "model": model or (noun if verb in MODEL_PERMISSIONS and noun else app_label)}
+        model_fields = {
+            "app_label": app_label,
+            "model": model or (noun if verb in MODEL_PERMISSIONS and noun else app_label),
+        }
         name = name or codename.replace("_", " ").capitalize()
         async with self.gateway.atomic():
-            content_type = await self._get_or_create(self.tables.content_type, about)
+            content_type = await self._get_or_create(self.tables.content_type, model_fields)
             unique = {"content_type_id": content_type, "codename": codename}
             key = await self._get_or_create(self.tables.permission, unique, name=name)
-        return Permission(id=key, codename=codename, name=name, content_type=ContentType(id=content_type, **about))
+        return Permission(
+            id=key, codename=codename, name=name, content_type=ContentType(id=content_type, **model_fields)
+        )
 
     async def create_model_permissions(self, app_label: str, model: str) -> list[Permission]:
-        """Django's four: add, change, delete and view."""
+        """Creates Django's four permissions of a model: add, change, delete and view."""
         return [
             await self.create_permission(f"{app_label}.{verb}_{model}", f"Can {verb} {model}", model=model)
             for verb in MODEL_PERMISSIONS
         ]
 
     async def get_permission(self, perm: str) -> Permission:
-        """DoesNotExist, with the names that come near, when there is none."""
+        """Returns the permission `app_label.codename`. Raises DoesNotExist, which suggests similar names."""
         return (await self._get_permissions(perm))[0]
 
     async def add_to_group(self, user: User, group: Group | str) -> None:
-        """Twice is as good as once."""
+        """Adds a user to a group. Has no effect if the user is a member already.
+
+        Raises DoesNotExist for an unknown group name, and IntegrityError if the user was deleted.
+        """
         group_id = (await self._group(group)).id
         await self._get_or_create(self.tables.user_groups, {"user_id": user.id, "group_id": group_id})
 
     async def remove_from_group(self, user: User, group: Group | str) -> None:
+        """Removes a user from a group. Raises DoesNotExist for an unknown group name."""
         await self._remove(self.tables.user_groups, {"user_id": user.id, "group_id": (await self._group(group)).id})
 
     async def grant(self, holder: User | Group, perm: str) -> None:
-        """Gives a permission to a user or a group; it counts from their next request on."""
+        """Grants a permission to a user or a group. It takes effect at the next request.
+
+        Raises DoesNotExist for an unknown permission, and IntegrityError if the user or group was deleted.
+        """
         table, values = self._grant_table(holder)
         await self._get_or_create(table, {**values, "permission_id": (await self.get_permission(perm)).id})
 
     async def revoke(self, holder: User | Group, perm: str) -> None:
-        """Takes a permission back; what somebody has in another way stays."""
+        """Revokes a permission from a user or a group. It takes effect at the next request.
+
+        A user who also has the permission through a group keeps it. Raises DoesNotExist for an unknown permission.
+        """
         table, values = self._grant_table(holder)
-        # Django lets two models of one application have a permission of the same name: neither may be left.
+        # In Django two models of one application can have permissions of the same name. All of them are revoked.
         for permission in await self._get_permissions(perm):
             await self._remove(table, {**values, "permission_id": permission.id})
 
@@ -110,8 +133,8 @@ class GroupsAndPermissions:
     async def _get_permissions(self, perm: str) -> list[Permission]:
         permissions = await self._permissions()
         if perm not in permissions:
-            otherwise = f"If not, create_permission({perm!r})." if "." in perm else "It is written app.codename."
-            raise DoesNotExist(f"There is no permission {perm!r}.{suggest(perm, permissions)} {otherwise}")
+            fix = f"Create it with create_permission({perm!r})." if "." in perm else "Write it as app.codename."
+            raise DoesNotExist(f"There is no permission {perm!r}.{suggest(perm, permissions)} {fix}")
         return permissions[perm]
 
     async def _permissions(self) -> dict[str, list[Permission]]:
@@ -128,29 +151,32 @@ class GroupsAndPermissions:
             .join(content_type, content_type.c.id == permission.c.content_type_id)
             .order_by(permission.c.id)
         )
-        found: dict[str, list[Permission]] = {}
+        permissions: dict[str, list[Permission]] = {}
         for row in await self.gateway.fetch_all(query):
-            about = ContentType(id=row["content_type_id"], app_label=row["app_label"], model=row["model"])
-            one = Permission(id=row["id"], codename=row["codename"], name=row["name"], content_type=about)
-            found.setdefault(str(one), []).append(one)
-        return found
+            model = ContentType(id=row["content_type_id"], app_label=row["app_label"], model=row["model"])
+            match = Permission(id=row["id"], codename=row["codename"], name=row["name"], content_type=model)
+            permissions.setdefault(str(match), []).append(match)
+        return permissions
 
-    async def _get_or_create(self, table: sa.Table, unique: dict[str, Any], **others: Any) -> Any:
-        """The key of the row with these unique values, whoever makes it."""
+    async def _get_or_create(self, table: sa.Table, unique: dict[str, Any], **defaults: Any) -> Any:
+        """Returns the primary key of the row with the values `unique`. Inserts a missing row, with `defaults`."""
         query = sa.select(*table.columns).where(*_equal(table, unique))
         row = await self.gateway.fetch_one(query)
         if row is None:
             try:
-                return await self._insert(table, **unique, **others)
+                return await self._insert(table, **unique, **defaults)
             except IntegrityError:
-                # Somebody was faster. A plain SELECT of MySQL would show how things were when the transaction began.
+                # Another connection has inserted the row. MySQL's plain SELECT reads the snapshot of the transaction's
+                # start and would miss it. A locking read sees the newest committed row.
                 row = await self.gateway.fetch_one(query.with_for_update(read=True))
                 if row is None:
                     raise
-        # Collations of MariaDB hold "polls" and "Polls" for the same.
-        other = [row[name] for name, value in unique.items() if row[name] != value]
-        if other:
-            raise AlreadyExists(f"This database takes {other[0]!r}, which is there, for the same. Use that.")
+        # MariaDB's collations treat "polls" and "Polls" as equal.
+        for name, value in unique.items():
+            if row[name] != value:
+                raise AlreadyExists(
+                    f"{row[name]!r} exists, and {value!r} is equal to it in this database. Use that name."
+                )
         return row["id"]
 
     async def _insert(self, table: sa.Table, **values: Any) -> Any:
@@ -162,7 +188,7 @@ class GroupsAndPermissions:
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
-    """What somebody may have meant, as the rest of a message."""
+    """Returns a sentence with similar names for an error message; "" if there are none."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
 

@@ -1,4 +1,4 @@
-"""Reading users from the database."""
+"""Reads users from the database."""
 
 import operator
 from collections.abc import Awaitable
@@ -18,7 +18,7 @@ U = TypeVar("U", bound=User)
 
 
 class UserQueries(Generic[U]):
-    """The part of `Users` that reads: users by key, name or e-mail address, each with all permissions."""
+    """Reads users by primary key, username or email address. Each user is read with all permissions in one query."""
 
     def __init__(self, gateway: Gateway, tables: Tables, user_class: type[U]) -> None:
         if "__dataclass_fields__" not in vars(user_class):
@@ -33,17 +33,17 @@ class UserQueries(Generic[U]):
         self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
         self._by_username = Statement(selected.where(column == sa.bindparam("username")))
         name = sa.func.lower(sa.bindparam("username", type_=column.type))
-        taken = sa.select(tables.user_key.label("key")).where(sa.func.lower(column) == name).limit(1)
-        self._like_username = Statement(taken)
-        # The database converts both sides: SQLite's lower() knows only ASCII, Python's all letters.
+        same_name = sa.select(tables.user_key.label("key")).where(sa.func.lower(column) == name).limit(1)
+        self._like_username = Statement(same_name)
+        # The database lowers both sides, so that they agree: SQLite's lower() knows only ASCII letters, Python's all.
         email = sa.func.lower(sa.bindparam("email", type_=sa.String))
         self._by_email = Statement(selected.where(sa.func.lower(tables.email) == email).order_by(tables.user_key))
 
     def columns(self) -> list[Any]:
-        """What a SELECT that has the user table in its FROM asks for, to make a user of each row with `from_row`."""
+        """Returns the columns that `from_row` needs. Use them in a SELECT with the user table in its FROM clause."""
         t = self.tables
-        everything = _permission_list(t).scalar_subquery()
-        in_person = (
+        all_permissions = _permission_list(t).scalar_subquery()
+        direct = (
             _permission_list(t)
             .join(t.user_permissions, t.user_permissions.c.permission_id == t.permission.c.id)
             .where(t.user_permissions.c.user_id == t.user_key)
@@ -60,37 +60,38 @@ class UserQueries(Generic[U]):
         )
         return [
             *(column.label(f"user_{name}") for name, column in self._columns.items()),
-            sa.case((t.user.c.is_superuser == sa.true(), everything), else_=in_person).label("direct_permissions"),
+            sa.case((t.user.c.is_superuser == sa.true(), all_permissions), else_=direct).label("direct_permissions"),
             through_groups.label("group_permissions"),
         ]
 
     def from_row(self, row: Row) -> U:
+        """Returns the user of a row that was selected with `columns()`."""
         user = self.user_class(**dict(zip(self._columns, self._fields_of(row), strict=True)))
         user.permission_json = (row["direct_permissions"], row["group_permissions"])
         return user
 
     def get_row(self, id: Any) -> Awaitable[Row | None]:
-        """What `from_row` makes the user with this primary key of, or None."""
+        """Returns the row of the user with this primary key, for `from_row`, or None."""
         return self._fetch_row(self._by_id, id=self.parse_id(id))
 
     async def get(self, id: Any) -> U | None:
-        """The user with this primary key, which may come as text, or None."""
+        """Returns the user with this primary key, which may be given as text, or None."""
         row = await self.get_row(id)
         return self.from_row(row) if row else None
 
     async def get_by_username(self, username: str) -> U | None:
-        """The user with exactly this name, or None."""
+        """Returns the user with exactly this username, or None."""
         user = await self._fetch_user(self._by_username, username=username)
-        # Collations of MariaDB hold "ann", "ANN" and "ann " for the same.
+        # MariaDB's collations treat "ann", "ANN" and "ann " as equal.
         return user if user is not None and user.username == username else None
 
     async def get_by_email(self, email: str) -> U | None:
-        """The one user with this address, in whatever case it is written; None when there is none, or several."""
+        """Returns the user with this email address, ignoring case. Returns None if no user or several users have it."""
         users = await self.list_by_email(email)
         return users[0] if len(users) == 1 else None
 
     async def list_by_email(self, email: str) -> list[U]:
-        """All users with this address, in whatever case it is written."""
+        """Returns all users with this email address, ignoring the case of ASCII letters."""
         if not email or self.tables.email is None:
             return []
         try:
@@ -100,18 +101,19 @@ class UserQueries(Generic[U]):
         return [user for user in map(self.from_row, rows) if ascii_lower(user.email) == ascii_lower(email)]
 
     async def has_username(self, username: str) -> bool:
-        """Whether somebody has this name, in whatever case it is written (on SQLite: the case of ASCII letters)."""
+        """Returns whether a user has this username, ignoring case (on SQLite: of ASCII letters)."""
         try:
             return await self.gateway.fetch_one(self._like_username, username=normalize_username(username)) is not None
         except UnstorableValue:
             return False
 
     async def count(self) -> int:
+        """Returns the number of users."""
         row = await self.gateway.fetch_one(sa.select(sa.func.count().label("users")).select_from(self.tables.user))
         return int(row["users"]) if row else 0
 
     def parse_id(self, id: Any) -> Any:
-        """A primary key from its text; None for what cannot be one."""
+        """Returns a primary key in the column's Python type; None for an invalid `id`."""
         return parse_key(self.tables.user_key.type.python_type, id)
 
     async def _fetch_user(self, statement: Statement, **values: Any) -> U | None:

@@ -1,4 +1,4 @@
-"""Creating, changing and deleting users."""
+"""Creates, changes and deletes users."""
 
 import contextlib
 import time
@@ -32,7 +32,7 @@ FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email
 
 
 class Users(UserQueries[U], GroupsAndPermissions):
-    """The users of one installation, and the groups and permissions that they have."""
+    """Reads, creates, changes and deletes the users of a site, with their groups and permissions."""
 
     def __init__(
         self,
@@ -52,19 +52,22 @@ class Users(UserQueries[U], GroupsAndPermissions):
         self._updates: dict[tuple[object, ...], Statement] = {}
 
     async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
-        """The users who have a permission, as Django's `with_perm`. `is_active=None` asks for both."""
+        """Returns the users who have a permission, as Django's `with_perm`, ordered by primary key.
+
+        `is_active=None` includes active and inactive users. Raises DoesNotExist for an unknown permission.
+        """
         t, keys = self.tables, [permission.id for permission in await self._get_permissions(perm)]
 
         def granted(links: sa.Table) -> sa.ColumnElement[bool]:
             return sa.or_(*(links.c.permission_id == key for key in keys))
 
-        in_person = sa.select(t.user_permissions.c.user_id).where(granted(t.user_permissions))
+        direct = sa.select(t.user_permissions.c.user_id).where(granted(t.user_permissions))
         through_groups = (
             sa.select(t.user_groups.c.user_id)
             .join(t.group_permissions, t.group_permissions.c.group_id == t.user_groups.c.group_id)
             .where(granted(t.group_permissions))
         )
-        having = t.user_key.in_(in_person) | t.user_key.in_(through_groups)
+        having = t.user_key.in_(direct) | t.user_key.in_(through_groups)
         if include_superusers:
             having |= t.user.c.is_superuser == sa.true()
         if is_active is not None and "is_active" in t.fields:
@@ -81,10 +84,12 @@ class Users(UserQueries[U], GroupsAndPermissions):
         encoded_password: str = "",
         **fields: Any,
     ) -> U:
-        """A new user; without a password, or the hash of one, one that cannot log in by password.
+        """Creates a user. A user without `password` and `encoded_password` cannot log in with a password.
 
-        The name is brought to Unicode's form NFKC and the domain of the address to lower case. Raises AlreadyExists
-        when the name is taken, ValueError for a value that does not fit.
+        The username is normalized to NFKC, and the domain of the email address to lower case, as in Django.
+
+        Raises AlreadyExists if the username is taken, TypeError for an unknown field, and ValueError for an invalid
+        value (UnstorableValue if it does not fit its column).
         """
         self._check_fields({**fields, "username": username})
         self._check_fields({"password": encoded_password} if encoded_password else {})
@@ -100,9 +105,9 @@ class Users(UserQueries[U], GroupsAndPermissions):
         }
         async with self._report_duplicate_username(values["username"]), self.gateway.atomic():
             columns = self._by_column(values)
-            spare = self.tables.user.columns.get("username")
-            if spare is not None and spare is not self.tables.username:
-                # USERNAME_FIELD is another: a name that has to be there, and that nobody logs in with.
+            plain_username = self.tables.user.columns.get("username")
+            if plain_username is not None and plain_username is not self.tables.username:
+                # USERNAME_FIELD is another column. The column `username` needs a value, but is not used for logins.
                 columns.setdefault("username", values["username"][:150])
             key = await self.gateway.insert(self.tables.user, **columns)
             user: U = await self.get(key)  # type: ignore[assignment]
@@ -110,11 +115,15 @@ class Users(UserQueries[U], GroupsAndPermissions):
         return user
 
     async def create_superuser(self, username: str, email: str = "", password: str | None = None, **fields: Any) -> U:
-        """A new user who may do everything."""
+        """Creates a user with `is_staff` and `is_superuser`, who has all permissions. Otherwise as `create_user`."""
         return await self.create_user(username, email, password, **{"is_staff": True, "is_superuser": True, **fields})
 
     async def update(self, user: User, **fields: Any) -> None:
-        """Writes some fields of one user, to the database and to `user`. DoesNotExist when the row is gone."""
+        """Writes some fields of one user to the database and to `user`.
+
+        Raises DoesNotExist if the user was deleted, AlreadyExists if the username is taken, TypeError for an unknown
+        field, and ValueError for an invalid value (UnstorableValue if it does not fit its column).
+        """
         self._check_fields(fields)
         if not fields:
             return
@@ -126,23 +135,28 @@ class Users(UserQueries[U], GroupsAndPermissions):
                 await self.events.emit(UserDeactivated(user=user))
 
     async def record_login(self, user: User) -> None:
-        """Notes the time of a login."""
+        """Writes the current time to `last_login`."""
         await self._update_row(user, last_login=utc_now(self._clock))
 
     async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
-        """A new password, or None for none at all. Ends all sessions that were begun with the old one.
+        """Sets a new password; None makes it unusable. Ends all sessions that were started with the old password.
 
-        `request` says who asked for it, in the notice that the user gets.
+        `request` is the request that changes the password. The notice to the user describes it.
+        Raises ValueError above 1,024 characters, HashingBusy if the queue is full, and DoesNotExist if the user was
+        deleted.
         """
-        new = await self.passwords.hash(raw)
+        encoded = await self.passwords.hash(raw)
         async with self._restore_password_on_error(user), self.gateway.atomic():
-            await self.update(user, password=new)
+            await self.update(user, password=encoded)
             await self.events.emit(PasswordChanged(user=user, request=request))
 
     async def replace_password(
         self, user: User, encoded: str, *, request: HTTPConnection | None = None, by_reset: bool = False
     ) -> bool:
-        """The same with a hash, unless the password was changed since `user` was read: False then."""
+        """Sets a new password hash, unless the password has changed since `user` was read.
+
+        Returns whether it was set. Ends all sessions that were started with the old password.
+        """
         async with self._restore_password_on_error(user), self.gateway.atomic():
             if not await self._update_row(user, if_unchanged=True, password=encoded):
                 return False
@@ -150,18 +164,18 @@ class Users(UserQueries[U], GroupsAndPermissions):
         return True
 
     async def check_password(self, user: User, raw: str) -> bool:
-        """Whether this is the user's password. A hash weaker than we make today is replaced by a new one."""
+        """Returns whether this is the user's password. If so, a weak hash is replaced by a new one."""
         verification = await self.passwords.check(user.password, raw)
         if not verification.must_update:
             return verification.matches
         try:
-            new = await self.passwords.hash(raw)
+            encoded = await self.passwords.hash(raw)
         except HashingBusy:
-            return True  # another login will replace it
-        # Only where the old one still stands: a password that was changed meanwhile must stay changed.
-        if await self._update_row(user, if_unchanged=True, password=new):
+            return True  # a later login will replace the hash
+        # Only if the old hash is still stored: a concurrent change of the password must not be overwritten.
+        if await self._update_row(user, if_unchanged=True, password=encoded):
             return True
-        # Another login was faster with the same, or the password was changed and this is the old one.
+        # A concurrent login has replaced the hash, or the password was changed and `raw` is the old one.
         fresh = await self.get(user.id)
         if fresh is None or fresh.password == user.password:
             return False
@@ -169,40 +183,50 @@ class Users(UserQueries[U], GroupsAndPermissions):
         return await self.check_password(user, raw)
 
     async def delete(self, user: User) -> None:
-        """Deletes a user and all that hangs on it. IntegrityError when a table that we do not know refers to it."""
+        """Deletes a user and all rows that refer to it. A column with ON DELETE SET NULL is set to NULL instead.
+
+        Raises IntegrityError if rows of a table that this package does not know refer to the user.
+        """
         async with self.gateway.atomic():
             await self.events.emit(UserDeleted(user=user))
-            ours = self.tables.columns_referencing_user()
-            for column in [*await self._further_references(user, ours), *ours]:
-                theirs = column == sa.bindparam("key")
-                query: sa.Delete | sa.Update = sa.delete(column.table).where(theirs)
+            known_columns = self.tables.columns_referencing_user()
+            for column in [*await self._admin_log_columns(user, known_columns), *known_columns]:
+                refers_to_user = column == sa.bindparam("key")
+                query: sa.Delete | sa.Update = sa.delete(column.table).where(refers_to_user)
                 if any((key.ondelete or "").upper() == "SET NULL" for key in column.foreign_keys):
-                    query = sa.update(column.table).values({column.name: sa.null()}).where(theirs)
+                    query = sa.update(column.table).values({column.name: sa.null()}).where(refers_to_user)
                 await self.gateway.execute(query, key=user.id)
-            gone = sa.delete(self.tables.user).where(self.tables.user_key == sa.bindparam("key"))
-            await self.gateway.execute(gone, key=user.id)
+            delete_user = sa.delete(self.tables.user).where(self.tables.user_key == sa.bindparam("key"))
+            await self.gateway.execute(delete_user, key=user.id)
 
-    async def _further_references(self, user: User, known: Sequence[sa.Column[Any]]) -> list[sa.Column[Any]]:
-        """In a Django database, where Django would follow them, what else has rows of this user: the admin's log may go."""
+    async def _admin_log_columns(self, user: User, known: Sequence[sa.Column[Any]]) -> list[sa.Column[Any]]:
+        """Returns the columns of Django's admin log that refer to users. Its rows are deleted with the user.
+
+        Raises IntegrityError if rows of another unknown table in a Django database refer to the user: Django's models
+        decide what happens to such rows, and this package does not know them.
+        """
         if not self.tables.django_tables:
             return []
-        may_go, ours = [], {(column.table.name, column.name) for column in known}
-        for table, name in await foreign_keys_to(self.gateway, self.tables.user.name):
+        log_columns, known_names = [], {(column.table.name, column.name) for column in known}
+        for table_name, name in await foreign_keys_to(self.gateway, self.tables.user.name):
             column: sa.Column[Any] = sa.Column(name, self.tables.user_key.type)
-            named = sa.Table(table, sa.MetaData(), column)
-            if table == ADMIN_LOG:
-                may_go.append(column)
-            elif (table, name) not in ours:
-                theirs = sa.select(column).where(column == sa.bindparam("key")).select_from(named).limit(1)
-                if await self.gateway.fetch_one(theirs, key=user.id) is not None:
+            table = sa.Table(table_name, sa.MetaData(), column)
+            if table_name == ADMIN_LOG:
+                log_columns.append(column)
+            elif (table_name, name) not in known_names:
+                query = sa.select(column).where(column == sa.bindparam("key")).select_from(table).limit(1)
+                if await self.gateway.fetch_one(query, key=user.id) is not None:
                     raise IntegrityError(
-                        f"Rows of {table} refer to {user.username!r}. Delete them first, or switch the account off: "
-                        "update(user, is_active=False)."
+                        f"Rows of {table_name} refer to {user.username!r}. Delete them first, or deactivate the "
+                        "account with update(user, is_active=False)."
                     )
-        return may_go
+        return log_columns
 
     async def _update_row(self, user: User, *, if_unchanged: bool = False, **fields: Any) -> bool:
-        """Writes fields to the database and then to `user`, unless there is no such row, or no such password in it."""
+        """Writes fields to the database and then to `user`. Returns whether the row was updated.
+
+        With `if_unchanged` the row is updated only if it has the password hash of `user`.
+        """
         fields = {**column_defaults(self.tables.user, "onupdate"), **fields}
         columns = self._by_column(fields)
         values = {f"new_{name}": value for name, value in columns.items()}
@@ -218,7 +242,7 @@ class Users(UserQueries[U], GroupsAndPermissions):
         return True
 
     def _update_statement(self, columns: Iterable[str], *, if_unchanged: bool) -> Statement:
-        # A column may be called like a parameter: these names are ours.
+        # A column could have the same name as a bind parameter. The prefixes keep them apart.
         new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
         query = sa.update(self.tables.user).values(new).where(self.tables.user_key == sa.bindparam("key_of_user"))
         if if_unchanged:
@@ -227,22 +251,22 @@ class Users(UserQueries[U], GroupsAndPermissions):
 
     @contextlib.asynccontextmanager
     async def _restore_password_on_error(self, user: User) -> AsyncIterator[None]:
-        """What did not reach the database does not stay on `user`."""
-        before = user.password
+        """Resets `user.password` if the block raises: the transaction was rolled back."""
+        previous_password = user.password
         try:
             yield
         except BaseException:
-            user.password = before
+            user.password = previous_password
             raise
 
     @contextlib.asynccontextmanager
     async def _report_duplicate_username(self, username: str | None, of: User | None = None) -> AsyncIterator[None]:
-        """Says what is wrong where the database says only that something is."""
+        """Raises AlreadyExists in place of an IntegrityError if another user has this username."""
         try:
             yield
         except IntegrityError as error:
             key, name = self.tables.user_key.label("key"), self.tables.username
-            # The newest state: a plain SELECT of MySQL would show how things were when the transaction began.
+            # A locking read: MySQL's plain SELECT would read the snapshot of the transaction's start.
             query = sa.select(key).where(name == sa.bindparam("username")).with_for_update(read=True)
             holder = await self.gateway.fetch_one(query, username=username)
             if holder is None or (of is not None and holder["key"] == of.id):
@@ -266,11 +290,11 @@ class Users(UserQueries[U], GroupsAndPermissions):
         if self.tables.username is self.tables.email and ("username" in fields or "email" in fields):
             names = {normalize_email(name) for name in (fields.get("username"), fields.get("email")) if name}
             if len(names) > 1:
-                raise ValueError("Here the address is the name of a user. Pass one of the two.")
+                raise ValueError("The username is the email address on this site. Pass only one of the two.")
             fields |= dict.fromkeys(("username", "email"), next(iter(names), ""))
         return fields
 
     def _by_column(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """As the columns are called; what no column takes, as a default of ours may be, is left out."""
+        """Returns the values by column name. Fields without a column, such as some defaults, are left out."""
         columns = self.tables.fields
         return {columns[name].name: value for name, value in fields.items() if name in columns}

@@ -1,4 +1,4 @@
-"""Languages: which one is spoken, and that nothing is left out in any of them."""
+"""Tests of translation: language negotiation, complete catalogs, no untranslated text in templates."""
 
 import contextlib
 import io
@@ -38,7 +38,7 @@ OPEN, CLOSED = "⟦", "⟧"
 
 @pytest.fixture(scope="module")
 def messages() -> list[Message]:
-    """All that the package and its templates say."""
+    """Returns all translatable messages of the package and its templates."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["babel"]["mappings"]
     template = Catalog()
     for entry in settings:
@@ -55,7 +55,7 @@ def german() -> Catalog:
 
 
 def forms(text: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...]:
-    """A message, or its singular and plural."""
+    """Returns a message as a tuple: one text, or its singular and plural."""
     return (text,) if isinstance(text, str) else tuple(text or ("",))
 
 
@@ -63,19 +63,19 @@ def ids(catalog: Catalog | list[Message]) -> set[tuple[str, ...]]:
     return {forms(message.id) for message in catalog if message.id}
 
 
-# The catalogs
+# Catalogs
 
 
-def test_much_is_found_that_needs_translation(messages: list[Message]) -> None:
-    found = ids(messages)
-    assert ("Forgot your password?",) in found
-    assert ("This field is required.",) in found
-    assert ("%(number)d minute", "%(number)d minutes") in found
+def test_messages_are_extracted_from_code_and_templates(messages: list[Message]) -> None:
+    message_ids = ids(messages)
+    assert ("Forgot your password?",) in message_ids
+    assert ("This field is required.",) in message_ids
+    assert ("%(number)d minute", "%(number)d minutes") in message_ids
 
 
-def test_german_says_everything_and_nothing_besides(messages: list[Message], german: Catalog) -> None:
-    assert ids(messages) - ids(german) == set(), "translate these, see the head of the catalog"
-    assert ids(german) - ids(messages) == set(), "nobody says this any more"
+def test_the_german_catalog_has_exactly_the_messages_in_use(messages: list[Message], german: Catalog) -> None:
+    assert ids(messages) - ids(german) == set(), "translate these, see the header of the catalog"
+    assert ids(german) - ids(messages) == set(), "remove these, they are not used any more"
     assert not german.obsolete
     for message in german:
         if message.id:
@@ -84,50 +84,52 @@ def test_german_says_everything_and_nothing_besides(messages: list[Message], ger
             assert not list(message.check(german)), message.id
 
 
-def test_german_keeps_placeholders_and_elements(german: Catalog) -> None:
+def test_german_translations_keep_placeholders_and_html_elements(german: Catalog) -> None:
     for message in german:
         if message.id:
-            wanted = sorted(PLACEHOLDER.findall(forms(message.id)[-1]))
-            for said in forms(message.string):
-                assert sorted(PLACEHOLDER.findall(said)) == wanted, said
+            placeholders = sorted(PLACEHOLDER.findall(forms(message.id)[-1]))
+            for text in forms(message.string):
+                assert sorted(PLACEHOLDER.findall(text)) == placeholders, text
 
 
-def test_what_is_shipped_is_what_was_translated(german: Catalog) -> None:
+def test_the_compiled_catalog_is_up_to_date(german: Catalog) -> None:
     shipped = read_mo(io.BytesIO(GERMAN.with_suffix(".mo").read_bytes()))
     compiled = io.BytesIO()
     write_mo(compiled, german)
     expected = read_mo(io.BytesIO(compiled.getvalue()))
-    said = [{forms(message.id): message.string for message in catalog if message.id} for catalog in (shipped, expected)]
-    assert said[0] == said[1], "run pybabel compile, see the head of the catalog"
+    texts = [
+        {forms(message.id): message.string for message in catalog if message.id} for catalog in (shipped, expected)
+    ]
+    assert texts[0] == texts[1], "run pybabel compile, see the header of the catalog"
     assert shipped.plural_expr == expected.plural_expr
 
 
-def test_german_is_spoken() -> None:
+def test_texts_are_translated_into_german() -> None:
     with override_language(Languages(["de"]).default):
         assert gettext("Log in") == "Anmelden"
         assert ngettext("%(number)d day", "%(number)d days", 1) % {"number": 1} == "1 Tag"
         assert ngettext("%(number)d day", "%(number)d days", 3) % {"number": 3} == "3 Tage"
-        assert gettext("Said nowhere.") == "Said nowhere."
+        assert gettext("Not in the catalog.") == "Not in the catalog."
         assert '<html lang="de" dir="ltr">' in render("registration/logged_out.html", {})
     assert gettext("Log in") == "Log in"
 
 
-# A language that nobody speaks, in which all that was not translated stands out
+# A pseudo-language, which makes untranslated text visible
 
 
 def accented(text: str) -> str:
-    """Ŝőmēthing that is read easily, and was certainly translated; placeholders and elements stay."""
+    """Returns a text with accents and in brackets. Placeholders and HTML elements stay as they are."""
     parts = re.split(f"({PLACEHOLDER.pattern})", text)
-    marks = "".join(
+    accented_text = "".join(
         part if number % 2 else "".join(unicodedata.normalize("NFC", c + "\u0308") for c in part)
         for number, part in enumerate(parts)
     )
-    return f"{OPEN}{marks}{CLOSED}"
+    return f"{OPEN}{accented_text}{CLOSED}"
 
 
 @pytest.fixture(scope="module")
 def pseudo(messages: list[Message], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a catalog of it."""
+    """Returns a folder with a catalog of the pseudo-language."""
     folder = tmp_path_factory.mktemp("locale")
     catalog = Catalog()
     for message in messages:
@@ -140,8 +142,8 @@ def pseudo(messages: list[Message], tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-class Visible(HTMLParser):
-    """What people see of a page, or hear: its text, and the attributes that are shown or read out."""
+class VisibleText(HTMLParser):
+    """Collects the text of a page, and the attributes that browsers or screen readers present."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -163,7 +165,7 @@ class Visible(HTMLParser):
 
 
 def untranslated(text: str) -> str:
-    """What stands outside of all brackets, and is no data."""
+    """Returns the text outside of all brackets, without the test data."""
     depth, rest = 0, ""
     for character in text:
         depth += (character == OPEN) - (character == CLOSED)
@@ -173,36 +175,35 @@ def untranslated(text: str) -> str:
     return re.sub(r"[\W_]+", " ", rest).strip()
 
 
-def said(case: Case, templates: Templates) -> Iterator[str]:
+def visible_texts(case: Case, templates: Templates) -> Iterator[str]:
+    """Yields the texts that a recipient or visitor can read in a rendered template."""
     text = render(case.template, case.context, templates)
     if case.template.endswith(".txt"):
         yield text
     else:
-        page = Visible(text)
+        page = VisibleText(text)
         yield from (page.text, *page.attributes)
 
 
 @pytest.mark.parametrize("cases", [pages, mails])
-def test_nothing_is_said_in_english_to_people_who_asked_for_another_language(
-    cases: Callable[..., list[Case]], pseudo: Path
-) -> None:
+def test_templates_contain_no_untranslated_text(cases: Callable[..., list[Case]], pseudo: Path) -> None:
     templates = Templates()
     with override_language(Languages(["qps"], [pseudo]).default):
-        found = {
+        remaining_english = {
             (case.template, rest)
             for case in cases(lambda text: f"{OPEN}{text}{CLOSED}")
-            for text in said(case, templates)
+            for text in visible_texts(case, templates)
             if (rest := untranslated(text))
         }
-    assert not found
+    assert not remaining_english
 
 
-def test_text_that_was_not_translated_stands_out() -> None:
+def test_untranslated_text_is_detected() -> None:
     page = f'<p title="Why">{OPEN}Ä <b>{DATA[2]}</b>{OPEN}b{CLOSED}{CLOSED} Log in {DATA[1]} <style>a</style></p>'
-    assert [untranslated(text) for text in (Visible(page).text, *Visible(page).attributes)] == ["Log in", "Why"]
+    assert [untranslated(text) for text in (VisibleText(page).text, *VisibleText(page).attributes)] == ["Log in", "Why"]
 
 
-# Which language
+# Negotiation
 
 
 @pytest.fixture
@@ -254,7 +255,7 @@ def write_catalog(folder: Path, name: str, texts: dict[str, str]) -> None:
         ("nl," * 10_000 + "de", "en"),
     ],
 )
-def test_the_language_that_a_visitor_likes_best_is_spoken(languages: Languages, accept: str, tag: str) -> None:
+def test_accept_language_selects_the_preferred_language(languages: Languages, accept: str, tag: str) -> None:
     assert languages.negotiate(accept).tag == tag
 
 
@@ -264,7 +265,7 @@ def test_the_first_language_is_the_default(languages: Languages) -> None:
     assert Languages(["de"]).negotiate("en").tag == "de"
 
 
-def test_arabic_is_written_from_right_to_left(languages: Languages) -> None:
+def test_the_text_direction_follows_the_language(languages: Languages) -> None:
     assert {tag: language.direction for tag, language in languages.all.items()} == {
         "en": "ltr",
         "de": "ltr",
@@ -274,29 +275,29 @@ def test_arabic_is_written_from_right_to_left(languages: Languages) -> None:
     }
 
 
-def test_a_language_without_a_catalog_is_named_at_the_start(tmp_path: Path) -> None:
+def test_a_language_without_a_catalog_is_rejected_at_startup(tmp_path: Path) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"no catalog for the language 'pt-BR'.*pt_BR/LC_MESSAGES"):
         Languages(["en", "pt-BR"], [tmp_path])
-    for wrong in ("de", ()):
+    for invalid in ("de", ()):
         with pytest.raises(ImproperlyConfigured, match="languages is a list"):
-            Languages(wrong)
-    assert Languages(["en-GB"]).default.tag == "en-GB"  # what the texts are written in needs none
+            Languages(invalid)
+    assert Languages(["en-GB"]).default.tag == "en-GB"  # English needs no catalog
 
 
-def test_catalogs_of_ones_own_are_asked_first_and_the_others_after_them(tmp_path: Path) -> None:
+def test_application_catalogs_take_precedence_and_built_in_ones_are_fallbacks(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     write_catalog(first, "de", {"Log in": "Einloggen"})
     write_catalog(second, "de", {"Log in": "Hinein", "Log out": "Ausloggen"})
     write_catalog(first, "en", {"Log in": "Sign in"})
-    ours = Languages(["de", "en"], [first, second])
+    languages = Languages(["de", "en"], [first, second])
     for language, texts in (("de", ["Einloggen", "Ausloggen", "Konto"]), ("en", ["Sign in", "Log out", "Account"])):
-        with override_language(ours.negotiate(language)):
+        with override_language(languages.negotiate(language)):
             assert [gettext(text) for text in ("Log in", "Log out", "Account")] == texts
     with override_language(Languages(["de"]).default):
-        assert gettext("Log in") == "Anmelden", "another site's own words were kept"
+        assert gettext("Log in") == "Anmelden", "the catalog of another site was modified"
 
 
-def test_a_language_is_spoken_until_the_end_of_the_block(languages: Languages) -> None:
+def test_override_language_ends_with_the_block(languages: Languages) -> None:
     with override_language(languages.negotiate("de")):
         assert current_language().tag == "de"
         with contextlib.suppress(KeyError), override_language(languages.negotiate("fr")):

@@ -1,4 +1,4 @@
-"""Creating and completing the tables, and whether they are Django's."""
+"""Creation of missing tables, columns and indexes, and comparison of the tables with those of Django."""
 
 import asyncio
 import sqlite3
@@ -51,7 +51,7 @@ TYPES = {"bool": "boolean", "datetime": "timestamp"}
 
 
 class Extended(Tables):
-    """With a table of a feature, of which a test decides the columns."""
+    """Adds a table with the given columns, like that of a feature."""
 
     def __init__(self, *columns: sa.Column[Any], index: bool = False) -> None:
         super().__init__()
@@ -80,35 +80,35 @@ async def query(gateway: Gateway, sql: str, *columns: str) -> list[tuple[Any, ..
     return [tuple(row.values()) for row in rows]
 
 
-async def tables_in(gateway: Gateway) -> set[str]:
-    inspect = {
+async def table_names(gateway: Gateway) -> set[str]:
+    queries = {
         "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
         "postgresql": "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'",
         "mysql": "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()",
     }
-    return {name for (name,) in await query(gateway, inspect[gateway.dialect], "name")}
+    return {name for (name,) in await query(gateway, queries[gateway.dialect], "name")}
 
 
-async def test_everything_is_created_once(gateway: Gateway) -> None:
+async def test_migrate_creates_all_tables_and_a_second_call_creates_none(gateway: Gateway) -> None:
     tables = Tables()
     created = await migrate(gateway, tables)
     assert {table.name for table in tables} <= set(created)
-    assert await tables_in(gateway) == {table.name for table in tables}
+    assert await table_names(gateway) == {table.name for table in tables}
     assert await migrate(gateway, tables) == []
 
 
-async def test_five_at_once_create_everything_once(database_url: str) -> None:
-    async def one() -> list[str]:
+async def test_of_five_concurrent_tasks_one_creates_the_tables(database_url: str) -> None:
+    async def run_migrate() -> list[str]:
         async with Database(database_url) as database:
             created = await migrate(Gateway.of(database), Tables())
             await Gateway.of(database).close()
             return created
 
-    created = await asyncio.gather(*(one() for _ in range(5)))
+    created = await asyncio.gather(*(run_migrate() for _ in range(5)))
     assert sorted(bool(names) for names in created) == [False] * 4 + [True]
 
 
-async def test_three_processes_at_once_create_everything_once(database_url: str) -> None:
+async def test_of_three_concurrent_processes_one_creates_the_tables(database_url: str) -> None:
     created = await asyncio.gather(*(run(MIGRATE, database_url) for _ in range(3)))
     counts = sorted(int(count) for count in created)
     assert counts[:2] == [0, 0]
@@ -118,7 +118,7 @@ async def test_three_processes_at_once_create_everything_once(database_url: str)
 async def test_a_missing_table_is_added(gateway: Gateway) -> None:
     await migrate(gateway, Tables())
     assert await migrate(gateway, Extended()) == ["extra"]
-    assert "extra" in await tables_in(gateway)
+    assert "extra" in await table_names(gateway)
 
 
 async def test_a_missing_index_is_added(gateway: Gateway) -> None:
@@ -128,27 +128,27 @@ async def test_a_missing_index_is_added(gateway: Gateway) -> None:
     assert await migrate(gateway, indexed) == []
 
 
-async def test_a_missing_column_is_added_if_the_rows_that_are_there_can_have_it(gateway: Gateway) -> None:
+async def test_a_missing_column_is_added_if_it_is_nullable_or_has_a_server_default(gateway: Gateway) -> None:
     await migrate(gateway, Extended())
     await gateway.execute(sa.text("INSERT INTO extra (id) VALUES (1)"))
-    odd = "50% of a:b, it's %(x)s"
+    special = "50% of a:b, it's %(x)s"
     extended = Extended(
         sa.Column("note", sa.String(20)),
         sa.Column("count", sa.Integer, nullable=False, server_default="7"),
-        sa.Column("odd", sa.String(40), nullable=False, server_default=odd),
+        sa.Column("odd", sa.String(40), nullable=False, server_default=special),
     )
     assert await migrate(gateway, extended) == ["extra.note", "extra.count", "extra.odd"]
     assert await migrate(gateway, extended) == []
     (extra,) = extended.features
-    assert await gateway.fetch_one(Statement(sa.select(extra))) == {"id": 1, "note": None, "count": 7, "odd": odd}
+    assert await gateway.fetch_one(Statement(sa.select(extra))) == {"id": 1, "note": None, "count": 7, "odd": special}
 
 
-async def test_a_default_means_the_same_in_a_new_table_as_in_a_new_column(gateway: Gateway) -> None:
-    odd = "50% of a:b, it's %(x)s"
-    extended = Extended(sa.Column("odd", sa.String(40), nullable=False, server_default=odd))
+async def test_a_server_default_of_a_new_table_keeps_special_characters(gateway: Gateway) -> None:
+    special = "50% of a:b, it's %(x)s"
+    extended = Extended(sa.Column("odd", sa.String(40), nullable=False, server_default=special))
     await migrate(gateway, extended)
     await gateway.execute(sa.text("INSERT INTO extra (id) VALUES (1)"))
-    assert await gateway.fetch_one(sa.select(extended.features[0])) == {"id": 1, "odd": odd}
+    assert await gateway.fetch_one(sa.select(extended.features[0])) == {"id": 1, "odd": special}
 
 
 @pytest.mark.parametrize(
@@ -161,9 +161,9 @@ async def test_a_default_means_the_same_in_a_new_table_as_in_a_new_column(gatewa
             "constraint .* Add the column yourself",
         ),
     ],
-    ids=["without a value", "unique", "reference"],
+    ids=["without a value", "unique", "foreign key"],
 )
-async def test_a_column_that_cannot_be_added_is_refused_and_nothing_is_changed(
+async def test_a_column_that_cannot_be_added_raises_an_error_and_nothing_is_changed(
     gateway: Gateway, column: Any, reason: str
 ) -> None:
     (extra,) = Extended().features
@@ -171,43 +171,43 @@ async def test_a_column_that_cannot_be_added_is_refused_and_nothing_is_changed(
     for _ in range(2):
         with pytest.raises(ImproperlyConfigured, match=f"extra has no column note.* {reason}"):
             await migrate(gateway, Extended(column()))
-        assert await tables_in(gateway) == {"extra"}
+        assert await table_names(gateway) == {"extra"}
     assert "auth_user" in await migrate(gateway, Extended())
 
 
-async def test_who_is_cut_short_does_not_keep_others_from_migrating(database_url: str) -> None:
+async def test_a_cancelled_migration_releases_the_lock(database_url: str) -> None:
     async with Database(database_url) as database:
         gateway = Gateway.of(database)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.004):
                 await migrate(gateway, Tables())
-        async with Database(database_url) as other, asyncio.timeout(5):
-            await migrate(Gateway.of(other), Tables())
-            assert await tables_in(Gateway.of(other)) >= {table.name for table in Tables()}
-            await Gateway.of(other).close()
+        async with Database(database_url) as second_database, asyncio.timeout(5):
+            await migrate(Gateway.of(second_database), Tables())
+            assert await table_names(Gateway.of(second_database)) >= {table.name for table in Tables()}
+            await Gateway.of(second_database).close()
         await gateway.close()
 
 
-async def test_after_an_error_others_can_migrate_at_once(database_url: str) -> None:
-    wrong = Extended(sa.Column("note", sa.String(20), server_default=sa.text("no such default")))
-    async with Database(database_url) as database, Database(database_url) as other:
+async def test_a_failed_migration_releases_the_lock(database_url: str) -> None:
+    invalid_tables = Extended(sa.Column("note", sa.String(20), server_default=sa.text("no such default")))
+    async with Database(database_url) as database, Database(database_url) as second_database:
         with pytest.raises(Exception, match=r"(?i)syntax|no such|such"):
-            await migrate(Gateway.of(database), wrong)
+            await migrate(Gateway.of(database), invalid_tables)
         async with asyncio.timeout(5):
-            assert "extra" in await migrate(Gateway.of(other), Extended())
-        for one in (database, other):
-            await Gateway.of(one).close()
+            assert "extra" in await migrate(Gateway.of(second_database), Extended())
+        for connected_database in (database, second_database):
+            await Gateway.of(connected_database).close()
 
 
-# Are they Django's?
+# Comparison with the tables of Django
 
 
-def sqlite_shape(path: Path, tables: Iterable[str]) -> dict[str, Any]:
-    shape: dict[str, Any] = {}
+def sqlite_schema(path: Path, tables: Iterable[str]) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
     with closing(sqlite3.connect(path)) as connection:
 
-        def pragma(what: str, name: str) -> list[Any]:
-            return connection.execute(f"SELECT * FROM pragma_{what}(?)", (name,)).fetchall()
+        def pragma(function: str, name: str) -> list[Any]:
+            return connection.execute(f"SELECT * FROM pragma_{function}(?)", (name,)).fetchall()
 
         for table in tables:
             columns = {
@@ -215,32 +215,32 @@ def sqlite_shape(path: Path, tables: Iterable[str]) -> dict[str, Any]:
                 for _, name, kind, required, default, key in pragma("table_info", table)
             }
             indexes = {
-                # SQLite names those of constraints by number, in the order of the constraints.
+                # SQLite names the indexes of constraints by number, in the order of the constraints.
                 (name if origin == "c" else origin, bool(unique), tuple(row[2] for row in pragma("index_info", name)))
                 for _, name, unique, origin, _ in pragma("index_list", table)
             }
             keys = {tuple(row[2:7]) for row in pragma("foreign_key_list", table)}
-            (words,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
-            words = words.upper()
-            traits = ("AUTOINCREMENT" in words, words.count("DEFERRABLE INITIALLY DEFERRED"))
-            shape[table] = {"columns": columns, "indexes": indexes, "keys": keys, "traits": traits}
-    return shape
+            (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+            sql = sql.upper()
+            options = ("AUTOINCREMENT" in sql, sql.count("DEFERRABLE INITIALLY DEFERRED"))
+            schema[table] = {"columns": columns, "indexes": indexes, "keys": keys, "options": options}
+    return schema
 
 
-async def test_on_sqlite_the_tables_are_those_that_django_makes(tmp_path: Path) -> None:
+async def test_on_sqlite_the_tables_equal_those_of_django(tmp_path: Path) -> None:
     tables = Tables.django()
     await run(DJANGO, str(tmp_path / "django.sqlite3"))
-    async with Database(f"sqlite:///{tmp_path}/ours.sqlite3") as database:
+    async with Database(f"sqlite:///{tmp_path}/package.sqlite3") as database:
         await migrate(Gateway.of(database), tables)
         await Gateway.of(database).close()
     names = [table.name for table in tables if table not in (tables.token, tables.throttle)]
-    ours, theirs = (sqlite_shape(tmp_path / f"{who}.sqlite3", names) for who in ("ours", "django"))
+    created, expected = (sqlite_schema(tmp_path / f"{file}.sqlite3", names) for file in ("package", "django"))
     assert len(names) == 8
     for name in names:
-        assert ours[name] == theirs[name]
+        assert created[name] == expected[name]
 
 
-async def postgresql_shape(gateway: Gateway) -> dict[str, Any]:
+async def postgresql_schema(gateway: Gateway) -> dict[str, Any]:
     columns = await query(
         gateway,
         "SELECT table_name::text, column_name::text, data_type::text, character_maximum_length::int, "
@@ -260,25 +260,25 @@ async def postgresql_shape(gateway: Gateway) -> dict[str, Any]:
     return {"columns": columns, "indexes": indexes, "constraints": constraints}
 
 
-@pytest.mark.parametrize("database_url", [one for one in BACKENDS if one.startswith("postgres")], indirect=True)
-async def test_on_postgresql_the_tables_are_those_that_django_makes(gateway: Gateway) -> None:
+@pytest.mark.parametrize("database_url", [url for url in BACKENDS if url.startswith("postgres")], indirect=True)
+async def test_on_postgresql_the_tables_equal_those_of_django(gateway: Gateway) -> None:
     tables = Tables.django()
     await migrate(gateway, tables)
     for table in (tables.token, tables.throttle, migrations_table()):
         await gateway.execute(DropTable(table))
-    ours = await postgresql_shape(gateway)
+    created = await postgresql_schema(gateway)
     async with gateway.database.connection() as connection:
         await connection.raw_connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        # What Django 5.2 made, as pg_dump wrote it down.
+        # The pg_dump of a database that Django 5.2 created.
         sql = (Path(__file__).parent.parent / "django" / "data" / "django-postgresql.sql").read_text()
         await connection.raw_connection.execute(sql)
-    theirs = await postgresql_shape(gateway)
-    assert len(theirs["columns"]) > 30
-    for what, shape in theirs.items():
-        assert ours[what] == shape
+    expected = await postgresql_schema(gateway)
+    assert len(expected["columns"]) > 30
+    for kind, definitions in expected.items():
+        assert created[kind] == definitions
 
 
-async def test_nothing_is_missing_in_a_database_of_django(tmp_path: Path) -> None:
+async def test_a_django_database_lacks_only_the_tables_of_this_package(tmp_path: Path) -> None:
     await run(DJANGO, str(tmp_path / "django.sqlite3"))
     async with Database(f"sqlite:///{tmp_path}/django.sqlite3") as database:
         missing = await migrate(Gateway.of(database), Tables.django())
@@ -286,7 +286,7 @@ async def test_nothing_is_missing_in_a_database_of_django(tmp_path: Path) -> Non
         await Gateway.of(database).close()
 
 
-async def test_a_django_projects_database_is_not_taken_for_ours(database: Database) -> None:
+async def test_native_tables_are_not_created_in_a_django_database(database: Database) -> None:
     gateway = Gateway.of(database)
     await gateway.execute(CreateTable(migrations_table()))
     with pytest.raises(ImproperlyConfigured, match="--django"):

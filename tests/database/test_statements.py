@@ -1,4 +1,4 @@
-"""Statements as each driver wants them, without a database."""
+"""The SQL, bind parameters and result values of statements for each driver, without a database."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -36,20 +36,20 @@ def prepared(expression: sa.ClauseElement, dialect: str) -> PreparedStatement:
         ("mysql", "UPDATE notes SET name=%(new)s WHERE notes.id = %(id_1)s", {"new": "b", "id_1": 7}),
     ],
 )
-def test_each_driver_gets_its_own_marks(dialect: str, sql: str, arguments: Any) -> None:
+def test_each_driver_gets_its_own_placeholders(dialect: str, sql: str, arguments: Any) -> None:
     statement = prepared(sa.update(NOTES).where(NOTES.c.id == 7).values(name=sa.bindparam("new")), dialect)
     assert statement.sql == sql
-    assert statement.bind({"new": "b", "not asked for": 1}) == arguments
+    assert statement.bind({"new": "b", "unknown": 1}) == arguments
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_it_is_prepared_once_for_each_dialect(dialect: str) -> None:
+def test_a_statement_is_prepared_once_for_each_dialect(dialect: str) -> None:
     statement = Statement(sa.select(NOTES))
     assert statement.prepared(dialect) is statement.prepared(dialect)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_value_must_be_given(dialect: str) -> None:
+def test_a_missing_bind_parameter_raises_an_error(dialect: str) -> None:
     statement = prepared(sa.select(NOTES).where(NOTES.c.name == sa.bindparam("name")), dialect)
     with pytest.raises(TypeError, match="needs a value for name"):
         statement.bind({"nmae": "a"})
@@ -59,7 +59,7 @@ def test_every_value_must_be_given(dialect: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_words_about_tables_take_no_values(dialect: str) -> None:
+def test_a_ddl_statement_has_no_bind_parameters(dialect: str) -> None:
     statement = prepared(CreateTable(NOTES), dialect)
     assert statement.sql.strip().startswith("CREATE TABLE notes")
     assert not statement.bind({})
@@ -67,16 +67,16 @@ def test_words_about_tables_take_no_values(dialect: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_most_specific_type_decides(dialect: str) -> None:
+def test_the_type_variant_of_the_dialect_decides(dialect: str) -> None:
     statement = prepared(sa.insert(NOTES).values(code=sa.bindparam("code")), dialect)
-    longest = 2 if dialect == "sqlite" else 3
-    assert statement.bind({"code": "x" * longest})
-    with pytest.raises(UnstorableValue, match=f"do not fit into {longest}"):
-        statement.bind({"code": "x" * (longest + 1)})
+    max_length = 2 if dialect == "sqlite" else 3
+    assert statement.bind({"code": "x" * max_length})
+    with pytest.raises(UnstorableValue, match=f"do not fit into {max_length}"):
+        statement.bind({"code": "x" * (max_length + 1)})
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_check_of_sqlalchemy_is_made_after_ours(dialect: str) -> None:
+def test_sqlalchemy_validates_enum_values(dialect: str) -> None:
     statement = prepared(sa.insert(NOTES).values(kind=sa.bindparam("kind")), dialect)
     assert "big" in str(statement.bind({"kind": "big"}))
     with pytest.raises(LookupError):
@@ -92,17 +92,17 @@ def test_a_check_of_sqlalchemy_is_made_after_ours(dialect: str) -> None:
         ("postgresql", "local", datetime(999, 1, 2, 3, 4, 5, 6)),
     ],
 )
-def test_a_moment_is_given_to_each_driver_as_it_likes_it(dialect: str, column: str, stored: object) -> None:
-    moment = datetime(999, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+def test_each_driver_gets_datetimes_in_its_own_format(dialect: str, column: str, stored: object) -> None:
+    time = datetime(999, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     statement = prepared(sa.insert(NOTES).values({column: sa.bindparam("when")}), dialect)
-    (given,) = (
-        statement.bind({"when": moment}) if dialect == "postgresql" else [statement.bind({"when": moment})["when"]]
+    (argument,) = (
+        statement.bind({"when": time}) if dialect == "postgresql" else [statement.bind({"when": time})["when"]]
     )
-    assert given == stored
-    assert prepared(sa.select(NOTES.c[column]), dialect).row([stored]) == {column: moment}
+    assert argument == stored
+    assert prepared(sa.select(NOTES.c[column]), dialect).row([stored]) == {column: time}
 
 
-def test_only_a_boolean_is_a_boolean() -> None:
+def test_a_boolean_column_refuses_text() -> None:
     statement = prepared(sa.insert(NOTES).values(done=sa.bindparam("done")), "sqlite")
     assert statement.bind({"done": True}) == {"done": True}
     with pytest.raises(TypeError):
@@ -112,7 +112,7 @@ def test_only_a_boolean_is_a_boolean() -> None:
 @pytest.mark.parametrize(
     "update", [sa.update(NOTES), sa.update(NOTES).where(NOTES.c.id == sa.bindparam("key"))], ids=["all", "one"]
 )
-def test_what_an_update_would_hit_is_asked_with_its_own_condition(update: sa.Update) -> None:
+def test_select_matching_has_the_condition_of_its_update(update: sa.Update) -> None:
     statement = Statement(update.values(name=sa.bindparam("new")))
     sql = " ".join(statement.select_matching.prepared("mysql").sql.split())
     condition = " WHERE notes.id = %(key)s" if update.whereclause is not None else ""

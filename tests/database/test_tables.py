@@ -1,4 +1,4 @@
-"""The tables, and what each of them is called."""
+"""The tables, their names, and their order."""
 
 import uuid
 
@@ -31,16 +31,16 @@ def test_a_django_database_has_its_own_content_types_and_sessions() -> None:
     assert "auth_session" not in Tables.django().metadata.tables
 
 
-def test_what_is_referred_to_comes_first() -> None:
+def test_referenced_tables_come_first() -> None:
     for tables in (Tables(), Tables.django()):
         created: set[sa.Table] = set()
         for table in tables:
-            referred = {key.column.table for key in table.foreign_keys}
-            assert referred <= created | {table}, table.name
+            referenced = {key.column.table for key in table.foreign_keys}
+            assert referenced <= created | {table}, table.name
             created.add(table)
 
 
-def test_the_columns_of_a_user_are_djangos() -> None:
+def test_user_columns_are_those_of_django() -> None:
     assert {column.name for column in user_columns()} == {
         *("id", "password", "last_login", "is_superuser", "username", "first_name", "last_name", "email"),
         *("is_staff", "is_active", "date_joined"),
@@ -50,7 +50,7 @@ def test_the_columns_of_a_user_are_djangos() -> None:
 
 
 @pytest.mark.parametrize("kind", [sa.Integer(), sa.BigInteger(), sa.Uuid()])
-def test_what_refers_to_a_user_has_the_type_of_its_key(kind: sa.types.TypeEngine[int | uuid.UUID]) -> None:
+def test_columns_that_refer_to_a_user_have_the_type_of_its_key(kind: sa.types.TypeEngine[int | uuid.UUID]) -> None:
     user = sa.Table("person", sa.MetaData(), *user_columns(sa.Column("key", kind, primary_key=True)))
     tables = Tables(user=user)
     assert tables.user_key is user.c.key
@@ -58,7 +58,7 @@ def test_what_refers_to_a_user_has_the_type_of_its_key(kind: sa.types.TypeEngine
         assert type(column.type) is type(kind)
 
 
-def test_what_must_go_before_a_user_goes_children_first() -> None:
+def test_columns_referencing_user_start_with_the_last_table() -> None:
     tables = Tables()
     metadata = sa.MetaData()
     device = sa.Table("device", metadata, sa.Column("owner", sa.ForeignKey(tables.user_key)))
@@ -73,7 +73,7 @@ def test_what_must_go_before_a_user_goes_children_first() -> None:
     ]
 
 
-def test_users_who_refer_to_users_do_not_go_with_them() -> None:
+def test_columns_referencing_user_exclude_the_user_table() -> None:
     key = sa.Column("id", sa.Integer, primary_key=True)
     user = sa.Table("person", sa.MetaData(), *user_columns(key), sa.Column("boss", sa.ForeignKey("person.id")))
     assert all(column.table is not user for column in Tables(user=user).columns_referencing_user())

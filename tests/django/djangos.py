@@ -1,4 +1,4 @@
-"""Django projects: their databases, their processes, and a browser that visits them and us."""
+"""Django projects in separate processes, and clients that visit Django and this package."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,11 @@ from ..support.server import ROOT, environment, free_port
 from ..support.servers import wait_until_it_listens
 
 KEY = "a secret key that Django and we share: for tests only"
-OURS = "http://127.0.0.1:1"
+BASE_URL = "http://127.0.0.1:1"
 
 
 class Django:
-    """One project: a database, and settings. Its process runs until `stop`."""
+    """A Django project with a database and settings. `start` runs its server process until `stop`."""
 
     def __init__(self, url: str, folder: Path, *, keys: str = KEY, **settings: Any) -> None:
         self.database_url = url
@@ -44,7 +44,7 @@ class Django:
         self.process: subprocess.Popen[bytes] | None = None
 
     def manage(self, *arguments: str) -> str:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "tests.django.django_project.manage", *arguments],
             cwd=self.folder,
             env=self.environment,
@@ -52,14 +52,14 @@ class Django:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout.strip()
 
     def code(self, text: str) -> Any:
-        """Runs code inside Django, where `User` is the user model; gives what it leaves in `result`."""
-        answer = httpx.post(f"{self.url}/run", content=text.encode(), timeout=60)
-        assert answer.status_code == 200, (self.folder / f"django-{self.port}.log").read_text()
-        return answer.json()["result"]
+        """Runs code inside Django, where `User` is the user model. Returns the value of `result`."""
+        response = httpx.post(f"{self.url}/run", content=text.encode(), timeout=60)
+        assert response.status_code == 200, (self.folder / f"django-{self.port}.log").read_text()
+        return response.json()["result"]
 
     def start(self) -> None:
         with (self.folder / f"django-{self.port}.log").open("w") as log:
@@ -81,22 +81,22 @@ class Django:
 
 @contextlib.contextmanager
 def django_on(server: str, folder: Path, **settings: Any) -> Iterator[Django]:
-    """A project whose tables Django made, on one of BACKENDS, and which serves."""
-    holder = contextlib.AsyncExitStack()
+    """Starts a project on one of BACKENDS, with tables created by Django."""
+    stack = contextlib.AsyncExitStack()
     with asyncio.Runner() as runner:
-        url = runner.run(holder.enter_async_context(empty_database(server, folder)))
+        url = runner.run(stack.enter_async_context(empty_database(server, folder)))
         project = Django(url, folder, **settings)
         try:
             project.start()
             yield project
         finally:
             project.stop()
-            runner.run(holder.aclose())
+            runner.run(stack.aclose())
 
 
 @contextlib.asynccontextmanager
-async def sharing(project: Django, settings: DjangoProject | None = None, **options: Any) -> AsyncIterator[Auth]:
-    """Our half of it."""
+async def shared_auth(project: Django, settings: DjangoProject | None = None, **options: Any) -> AsyncIterator[Auth]:
+    """Yields an Auth on the database of a Django project."""
     async with connected(project.database_url) as database:
         auth = make_auth(database, settings, **options)
         try:
@@ -105,8 +105,8 @@ async def sharing(project: Django, settings: DjangoProject | None = None, **opti
             await auth.close()
 
 
-def weak() -> Passwords:
-    """As `tests.django.django_project.hashers`, or Django would make each hash anew."""
+def weak_passwords() -> Passwords:
+    """Returns hashers with the iterations of the test project; Django would rehash others at login."""
     return Passwords(
         [PBKDF2PasswordHasher(iterations=1000), *default_hashers()[:1], *default_hashers()[2:]], upgrade=False
     )
@@ -114,14 +114,17 @@ def weak() -> Passwords:
 
 def make_auth(database: Database, settings: DjangoProject | None = None, **options: Any) -> Auth:
     settings = settings or DjangoProject()
-    options = {"secret_key": [KEY], "passwords": weak(), "throttling": False, **options}
+    options = {"secret_key": [KEY], "passwords": weak_passwords(), "throttling": False, **options}
     return Auth(database, django=settings, **options)
 
 
 @contextlib.asynccontextmanager
 async def browser(project: Django, app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    """One cookie jar for both: cookies know hosts, and no ports. Paths lead to us, `project.url` leads to Django."""
+    """Yields a client of both applications, which share cookies because cookies ignore ports.
+
+    Relative paths go to `app`, and URLs that start with `project.url` go to Django.
+    """
     transport = httpx.ASGITransport(app, client=("192.0.2.1", 5000))
-    async with httpx.AsyncClient(base_url=OURS, mounts={OURS: transport}, timeout=30) as client:
-        client.headers["origin"] = OURS
+    async with httpx.AsyncClient(base_url=BASE_URL, mounts={BASE_URL: transport}, timeout=30) as client:
+        client.headers["origin"] = BASE_URL
         yield client

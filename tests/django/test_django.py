@@ -1,4 +1,4 @@
-"""One login for two frameworks: a real Django and we, on one database, both serving."""
+"""Tests of one database shared with a real, running Django."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -16,163 +16,163 @@ from starlette_auth.auth import get_auth
 
 from ..conftest import BACKENDS, PASSWORD, name_of, post_login, token_in
 from ..support.apps import make_app
-from .djangos import Django, browser, django_on, sharing
+from .djangos import Django, browser, django_on, shared_auth
 
-LONG = "another good long password"
-SERIAL = {"number": 0}
+NEW_PASSWORD = "another good long password"
+LAST_USER = {"number": 0}
 
 
 @pytest.fixture(scope="module", params=BACKENDS, ids=name_of)
 def django(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Django]:
-    """One for all tests of this file on one database; their users bear names of their own."""
+    """One project per database for all tests of this file. Each test uses its own usernames."""
     with django_on(str(request.param), tmp_path_factory.mktemp("django")) as project:
         yield project
 
 
 @pytest.fixture
 async def auth(django: Django) -> AsyncIterator[Auth]:
-    async with sharing(django) as auth:
+    async with shared_auth(django) as auth:
         yield auth
 
 
 @pytest.fixture
 def name() -> str:
-    SERIAL["number"] += 1
-    return f"user{SERIAL['number']}"
+    LAST_USER["number"] += 1
+    return f"user{LAST_USER['number']}"
 
 
 @pytest.fixture
 async def ann(auth: Auth, name: str) -> User:
-    """Made by us."""
+    """A user created by this package."""
     user: User = await auth.users.create_user(name, f"{name}@example.org", PASSWORD)
     return user
 
 
-async def everything(request: Request) -> Response:
+async def session_view(request: Request) -> Response:
     return JSONResponse(dict(request.session))
 
 
-async def store(request: Request) -> Response:
+async def update_session_view(request: Request) -> Response:
     request.session.update(await request.json())
     return PlainTextResponse("")
 
 
-async def change_password(request: Request) -> Response:
+async def change_password_view(request: Request) -> Response:
     auth = get_auth(request)
     await auth.users.set_password(request.user, (await request.body()).decode())
     auth.session_backend.refresh_auth_hash(request.session, request.user)  # type: ignore[arg-type]
     return PlainTextResponse("")
 
 
-def make(auth: Auth) -> Any:
+def make_shared_app(auth: Auth) -> Any:
     return make_app(
         auth,
-        Route("/everything", everything),
-        Route("/store", store, methods=["POST"]),
-        Route("/password", change_password, methods=["POST"]),
+        Route("/session_data", session_view),
+        Route("/update_session", update_session_view, methods=["POST"]),
+        Route("/password", change_password_view, methods=["POST"]),
     )
 
 
-async def here(client: httpx.AsyncClient) -> str:
+async def username_here(client: httpx.AsyncClient) -> str:
     return str((await client.get("/whoami")).json()["username"])
 
 
-async def there(client: httpx.AsyncClient, project: Django) -> str:
+async def username_in_django(client: httpx.AsyncClient, project: Django) -> str:
     return str((await client.get(f"{project.url}/whoami")).json()["username"])
 
 
-async def log_in_there(client: httpx.AsyncClient, project: Django, name: str, password: str = PASSWORD) -> int:
-    answer = await client.post(f"{project.url}/login", json={"username": name, "password": password})
-    return answer.status_code
+async def log_in_to_django(client: httpx.AsyncClient, project: Django, name: str, password: str = PASSWORD) -> int:
+    response = await client.post(f"{project.url}/login", json={"username": name, "password": password})
+    return response.status_code
 
 
 # Logging in and out
 
 
-async def test_a_login_here_is_known_there_and_a_logout_there_counts_here(
+async def test_a_login_here_is_valid_in_django_and_its_logout_is_valid_here(
     django: Django, auth: Auth, ann: User
 ) -> None:
-    async with browser(django, make(auth)) as client:
+    async with browser(django, make_shared_app(auth)) as client:
         assert (await post_login(client, ann.username)).status_code == 303
-        assert await here(client) == await there(client, django) == ann.username
-        session = (await client.get("/everything")).json()
+        assert await username_here(client) == await username_in_django(client, django) == ann.username
+        session = (await client.get("/session_data")).json()
         assert session["_auth_user_backend"] == "django.contrib.auth.backends.ModelBackend"
         before = dict(client.cookies)
         await client.post(f"{django.url}/logout")
-        assert await here(client) == await there(client, django) == ""
+        assert await username_here(client) == await username_in_django(client, django) == ""
         client.cookies.update(before)
-        assert await here(client) == await there(client, django) == ""
+        assert await username_here(client) == await username_in_django(client, django) == ""
 
 
-async def test_a_login_there_is_known_here_and_a_logout_here_counts_there(
+async def test_a_login_in_django_is_valid_here_and_our_logout_is_valid_there(
     django: Django, auth: Auth, ann: User
 ) -> None:
-    async with browser(django, make(auth)) as client:
-        assert await log_in_there(client, django, ann.username) == 200
-        assert await here(client) == await there(client, django) == ann.username
+    async with browser(django, make_shared_app(auth)) as client:
+        assert await log_in_to_django(client, django, ann.username) == 200
+        assert await username_here(client) == await username_in_django(client, django) == ann.username
         before = dict(client.cookies)
         await client.post("/accounts/logout")
-        assert await here(client) == await there(client, django) == ""
+        assert await username_here(client) == await username_in_django(client, django) == ""
         client.cookies.update(before)
-        assert await here(client) == await there(client, django) == ""
+        assert await username_here(client) == await username_in_django(client, django) == ""
 
 
-async def test_a_visitor_keeps_what_is_stored_when_logging_in_at_the_other(
+async def test_session_data_is_kept_when_logging_in_to_the_other_application(
     django: Django, auth: Auth, ann: User
 ) -> None:
-    async with browser(django, make(auth)) as client:
+    async with browser(django, make_shared_app(auth)) as client:
         await client.post(f"{django.url}/session", json={"cart": [1]})
         before = client.cookies["sessionid"]
         await post_login(client, ann.username)
         assert client.cookies["sessionid"] != before
-        assert (await client.get("/everything")).json()["cart"] == [1]
+        assert (await client.get("/session_data")).json()["cart"] == [1]
         await client.post("/accounts/logout")
-        await client.post("/store", json={"cart": [2]})
-        await log_in_there(client, django, ann.username)
-        assert (await client.get("/everything")).json()["cart"] == [2]
+        await client.post("/update_session", json={"cart": [2]})
+        await log_in_to_django(client, django, ann.username)
+        assert (await client.get("/session_data")).json()["cart"] == [2]
 
 
-@pytest.mark.parametrize("where", ["here", "there"])
-async def test_a_new_password_ends_the_other_sessions_in_both(
-    django: Django, auth: Auth, ann: User, where: str
+@pytest.mark.parametrize("application", ["starlette", "django"])
+async def test_a_new_password_ends_the_users_other_sessions_in_both(
+    django: Django, auth: Auth, ann: User, application: str
 ) -> None:
-    app = make(auth)
+    app = make_shared_app(auth)
     async with browser(django, app) as first, browser(django, app) as second, browser(django, app) as third:
         await post_login(first, ann.username)
         await post_login(second, ann.username)
-        await log_in_there(third, django, ann.username)
-        await first.post("/password" if where == "here" else f"{django.url}/password", content=LONG)
-        assert await here(first) == await there(first, django) == ann.username
-        assert await there(second, django) == await here(second) == ""
-        assert await here(third) == await there(third, django) == ""
-        assert (await post_login(second, ann.username, LONG)).status_code == 303
-        assert await log_in_there(third, django, ann.username, LONG) == 200
+        await log_in_to_django(third, django, ann.username)
+        await first.post("/password" if application == "starlette" else f"{django.url}/password", content=NEW_PASSWORD)
+        assert await username_here(first) == await username_in_django(first, django) == ann.username
+        assert await username_in_django(second, django) == await username_here(second) == ""
+        assert await username_here(third) == await username_in_django(third, django) == ""
+        assert (await post_login(second, ann.username, NEW_PASSWORD)).status_code == 303
+        assert await log_in_to_django(third, django, ann.username, NEW_PASSWORD) == 200
 
 
-async def test_who_is_switched_off_at_one_is_out_at_both(django: Django, auth: Auth, ann: User) -> None:
-    async with browser(django, make(auth)) as client:
+async def test_a_deactivated_user_is_logged_out_of_both(django: Django, auth: Auth, ann: User) -> None:
+    async with browser(django, make_shared_app(auth)) as client:
         await post_login(client, ann.username)
         await auth.users.update(ann, is_active=False)
-        assert await there(client, django) == await here(client) == ""
+        assert await username_in_django(client, django) == await username_here(client) == ""
 
 
-async def test_a_request_under_way_does_not_undo_a_logout_at_the_other(django: Django, auth: Auth, ann: User) -> None:
+async def test_a_concurrent_request_does_not_undo_a_logout_in_django(django: Django, auth: Auth, ann: User) -> None:
     async def slow(request: Request) -> Response:
         request.session["late"] = True
-        async with httpx.AsyncClient(cookies=request.cookies) as other:
-            await other.post(f"{django.url}/logout")
+        async with httpx.AsyncClient(cookies=request.cookies) as client:
+            await client.post(f"{django.url}/logout")
         return PlainTextResponse("")
 
     async with browser(django, make_app(auth, Route("/slow", slow))) as client:
         await post_login(client, ann.username)
         assert (await client.get("/slow")).status_code == 400
-        assert await here(client) == ""
+        assert await username_here(client) == ""
 
 
-# What a session holds
+# Session data
 
 
-async def test_what_one_stored_survives_the_other_untouched(django: Django, auth: Auth, ann: User) -> None:
+async def test_session_data_of_django_is_preserved(django: Django, auth: Auth, ann: User) -> None:
     data = {
         "text": "é ☃ 𝄞 \u0000 <b>",
         "deep": {"list": [1, 2.5, None, True, {"": "ü"}]},
@@ -181,50 +181,48 @@ async def test_what_one_stored_survives_the_other_untouched(django: Django, auth
         "_csrftoken": "a" * 32,
         "long": "x" * 5000,
     }
-    async with browser(django, make(auth)) as client:
-        await log_in_there(client, django, ann.username)
+    async with browser(django, make_shared_app(auth)) as client:
+        await log_in_to_django(client, django, ann.username)
         await client.post(f"{django.url}/session", json=data)
         await client.post(f"{django.url}/message", content="Grüße ☃".encode())
-        before = (await client.get("/everything")).json()
-        await client.post("/store", json={"ours": "ñ"})
-        assert (await client.get("/everything")).json() == {**before, "ours": "ñ"}
-        seen = (await client.get(f"{django.url}/whoami")).json()
-        assert seen["messages"] == ["Grüße ☃"]
-        assert {name: seen["session"][name] for name in data} == data
-        assert seen["session"]["ours"] == "ñ"
+        before = (await client.get("/session_data")).json()
+        await client.post("/update_session", json={"starlette": "ñ"})
+        assert (await client.get("/session_data")).json() == {**before, "starlette": "ñ"}
+        state = (await client.get(f"{django.url}/whoami")).json()
+        assert state["messages"] == ["Grüße ☃"]
+        assert {name: state["session"][name] for name in data} == data
+        assert state["session"]["starlette"] == "ñ"
 
 
-async def test_what_is_no_json_to_us_survives_too(django: Django, auth: Auth) -> None:
-    async with browser(django, make(auth)) as client:
+async def test_nan_in_session_data_of_django_is_preserved(django: Django, auth: Auth) -> None:
+    async with browser(django, make_shared_app(auth)) as client:
         await client.post(f"{django.url}/session", content=b'{"number": NaN}', headers={"content-type": "text/json"})
-        assert (await client.post("/store", json={"a": 1})).status_code == 200
+        assert (await client.post("/update_session", json={"a": 1})).status_code == 200
         assert "NaN" in (await client.get(f"{django.url}/whoami")).text
 
 
-async def test_nothing_is_lost_that_the_other_stored_while_our_request_was_under_way(
-    django: Django, auth: Auth
-) -> None:
+async def test_changes_of_django_during_our_request_are_merged(django: Django, auth: Auth) -> None:
     async def slow(request: Request) -> Response:
-        request.session["ours"] = 1
-        async with httpx.AsyncClient(cookies=request.cookies) as other:
-            await other.post(f"{django.url}/session", json={"theirs": 1})
+        request.session["starlette"] = 1
+        async with httpx.AsyncClient(cookies=request.cookies) as client:
+            await client.post(f"{django.url}/session", json={"django": 1})
         return PlainTextResponse("")
 
-    async with browser(django, make_app(auth, Route("/slow", slow), Route("/everything", everything))) as client:
+    async with browser(django, make_app(auth, Route("/slow", slow), Route("/session_data", session_view))) as client:
         await client.post(f"{django.url}/session", json={"first": 1})
         await client.get("/slow")
-        assert (await client.get("/everything")).json() == {"first": 1, "ours": 1, "theirs": 1}
+        assert (await client.get("/session_data")).json() == {"first": 1, "starlette": 1, "django": 1}
 
 
-async def test_of_many_requests_here_no_change_is_lost(django: Django, auth: Auth) -> None:
-    async with browser(django, make(auth)) as client:
+async def test_changes_of_many_concurrent_requests_are_merged(django: Django, auth: Auth) -> None:
+    async with browser(django, make_shared_app(auth)) as client:
         await client.post(f"{django.url}/session", json={"first": 1})
         cookies = dict(client.cookies)
 
         async def put(number: int) -> None:
-            async with browser(django, make(auth)) as one:
-                one.cookies.update(cookies)
-                assert (await one.post("/store", json={f"n{number}": number})).status_code == 200
+            async with browser(django, make_shared_app(auth)) as another:
+                another.cookies.update(cookies)
+                assert (await another.post("/update_session", json={f"n{number}": number})).status_code == 200
 
         await asyncio.gather(*map(put, range(50)))
         assert (await client.get(f"{django.url}/whoami")).json()["session"] == {
@@ -234,11 +232,11 @@ async def test_of_many_requests_here_no_change_is_lost(django: Django, auth: Aut
 
 
 @pytest.mark.parametrize("expiry", [0, 100])
-async def test_both_agree_on_how_long_a_session_lasts(django: Django, auth: Auth, expiry: int) -> None:
-    async with browser(django, make(auth)) as client:
+async def test_an_expiry_set_by_django_is_respected(django: Django, auth: Auth, expiry: int) -> None:
+    async with browser(django, make_shared_app(auth)) as client:
         await client.post(f"{django.url}/expire", json=expiry)
-        answer = await client.post("/store", json={"a": 1})
-        cookie = next(value for value in answer.headers.get_list("set-cookie") if value.startswith("sessionid="))
+        response = await client.post("/update_session", json={"a": 1})
+        cookie = next(value for value in response.headers.get_list("set-cookie") if value.startswith("sessionid="))
         assert ("Max-Age" in cookie) == bool(expiry)
         row = await auth.database.fetch_one(
             auth.tables.session.select().where(auth.tables.session.c.session_key == client.cookies["sessionid"])
@@ -251,21 +249,22 @@ async def test_both_agree_on_how_long_a_session_lasts(django: Django, auth: Auth
 # Forms
 
 
-async def test_a_form_of_one_can_be_sent_to_the_other(django: Django, auth: Auth, ann: User) -> None:
-    """By its token alone, as a browser sends it that says nothing of where it comes from."""
-    async with browser(django, make(auth)) as client:
+async def test_csrf_tokens_are_valid_in_both(django: Django, auth: Auth, ann: User) -> None:
+    """Without an Origin header, so that only the token counts."""
+    async with browser(django, make_shared_app(auth)) as client:
         del client.headers["origin"]
-        await log_in_there(client, django, ann.username)
+        await log_in_to_django(client, django, ann.username)
         token = token_in((await client.get(f"{django.url}/form")).text.replace('type="hidden" ', 'type="hidden" '))
-        answer = await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token[:-1] + "_"})
-        assert answer.status_code == 403
-        assert await here(client) == ann.username
-        fields = {"old_password": "wrong", "new_password1": LONG, "new_password2": LONG, "csrfmiddlewaretoken": token}
+        response = await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token[:-1] + "_"})
+        assert response.status_code == 403
+        assert await username_here(client) == ann.username
+        passwords = {"old_password": "wrong", "new_password1": NEW_PASSWORD, "new_password2": NEW_PASSWORD}
+        fields = {**passwords, "csrfmiddlewaretoken": token}
         assert (await client.post("/accounts/password_change", data=fields)).status_code == 422
         token = token_in((await client.get("/accounts/password_change")).text)
-        answer = await client.post(f"{django.url}/form", data={"csrfmiddlewaretoken": token})
-        assert (answer.status_code, answer.text) == (200, "posted")
-        # A login at either changes the secret.
+        response = await client.post(f"{django.url}/form", data={"csrfmiddlewaretoken": token})
+        assert (response.status_code, response.text) == (200, "posted")
+        # A login in either application replaces the secret.
         await post_login(client, ann.username)
         assert (await client.post(f"{django.url}/form", data={"csrfmiddlewaretoken": token})).status_code == 403
         token = token_in((await client.get("/accounts/password_change")).text)
@@ -275,7 +274,7 @@ async def test_a_form_of_one_can_be_sent_to_the_other(django: Django, auth: Auth
 # Users, groups and permissions
 
 
-async def test_users_groups_and_permissions_of_one_count_at_the_other(django: Django, auth: Auth, name: str) -> None:
+async def test_users_groups_and_permissions_are_shared(django: Django, auth: Auth, name: str) -> None:
     django.code(
         f"""
 from django.contrib.auth.models import Group, Permission
@@ -297,22 +296,22 @@ user.user_permissions.add(Permission.objects.get(codename="view_session"))
     await auth.users.add_to_group(user, group)
     await auth.users.revoke(user, "sessions.view_session")
     await auth.users.update(user, email="new@example.org")
-    seen = django.code(
+    result = django.code(
         f"""
 user = User.objects.get(username="{name}")
 result = [sorted(user.get_all_permissions()), user.email, sorted(g.name for g in user.groups.all())]
 """
     )
-    assert seen == [
+    assert result == [
         sorted([f"{name}.fly", "sessions.add_session"]),
         "new@example.org",
         [f"{name} editors", f"{name} pilots"],
     ]
 
 
-async def test_djangos_admin_manages_users_of_ours(django: Django, auth: Auth, name: str, ann: User) -> None:
+async def test_djangos_admin_manages_users_created_here(django: Django, auth: Auth, name: str, ann: User) -> None:
     boss = await auth.users.create_superuser(f"boss{name}", password=PASSWORD)
-    async with browser(django, make(auth)) as client:
+    async with browser(django, make_shared_app(auth)) as client:
         await post_login(client, boss.username)
         client.headers["origin"] = django.url
         page = await client.get(f"{django.url}/admin/auth/user/{ann.id}/change/")
@@ -321,7 +320,7 @@ async def test_djangos_admin_manages_users_of_ours(django: Django, auth: Auth, n
         group = await auth.users.create_group(f"{name} admins")
         joined = ann.date_joined
         assert joined is not None
-        sent = {
+        data = {
             "csrfmiddlewaretoken": token_in(page.text),
             "username": ann.username,
             "first_name": "Änn",
@@ -331,20 +330,20 @@ async def test_djangos_admin_manages_users_of_ours(django: Django, auth: Auth, n
             "date_joined_0": joined.strftime("%Y-%m-%d"),
             "date_joined_1": joined.strftime("%H:%M:%S"),
         }
-        answer = await client.post(f"{django.url}/admin/auth/user/{ann.id}/change/", data=sent)
-        assert answer.status_code == 302, answer.text
+        response = await client.post(f"{django.url}/admin/auth/user/{ann.id}/change/", data=data)
+        assert response.status_code == 302, response.text
         fresh = await auth.users.get(ann.id)
         assert fresh is not None
         assert fresh.first_name == "Änn"
         assert [group.name for group in await auth.users.get_groups(fresh)] == [f"{name} admins"]
-        # The admin's log refers to who did that, and goes with them.
+        # The admin's log refers to the user who made the change, and is deleted with that user.
         await auth.users.delete(boss)
         await auth.users.delete(fresh)
-        assert await there(client, django) == ""
+        assert await username_in_django(client, django) == ""
     assert django.code(f'result = User.objects.filter(username__contains="{name}").count()') == 0
 
 
-async def test_a_user_to_whom_the_projects_tables_refer_stays(django: Django, auth: Auth, ann: User) -> None:
+async def test_a_user_referenced_by_the_projects_tables_is_not_deleted(django: Django, auth: Auth, ann: User) -> None:
     django.code(
         f"from tests.django.django_project.people.models import Order\nOrder.objects.create(customer_id={ann.id})"
     )
@@ -353,32 +352,32 @@ async def test_a_user_to_whom_the_projects_tables_refer_stays(django: Django, au
     assert await auth.users.get(ann.id) is not None
 
 
-async def test_a_time_of_one_is_the_same_at_the_other(django: Django, auth: Auth, ann: User) -> None:
-    async with browser(django, make(auth)) as client:
-        await log_in_there(client, django, ann.username)
+async def test_times_are_the_same_in_both(django: Django, auth: Auth, ann: User) -> None:
+    async with browser(django, make_shared_app(auth)) as client:
+        await log_in_to_django(client, django, ann.username)
     fresh = await auth.users.get(ann.id)
     assert fresh is not None
     assert fresh.last_login is not None
     assert abs(datetime.now(UTC) - fresh.last_login) < timedelta(seconds=30)
-    stamp = django.code(f"result = User.objects.get(id={ann.id}).date_joined.timestamp()")
+    timestamp = django.code(f"result = User.objects.get(id={ann.id}).date_joined.timestamp()")
     assert ann.date_joined is not None
-    assert stamp == ann.date_joined.timestamp()
+    assert timestamp == ann.date_joined.timestamp()
 
 
-async def test_a_link_to_a_new_password_works_at_the_other(django: Django, auth: Auth, ann: User) -> None:
-    made_there = django.code(
+async def test_reset_tokens_are_valid_in_both(django: Django, auth: Auth, ann: User) -> None:
+    django_token = django.code(
         f"""
 from django.contrib.auth.tokens import default_token_generator
 result = default_token_generator.make_token(User.objects.get(id={ann.id}))
 """
     )
-    assert await auth.reset_tokens.check(ann, made_there)
-    made_here = await auth.reset_tokens.make(ann)
+    assert await auth.reset_tokens.check(ann, django_token)
+    our_token = await auth.reset_tokens.make(ann)
     check = f"""
 from django.contrib.auth.tokens import default_token_generator
-result = default_token_generator.check_token(User.objects.get(id={ann.id}), "{made_here}")
+result = default_token_generator.check_token(User.objects.get(id={ann.id}), "{our_token}")
 """
     assert django.code(check) is True
-    await auth.users.set_password(ann, LONG)
+    await auth.users.set_password(ann, NEW_PASSWORD)
     assert django.code(check) is False
-    assert not await auth.reset_tokens.check(ann, made_there)
+    assert not await auth.reset_tokens.check(ann, django_token)

@@ -1,4 +1,4 @@
-"""Projects of other kinds: users of their own, local time, other engines of sessions, old databases, new keys."""
+"""Tests of projects with custom users, local time, other session engines, old databases and new keys."""
 
 import asyncio
 import contextlib
@@ -50,36 +50,46 @@ from ..conftest import (
     token_in,
 )
 from ..support.apps import make_app
-from .djangos import KEY, Django, browser, django_on, make_auth, sharing
-from .test_django import everything, here, log_in_there, make, there
+from .djangos import KEY, Django, browser, django_on, make_auth, shared_auth
+from .test_django import log_in_to_django, make_shared_app, session_view, username_here, username_in_django
 
-NEW_YORK, AUCKLAND = ZoneInfo("America/New_York"), ZoneInfo("Pacific/Auckland")  # read before there is an event loop
+# Read from disk before the event loop runs.
+NEW_YORK, AUCKLAND = (
+    ZoneInfo("America/New_York"),
+    ZoneInfo("Pacific/Auckland"),
+)
 servers = pytest.mark.parametrize("server", BACKENDS, ids=name_of)
-one_server = pytest.mark.parametrize("server", BACKENDS[-1:], ids=name_of)  # to what is tested, all are the same
+single_server = pytest.mark.parametrize(
+    "server", BACKENDS[-1:], ids=name_of
+)  # for tests that do not depend on the database
 
 
-async def user_called(auth: Auth, name: str) -> User:
+async def get_user(auth: Auth, name: str) -> User:
     user: User | None = await auth.users.get_by_username(name)
     assert user is not None
     return user
 
 
 @contextlib.asynccontextmanager
-async def shared(
-    server: str, folder: Path, ours: DjangoProject | None = None, options: dict[str, Any] | None = None, **theirs: Any
+async def shared_project(
+    server: str,
+    folder: Path,
+    project_settings: DjangoProject | None = None,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[Django, Auth]]:
-    """A project of its own, and our half of it."""
+    """Starts a Django project with `settings`. Yields it and an Auth on its database."""
     with contextlib.ExitStack() as stack:
-        # In a thread: starting it waits, and runs an event loop.
-        project = await asyncio.to_thread(stack.enter_context, django_on(server, folder, **theirs))
+        # In a thread, because starting the project blocks and runs an event loop.
+        project = await asyncio.to_thread(stack.enter_context, django_on(server, folder, **settings))
         try:
-            async with sharing(project, ours, **(options or {})) as auth:
+            async with shared_auth(project, project_settings, **(options or {})) as auth:
                 yield project, auth
         finally:
             await asyncio.to_thread(stack.close)
 
 
-# Users of its own
+# Custom users
 
 PERSON = sa.Table(
     "people_person",
@@ -103,59 +113,66 @@ class Person(User):
     phone: str = ""
 
 
+async def check_groups_and_permissions(django: Django, auth: Auth, ann: User) -> None:
+    await auth.users.create_permission("polls.add_vote")
+    await auth.users.grant(ann, "polls.add_vote")
+    await auth.users.add_to_group(ann, await auth.users.create_group("voters"))
+    result = django.code(
+        "user = User.objects.get()\n"
+        "result = [sorted(user.get_all_permissions()), [group.name for group in user.groups.all()]]"
+    )
+    assert result == [["polls.add_vote"], ["voters"]]
+    assert [user.id for user in await auth.users.with_perm("polls.add_vote")] == [ann.id]
+
+
 @servers
-async def test_people_with_uuids_and_addresses_for_names_in_local_time(server: str, tmp_path: Path) -> None:
-    ours = DjangoProject(user=PERSON, username_field="email", use_tz=False, time_zone="America/New_York")
-    theirs: dict[str, Any] = {"AUTH_USER_MODEL": "people.Person", "USE_TZ": False, "TIME_ZONE": "America/New_York"}
+async def test_a_user_model_with_uuid_key_and_email_username_in_local_time(server: str, tmp_path: Path) -> None:
+    project_settings = DjangoProject(user=PERSON, username_field="email", use_tz=False, time_zone="America/New_York")
+    django_settings: dict[str, Any] = {
+        "AUTH_USER_MODEL": "people.Person",
+        "USE_TZ": False,
+        "TIME_ZONE": "America/New_York",
+    }
     options = {"user_class": Person}
     async with (
-        shared(server, tmp_path, ours, options, **theirs) as (django, auth),
-        browser(django, make(auth)) as client,
+        shared_project(server, tmp_path, project_settings, options, **django_settings) as (django, auth),
+        browser(django, make_shared_app(auth)) as client,
     ):
         ann = await auth.users.create_user("Ann@EXAMPLE.org", password=PASSWORD, phone="12")
         assert isinstance(ann.id, uuid.UUID)
         assert (ann.username, ann.email, ann.phone) == ("Ann@example.org", "Ann@example.org", "12")
-        seen = django.code(
+        result = django.code(
             "user = User.objects.get()\nresult = [str(user.id), user.email, user.phone, user.date_joined.isoformat()]"
         )
         assert ann.date_joined is not None
         local = ann.date_joined.astimezone(NEW_YORK).replace(tzinfo=None)
-        assert seen == [str(ann.id), "Ann@example.org", "12", local.isoformat()]
-        # One login, both ways.
+        assert result == [str(ann.id), "Ann@example.org", "12", local.isoformat()]
+        # A login in each application is valid in the other.
         assert (await post_login(client, "Ann@example.org")).status_code == 303
-        assert await there(client, django) == await here(client) == "Ann@example.org"
+        assert await username_in_django(client, django) == await username_here(client) == "Ann@example.org"
         await client.post(f"{django.url}/logout")
-        assert await here(client) == ""
-        assert await log_in_there(client, django, "Ann@example.org") == 200
-        assert await here(client) == "Ann@example.org"
-        fresh = await user_called(auth, ann.username)
+        assert await username_here(client) == ""
+        assert await log_in_to_django(client, django, "Ann@example.org") == 200
+        assert await username_here(client) == "Ann@example.org"
+        fresh = await get_user(auth, ann.username)
         assert await auth.users.get(str(ann.id)) == fresh
         assert fresh.last_login is not None
         assert abs(datetime.now(UTC) - fresh.last_login) < timedelta(seconds=30)
-        # Sessions, which end in local time.
+        # The expiry of a session is stored in local time.
         await client.post(f"{django.url}/expire", json=100)
         await client.post(f"{django.url}/session", json={"a": 1})
         assert (await client.get("/whoami")).json()["session"]["a"] == 1
         [session] = await auth.sessions.list_sessions(str(ann.id))
         assert session.record is not None
         assert 60 < session.record.expires - datetime.now(UTC).timestamp() <= 100
-        # A link to a new password, counted in local time.
-        made_there = django.code(
+        # Reset tokens count seconds in local time.
+        django_token = django.code(
             "from django.contrib.auth.tokens import default_token_generator as tokens\n"
             "result = tokens.make_token(User.objects.get())"
         )
-        assert await auth.reset_tokens.check(fresh, made_there)
-        # Groups and permissions.
-        await auth.users.create_permission("polls.add_vote")
-        await auth.users.grant(ann, "polls.add_vote")
-        await auth.users.add_to_group(ann, await auth.users.create_group("voters"))
-        seen = django.code(
-            "user = User.objects.get()\n"
-            "result = [sorted(user.get_all_permissions()), [group.name for group in user.groups.all()]]"
-        )
-        assert seen == [["polls.add_vote"], ["voters"]]
-        assert [user.id for user in await auth.users.with_perm("polls.add_vote")] == [ann.id]
-        # A new address is a new name.
+        assert await auth.reset_tokens.check(fresh, django_token)
+        await check_groups_and_permissions(django, auth, ann)
+        # Changing the e-mail address changes the username.
         await auth.users.update(ann, email="new@example.org")
         assert (ann.username, ann.email) == ("new@example.org", "new@example.org")
         await auth.users.update(ann, username="newer@example.org")
@@ -169,10 +186,13 @@ async def test_people_with_uuids_and_addresses_for_names_in_local_time(server: s
 
 
 @servers
-async def test_a_project_in_local_time_and_a_session_that_it_lets_end(server: str, tmp_path: Path) -> None:
-    """The moment in `_session_expiry` bears no zone there."""
-    ours = DjangoProject(use_tz=False, time_zone="Pacific/Auckland")
-    async with shared(server, tmp_path, ours, USE_TZ=False, TIME_ZONE="Pacific/Auckland") as (django, auth):
+async def test_a_session_expiry_in_local_time_is_shared(server: str, tmp_path: Path) -> None:
+    """With USE_TZ=False, the time in `_session_expiry` has no offset."""
+    project_settings = DjangoProject(use_tz=False, time_zone="Pacific/Auckland")
+    async with shared_project(server, tmp_path, project_settings, USE_TZ=False, TIME_ZONE="Pacific/Auckland") as (
+        django,
+        auth,
+    ):
         key = django.code(
             "from django.contrib.sessions.backends.db import SessionStore\n"
             "from datetime import datetime, timedelta\n"
@@ -188,7 +208,7 @@ async def test_a_project_in_local_time_and_a_session_that_it_lets_end(server: st
         assert session.record is not None
         assert 400 < session.record.expires - datetime.now(UTC).timestamp() <= 500
         session["b"] = 2
-        session.set_expiry(timedelta(seconds=450))  # which Django has to understand, too
+        session.set_expiry(timedelta(seconds=450))  # Django reads this value, too
         await auth.sessions.save(session, session.get_expiry_age())
         assert (
             django.code(
@@ -204,8 +224,8 @@ async def test_a_project_in_local_time_and_a_session_that_it_lets_end(server: st
         assert 400 < left <= 500
 
 
-async def test_a_model_may_lack_what_it_does_not_need(tmp_path: Path) -> None:
-    """Of AbstractBaseUser and PermissionsMixin, without more."""
+async def test_a_user_model_without_optional_columns_works(tmp_path: Path) -> None:
+    """A model of AbstractBaseUser and PermissionsMixin without further fields."""
     member = sa.Table(
         "club_member",
         sa.MetaData(),
@@ -234,22 +254,24 @@ async def test_a_model_may_lack_what_it_does_not_need(tmp_path: Path) -> None:
         assert await auth.users.with_perm("polls.add_vote") == [ann]
         with pytest.raises(TypeError, match="no field 'email'"):
             await auth.users.update(ann, email="ann@example.org")
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(make(auth)), base_url="http://testserver") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(make_shared_app(auth)), base_url="http://testserver"
+        ) as client:
             assert (await post_login(client)).status_code == 303
-            assert await here(client) == "ann"
+            assert await username_here(client) == "ann"
         await auth.close()
 
 
-def test_a_table_that_is_no_users_is_refused() -> None:
+def test_a_user_table_without_username_column_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="has no column username"):
         Tables.django(PERSON)
 
 
 @servers
-async def test_a_name_that_nobody_logs_in_with_is_filled_in(server: str, tmp_path: Path) -> None:
-    """AbstractUser with USERNAME_FIELD = "email" keeps its column of names."""
+async def test_an_unused_username_column_is_filled_with_the_email_address(server: str, tmp_path: Path) -> None:
+    """AbstractUser with USERNAME_FIELD = "email" keeps its username column."""
     user = sa.Table("auth_user", sa.MetaData(), *user_columns())
-    async with shared(server, tmp_path, DjangoProject(user=user, username_field="email")) as (django, auth):
+    async with shared_project(server, tmp_path, DjangoProject(user=user, username_field="email")) as (django, auth):
         ann = await auth.users.create_user("ann@example.org", password=PASSWORD)
         assert django.code(f"result = User.objects.get(id={ann.id}).username") == "ann@example.org"
         await auth.users.update(ann, email="new@example.org")
@@ -259,7 +281,7 @@ async def test_a_name_that_nobody_logs_in_with_is_filled_in(server: str, tmp_pat
         ]
 
 
-async def test_tables_that_django_would_not_have_made_are_left_to_it(tmp_path: Path) -> None:
+async def test_migrate_does_not_create_a_custom_user_table(tmp_path: Path) -> None:
     user = sa.Table("auth_user", sa.MetaData(), *user_columns(), sa.Column("shoe", sa.Integer))
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
         auth = make_auth(database, DjangoProject(user=user))
@@ -268,74 +290,77 @@ async def test_tables_that_django_would_not_have_made_are_left_to_it(tmp_path: P
         await auth.close()
 
 
-# Keys
+# Secret keys
 
 
 @servers
-async def test_a_new_secret_key_logs_nobody_out(server: str, tmp_path: Path) -> None:
-    """Old keys go on being accepted; who comes gets a new key of the session, and a new signature."""
-    newest = "a newer secret key that Django and we share: for tests only"
-    async with shared(server, tmp_path) as (django, auth):
+async def test_users_stay_logged_in_after_a_new_secret_key(server: str, tmp_path: Path) -> None:
+    """The next request gives a session a new session key and a new signature."""
+    new_key = "a newer secret key that Django and we share: for tests only"
+    async with shared_project(server, tmp_path) as (django, auth):
         ann = await auth.users.create_user("ann", password=PASSWORD)
-        async with browser(django, make(auth)) as first, browser(django, make(auth)) as second:
+        async with browser(django, make_shared_app(auth)) as first, browser(django, make_shared_app(auth)) as second:
             await post_login(first)
-            await log_in_there(second, django, "ann")
+            await log_in_to_django(second, django, "ann")
             for client in (first, second):
                 await client.post(f"{django.url}/session", json={"cart": [1]})
-            renewed = Django(django.database_url, tmp_path, keys=f"{newest},{KEY}")
+            renewed = Django(django.database_url, tmp_path, keys=f"{new_key},{KEY}")
             renewed.start()
             try:
-                new = make_auth(auth.database, secret_key=[newest, KEY])
-                async with browser(renewed, make(new)) as client:
-                    for cookies, ask in ((first.cookies, here), (second.cookies, lambda c: there(c, renewed))):
+                new = make_auth(auth.database, secret_key=[new_key, KEY])
+                async with browser(renewed, make_shared_app(new)) as client:
+                    for cookies, get_username in (
+                        (first.cookies, username_here),
+                        (second.cookies, lambda c: username_in_django(c, renewed)),
+                    ):
                         client.cookies = cookies
                         before = client.cookies["sessionid"]
-                        assert await ask(client) == "ann"
+                        assert await get_username(client) == "ann"
                         assert client.cookies["sessionid"] != before
-                        assert await here(client) == await there(client, renewed) == "ann"
+                        assert await username_here(client) == await username_in_django(client, renewed) == "ann"
                         assert (await client.get("/whoami")).json()["session"]["cart"] == [1]
-                        # From now on the old key is not needed.
-                        only_new = make_auth(auth.database, secret_key=[newest])
-                        async with browser(renewed, make(only_new)) as later:
+                        # The old key is not needed any more.
+                        only_new = make_auth(auth.database, secret_key=[new_key])
+                        async with browser(renewed, make_shared_app(only_new)) as later:
                             later.cookies = client.cookies
-                            assert await here(later) == "ann"
+                            assert await username_here(later) == "ann"
                 assert [user.id for user in [ann]] == [ann.id]
             finally:
                 renewed.stop()
 
 
-async def test_of_several_requests_with_an_old_signature_each_is_answered(tmp_path: Path) -> None:
-    """The first gives the session its new key; the others, under way at the same time, are no intruders."""
-    together = asyncio.Barrier(5)
+async def test_concurrent_requests_with_an_old_signature_are_all_answered(tmp_path: Path) -> None:
+    """The first request changes the session key. The other requests still use the old one."""
+    barrier = asyncio.Barrier(5)
 
     async def meet(request: Request) -> Response:
-        await together.wait()
+        await barrier.wait()
         return PlainTextResponse(request.user.username)
 
     async with empty_database("sqlite", tmp_path) as url, connected(url) as database:
         old = make_auth(database)
         await migrate(old.gateway, old.tables)
         await old.users.create_user("ann", password=PASSWORD)
-        transport = httpx.ASGITransport(make(old))
+        transport = httpx.ASGITransport(make_shared_app(old))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
             await post_login(client)
             cookies = {"sessionid": client.cookies["sessionid"]}
-        new = make_auth(database, secret_key=["a newer secret key that nobody knows: for tests only", KEY])
+        new = make_auth(database, secret_key=["a newer secret key: for tests only", KEY])
         transport = httpx.ASGITransport(make_app(new, Route("/meet", meet)))
 
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=transport, base_url="http://testserver", cookies=cookies) as one:
-                return await one.get("/meet")
+            async with httpx.AsyncClient(transport=transport, base_url="http://testserver", cookies=cookies) as client:
+                return await client.get("/meet")
 
-        answers = await asyncio.gather(*(ask() for _ in range(5)))
-        assert [(answer.status_code, answer.text) for answer in answers] == [(200, "ann")] * 5
-        renewed = [answer for answer in answers if "sessionid" in answer.headers.get("set-cookie", "")]
+        responses = await asyncio.gather(*(ask() for _ in range(5)))
+        assert [(response.status_code, response.text) for response in responses] == [(200, "ann")] * 5
+        renewed = [response for response in responses if "sessionid" in response.headers.get("set-cookie", "")]
         assert len(renewed) == 1
         await new.close()
 
 
 @pytest.mark.parametrize("engine", ["db", "signed_cookies"])
-async def test_an_answer_that_fails_does_not_log_out_whose_signature_is_old(tmp_path: Path, engine: str) -> None:
+async def test_a_failing_response_keeps_a_session_with_an_old_signature(tmp_path: Path, engine: str) -> None:
     async def fail(request: Request) -> Response:
         return PlainTextResponse("", 503)
 
@@ -347,54 +372,58 @@ async def test_an_answer_that_fails_does_not_log_out_whose_signature_is_old(tmp_
         old = make_auth(database, project)
         await migrate(old.gateway, old.tables)
         await old.users.create_user("ann", password=PASSWORD)
-        transport = httpx.ASGITransport(make(old))
+        transport = httpx.ASGITransport(make_shared_app(old))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
             await post_login(client)
             cookies = client.cookies
-        new = make_auth(database, project, secret_key=["a newer secret key that nobody knows: for tests only", KEY])
+        new = make_auth(database, project, secret_key=["a newer secret key: for tests only", KEY])
         app = make_app(new, Route("/fail", fail), Route("/crash", crash))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver", cookies=cookies) as client:
             assert "set-cookie" not in (await client.get("/fail")).headers
             assert (await client.get("/crash")).status_code == 500
-            assert await here(client) == "ann"
-            # But what somebody wished for is done, old signature or not.
+            assert await username_here(client) == "ann"
+            # A flush is executed, even with an old signature.
             assert (await client.get("/flush")).status_code == 200
-            assert await here(client) == ""
+            assert await username_here(client) == ""
         await new.close()
 
 
-# Engines
+# Session engines
 
 
-@one_server
-async def test_signed_cookies_of_one_are_read_by_the_other(server: str, tmp_path: Path) -> None:
-    ours = DjangoProject(session_engine="django.contrib.sessions.backends.signed_cookies")
+@single_server
+async def test_signed_cookies_are_read_by_both(server: str, tmp_path: Path) -> None:
+    project_settings = DjangoProject(session_engine="django.contrib.sessions.backends.signed_cookies")
     engine = "django.contrib.sessions.backends.signed_cookies"
-    async with shared(server, tmp_path, ours, SESSION_ENGINE=engine) as (django, auth):
+    async with shared_project(server, tmp_path, project_settings, SESSION_ENGINE=engine) as (django, auth):
         ann = await auth.users.create_user("ann", password=PASSWORD)
-        async with browser(django, make(auth)) as client:
+        async with browser(django, make_shared_app(auth)) as client:
             await post_login(client)
-            assert await there(client, django) == "ann"
-            await client.post(f"{django.url}/session", json={"theirs": "é ☃"})
-            await client.post("/store", json={"ours": "ñ"})
+            assert await username_in_django(client, django) == "ann"
+            await client.post(f"{django.url}/session", json={"django": "é ☃"})
+            await client.post("/update_session", json={"starlette": "ñ"})
             session = (await client.get(f"{django.url}/whoami")).json()["session"]
-            assert (session["theirs"], session["ours"]) == ("é ☃", "ñ")
+            assert (session["django"], session["starlette"]) == ("é ☃", "ñ")
             stolen = dict(client.cookies)
             await client.post(f"{django.url}/logout")
-            assert await here(client) == ""
+            assert await username_here(client) == ""
             client.cookies.update(stolen)
-            assert await here(client) == "ann", "nobody can call a cookie back"
+            assert await username_here(client) == "ann", "a signed cookie cannot be revoked"
             await auth.users.set_password(ann, "another good long password")
-            assert await here(client) == await there(client, django) == "", "but it ends with the password"
+            assert await username_here(client) == await username_in_django(client, django) == "", (
+                "a new password invalidates it"
+            )
 
 
 @needs_redis
-@one_server
-async def test_a_cache_of_djangos_is_told_who_has_left(server: str, tmp_path: Path) -> None:
+@single_server
+async def test_ended_sessions_are_deleted_from_djangos_cache(server: str, tmp_path: Path) -> None:
     prefix = f"t{uuid.uuid4().hex}"
-    ours = DjangoProject(session_engine="cached_db", invalidate_session=DjangoCache(REDIS_URL, key_prefix=prefix))
-    theirs: dict[str, Any] = {
+    project_settings = DjangoProject(
+        session_engine="cached_db", invalidate_session=DjangoCache(REDIS_URL, key_prefix=prefix)
+    )
+    django_settings: dict[str, Any] = {
         "SESSION_ENGINE": "django.contrib.sessions.backends.cached_db",
         "CACHES": {
             "default": {
@@ -404,85 +433,88 @@ async def test_a_cache_of_djangos_is_told_who_has_left(server: str, tmp_path: Pa
             }
         },
     }
-    async with shared(server, tmp_path, ours, **theirs) as (django, auth):
+    async with shared_project(server, tmp_path, project_settings, **django_settings) as (django, auth):
         await auth.users.create_user("ann", password=PASSWORD)
-        async with browser(django, make(auth)) as client:
+        async with browser(django, make_shared_app(auth)) as client:
             await post_login(client)
-            assert await there(client, django) == await here(client) == "ann"
-            await client.post("/store", json={"ours": 1})
-            assert (await client.get(f"{django.url}/whoami")).json()["session"]["ours"] == 1
+            assert await username_in_django(client, django) == await username_here(client) == "ann"
+            await client.post("/update_session", json={"starlette": 1})
+            assert (await client.get(f"{django.url}/whoami")).json()["session"]["starlette"] == 1
             before = dict(client.cookies)
             await client.post("/accounts/logout")
             client.cookies.update(before)
-            assert await there(client, django) == await here(client) == ""
-        async with browser(django, make(auth)) as client:
-            # Ended by its owner from elsewhere, while somebody asks Django again and again.
+            assert await username_in_django(client, django) == await username_here(client) == ""
+        async with browser(django, make_shared_app(auth)) as client:
+            # The session is revoked from another device while requests to Django use it.
             await post_login(client)
-            assert await there(client, django) == "ann"
-            ann = await user_called(auth, "ann")
-            done = asyncio.Event()
+            assert await username_in_django(client, django) == "ann"
+            ann = await get_user(auth, "ann")
+            stopped = asyncio.Event()
 
-            async def keep_asking() -> None:
-                while not done.is_set():
-                    await there(client, django)
+            async def send_requests() -> None:
+                while not stopped.is_set():
+                    await username_in_django(client, django)
 
-            asking = asyncio.create_task(keep_asking())
+            requests = asyncio.create_task(send_requests())
             assert await auth.user_sessions.revoke_all(ann) == 1
-            done.set()
-            await asking
-            assert await there(client, django) == ""
+            stopped.set()
+            await requests
+            assert await username_in_django(client, django) == ""
 
 
-async def test_a_cache_is_told_after_the_commit(tmp_path: Path) -> None:
-    """Before it, Django would find the session in the table, and put it into its cache again."""
-    seen: list[list[str]] = []
+async def test_a_cached_session_is_invalidated_after_the_commit(tmp_path: Path) -> None:
+    """Before the commit, Django would put the old session back into its cache."""
+    stored_keys: list[list[str]] = []
 
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
 
-        async def forget(key: str) -> None:
-            async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as other:
-                rows = await other.fetch_all("SELECT session_key FROM django_session")
-            seen.append([row["session_key"] for row in rows])
+        async def invalidate(key: str) -> None:
+            async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as second_connection:
+                rows = await second_connection.fetch_all("SELECT session_key FROM django_session")
+            stored_keys.append([row["session_key"] for row in rows])
 
-        auth = make_auth(database, DjangoProject(session_engine="cached_db", invalidate_session=forget))
+        auth = make_auth(database, DjangoProject(session_engine="cached_db", invalidate_session=invalidate))
         await migrate(auth.gateway, auth.tables)
         ann = await auth.users.create_user("ann", password=PASSWORD)
         session = await auth.sessions.load("")
         auth.session_backend.bind(session, ann, auth.model_backend.path)
         await auth.sessions.save(session, 60)
-        assert seen == []
+        assert stored_keys == []
         assert await auth.user_sessions.revoke_all(ann) == 1
-        assert seen == [[]]
+        assert stored_keys == [[]]
         await auth.close()
 
 
-def test_without_a_hook_for_the_cache_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_cached_db_without_invalidate_session_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         DjangoProject(session_engine="cached_db")
-    assert "who logs out here stays logged in there" in caplog.text
+    assert "a user who logs out here stays logged in to Django" in caplog.text
 
 
-@one_server
-async def test_other_settings_of_a_project(server: str, tmp_path: Path) -> None:
-    """An engine of its own, secrets of forms in the session, names and ages of cookies, sessions saved at each request."""
-    ours = DjangoProject(
+@single_server
+async def test_cookie_and_csrf_settings_of_a_project_are_shared(server: str, tmp_path: Path) -> None:
+    """Names and ages of cookies, CSRF secrets in the session, and sessions saved at each request."""
+    project_settings = DjangoProject(
         session_cookie_name="sid",
         session_cookie_age=1000,
         session_expire_at_browser_close=True,
         session_save_every_request=True,
         csrf_use_sessions=True,
     )
-    theirs: dict[str, Any] = {
+    django_settings: dict[str, Any] = {
         "SESSION_COOKIE_NAME": "sid",
         "SESSION_COOKIE_AGE": 1000,
         "SESSION_EXPIRE_AT_BROWSER_CLOSE": True,
         "SESSION_SAVE_EVERY_REQUEST": True,
         "CSRF_USE_SESSIONS": True,
     }
-    async with shared(server, tmp_path, ours, **theirs) as (django, auth), browser(django, make(auth)) as client:
+    async with (
+        shared_project(server, tmp_path, project_settings, **django_settings) as (django, auth),
+        browser(django, make_shared_app(auth)) as client,
+    ):
         await auth.users.create_user("ann", password=PASSWORD)
-        answer = await post_login(client)
-        cookie = next(value for value in answer.headers.get_list("set-cookie") if value.startswith("sid="))
+        response = await post_login(client)
+        cookie = next(value for value in response.headers.get_list("set-cookie") if value.startswith("sid="))
         assert "Max-Age" not in cookie
         assert "csrftoken" not in client.cookies
         assert "set-cookie" in (await client.get("/whoami")).headers
@@ -496,12 +528,12 @@ async def test_other_settings_of_a_project(server: str, tmp_path: Path) -> None:
         assert (await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token})).status_code == 303
 
 
-async def test_the_backend_that_let_somebody_in_bears_djangos_name(tmp_path: Path) -> None:
+async def test_a_session_stores_djangos_name_of_the_backend(tmp_path: Path) -> None:
     class Ldap(AuthenticationBackend):
         async def authenticate(
             self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
         ) -> User | None:
-            return await user_called(get_auth(conn), username) if password == "ldap" else None
+            return await get_user(get_auth(conn), username) if password == "ldap" else None
 
     class Other(AuthenticationBackend):
         pass
@@ -512,10 +544,10 @@ async def test_the_backend_that_let_somebody_in_bears_djangos_name(tmp_path: Pat
         await migrate(auth.gateway, auth.tables)
         assert auth.backends[1].path == f"{Other.__module__}.{Other.__qualname__}"
         await auth.users.create_user("ann", password=PASSWORD)
-        transport = httpx.ASGITransport(make_app(auth, Route("/everything", everything)))
+        transport = httpx.ASGITransport(make_app(auth, Route("/session_data", session_view)))
         async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
             await post_login(client, password="ldap")
-            session = (await client.get("/everything")).json()
+            session = (await client.get("/session_data")).json()
             assert session["_auth_user_backend"] == "django_auth_ldap.backend.LDAPBackend"
         await auth.close()
 
@@ -538,12 +570,12 @@ def test_settings_that_cannot_be_shared_are_refused(settings: dict[str, Any], me
         DjangoProject(**settings).cookie()
 
 
-def test_limits_of_ours_do_not_go_with_sessions_of_djangos() -> None:
+def test_session_limits_are_refused_for_a_django_project() -> None:
     with pytest.raises(ImproperlyConfigured, match="session_cookie_age"):
         Auth(Database("sqlite+aiosqlite:///a"), secret_key=KEY, django=DjangoProject(), session_limits="aal2")
 
 
-async def test_a_session_too_large_for_djangos_cookie_is_an_error_for_the_programmer(tmp_path: Path) -> None:
+async def test_a_session_too_large_for_a_signed_cookie_raises_an_error(tmp_path: Path) -> None:
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
         auth = make_auth(database, DjangoProject(session_engine="signed_cookies"))
         session = SessionBase({"a": uuid.uuid4().hex * 500})
@@ -552,8 +584,8 @@ async def test_a_session_too_large_for_djangos_cookie_is_an_error_for_the_progra
             await auth.sessions.save(session, 60)
 
 
-async def test_a_signed_cookie_of_local_time_ends_when_django_said(tmp_path: Path) -> None:
-    """What Django stored of a moment bears no zone there, and what we store bears none either."""
+async def test_an_expiry_in_a_signed_cookie_is_in_local_time(tmp_path: Path) -> None:
+    """With USE_TZ=False, both applications store times without an offset."""
     clock = FrozenClock()
     project = DjangoProject(session_engine="signed_cookies", use_tz=False, time_zone="America/New_York")
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
@@ -566,7 +598,7 @@ async def test_a_signed_cookie_of_local_time_ends_when_django_said(tmp_path: Pat
         assert loaded.get_expiry_age() in (99, 100)
 
 
-async def test_a_signed_cookie_is_renewed_at_each_request_where_the_project_says_so(tmp_path: Path) -> None:
+async def test_a_signed_cookie_is_renewed_with_save_every_request(tmp_path: Path) -> None:
     project = DjangoProject(session_engine="signed_cookies", session_save_every_request=True)
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
         store = make_auth(database, project).sessions
@@ -576,8 +608,8 @@ async def test_a_signed_cookie_is_renewed_at_each_request_where_the_project_says
 
 
 @servers
-async def test_a_users_sessions_are_found_among_many_and_ended(server: str, tmp_path: Path) -> None:
-    """The table does not know whose they are."""
+async def test_the_sessions_of_a_user_are_found_among_many_and_revoked(server: str, tmp_path: Path) -> None:
+    """The table has no user column."""
     async with empty_database(server, tmp_path) as url, connected(url) as database:
         clock = FrozenClock()
         auth = make_auth(database, clock=clock)
@@ -592,11 +624,11 @@ async def test_a_users_sessions_are_found_among_many_and_ended(server: str, tmp_
             "UPDATE django_session SET session_data = 'x' WHERE session_key = :key", {"key": keys[1]}
         )
         assert (await auth.sessions.load(keys[1])).is_empty()
-        theirs = await auth.sessions.list_sessions("7")
-        assert [session.session_key for session in theirs] == [None] * 6
-        seen = [session.last_seen for session in theirs]
-        assert seen == sorted(seen, reverse=True)
-        first = theirs[0].record
+        sessions = await auth.sessions.list_sessions("7")
+        assert [session.session_key for session in sessions] == [None] * 6
+        times = [session.last_seen for session in sessions]
+        assert times == sorted(times, reverse=True)
+        first = sessions[0].record
         assert first is not None
         assert await auth.sessions.revoke("8", first.public_id) is False
         assert await auth.sessions.revoke("7", first.public_id) is True
@@ -609,7 +641,7 @@ async def test_a_users_sessions_are_found_among_many_and_ended(server: str, tmp_
         await auth.close()
 
 
-async def test_a_table_of_sessions_of_ones_own_is_in_local_time_too(tmp_path: Path) -> None:
+async def test_a_custom_session_table_is_in_local_time(tmp_path: Path) -> None:
     table = sa.Table(
         "own_session",
         sa.MetaData(),
@@ -632,7 +664,7 @@ async def test_a_table_of_sessions_of_ones_own_is_in_local_time_too(tmp_path: Pa
         await auth.close()
 
 
-async def test_a_signed_cookie_ends_when_the_application_said(tmp_path: Path) -> None:
+async def test_a_signed_cookie_expires_as_set_by_the_application(tmp_path: Path) -> None:
     clock = FrozenClock()
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/a.sqlite3") as database:
         store = make_auth(database, DjangoProject(session_engine="signed_cookies"), clock=clock).sessions
@@ -647,11 +679,11 @@ async def test_a_signed_cookie_ends_when_the_application_said(tmp_path: Path) ->
             assert (await store.load(cookie)).is_empty()
 
 
-# Hashes
+# Password hashes
 
 
-async def test_hashes_of_one_are_read_by_the_other_and_stay_as_they_are(tmp_path: Path) -> None:
-    """With each algorithm of Django's list, in both directions, at a real login."""
+async def test_password_hashes_are_verified_by_both_and_not_upgraded(tmp_path: Path) -> None:
+    """With each algorithm of Django, in both directions, at a real login."""
     listed = {
         "pbkdf2_sha256": "PBKDF2PasswordHasher",
         "pbkdf2_sha1": "PBKDF2SHA1PasswordHasher",
@@ -659,11 +691,11 @@ async def test_hashes_of_one_are_read_by_the_other_and_stay_as_they_are(tmp_path
         "scrypt": "ScryptPasswordHasher",
         "bcrypt_sha256": "BCryptSHA256PasswordHasher",
     }
-    async with shared("sqlite", tmp_path) as (django, auth):
+    async with shared_project("sqlite", tmp_path) as (django, auth):
         version = django.code("import django\nresult = django.__version__")[:3]
         for algorithm, hasher in listed.items():
-            ours = DjangoProject(version=version, password_algorithm=algorithm)
-            auth = make_auth(auth.database, ours, passwords=ours.passwords())
+            project_settings = DjangoProject(version=version, password_algorithm=algorithm)
+            auth = make_auth(auth.database, project_settings, passwords=project_settings.passwords())
             first, second = f"ann-{algorithm}", f"ben-{algorithm}"
             await auth.users.create_user(first, password=PASSWORD)
             django.code(
@@ -675,46 +707,46 @@ async def test_hashes_of_one_are_read_by_the_other_and_stay_as_they_are(tmp_path
                 "hashers.get_hashers_by_algorithm.cache_clear()\n"
                 f"User.objects.create_user({second!r}, password={PASSWORD!r})"
             )
-            hashes = {name: (await user_called(auth, name)).password for name in (first, second)}
+            hashes = {name: (await get_user(auth, name)).password for name in (first, second)}
             assert all(encoded.startswith(f"{algorithm}$") for encoded in hashes.values())
             for name in hashes:
-                async with browser(django, make(auth)) as client:
+                async with browser(django, make_shared_app(auth)) as client:
                     assert (await post_login(client, name)).status_code == 303
-                async with browser(django, make(auth)) as client:
-                    assert await log_in_there(client, django, name) == 200
-            assert {name: (await user_called(auth, name)).password for name in hashes} == hashes
+                async with browser(django, make_shared_app(auth)) as client:
+                    assert await log_in_to_django(client, django, name) == 200
+            assert {name: (await get_user(auth, name)).password for name in hashes} == hashes
             auth.passwords.close()
-        # One of another kind stays too, here. (Django would make it anew, as in any of its own logins.)
-        other = Passwords([PBKDF2PasswordHasher(iterations=7)])
-        ben = await user_called(auth, second)
-        await auth.users.replace_password(ben, await other.hash(PASSWORD))
-        async with browser(django, make(auth)) as client:
+        # A hash with other iterations is not upgraded here. (Django would upgrade it at its next login.)
+        other_iterations = Passwords([PBKDF2PasswordHasher(iterations=7)])
+        ben = await get_user(auth, second)
+        await auth.users.replace_password(ben, await other_iterations.hash(PASSWORD))
+        async with browser(django, make_shared_app(auth)) as client:
             assert (await post_login(client, second)).status_code == 303
-        assert (await user_called(auth, second)).password.startswith("pbkdf2_sha256$7$")
+        assert (await get_user(auth, second)).password.startswith("pbkdf2_sha256$7$")
         auth.passwords.close()
-        other.close()
+        other_iterations.close()
 
 
 # Databases
 
 
-async def test_what_a_project_has_noted_already_is_not_noted_twice(tmp_path: Path) -> None:
-    """One whose tables were dropped, but for the history of its migrations."""
+async def test_recorded_migrations_are_not_recorded_twice(tmp_path: Path) -> None:
+    """The tables were dropped, but the migration history was kept."""
     async with empty_database("sqlite", tmp_path) as url, connected(url) as database:
         auth = make_auth(database)
         await migrate(auth.gateway, auth.tables)
-        noted = "SELECT app, name FROM django_migrations ORDER BY app, name"
-        before = [tuple(row) for row in await database.fetch_all(noted)]
+        query = "SELECT app, name FROM django_migrations ORDER BY app, name"
+        before = [tuple(row) for row in await database.fetch_all(query)]
         for table in reversed(list(auth.tables)):
             await database.execute(f"DROP TABLE {table.name}")
         await database.execute("DELETE FROM django_migrations WHERE app = 'auth'")
         assert "auth_user" in await migrate(auth.gateway, auth.tables)
-        assert [tuple(row) for row in await database.fetch_all(noted)] == before
+        assert [tuple(row) for row in await database.fetch_all(query)] == before
         await auth.close()
 
 
 @servers
-async def test_on_tables_that_we_made_django_has_nothing_left_to_do(server: str, tmp_path: Path) -> None:
+async def test_django_has_no_migrations_to_run_on_tables_created_here(server: str, tmp_path: Path) -> None:
     async with empty_database(server, tmp_path) as url, connected(url) as database:
         auth = make_auth(database)
         created = await migrate(auth.gateway, auth.tables)
@@ -726,16 +758,16 @@ async def test_on_tables_that_we_made_django_has_nothing_left_to_do(server: str,
         assert "[ ]" not in await asyncio.to_thread(project.manage, "showmigrations")
         assert await asyncio.to_thread(project.manage, "makemigrations", "--check", "--dry-run", "auth", "sessions")
         try:
-            async with browser(project, make(auth)) as client:
+            async with browser(project, make_shared_app(auth)) as client:
                 await post_login(client, "boss")
                 page = await client.get(f"{project.url}/admin/auth/user/")
                 assert "1 user" in page.text
                 page = await client.get(f"{project.url}/admin/auth/user/add/")
                 client.headers["origin"] = project.url
-                sent = {"username": "ann", "password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
+                fields = {"username": "ann", "password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
                 token = {"csrfmiddlewaretoken": token_in(page.text)}
-                answer = await client.post(f"{project.url}/admin/auth/user/add/", data={**sent, **token})
-                assert answer.status_code == 302, answer.text
+                response = await client.post(f"{project.url}/admin/auth/user/add/", data={**fields, **token})
+                assert response.status_code == 302, response.text
                 assert await auth.users.get_by_username("ann") is not None
         finally:
             await asyncio.to_thread(project.stop)
@@ -744,7 +776,7 @@ async def test_on_tables_that_we_made_django_has_nothing_left_to_do(server: str,
 
 @servers
 async def test_djangos_tables_are_never_altered(server: str, tmp_path: Path) -> None:
-    async with shared(server, tmp_path) as (django, auth):
+    async with shared_project(server, tmp_path) as (django, auth):
         assert set(await migrate(auth.gateway, auth.tables)) == {
             "auth_token",
             "auth_token_expires",
@@ -756,23 +788,23 @@ async def test_djangos_tables_are_never_altered(server: str, tmp_path: Path) -> 
         assert "No changes" in django.manage("makemigrations", "--check", "--dry-run")
 
 
-async def test_half_a_django_database_is_left_to_django(tmp_path: Path) -> None:
+async def test_migrate_refuses_an_incomplete_django_database(tmp_path: Path) -> None:
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/half.sqlite3") as database:
         auth = make_auth(database)
         await auth.gateway.execute(sa.schema.CreateTable(auth.tables.group))
         with pytest.raises(ImproperlyConfigured, match=r"manage\.py migrate"):
             await migrate(auth.gateway, auth.tables)
-        other = make_auth(database, DjangoProject(user="people_person", username_field="email"))
+        custom = make_auth(database, DjangoProject(user="people_person", username_field="email"))
         with pytest.raises(ImproperlyConfigured, match=r"manage\.py migrate"):
-            await migrate(other.gateway, other.tables)
+            await migrate(custom.gateway, custom.tables)
         await auth.close()
 
 
 @pytest.mark.skipif(not any("postgres" in server for server in BACKENDS), reason="needs PostgreSQL")
-async def test_an_old_database_with_sequences_and_small_keys(tmp_path: Path) -> None:
-    """As Django before 4.1 made it."""
+async def test_a_database_of_django_before_4_1_works(tmp_path: Path) -> None:
+    """Django before 4.1 created sequences instead of identity columns, and integer keys."""
     server = next(server for server in BACKENDS if "postgres" in server)
-    async with shared(server, tmp_path, DEFAULT_AUTO_FIELD="django.db.models.AutoField") as (_, auth):
+    async with shared_project(server, tmp_path, DEFAULT_AUTO_FIELD="django.db.models.AutoField") as (_, auth):
         for table in auth.tables.django_tables[:-1]:
             for statement in (
                 f"ALTER TABLE {table.name} ALTER id DROP IDENTITY",
@@ -787,4 +819,4 @@ async def test_an_old_database_with_sequences_and_small_keys(tmp_path: Path) -> 
         group = await auth.users.create_group("voters")
         await auth.users.grant(group, "polls.add_vote")
         await auth.users.add_to_group(ann, group)
-        assert (await user_called(auth, "ann")).has_perm("polls.add_vote")
+        assert (await get_user(auth, "ann")).has_perm("polls.add_vote")

@@ -1,4 +1,4 @@
-"""`check-django` and `import-django`, on databases that a real Django made; and what else is no session or token of its."""
+"""Tests of `check-django` and `import-django` on databases of a real Django, and of malformed signed values."""
 
 import asyncio
 import zlib
@@ -24,10 +24,10 @@ from starlette_auth.django.survey import inspect
 
 from ..conftest import BACKENDS, PASSWORD, connected, empty_database, name_of, post_login
 from ..support.apps import make_app
-from .djangos import KEY, django_on, weak
+from .djangos import KEY, django_on, weak_passwords
 
 servers = pytest.mark.parametrize("server", BACKENDS, ids=name_of)
-BEFORE = "a key that was used before the newest one"
+OLD_KEY = "a key that was used before the newest one"
 PEOPLE = """
 User.objects.bulk_create(
     User(username=f"user{n}", email=f"user{n}@example.org", password="pbkdf2_sha256$1000$salt$x") for n in range(%d)
@@ -35,11 +35,11 @@ User.objects.bulk_create(
 """
 
 
-# Looking
+# check-django
 
 
 @servers
-def test_a_project_is_looked_at_and_the_code_for_it_works(
+def test_a_project_is_inspected_and_code_for_it_is_printed(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with django_on(server, tmp_path) as django:
@@ -53,67 +53,67 @@ def test_a_project_is_looked_at_and_the_code_for_it_works(
             "from django.conf import settings\n"
             "from django.contrib.sessions.backends.db import SessionStore\n"
             "newest = settings.SECRET_KEY\n"
-            f"for settings.SECRET_KEY in (newest, {BEFORE!r}):\n"
+            f"for settings.SECRET_KEY in (newest, {OLD_KEY!r}):\n"
             "    session = SessionStore()\n    session['a'] = 1\n    session.save()\n"
             "settings.SECRET_KEY = newest"
         )
         monkeypatch.setenv("SECRET_KEY", KEY)
-        monkeypatch.setenv("SECRET_KEY_FALLBACKS", f"{BEFORE}\n\n")
+        monkeypatch.setenv("SECRET_KEY_FALLBACKS", f"{OLD_KEY}\n\n")
         assert main(["check-django", "--database", django.database_url]) == 0
-        said = capsys.readouterr().out
-        assert "Django:    3.1 or later (its hashes are those of 5.2)" in said
-        assert "Users:     3 in auth_user, key id (" in said
-        assert "1 pbkdf2_sha256, 1,000 iterations" in said
-        assert "1 unusable" in said
-        assert "1 by SECRET_KEY, 1 by a fallback, 0 not" in said
-        assert "django=DjangoProject())" in said
+        output = capsys.readouterr().out
+        assert "Django:    3.1 or later (its password hashes are those of 5.2)" in output
+        assert "Users:     3 in auth_user, key id (" in output
+        assert "1 pbkdf2_sha256, 1,000 iterations" in output
+        assert "1 unusable" in output
+        assert "1 by SECRET_KEY, 1 by a fallback, 0 by neither" in output
+        assert "django=DjangoProject())" in output
         monkeypatch.delenv("SECRET_KEY")
         monkeypatch.setenv("DATABASE_URL", django.database_url)
         assert main(["check-django"]) == 0
-        assert "set SECRET_KEY to know" in capsys.readouterr().out
+        assert "set SECRET_KEY to check" in capsys.readouterr().out
 
 
 @servers
-def test_a_model_of_the_projects_own_is_written_down(
+def test_the_code_for_a_custom_user_model_works(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with django_on(server, tmp_path, AUTH_USER_MODEL="people.Person") as django:
         django.code(f'User.objects.create_user("ann@example.org", "{PASSWORD}", phone="12")')
         assert main(["check-django", "--database", django.database_url]) == 0
-        said = capsys.readouterr().out
-        assert "name email" in said
-        assert "further columns: phone" in said
-        code = said[said.index("user = sa.Table(") :]
-        found: dict[str, Any] = {}
+        output = capsys.readouterr().out
+        assert "name email" in output
+        assert "additional columns: phone" in output
+        code = output[output.index("user = sa.Table(") :]
+        namespace: dict[str, Any] = {}
         names = {"sa": sa, "Auth": Auth, "DjangoProject": DjangoProject, "Database": Database}
-        exec(code, {**names, "url": django.database_url, "SECRET_KEY": KEY, "SECRET_KEY_FALLBACKS": []}, found)
-        auth = found["auth"]
+        exec(code, {**names, "url": django.database_url, "SECRET_KEY": KEY, "SECRET_KEY_FALLBACKS": []}, namespace)
+        auth = namespace["auth"]
 
-        async def look() -> None:
+        async def check_user() -> None:
             async with auth.database:
                 ann = await auth.users.get_by_username("ann@example.org")
                 assert await auth.users.check_password(ann, PASSWORD)
                 assert await auth.users.get(str(ann.id)) == ann
                 await auth.close()
 
-        asyncio.run(look())
+        asyncio.run(check_user())
 
 
-def lines_of(*arguments: str, capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
+def command_output(*arguments: str, capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
     assert main(list(arguments)) == status
-    said = capsys.readouterr()
-    return said.out + said.err
+    captured = capsys.readouterr()
+    return captured.out + captured.err
 
 
-def with_database(tmp_path: Path, *statements: str) -> str:
+def create_database(tmp_path: Path, *statements: str) -> str:
     url = f"sqlite+aiosqlite:///{tmp_path}/site.sqlite3"
 
-    async def make() -> None:
+    async def execute() -> None:
         async with Database(url) as database:
             for statement in statements:
                 await database.execute(statement)
 
-    asyncio.run(make())
+    asyncio.run(execute())
     return url
 
 
@@ -132,7 +132,7 @@ LINKS = (
     ("statements", "expected"),
     [
         ([], "Is this the database of a Django project?"),
-        (MIGRATED, "There is no table of users. Run `python manage.py migrate`."),
+        (MIGRATED, "There is no user table. Run `python manage.py migrate`."),
         ([*MIGRATED, USERS], "Let the model inherit from PermissionsMixin."),
         ([*MIGRATED, USERS, *LINKS], "Pass USERNAME_FIELD"),
         (
@@ -142,7 +142,7 @@ LINKS = (
                 USERS.replace("login text", "username text").replace("is_superuser bool", "born date"),
                 *LINKS,
             ],
-            "Update Django",
+            "Upgrade Django",
         ),
         (
             [
@@ -154,23 +154,23 @@ LINKS = (
                 "INSERT INTO shop_client VALUES (3, 'nonsense', NULL, 0, 'c'), (4, '', NULL, 0, 'd')",
                 "INSERT INTO shop_client VALUES (5, 'pbkdf2_sha256$²$x$y', NULL, 0, 'e'), (6, 'hunter2$x', NULL, 0, 'f')",
             ],
-            "1 hashes are md5, which is not read",
+            "1 hashes are md5, which is not supported",
         ),
     ],
 )
-def test_what_will_not_work_is_said(
+def test_problems_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], statements: list[str], expected: str
 ) -> None:
-    url = with_database(tmp_path, *statements)
-    said = lines_of("check-django", "--database", url, capsys=capsys)
-    assert expected in said
-    assert "will not work; see above." in said
-    assert "hunter2" not in said
+    url = create_database(tmp_path, *statements)
+    output = command_output("check-django", "--database", url, capsys=capsys)
+    assert expected in output
+    assert "Fix those listed above." in output
+    assert "hunter2" not in output
 
 
-def test_another_key_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_a_wrong_secret_key_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     text = DjangoSigner(["another"], SALT).dumps({"a": 1})
-    url = with_database(
+    url = create_database(
         tmp_path,
         *MIGRATED,
         USERS.replace("login text", "username text"),
@@ -179,16 +179,18 @@ def test_another_key_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture
         f"INSERT INTO django_session VALUES ('a', '{text}', '2100-01-01 00:00:00')",
     )
     monkeypatch.setenv("SECRET_KEY", KEY)
-    said = lines_of("check-django", "--database", url, capsys=capsys)
-    assert "No session was signed with this SECRET_KEY" in said
-    assert 'user_model="client"' not in said, "it can be told from the table's name"
-    assert "user=user" in said
+    output = command_output("check-django", "--database", url, capsys=capsys)
+    assert "No session was signed with this SECRET_KEY" in output
+    assert 'user_model="client"' not in output, "the table's name implies the model"
+    assert "user=user" in output
 
 
-def test_the_algorithm_of_most_hashes_is_that_of_new_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_most_frequent_algorithm_is_suggested_for_new_hashes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with django_on("sqlite", tmp_path) as django:
         django.code("User.objects.create(username='a', password='argon2$argon2id$v=19$m=1,t=1,p=1$a$b')")
-        assert 'password_algorithm="argon2"' in lines_of(
+        assert 'password_algorithm="argon2"' in command_output(
             "check-django", "--database", django.database_url, capsys=capsys, status=0
         )
 
@@ -203,12 +205,12 @@ def test_the_algorithm_of_most_hashes_is_that_of_new_ones(tmp_path: Path, capsys
 def test_the_code_for_an_unusual_project(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], known: str, expected: str
 ) -> None:
-    """Two tables of users, of which the admin knows one; a model of another name; hashes of another version."""
+    """Two user tables, a custom model name, and hashes of another Django version."""
     columns = (
         "id integer PRIMARY KEY, last_login datetime, is_superuser bool, username text, first_name text, last_name text, "
         "email text, is_staff bool, is_active bool, date_joined datetime, password text"
     )
-    url = with_database(
+    url = create_database(
         tmp_path,
         *MIGRATED,
         USERS.replace("login text", "username text"),
@@ -219,38 +221,38 @@ def test_the_code_for_an_unusual_project(
         f"CREATE TABLE django_admin_log (id integer PRIMARY KEY, user_id integer REFERENCES {known})",
         *(f"INSERT INTO people (username, password) VALUES ('{n}', 'pbkdf2_sha256$600000$s$x')" for n in range(3)),
     )
-    said = lines_of("check-django", "--database", url, capsys=capsys, status=0)
-    assert expected in said
+    output = command_output("check-django", "--database", url, capsys=capsys, status=0)
+    assert expected in output
 
 
-def test_without_a_database_nothing_is_looked_at(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_a_missing_or_unsupported_database_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
-    assert "Pass --database URL" in lines_of("check-django", capsys=capsys)
-    assert "is no database that we know" in lines_of("check-django", "--database", "nonsense", capsys=capsys)
+    assert "Pass --database URL" in command_output("check-django", capsys=capsys)
+    assert "is not a supported database URL" in command_output("check-django", "--database", "nonsense", capsys=capsys)
 
 
-# Copying
+# import-django
 
 
-def at(url: str, tables: Tables | None = None) -> Callable[[Callable[[Auth], Any]], Any]:
-    """Runs something with an Auth of ours on this database."""
+def run_with_auth(url: str, tables: Tables | None = None) -> Callable[[Callable[[Auth], Any]], Any]:
+    """Returns a function that runs a coroutine function with an Auth on this database."""
 
-    def with_auth(work: Callable[[Auth], Any]) -> Any:
-        async def go() -> Any:
+    def run(function: Callable[[Auth], Any]) -> Any:
+        async def call() -> Any:
             async with connected(url) as database:
-                auth = Auth(database, secret_key=KEY, tables=tables, passwords=weak(), throttling=False)
+                auth = Auth(database, secret_key=KEY, tables=tables, passwords=weak_passwords(), throttling=False)
                 try:
-                    return await work(auth)
+                    return await function(auth)
                 finally:
                     await auth.close()
 
-        return asyncio.run(go())
+        return asyncio.run(call())
 
-    return with_auth
+    return run
 
 
 @servers
-def test_users_are_copied_with_all_that_they_are(
+def test_users_are_copied_with_groups_permissions_and_passwords(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with django_on(server, tmp_path) as django:
@@ -266,21 +268,21 @@ ann.user_permissions.add(Permission.objects.get(codename="view_session"))
 """
         )
 
-        async def into_an_empty_one() -> None:
+        async def copy_twice() -> None:
             (tmp_path / "target").mkdir()
             async with empty_database(server, tmp_path / "target") as url:
-                copied = ("import-django", "--from", django.database_url, "--to", url)
-                assert "Copied 1,201 users; 0 were" in await asyncio.to_thread(
-                    lines_of, *copied, capsys=capsys, status=0
+                command = ("import-django", "--from", django.database_url, "--to", url)
+                assert "Copied 1,201 users; 0 existed" in await asyncio.to_thread(
+                    command_output, *command, capsys=capsys, status=0
                 )
-                await asyncio.to_thread(at(url), look)
-                await asyncio.to_thread(at(url), change)
-                assert "Copied 0 users; 1,201 were" in await asyncio.to_thread(
-                    lines_of, *copied, capsys=capsys, status=0
+                await asyncio.to_thread(run_with_auth(url), check_copy)
+                await asyncio.to_thread(run_with_auth(url), change)
+                assert "Copied 0 users; 1,201 existed" in await asyncio.to_thread(
+                    command_output, *command, capsys=capsys, status=0
                 )
-                await asyncio.to_thread(at(url), look_again)
+                await asyncio.to_thread(run_with_auth(url), check_changes)
 
-        async def look(auth: Auth) -> None:
+        async def check_copy(auth: Auth) -> None:
             ann = await auth.users.get_by_username("ann")
             assert ann is not None
             assert (ann.first_name, ann.is_staff, ann.email) == ("Änn", True, "ann@example.org")
@@ -290,7 +292,7 @@ ann.user_permissions.add(Permission.objects.get(codename="view_session"))
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
                 assert (await post_login(client)).status_code == 303
-            # The next key is a new one.
+            # A new user gets an unused primary key.
             ben = await auth.users.create_user("ben")
             assert ben.id > 1201
             await auth.users.delete(ben)
@@ -301,14 +303,14 @@ ann.user_permissions.add(Permission.objects.get(codename="view_session"))
             await auth.users.update(ann, first_name="Anna")
             await auth.users.remove_from_group(ann, "editors")
 
-        async def look_again(auth: Auth) -> None:
-            """What happened here since then stays."""
+        async def check_changes(auth: Auth) -> None:
+            """The second import has kept the changes in the target."""
             ann = await auth.users.get_by_username("ann")
             assert ann is not None
             assert ann.first_name == "Anna"
             assert await auth.users.get_groups(ann) == []
 
-        asyncio.run(into_an_empty_one())
+        asyncio.run(copy_twice())
 
 
 UUID_APP = """
@@ -323,7 +325,7 @@ auth = Auth(Database("{url}"), secret_key="{key}", tables=Tables(user=person))
 """
 
 
-def test_what_would_be_lost_is_said_and_nothing_is_copied(
+def test_losses_are_reported_and_nothing_is_copied(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -331,24 +333,24 @@ def test_what_would_be_lost_is_said_and_nothing_is_copied(
     with django_on("sqlite", tmp_path, AUTH_USER_MODEL="people.Person", USE_TZ=False, TIME_ZONE="Asia/Tokyo") as django:
         django.code(f'User.objects.create_user("ann@example.org", "{PASSWORD}", phone="12")')
         source = ("import-django", "--from", django.database_url, "--time-zone", "Asia/Tokyo")
-        said = lines_of(*source, "--to", target, capsys=capsys)
-        assert "keys of another kind (char(32))" in said
-        assert "Nothing was copied." in said
+        output = command_output(*source, "--to", target, capsys=capsys)
+        assert "primary key has another type (char(32))" in output
+        assert "Nothing was copied." in output
         app = UUID_APP.format(url=target, key=KEY)
         (tmp_path / "uuid_app.py").write_text(app.replace(', sa.Column("phone", sa.String(30))', ""))
-        said = lines_of(*source, "--app", "uuid_app", capsys=capsys)
-        assert "1 users have something in the column phone" in said
+        output = command_output(*source, "--app", "uuid_app", capsys=capsys)
+        assert "1 users have a value in the column phone" in output
         (tmp_path / "uuid_app2.py").write_text(
             app.replace('"phone", sa.String(30)', '"size", sa.Integer, nullable=False').replace('"person"', '"client"')
         )
-        said = lines_of(*source, "--app", "uuid_app2", "--ignore", "phone", capsys=capsys)
-        assert "The column size there needs a value" in said
+        output = command_output(*source, "--app", "uuid_app2", "--ignore", "phone", capsys=capsys)
+        assert "The target's column size needs a value" in output
         (tmp_path / "uuid_app3.py").write_text(app.replace('"person"', '"member"'))
         joined = django.code("result = User.objects.get().date_joined.timestamp()")
-        assert "Copied 1 users" in lines_of(*source, "--app", "uuid_app3:auth", capsys=capsys, status=0)
+        assert "Copied 1 users" in command_output(*source, "--app", "uuid_app3:auth", capsys=capsys, status=0)
         auth = __import__("uuid_app3").auth
 
-        async def look() -> None:
+        async def check_user() -> None:
             async with auth.database:
                 ann = await auth.users.get_by_username("ann@example.org")
                 assert (ann.email, await auth.users.check_password(ann, PASSWORD)) == ("ann@example.org", True)
@@ -357,13 +359,15 @@ def test_what_would_be_lost_is_said_and_nothing_is_copied(
                 assert row["phone"] == "12"
                 await auth.close()
 
-        asyncio.run(look())
-        assert "no column 'nick'" in lines_of(*source, "--app", "uuid_app3", "--username-field", "nick", capsys=capsys)
+        asyncio.run(check_user())
+        assert "no column 'nick'" in command_output(
+            *source, "--app", "uuid_app3", "--username-field", "nick", capsys=capsys
+        )
 
 
-def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_column_defaults_are_computed_for_each_copied_user(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    source = with_database(
+    source = create_database(
         tmp_path,
         *MIGRATED,
         USERS.replace("login text", "username text, born date, mark char(32), pages interval"),
@@ -381,18 +385,18 @@ def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path,
         "INSERT INTO shop_client VALUES (2, 'md5$a$b', NULL, 0, 'b', NULL, NULL, NULL)",
     )
     target = f"sqlite+aiosqlite:///{tmp_path}/target.sqlite3"
-    further = (
+    columns = (
         'sa.Column("born", sa.Date), sa.Column("mark", sa.Uuid), '
         'sa.Column("api_key", sa.String(8), default=lambda: __import__("secrets").token_hex(4), nullable=False)'
     )
     app = UUID_APP.format(url=target, key=KEY).replace('sa.Column("id", sa.Uuid, primary_key=True)', "")
-    (tmp_path / "keys_app.py").write_text(app.replace('sa.Column("phone", sa.String(30))', further))
-    said = lines_of("import-django", "--from", source, "--app", "keys_app", capsys=capsys, status=0)
-    assert "Copied 2 users" in said
-    assert "1 hashes are md5" in said
+    (tmp_path / "keys_app.py").write_text(app.replace('sa.Column("phone", sa.String(30))', columns))
+    output = command_output("import-django", "--from", source, "--app", "keys_app", capsys=capsys, status=0)
+    assert "Copied 2 users" in output
+    assert "1 hashes are md5" in output
     auth = __import__("keys_app").auth
 
-    async def look() -> None:
+    async def check_rows() -> None:
         async with auth.database:
             rows = await auth.gateway.fetch_all(auth.tables.user.select())
             assert len({row["api_key"] for row in rows}) == 2
@@ -400,95 +404,100 @@ def test_what_a_column_of_ours_begins_with_is_made_for_each_user(tmp_path: Path,
             assert rows[0]["mark"].hex == "0123456789abcdef0123456789abcdef"
             await auth.close()
 
-    asyncio.run(look())
-    said = lines_of("check-django", "--database", source, capsys=capsys)
-    assert "sa.Column('pages', sa.Text, default=" in said
-    assert "sa.Column('born', sa.Date)" in said
+    asyncio.run(check_rows())
+    output = command_output("check-django", "--database", source, capsys=capsys)
+    assert "sa.Column('pages', sa.Text, default=" in output
+    assert "sa.Column('born', sa.Date)" in output
 
 
-def test_an_import_that_was_interrupted_goes_on_and_conflicts_are_named(
+def test_an_interrupted_import_continues_and_conflicts_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = f"sqlite+aiosqlite:///{tmp_path}/target.sqlite3"
     with django_on("sqlite", tmp_path) as django:
         django.code(PEOPLE % 1200)
 
-        async def interrupted() -> None:
+        async def interrupt() -> None:
             def stop(done: int, number: int) -> None:
                 assert (done, number) == (500, 1200)
                 raise KeyboardInterrupt
 
-            async with connected(django.database_url) as here, connected(target) as there:
-                gateways = Gateway.of(here), Gateway.of(there)
-                found = await inspect(gateways[0])
-                assert found.user is not None
+            async with connected(django.database_url) as source_database, connected(target) as target_database:
+                gateways = Gateway.of(source_database), Gateway.of(target_database)
+                inspection = await inspect(gateways[0])
+                assert inspection.user is not None
                 await migrate(gateways[1], Tables())
-                work = UserImport(*gateways, old=Tables.django(), new=Tables(), model=found.user)
-                assert await work.find_losses() == []
+                user_import = UserImport(*gateways, old=Tables.django(), new=Tables(), model=inspection.user)
+                assert await user_import.find_losses() == []
                 try:
-                    await work.run(stop)
+                    await user_import.run(stop)
                 finally:
                     for gateway in gateways:
                         await gateway.close()
 
         with pytest.raises(KeyboardInterrupt):
-            asyncio.run(interrupted())
-        copied = ("import-django", "--from", django.database_url, "--to", target)
-        assert "Copied 700 users; 500 were there already." in lines_of(*copied, capsys=capsys, status=0)
-        # Another who took a name, or a key.
+            asyncio.run(interrupt())
+        command = ("import-django", "--from", django.database_url, "--to", target)
+        assert "Copied 700 users; 500 existed already." in command_output(*command, capsys=capsys, status=0)
+        # Other users in the source get a username or a key of the target.
         django.code(
-            "User.objects.filter(username='user3').update(username='other')\n"
+            "User.objects.filter(username='user3').update(username='renamed')\n"
             "User.objects.filter(username='user7').delete()\n"
             "User.objects.create(username='user7')\n"
             "for n in range(100, 112): User.objects.filter(username=f'user{n}').update(username=f'else{n}')\n"
         )
-        said = lines_of(*copied, capsys=capsys)
-        assert "belongs to 'user3' there, and to 'other' here" in said
-        assert "And 4 more like these" in said
+        output = command_output(*command, capsys=capsys)
+        assert "belongs to 'renamed' in the source, 'user3' in the target" in output
+        assert "4 more such conflicts" in output
         django.code("User.objects.filter(username='user0').update(first_name='x' * 151)")
-        assert "The first_name of 'user0' is longer than the 150 characters there." in lines_of(*copied, capsys=capsys)
-        assert "Nothing was copied." in said
+        assert "The first_name of 'user0' is longer than the 150 characters of the target." in command_output(
+            *command, capsys=capsys
+        )
+        assert "Nothing was copied." in output
 
 
-def test_what_is_not_understood_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = with_database(tmp_path, *MIGRATED)
-    empty = ("import-django", "--from", url)
-    assert "Name one database to copy to" in lines_of(*empty, capsys=capsys)
-    assert "Name one database" in lines_of(*empty, "--to", url, "--app", "a:b", capsys=capsys)
-    assert "There is no table of users" in lines_of(*empty, "--to", f"{url}2", capsys=capsys)
-    with_database(tmp_path, USERS.replace("login text", "username text"), *LINKS)
-    assert "These are one database" in lines_of(*empty, "--to", url, capsys=capsys)
-    assert "cannot be loaded" in lines_of(*empty, "--app", "nowhere:auth", capsys=capsys)
+def test_wrong_arguments_of_import_django_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = create_database(tmp_path, *MIGRATED)
+    command = ("import-django", "--from", url)
+    assert "The import needs one database to copy to" in command_output(*command, capsys=capsys)
+    assert "The import needs one database" in command_output(*command, "--to", url, "--app", "a:b", capsys=capsys)
+    assert "There is no user table" in command_output(*command, "--to", f"{url}2", capsys=capsys)
+    create_database(tmp_path, USERS.replace("login text", "username text"), *LINKS)
+    assert "are the same database" in command_output(*command, "--to", url, capsys=capsys)
+    assert "cannot be loaded" in command_output(*command, "--app", "missing:auth", capsys=capsys)
 
 
-def test_tables_of_djangos_can_be_made_from_the_command_line(tmp_path: Path, capsys: Any) -> None:
+def test_migrate_creates_djangos_tables(tmp_path: Path, capsys: Any) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/new.sqlite3"
-    assert "created django_session" in lines_of("migrate", "--django", "--database", url, capsys=capsys, status=0)
-    assert "everything" in lines_of("--django", "migrate", "--database", url, capsys=capsys, status=0).lower()
-    assert "No session" not in lines_of("check-django", "--database", url, capsys=capsys, status=0)
+    assert "created django_session" in command_output("migrate", "--django", "--database", url, capsys=capsys, status=0)
+    assert (
+        "all tables are up to date"
+        in command_output("--django", "migrate", "--database", url, capsys=capsys, status=0).lower()
+    )
+    assert "No session" not in command_output("check-django", "--database", url, capsys=capsys, status=0)
 
 
-# Formats
+# Signed values
 
 
 @pytest.mark.parametrize("value", [[1], "text", None, 1], ids=str)
-def test_what_was_signed_and_is_no_session_is_none(value: Any) -> None:
+def test_a_signed_value_that_is_not_an_object_is_refused(value: Any) -> None:
     signer = DjangoSigner([KEY], SALT)
     with pytest.raises(BadData):
         signer.loads(signer.dumps(value))
 
 
-def test_a_few_bytes_do_not_fill_the_memory() -> None:
+def test_compressed_data_is_limited_in_size() -> None:
     signer = DjangoSigner([KEY], SALT)
     assert signer.loads(signer.dumps({"a": "x" * 1_000_000}))
     with pytest.raises(SessionTooLarge, match="Store less"):
         signer.dumps({"a": "x" * LIMIT})
-    packed = base64_encode(zlib.compress(b'{"a":"' + b"x" * LIMIT + b'"}')).decode()
+    compressed = base64_encode(zlib.compress(b'{"a":"' + b"x" * LIMIT + b'"}')).decode()
     with pytest.raises(BadData, match="too large"):
-        signer.loads(signer._signers[0].sign(f".{packed}:1r31eq").decode())
+        signer.loads(signer._signers[0].sign(f".{compressed}:1r31eq").decode())
 
 
-def test_what_was_signed_and_is_no_json_is_none() -> None:
+def test_a_signed_value_that_is_not_json_is_refused() -> None:
     signer = DjangoSigner([KEY], SALT)
     for value in (b"no json", b"[" * 100_000, b"\xff"):
         with pytest.raises(BadData):
@@ -496,7 +505,7 @@ def test_what_was_signed_and_is_no_json_is_none() -> None:
 
 
 @pytest.mark.parametrize("stamp", ["-", "1r31e_", ""])
-def test_a_time_that_is_none_is_refused(stamp: str) -> None:
+def test_a_malformed_timestamp_is_refused(stamp: str) -> None:
     signer = DjangoSigner([KEY], SALT)
     forged = signer._signers[0].sign(f"e30:{stamp}").decode()
     if not stamp:
@@ -505,13 +514,13 @@ def test_a_time_that_is_none_is_refused(stamp: str) -> None:
         signer.loads(forged, 10)
 
 
-def test_a_key_has_djangos_form() -> None:
+def test_a_session_key_has_djangos_format() -> None:
     keys = {new_django_key() for _ in range(100)}
     assert len(keys) == 100
     assert all((len(key) == 32 and key.isalnum() and key.islower()) or key.isdigit() for key in keys)
 
 
-def test_new_hashes_are_those_of_the_projects_version() -> None:
+def test_new_hashes_have_the_parameters_of_the_projects_version() -> None:
     def preferred(**settings: Any) -> Any:
         return DjangoProject(**settings).passwords().preferred
 

@@ -1,4 +1,4 @@
-"""Django's formats, by what real Djangos made, where none is installed."""
+"""Tests of Django's formats with vectors from real Django versions. They do not need Django."""
 
 import subprocess
 import sys
@@ -28,14 +28,14 @@ GOLDEN = [
 WITHOUT_DJANGO = """
 import sys, pytest
 sys.modules["django"] = None
-sys.exit(pytest.main(["-n0", "-pno:cacheprovider", "tests/django/test_vectors.py", "-k", "not goes_without_django"]))
+sys.exit(pytest.main(["-n0", "-pno:cacheprovider", "tests/django/test_vectors.py", "-k", "not passes_without_django"]))
 """
 
 
-def test_all_this_goes_without_django() -> None:
+def test_this_file_passes_without_django() -> None:
     command = [sys.executable, "-c", WITHOUT_DJANGO]
-    done = subprocess.run(command, cwd=ROOT, env=environment(CI=""), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    completed = subprocess.run(command, cwd=ROOT, env=environment(CI=""), capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stdout
 
 
 def test_the_vectors_are_of_two_versions_of_django_and_every_algorithm() -> None:
@@ -45,32 +45,32 @@ def test_the_vectors_are_of_two_versions_of_django_and_every_algorithm() -> None
 
 
 @pytest.mark.parametrize(("password", "entry"), GOLDEN)
-def test_what_django_wrote_verifies(password: str, entry: dict[str, Any]) -> None:
+def test_django_password_hashes_are_verified(password: str, entry: dict[str, Any]) -> None:
     hasher = ALL[entry["algorithm"]]
     assert hasher.verify(password, entry["encoded"])
     assert not hasher.verify(password + " ", entry["encoded"])
 
 
 @vectors
-async def test_tokens_are_those_that_django_made(vectors: dict[str, Any]) -> None:
+async def test_reset_tokens_equal_those_of_django(vectors: dict[str, Any]) -> None:
     for name, changes in (
         ("reset_token", {}),
         ("reset_token_never_logged_in", {"id": 43, "email": "", "last_login": None}),
     ):
-        golden, user = vectors[name], user_of(vectors, **changes)
-        reset_tokens = PasswordResetTokens(vectors["secret_key"], clock=at(golden["ts"]))
-        assert await reset_tokens.make(user) == golden["token"]
-        assert await reset_tokens.check(user, golden["token"])
-        assert await reset_tokens.consume(user, golden["token"])
+        vector, user = vectors[name], user_of(vectors, **changes)
+        reset_tokens = PasswordResetTokens(vectors["secret_key"], clock=at(vector["ts"]))
+        assert await reset_tokens.make(user) == vector["token"]
+        assert await reset_tokens.check(user, vector["token"])
+        assert await reset_tokens.consume(user, vector["token"])
 
 
-def test_the_vectors_name_their_user_alike() -> None:
+def test_all_vectors_refer_to_the_same_user() -> None:
     for vectors in VECTORS:
         assert {decode_uid(uid) for uid in vectors["uidb64"].values()} >= {"42"}
 
 
 @vectors
-def test_djangos_sessions_are_read_and_written(vectors: dict[str, Any]) -> None:
+def test_django_sessions_are_read_and_written(vectors: dict[str, Any]) -> None:
     cases = [
         ("session_plain", SALT),
         ("session_zip", SALT),
@@ -79,13 +79,13 @@ def test_djangos_sessions_are_read_and_written(vectors: dict[str, Any]) -> None:
     ]
     for name, salt in cases:
         encoded, data = vectors[name]["encoded"], vectors[name]["data"]
-        made = signed_at(encoded)
-        signer = DjangoSigner(["a newer key", vectors["secret_key"]], salt, clock=lambda made=made: made)  # type: ignore[misc]
+        created = signed_at(encoded)
+        signer = DjangoSigner(["a newer key", vectors["secret_key"]], salt, clock=lambda created=created: created)  # type: ignore[misc]
         assert signer.loads(encoded) == data
         assert signer.loads(encoded, 10) == data
-        assert DjangoSigner([vectors["secret_key"]], salt, clock=lambda made=made: made).dumps(data) == encoded  # type: ignore[misc]
+        assert DjangoSigner([vectors["secret_key"]], salt, clock=lambda created=created: created).dumps(data) == encoded  # type: ignore[misc]
         with pytest.raises(BadData):
-            DjangoSigner([vectors["secret_key"]], salt, clock=lambda made=made: made + 11).loads(encoded, 10)  # type: ignore[misc]
+            DjangoSigner([vectors["secret_key"]], salt, clock=lambda created=created: created + 11).loads(encoded, 10)  # type: ignore[misc]
         for damaged in (encoded[:-1], encoded.replace(":", ";"), f"x{encoded}", encoded.replace("eyJ", "eyK"), ""):
             if damaged != encoded:
                 with pytest.raises(BadData):
@@ -97,20 +97,20 @@ def test_djangos_sessions_are_read_and_written(vectors: dict[str, Any]) -> None:
 def signed_at(encoded: str) -> int:
     digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     number = 0
-    for mark in encoded.split(":")[1]:
-        number = number * 62 + digits.index(mark)
+    for digit in encoded.split(":")[1]:
+        number = number * 62 + digits.index(digit)
     return number
 
 
 @vectors
-def test_djangos_tokens_against_other_sites_are_read_and_written(vectors: dict[str, Any]) -> None:
+def test_django_csrf_tokens_are_read_and_written(vectors: dict[str, Any]) -> None:
     secret = vectors["csrf"]["secret"]
     assert secret_in(vectors["csrf"]["masked"]) == secret_in(mask(secret)) == secret_in(secret) == secret
-    for none in (None, "", "a" * 31, "a" * 63, "ä" * 64, "_" * 32):
-        assert secret_in(none) is None
+    for malformed in (None, "", "a" * 31, "a" * 63, "ä" * 64, "_" * 32):
+        assert secret_in(malformed) is None
 
 
 @vectors
-def test_djangos_hash_of_a_session_is_ours(vectors: dict[str, Any]) -> None:
+def test_the_session_auth_hash_equals_that_of_django(vectors: dict[str, Any]) -> None:
     salt = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
     assert salted_hmac(salt, vectors["user"]["password"], vectors["secret_key"]) == vectors["session_auth_hash"]

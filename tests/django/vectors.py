@@ -1,4 +1,4 @@
-"""What Django 5.2 and 6.1 made: passwords, tokens, sessions. None of it needs Django."""
+"""Passwords, tokens and sessions created by Django 5.2 and 6.1. They do not need Django."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from starlette_auth import (
 )
 
 VECTORS = [json.loads(file.read_text()) for file in sorted((Path(__file__).parent / "data").glob("vectors-*.json"))]
-# The algorithms, at the smallest cost.
+# All algorithms, with their lowest costs.
 ALL: dict[str, PasswordHasher] = {
     hasher.algorithm: hasher
     for hasher in (

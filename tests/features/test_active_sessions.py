@@ -1,4 +1,4 @@
-"""Where somebody is logged in: on a page, in code and from the command line; and what happens to open WebSockets."""
+"""Active sessions: the page, `auth.user_sessions`, and the WebSockets of sessions that end."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ pytestmark = with_tables
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605 Version/19.0 Mobile Safari/604.1"
 HERE = {"origin": "http://testserver"}
-LONG = "another good long password"
+OTHER_PASSWORD = "another good long password"
 
 
 @contextlib.asynccontextmanager
@@ -61,18 +61,18 @@ async def site(kind: str, folder: Path, clock: FrozenClock | None = None, **opti
         yield auth
 
 
-async def ann_of(auth: Auth) -> User:
+async def get_ann(auth: Auth) -> User:
     ann: User | None = await auth.users.get_by_username("ann")
     assert ann is not None
     return ann
 
 
-async def is_in(client: httpx.AsyncClient) -> bool:
+async def is_logged_in(client: httpx.AsyncClient) -> bool:
     return bool((await client.get("/whoami")).json()["username"])
 
 
 def listed(page: str) -> list[str]:
-    """What stands on the page about each session, in one line."""
+    """Returns the text of the page about each session, in one line."""
     items = re.findall(r"<li>\s*<h2>(.*?)</li>", page, re.DOTALL)
     return [" ".join(html.unescape(re.sub(r"<[^>]*>", " ", item)).split()) for item in items]
 
@@ -85,7 +85,7 @@ def ids_on(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-async def test_the_page_lists_devices_and_ends_one_or_all_others(kind: str, tmp_path: Path) -> None:
+async def test_the_page_lists_sessions_and_ends_one_or_all_others(kind: str, tmp_path: Path) -> None:
     clock = FrozenClock()
     async with site(kind, tmp_path, clock) as auth:
         app = make_app(auth)
@@ -98,9 +98,9 @@ async def test_the_page_lists_devices_and_ends_one_or_all_others(kind: str, tmp_
                 clock.tick(600)
             await post_login(ben, "ben")
             page = (await desk.get("/accounts/sessions")).text
-            where, button = "IP address: 192.0.2.1", "Log out : {}, 192.0.2.1"
+            address, button = "IP address: 192.0.2.1", "Log out : {}, 192.0.2.1"
             assert listed(page) == [
-                f"{device} {where} Logged in: {n} minutes ago Last seen: {n} minutes ago{' ' if last else ''}{last}"
+                f"{device} {address} Logged in: {n} minutes ago Last seen: {n} minutes ago{' ' if last else ''}{last}"
                 for device, n, last in (
                     ("Firefox on Linux This device", 10, ""),
                     ("Safari on iPhone", 20, button.format("Safari on iPhone")),
@@ -112,23 +112,23 @@ async def test_the_page_lists_devices_and_ends_one_or_all_others(kind: str, tmp_
             of_phone, of_odd = ids_on(page)
             answer = await desk.post("/accounts/sessions/end", data={"session": of_phone}, headers=HERE)
             assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/sessions?done")
-            assert [await is_in(client) for client in (desk, phone, odd, ben)] == [True, False, True, True]
+            assert [await is_logged_in(client) for client in (desk, phone, odd, ben)] == [True, False, True, True]
             page = (await desk.get("/accounts/sessions?done")).text
             assert 'role="status"' in page
             assert ids_on(page) == [of_odd]
             await desk.post("/accounts/sessions/end", data={"others": "on"}, headers=HERE)
-            assert [await is_in(client) for client in (desk, phone, odd, ben)] == [True, False, False, True]
-            assert "You are logged in nowhere else." in (await desk.get("/accounts/sessions")).text
-            # What is another's cannot be ended, nor what is not there; one is told nothing of it.
+            assert [await is_logged_in(client) for client in (desk, phone, odd, ben)] == [True, False, False, True]
+            assert "You are not logged in on any other device." in (await desk.get("/accounts/sessions")).text
+            # Sessions of other users and unknown ids are ignored, and the response is the usual one.
             of_ben = (await auth.user_sessions.list((await auth.users.list_by_email("ben@example.org"))[0]))[0].record
             assert of_ben is not None
             for public_id in (of_ben.public_id, of_phone, "x"):
                 answer = await desk.post("/accounts/sessions/end", data={"session": public_id}, headers=HERE)
                 assert answer.status_code == 303
-            assert await is_in(ben)
+            assert await is_logged_in(ben)
 
 
-async def test_what_is_not_said_or_comes_from_elsewhere_is_refused(tmp_path: Path) -> None:
+async def test_ending_sessions_requires_a_selection_and_a_same_origin_request(tmp_path: Path) -> None:
     async with site("memory", tmp_path) as auth, client_of(make_app(auth)) as client:
         answer = await client.post("/accounts/sessions/end", data={"others": "on"}, headers=HERE)
         assert answer.headers["location"].startswith("/accounts/login")
@@ -136,13 +136,15 @@ async def test_what_is_not_said_or_comes_from_elsewhere_is_refused(tmp_path: Pat
         for data in ({}, {"session": ""}, {"session": "x" * 65}, {"others": ""}):
             answer = await client.post("/accounts/sessions/end", data={"a": "b", **data}, headers=HERE)
             assert answer.status_code == 400
-            assert "Go back, and choose one" in answer.text
-        evil = {"origin": "https://evil.example"}
-        assert (await client.post("/accounts/sessions/end", data={"others": "on"}, headers=evil)).status_code == 403
+            assert "Go back and select one" in answer.text
+        foreign_origin = {"origin": "https://evil.example"}
+        assert (
+            await client.post("/accounts/sessions/end", data={"others": "on"}, headers=foreign_origin)
+        ).status_code == 403
         assert (await client.get("/accounts/sessions/end")).status_code == 405
 
 
-async def test_programs_read_and_write_json(tmp_path: Path) -> None:
+async def test_json_clients_can_list_and_end_sessions(tmp_path: Path) -> None:
     async with site("memory", tmp_path) as auth:
         app = make_app(auth)
         async with client_of(app) as desk, client_of(app) as phone:
@@ -152,50 +154,52 @@ async def test_programs_read_and_write_json(tmp_path: Path) -> None:
             await post_login(phone)
             sessions = (await desk.get("/accounts/sessions")).json()["sessions"]
             now = int(auth.clock())
-            mine = {"device": "Firefox on Linux", "address": "192.0.2.1", "created": now, "last_seen": now}
-            assert {**mine, "is_this": True} in [{k: v for k, v in one.items() if k != "id"} for one in sessions]
-            other = next(one for one in sessions if not one["is_this"])
-            answer = await desk.post("/accounts/sessions/end", json={"session": other["id"]})
+            own_session = {"device": "Firefox on Linux", "address": "192.0.2.1", "created": now, "last_seen": now}
+            assert {**own_session, "is_this": True} in [
+                {k: v for k, v in item.items() if k != "id"} for item in sessions
+            ]
+            other_session = next(item for item in sessions if not item["is_this"])
+            answer = await desk.post("/accounts/sessions/end", json={"session": other_session["id"]})
             assert answer.json() == {"next": "/accounts/sessions?done"}
-            assert not await is_in(phone)
+            assert not await is_logged_in(phone)
             await post_login(phone)
             assert (await desk.post("/accounts/sessions/end", json={"others": True})).status_code == 200
-            assert [await is_in(phone), await is_in(desk)] == [False, True]
+            assert [await is_logged_in(phone), await is_logged_in(desk)] == [False, True]
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-async def test_an_account_that_is_switched_on_again_is_logged_in_nowhere(kind: str, tmp_path: Path) -> None:
+async def test_a_reactivated_account_has_no_sessions(kind: str, tmp_path: Path) -> None:
     async with site(kind, tmp_path) as auth, client_of(make_app(auth)) as client, client_of(make_app(auth)) as ben:
         await post_login(client)
         await post_login(ben, "ben")
-        await auth.users.update(await ann_of(auth), is_active=False)
-        await auth.users.update(await ann_of(auth), is_active=True)
-        assert not await is_in(client)
-        assert await is_in(ben)
+        await auth.users.update(await get_ann(auth), is_active=False)
+        await auth.users.update(await get_ann(auth), is_active=True)
+        assert not await is_logged_in(client)
+        assert await is_logged_in(ben)
 
 
-async def test_a_store_of_ones_own_that_knows_no_users_does_no_harm(database: Database) -> None:
-    class Own(MemoryStore):
+async def test_a_custom_store_without_user_lookup_still_works(database: Database) -> None:
+    class CustomStore(MemoryStore):
         supports_user_lookup = False
         list_sessions = SessionStore.list_sessions
         revoke = SessionStore.revoke
         revoke_all = SessionStore.revoke_all
 
-    async with installed(database, sessions=Own()) as auth, client_of(make_app(auth), headers=HERE) as client:
+    async with installed(database, sessions=CustomStore()) as auth, client_of(make_app(auth), headers=HERE) as client:
         ann = await auth.users.create_user("ann", password=PASSWORD)
         await post_login(client)
-        new = {"old_password": PASSWORD, "new_password1": LONG, "new_password2": LONG}
-        assert (await client.post("/accounts/password_change", data=new)).status_code == 303
-        assert await is_in(client)
+        fields = {"old_password": PASSWORD, "new_password1": OTHER_PASSWORD, "new_password2": OTHER_PASSWORD}
+        assert (await client.post("/accounts/password_change", data=fields)).status_code == 303
+        assert await is_logged_in(client)
         with pytest.raises(ImproperlyConfigured, match="Use DatabaseStore"):
             await auth.user_sessions.list(ann)
         await auth.users.delete(ann)
-        assert not await is_in(client)
+        assert not await is_logged_in(client)
 
 
-async def test_a_long_list_is_cut(tmp_path: Path) -> None:
+async def test_the_page_shows_at_most_100_sessions(tmp_path: Path) -> None:
     async with site("memory", tmp_path) as auth, client_of(make_app(auth)) as client:
-        ann = await ann_of(auth)
+        ann = await get_ann(auth)
         for _ in range(104):
             session = await auth.sessions.load("")
             auth.session_backend.bind(session, ann, "x")
@@ -208,14 +212,14 @@ async def test_a_long_list_is_cut(tmp_path: Path) -> None:
         assert len(await auth.user_sessions.list(ann)) == 1
 
 
-async def test_behind_a_proxy_it_is_the_visitors_address_that_counts(tmp_path: Path) -> None:
+async def test_the_page_shows_the_client_address_behind_a_reverse_proxy(tmp_path: Path) -> None:
     async with site("memory", tmp_path, trusted_proxies=["192.0.2.1"]) as auth, client_of(make_app(auth)) as client:
         client.headers["x-forwarded-for"] = "203.0.113.9"
         await post_login(client)
         assert "203.0.113.9" in (await client.get("/accounts/sessions")).text
 
 
-async def test_sessions_in_cookies_have_no_such_page(database: Database) -> None:
+async def test_the_feature_refuses_a_cookie_store(database: Database) -> None:
     with pytest.raises(ImproperlyConfigured, match="use DatabaseStore"):
         Auth(database, secret_key=SECRET_KEY, sessions=CookieStore(SECRET_KEY), features=[ActiveSessions()])
 
@@ -234,7 +238,7 @@ async def test_sessions_in_cookies_have_no_such_page(database: Database) -> None
         (400 * 86400, "400 days ago"),
     ],
 )
-def test_how_long_ago_it_was(seconds: int, expected: str) -> None:
+def test_format_time_since(seconds: int, expected: str) -> None:
     assert format_time_since(seconds) == expected
 
 
@@ -242,14 +246,14 @@ def test_how_long_ago_it_was(seconds: int, expected: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-async def test_in_code_it_is_the_same_and_told_to_listeners(kind: str, tmp_path: Path) -> None:
+async def test_user_sessions_lists_and_ends_sessions_and_emits_events(kind: str, tmp_path: Path) -> None:
     async with site(kind, tmp_path) as auth:
-        heard: list[Event] = []
-        auth.events.on(SessionEnded)(heard.append)
-        auth.events.on(SessionsEnded)(heard.append)
-        ann, app = await ann_of(auth), make_app(auth)
-        async with client_of(app) as one, client_of(app) as two, client_of(app) as three:
-            for client in (one, two, three):
+        events: list[Event] = []
+        auth.events.on(SessionEnded)(events.append)
+        auth.events.on(SessionsEnded)(events.append)
+        ann, app = await get_ann(auth), make_app(auth)
+        async with client_of(app) as first, client_of(app) as second, client_of(app) as third:
+            for client in (first, second, third):
                 await post_login(client)
             sessions = await auth.user_sessions.list(ann)
             assert len(sessions) == 3
@@ -261,36 +265,36 @@ async def test_in_code_it_is_the_same_and_told_to_listeners(kind: str, tmp_path:
             assert len(await auth.user_sessions.list(ann)) == 1
             assert await auth.user_sessions.revoke_all(ann) == 1
             assert await auth.user_sessions.revoke_all(ann) == 0
-            assert [type(event) for event in heard] == [SessionEnded, SessionsEnded, SessionsEnded]
-            assert [await is_in(client) for client in (one, two, three)] == [False] * 3
+            assert [type(event) for event in events] == [SessionEnded, SessionsEnded, SessionsEnded]
+            assert [await is_logged_in(client) for client in (first, second, third)] == [False] * 3
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-async def test_a_new_password_leaves_none_but_this_on_the_list(kind: str, tmp_path: Path) -> None:
+async def test_a_password_change_ends_all_other_sessions(kind: str, tmp_path: Path) -> None:
     async with site(kind, tmp_path) as auth:
-        ann, app = await ann_of(auth), make_app(auth)
-        async with client_of(app) as here, client_of(app) as elsewhere:
-            await post_login(here)
-            await post_login(elsewhere)
+        ann, app = await get_ann(auth), make_app(auth)
+        async with client_of(app) as client, client_of(app) as other_client:
+            await post_login(client)
+            await post_login(other_client)
             new = "nine loud herons stand"
             data = {"old_password": PASSWORD, "new_password1": new, "new_password2": new}
-            assert (await here.post("/accounts/password_change", data=data, headers=HERE)).status_code == 303
-            assert [await is_in(here), await is_in(elsewhere)] == [True, False]
-            fresh = await ann_of(auth)
+            assert (await client.post("/accounts/password_change", data=data, headers=HERE)).status_code == 303
+            assert [await is_logged_in(client), await is_logged_in(other_client)] == [True, False]
+            fresh = await get_ann(auth)
             assert len(await auth.user_sessions.list(fresh)) == 1
             assert len(await auth.sessions.list_sessions(fresh.identity)) == 1
-            # By code that does not say who asks: what is void is not listed, whatever is stored.
+            # A password change without a request deletes no session, but invalid sessions are not listed.
             await auth.users.set_password(fresh, PASSWORD)
             assert await auth.user_sessions.list(ann) == []
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-async def test_a_deleted_user_leaves_no_session(kind: str, tmp_path: Path) -> None:
+async def test_deleting_a_user_deletes_their_sessions(kind: str, tmp_path: Path) -> None:
     async with site(kind, tmp_path) as auth, client_of(make_app(auth)) as client:
         await post_login(client)
-        ann = await ann_of(auth)
+        ann = await get_ann(auth)
         await auth.users.delete(ann)
-        assert not await is_in(client)
+        assert not await is_logged_in(client)
         assert await auth.sessions.list_sessions(ann.identity) == []
         assert await auth.user_sessions.list(ann) == []
 
@@ -304,8 +308,8 @@ async def echo(websocket: WebSocket) -> None:
         await websocket.send_text(text)
 
 
-async def talk(websocket: WebSocket) -> None:
-    """Says something all the time, and listens to nobody."""
+async def send_ticks(websocket: WebSocket) -> None:
+    """Sends messages all the time and never receives."""
     await websocket.accept()
     try:
         while True:
@@ -315,19 +319,19 @@ async def talk(websocket: WebSocket) -> None:
         websocket.app.state.ended = error.code
 
 
-async def log_in_here(websocket: WebSocket) -> None:
-    """Stores something before it accepts, so that there is a session from then on."""
+async def store_and_echo(websocket: WebSocket) -> None:
+    """Stores an entry before accept(), which creates a session."""
     websocket.session["a"] = 1
     await echo(websocket)
 
 
 def socket_app(auth: Auth) -> Any:
-    sockets = [("/mirror", echo), ("/talk", talk), ("/fresh", log_in_here)]
+    sockets = [("/mirror", echo), ("/talk", send_ticks), ("/fresh", store_and_echo)]
     return make_app(auth, *[WebSocketRoute(path, endpoint) for path, endpoint in sockets])
 
 
 async def closed(socket: Socket, within: float = 1) -> int:
-    """The code with which it is closed; what was said before is passed over."""
+    """Waits until the WebSocket is closed; returns the close code."""
     async with asyncio.timeout(within):
         while True:
             message = await socket.received.get()
@@ -342,56 +346,58 @@ async def still_open(socket: Socket) -> bool:
     return bool(message["type"] == "websocket.send" and message["text"] == "hello")
 
 
-async def end_by(way: str, auth: Auth, client: httpx.AsyncClient) -> None:
-    ann = await ann_of(auth)
-    if way == "logout":
+async def end_by(action: str, auth: Auth, client: httpx.AsyncClient) -> None:
+    ann = await get_ann(auth)
+    if action == "logout":
         await client.post("/accounts/logout", headers=HERE)
-    elif way == "page":
+    elif action == "page":
         record = (await auth.user_sessions.list(ann))[0].record
         assert record is not None
         await auth.user_sessions.revoke(ann, record.public_id)
-    elif way == "all":
+    elif action == "all":
         await auth.user_sessions.revoke_all(ann)
-    elif way == "password":
+    elif action == "password":
         await auth.users.set_password(ann, "another good long password")
-    elif way == "delete":
+    elif action == "delete":
         await auth.users.delete(ann)
-    elif way == "login":
+    elif action == "login":
         await post_login(client)
 
 
-@pytest.mark.parametrize("way", ["logout", "page", "all", "password", "delete", "login"])
+@pytest.mark.parametrize("action", ["logout", "page", "all", "password", "delete", "login"])
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-async def test_with_a_session_its_sockets_end_within_a_second(kind: str, tmp_path: Path, way: str) -> None:
+async def test_the_websockets_of_an_ended_session_are_closed_within_a_second(
+    kind: str, tmp_path: Path, action: str
+) -> None:
     async with site(kind, tmp_path) as auth:
         app = socket_app(auth)
-        async with client_of(app) as client, client_of(app) as ben, client_of(app) as nobody:
+        async with client_of(app) as client, client_of(app) as ben, client_of(app) as visitor:
             await post_login(client)
             await post_login(ben, "ben")
             async with (
                 Socket(app, "/mirror", client) as socket,
-                Socket(app, "/talk", client) as talking,
+                Socket(app, "/talk", client) as sending,
                 Socket(app, "/mirror", ben) as of_ben,
-                Socket(app, "/mirror", nobody) as anonymous,
+                Socket(app, "/mirror", visitor) as anonymous,
             ):
                 assert await still_open(socket)
-                await end_by(way, auth, client)
-                begun = time.monotonic()
+                await end_by(action, auth, client)
+                started_at = time.monotonic()
                 assert await closed(socket) == 1008
-                assert await closed(talking) == 1008
-                assert time.monotonic() - begun < 1
+                assert await closed(sending) == 1008
+                assert time.monotonic() - started_at < 1
                 assert await still_open(of_ben)
                 assert await still_open(anonymous)
-            # The application that only speaks hears of it, too.
+            # The application that only sends is notified too.
             assert app.state.ended == 1006
 
 
-@pytest.mark.parametrize("way", ["session", "password", "switched off", "time"])
+@pytest.mark.parametrize("action", ["session", "password", "switched off", "time"])
 @pytest.mark.parametrize("kind", ["cookie", *ON_SERVER], ids=name_of)
-async def test_what_another_process_did_is_found_out_in_less_than_a_minute(
-    kind: str, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+async def test_changes_by_another_process_close_the_websocket_within_a_minute(
+    kind: str, tmp_path: Path, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process tells this one nothing: its changes come through the store and the database alone."""
+    """Another process cannot notify this one. Its changes are visible only in the store and the database."""
     assert WebSocketSessionResponder.check_interval <= 55
     monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.05)
     clock = FrozenClock()
@@ -400,16 +406,16 @@ async def test_what_another_process_did_is_found_out_in_less_than_a_minute(
         app = socket_app(auth)
         async with client_of(app) as client:
             await post_login(client)
-            ann = await ann_of(auth)
+            ann = await get_ann(auth)
             async with Socket(app, "/mirror", client) as socket:
                 await asyncio.sleep(0.2)
-                assert await still_open(socket), "it was looked at, and is good"
-                if way == "session" and kind != "cookie":
+                assert await still_open(socket), "the session was checked and is valid"
+                if action == "session" and kind != "cookie":
                     await auth.sessions.revoke_all(ann.identity)
-                elif way == "password":
+                elif action == "password":
                     encoded = await auth.passwords.hash("another good long password")
                     await auth.database.execute(auth.tables.user.update().values(password=encoded))
-                elif way == "switched off":
+                elif action == "switched off":
                     await auth.database.execute(auth.tables.user.update().values(is_active=False))
                 else:
                     clock.tick(12 * 60 * 60)
@@ -417,7 +423,7 @@ async def test_what_another_process_did_is_found_out_in_less_than_a_minute(
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-async def test_whoever_talks_through_a_socket_is_not_idle(
+async def test_messages_through_a_websocket_prevent_the_idle_timeout(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.02)
@@ -427,22 +433,20 @@ async def test_whoever_talks_through_a_socket_is_not_idle(
         app = socket_app(auth)
         async with client_of(app) as client:
             await post_login(client)
-            async with Socket(app, "/mirror", client) as talking:
+            async with Socket(app, "/mirror", client) as socket:
                 for _ in range(4):
                     clock.tick(60 * 60)
-                    assert await still_open(talking)
+                    assert await still_open(socket)
                     async with asyncio.timeout(5):
-                        while (await auth.user_sessions.list(await ann_of(auth)))[0].last_seen < clock.now:
+                        while (await auth.user_sessions.list(await get_ann(auth)))[0].last_seen < clock.now:
                             await asyncio.sleep(0.01)
                 clock.tick(2 * 60 * 60)
-                assert await closed(talking) == 1008, "now nobody has said anything for two hours"
+                assert await closed(socket) == 1008, "no message for two hours"
 
 
-async def test_what_ends_between_the_request_for_a_socket_and_its_opening_ends_it(tmp_path: Path) -> None:
+async def test_a_session_that_ends_before_accept_closes_the_websocket(tmp_path: Path) -> None:
     async def slow(websocket: WebSocket) -> None:
-        await auth.user_sessions.revoke_all(
-            websocket.user
-        )  # in the name of another request, which comes at this moment
+        await auth.user_sessions.revoke_all(websocket.user)  # stands for a concurrent request
         await echo(websocket)
 
     async with site("sqlite", tmp_path) as auth:
@@ -454,7 +458,7 @@ async def test_what_ends_between_the_request_for_a_socket_and_its_opening_ends_i
                 assert await closed(socket) == 1008
 
 
-async def test_who_is_not_logged_in_keeps_a_socket_as_long_as_the_session(
+async def test_the_websocket_of_an_anonymous_visitor_stays_open_as_long_as_the_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.02)
@@ -469,9 +473,7 @@ async def test_who_is_not_logged_in_keeps_a_socket_as_long_as_the_session(
                 assert await closed(socket) == 1008
 
 
-async def test_a_socket_that_logs_out_by_itself_says_what_it_has_to_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_websocket_that_logs_out_itself_can_still_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WebSocketSessionResponder, "check_interval", 0.02)
     async with site("memory", tmp_path) as auth:
         app = socket_app(auth)
@@ -482,10 +484,10 @@ async def test_a_socket_that_logs_out_by_itself_says_what_it_has_to_say(
                 await asyncio.sleep(0.1)
                 socket.sent.put_nowait({"type": "websocket.receive", "text": "a=1"})
                 assert (await socket.received.get())["type"] == "websocket.send"
-            assert not await is_in(client)
+            assert not await is_logged_in(client)
 
 
-async def test_a_session_that_begins_in_a_socket_ends_it_too(tmp_path: Path) -> None:
+async def test_a_session_that_a_websocket_created_closes_it_when_it_ends(tmp_path: Path) -> None:
     async with site("memory", tmp_path) as auth:
         app = socket_app(auth)
         async with client_of(app) as client, Socket(app, "/fresh", client) as socket:
@@ -496,7 +498,7 @@ async def test_a_session_that_begins_in_a_socket_ends_it_too(tmp_path: Path) -> 
             assert await closed(socket) == 1008
 
 
-async def test_what_a_browser_says_to_a_closed_socket_is_not_heard(tmp_path: Path) -> None:
+async def test_messages_to_a_closed_websocket_do_not_reach_the_application(tmp_path: Path) -> None:
     async with site("memory", tmp_path) as auth:
         app = socket_app(auth)
         async with client_of(app) as client:
@@ -509,20 +511,20 @@ async def test_what_a_browser_says_to_a_closed_socket_is_not_heard(tmp_path: Pat
                 assert socket.received.empty()
 
 
-async def test_a_socket_in_another_event_loop_is_woken(database: Database) -> None:
-    """A server thread has the socket; the session is ended from the loop of a command, or of a test."""
+async def test_a_websocket_in_another_event_loop_is_notified(database: Database) -> None:
+    """The WebSocket is in the event loop of a server thread; the session is ended in another event loop."""
     async with installed(database) as auth:
         session = await auth.sessions.load("")
         with auth.sessions.open_websockets.watching(session, since=0) as watch:
             session["_auth_user_id"] = "7"
             await asyncio.to_thread(auth.sessions.open_websockets.user_changed, "7")
-            begun = time.monotonic()
+            started_at = time.monotonic()
             await watch.wait(30)
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - started_at < 5
 
-        async def leave_behind() -> Any:
+        async def watch_and_exit() -> Any:
             with auth.sessions.open_websockets.watching(session, since=0) as watch:
                 return watch
 
-        left = await asyncio.to_thread(lambda: asyncio.run(leave_behind()))
-        left.notify()  # its loop is closed: nobody is there, and nothing breaks
+        closed_watch = await asyncio.to_thread(lambda: asyncio.run(watch_and_exit()))
+        closed_watch.notify()  # its event loop is closed; this must not raise

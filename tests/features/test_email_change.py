@@ -1,4 +1,4 @@
-"""Changing one's address, and taking it back from a thief."""
+"""Changing the e-mail address of an account, and undoing the change after a theft."""
 
 import re
 from email.message import EmailMessage
@@ -32,7 +32,7 @@ from .test_registration import OTHER_PASSWORD, SITE, Site, html_of, links_in, si
 pytestmark = with_tables
 
 DAY = 24 * 60 * 60
-# Nobody waits five minutes here for the next mail to the same address.
+# Turns off the rate limit of one mail per address in five minutes.
 QUICK = {"rates": {"register_mail": "", "password_reset_mail": ""}}
 
 
@@ -48,34 +48,36 @@ async def log_in(here: Site, client: httpx.AsyncClient, username: str = "ann", p
     here.mailer.clear()
 
 
-async def ask(
+async def request_change(
     here: Site, email: str, password: str = PASSWORD, client: httpx.AsyncClient | None = None
 ) -> httpx.Response:
     return await here.post("/accounts/email_change", client, email=email, old_password=password)
 
 
-async def change(here: Site, email: str, password: str = PASSWORD, client: httpx.AsyncClient | None = None) -> str:
-    """From asking to the end; gives the link that takes it back."""
-    assert (await ask(here, email, password, client)).status_code == 303
+async def change_email(
+    here: Site, email: str, password: str = PASSWORD, client: httpx.AsyncClient | None = None
+) -> str:
+    """Requests and confirms a change of the address; returns the undo link."""
+    assert (await request_change(here, email, password, client)).status_code == 303
     link = await here.link()
     response = await here.follow(link, client)
     assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_change/complete")
-    (found,) = [link for mail in await here.mails() for link in links_in(mail) if "/email_undo/" in link]
-    return found
+    (undo_link,) = [link for mail in await here.mails() for link in links_in(mail) if "/email_undo/" in link]
+    return undo_link
 
 
-async def fresh(here: Site, user: User) -> User:
-    found: User | None = await here.auth.users.get(user.id)
-    assert found is not None
-    return found
+async def reload(here: Site, user: User) -> User:
+    current_user: User | None = await here.auth.users.get(user.id)
+    assert current_user is not None
+    return current_user
 
 
-async def who(client: httpx.AsyncClient) -> str:
+async def username_in(client: httpx.AsyncClient) -> str:
     return str((await client.get("/whoami")).json()["username"])
 
 
 def reset_link(mails: list[EmailMessage]) -> str:
-    """Of the one mail with a link for a new password."""
+    """Returns the password reset link, which exactly one of the mails contains."""
     (link,) = [link for mail in mails for link in links_in(mail) if "/accounts/reset/" in link]
     return link
 
@@ -88,22 +90,22 @@ async def reset(here: Site, link: str, password: str) -> None:
         assert (await here.post(page.url.path, browser, **data)).status_code == 303
 
 
-# Asking for it
+# Requesting the change
 
 
-async def test_only_who_is_logged_in_changes_an_address(database: Database) -> None:
+async def test_changing_the_address_requires_a_login(database: Database) -> None:
     async with site(database) as here:
         response = await here.client.get("/accounts/email_change")
         assert response.status_code == 303
         assert response.headers["location"] == "/accounts/login?next=/accounts/email_change".replace(
             "=/accounts/email_change", "=%2Faccounts%2Femail_change"
         )
-        response = await ask(here, "new@example.org")
+        response = await request_change(here, "new@example.org")
         assert (response.status_code, response.headers["location"]) == (303, "/accounts/login")
         assert await here.mails() == []
 
 
-async def test_only_who_knows_the_password_changes_an_address(database: Database) -> None:
+async def test_changing_the_address_requires_the_password(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
@@ -120,7 +122,7 @@ async def test_only_who_knows_the_password_changes_an_address(database: Database
         assert await here.tokens() == 0
 
 
-async def test_what_is_wrong_is_said(database: Database) -> None:
+async def test_invalid_addresses_are_refused_with_an_error(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
@@ -129,7 +131,7 @@ async def test_what_is_wrong_is_said(database: Database) -> None:
             assert response.json()["errors"] == {
                 "email": [{"code": code, "message": response.json()["errors"]["email"][0]["message"]}]
             }
-        response = await ask(here, '"><script>@example.org')
+        response = await request_change(here, '"><script>@example.org')
         assert response.status_code == 422
         assert "<script>@" not in response.text
         response = await here.client.post(
@@ -141,27 +143,29 @@ async def test_what_is_wrong_is_said(database: Database) -> None:
         assert await here.mails() == []
 
 
-async def test_an_address_asks_so_often(database: Database) -> None:
+async def test_requests_are_rate_limited_by_ip_address(database: Database) -> None:
     async with site(database, rates={"email_change": "2/m/ip"}) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        statuses = [(await ask(here, f"new{number}@example.org")).status_code for number in range(3)]
+        statuses = [(await request_change(here, f"new{number}@example.org")).status_code for number in range(3)]
         assert statuses == [303, 303, 429]
 
 
-async def test_a_mailbox_gets_one_mail_in_five_minutes(database: Database) -> None:
+async def test_an_address_gets_one_mail_in_five_minutes(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        answers = [await ask(here, email) for email in ("new@example.org", "NEW@example.org", "new@EXAMPLE.org")]
+        answers = [
+            await request_change(here, email) for email in ("new@example.org", "NEW@example.org", "new@EXAMPLE.org")
+        ]
         assert {answer.headers["location"] for answer in answers} == {"/accounts/email_change/done"}
         assert len(await here.mails()) == 1
 
 
-# Confirming it
+# Confirming the change
 
 
-async def test_an_address_changes_when_the_new_one_was_confirmed(database: Database) -> None:
+async def test_the_address_changes_when_the_new_address_is_confirmed(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         events: list[EmailChanged] = []
@@ -169,7 +173,7 @@ async def test_an_address_changes_when_the_new_one_was_confirmed(database: Datab
         await log_in(here, here.client)
         page = await here.client.get("/accounts/email_change")
         assert "<bdi>ann@example.org</bdi>" in page.text
-        response = await ask(here, "New&Ann@EXAMPLE.net")
+        response = await request_change(here, "New&Ann@EXAMPLE.net")
         assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_change/done")
         assert "on its way to the new address" in (await here.client.get("/accounts/email_change/done")).text
         mail = await here.mail()
@@ -182,7 +186,7 @@ async def test_an_address_changes_when_the_new_one_was_confirmed(database: Datab
         assert "within 1 day" in plain_text(mail)
         link, home = links_in(mail)
         assert (link.rpartition("/")[0], home) == (f"{SITE}/accounts/email_change/confirm", SITE)
-        # Programs that read mails open links too, in browsers where nobody is logged in.
+        # Mail scanners open links too, without a login.
         async with here.browser() as scanner:
             for _ in range(3):
                 assert (await scanner.head(link, follow_redirects=True)).status_code == 200
@@ -190,26 +194,26 @@ async def test_an_address_changes_when_the_new_one_was_confirmed(database: Datab
         assert page.url.path == "/accounts/email_change/confirm/open"
         assert "<bdi>New&amp;Ann@example.net</bdi>" in page.text
         assert link.rpartition("/")[2] not in page.text
-        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert (await reload(here, ann)).email == "ann@example.org"
         assert events == []
         response = await here.follow(link)
         assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_change/complete")
         assert "has been changed" in (await here.client.get("/accounts/email_change/complete")).text
-        assert (await fresh(here, ann)).email == "New&Ann@example.net"
+        assert (await reload(here, ann)).email == "New&Ann@example.net"
         assert [(event.user.id, event.old_email, event.undone) for event in events] == [
             (ann.id, "ann@example.org", False)
         ]
-        assert await who(here.client) == "ann"
+        assert await username_in(here.client) == "ann"
         for response in (await here.follow(link), await here.post(link)):
             assert response.status_code == 404
             assert "This link no longer works" in response.text
 
 
-async def test_both_addresses_are_told_and_the_old_one_can_take_it_back(database: Database) -> None:
+async def test_both_addresses_are_notified_and_the_old_one_gets_an_undo_link(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         await here.follow(await here.link())
         mails = {to(mail): mail for mail in await here.mails()}
         assert set(mails) == {"ann@example.org", "new@example.net"}
@@ -226,14 +230,14 @@ async def test_both_addresses_are_told_and_the_old_one_can_take_it_back(database
         assert "email_undo" not in plain_text(new) + html_of(new)
 
 
-async def test_the_old_address_is_told_though_notices_are_off(database: Database) -> None:
+async def test_the_old_address_is_notified_even_without_notices(database: Database) -> None:
     async with site(database, notices=False) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        assert "/email_undo/" in await change(here, "new@example.net")
+        assert "/email_undo/" in await change_email(here, "new@example.net")
 
 
-async def test_programs_change_an_address_in_json(database: Database) -> None:
+async def test_json_clients_can_change_the_address(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
@@ -243,39 +247,39 @@ async def test_programs_change_an_address_in_json(database: Database) -> None:
         async with here.browser() as program:
             assert (await here.send(link, {}, program)).json() == {"next": "/accounts/email_change/complete"}
             assert (await here.send(link, {}, program)).status_code == 404
-        assert (await fresh(here, ann)).email == "new@example.net"
+        assert (await reload(here, ann)).email == "new@example.net"
 
 
-async def test_the_password_or_the_address_that_changed_meanwhile_voids_the_link(database: Database) -> None:
+async def test_a_changed_password_or_address_invalidates_the_link(database: Database) -> None:
     async with site(database, **QUICK) as here:
         ann = await make_ann(here)
-        for what in ("password", "email", "raw"):
+        for changed_field in ("password", "email", "raw password"):
             await log_in(here, here.client)
-            await ask(here, "new@example.net")
+            await request_change(here, "new@example.net")
             link = await here.link()
             assert (await here.client.get(link, follow_redirects=True)).status_code == 200
-            if what == "password":
+            if changed_field == "password":
                 await here.auth.users.set_password(ann, OTHER_PASSWORD)
                 await here.auth.mail_queue.drain()
-            elif what == "raw":
+            elif changed_field == "raw password":
                 await here.auth.users.update(ann, password=await here.auth.passwords.hash(OTHER_PASSWORD))
             else:
                 await here.auth.users.update(ann, email="another@example.org")
             for response in (await here.client.get("/accounts/email_change/confirm/open"), await here.follow(link)):
                 assert response.status_code == 404
             assert (await here.post(link)).status_code == 404
-            assert (await fresh(here, ann)).email != "new@example.net"
-            ann = await fresh(here, ann)
+            assert (await reload(here, ann)).email != "new@example.net"
+            ann = await reload(here, ann)
             await here.auth.users.set_password(ann, PASSWORD)
             await here.auth.mail_queue.drain()
             here.mailer.clear()
 
 
-async def test_a_link_works_for_a_day(database: Database) -> None:
+async def test_a_confirmation_link_works_for_a_day(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         link = await here.link()
         here.set_clock(DAY + 1)
         assert (await here.follow(link)).status_code == 404
@@ -283,13 +287,13 @@ async def test_a_link_works_for_a_day(database: Database) -> None:
         assert (await here.follow(link)).status_code == 303
 
 
-async def test_of_fifty_confirmations_at_once_one_counts(database: Database) -> None:
+async def test_one_of_fifty_concurrent_confirmations_succeeds(database: Database) -> None:
     async with site(database) as here:
         events: list[EmailChanged] = []
         here.auth.events.on(EmailChanged)(events.append)
         await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         link = await here.link()
         async with here.browser() as browser:
             answers = await all_of(*(here.post(link, browser) for _ in range(50)))
@@ -298,61 +302,61 @@ async def test_of_fifty_confirmations_at_once_one_counts(database: Database) -> 
         assert len(events) == 1
 
 
-async def test_of_two_addresses_at_once_one_counts(database: Database) -> None:
+async def test_one_of_two_concurrent_changes_succeeds(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
         links = []
         for email in ("b@example.net", "c@example.net"):
-            await ask(here, email)
+            await request_change(here, email)
             links.append(await here.link())
         assert await here.press_at_once(links * 5) == [303] + [404] * (len(links) * 5 - 1)
         mails = await here.mails()
-        assert sorted(map(to, mails)) == sorted(["ann@example.org", (await fresh(here, ann)).email])
+        assert sorted(map(to, mails)) == sorted(["ann@example.org", (await reload(here, ann)).email])
 
 
-async def test_an_address_that_somebody_else_has_is_told_to_them_alone(database: Database) -> None:
+async def test_only_the_owner_of_a_taken_address_is_notified(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await make_ann(here, "bob@example.org", "bob")
         await log_in(here, here.client)
-        free, taken = await ask(here, "free@example.org"), await ask(here, "BOB@example.org")
+        free, taken = await request_change(here, "free@example.org"), await request_change(here, "BOB@example.org")
         assert (free.status_code, free.content, free.headers) == (taken.status_code, taken.content, taken.headers)
         mails = {to(mail): mail for mail in await here.mails()}
         mail = mails["BOB@example.org"]
-        assert mail["Subject"] == "Somebody tried to use your address at site.example"
+        assert mail["Subject"] == "A request to use your address at site.example"
         assert links_in(mail) == [f"{SITE}/accounts/login", SITE]
         assert "ann" not in plain_text(mail).lower()
         assert await here.tokens() == 1
         assert (await here.follow(links_in(mails["free@example.org"])[0])).status_code == 303
-        assert (await fresh(here, ann)).email == "free@example.org"
+        assert (await reload(here, ann)).email == "free@example.org"
 
 
-async def test_an_address_that_somebody_took_meanwhile_is_not_changed_to(database: Database) -> None:
+async def test_an_address_that_was_taken_before_the_confirmation_is_refused(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         link = await here.link()
         await make_ann(here, "NEW@example.net", "bob")
         assert (await here.follow(link)).status_code == 404
-        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert (await reload(here, ann)).email == "ann@example.org"
 
 
-async def test_the_case_of_ones_own_address_can_be_changed(database: Database) -> None:
+async def test_a_user_can_change_the_case_of_their_address(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
-        await change(here, "Ann@example.org")
-        assert (await fresh(here, ann)).email == "Ann@example.org"
+        await change_email(here, "Ann@example.org")
+        assert (await reload(here, ann)).email == "Ann@example.org"
 
 
-async def test_an_account_that_is_gone_or_switched_off_changes_no_address(database: Database) -> None:
+async def test_a_deleted_or_deactivated_account_cannot_change_its_address(database: Database) -> None:
     async with site(database, **QUICK) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
-        undo = await change(here, "b@example.net")
-        await ask(here, "c@example.net")
+        undo = await change_email(here, "b@example.net")
+        await request_change(here, "c@example.net")
         link = await here.link()
         await here.auth.users.update(ann, is_active=False)
         for path in (link, undo):
@@ -365,25 +369,25 @@ async def test_an_account_that_is_gone_or_switched_off_changes_no_address(databa
         assert await here.mails() == []
 
 
-async def test_a_first_address_can_be_given_and_nobody_takes_it_back(database: Database) -> None:
+async def test_a_first_address_can_be_set_and_has_no_undo_link(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here, "")
         await log_in(here, here.client)
         assert "no address yet" in (await here.client.get("/accounts/email_change")).text
-        await ask(here, "ann@example.org")
+        await request_change(here, "ann@example.org")
         assert (await here.follow(await here.link())).status_code == 303
-        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert (await reload(here, ann)).email == "ann@example.org"
         mail = await here.mail()
         assert to(mail) == "ann@example.org"
         assert "email_undo" not in plain_text(mail)
         assert "password_reset" in plain_text(mail)
 
 
-async def test_a_listener_that_fails_changes_nothing_and_sends_nothing(database: Database) -> None:
+async def test_a_failing_listener_rolls_back_the_change_and_sends_no_mail(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         link = await here.link()
 
         def fail(event: EmailChanged) -> None:
@@ -392,24 +396,24 @@ async def test_a_listener_that_fails_changes_nothing_and_sends_nothing(database:
         here.auth.events.on(EmailChanged)(fail)
         with pytest.raises(RuntimeError, match="ledger"):
             await here.post(link)
-        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert (await reload(here, ann)).email == "ann@example.org"
         assert await here.mails() == []
         assert (await here.client.get(link)).status_code == 303
 
 
-# Taking it back
+# Undoing the change
 
 
-async def test_the_old_address_takes_the_account_back(database: Database) -> None:
+async def test_the_undo_link_restores_the_old_address_and_ends_all_sessions(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         events: list[object] = []
         here.auth.events.on(EmailChanged)(events.append)
         here.auth.events.on(SessionsEnded)(events.append)
         await log_in(here, here.client)
-        async with here.browser() as another, here.browser() as owner:
-            await log_in(here, another)
-            undo = await change(here, "thief@example.net")
+        async with here.browser() as other_browser, here.browser() as owner:
+            await log_in(here, other_browser)
+            undo = await change_email(here, "attacker@example.net")
             events.clear()
             page = await owner.get(undo)
             assert (page.status_code, page.headers["location"]) == (303, "/accounts/email_undo/confirm/open")
@@ -417,17 +421,21 @@ async def test_the_old_address_takes_the_account_back(database: Database) -> Non
             page = await owner.get(undo, follow_redirects=True)
             assert "<bdi>ann@example.org</bdi>" in page.text
             assert undo.rpartition("/")[2] not in page.text
-            assert (await fresh(here, ann)).email == "thief@example.net"
-            assert (await who(here.client), await who(another)) == ("ann", "ann")
+            assert (await reload(here, ann)).email == "attacker@example.net"
+            assert (await username_in(here.client), await username_in(other_browser)) == ("ann", "ann")
             response = await here.follow(undo, owner)
             assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_undo/complete")
             assert "old address is back" in (await owner.get("/accounts/email_undo/complete")).text
-            assert (await who(here.client), await who(another), await who(owner)) == ("", "", "")
-            assert (await fresh(here, ann)).email == "ann@example.org"
+            assert (await username_in(here.client), await username_in(other_browser), await username_in(owner)) == (
+                "",
+                "",
+                "",
+            )
+            assert (await reload(here, ann)).email == "ann@example.org"
             assert [type(event).__name__ for event in events] == ["EmailChanged", "SessionsEnded"]
             changed = events[0]
             assert isinstance(changed, EmailChanged)
-            assert (changed.old_email, changed.undone) == ("thief@example.net", True)
+            assert (changed.old_email, changed.undone) == ("attacker@example.net", True)
             response = await here.post("/accounts/login", owner, username="ann", password=PASSWORD)
             assert response.status_code == 422
             mails = await here.mails()
@@ -442,171 +450,175 @@ async def test_the_old_address_takes_the_account_back(database: Database) -> Non
             assert (await here.post(undo, owner)).status_code == 404
 
 
-async def test_of_fifty_who_take_it_back_at_once_one_does(database: Database) -> None:
+async def test_one_of_fifty_concurrent_undo_requests_succeeds(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
-        undo = await change(here, "thief@example.net")
+        undo = await change_email(here, "attacker@example.net")
         async with here.browser() as browser:
             answers = await all_of(*(here.post(undo, browser) for _ in range(50)))
         assert sorted(answer.status_code for answer in answers) == [303] + [404] * 49
         assert len(await here.mails()) == 2
-        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert (await reload(here, ann)).email == "ann@example.org"
 
 
-async def test_it_can_be_taken_back_for_a_week(database: Database) -> None:
+async def test_an_undo_link_works_for_a_week(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        undo = await change(here, "new@example.net")
+        undo = await change_email(here, "new@example.net")
         here.set_clock(7 * DAY + 1)
         assert (await here.follow(undo)).status_code == 404
         here.set_clock(7 * DAY - 5)
         assert (await here.follow(undo)).status_code == 303
 
 
-async def test_how_long_it_can_be_taken_back_can_be_chosen(database: Database) -> None:
+async def test_the_lifetimes_of_both_links_can_be_configured(database: Database) -> None:
     async with site(database, features=[EmailChange(max_age=60 * 60, undo_age=3 * DAY)]) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         mail = await here.mail()
         assert "within 1 hour" in plain_text(mail)
         await here.follow(links_in(mail)[0])
-        undo = next(mail for mail in await here.mails() if to(mail) == "ann@example.org")
-        assert "within 3 days" in plain_text(undo)
+        undo_mail = next(mail for mail in await here.mails() if to(mail) == "ann@example.org")
+        assert "within 3 days" in plain_text(undo_mail)
         here.set_clock(3 * DAY + 5)
-        assert (await here.follow(links_in(undo)[0])).status_code == 404
+        assert (await here.follow(links_in(undo_mail)[0])).status_code == 404
 
 
-@pytest.mark.parametrize("deed", ["undoes", "resets", "changes the password", "changes on", "asks on", "nothing"])
-async def test_the_first_owner_has_the_last_word(database: Database, deed: str) -> None:
-    """A thief who knows the password changes the address to one of theirs, and to another; all within a second."""
+@pytest.mark.parametrize(
+    "action",
+    ["undo", "reset the password", "change the password", "change the address again", "request a change", "nothing"],
+)
+async def test_the_first_owner_can_always_undo_the_changes_of_an_attacker(database: Database, action: str) -> None:
+    """An attacker who knows the password changes the address twice, and then tries to keep the account."""
     async with site(database, **QUICK) as here:
         ann = await make_ann(here)
-        thief = here.client
-        await log_in(here, thief)
-        undo_a = await change(here, "b@example.net")
-        undo_b = await change(here, "c@example.net")
+        attacker = here.client
+        await log_in(here, attacker)
+        undo_a = await change_email(here, "b@example.net")
+        undo_b = await change_email(here, "c@example.net")
         password, pending = PASSWORD, ""
-        if deed == "undoes":
-            assert (await here.follow(undo_b, thief)).status_code == 303
-            assert (await fresh(here, ann)).email == "b@example.net"
+        if action == "undo":
+            assert (await here.follow(undo_b, attacker)).status_code == 303
+            assert (await reload(here, ann)).email == "b@example.net"
             password = OTHER_PASSWORD
             await reset(here, reset_link(await here.mails()), password)
-        elif deed == "resets":
-            await here.post("/accounts/password_reset", thief, email="c@example.net")
+        elif action == "reset the password":
+            await here.post("/accounts/password_reset", attacker, email="c@example.net")
             password = OTHER_PASSWORD
             await reset(here, reset_link(await here.mails()), password)
-        elif deed == "changes the password":
+        elif action == "change the password":
             password = OTHER_PASSWORD
             data = {"old_password": PASSWORD, "new_password1": password, "new_password2": password}
-            assert (await here.post("/accounts/password_change", thief, **data)).status_code == 303
-        elif deed == "changes on":
+            assert (await here.post("/accounts/password_change", attacker, **data)).status_code == 303
+        elif action == "change the address again":
             for name in "defg":
-                await change(here, f"{name}@example.net")
-        elif deed == "asks on":
-            await ask(here, "z@example.net")
+                await change_email(here, f"{name}@example.net")
+        elif action == "request a change":
+            await request_change(here, "z@example.net")
             pending = await here.link()
-        await here.post("/accounts/password_reset", thief, email=(await fresh(here, ann)).email)
-        waiting = reset_link([mail for mail in await here.mails() if "Choose a new" in str(mail["Subject"])])
+        await here.post("/accounts/password_reset", attacker, email=(await reload(here, ann)).email)
+        unused_reset_link = reset_link([mail for mail in await here.mails() if "Choose a new" in str(mail["Subject"])])
         async with here.browser() as owner:
             assert (await here.follow(undo_a, owner)).status_code == 303
-            assert (await fresh(here, ann)).email == "ann@example.org"
-            # Nothing that the thief still has is worth anything now.
-            assert await who(thief) == ""
-            for link in filter(None, (undo_b, undo_a, pending, waiting)):
+            assert (await reload(here, ann)).email == "ann@example.org"
+            # The sessions, links and passwords of the attacker do not work any more.
+            assert await username_in(attacker) == ""
+            for link in filter(None, (undo_b, undo_a, pending, unused_reset_link)):
                 assert (await here.client.get(link)).status_code == 404
                 assert (await here.post(link)).status_code == 404
-            for known in {PASSWORD, password}:
-                response = await here.post("/accounts/login", thief, username="ann", password=known)
+            for known_password in {PASSWORD, password}:
+                response = await here.post("/accounts/login", attacker, username="ann", password=known_password)
                 assert response.status_code == 422
             await reset(here, reset_link(await here.mails()), "seven green lamps on a hill")
             await log_in(here, owner, password="seven green lamps on a hill")
-            assert await who(owner) == "ann"
+            assert await username_in(owner) == "ann"
 
 
-async def test_a_change_of_ones_own_can_be_taken_back_step_by_step(database: Database) -> None:
+async def test_two_changes_can_be_undone_one_after_the_other(database: Database) -> None:
     async with site(database, **QUICK) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
-        undo_a = await change(here, "b@example.net")
-        undo_b = await change(here, "c@example.net")
+        undo_a = await change_email(here, "b@example.net")
+        undo_b = await change_email(here, "c@example.net")
         assert (await here.follow(undo_b)).status_code == 303
-        assert (await fresh(here, ann)).email == "b@example.net"
+        assert (await reload(here, ann)).email == "b@example.net"
         assert (await here.follow(undo_a)).status_code == 303
-        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert (await reload(here, ann)).email == "ann@example.org"
 
 
-async def test_a_link_of_one_kind_does_nothing_of_the_other(database: Database) -> None:
+async def test_a_link_works_only_for_its_own_purpose(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         link = await here.link()
         for path in (link.replace("email_change", "email_undo"), link.replace("email_change", "register")):
             assert (await here.post(path)).status_code == 404
-        undo = (await here.follow(link), [link for mail in await here.mails() for link in links_in(mail)])[1]
-        (secret,) = [link for link in undo if "email_undo" in link]
-        assert (await here.post(secret.replace("email_undo", "email_change"))).status_code == 404
+        await here.follow(link)
+        links = [link for mail in await here.mails() for link in links_in(mail)]
+        (undo_link,) = [link for link in links if "email_undo" in link]
+        assert (await here.post(undo_link.replace("email_undo", "email_change"))).status_code == 404
 
 
-async def test_the_buttons_are_for_our_own_pages_only(database: Database) -> None:
+async def test_confirmations_from_other_sites_are_refused(database: Database) -> None:
     async with site(database) as here:
         ann = await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         link = await here.link()
         await here.client.get(link)
-        evil = {"origin": "https://evil.example"}
+        foreign_origin = {"origin": "https://evil.example"}
         for path in ("/accounts/email_change/confirm/open", link):
-            assert (await here.client.post(path, data={"x": "y"}, headers=evil)).status_code == 403
+            assert (await here.client.post(path, data={"x": "y"}, headers=foreign_origin)).status_code == 403
         await here.follow(link)
         (undo,) = [link for mail in await here.mails() for link in links_in(mail) if "undo" in link]
-        assert (await here.client.post(undo, data={"x": "y"}, headers=evil)).status_code == 403
-        assert (await fresh(here, ann)).email == "new@example.net"
+        assert (await here.client.post(undo, data={"x": "y"}, headers=foreign_origin)).status_code == 403
+        assert (await reload(here, ann)).email == "new@example.net"
 
 
-async def test_links_work_where_all_else_demands_a_login(database: Database) -> None:
+async def test_links_work_behind_login_required_middleware(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
         await log_in(here, here.client)
-        await ask(here, "new@example.net")
+        await request_change(here, "new@example.net")
         link = await here.link()
-        behind = [*middleware(here.auth), Middleware(LoginRequiredMiddleware)]
-        app = Starlette(routes=[Mount("/accounts", routes=routes(here.auth))], middleware=behind)
-        async with client_of(app, base_url=SITE) as stranger:
-            assert (await here.follow(link, stranger)).status_code == 303
+        stack = [*middleware(here.auth), Middleware(LoginRequiredMiddleware)]
+        app = Starlette(routes=[Mount("/accounts", routes=routes(here.auth))], middleware=stack)
+        async with client_of(app, base_url=SITE) as visitor:
+            assert (await here.follow(link, visitor)).status_code == 303
             (undo,) = [link for mail in await here.mails() for link in links_in(mail) if "undo" in link]
-            assert (await here.follow(undo, stranger)).status_code == 303
+            assert (await here.follow(undo, visitor)).status_code == 303
             for path in ("email_change/done", "email_change/complete", "email_undo/complete"):
-                page = await stranger.get(f"/accounts/{path}")
+                page = await visitor.get(f"/accounts/{path}")
                 assert page.status_code == 200
                 assert not re.search(r"@example\.(org|net)", page.text)
 
 
-async def test_an_account_does_not_inherit_a_link_with_its_number(database: Database) -> None:
-    """SQLite gives the number of the last row, once it is deleted, to the next one, unless a table forbids it."""
+async def test_a_new_account_with_a_reused_id_does_not_inherit_links(database: Database) -> None:
+    """SQLite reuses the id of a deleted last row for the next row, unless the table uses AUTOINCREMENT."""
     member = sa.Table("member", sa.MetaData(), *user_columns())
     async with site(database, tables=Tables(user=member)) as here:
         mallory = await make_ann(here, "mallory@example.net", "mallory")
         await log_in(here, here.client, "mallory")
-        undo = await change(here, "another@example.net")
+        undo = await change_email(here, "another@example.net")
         await here.auth.users.delete(mallory)
         ann = await make_ann(here)
         assert (await here.follow(undo)).status_code == 404
         assert (await here.post(undo)).status_code == 404
-        assert (await fresh(here, ann)).email == "ann@example.org"
+        assert (await reload(here, ann)).email == "ann@example.org"
 
 
-async def test_an_address_that_is_the_name_changes_with_it(database: Database) -> None:
-    """Whoever has the old address next can register with it."""
+async def test_a_username_that_is_the_address_changes_with_it(database: Database) -> None:
+    """The next owner of the old address can then register with it."""
     features = [Registration(fields=["email"]), EmailChange()]
     async with site(database, features=features, login_fields=("email",)) as here:
         ann = await make_ann(here, "ann@example.org", "ann@example.org")
         await log_in(here, here.client, "ann@example.org")
-        undo = await change(here, "new@example.org")
-        changed = await fresh(here, ann)
+        undo = await change_email(here, "new@example.org")
+        changed = await reload(here, ann)
         assert (changed.username, changed.email) == ("new@example.org", "new@example.org")
         await here.follow(undo)
-        assert (await fresh(here, ann)).username == "ann@example.org"
+        assert (await reload(here, ann)).username == "ann@example.org"

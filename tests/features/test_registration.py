@@ -1,4 +1,4 @@
-"""Making an account: what it takes, and that the pages tell nobody who has one."""
+"""Registration: creating accounts without revealing which addresses and usernames have one."""
 
 import contextlib
 import logging
@@ -42,13 +42,13 @@ pytestmark = with_tables
 SITE = "https://site.example"
 SAME = {"origin": SITE}
 DAY = 24 * 60 * 60
-GERMAN = Languages(["en", "de"])  # Reads its file here: in an event loop that would block.
+GERMAN = Languages(["en", "de"])  # reads the catalog here, because reading it later would block the event loop
 OTHER_PASSWORD = "eleven purple hats in a row"
 
 
 @dataclass
 class Site:
-    """A site with pages, its visitor's browser, and the mails that it sent."""
+    """An application, a browser (`client`), and the mails that the application has sent."""
 
     auth: Auth
     app: Starlette
@@ -56,50 +56,53 @@ class Site:
     mailer: CollectingMailer
 
     def browser(self, **options: Any) -> httpx.AsyncClient:
-        """Another browser, with cookies of its own."""
+        """Returns another browser, with separate cookies."""
         return client_of(self.app, base_url=SITE, **options)
 
     async def post(self, path: str, client: httpx.AsyncClient | None = None, **data: str) -> httpx.Response:
-        """Sends a form as a browser does from a page of ours."""
+        """Sends a form as a browser does from a page of this site."""
         return await (client or self.client).post(path, data=data or {"button": ""}, headers=SAME)
 
     async def send(self, path: str, data: Any, client: httpx.AsyncClient | None = None) -> httpx.Response:
-        """Sends JSON from a page of ours."""
+        """Sends JSON from a page of this site."""
         return await (client or self.client).post(path, json=data, headers=SAME)
 
     async def mails(self) -> list[EmailMessage]:
-        """What was sent since this was asked last."""
+        """Returns the mails sent since the last call."""
         await self.auth.mail_queue.drain()
-        found = list(self.mailer.messages)
+        messages = list(self.mailer.messages)
         self.mailer.clear()
-        return found
+        return messages
 
     async def mail(self) -> EmailMessage:
-        """The only one."""
+        """Returns the only mail sent since the last call."""
         (message,) = await self.mails()
         return message
 
     async def link(self) -> str:
-        """The one that matters in the only mail: the first."""
+        """Returns the first link in the only mail."""
         return links_in(await self.mail())[0]
 
     async def follow(self, link: str, client: httpx.AsyncClient | None = None) -> httpx.Response:
-        """Opens a link from a mail, and presses the button."""
+        """Opens a link from a mail and submits the form of the page."""
         client = client or self.client
         page = await client.get(link, follow_redirects=True)
         if page.status_code != 200:
             return page
-        # The password is asked for in another browser than the one that registered.
+        # The page asks for the password in any browser other than the one that registered.
         return await client.post(page.url, data={"csrfmiddlewaretoken": token_in(page.text), "password": PASSWORD})
 
     async def press_at_once(self, links: list[str]) -> list[int]:
-        """The statuses. Two links of one kind void each other, and databases call that a deadlock."""
+        """Confirms all links at once; returns the sorted statuses.
+
+        Two links for the same purpose invalidate each other, which may be a deadlock in the database.
+        """
         async with self.browser() as client:
             answers = await all_of(*(self.post(link, client, password=PASSWORD) for link in links))
         return sorted(answer.status_code for answer in answers)
 
     def set_clock(self, seconds: float) -> None:
-        """Tokens are looked at as late as that."""
+        """Moves the clock of the tokens `seconds` into the future."""
         auth = self.auth
         auth.tokens = Tokens(auth.gateway, table=auth.tables.token, keys=auth.keys, clock=lambda: time.time() + seconds)
 
@@ -110,11 +113,11 @@ class Site:
 @contextlib.asynccontextmanager
 async def site(database: Database, **options: Any) -> AsyncIterator[Site]:
     mailer = CollectingMailer()
-    given: dict[str, Any] = {"mailer": mailer, "base_url": SITE, "features": [Registration(), EmailChange()]}
-    async with installed(database, **given | options) as auth:
+    defaults: dict[str, Any] = {"mailer": mailer, "base_url": SITE, "features": [Registration(), EmailChange()]}
+    async with installed(database, **defaults | options) as auth:
         app = make_app(auth)
         async with client_of(app, base_url=SITE) as client:
-            await client.get("/accounts/register")  # as browsers do before they send the form
+            await client.get("/accounts/register")  # as a browser does before it sends the form
             yield Site(auth, app, client, mailer)
         await auth.mail_queue.drain()
 
@@ -141,13 +144,13 @@ async def register(
     client: httpx.AsyncClient | None = None,
     **fields: str,
 ) -> httpx.Response:
-    """Fills in the form; an empty text is a field that is not there."""
+    """Sends the registration form. A field with an empty text is left out."""
     data = {"username": username, "email": email, "password1": password, "password2": password, **fields}
     return await site.post("/accounts/register", client, **{name: value for name, value in data.items() if value})
 
 
 async def log_in(site: Site, username: str, password: str = PASSWORD) -> int:
-    """The status with which the login answers, in a browser of its own."""
+    """Logs in with a new browser; returns the status."""
     async with site.browser() as browser:
         response = await site.post("/accounts/login", browser, username=username, password=password)
         return response.status_code
@@ -159,10 +162,10 @@ async def codes(response: httpx.Response) -> dict[str, list[str]]:
     return {name: [error["code"] for error in errors] for name, errors in response.json()["errors"].items()}
 
 
-# An account, once the address is known to be theirs
+# An account after the address was confirmed (verify="before")
 
 
-async def test_there_is_no_account_until_the_button_was_pressed(database: Database) -> None:
+async def test_an_account_is_created_when_the_address_is_confirmed(database: Database) -> None:
     async with site(database) as here:
         form = await here.client.get("/accounts/register")
         data = {"username": "ann", "email": "Ann@EXAMPLE.org", "password1": PASSWORD, "password2": PASSWORD}
@@ -179,7 +182,7 @@ async def test_there_is_no_account_until_the_button_was_pressed(database: Databa
         assert (await here.client.head(link)).status_code == 303
         page = await here.client.get(link)
         assert page.status_code == 303
-        # The secret is in the session now, and leaves no trace in the history or in a Referer.
+        # The token is in the session now, and is neither in the browser history nor in a Referer header.
         assert page.headers["location"] == "/accounts/register/confirm/open"
         assert page.headers["cache-control"] == "no-store"
         assert page.headers["referrer-policy"] == "same-origin"
@@ -201,22 +204,22 @@ async def test_there_is_no_account_until_the_button_was_pressed(database: Databa
         assert await here.tokens() == 0
 
 
-async def test_a_link_works_once(database: Database) -> None:
+async def test_a_confirmation_link_works_once(database: Database) -> None:
     async with site(database) as here:
         await register(here)
         link = await here.link()
         assert (await here.follow(link)).status_code == 303
         assert (await here.client.get("/accounts/register/confirm/open")).status_code == 404
-        async with here.browser() as another:
-            page = await another.get(link)
+        async with here.browser() as other_browser:
+            page = await other_browser.get(link)
             assert page.status_code == 404
             assert "This link no longer works" in page.text
             assert "/accounts/register/resend" in page.text
-            assert (await here.post(link, another)).status_code == 404
+            assert (await here.post(link, other_browser)).status_code == 404
         assert await here.auth.users.count() == 1
 
 
-async def test_a_link_works_for_a_day(database: Database) -> None:
+async def test_a_confirmation_link_works_for_a_day(database: Database) -> None:
     async with site(database) as here:
         await register(here)
         link = await here.link()
@@ -227,7 +230,7 @@ async def test_a_link_works_for_a_day(database: Database) -> None:
         assert (await here.follow(link)).status_code == 303
 
 
-async def test_how_long_a_link_works_can_be_chosen_and_is_said(database: Database) -> None:
+async def test_the_lifetime_of_a_link_can_be_configured_and_is_in_the_mail(database: Database) -> None:
     async with site(database, features=[Registration(max_age=2 * 60 * 60)]) as here:
         await register(here)
         mail = await here.mail()
@@ -236,7 +239,7 @@ async def test_how_long_a_link_works_can_be_chosen_and_is_said(database: Databas
         assert (await here.client.get(links_in(mail)[0])).status_code == 404
 
 
-async def test_of_a_hundred_confirmations_at_once_one_makes_an_account(database: Database) -> None:
+async def test_one_of_a_hundred_concurrent_confirmations_creates_an_account(database: Database) -> None:
     async with site(database, throttling=False) as here:
         await register(here)
         link = await here.link()
@@ -249,7 +252,7 @@ async def test_of_a_hundred_confirmations_at_once_one_makes_an_account(database:
 
 
 @pytest.mark.parametrize("path", ["open", "", "x" * 43, "x" * 5000, "%00", "%F0%9F%92%A9", "a%0d%0ab"])
-async def test_what_is_no_secret_opens_nothing(database: Database, path: str) -> None:
+async def test_an_invalid_token_is_refused(database: Database, path: str) -> None:
     async with site(database) as here:
         await register(here)
         for response in (
@@ -260,14 +263,14 @@ async def test_what_is_no_secret_opens_nothing(database: Database, path: str) ->
         assert await here.auth.users.count() == 0
 
 
-async def test_a_secret_for_something_else_makes_no_account(database: Database) -> None:
+async def test_a_token_for_another_purpose_creates_no_account(database: Database) -> None:
     async with site(database) as here:
         ann = await here.auth.users.create_user("ann", "ann@example.org", PASSWORD)
         secret = await here.auth.reset_tokens.make(ann)
         assert (await here.post(f"/accounts/register/confirm/{secret}")).status_code == 404
 
 
-async def test_the_button_is_for_our_own_page_only(database: Database) -> None:
+async def test_a_confirmation_from_another_site_is_refused(database: Database) -> None:
     async with site(database) as here:
         await register(here)
         link = await here.link()
@@ -278,13 +281,13 @@ async def test_the_button_is_for_our_own_page_only(database: Database) -> None:
         assert await here.auth.users.count() == 0
 
 
-# Nobody learns who has an account
+# The pages do not reveal who has an account
 
 
-async def test_every_answer_is_the_same(database: Database) -> None:
+async def test_the_response_is_the_same_for_new_and_taken_names_and_addresses(database: Database) -> None:
     async with site(database) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
-        tried = [
+        attempts = [
             ("ann", "ann@example.org"),
             ("carl", "bob@example.org"),
             ("carl", "BOB@example.ORG"),
@@ -294,7 +297,7 @@ async def test_every_answer_is_the_same(database: Database) -> None:
             ("ｂｏｂ", "fritz@example.org"),
         ]
         answers = []
-        for username, email in tried:
+        for username, email in attempts:
             async with here.browser() as browser:
                 response = await register(here, username, email, client=browser)
                 done = await browser.get(response.headers["location"])
@@ -302,23 +305,23 @@ async def test_every_answer_is_the_same(database: Database) -> None:
                 page = re.sub(r'value="[^"]*"', "", done.text)
                 answers.append((response.status_code, response.headers.multi_items(), response.content, headers, page))
         assert answers[0][0] == 303
-        assert [answer == answers[0] for answer in answers] == [True] * len(tried)
+        assert [answer == answers[0] for answer in answers] == [True] * len(attempts)
         assert await here.auth.users.count() == 1
 
 
-async def test_a_taken_address_is_told_to_its_owner_alone(database: Database) -> None:
+async def test_only_the_owner_of_a_taken_address_is_notified(database: Database) -> None:
     async with site(database) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
         await register(here, "bob", "BOB@example.org")
         mail = await here.mail()
         assert (to(mail), mail["Subject"]) == ("BOB@example.org", "You have an account at site.example already")
         assert links_in(mail) == [f"{SITE}/accounts/login", SITE]
-        assert "they were not told that you have an account" in plain_text(mail)
+        assert "We did not tell the other person that you have an account" in plain_text(mail)
         assert await here.tokens() == 0
 
 
 @pytest.mark.parametrize("username", ["bob", "BOB", "ｂｏｂ"])
-async def test_a_taken_name_is_told_in_the_mail(database: Database, username: str) -> None:
+async def test_a_taken_username_is_reported_by_mail_only(database: Database, username: str) -> None:
     async with site(database) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
         await register(here, username, "ann@example.org")
@@ -328,14 +331,14 @@ async def test_a_taken_name_is_told_in_the_mail(database: Database, username: st
         assert await here.tokens() == 0
 
 
-async def test_an_account_that_is_switched_off_keeps_its_address(database: Database) -> None:
+async def test_the_address_of_a_deactivated_account_stays_taken(database: Database) -> None:
     async with site(database) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD, is_active=False)
         await register(here, "ann", "bob@example.org")
         assert (await here.mail())["Subject"] == "You have an account at site.example already"
 
 
-async def test_a_mailbox_gets_one_mail_of_a_kind_in_five_minutes(database: Database) -> None:
+async def test_an_address_gets_one_mail_of_each_kind_in_five_minutes(database: Database) -> None:
     async with site(database) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
         for number in range(3):
@@ -348,7 +351,7 @@ async def test_a_mailbox_gets_one_mail_of_a_kind_in_five_minutes(database: Datab
         assert sorted(address for address, _ in mails) == ["ann@example.org", "ann@example.org", "bob@example.org"]
 
 
-async def test_a_new_link_is_sent_to_whoever_waits_for_one(database: Database) -> None:
+async def test_a_new_link_is_sent_to_an_address_with_a_pending_registration(database: Database) -> None:
     async with site(database, rates={"register_mail": ""}) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
         await register(here)
@@ -356,14 +359,14 @@ async def test_a_new_link_is_sent_to_whoever_waits_for_one(database: Database) -
         assert "<form" in (await here.client.get("/accounts/register/resend")).text
         answers = [
             await here.post("/accounts/register/resend", email=email)
-            for email in ("ann@example.org", "nobody@example.org", "bob@example.org", "ANN@example.org")
+            for email in ("ann@example.org", "unknown@example.org", "bob@example.org", "ANN@example.org")
         ]
         assert len({(answer.status_code, answer.content, str(answer.headers)) for answer in answers}) == 1
         assert answers[0].headers["location"] == "/accounts/register/done"
         mails = await here.mails()
         assert sorted((to(mail), str(mail["Subject"]).split()[0]) for mail in mails) == [
             ("ann@example.org", "Confirm"),
-            ("ann@example.org", "Confirm"),  # to the address that was registered, not to the one that was typed
+            ("ann@example.org", "Confirm"),  # to the address as registered, not as entered now
             ("bob@example.org", "You"),
         ]
         second = next(links_in(mail)[0] for mail in mails if to(mail) == "ann@example.org")
@@ -373,7 +376,7 @@ async def test_a_new_link_is_sent_to_whoever_waits_for_one(database: Database) -
         assert await log_in(here, "ann") == 303
 
 
-async def test_a_new_link_is_not_sent_for_what_is_taken_meanwhile(database: Database) -> None:
+async def test_no_new_link_is_sent_for_a_username_that_is_taken_by_now(database: Database) -> None:
     async with site(database, rates={"register_mail": ""}) as here:
         await register(here)
         await here.mails()
@@ -382,7 +385,7 @@ async def test_a_new_link_is_not_sent_for_what_is_taken_meanwhile(database: Data
         assert (await here.mail())["Subject"] == "Choose another username for site.example"
 
 
-async def test_asking_for_a_new_link_without_an_address_says_what_is_wrong(database: Database) -> None:
+async def test_requesting_a_new_link_with_an_invalid_address_shows_an_error(database: Database) -> None:
     async with site(database) as here:
         for email, code in (
             ("", "required"),
@@ -394,7 +397,7 @@ async def test_asking_for_a_new_link_without_an_address_says_what_is_wrong(datab
             assert await codes(response) == {"email": [code]}
 
 
-async def test_the_time_tells_nothing(database: Database) -> None:
+async def test_a_taken_address_takes_as_long_as_a_new_one(database: Database) -> None:
     async with site(database, throttling=False) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
         await register(here)
@@ -415,7 +418,7 @@ async def test_the_time_tells_nothing(database: Database) -> None:
         assert 0.8 < ratio < 1.25
 
 
-# Whatever strangers type
+# Validation of the input
 
 
 @pytest.mark.parametrize(
@@ -441,7 +444,7 @@ async def test_the_time_tells_nothing(database: Database) -> None:
     ],
     ids=ascii,
 )
-async def test_a_name_holds_nothing_that_does_harm(database: Database, username: str) -> None:
+async def test_dangerous_usernames_are_refused(database: Database, username: str) -> None:
     async with site(database) as here:
         response = await register(here, username)
         assert response.status_code == 422
@@ -470,7 +473,7 @@ async def test_a_name_holds_nothing_that_does_harm(database: Database, username:
     ],
     ids=ascii,
 )
-async def test_an_address_is_one_address(database: Database, email: str) -> None:
+async def test_invalid_addresses_are_refused(database: Database, email: str) -> None:
     async with site(database) as here:
         response = await register(here, email=email)
         assert response.status_code == 422
@@ -479,7 +482,7 @@ async def test_an_address_is_one_address(database: Database, email: str) -> None
         assert await here.mails() == []
 
 
-async def test_an_address_with_odd_characters_does_no_harm_in_a_mail(database: Database) -> None:
+async def test_special_characters_of_an_address_are_escaped_in_the_mail(database: Database) -> None:
     email = "o'neil&co{{7*7}}|x=1@example.org"
     async with site(database) as here:
         await register(here, email=email)
@@ -490,7 +493,7 @@ async def test_an_address_with_odd_characters_does_no_harm_in_a_mail(database: D
         assert (await here.auth.users.list_by_email(email))[0].username == "ann"
 
 
-async def test_names_of_all_languages_are_taken_in_one_spelling(database: Database) -> None:
+async def test_usernames_are_normalized_to_nfkc(database: Database) -> None:
     async with site(database) as here:
         assert (await register(here, "Ｊｏ\u0308ｒｇ@.+-_")).status_code == 303
         assert (await here.follow(await here.link())).status_code == 303
@@ -498,7 +501,7 @@ async def test_names_of_all_languages_are_taken_in_one_spelling(database: Databa
 
 
 @pytest.mark.parametrize("username", ["𠀀𠀁", "ñandú", "Ωmega", "ım", "İstanbul", "ゆき", "a", "@", "..", "-"])
-async def test_names_need_no_latin_letters(database: Database, username: str) -> None:
+async def test_usernames_need_no_latin_letters(database: Database, username: str) -> None:
     async with site(database) as here:
         assert (await register(here, username)).status_code == 303
         assert (await here.follow(await here.link())).status_code == 303
@@ -507,14 +510,14 @@ async def test_names_need_no_latin_letters(database: Database, username: str) ->
 
 
 @pytest.mark.parametrize("username", ["a" * 151, "ﬃ" * 51, "a" * 60_000], ids=["long", "longer than it looks", "huge"])
-async def test_a_name_that_fits_nowhere_is_refused(database: Database, username: str) -> None:
+async def test_a_username_longer_than_the_column_is_refused(database: Database, username: str) -> None:
     async with site(database) as here:
         data = {"username": username, "email": "ann@example.org", "password1": PASSWORD, "password2": PASSWORD}
         response = await here.send("/accounts/register", data)
         assert await codes(response) == {"username": ["max_length"]}
 
 
-async def test_a_name_may_be_as_long_as_the_column(database: Database) -> None:
+async def test_a_username_may_be_as_long_as_the_column(database: Database) -> None:
     async with site(database) as here:
         assert (await register(here, "ﬃ" * 50)).status_code == 303
         assert (await here.follow(await here.link())).status_code == 303
@@ -522,14 +525,14 @@ async def test_a_name_may_be_as_long_as_the_column(database: Database) -> None:
 
 
 @pytest.mark.parametrize("email", ["a" * 139 + "@example.org", "ﬃ" * 50 + "@example.org"])
-async def test_an_address_that_is_to_be_the_name_fits_its_column(database: Database, email: str) -> None:
+async def test_an_address_used_as_username_is_limited_to_the_username_column(database: Database, email: str) -> None:
     async with site(database, features=[Registration(fields=["email"])]) as here:
         data = {"email": email, "password1": PASSWORD, "password2": PASSWORD}
         response = await here.send("/accounts/register", data)
         assert await codes(response) == {"email": ["max_length"]}
 
 
-async def test_what_is_wrong_is_said_in_djangos_words(database: Database) -> None:
+async def test_errors_have_the_codes_of_django(database: Database) -> None:
     async with site(database) as here:
         cases: list[tuple[dict[str, str], dict[str, list[str]]]] = [
             ({}, {name: ["required"] for name in ("username", "email", "password1", "password2")}),
@@ -569,7 +572,7 @@ async def test_what_is_wrong_is_said_in_djangos_words(database: Database) -> Non
         assert await here.mails() == []
 
 
-async def test_programs_register_in_json(database: Database) -> None:
+async def test_json_clients_can_register(database: Database) -> None:
     async with site(database) as here:
         data = {"username": "ann", "email": "ann@example.org", "password1": PASSWORD, "password2": PASSWORD}
         response = await here.send("/accounts/register", data)
@@ -587,16 +590,16 @@ async def test_programs_register_in_json(database: Database) -> None:
             )
             assert response.status_code == 400
             assert response.headers["content-type"] == "application/problem+json"
-        half_a_pair = (
+        lone_surrogates = (
             b'{"username": "\\ud800", "email": "\\ud800@example.org", "password1": "\\ud800", "password2": "\\ud800"}'
         )
         response = await here.client.post(
-            "/accounts/register", content=half_a_pair, headers={"content-type": "application/json", **SAME}
+            "/accounts/register", content=lone_surrogates, headers={"content-type": "application/json", **SAME}
         )
         assert await codes(response) == {name: ["invalid"] for name in ("username", "email", "password1", "password2")}
 
 
-async def test_what_was_filled_in_is_shown_again_but_no_password(database: Database) -> None:
+async def test_the_form_keeps_its_values_except_the_passwords(database: Database) -> None:
     async with site(database) as here:
         response = await register(here, 'a"><script>', "ann@example.org")
         assert response.status_code == 422
@@ -606,7 +609,7 @@ async def test_what_was_filled_in_is_shown_again_but_no_password(database: Datab
         assert response.text.index("Error: Create an account") > 0
 
 
-async def test_passwords_are_nowhere(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+async def test_passwords_and_tokens_appear_nowhere(database: Database, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with site(database) as here:
         pages = [(await register(here)).text]
@@ -617,16 +620,16 @@ async def test_passwords_are_nowhere(database: Database, caplog: pytest.LogCaptu
             rows += [dict(row) for row in await here.auth.gateway.fetch_all(sa.select(*table.columns))]
         pages.append((await here.follow(link)).text)
         rows += [dict(row) for row in await here.auth.gateway.fetch_all(sa.select(*here.auth.tables.user.columns))]
-        seen = "\n".join([*pages, str(mail), plain_text(mail), html_of(mail), repr(rows)])
-        assert PASSWORD not in seen
-        logged = "\n".join(record.getMessage() for record in caplog.records if record.name != "httpx")
-        assert PASSWORD not in logged
+        visible_text = "\n".join([*pages, str(mail), plain_text(mail), html_of(mail), repr(rows)])
+        assert PASSWORD not in visible_text
+        log_text = "\n".join(record.getMessage() for record in caplog.records if record.name != "httpx")
+        assert PASSWORD not in log_text
         secret = link.rpartition("/")[2]
-        assert secret not in logged
+        assert secret not in log_text
         assert secret not in repr(rows)
 
 
-async def test_a_visitor_is_spoken_to_in_german(database: Database) -> None:
+async def test_pages_and_mails_are_in_the_language_of_the_visitor(database: Database) -> None:
     async with site(database, languages=["en", "de"]) as here:
         here.client.headers["accept-language"] = "de-AT,de;q=0.9"
         page = await here.client.get("/accounts/register")
@@ -638,15 +641,15 @@ async def test_a_visitor_is_spoken_to_in_german(database: Database) -> None:
         await register(here)
         mail = await here.mail()
         assert mail["Content-Language"] == "de"
-        assert "Somebody, most likely you" not in plain_text(mail)
+        assert "This address was used to register" not in plain_text(mail)
         assert "within" not in plain_text(mail)
         await here.auth.users.create_user("ann", "other@example.org", PASSWORD)
         response = await here.follow(links_in(mail)[0])
         assert response.status_code == 422
-        assert "Somebody else took this username" not in response.text
+        assert "Another user has taken this username" not in response.text
 
 
-async def test_an_address_on_the_net_registers_so_often(database: Database) -> None:
+async def test_registrations_are_rate_limited_by_ip_address(database: Database) -> None:
     async with site(database, rates={"register": "3/m/ip"}) as here:
         statuses = [(await register(here, f"ann{n}", f"ann{n}@example.org")).status_code for n in range(3)]
         assert statuses == [303] * 3
@@ -660,25 +663,27 @@ async def test_an_address_on_the_net_registers_so_often(database: Database) -> N
         assert len(await here.mails()) == 3
 
 
-# Somebody was faster
+# Names and addresses that were taken before the confirmation
 
 
-async def test_a_name_that_was_taken_meanwhile_is_said_and_the_link_stays_good(database: Database) -> None:
+async def test_a_username_taken_before_the_confirmation_is_reported_and_the_link_stays_valid(
+    database: Database,
+) -> None:
     async with site(database) as here:
         await register(here)
         link = await here.link()
-        other = await here.auth.users.create_user("ANN", "other@example.org", PASSWORD)
+        other_user = await here.auth.users.create_user("ANN", "other@example.org", PASSWORD)
         response = await here.follow(link)
         assert response.status_code == 422
-        assert "Somebody else took this username meanwhile" in response.text
+        assert "Another user has taken this username meanwhile" in response.text
         assert 'href="/accounts/register"' in response.text
         assert (await here.send(link, {})).json()["errors"]["__all__"][0]["code"] == "unique"
-        await here.auth.users.delete(other)
+        await here.auth.users.delete(other_user)
         assert (await here.follow(link)).status_code == 303
         assert await log_in(here, "ann") == 303
 
 
-async def test_an_address_that_was_taken_meanwhile_makes_no_second_account(database: Database) -> None:
+async def test_an_address_taken_before_the_confirmation_gets_no_second_account(database: Database) -> None:
     async with site(database) as here:
         await register(here)
         link = await here.link()
@@ -688,11 +693,11 @@ async def test_an_address_that_was_taken_meanwhile_makes_no_second_account(datab
 
 
 async def two_links(here: Site) -> list[str]:
-    found = []
+    links = []
     for username, email in (("ann", "ann@example.org"), ("hannah", "ANN@example.org")):
         await register(here, username, email)
-        found.append(await here.link())
-    return found
+        links.append(await here.link())
+    return links
 
 
 async def test_one_address_has_one_account(database: Database) -> None:
@@ -704,7 +709,7 @@ async def test_one_address_has_one_account(database: Database) -> None:
         assert user.username == "hannah"
 
 
-async def test_one_address_has_one_account_though_both_links_are_followed_at_once(database: Database) -> None:
+async def test_one_address_has_one_account_after_concurrent_confirmations(database: Database) -> None:
     async with site(database, throttling=False) as here:
         for _ in range(5):
             links = await two_links(here)
@@ -714,31 +719,31 @@ async def test_one_address_has_one_account_though_both_links_are_followed_at_onc
             await here.auth.users.delete(user)
 
 
-async def test_nobody_gets_an_account_by_registering_the_address_of_another(database: Database) -> None:
-    """A stranger is a second faster: the only mail that is sent is about the stranger's account."""
-    async with site(database) as here, here.browser() as stranger:
-        await stranger.get("/accounts/register")
-        await register(here, "mallory", password="a passphrase of mallory's own", client=stranger)
+async def test_an_attacker_cannot_get_an_account_with_the_address_of_another_user(database: Database) -> None:
+    """The attacker registers first, so the only mail is about the attacker's registration."""
+    async with site(database) as here, here.browser() as attacker:
+        await attacker.get("/accounts/register")
+        await register(here, "mallory", password="a passphrase of mallory's own", client=attacker)
         link = await here.link()
         await register(here)
         assert await here.mails() == []
         async with here.browser() as phone:
             page = await phone.get(link, follow_redirects=True)
             assert "another browser" in page.text
-            wrong = await here.post(str(page.url), phone, password="a passphrase of nobody's")
+            wrong = await here.post(str(page.url), phone, password="a wrong passphrase")
             assert wrong.status_code == 422
             assert "This is not the password that you chose." in wrong.text
             assert (await here.post(str(page.url), phone, password=PASSWORD)).status_code == 303
         (ann,) = await here.auth.users.list_by_email("ann@example.org")
         assert ann.username == "ann"
         assert await here.auth.users.check_password(ann, PASSWORD)
-        assert (await here.follow(link, stranger)).status_code == 404
+        assert (await here.follow(link, attacker)).status_code == 404
 
 
-async def test_nor_does_an_account_that_is_there_already_get_it(database: Database) -> None:
+async def test_an_attacker_with_an_account_cannot_get_the_address_of_another_user(database: Database) -> None:
     features = [Registration(verify="after")]
-    async with site(database, features=features) as here, here.browser() as stranger:
-        await register(here, "mallory", password="a passphrase of mallory's own", client=stranger)
+    async with site(database, features=features) as here, here.browser() as attacker:
+        await register(here, "mallory", password="a passphrase of mallory's own", client=attacker)
         link = await here.link()
         assert (await here.post(link, password=PASSWORD)).status_code == 422
         await register(here)
@@ -747,12 +752,12 @@ async def test_nor_does_an_account_that_is_there_already_get_it(database: Databa
         assert ann.username == "ann"
 
 
-async def test_nor_by_registering_it_again_and_again(database: Database) -> None:
-    async with site(database, throttling=False) as here, here.browser() as stranger:
-        await stranger.get("/accounts/register")
+async def test_repeated_registrations_by_an_attacker_do_not_replace_the_first(database: Database) -> None:
+    async with site(database, throttling=False) as here, here.browser() as attacker:
+        await attacker.get("/accounts/register")
         await register(here)
         for number in range(20):
-            await register(here, f"mallory{number}", password="a passphrase of mallory's own", client=stranger)
+            await register(here, f"mallory{number}", password="a passphrase of mallory's own", client=attacker)
         link = links_in((await here.mails())[-1])[0]
         page = await here.client.get(link, follow_redirects=True)
         assert "another browser" not in page.text
@@ -761,18 +766,18 @@ async def test_nor_by_registering_it_again_and_again(database: Database) -> None
         assert ann.username == "ann"
 
 
-async def test_guessing_that_password_is_throttled(database: Database) -> None:
-    async with site(database) as here, here.browser() as stranger:
+async def test_guessing_the_password_of_a_registration_is_rate_limited(database: Database) -> None:
+    async with site(database) as here, here.browser() as attacker:
         await register(here)
         link = await here.link()
-        statuses = [(await here.post(link, stranger, password=f"guess {n}")).status_code for n in range(7)]
+        statuses = [(await here.post(link, attacker, password=f"guess {n}")).status_code for n in range(7)]
         assert statuses == [422] * 5 + [429] * 2
 
 
-# An address alone, a name alone
+# Only an address or only a username
 
 
-async def test_an_address_can_be_the_name(database: Database) -> None:
+async def test_the_address_can_be_the_username(database: Database) -> None:
     async with site(database, features=[Registration(fields=["email"])], login_fields=("email",)) as here:
         page = await here.client.get("/accounts/register")
         assert 'name="username"' not in page.text
@@ -781,8 +786,8 @@ async def test_an_address_can_be_the_name(database: Database) -> None:
         assert (await here.follow(await here.link())).status_code == 303
         (user,) = await here.auth.users.list_by_email("ann@example.org")
         assert (user.username, user.email) == ("Ann@example.org", "Ann@example.org")
-        for typed in ("Ann@example.org", "ann@example.org", "ANN@EXAMPLE.ORG"):
-            assert await log_in(here, typed) == 303
+        for login_name in ("Ann@example.org", "ann@example.org", "ANN@EXAMPLE.ORG"):
+            assert await log_in(here, login_name) == 303
         await here.mails()
         here.mailer.clear()
         assert (await register(here, "", "ANN@example.org", OTHER_PASSWORD)).status_code == 303
@@ -790,7 +795,7 @@ async def test_an_address_can_be_the_name(database: Database) -> None:
         assert await here.auth.users.count() == 1
 
 
-async def test_a_name_can_be_all(database: Database) -> None:
+async def test_registration_can_work_without_an_address(database: Database) -> None:
     options = {"mailer": None, "base_url": None, "features": [Registration(fields=["username"])]}
     async with site(database, **options) as here:
         page = await here.client.get("/accounts/register")
@@ -803,7 +808,7 @@ async def test_a_name_can_be_all(database: Database) -> None:
         assert await log_in(here, "ann") == 303
         assert (await here.client.get("/accounts/register/resend")).status_code == 404
         assert (await here.client.get("/accounts/register/confirm/x")).status_code == 404
-        # There is no mail that could say it.
+        # Without mail, the page itself reports a taken username.
         response = await register(here, "ANN", "")
         assert response.status_code == 422
         assert "A user with that username already exists." in response.text
@@ -811,13 +816,10 @@ async def test_a_name_can_be_all(database: Database) -> None:
         assert await here.auth.users.count() == 1
 
 
-# An account at once
+# An account before the address is confirmed (verify="after")
 
 
-AFTER = [Registration(verify="after"), EmailChange()]
-
-
-async def test_an_account_can_be_there_at_once_and_its_address_later(database: Database) -> None:
+async def test_with_verify_after_the_account_exists_at_once_and_the_address_follows(database: Database) -> None:
     async with site(database, features=[Registration(verify="after")]) as here:
         response = await register(here)
         assert response.headers["location"] == "/accounts/register/done"
@@ -834,7 +836,7 @@ async def test_an_account_can_be_there_at_once_and_its_address_later(database: D
         assert (await here.follow(links_in(mail)[0])).status_code == 404
 
 
-async def test_an_address_that_others_have_is_not_noted_and_the_page_is_the_same(database: Database) -> None:
+async def test_with_verify_after_a_taken_address_is_not_stored_and_the_page_is_the_same(database: Database) -> None:
     async with site(database, features=[Registration(verify="after")]) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
         fresh, taken = await register(here), await register(here, "mallory", "BOB@example.org")
@@ -848,7 +850,7 @@ async def test_an_address_that_others_have_is_not_noted_and_the_page_is_the_same
 
 
 @pytest.mark.parametrize("username", ["ann", "ANN", "ａｎｎ"])
-async def test_an_account_at_once_needs_a_name_of_its_own(database: Database, username: str) -> None:
+async def test_with_verify_after_a_taken_username_is_refused(database: Database, username: str) -> None:
     async with site(database, features=[Registration(verify="after")]) as here:
         await here.auth.users.create_user("ann", "other@example.org", PASSWORD)
         data = {"username": username, "email": "ann@example.org", "password1": PASSWORD, "password2": PASSWORD}
@@ -858,13 +860,13 @@ async def test_an_account_at_once_needs_a_name_of_its_own(database: Database, us
         assert await here.tokens() == 0
 
 
-async def test_of_many_with_one_name_at_once_one_has_it(database: Database) -> None:
+async def test_one_of_many_concurrent_registrations_gets_the_username(database: Database) -> None:
     async with site(database, features=[Registration(verify="after")], throttling=False) as here:
         answers = await all_of(*(register(here, "ann", f"a{n}@example.org") for n in range(20)))
         assert sorted(answer.status_code for answer in answers) == [303] + [422] * 19
 
 
-async def test_the_address_of_an_account_that_is_gone_or_has_one_is_not_noted(database: Database) -> None:
+async def test_a_link_for_a_deleted_account_or_one_with_an_address_is_refused(database: Database) -> None:
     async with site(database, features=[Registration(verify="after")]) as here:
         for change in ("delete", "address"):
             await register(here, f"ann-{change}", f"{change}@example.org")
@@ -879,8 +881,8 @@ async def test_the_address_of_an_account_that_is_gone_or_has_one_is_not_noted(da
             assert await here.auth.users.list_by_email(f"{change}@example.org") == []
 
 
-async def test_an_account_does_not_inherit_a_link_with_its_number(database: Database) -> None:
-    """SQLite gives the number of the last row, once it is deleted, to the next one, unless a table forbids it."""
+async def test_a_new_account_with_a_reused_id_does_not_inherit_links(database: Database) -> None:
+    """SQLite reuses the id of a deleted last row for the next row, unless the table uses AUTOINCREMENT."""
     member = sa.Table("member", sa.MetaData(), *user_columns())
     async with site(database, features=[Registration(verify="after")], tables=Tables(user=member)) as here:
         await register(here, "mallory", "mallory@example.net")
@@ -895,7 +897,7 @@ async def test_an_account_does_not_inherit_a_link_with_its_number(database: Data
         assert ann.email == ""
 
 
-async def test_a_new_link_is_sent_for_an_account_without_its_address(database: Database) -> None:
+async def test_with_verify_after_a_new_link_can_be_requested(database: Database) -> None:
     async with site(database, features=[Registration(verify="after")], rates={"register_mail": ""}) as here:
         await register(here)
         await here.mails()
@@ -904,7 +906,7 @@ async def test_a_new_link_is_sent_for_an_account_without_its_address(database: D
         assert (await here.auth.users.list_by_email("ann@example.org"))[0].username == "ann"
 
 
-# Where it is, and where it is not
+# Configuration
 
 
 @pytest.mark.parametrize(
@@ -918,23 +920,23 @@ async def test_a_new_link_is_sent_for_an_account_without_its_address(database: D
     ],
     ids=str,
 )
-def test_what_cannot_be_is_said_with_its_fix(options: dict[str, Any], fix: str) -> None:
+def test_invalid_options_are_refused_with_the_fix(options: dict[str, Any], fix: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=fix):
         Registration(**options)
 
 
 @pytest.mark.parametrize("missing", ["mailer", "base_url"])
-async def test_a_site_that_cannot_write_mails_is_told_at_its_start(database: Database, missing: str) -> None:
+async def test_a_missing_mailer_or_base_url_is_reported_at_startup(database: Database, missing: str) -> None:
     for feature in (Registration(), Registration(verify="after"), EmailChange()):
         with pytest.raises(ImproperlyConfigured, match=r"Pass Auth\(mailer="):
             async with site(database, features=[feature], **{missing: None}):
                 pass
 
 
-async def test_the_pages_demand_no_login(database: Database) -> None:
+async def test_the_pages_work_behind_login_required_middleware(database: Database) -> None:
     async with site(database) as here:
-        behind = [*middleware(here.auth), Middleware(LoginRequiredMiddleware)]
-        app = Starlette(routes=[Mount("/accounts", routes=routes(here.auth))], middleware=behind)
+        stack = [*middleware(here.auth), Middleware(LoginRequiredMiddleware)]
+        app = Starlette(routes=[Mount("/accounts", routes=routes(here.auth))], middleware=stack)
         async with client_of(app, base_url=SITE) as client:
             for path in ("register", "register/done", "register/resend", "register/complete"):
                 assert (await client.get(f"/accounts/{path}")).status_code == 200
@@ -945,14 +947,14 @@ async def test_the_pages_demand_no_login(database: Database) -> None:
             assert 'href="/accounts/password_reset"' in page.text
 
 
-async def test_without_the_feature_there_is_no_page_and_no_link(database: Database) -> None:
+async def test_without_the_feature_there_are_no_pages_and_no_links(database: Database) -> None:
     async with site(database, features=[]) as here:
         assert (await here.client.get("/accounts/register")).status_code == 404
         assert (await here.client.get("/accounts/email_change")).status_code == 404
         assert "/accounts/register" not in (await here.client.get("/accounts/login")).text
 
 
-async def test_users_who_are_logged_in_may_register_too_and_stay_who_they_are(database: Database) -> None:
+async def test_a_logged_in_user_can_register_and_stays_logged_in(database: Database) -> None:
     async with site(database) as here:
         await here.auth.users.create_user("bob", "bob@example.org", PASSWORD)
         await here.post("/accounts/login", username="bob", password=PASSWORD)

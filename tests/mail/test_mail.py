@@ -1,4 +1,4 @@
-"""Mail: what is written, how it travels, and that nobody waits for it."""
+"""Tests of messages, mailers and the mail queue."""
 
 import asyncio
 import contextlib
@@ -42,7 +42,7 @@ from ..support.server import free_port
 
 SENDER = "The site <mail@example.org>"
 LINK = "https://example.org/accounts/reset/" + "Zm9vYmFy" * 30 + "?next=/a&b=c"
-# Whatever could end a header and begin another: for servers, for Python, or for a program in between.
+# Characters that servers, Python or programs in between treat as a line break, and other control characters.
 LINE_BREAKS = [
     "\r\n",
     "\n",
@@ -61,13 +61,13 @@ LINE_BREAKS = [
 ]
 
 
-def a_mail(**changes: Any) -> EmailMessage:
-    given: dict[str, Any] = {"sender": SENDER, "to": "ann@example.org", "subject": "Hello", "text": f"Hi\n{LINK}\n"}
-    return build_message(**given | changes)
+def make_message(**changes: Any) -> EmailMessage:
+    defaults: dict[str, Any] = {"sender": SENDER, "to": "ann@example.org", "subject": "Hello", "text": f"Hi\n{LINK}\n"}
+    return build_message(**defaults | changes)
 
 
-def received(raw: bytes) -> EmailMessage:
-    """As a mail program reads it."""
+def parse_message(raw: bytes) -> EmailMessage:
+    """Parses a message as a mail program does."""
     message = email.message_from_string(raw.decode().replace("\r\n", "\n"), policy=email.policy.default)
     assert isinstance(message, EmailMessage)
     return message
@@ -79,11 +79,11 @@ def html_of(message: EmailMessage) -> str:
     return str(body.get_content())
 
 
-# What is written
+# Messages
 
 
-def test_a_mail_has_the_headers_that_a_mail_needs() -> None:
-    message = received(bytes(a_mail(subject=" Reset your password\n", language="de", html="<p>Hi")))
+def test_a_message_has_all_required_headers() -> None:
+    message = parse_message(bytes(make_message(subject=" Reset your password\n", language="de", html="<p>Hi")))
     assert str(message["From"]) == "The site <mail@example.org>"
     assert str(message["To"]) == "ann@example.org"
     assert message["Subject"] == "Reset your password"
@@ -91,15 +91,15 @@ def test_a_mail_has_the_headers_that_a_mail_needs() -> None:
     assert message["Content-Language"] == "de"
     assert abs(message["Date"].datetime - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(minutes=1)
     assert message["Message-ID"].endswith("@example.org>")
-    assert message["Message-ID"] != a_mail()["Message-ID"]
+    assert message["Message-ID"] != make_message()["Message-ID"]
     assert socket.gethostname() not in bytes(message).decode()
     assert message.get_content_type() == "multipart/alternative"
     assert [part.get_content_type() for part in message.iter_parts()] == ["text/plain", "text/html"]
     assert all(part.get_content_charset() == "utf-8" for part in message.iter_parts())
 
 
-def test_a_mail_may_be_text_alone() -> None:
-    message = received(bytes(a_mail()))
+def test_a_message_without_html_is_plain_text() -> None:
+    message = parse_message(bytes(make_message()))
     assert message.get_content_type() == "text/plain"
     assert message["Content-Language"] is None
 
@@ -107,18 +107,20 @@ def test_a_mail_may_be_text_alone() -> None:
 @pytest.mark.parametrize(
     "before", ["Hello", "Grüße an José", "Здравствуйте, уважаемый пользователь", "こんにちは", "x" * 2000]
 )
-def test_links_stay_whole(before: str) -> None:
-    message = received(bytes(a_mail(text=f"{before}\n.\nFrom here:\n{LINK}\n", html=f'<p>{before}<a href="{LINK}">')))
+def test_links_are_not_broken_across_lines(before: str) -> None:
+    message = parse_message(
+        bytes(make_message(text=f"{before}\n.\nFrom here:\n{LINK}\n", html=f'<p>{before}<a href="{LINK}">'))
+    )
     assert plain_text(message) == f"{before}\n.\nFrom here:\n{LINK}\n"
     assert LINK in html_of(message)
 
 
-def test_links_are_readable_in_the_source_of_a_mail_in_ascii() -> None:
-    assert LINK in bytes(a_mail()).decode().splitlines()
+def test_links_are_readable_in_the_source_of_an_ascii_message() -> None:
+    assert LINK in bytes(make_message()).decode().splitlines()
 
 
-def test_no_line_is_longer_than_servers_take() -> None:
-    message = a_mail(text="x" * 5000, html="ü" * 5000, subject="word " * 500)
+def test_no_line_is_longer_than_998_bytes() -> None:
+    message = make_message(text="x" * 5000, html="ü" * 5000, subject="word " * 500)
     assert max(map(len, bytes(message).splitlines())) <= 998
     assert bytes(message).isascii()
 
@@ -126,8 +128,8 @@ def test_no_line_is_longer_than_servers_take() -> None:
 @pytest.mark.parametrize(
     "subject", ["Grüße", "x" * 300, "a  b", "Пароль " * 30, "=", "a =?= b", "Re: [site] 100 % <b>", "\u200fسلام"]
 )
-def test_subjects_arrive_as_they_were_written(subject: str) -> None:
-    assert received(bytes(a_mail(subject=subject)))["Subject"] == subject.strip()
+def test_subjects_are_received_as_written(subject: str) -> None:
+    assert parse_message(bytes(make_message(subject=subject)))["Subject"] == subject.strip()
 
 
 @pytest.mark.parametrize(
@@ -146,9 +148,9 @@ def test_subjects_arrive_as_they_were_written(subject: str) -> None:
         ("mallory@example.net <mail@example.org>", "mallory@example.net", "mail@example.org"),
     ],
 )
-def test_a_sender_may_have_a_name(sender: str, name: str, address: str) -> None:
-    found = received(bytes(a_mail(sender=sender)))["From"].addresses
-    assert [(one.display_name, one.addr_spec) for one in found] == [(name, address)]
+def test_a_sender_can_have_a_display_name(sender: str, name: str, address: str) -> None:
+    addresses = parse_message(bytes(make_message(sender=sender)))["From"].addresses
+    assert [(sender.display_name, sender.addr_spec) for sender in addresses] == [(name, address)]
 
 
 @pytest.mark.parametrize(
@@ -159,15 +161,15 @@ def test_a_sender_may_have_a_name(sender: str, name: str, address: str) -> None:
         ("ann@Bücher.example", "ann@xn--bcher-kva.example"),
         ("ann@bu\u0308cher.example", "ann@xn--bcher-kva.example"),
         ("jörg@example.org", "jörg@example.org"),
-        ("ann@straße.example", "ann@straße.example"),  # IDNA 2003 would have it at strasse.example
+        ("ann@straße.example", "ann@straße.example"),  # IDNA 2003 would change it to strasse.example
         ("ann@" + "ü" * 70 + ".example", "ann@" + "ü" * 70 + ".example"),
         ("a" * 64 + "@" + "b" * 63 + ".example", "a" * 64 + "@" + "b" * 63 + ".example"),
     ],
 )
-def test_an_address_arrives_as_one(to: str, address: str) -> None:
-    message = a_mail(to=to)
-    assert [one.addr_spec for one in message["To"].addresses] == [address]
-    assert [one.addr_spec for one in received(bytes(message))["To"].addresses] == [address]
+def test_a_valid_recipient_is_received_as_one_address(to: str, address: str) -> None:
+    message = make_message(to=to)
+    assert [recipient.addr_spec for recipient in message["To"].addresses] == [address]
+    assert [recipient.addr_spec for recipient in parse_message(bytes(message))["To"].addresses] == [address]
 
 
 @pytest.mark.parametrize("line_break", LINE_BREAKS, ids=ascii)
@@ -189,7 +191,7 @@ def test_an_address_arrives_as_one(to: str, address: str) -> None:
 )
 def test_line_breaks_and_control_characters_in_headers_are_refused(changes: dict[str, str], line_break: str) -> None:
     with pytest.raises(ValueError, match="line break") as refused:
-        a_mail(**{name: value.format(line_break) for name, value in changes.items()})
+        make_message(**{name: value.format(line_break) for name, value in changes.items()})
     assert "mallory" not in str(refused.value)
 
 
@@ -239,35 +241,35 @@ def test_line_breaks_and_control_characters_in_headers_are_refused(changes: dict
         "=?x?=@example.org",
     ],
 )
-def test_anything_but_one_address_is_refused(to: str) -> None:
+def test_a_recipient_must_be_exactly_one_plain_address(to: str) -> None:
     with pytest.raises(ValueError, match="one address"):
-        a_mail(to=to)
+        make_message(to=to)
     for sender in (to, f"The site <{to}>"):
         if sender not in ("<ann@example.org>", "Ann <ann@example.org>", "ann@example.org <mallory@example.net>"):
             with pytest.raises(ValueError, match=r"one address|control character|=\?"):
-                a_mail(sender=sender)
+                make_message(sender=sender)
 
 
 @pytest.mark.parametrize(
     "encoded", ["=?utf-8?q?a=0d=0aBcc:_mallory=40example.net?=", "=?utf-8?b?CkJjYzogeA==?=", "=?utf-8?q?x?="]
 )
-def test_encoded_words_cannot_bring_in_what_was_refused(encoded: str) -> None:
+def test_encoded_words_in_headers_are_refused(encoded: str) -> None:
     for changes in ({"subject": encoded}, {"sender": f"{encoded} <mail@example.org>"}):
-        with pytest.raises(ValueError, match="something else"):
-            a_mail(**changes)
+        with pytest.raises(ValueError, match="encoded word"):
+            make_message(**changes)
 
 
 @pytest.mark.parametrize("domain", ["straße.example", "ü" * 70])
-def test_the_domain_of_the_sender_must_be_sure(domain: str) -> None:
+def test_an_ambiguous_sender_domain_is_refused(domain: str) -> None:
     with pytest.raises(ValueError, match="xn--"):
-        a_mail(sender=f"mail@{domain}")
+        make_message(sender=f"mail@{domain}")
 
 
-def test_an_address_of_a_megabyte_is_judged_at_once() -> None:
-    assert a_mail(to="a" * 242 + "@example.org")["To"]
+def test_an_address_of_a_megabyte_is_refused_quickly() -> None:
+    assert make_message(to="a" * 242 + "@example.org")["To"]
     with pytest.raises(ValueError, match="one address"):
-        a_mail(to="a" * 243 + "@example.org")
-    begin = time.monotonic()
+        make_message(to="a" * 243 + "@example.org")
+    started_at = time.monotonic()
     for to in (
         "a." * 500_000 + "@",
         "a@" + "b." * 500_000,
@@ -276,15 +278,15 @@ def test_an_address_of_a_megabyte_is_judged_at_once() -> None:
         "a@" + "ü" * 1_000_000,
     ):
         with pytest.raises(ValueError, match="one address"):
-            a_mail(to=to)
-    assert time.monotonic() - begin < 5
+            make_message(to=to)
+    assert time.monotonic() - started_at < 5
 
 
-# How it travels: a real server
+# SMTP, with a real server
 
 
 class Inbox:
-    """What a server was told."""
+    """A handler that records what the server receives."""
 
     def __init__(self, refusal: str = "") -> None:
         self.refusal = refusal
@@ -315,7 +317,7 @@ class Inbox:
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:  # noqa: N802
         assert isinstance(envelope.content, bytes)
         self.raw.append(envelope.content)
-        self.messages.append(received(envelope.content))
+        self.messages.append(parse_message(envelope.content))
         self.over_tls.append(session.ssl is not None)
         return "250 OK"
 
@@ -324,8 +326,8 @@ class Inbox:
         return AuthResult(success=data.password == b"open sesame", handled=False)
 
 
-class RealServer(Controller):
-    """One that leaves no socket open, neither by its own probe at the start nor at the end."""
+class SMTPServer(Controller):
+    """A server that closes all sockets, including that of aiosmtpd's probe at the start."""
 
     def factory(self) -> SMTP:
         self.connections: list[SMTP] = getattr(self, "connections", [])
@@ -342,10 +344,10 @@ class RealServer(Controller):
             probe.recv(1024)
 
     def end(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._hang_up(), self.loop).result()
+        asyncio.run_coroutine_threadsafe(self._close_connections(), self.loop).result()
         self.stop()
 
-    async def _hang_up(self) -> None:
+    async def _close_connections(self) -> None:
         for connection in self.connections:
             if isinstance(connection.transport, asyncio.Transport):
                 connection.transport.abort()
@@ -357,33 +359,33 @@ Serve = Callable[..., int]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts real servers on the loopback device, and gives their ports."""
-    started: list[RealServer] = []
+    """Starts SMTP servers on the loopback interface and returns their ports."""
+    started: list[SMTPServer] = []
 
     def serve(inbox: Inbox, *, implicit: ssl.SSLContext | None = None, **options: Any) -> int:
         port = free_port()
-        given = {"server_hostname": "mx.example.org", "loop": None, **options}
-        started.append(RealServer(inbox, hostname="127.0.0.1", port=port, ssl_context=implicit, **given))
+        arguments = {"server_hostname": "mx.example.org", "loop": None, **options}
+        started.append(SMTPServer(inbox, hostname="127.0.0.1", port=port, ssl_context=implicit, **arguments))
         started[-1].start()
         return port
 
     yield serve
     for server in started:
         await asyncio.to_thread(server.end)
-    await asyncio.sleep(0.02)  # The client's side of what was hung up is closed in this event loop.
+    await asyncio.sleep(0.02)  # The clients' sides of the closed connections are closed in this event loop.
 
 
 class Authority:
-    """Signs certificates that nobody but us trusts."""
+    """A certificate authority that only these tests trust."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "An authority for tests")])
         usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
-        made = self._begin(self.name, self.key.public_key())
-        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.certificate = made.add_extension(usage, critical=True).sign(self.key, hashes.SHA256())
+        builder = self._builder(self.name, self.key.public_key())
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        self.certificate = builder.add_extension(usage, critical=True).sign(self.key, hashes.SHA256())
         self.file = folder / "authority.pem"
         self.file.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -391,15 +393,15 @@ class Authority:
         return ssl.create_default_context(cafile=str(self.file))
 
     def server(self, *names: str) -> ssl.SSLContext:
-        """What a server of these names shows."""
+        """Returns a TLS context with a certificate for these names."""
         key = ec.generate_private_key(ec.SECP256R1())
         all_names: list[x509.GeneralName] = []
         for name in names:
             is_address = name.replace(".", "").isdigit()
             all_names.append(x509.IPAddress(ipaddress.ip_address(name)) if is_address else x509.DNSName(name))
-        made = self._begin(x509.Name([]), key.public_key())
-        made = made.add_extension(x509.SubjectAlternativeName(all_names), critical=True)
-        certificate = made.sign(self.key, hashes.SHA256())
+        builder = self._builder(x509.Name([]), key.public_key())
+        builder = builder.add_extension(x509.SubjectAlternativeName(all_names), critical=True)
+        certificate = builder.sign(self.key, hashes.SHA256())
         chain = self.folder / "server.pem"
         chain.write_bytes(
             certificate.public_bytes(serialization.Encoding.PEM)
@@ -411,16 +413,16 @@ class Authority:
         context.load_cert_chain(str(chain))
         return context
 
-    def _begin(self, name: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(self, name: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
-        made = x509.CertificateBuilder().subject_name(name).issuer_name(self.name).public_key(key)
-        made = made.serial_number(x509.random_serial_number())
-        made = made.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(
+        builder = x509.CertificateBuilder().subject_name(name).issuer_name(self.name).public_key(key)
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(
             now + datetime.timedelta(hours=1)
         )
-        made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-        ours = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        return made.add_extension(ours, critical=False)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        return builder.add_extension(issuer, critical=False)
 
 
 @pytest.fixture
@@ -428,10 +430,10 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-async def test_a_mail_reaches_a_server(serve: Serve) -> None:
+async def test_a_message_is_delivered_to_a_server(serve: Serve) -> None:
     inbox = Inbox()
     mailer: Mailer = SMTPMailer("127.0.0.1", port=serve(inbox), tls="none")
-    await mailer.send(a_mail(text=f"Hi\n.\n..\n{LINK}", html=f"<p>Grüße {LINK}", subject="Grüße"))
+    await mailer.send(make_message(text=f"Hi\n.\n..\n{LINK}", html=f"<p>Grüße {LINK}", subject="Grüße"))
     assert inbox.commands == ["MAIL mail@example.org", "RCPT ann@example.org"]
     assert inbox.messages[0]["Subject"] == "Grüße"
     assert plain_text(inbox.messages[0]) == f"Hi\n.\n..\n{LINK}\n"
@@ -441,65 +443,63 @@ async def test_a_mail_reaches_a_server(serve: Serve) -> None:
     assert socket.gethostname().encode() not in inbox.raw[0]
 
 
-async def test_many_mails_at_once_reach_a_server(serve: Serve) -> None:
+async def test_many_messages_can_be_sent_at_once(serve: Serve) -> None:
     inbox = Inbox()
     mailer = SMTPMailer("127.0.0.1", port=serve(inbox), tls="none")
-    await asyncio.gather(*(mailer.send(a_mail(to=f"n{number}@example.org")) for number in range(30)))
+    await asyncio.gather(*(mailer.send(make_message(to=f"n{number}@example.org")) for number in range(30)))
     assert {str(message["To"]) for message in inbox.messages} == {f"n{number}@example.org" for number in range(30)}
 
 
-async def test_a_mail_travels_over_tls_that_was_asked_for(serve: Serve, authority: Authority) -> None:
+async def test_starttls_sends_over_tls(serve: Serve, authority: Authority) -> None:
     inbox = Inbox()
     port = serve(inbox, tls_context=authority.server("localhost", "127.0.0.1"), require_starttls=True)
     for host in ("localhost", "127.0.0.1"):
-        await SMTPMailer(host, port=port, tls_context=authority.trusted()).send(a_mail())
+        await SMTPMailer(host, port=port, tls_context=authority.trusted()).send(make_message())
     assert inbox.over_tls == [True, True]
 
 
-async def test_a_mail_travels_over_tls_from_the_beginning(serve: Serve, authority: Authority) -> None:
+async def test_implicit_tls_sends_over_tls(serve: Serve, authority: Authority) -> None:
     inbox = Inbox()
     port = serve(inbox, implicit=authority.server("localhost"))
-    await SMTPMailer("localhost", port=port, tls="implicit", tls_context=authority.trusted()).send(a_mail())
+    await SMTPMailer("localhost", port=port, tls="implicit", tls_context=authority.trusted()).send(make_message())
     assert len(inbox.messages) == 1
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-@pytest.mark.parametrize("flaw", ["an authority that nobody knows", "the name of another server"])
-async def test_a_certificate_that_proves_nothing_is_refused(
-    serve: Serve, authority: Authority, tls: Any, flaw: str
-) -> None:
+@pytest.mark.parametrize("flaw", ["an unknown authority", "the name of another server"])
+async def test_an_invalid_certificate_is_refused(serve: Serve, authority: Authority, tls: Any, flaw: str) -> None:
     inbox = Inbox()
-    unknown = flaw == "an authority that nobody knows"
+    unknown = flaw == "an unknown authority"
     context = authority.server("localhost" if unknown else "mail.example.org")
     port = serve(inbox, **{"implicit" if tls == "implicit" else "tls_context": context})
     mailer = SMTPMailer("localhost", port=port, tls=tls, tls_context=None if unknown else authority.trusted())
     with pytest.raises((ssl.SSLCertVerificationError, aiosmtplib.SMTPException), match="certificate verify failed"):
-        await mailer.send(a_mail())
+        await mailer.send(make_message())
     assert not inbox.commands
 
 
-async def test_without_tls_nothing_is_sent(serve: Serve) -> None:
+async def test_nothing_is_sent_to_a_server_without_starttls(serve: Serve) -> None:
     inbox = Inbox()
     mailer = SMTPMailer("localhost", port=serve(inbox), username="app", password="open sesame")
     with pytest.raises(aiosmtplib.SMTPException, match="STARTTLS"):
-        await mailer.send(a_mail())
+        await mailer.send(make_message())
     assert not inbox.commands
     assert not inbox.logins
 
 
-async def test_a_server_that_speaks_no_tls_gets_nothing(serve: Serve) -> None:
+async def test_nothing_is_sent_to_a_server_without_implicit_tls(serve: Serve) -> None:
     inbox = Inbox()
     mailer = SMTPMailer("localhost", port=serve(inbox), tls="implicit", timeout=2)
     with pytest.raises((ssl.SSLError, aiosmtplib.SMTPException, OSError)):
-        await mailer.send(a_mail())
+        await mailer.send(make_message())
     assert not inbox.commands
 
 
 @contextlib.asynccontextmanager
-async def talking(
+async def scripted_server(
     talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[int]:
-    """A server that says what no good one would."""
+    """Starts a server that runs `talk` for one connection. Yields its port."""
 
     ended = asyncio.Event()
 
@@ -520,33 +520,33 @@ async def talking(
         server.close()
 
 
-async def test_what_is_said_before_tls_is_not_believed_after_it(authority: Authority) -> None:
+async def test_answers_injected_before_starttls_are_ignored(authority: Authority) -> None:
     context = authority.server("localhost")
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mx.example.org\r\n")
         await reader.readline()
         writer.write(b"250-mx.example.org\r\n250 STARTTLS\r\n")
         await reader.readline()
-        # Somebody in between adds, unencrypted, an answer to the EHLO that comes next.
+        # An attacker on the network injects, unencrypted, an answer to the next EHLO.
         writer.write(b"220 go on\r\n250-mx.example.org\r\n250 AUTH PLAIN LOGIN\r\n")
         await writer.start_tls(context)
-        heard.append(await reader.readline())
+        requests.append(await reader.readline())
         writer.write(b"250 mx.example.org\r\n")
-        heard.append(await reader.readline())
+        requests.append(await reader.readline())
 
-    async with talking(talk) as port:
+    async with scripted_server(talk) as port:
         mailer = SMTPMailer(
             "localhost", port=port, username="app", password="secret", tls_context=authority.trusted(), timeout=5
         )
         with pytest.raises(aiosmtplib.SMTPException, match="AUTH"):
-            await mailer.send(a_mail())
-    assert heard[0].startswith(b"EHLO")
-    assert not heard[1].startswith(b"AUTH")
+            await mailer.send(make_message())
+    assert requests[0].startswith(b"EHLO")
+    assert not requests[1].startswith(b"AUTH")
 
 
-async def test_the_user_logs_in(serve: Serve, authority: Authority) -> None:
+async def test_the_mailer_logs_in_with_username_and_password(serve: Serve, authority: Authority) -> None:
     inbox = Inbox()
     port = serve(inbox, tls_context=authority.server("localhost"), authenticator=inbox.authenticate, auth_required=True)
     for password in ("open sesame", "wrong"):
@@ -554,67 +554,67 @@ async def test_the_user_logs_in(serve: Serve, authority: Authority) -> None:
         assert password not in repr(mailer)
         if password == "wrong":
             with pytest.raises(aiosmtplib.SMTPAuthenticationError):
-                await mailer.send(a_mail())
+                await mailer.send(make_message())
         else:
-            await mailer.send(a_mail())
+            await mailer.send(make_message())
     assert len(inbox.messages) == 1
     assert inbox.logins[0] == (b"app", b"open sesame")
 
 
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
-async def test_on_this_machine_a_password_may_go_without_tls(serve: Serve) -> None:
+async def test_a_password_may_be_sent_without_tls_on_this_machine(serve: Serve) -> None:
     inbox = Inbox()
     port = serve(inbox, authenticator=inbox.authenticate, auth_required=True, auth_require_tls=False)
-    await SMTPMailer("127.0.0.1", port=port, username="app", password="open sesame", tls="none").send(a_mail())
+    await SMTPMailer("127.0.0.1", port=port, username="app", password="open sesame", tls="none").send(make_message())
     assert len(inbox.messages) == 1
 
 
-async def test_addresses_beyond_ascii_need_a_server_that_knows_them(serve: Serve) -> None:
-    knows, does_not = Inbox(), Inbox()
-    message = a_mail(to="jörg@bücher.example", sender="Grüße <grüße@example.org>", subject="Grüße")
-    await SMTPMailer("127.0.0.1", port=serve(knows), tls="none").send(message)
-    assert knows.commands == ["MAIL grüße@example.org", "RCPT jörg@xn--bcher-kva.example"]
-    assert str(knows.messages[0]["To"]) == "jörg@xn--bcher-kva.example"
+async def test_non_ascii_addresses_need_a_server_with_smtputf8(serve: Serve) -> None:
+    with_smtputf8, without_smtputf8 = Inbox(), Inbox()
+    message = make_message(to="jörg@bücher.example", sender="Grüße <grüße@example.org>", subject="Grüße")
+    await SMTPMailer("127.0.0.1", port=serve(with_smtputf8), tls="none").send(message)
+    assert with_smtputf8.commands == ["MAIL grüße@example.org", "RCPT jörg@xn--bcher-kva.example"]
+    assert str(with_smtputf8.messages[0]["To"]) == "jörg@xn--bcher-kva.example"
     with pytest.raises(aiosmtplib.SMTPNotSupported, match="SMTPUTF8"):
-        await SMTPMailer("127.0.0.1", port=serve(does_not, enable_SMTPUTF8=False), tls="none").send(message)
-    assert not does_not.commands
+        await SMTPMailer("127.0.0.1", port=serve(without_smtputf8, enable_SMTPUTF8=False), tls="none").send(message)
+    assert not without_smtputf8.commands
 
 
-async def test_a_sender_whose_domain_is_not_ascii_can_say_hello(serve: Serve) -> None:
+async def test_a_non_ascii_sender_domain_is_replaced_in_ehlo(serve: Serve) -> None:
     inbox = Inbox()
-    message = a_mail()
+    message = make_message()
     message.replace_header("From", "mail@straße.example")
     await SMTPMailer("127.0.0.1", port=serve(inbox), tls="none").send(message)
     assert inbox.hello == ["[127.0.0.1]"]
 
 
-async def test_a_refusal_is_told(serve: Serve) -> None:
+async def test_a_rejected_recipient_raises_an_error(serve: Serve) -> None:
     inbox = Inbox("550 5.1.1 No such user")
     with pytest.raises(aiosmtplib.SMTPRecipientsRefused, match="No such user"):
-        await SMTPMailer("127.0.0.1", port=serve(inbox), tls="none").send(a_mail())
+        await SMTPMailer("127.0.0.1", port=serve(inbox), tls="none").send(make_message())
     assert not inbox.messages
 
 
-async def test_a_server_that_is_down_is_told() -> None:
+async def test_an_unreachable_server_raises_an_error() -> None:
     with pytest.raises(aiosmtplib.SMTPConnectError):
-        await SMTPMailer("127.0.0.1", port=free_port(), tls="none").send(a_mail())
+        await SMTPMailer("127.0.0.1", port=free_port(), tls="none").send(make_message())
 
 
 @pytest.mark.parametrize("greeting", [b"", b"220 mx.example.org\r\n"])
-async def test_a_server_that_hangs_is_given_up(greeting: bytes) -> None:
+async def test_a_hanging_server_times_out(greeting: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(greeting)
         await reader.read()
 
-    async with talking(talk) as port:
-        begin = time.monotonic()
+    async with scripted_server(talk) as port:
+        started_at = time.monotonic()
         with pytest.raises(TimeoutError):
-            await SMTPMailer("127.0.0.1", port=port, tls="none", timeout=0.2).send(a_mail())
-        assert time.monotonic() - begin < 2
+            await SMTPMailer("127.0.0.1", port=port, tls="none", timeout=0.2).send(make_message())
+        assert time.monotonic() - started_at < 2
 
 
 @pytest.mark.parametrize("goodbye", [b"", b"500 I do not know that word\r\n"])
-async def test_a_mail_that_was_taken_is_sent_whatever_the_server_says_next(goodbye: bytes) -> None:
+async def test_an_error_after_an_accepted_message_is_ignored(goodbye: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for answer in (b"220 mx", b"250 mx", b"250 ok", b"250 ok", b"354 go on"):
             writer.write(answer + b"\r\n")
@@ -625,17 +625,17 @@ async def test_a_mail_that_was_taken_is_sent_whatever_the_server_says_next(goodb
         await reader.readline()
         writer.write(goodbye)
 
-    async with talking(talk) as port:
-        await SMTPMailer("127.0.0.1", port=port, tls="none", timeout=2).send(a_mail())
+    async with scripted_server(talk) as port:
+        await SMTPMailer("127.0.0.1", port=port, tls="none", timeout=2).send(make_message())
 
 
-def test_ports_are_those_of_the_standards() -> None:
+def test_the_default_ports_are_the_standard_ports() -> None:
     ports = [SMTPMailer("mx.example.org", tls=tls).port for tls in ("starttls", "implicit", "none")]
     assert ports == [587, 465, 25]
     assert SMTPMailer("mx.example.org", port=2525).port == 2525
 
 
-def test_certificates_and_names_are_checked_unless_there_is_no_tls() -> None:
+def test_certificates_and_host_names_are_verified_with_tls() -> None:
     context = SMTPMailer("mx.example.org").tls_context
     assert context is not None
     assert context.verify_mode == ssl.CERT_REQUIRED
@@ -655,20 +655,20 @@ def test_certificates_and_names_are_checked_unless_there_is_no_tls() -> None:
         ({"tls_context": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}, "any certificate"),
     ],
 )
-def test_what_would_be_unsafe_is_refused_with_advice(options: dict[str, Any], advice: str) -> None:
+def test_unsafe_options_are_refused_with_advice(options: dict[str, Any], advice: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=advice) as refused:
         SMTPMailer(**{"host": "mx.example.org", **options})
     assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "::1"])
-def test_this_machine_is_known(host: str) -> None:
+def test_loopback_hosts_are_recognised(host: str) -> None:
     assert repr(SMTPMailer(host, username="app", password="secret", tls="none")) == (
         f"SMTPMailer({host!r}, port=25, username='app', tls='none')"
     )
 
 
-def test_the_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name)
 
@@ -677,17 +677,17 @@ def test_the_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
         SMTPMailer("localhost")
 
 
-# In the console
+# The console
 
 
-async def test_a_mail_is_printed_to_be_read(capsys: pytest.CaptureFixture[str]) -> None:
-    await ConsoleMailer().send(a_mail(text=f"Grüße\n\n{LINK}\n", html="<p>not this", subject="Grüße"))
+async def test_the_console_prints_headers_and_text(capsys: pytest.CaptureFixture[str]) -> None:
+    await ConsoleMailer().send(make_message(text=f"Grüße\n\n{LINK}\n", html="<p>not this", subject="Grüße"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == lines[-1] == "-" * 78
     assert lines[1:-1] == [f"From: {SENDER}", "To: ann@example.org", "Subject: Grüße", "", "Grüße", "", LINK]
 
 
-async def test_a_mail_is_printed_in_one_piece() -> None:
+async def test_the_console_prints_a_message_with_one_write() -> None:
     class Pieces(io.StringIO):
         def __init__(self) -> None:
             super().__init__()
@@ -701,20 +701,20 @@ async def test_a_mail_is_printed_in_one_piece() -> None:
             self.calls.append("flush")
 
     stream = Pieces()
-    await ConsoleMailer(stream).send(a_mail())
+    await ConsoleMailer(stream).send(make_message())
     assert stream.calls == ["write", "flush"]
 
 
-async def test_a_mail_does_not_command_the_terminal() -> None:
+async def test_the_console_replaces_control_characters() -> None:
     stream = io.StringIO()
-    message = a_mail(text="a\x1b[2Jb\x9bc\rd\x07e\tf\u2028g")
+    message = make_message(text="a\x1b[2Jb\x9bc\rd\x07e\tf\u2028g")
     message.replace_header("Subject", "x\x1b]0;owned\x07")
     await ConsoleMailer(stream).send(message)
     assert all(character == "\n" or character.isprintable() for character in stream.getvalue())
     assert "\ufffd[2Jb\ufffdc" in stream.getvalue()
 
 
-async def test_a_mail_without_text_is_printed_too() -> None:
+async def test_the_console_prints_a_message_without_a_text_part() -> None:
     stream = io.StringIO()
     message = EmailMessage()
     message["Subject"] = "Hello"
@@ -723,15 +723,15 @@ async def test_a_mail_without_text_is_printed_too() -> None:
     assert "Subject: Hello" in stream.getvalue()
 
 
-async def test_a_console_that_knows_only_ascii_shows_the_link() -> None:
+async def test_an_ascii_console_shows_links() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
-    await ConsoleMailer(stream).send(a_mail(text=f"Grüße\n{LINK}"))
+    await ConsoleMailer(stream).send(make_message(text=f"Grüße\n{LINK}"))
     assert LINK in raw.getvalue().decode().splitlines()
     assert "Gr\\xfc\\xdfe" in raw.getvalue().decode()
 
 
-# After the response
+# The queue
 
 
 class Failing:
@@ -743,140 +743,140 @@ class Failing:
 
 
 class Slow(CollectingMailer):
-    """One who takes as long as he is told, and counts how many he has in hand."""
+    """A mailer that waits for `go` and counts the mails that it sends at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.go = asyncio.Event()
-        self.now = self.most = 0
+        self.active = self.max_active = 0
 
     async def send(self, message: EmailMessage) -> None:
-        self.now += 1
-        self.most = max(self.most, self.now)
+        self.active += 1
+        self.max_active = max(self.max_active, self.active)
         await self.go.wait()
-        self.now -= 1
+        self.active -= 1
         await super().send(message)
 
 
-def making(**changes: Any) -> Callable[[], Awaitable[EmailMessage | None]]:
+def message_factory(**changes: Any) -> Callable[[], Awaitable[EmailMessage | None]]:
     async def make() -> EmailMessage | None:
-        return a_mail(**changes)
+        return make_message(**changes)
 
     return make
 
 
-async def nothing() -> None:
+async def no_message() -> None:
     return None
 
 
 async def test_mails_are_sent_in_the_background() -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer, longest_delay=0)
+    mail_queue = MailQueue(mailer, longest_delay=0)
     for number in range(5):
-        box.enqueue(making(subject=str(number)))
-    box.enqueue(nothing)
+        mail_queue.enqueue(message_factory(subject=str(number)))
+    mail_queue.enqueue(no_message)
     assert not mailer.messages
-    await box.drain()
+    await mail_queue.drain()
     assert sorted(str(message["Subject"]) for message in mailer.messages) == list("01234")
 
 
-async def test_one_after_the_other_keeps_the_order() -> None:
+async def test_a_single_worker_keeps_the_order() -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer, longest_delay=0, workers=1)
+    mail_queue = MailQueue(mailer, longest_delay=0, workers=1)
     for number in range(5):
-        box.enqueue(making(subject=str(number)))
-    await box.drain()
+        mail_queue.enqueue(message_factory(subject=str(number)))
+    await mail_queue.drain()
     assert [str(message["Subject"]) for message in mailer.messages] == list("01234")
 
 
-async def test_a_mail_waits_a_moment_that_cannot_be_foretold() -> None:
-    begun: list[float] = []
+async def test_a_mail_starts_after_a_random_delay() -> None:
+    times: list[float] = []
 
     async def make() -> None:
-        begun.append(time.monotonic())
+        times.append(time.monotonic())
 
-    box = MailQueue(CollectingMailer(), longest_delay=0.2)
-    begin = time.monotonic()
+    mail_queue = MailQueue(CollectingMailer(), longest_delay=0.2)
+    enqueued_at = time.monotonic()
     for _ in range(50):
-        box.enqueue(make)
-    while len(begun) < 50:
+        mail_queue.enqueue(make)
+    while len(times) < 50:
         await asyncio.sleep(0.01)
-    waits = [moment - begin for moment in begun]
-    assert min(waits) < 0.1 < max(waits) < 2
+    delays = [started_at - enqueued_at for started_at in times]
+    assert min(delays) < 0.1 < max(delays) < 2
 
 
-async def test_drain_does_not_wait_for_the_moment() -> None:
+async def test_drain_skips_the_random_delay() -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer, longest_delay=1000)
-    box.enqueue(making())
-    begin = time.monotonic()
-    await box.drain()
-    assert time.monotonic() - begin < 2
+    mail_queue = MailQueue(mailer, longest_delay=1000)
+    mail_queue.enqueue(message_factory())
+    started_at = time.monotonic()
+    await mail_queue.drain()
+    assert time.monotonic() - started_at < 2
     assert len(mailer.messages) == 1
-    box.enqueue(making())
+    mail_queue.enqueue(message_factory())
     await asyncio.sleep(0.05)
-    assert len(mailer.messages) == 1  # Only those that were there are hurried.
-    await box.drain()
+    assert len(mailer.messages) == 1  # `drain` affects only mails enqueued before it returns.
+    await mail_queue.drain()
     assert len(mailer.messages) == 2
 
 
-async def test_drain_waits_for_what_is_posted_meanwhile() -> None:
+async def test_drain_waits_for_mails_enqueued_meanwhile() -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer)
+    mail_queue = MailQueue(mailer)
 
     async def make() -> EmailMessage:
-        box.enqueue(making(subject="second"))
-        return a_mail(subject="first")
+        mail_queue.enqueue(message_factory(subject="second"))
+        return make_message(subject="first")
 
-    box.enqueue(make)
-    await box.drain()
+    mail_queue.enqueue(make)
+    await mail_queue.drain()
     assert sorted(str(message["Subject"]) for message in mailer.messages) == ["first", "second"]
 
 
-async def test_a_mail_is_in_the_language_of_who_asked() -> None:
+async def test_a_mail_is_composed_in_the_language_of_the_caller() -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer)
+    mail_queue = MailQueue(mailer)
 
     async def make() -> EmailMessage:
-        return a_mail(language=current_language().tag)
+        return make_message(language=current_language().tag)
 
     for tag in ("de", "fr"):
         with override_language(Language(tag, ENGLISH.catalog)):
-            box.enqueue(make)
-    await box.drain()
+            mail_queue.enqueue(make)
+    await mail_queue.drain()
     assert sorted(str(message["Content-Language"]) for message in mailer.messages) == ["de", "fr"]
 
 
-async def test_only_so_many_are_under_way() -> None:
+async def test_workers_limits_the_mails_sent_at_once() -> None:
     mailer = Slow()
-    box = MailQueue(mailer, longest_delay=0, workers=3)
+    mail_queue = MailQueue(mailer, longest_delay=0, workers=3)
     for _ in range(10):
-        box.enqueue(making())
+        mail_queue.enqueue(message_factory())
     await asyncio.sleep(0.05)
-    assert mailer.now == 3
+    assert mailer.active == 3
     mailer.go.set()
-    await box.drain()
+    await mail_queue.drain()
     assert len(mailer.messages) == 10
-    assert mailer.most == 3
+    assert mailer.max_active == 3
 
 
-async def test_what_finds_no_room_is_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mail_above_max_pending_is_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer, max_pending=2)
+    mail_queue = MailQueue(mailer, max_pending=2)
     for _ in range(3):
-        box.enqueue(making())
+        mail_queue.enqueue(message_factory())
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.ERROR, "A mail was dropped: 2 are waiting to be sent.")
     ]
-    await box.drain()
+    await mail_queue.drain()
     assert len(mailer.messages) == 2
-    box.enqueue(making())
-    await box.drain()
+    mail_queue.enqueue(message_factory())
+    await mail_queue.drain()
     assert len(mailer.messages) == 3
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "expected"),
     [
         (aiosmtplib.SMTPDataError(550, "no"), "SMTPDataError: (550, 'no')"),
         (OSError("down\r\nCRITICAL root: forged\x1b[2J"), "OSError: down  CRITICAL root: forged [2J"),
@@ -884,60 +884,62 @@ async def test_what_finds_no_room_is_dropped_and_logged(caplog: pytest.LogCaptur
         (TimeoutError(), "TimeoutError: "),
     ],
 )
-async def test_a_mailer_that_fails_is_logged(error: Exception, said: str, caplog: pytest.LogCaptureFixture) -> None:
-    box = MailQueue(Failing(error))
-    box.enqueue(making())
-    await box.drain()
+async def test_an_error_of_the_mailer_is_logged(
+    error: Exception, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mail_queue = MailQueue(Failing(error))
+    mail_queue.enqueue(message_factory())
+    await mail_queue.drain()
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("starlette_auth", logging.ERROR)
-    assert record.getMessage() == f"A mail could not be sent: {said}"
+    assert record.getMessage() == f"A mail could not be sent: {expected}"
     assert record.exc_info is None
 
 
-async def test_a_mailer_that_never_ends_does_not_stop_the_others(
+async def test_a_hanging_mailer_does_not_block_the_queue(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "LONGEST_SENDING", 0.05)
-    box = MailQueue(Slow(), workers=1)
+    mail_queue = MailQueue(Slow(), workers=1)
     for _ in range(2):
-        box.enqueue(making())
-    await box.drain(timeout=5)
+        mail_queue.enqueue(message_factory())
+    await mail_queue.drain(timeout=5)
     assert [record.getMessage() for record in caplog.records] == ["A mail could not be sent: TimeoutError: "] * 2
 
 
-async def test_a_mail_that_cannot_be_made_is_logged_with_the_place(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mail_that_cannot_be_composed_is_logged_with_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async def make() -> EmailMessage:
         secret = LINK
         raise LookupError(f"no template\nfor {secret}")
 
     mailer = CollectingMailer()
-    box = MailQueue(mailer)
-    box.enqueue(make)
-    box.enqueue(making())
-    await box.drain()
+    mail_queue = MailQueue(mailer)
+    mail_queue.enqueue(make)
+    mail_queue.enqueue(message_factory())
+    await mail_queue.drain()
     (record,) = caplog.records
-    assert record.getMessage().startswith("A mail could not be made: LookupError: no template for [link]\n")
+    assert record.getMessage().startswith("A mail could not be composed: LookupError: no template for [link]\n")
     assert "test_mail.py" in record.getMessage()
     assert LINK not in caplog.text
-    assert record.exc_info is None  # What collects logs would look for the variables there.
+    assert record.exc_info is None  # Log collectors would record the local variables.
     assert len(mailer.messages) == 1
 
 
-async def test_what_takes_too_long_is_given_up_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_drain_cancels_and_logs_late_mails(caplog: pytest.LogCaptureFixture) -> None:
     mailer = Slow()
-    box = MailQueue(mailer)
-    box.enqueue(making())
-    box.enqueue(making())
-    await box.drain(timeout=0.05)
-    box.enqueue(making())
-    await box.drain(timeout=0)
-    assert [record.getMessage() for record in caplog.records] == ["A mail was given up before it was sent."] * 3
+    mail_queue = MailQueue(mailer)
+    mail_queue.enqueue(message_factory())
+    mail_queue.enqueue(message_factory())
+    await mail_queue.drain(timeout=0.05)
+    mail_queue.enqueue(message_factory())
+    await mail_queue.drain(timeout=0)
+    assert [record.getMessage() for record in caplog.records] == ["A mail was cancelled before it was sent."] * 3
     mailer.go.set()
-    await box.drain()
+    await mail_queue.drain()
     assert not mailer.messages
 
 
-async def test_a_mailer_that_will_not_stop_does_not_hold_up_the_end() -> None:
+async def test_drain_does_not_wait_for_a_mailer_that_ignores_cancellation() -> None:
     release = asyncio.Event()
 
     class Stubborn:
@@ -946,75 +948,77 @@ async def test_a_mailer_that_will_not_stop_does_not_hold_up_the_end() -> None:
                 with contextlib.suppress(asyncio.CancelledError):
                     await release.wait()
 
-    box = MailQueue(Stubborn())
-    box.enqueue(making())
-    begin = time.monotonic()
-    await box.drain(timeout=0.05)
-    assert time.monotonic() - begin < 3
+    mail_queue = MailQueue(Stubborn())
+    mail_queue.enqueue(message_factory())
+    started_at = time.monotonic()
+    await mail_queue.drain(timeout=0.05)
+    assert time.monotonic() - started_at < 3
     release.set()
-    await box.drain()
+    await mail_queue.drain()
 
 
-def test_each_event_loop_has_its_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_event_loop_has_its_own_queue(caplog: pytest.LogCaptureFixture) -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer, longest_delay=1000)
+    mail_queue = MailQueue(mailer, longest_delay=1000)
 
-    async def post() -> None:
-        box.enqueue(making())
+    async def enqueue() -> None:
+        mail_queue.enqueue(message_factory())
         await asyncio.sleep(0)
 
-    async def post_and_drain() -> None:
-        box.enqueue(making())
-        await box.drain(timeout=2)
+    async def enqueue_and_drain() -> None:
+        mail_queue.enqueue(message_factory())
+        await mail_queue.drain(timeout=2)
 
-    asyncio.run(post())  # This loop ends, and gives up what it has.
-    asyncio.run(post_and_drain())
-    asyncio.run(box.drain(timeout=2))
+    asyncio.run(enqueue())  # This event loop ends and cancels its mail.
+    asyncio.run(enqueue_and_drain())
+    asyncio.run(mail_queue.drain(timeout=2))
     assert len(mailer.messages) == 1
-    assert [record.getMessage() for record in caplog.records] == ["A mail was given up before it was sent."]
-    asyncio.run(post_and_drain())
-    assert len(box._queues._values) == 1  # Loops that are closed are not remembered.
+    assert [record.getMessage() for record in caplog.records] == ["A mail was cancelled before it was sent."]
+    asyncio.run(enqueue_and_drain())
+    assert len(mail_queue._queues._values) == 1  # Closed event loops are forgotten.
 
 
-async def test_a_loop_that_is_alive_keeps_its_mails() -> None:
+async def test_draining_one_event_loop_keeps_the_mails_of_another() -> None:
     mailer = CollectingMailer()
-    box = MailQueue(mailer, longest_delay=1000)
-    box.enqueue(making(subject="here"))
+    mail_queue = MailQueue(mailer, longest_delay=1000)
+    mail_queue.enqueue(message_factory(subject="this loop"))
 
-    async def elsewhere() -> None:
-        box.enqueue(making(subject="elsewhere"))
-        await box.drain()
+    async def enqueue_and_drain() -> None:
+        mail_queue.enqueue(message_factory(subject="another loop"))
+        await mail_queue.drain()
 
-    await asyncio.to_thread(asyncio.run, elsewhere())
-    assert [str(message["Subject"]) for message in mailer.messages] == ["elsewhere"]
-    await box.drain()
+    await asyncio.to_thread(asyncio.run, enqueue_and_drain())
+    assert [str(message["Subject"]) for message in mailer.messages] == ["another loop"]
+    await mail_queue.drain()
     assert len(mailer.messages) == 2
 
 
-def test_without_an_event_loop_nothing_can_be_sent() -> None:
+def test_enqueue_without_an_event_loop_raises_an_error() -> None:
     with pytest.raises(ImproperlyConfigured, match="coroutine"):
-        MailQueue(CollectingMailer()).enqueue(making())
+        MailQueue(CollectingMailer()).enqueue(message_factory())
 
 
-def test_without_a_mailer_nothing_is_made() -> None:
-    MailQueue(None).enqueue(making())
+def test_without_a_mailer_no_mail_is_composed() -> None:
+    MailQueue(None).enqueue(message_factory())
 
 
-# In the tests of applications
+# CollectingMailer
 
 
-def app_of(box: MailQueue) -> Starlette:
+def app_of(mail_queue: MailQueue) -> Starlette:
     def page(request: Request) -> PlainTextResponse:
         return PlainTextResponse("We have sent a mail if there is such an account.")
 
     async def reset(request: Request) -> PlainTextResponse:
-        box.enqueue(making(to=request.query_params["to"], text=f"See {LINK}#{request.query_params['to']}."))
+        mail_queue.enqueue(
+            message_factory(to=request.query_params["to"], text=f"See {LINK}#{request.query_params['to']}.")
+        )
         return page(request)
 
     return Starlette(routes=[Route("/", reset)])
 
 
-def test_mail_is_waited_for_and_its_links_are_found() -> None:
+def test_the_collecting_mailer_waits_for_mails_and_finds_links() -> None:
     mailer = CollectingMailer()
     with TestClient(app_of(MailQueue(mailer, longest_delay=0.05))) as client:
         client.get("/", params={"to": "ann@example.org"})
@@ -1025,16 +1029,16 @@ def test_mail_is_waited_for_and_its_links_are_found() -> None:
         assert mailer.links() == [bob, ann]
         assert mailer.links("ann@example.org") == [ann]
         assert mailer.links("bob@bücher.example") == [bob]
-        assert mailer.links("nobody@example.org") == []
+        assert mailer.links("unknown@example.org") == []
         mailer.clear()
         assert mailer.messages == []
 
 
-def test_mail_that_does_not_come_is_explained() -> None:
+def test_wait_for_explains_a_timeout() -> None:
     with pytest.raises(TimeoutError, match=r"0 of 1 mails .* `with TestClient"):
         CollectingMailer().wait_for(1, timeout=0.01)
 
 
-async def test_an_async_test_is_told_what_to_await() -> None:
+async def test_wait_for_is_refused_in_an_async_test() -> None:
     with pytest.raises(RuntimeError, match="drain"):
         CollectingMailer().wait_for()

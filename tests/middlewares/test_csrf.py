@@ -1,4 +1,4 @@
-"""What other sites cannot do in a visitor's name."""
+"""Tests of the CSRF protection."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ pytestmark = with_tables
 
 
 async def form(request: Request) -> Response:
-    """A page of the application with a form of its own."""
+    """A page of the application with a form that contains a CSRF token."""
     return HTMLResponse(f"<form method=post>{csrf_input(request)}</form>")
 
 
@@ -51,7 +51,7 @@ def app_of(auth: Auth) -> Starlette:
 
 @pytest.fixture
 async def member(auth: Auth, ann: User) -> Any:
-    """A browser that is logged in."""
+    """Yields a browser that is logged in."""
     async with client_of(app_of(auth)) as client:
         await post_login(client)
         yield client
@@ -75,7 +75,7 @@ async def member(auth: Auth, ann: User) -> Any:
         ({}, 403),
     ],
 )
-async def test_browsers_say_where_a_request_comes_from(
+async def test_the_fetch_metadata_and_origin_headers_decide(
     member: httpx.AsyncClient, headers: dict[str, str], status: int
 ) -> None:
     response = await member.post("/post", data={"a": "1"}, headers=headers)
@@ -84,7 +84,7 @@ async def test_browsers_say_where_a_request_comes_from(
     assert (await member.get("/members", headers=headers)).status_code == 200
 
 
-async def test_trusted_origins_may_post(database: Database) -> None:
+async def test_trusted_origins_may_post_from_another_site(database: Database) -> None:
     async with (
         installed(database, trusted_origins=["https://Shop.example/"]) as auth,
         client_of(app_of(auth)) as client,
@@ -92,11 +92,13 @@ async def test_trusted_origins_may_post(database: Database) -> None:
         await client.get("/remember?a=1")
         trusted = {"sec-fetch-site": "cross-site", "origin": "https://shop.example"}
         assert (await client.post("/post", data={}, headers=trusted)).status_code == 200
-        others = {"sec-fetch-site": "cross-site", "origin": "https://evil.example"}
-        assert (await client.post("/post", data={}, headers=others)).status_code == 403
+        untrusted = {"sec-fetch-site": "cross-site", "origin": "https://evil.example"}
+        assert (await client.post("/post", data={}, headers=untrusted)).status_code == 403
 
 
-async def test_without_headers_a_token_is_needed_and_the_form_arrives_whole(member: httpx.AsyncClient) -> None:
+async def test_without_origin_headers_a_token_is_required_and_the_body_arrives_complete(
+    member: httpx.AsyncClient,
+) -> None:
     token = token_in((await member.get("/form")).text)
     fields = {"csrfmiddlewaretoken": token, "a": "1"}
     assert (await member.post("/post", data=fields)).json() == {"a": "1"}
@@ -107,36 +109,36 @@ async def test_without_headers_a_token_is_needed_and_the_form_arrives_whole(memb
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "A" * 86, "A" * 85, "!" * 86])
-async def test_a_made_up_token_is_refused(member: httpx.AsyncClient, token: str) -> None:
+async def test_a_forged_token_is_rejected(member: httpx.AsyncClient, token: str) -> None:
     response = await member.post("/post", data={"csrfmiddlewaretoken": token})
     assert response.status_code == 403
     assert "load the page again" in response.text
 
 
-async def test_a_token_is_bound_to_its_browser_and_its_session(auth: Auth, ann: User) -> None:
+async def test_a_token_is_bound_to_the_browser_and_the_session(auth: Auth, ann: User) -> None:
     app = app_of(auth)
-    async with client_of(app) as here, client_of(app) as there:
-        for client in (here, there):
+    async with client_of(app) as browser, client_of(app) as other_browser:
+        for client in (browser, other_browser):
             await client.get("/form")
-        early = token_in((await here.get("/form")).text)
-        foreign = token_in((await there.get("/form")).text)
-        await post_login(here)
-        for token in (early, foreign):
-            assert (await here.post("/post", data={"csrfmiddlewaretoken": token})).status_code == 403
-        fresh = token_in((await here.get("/form")).text)
-        assert (await here.post("/post", data={"csrfmiddlewaretoken": fresh})).status_code == 200
-        here.cookies.delete("session_csrf")
-        assert (await here.post("/post", data={"csrfmiddlewaretoken": fresh})).status_code == 403
+        token_before_login = token_in((await browser.get("/form")).text)
+        other_token = token_in((await other_browser.get("/form")).text)
+        await post_login(browser)
+        for token in (token_before_login, other_token):
+            assert (await browser.post("/post", data={"csrfmiddlewaretoken": token})).status_code == 403
+        new_token = token_in((await browser.get("/form")).text)
+        assert (await browser.post("/post", data={"csrfmiddlewaretoken": new_token})).status_code == 200
+        browser.cookies.delete("session_csrf")
+        assert (await browser.post("/post", data={"csrfmiddlewaretoken": new_token})).status_code == 403
 
 
-async def test_an_anonymous_form_survives_the_beginning_of_a_session(auth: Auth) -> None:
+async def test_an_anonymous_token_stays_valid_when_a_session_starts(auth: Auth) -> None:
     async with client_of(app_of(auth)) as client:
         token = token_in((await client.get("/form")).text)
         await client.get("/remember?cart=1")
         assert (await client.post("/post", data={"csrfmiddlewaretoken": token})).status_code == 200
 
 
-async def test_each_page_shows_another_token_and_only_forms_set_a_cookie(auth: Auth) -> None:
+async def test_each_page_has_a_new_token_and_only_forms_set_a_cookie(auth: Auth) -> None:
     async with client_of(app_of(auth)) as client:
         assert "set-cookie" not in (await client.get("/")).headers
         first = await client.get("/form")
@@ -147,52 +149,52 @@ async def test_each_page_shows_another_token_and_only_forms_set_a_cookie(auth: A
         assert token_in(first.text) != token_in(second.text)
 
 
-async def test_two_tokens_in_one_page_share_a_secret(auth: Auth) -> None:
-    async def two(request: Request) -> Response:
+async def test_two_tokens_on_one_page_are_both_valid(auth: Auth) -> None:
+    async def two_tokens(request: Request) -> Response:
         return JSONResponse([csrf_token(request), csrf_token(request)])
 
-    app = make_app(auth, Route("/two", two), Route("/post", posted, methods=["POST"]))
+    app = make_app(auth, Route("/two", two_tokens), Route("/post", posted, methods=["POST"]))
     async with client_of(app) as client:
         for token in (await client.get("/two")).json():
             assert (await client.post("/post", headers={"x-csrftoken": token})).status_code == 200
 
 
-async def test_strict_demands_a_token_and_an_honest_origin(database: Database) -> None:
+async def test_strict_mode_requires_both_a_token_and_the_same_origin(database: Database) -> None:
     async with installed(database, csrf="strict") as auth, client_of(app_of(auth)) as client:
         token = token_in((await client.get("/form")).text)
-        ours, foreign = {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "cross-site"}
-        assert (await client.post("/post", headers=ours)).status_code == 403
-        assert (await client.post("/post", headers={**ours, "x-csrftoken": token})).status_code == 200
-        assert (await client.post("/post", headers={**foreign, "x-csrftoken": token})).status_code == 403
+        same_origin, cross_site = {"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "cross-site"}
+        assert (await client.post("/post", headers=same_origin)).status_code == 403
+        assert (await client.post("/post", headers={**same_origin, "x-csrftoken": token})).status_code == 200
+        assert (await client.post("/post", headers={**cross_site, "x-csrftoken": token})).status_code == 403
 
 
-async def test_requests_without_our_cookies_pass(auth: Auth) -> None:
+async def test_requests_without_session_cookies_are_not_checked(auth: Auth) -> None:
     async with client_of(app_of(auth)) as client:
         response = await client.post("/post", data={"a": "1"}, headers={"sec-fetch-site": "cross-site"})
         assert response.json() == {"a": "1"}
 
 
-async def test_a_login_from_another_site_is_refused_even_without_cookies(auth: Auth, ann: User) -> None:
+async def test_a_login_from_another_site_is_rejected_even_without_cookies(auth: Auth, ann: User) -> None:
     async with client_of(app_of(auth)) as client:
         data = {"username": "ann", "password": PASSWORD}
         for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}):
             response = await client.post("/accounts/login", data=data, headers=headers)
             assert response.status_code == 403
             assert "session" not in client.cookies
-        # What is no browser at all, and carries nothing that could be abused, may log in.
+        # A client that is no browser sends neither header nor cookie, and may log in.
         assert (await client.post("/accounts/login", data=data)).status_code == 303
 
 
-async def test_a_refusal_speaks_the_clients_language(member: httpx.AsyncClient) -> None:
+async def test_a_rejection_is_html_or_json_as_the_client_prefers(member: httpx.AsyncClient) -> None:
     page = await member.post("/post", headers={"accept": "text/html"})
     assert page.headers["content-type"].startswith("text/html")
     assert page.headers["cache-control"] == "no-store"
-    answer = await member.post("/post", headers={"accept": "application/json"})
-    assert "token" in answer.json()["detail"]
+    response = await member.post("/post", headers={"accept": "application/json"})
+    assert "token" in response.json()["detail"]
     assert "token" in (await member.post("/post", json={})).json()["detail"]
 
 
-async def test_a_huge_body_is_not_searched_for_a_token(member: httpx.AsyncClient) -> None:
+async def test_a_large_body_is_not_searched_for_a_token(member: httpx.AsyncClient) -> None:
     token = token_in((await member.get("/form")).text)
     data = {"a": "x" * 1_200_000, "csrfmiddlewaretoken": token}
     assert (await member.post("/post", data=data)).status_code == 403
@@ -200,36 +202,36 @@ async def test_a_huge_body_is_not_searched_for_a_token(member: httpx.AsyncClient
     assert (await member.post("/post", content=b"x" * 1_200_000, headers=plain)).status_code == 200
 
 
-async def test_a_broken_body_holds_no_token(member: httpx.AsyncClient) -> None:
+async def test_a_malformed_body_contains_no_token(member: httpx.AsyncClient) -> None:
     for kind in ("multipart/form-data; boundary=x", "multipart/form-data", "text/plain"):
         response = await member.post("/post", content=b"--y\r\nbroken", headers={"content-type": kind})
         assert response.status_code == 403
 
 
-async def test_behind_a_proxy_that_ends_tls_the_scheme_is_https(database: Database) -> None:
+async def test_a_secure_cookie_means_https_behind_a_proxy_that_terminates_tls(database: Database) -> None:
     async with installed(database, cookie=Cookie(secure=True)) as auth, client_of(app_of(auth)) as client:
         cookies = {"cookie": "__Host-session=x"}
-        ours = await client.post("/post", headers={**cookies, "origin": "https://testserver"})
-        assert ours.status_code == 200
-        other = await client.post("/post", headers={**cookies, "origin": "http://testserver"})
-        assert other.status_code == 403
+        https_response = await client.post("/post", headers={**cookies, "origin": "https://testserver"})
+        assert https_response.status_code == 200
+        http_response = await client.post("/post", headers={**cookies, "origin": "http://testserver"})
+        assert http_response.status_code == 403
 
 
-def test_a_socket_from_another_site_is_not_opened(tmp_path: Any) -> None:
+def test_a_websocket_from_another_site_is_rejected(tmp_path: Any) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/sockets.sqlite3")
     auth = Auth(database, secret_key="k" * 40, sessions=MemoryStore())
     with TestClient(make_app(auth)) as client:
         client.get("/remember?a=1")
-        evil = client.websocket_connect("/echo", headers={"origin": "https://evil.example"})
-        with pytest.raises(WebSocketDisconnect) as refused, evil:
+        websocket = client.websocket_connect("/echo", headers={"origin": "https://evil.example"})
+        with pytest.raises(WebSocketDisconnect) as disconnect, websocket:
             pass
-        assert refused.value.code == 1008
+        assert disconnect.value.code == 1008
         for headers in ({"origin": "http://testserver"}, {}):
             with client.websocket_connect("/echo", headers=headers):
                 pass
 
 
-async def test_a_session_under_another_cookie_is_guarded_too(auth: Auth, ann: User) -> None:
+async def test_a_session_cookie_with_another_name_is_protected(auth: Auth, ann: User) -> None:
     stack = [
         Middleware(SessionMiddleware, store=auth.sessions, cookie=Cookie(name="sid")),
         Middleware(AuthenticationMiddleware, auth=auth),
@@ -241,9 +243,9 @@ async def test_a_session_under_another_cookie_is_guarded_too(auth: Auth, ann: Us
         assert (await client.post("/members", headers={"sec-fetch-site": "cross-site"})).status_code == 403
 
 
-async def test_it_needs_the_other_middlewares(auth: Auth) -> None:
-    alone = Starlette(middleware=[Middleware(CSRFMiddleware, auth=auth)])
-    async with client_of(alone) as client:
+async def test_a_missing_or_misplaced_middleware_is_reported(auth: Auth) -> None:
+    only_csrf = Starlette(middleware=[Middleware(CSRFMiddleware, auth=auth)])
+    async with client_of(only_csrf) as client:
         with pytest.raises(ImproperlyConfigured, match="AuthenticationMiddleware"):
             await client.post("/")
     reversed_stack = Starlette(middleware=list(reversed(middleware(auth))))
@@ -271,10 +273,8 @@ async def test_it_needs_the_other_middlewares(auth: Auth) -> None:
         ("", 303),
     ],
 )
-async def test_a_browser_that_says_nothing_else_is_known_by_its_referer(
-    database: Database, referer: str, status: int
-) -> None:
-    """With a token, which a neighbour may have planted."""
+async def test_the_referer_is_checked_when_it_is_the_only_header(database: Database, referer: str, status: int) -> None:
+    """The token alone is not enough: an attacker on a sibling subdomain may have set the cookie that it matches."""
     async with (
         installed(database, trusted_origins=["https://shop.example"]) as auth,
         client_of(make_app(auth)) as client,
@@ -283,5 +283,5 @@ async def test_a_browser_that_says_nothing_else_is_known_by_its_referer(
         await post_login(client)
         token = token_in((await client.get("/accounts/password_change")).text)
         headers = {"referer": referer} if referer else {}
-        answer = await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token}, headers=headers)
-        assert answer.status_code == status
+        response = await client.post("/accounts/logout", data={"csrfmiddlewaretoken": token}, headers=headers)
+        assert response.status_code == status

@@ -1,4 +1,4 @@
-"""What a form takes, what it refuses, and how little it reads to find out."""
+"""Forms: accepted values, errors, and how much of a request body is read."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from starlette_auth import Field, Form, ValidationError
-from starlette_auth.http.content import MAX_BODY, MAX_FIELDS
+from starlette_auth.pages.forms import MAX_BODY, MAX_FIELDS
 
 URLENCODED = "application/x-www-form-urlencoded"
 JSON = "application/json"
@@ -29,34 +29,34 @@ def form() -> Form:
     )
 
 
-class Sent:
-    """A request with a body in pieces. It notes how many were asked for."""
+class ChunkedRequest:
+    """A request whose body comes in chunks. It counts the chunks that were read."""
 
-    def __init__(self, kind: str, *pieces: bytes, length: str | None = None) -> None:
-        headers = [(b"content-type", kind.encode("latin-1"))] if kind else []
+    def __init__(self, media_type: str, *chunks: bytes, length: str | None = None) -> None:
+        headers = [(b"content-type", media_type.encode("latin-1"))] if media_type else []
         if length is not None:
             headers.append((b"content-length", length.encode()))
-        self.pieces = list(pieces)
-        self.asked = 0
+        self.chunks = list(chunks)
+        self.read_count = 0
         self.request = Request({"type": "http", "method": "POST", "headers": headers}, self.receive)
 
     async def receive(self) -> Message:
-        self.asked += 1
-        body = self.pieces.pop(0) if self.pieces else b""
-        return {"type": "http.request", "body": body, "more_body": bool(self.pieces)}
+        self.read_count += 1
+        body = self.chunks.pop(0) if self.chunks else b""
+        return {"type": "http.request", "body": body, "more_body": bool(self.chunks)}
 
 
-async def filled_in(kind: str, *pieces: bytes, length: str | None = None) -> Form:
+async def fill_in(media_type: str, *chunks: bytes, length: str | None = None) -> Form:
     filled = form()
-    await filled.fill_in(Sent(kind, *pieces, length=length).request)
+    await filled.fill_in(ChunkedRequest(media_type, *chunks, length=length).request)
     return filled
 
 
-async def refusal(kind: str, *pieces: bytes, length: str | None = None) -> int:
-    """The status with which the whole body is refused."""
-    with pytest.raises(HTTPException) as refused:
-        await filled_in(kind, *pieces, length=length)
-    return refused.value.status_code
+async def rejection_status(media_type: str, *chunks: bytes, length: str | None = None) -> int:
+    """Returns the status of the error response."""
+    with pytest.raises(HTTPException) as error:
+        await fill_in(media_type, *chunks, length=length)
+    return error.value.status_code
 
 
 def multipart(*parts: tuple[str, str]) -> bytes:
@@ -64,7 +64,7 @@ def multipart(*parts: tuple[str, str]) -> bytes:
     return "".join([*lines, "--x--\r\n"]).encode()
 
 
-def in_json(**fields: Any) -> bytes:
+def json_body(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
@@ -72,17 +72,17 @@ def codes(filled: Form) -> dict[str, list[str]]:
     return {name: [error.code for error in errors] for name, errors in filled.errors.items()}
 
 
-# What is taken
+# Accepted forms
 
 
 @pytest.mark.parametrize(
-    ("kind", "body"),
+    ("media_type", "body"),
     [
         (URLENCODED, b"name=%C3%A9%E2%98%83&email=ann@example.org&password=+pw+&agree=on&other=1"),
         (f"{URLENCODED}; charset=UTF-8", b"name=%C3%A9%E2%98%83&email=ann@example.org&password=+pw+&agree=on"),
         (URLENCODED.upper(), b"name=%C3%A9%E2%98%83&email=ann@example.org&password=+pw+&agree=on"),
-        (JSON, in_json(name="é☃", email="ann@example.org", password=" pw ", agree="on", other=[1, {"a": None}])),
-        (f" {JSON} ; charset=utf-8", in_json(name="é☃", email="ann@example.org", password=" pw ", agree="on")),
+        (JSON, json_body(name="é☃", email="ann@example.org", password=" pw ", agree="on", other=[1, {"a": None}])),
+        (f" {JSON} ; charset=utf-8", json_body(name="é☃", email="ann@example.org", password=" pw ", agree="on")),
         (MULTIPART, multipart(("name", "é☃"), ("email", "ann@example.org"), ("password", " pw "), ("agree", "on"))),
         (
             f"{MULTIPART}; charset=UTF-8",
@@ -90,8 +90,8 @@ def codes(filled: Form) -> dict[str, list[str]]:
         ),
     ],
 )
-async def test_a_form_comes_in_three_shapes(kind: str, body: bytes) -> None:
-    filled = await filled_in(kind, body[:7], body[7:])
+async def test_a_form_is_read_from_all_three_media_types(media_type: str, body: bytes) -> None:
+    filled = await fill_in(media_type, body[:7], body[7:])
     assert filled.is_valid
     assert filled.data == {
         "name": "é☃",
@@ -102,42 +102,42 @@ async def test_a_form_comes_in_three_shapes(kind: str, body: bytes) -> None:
     }
 
 
-@pytest.mark.parametrize(("kind", "body"), [(URLENCODED, b""), (JSON, b"{}"), (MULTIPART, b"--x--\r\n")])
-async def test_what_is_missing_is_empty(kind: str, body: bytes) -> None:
-    filled = await filled_in(kind, body)
+@pytest.mark.parametrize(("media_type", "body"), [(URLENCODED, b""), (JSON, b"{}"), (MULTIPART, b"--x--\r\n")])
+async def test_a_missing_field_is_empty(media_type: str, body: bytes) -> None:
+    filled = await fill_in(media_type, body)
     assert filled.data == dict.fromkeys(filled.fields, "")
     assert codes(filled) == {"name": ["required"]}
     assert str(filled.errors["name"][0]) == "This field is required."
 
 
 @pytest.mark.parametrize("space", [" ", "\t", "\r\n", "\u00a0", "\u2003", "\u3000", "\x1c", "\x85", "\u2028"])
-async def test_white_space_is_nothing(space: str) -> None:
-    assert codes(await filled_in(JSON, in_json(name=space))) == {"name": ["required"]}
-    filled = await filled_in(JSON, in_json(name=f"{space}ann{space}", password=f"{space}pw{space}"))
+async def test_white_space_counts_as_empty_and_is_stripped_except_in_passwords(space: str) -> None:
+    assert codes(await fill_in(JSON, json_body(name=space))) == {"name": ["required"]}
+    filled = await fill_in(JSON, json_body(name=f"{space}ann{space}", password=f"{space}pw{space}"))
     assert (filled.data["name"], filled.data["password"]) == ("ann", f"{space}pw{space}")
 
 
-async def test_a_password_of_spaces_is_one() -> None:
+async def test_a_password_may_consist_of_spaces() -> None:
     assert Field(type="password").clean("   ") == "   "
     with pytest.raises(ValidationError):
         Field(type="password").clean("")
 
 
-async def test_a_checkbox_is_on_or_not() -> None:
-    assert (await filled_in(URLENCODED, b"name=a")).data["agree"] == ""
-    assert (await filled_in(URLENCODED, b"name=a&agree=on")).data["agree"] == "on"
+async def test_a_checkbox_is_on_or_empty() -> None:
+    assert (await fill_in(URLENCODED, b"name=a")).data["agree"] == ""
+    assert (await fill_in(URLENCODED, b"name=a&agree=on")).data["agree"] == "on"
     with pytest.raises(ValidationError) as missing:
         Field(type="checkbox").clean("")
     assert missing.value.code == "required"
 
 
-async def test_a_hidden_field_is_judged_where_it_is_used() -> None:
+async def test_a_hidden_field_is_not_checked_by_the_form() -> None:
     for value in ("\x00", "\ud800", " x ", "x" * 10_000):
-        filled = await filled_in(JSON, in_json(name="a", next=value))
+        filled = await fill_in(JSON, json_body(name="a", next=value))
         assert (filled.is_valid, filled.data["next"]) == (True, value)
 
 
-# What a field refuses
+# Errors of one field
 
 
 @pytest.mark.parametrize(
@@ -163,22 +163,22 @@ async def test_a_hidden_field_is_judged_where_it_is_used() -> None:
         ("email", "a@example.org\nBcc: b@c.d", "invalid"),
     ],
 )
-async def test_what_cannot_be_taken_has_djangos_code(name: str, value: str, code: str) -> None:
-    filled = await filled_in(JSON, in_json(**{"name": "ann", name: value}))
+async def test_an_invalid_value_has_the_error_code_of_django(name: str, value: str, code: str) -> None:
+    filled = await fill_in(JSON, json_body(**{"name": "ann", name: value}))
     assert codes(filled) == {name: [code]}
     assert filled.data[name] == value
 
 
-async def test_as_many_characters_as_fit_are_taken() -> None:
-    filled = await filled_in(JSON, in_json(name=" 𝄞𝄞𝄞𝄞𝄞 "))
+async def test_a_text_of_the_maximum_length_is_valid() -> None:
+    filled = await fill_in(JSON, json_body(name=" 𝄞𝄞𝄞𝄞𝄞 "))
     assert filled.is_valid
-    filled = await filled_in(JSON, in_json(name="123456"))
+    filled = await fill_in(JSON, json_body(name="123456"))
     assert str(filled.errors["name"][0]) == "Ensure this value has at most 5 characters (it has 6)."
     with pytest.raises(ValidationError, match=r"Ensure this value has at most 1 character \(it has 2\)\."):
         Field(max_length=1).clean("ab")
 
 
-async def test_errors_add_up() -> None:
+async def test_errors_are_collected() -> None:
     filled = form()
     assert filled.is_valid
     filled.add_error("", ValidationError("wrong"))
@@ -187,17 +187,20 @@ async def test_errors_add_up() -> None:
     assert codes(filled) == {"": ["invalid", "other"]}
 
 
-async def test_half_a_letter_from_a_form_becomes_something_that_can_be_shown() -> None:
-    for kind, body in ((URLENCODED, b"name=%ed%a0%80"), (MULTIPART, multipart(("name", "?")).replace(b"?", b"\xed"))):
-        filled = await filled_in(kind, body)
+async def test_an_incomplete_utf_8_sequence_becomes_a_printable_text() -> None:
+    for media_type, body in (
+        (URLENCODED, b"name=%ed%a0%80"),
+        (MULTIPART, multipart(("name", "?")).replace(b"?", b"\xed")),
+    ):
+        filled = await fill_in(media_type, body)
         filled.data["name"].encode()
 
 
-# What is refused as a whole
+# Bodies that are rejected as a whole
 
 
 @pytest.mark.parametrize(
-    ("kind", "body"),
+    ("media_type", "body"),
     [
         (URLENCODED, b"name=a&name=b"),
         (URLENCODED, b"name=a&name="),
@@ -209,19 +212,19 @@ async def test_half_a_letter_from_a_form_becomes_something_that_can_be_shown() -
         (MULTIPART, multipart(("name", "a"), ("name", "b"))),
     ],
 )
-async def test_a_field_that_comes_twice_is_refused(kind: str, body: bytes) -> None:
-    assert await refusal(kind, body) == 400
+async def test_a_field_that_is_sent_twice_is_rejected(media_type: str, body: bytes) -> None:
+    assert await rejection_status(media_type, body) == 400
 
 
-async def test_a_field_that_is_not_asked_for_may_come_twice() -> None:
-    assert (await filled_in(URLENCODED, b"name=a&x=1&x=2")).is_valid
-    assert (await filled_in(JSON, b'{"name": "a", "x": 1, "x": 2}')).is_valid
+async def test_an_unknown_field_may_be_sent_twice() -> None:
+    assert (await fill_in(URLENCODED, b"name=a&x=1&x=2")).is_valid
+    assert (await fill_in(JSON, b'{"name": "a", "x": 1, "x": 2}')).is_valid
 
 
 @pytest.mark.parametrize("value", [None, True, False, 0, 1, 1.5, [], ["a"], {}, {"a": "b"}, [[]]])
-async def test_a_value_that_is_no_text_is_refused(value: Any) -> None:
-    assert await refusal(JSON, in_json(name=value)) == 400
-    assert (await filled_in(JSON, in_json(name="a", unknown=value))).is_valid
+async def test_a_json_value_that_is_not_text_is_rejected(value: Any) -> None:
+    assert await rejection_status(JSON, json_body(name=value)) == 400
+    assert (await fill_in(JSON, json_body(name="a", unknown=value))).is_valid
 
 
 @pytest.mark.parametrize(
@@ -235,12 +238,12 @@ async def test_a_value_that_is_no_text_is_refused(value: Any) -> None:
     ],
     ids=lambda body: ascii(body[:20]),
 )
-async def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    assert await refusal(JSON, body) == 400
+async def test_a_body_that_is_not_a_json_object_is_rejected(body: bytes) -> None:
+    assert await rejection_status(JSON, body) == 400
 
 
 @pytest.mark.parametrize(
-    ("kind", "body"),
+    ("media_type", "body"),
     [
         ("multipart/form-data", multipart(("name", "a"))),
         ("multipart/form-data; boundary=", multipart(("name", "a"))),
@@ -251,86 +254,86 @@ async def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         (URLENCODED, b"&".join(b"a%d=1" % number for number in range(MAX_FIELDS + 1))),
     ],
 )
-async def test_a_form_that_cannot_be_read_is_refused(kind: str, body: bytes) -> None:
-    assert await refusal(kind, body) == 400
+async def test_a_malformed_form_is_rejected(media_type: str, body: bytes) -> None:
+    assert await rejection_status(media_type, body) == 400
 
 
 async def test_fifty_fields_are_read() -> None:
     more = [(f"a{number}", "") for number in range(MAX_FIELDS - 1)]
-    assert (await filled_in(MULTIPART, multipart(("name", "a"), *more))).is_valid
-    assert (await filled_in(URLENCODED, b"&".join([b"name=a", *(f"{name}=".encode() for name, _ in more)]))).is_valid
+    assert (await fill_in(MULTIPART, multipart(("name", "a"), *more))).is_valid
+    assert (await fill_in(URLENCODED, b"&".join([b"name=a", *(f"{name}=".encode() for name, _ in more)]))).is_valid
 
 
 @pytest.mark.parametrize(
     "charset", ["punycode", "unicode_escape", "utf-7", "utf-16", "idna", "latin-1", "rot13", "hex", "nonsense", "8"]
 )
-async def test_a_form_is_in_utf_8(charset: str) -> None:
-    """By Python's other codecs one could make half a letter, or a body that takes seconds to read."""
-    assert await refusal(f"{MULTIPART}; charset={charset}", multipart(("name", r"\ud800"))) == 400
-    assert await refusal(f'{MULTIPART}; CHARSET="{charset.upper()}"', multipart(("name", "a"))) == 400
+async def test_a_form_must_be_in_utf_8(charset: str) -> None:
+    """With Python's other codecs an attacker could send lone surrogates, or a body that takes seconds to decode."""
+    assert await rejection_status(f"{MULTIPART}; charset={charset}", multipart(("name", r"\ud800"))) == 400
+    assert await rejection_status(f'{MULTIPART}; CHARSET="{charset.upper()}"', multipart(("name", "a"))) == 400
 
 
-async def test_no_body_takes_long_to_refuse() -> None:
+async def test_malformed_bodies_are_rejected_within_two_seconds() -> None:
     slow = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n-' + b"b" * 60_000 + b"\r\n--x--\r\n"
-    begun = time.perf_counter()
-    assert await refusal(f"{MULTIPART}; charset=punycode", slow) == 400
+    started_at = time.perf_counter()
+    assert await rejection_status(f"{MULTIPART}; charset=punycode", slow) == 400
     for body in (b"[" * 60_000, b'{"a":' * 12_000, b'{"name": ' + b"9" * 60_000 + b"}"):
-        assert await refusal(JSON, body) == 400
+        assert await rejection_status(JSON, body) == 400
     for body in (b"&" * 60_000, b"=" * 60_000, b"%" * 60_000, b"a=%F" * 10_000):
         with contextlib.suppress(HTTPException):
-            await filled_in(URLENCODED, body)
-    assert time.perf_counter() - begun < 2
+            await fill_in(URLENCODED, body)
+    assert time.perf_counter() - started_at < 2
 
 
 @pytest.mark.parametrize(
-    "kind",
+    "media_type",
     [
         *("", "text/plain", "text/html", "application/jsonx", "application/x-json", "application/problem+json"),
         *("multipart/mixed; boundary=x", "multipart/form-data, application/json", "form", ";", "é", "application/xml"),
     ],
 )
-async def test_another_kind_of_body_is_not_read(kind: str) -> None:
-    sent = Sent(kind, b"name=a")
-    with pytest.raises(HTTPException) as refused:
-        await form().fill_in(sent.request)
-    assert refused.value.status_code == 415
-    assert sent.asked == 0
+async def test_a_body_of_another_media_type_is_not_read(media_type: str) -> None:
+    chunked = ChunkedRequest(media_type, b"name=a")
+    with pytest.raises(HTTPException) as error:
+        await form().fill_in(chunked.request)
+    assert error.value.status_code == 415
+    assert chunked.read_count == 0
 
 
-# How much is read
+# Limits of the body length
 
 
 @pytest.mark.parametrize(
     "length", [str(MAX_BODY + 1), "1048576", "9" * 11, "9" * 5000, "-1", "+1", "1e3", "0x1", "1.0", "x", ""]
 )
-async def test_a_body_that_says_it_is_long_is_not_read(length: str) -> None:
-    for kind in (URLENCODED, JSON, MULTIPART):
-        sent = Sent(kind, *[b"a" * 1024] * 1024, length=length)
-        with pytest.raises(HTTPException) as refused:
-            await form().fill_in(sent.request)
-        assert refused.value.status_code == 413
-        assert sent.asked == 0
+async def test_a_body_with_a_large_or_invalid_content_length_is_not_read(length: str) -> None:
+    for media_type in (URLENCODED, JSON, MULTIPART):
+        chunked = ChunkedRequest(media_type, *[b"a" * 1024] * 1024, length=length)
+        with pytest.raises(HTTPException) as error:
+            await form().fill_in(chunked.request)
+        assert error.value.status_code == 413
+        assert chunked.read_count == 0
 
 
 @pytest.mark.parametrize("length", [None, "10", "0"])
-async def test_a_body_that_is_longer_than_it_says_is_cut_off(length: str | None) -> None:
-    sent = Sent(JSON, *[b"a" * 1024] * 1024, length=length)
-    with pytest.raises(HTTPException) as refused:
-        await form().fill_in(sent.request)
-    assert refused.value.status_code == 413
-    assert sent.asked == MAX_BODY // 1024 + 1
+async def test_a_body_longer_than_its_content_length_is_cut_off_at_the_limit(length: str | None) -> None:
+    chunked = ChunkedRequest(JSON, *[b"a" * 1024] * 1024, length=length)
+    with pytest.raises(HTTPException) as error:
+        await form().fill_in(chunked.request)
+    assert error.value.status_code == 413
+    assert chunked.read_count == MAX_BODY // 1024 + 1
 
 
 async def test_a_body_may_be_as_long_as_the_limit() -> None:
-    body = in_json(name="a", other="").replace(b'""', b'"' + b"x" * (MAX_BODY - 26) + b'"')
+    body = json_body(name="a", other="").replace(b'""', b'"' + b"x" * (MAX_BODY - 26) + b'"')
     assert len(body) == MAX_BODY
-    assert (await filled_in(JSON, body, length=str(MAX_BODY))).is_valid
-    assert await refusal(JSON, body + b" ") == 413
+    assert (await fill_in(JSON, body, length=str(MAX_BODY))).is_valid
+    assert await rejection_status(JSON, body + b" ") == 413
 
 
-async def test_a_body_may_come_in_as_many_pieces_as_it_likes() -> None:
-    async def pieces() -> AsyncIterator[bytes]:
-        for mark in in_json(name="a"):
-            yield bytes([mark])
+async def test_a_body_may_come_in_many_chunks() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for byte in json_body(name="a"):
+            yield bytes([byte])
 
-    assert (await filled_in(JSON, *[piece async for piece in pieces()])).is_valid
+    assert (await fill_in(JSON, *[chunk async for chunk in chunks()])).is_valid

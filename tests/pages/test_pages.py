@@ -1,4 +1,4 @@
-"""The account pages, their templates, and where they lead."""
+"""The account pages: redirects, headers, malformed forms and replaced templates."""
 
 import re
 from pathlib import Path
@@ -19,8 +19,8 @@ from ..support.apps import make_app
 
 pytestmark = with_tables
 
-SAME = {"origin": "http://testserver"}
-HOSTILE = [
+SAME_ORIGIN = {"origin": "http://testserver"}
+UNSAFE_URLS = [
     "https://evil.example/",
     "http://evil.example",
     "//evil.example",
@@ -86,13 +86,13 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("wanted", HOSTILE)
-def test_no_hostile_address_leads_anywhere(wanted: str) -> None:
-    assert safe_url(wanted, default="/home") == "/home"
+@pytest.mark.parametrize("url", UNSAFE_URLS)
+def test_an_unsafe_url_is_replaced_by_the_default(url: str) -> None:
+    assert safe_url(url, default="/home") == "/home"
 
 
 @pytest.mark.parametrize(
-    ("wanted", "expected"),
+    ("url", "expected"),
     [
         ("/", "/"),
         ("/a/b?c=d&e=f#g", "/a/b?c=d&e=f#g"),
@@ -108,30 +108,30 @@ def test_no_hostile_address_leads_anywhere(wanted: str) -> None:
         ("", "/home"),
     ],
 )
-def test_safe_addresses_are_kept_and_quoted(wanted: str | None, expected: str) -> None:
-    assert safe_url(wanted, default="/home", allowed_hosts=["shop.example"], require_https=True) == expected
+def test_a_safe_url_is_kept_and_quoted(url: str | None, expected: str) -> None:
+    assert safe_url(url, default="/home", allowed_hosts=["shop.example"], require_https=True) == expected
 
 
-@pytest.mark.parametrize("wanted", HOSTILE)
-async def test_no_hostile_next_leaves_the_site(tmp_path: Path, wanted: str) -> None:
+@pytest.mark.parametrize("url", UNSAFE_URLS)
+async def test_an_unsafe_next_does_not_redirect_to_another_site(tmp_path: Path, url: str) -> None:
     async with (
         Database(f"sqlite+aiosqlite:///{tmp_path}/x.sqlite3") as database,
         installed(database) as auth,
         client_of(make_app(auth)) as client,
     ):
         await auth.users.create_user("ann", password=PASSWORD)
-        sent = wanted.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-        page = await client.get("/accounts/login", params={"next": sent})
+        next_url = url.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        page = await client.get("/accounts/login", params={"next": next_url})
         assert "evil" not in page.text or 'value="/' in page.text
-        data = {"username": "ann", "password": PASSWORD, "next": sent}
-        response = await client.post("/accounts/login", data=data, headers=SAME)
+        data = {"username": "ann", "password": PASSWORD, "next": next_url}
+        response = await client.post("/accounts/login", data=data, headers=SAME_ORIGIN)
         assert response.status_code == 303
         location = response.headers["location"]
         assert location.startswith("/")
         assert not location.startswith(("//", "/\\"))
 
 
-async def test_next_travels_through_a_failed_login(auth: Auth, ann: User) -> None:
+async def test_a_failed_login_keeps_next(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         page = await client.get("/accounts/login?next=/members%3Fa=1")
         assert '<input type="hidden" name="next" value="/members?a=1">' in page.text
@@ -140,7 +140,7 @@ async def test_next_travels_through_a_failed_login(auth: Auth, ann: User) -> Non
         assert (await post_login(client, next="/members?a=1")).headers["location"] == "/members?a=1"
 
 
-async def test_other_hosts_can_be_allowed(database: Database) -> None:
+async def test_a_login_may_redirect_to_next_hosts(database: Database) -> None:
     async with installed(database, next_hosts=["shop.example"], login_redirect_url="/home") as auth:
         await auth.users.create_user("ann", password=PASSWORD)
         async with client_of(make_app(auth)) as client:
@@ -148,11 +148,11 @@ async def test_other_hosts_can_be_allowed(database: Database) -> None:
                 "location"
             ] == "http://shop.example/cart"
             assert (await post_login(client, next="http://evil.example/")).headers["location"] == "/home"
-            response = await client.post("/accounts/logout", data={"next": "/bye"}, headers=SAME)
+            response = await client.post("/accounts/logout", data={"next": "/bye"}, headers=SAME_ORIGIN)
             assert response.headers["location"] == "/bye"
 
 
-async def test_account_pages_are_kept_nowhere_and_framed_by_nobody(auth: Auth) -> None:
+async def test_account_pages_cannot_be_cached_or_framed(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         response = await client.get("/accounts/login")
         assert response.headers["cache-control"] == "no-store"
@@ -164,7 +164,7 @@ async def test_account_pages_are_kept_nowhere_and_framed_by_nobody(auth: Auth) -
         assert "style=" not in response.text
 
 
-async def test_the_form_suits_password_managers(auth: Auth) -> None:
+async def test_the_login_form_has_autocomplete_tokens_for_password_managers(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         page = (await client.get("/accounts/login")).text
     assert 'autocomplete="username"' in page
@@ -172,20 +172,20 @@ async def test_the_form_suits_password_managers(auth: Auth) -> None:
     assert 'type="text"' in page
 
 
-async def test_the_label_says_what_logs_in(database: Database) -> None:
+async def test_the_label_names_the_login_field(database: Database) -> None:
     async with installed(database, login_fields=["email"]) as auth, client_of(make_app(auth)) as client:
         page = (await client.get("/accounts/login")).text
         assert "E-mail address" in page
         assert 'type="email"' in page
 
 
-async def test_whoever_is_logged_in_already_is_told(auth: Auth, ann: User) -> None:
+async def test_the_login_page_shows_who_is_logged_in(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await post_login(client)
         assert "You are logged in as <bdi>ann</bdi>" in (await client.get("/accounts/login")).text
 
 
-async def test_the_farewell_is_not_for_somebody_who_is_still_there(auth: Auth, ann: User) -> None:
+async def test_the_logged_out_page_says_if_the_user_is_still_logged_in(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         await post_login(client)
         page = (await client.get("/accounts/logged_out")).text
@@ -195,14 +195,14 @@ async def test_the_farewell_is_not_for_somebody_who_is_still_there(auth: Auth, a
         assert "You are logged out" in page
 
 
-async def test_what_was_typed_is_escaped(auth: Auth) -> None:
+async def test_submitted_values_are_escaped(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         page = (await post_login(client, '"><script>alert(1)</script>')).text
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
 
 
-async def test_the_stylesheet_is_served_once_and_kept(auth: Auth) -> None:
+async def test_the_stylesheet_may_be_cached(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         page = (await client.get("/accounts/login")).text
         link = page.split('rel="stylesheet" href="')[1].split('"')[0]
@@ -212,13 +212,13 @@ async def test_the_stylesheet_is_served_once_and_kept(auth: Auth) -> None:
         assert "set-cookie" not in response.headers
 
 
-async def test_logout_is_by_post_only(auth: Auth) -> None:
+async def test_a_logout_needs_a_post(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
         assert (await client.get("/accounts/logout")).status_code == 405
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "status"),
+    ("content", "media_type", "status"),
     [
         (b"username=ann&username=bob&password=x", "application/x-www-form-urlencoded", 400),
         (b"{}", "application/json", 422),
@@ -241,33 +241,33 @@ async def test_logout_is_by_post_only(auth: Auth) -> None:
         (b"username=%00%ff%ed%a0%80&password=%ed%a0%80", "application/x-www-form-urlencoded", 422),
     ],
 )
-async def test_a_form_that_cannot_be_read_gets_a_clear_answer(
-    auth: Auth, content: bytes, kind: str, status: int
-) -> None:
+async def test_a_malformed_form_gets_the_right_status(auth: Auth, content: bytes, media_type: str, status: int) -> None:
     async with client_of(make_app(auth)) as client:
-        response = await client.post("/accounts/login", content=content, headers={**SAME, "content-type": kind})
+        response = await client.post(
+            "/accounts/login", content=content, headers={**SAME_ORIGIN, "content-type": media_type}
+        )
         assert response.status_code == status
 
 
-async def test_a_body_without_a_length_is_cut_off_too(auth: Auth) -> None:
-    async def endless() -> Any:
+async def test_a_body_without_a_content_length_is_cut_off_at_the_limit(auth: Auth) -> None:
+    async def long_body() -> Any:
         for _ in range(20):
             yield b"a" * 10_000
 
     async with client_of(make_app(auth)) as client:
-        headers = {**SAME, "content-type": "application/x-www-form-urlencoded"}
-        assert (await client.post("/accounts/login", content=endless(), headers=headers)).status_code == 413
+        headers = {**SAME_ORIGIN, "content-type": "application/x-www-form-urlencoded"}
+        assert (await client.post("/accounts/login", content=long_body(), headers=headers)).status_code == 413
         headers["content-length"] = "x"
         assert (await client.post("/accounts/login", content=b"a", headers=headers)).status_code == 413
 
 
-# Templates of one's own
+# Templates of the application
 
 
-async def test_templates_can_be_replaced_one_by_one(database: Database, tmp_path: Path) -> None:
-    own = tmp_path / "templates" / "registration"
-    own.mkdir(parents=True)
-    (own / "logged_out.html").write_text("{% extends 'auth_base.html' %}{% block content %}Bye!{% endblock %}")
+async def test_an_application_can_replace_a_single_template(database: Database, tmp_path: Path) -> None:
+    directory = tmp_path / "templates" / "registration"
+    directory.mkdir(parents=True)
+    (directory / "logged_out.html").write_text("{% extends 'auth_base.html' %}{% block content %}Bye!{% endblock %}")
     async with installed(database, templates=[tmp_path / "templates"]) as auth, client_of(make_app(auth)) as client:
         page = (await client.get("/accounts/logged_out")).text
         assert "Bye!" in page
@@ -275,7 +275,7 @@ async def test_templates_can_be_replaced_one_by_one(database: Database, tmp_path
         assert "Log in" in (await client.get("/accounts/login")).text
 
 
-async def test_templates_of_the_application_know_the_user(auth: Auth, ann: User, tmp_path: Path) -> None:
+async def test_templates_of_the_application_get_user_and_permissions(auth: Auth, ann: User, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(
         "{{ user.display_name }}|{{ perms.polls.add_vote }}|{{ perms.polls.close }}|{{ perms.shop.any }}|"
         "{{ 'polls.add_vote' in perms }}|{{ 'polls' in perms }}|{{ 'shop' in perms }}|"
@@ -301,7 +301,7 @@ async def test_templates_of_the_application_know_the_user(auth: Auth, ann: User,
         assert (await client.get("/page")).text.startswith("|False|False|False|False|False|False|no|no|no|")
 
 
-async def test_perms_are_asked_not_listed(auth: Auth, ann: User) -> None:
+async def test_perms_cannot_be_listed(auth: Auth, ann: User) -> None:
     async def page(request: Request) -> Response:
         perms = auth_context(request)["perms"]
         with pytest.raises(TypeError, match="get_all_permissions"):

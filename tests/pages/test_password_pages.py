@@ -1,4 +1,4 @@
-"""Changing a password, and getting back in without one: the pages, the mails, and what an attacker learns of them."""
+"""The pages that change and reset a password: forms, mails, and what an attacker can learn from them."""
 
 import contextlib
 import json
@@ -42,17 +42,17 @@ pytestmark = with_tables
 
 SITE = "https://site.example"
 NEW = "an entirely new passphrase"
-SAME = {"sec-fetch-site": "same-origin"}
+SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
 CHANGE = {"old_password": PASSWORD, "new_password1": NEW, "new_password2": NEW}
 RESET = {"new_password1": NEW, "new_password2": NEW}
 JSON = {"content-type": "application/json"}
-Languages(["en", "de"])  # read once, before there is an event loop that could wait for the disk
+Languages(["en", "de"])  # reads the catalogs before an event loop exists that file access would block
 
 
 @pytest.fixture
 async def auth(database: Database) -> AsyncIterator[Auth]:
-    """In place of the common one: a site that sends mails."""
+    """Replaces the common fixture by a site that sends mails."""
     async with site(database) as auth:
         yield auth
 
@@ -65,35 +65,37 @@ async def site(database: Database, **options: Any) -> AsyncIterator[Auth]:
 
 @pytest.fixture
 async def client(auth: Auth, ann: User) -> AsyncIterator[httpx.AsyncClient]:
-    """A browser of somebody who has not logged in."""
+    """A browser of an anonymous visitor."""
     async with browser(auth) as client:
         yield client
 
 
 def browser(auth: Auth, **options: Any) -> httpx.AsyncClient:
-    return client_of(make_app(auth), headers={**SAME, "user-agent": FIREFOX, **options.pop("headers", {})}, **options)
+    return client_of(
+        make_app(auth), headers={**SAME_ORIGIN, "user-agent": FIREFOX, **options.pop("headers", {})}, **options
+    )
 
 
 async def mails(auth: Auth) -> list[EmailMessage]:
-    """All mails so far, also those that wait."""
+    """Returns all mails so far, after sending the queued ones."""
     await auth.mail_queue.drain()
     assert isinstance(auth.mail_queue.mailer, CollectingMailer)
     return auth.mail_queue.mailer.messages
 
 
 async def link_of(auth: Auth, user: User) -> str:
-    """A link to reset the password, as it stands in a mail."""
+    """Returns a link to reset the password, as in a mail."""
     return f"/accounts/reset/{encode_uid(user)}/{await auth.reset_tokens.make(user)}"
 
 
-async def again(auth: Auth, user: User) -> User:
-    fresh = await auth.users.get(user.id)
-    assert isinstance(fresh, User)
-    return fresh
+async def reload(auth: Auth, user: User) -> User:
+    reloaded = await auth.users.get(user.id)
+    assert isinstance(reloaded, User)
+    return reloaded
 
 
 async def has_password(auth: Auth, user: User, password: str) -> bool:
-    return await auth.users.check_password(await again(auth, user), password)
+    return await auth.users.check_password(await reload(auth, user), password)
 
 
 async def rows(auth: Auth, table: sa.Table) -> list[dict[str, Any]]:
@@ -101,7 +103,7 @@ async def rows(auth: Auth, table: sa.Table) -> list[dict[str, Any]]:
 
 
 def codes(response: httpx.Response) -> dict[str, list[str]]:
-    """Of the errors in a problem (RFC 9457)."""
+    """Returns the error codes of a problem (RFC 9457) by field name."""
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
     assert problem["type"] == "about:blank"
@@ -111,7 +113,7 @@ def codes(response: httpx.Response) -> dict[str, list[str]]:
     return {name: [error["code"] for error in errors] for name, errors in problem.get("errors", {}).items()}
 
 
-# Changing one's password
+# Changing the password
 
 
 async def test_changing_a_password_needs_a_login(client: httpx.AsyncClient) -> None:
@@ -124,13 +126,13 @@ async def test_changing_a_password_needs_a_login(client: httpx.AsyncClient) -> N
     assert done.headers["location"].startswith("/accounts/login")
 
 
-async def test_a_program_is_told_to_log_in_by_a_status(client: httpx.AsyncClient) -> None:
+async def test_a_json_client_without_login_gets_401(client: httpx.AsyncClient) -> None:
     sent = await client.post("/accounts/password_change", json=CHANGE)
     assert sent.status_code == 401
     assert codes(sent) == {}
 
 
-async def test_a_password_is_changed(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_the_form_changes_the_password(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     await post_login(client)
     page = await client.get("/accounts/password_change")
     assert page.status_code == 200
@@ -143,22 +145,22 @@ async def test_a_password_is_changed(auth: Auth, ann: User, client: httpx.AsyncC
     assert not await has_password(auth, ann, PASSWORD)
 
 
-async def test_this_session_goes_on_under_a_new_key_and_all_others_end(auth: Auth, client: httpx.AsyncClient) -> None:
-    async with browser(auth) as other:
+async def test_this_session_continues_under_a_new_key_and_all_others_end(auth: Auth, client: httpx.AsyncClient) -> None:
+    async with browser(auth) as other_browser:
         await post_login(client)
-        await post_login(other)
+        await post_login(other_browser)
         await client.get("/remember?cart=full")
         before = client.cookies["session"]
         await client.post("/accounts/password_change", data=CHANGE)
         assert client.cookies["session"] != before
         assert (await client.get("/whoami")).json()["session"] == {"cart": "full"}
         assert (await client.get("/members")).text == "members"
-        assert (await other.get("/whoami")).json()["username"] == ""
-        other.cookies.set("session", before)
-        assert (await other.get("/whoami")).json()["username"] == ""
+        assert (await other_browser.get("/whoami")).json()["username"] == ""
+        other_browser.cookies.set("session", before)
+        assert (await other_browser.get("/whoami")).json()["username"] == ""
 
 
-async def test_the_owner_is_told_of_a_new_password(auth: Auth, client: httpx.AsyncClient) -> None:
+async def test_the_user_gets_a_notice_of_a_password_change(auth: Auth, client: httpx.AsyncClient) -> None:
     await post_login(client)
     await client.post("/accounts/password_change", data=CHANGE)
     (mail,) = await mails(auth)
@@ -172,7 +174,7 @@ async def test_the_owner_is_told_of_a_new_password(auth: Auth, client: httpx.Asy
     assert PASSWORD not in str(mail)
 
 
-async def test_nobody_is_told_without_an_address_or_where_notices_are_off(database: Database) -> None:
+async def test_no_notice_is_sent_if_notices_are_off(database: Database) -> None:
     async with site(database, notices=False) as auth, browser(auth) as client:
         await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         await post_login(client)
@@ -210,7 +212,7 @@ async def test_a_user_without_an_address_can_change_the_password(auth: Auth, cli
         (dict.fromkeys(CHANGE, ""), {name: ["required"] for name in CHANGE}),
     ],
 )
-async def test_what_is_wrong_has_djangos_codes(
+async def test_errors_have_the_codes_of_django(
     auth: Auth, ann: User, client: httpx.AsyncClient, changed: dict[str, str], expected: dict[str, list[str]]
 ) -> None:
     await log_in(client, ann, auth)
@@ -222,13 +224,11 @@ async def test_what_is_wrong_has_djangos_codes(
 
 
 def ascii_json(fields: dict[str, Any]) -> bytes:
-    """httpx cannot send half a surrogate pair; a program can."""
+    """Returns JSON that may contain lone surrogates, which httpx itself cannot send."""
     return json.dumps(fields).encode()
 
 
-async def test_a_page_says_what_is_wrong_and_shows_no_password(
-    auth: Auth, ann: User, client: httpx.AsyncClient
-) -> None:
+async def test_the_page_shows_errors_but_no_passwords(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     await log_in(client, ann, auth)
     page = await client.post("/accounts/password_change", data={**CHANGE, "old_password": "my old and wrong one"})
     assert page.status_code == 422
@@ -238,7 +238,7 @@ async def test_a_page_says_what_is_wrong_and_shows_no_password(
     assert NEW not in page.text
 
 
-async def test_a_program_is_told_where_to_go_next(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_a_json_client_gets_the_next_url(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     await log_in(client, ann, auth)
     sent = await client.post("/accounts/password_change", json=CHANGE)
     assert (sent.status_code, sent.json()) == (200, {"next": "/accounts/password_change/done"})
@@ -246,8 +246,8 @@ async def test_a_program_is_told_where_to_go_next(auth: Auth, ann: User, client:
     assert (await client.get("/members")).text == "members"
 
 
-async def test_guesses_at_the_old_password_are_counted(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
-    await log_in(client, ann, auth)  # a session that was stolen, in a browser that ann never used
+async def test_guesses_of_the_old_password_are_throttled(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+    await log_in(client, ann, auth)  # an attacker with a stolen session, in a browser that ann never used
     wrong = {**CHANGE, "old_password": "wrong"}
     statuses = [(await client.post("/accounts/password_change", data=wrong)).status_code for _ in range(6)]
     assert statuses == [422] * 5 + [429]
@@ -256,18 +256,20 @@ async def test_guesses_at_the_old_password_are_counted(auth: Auth, ann: User, cl
     assert page.headers["retry-after"] == "1"
     assert page.headers["cache-control"] == "no-store"
     assert "Too many attempts. Please try again in 1 second." in page.text
-    told = await client.post("/accounts/password_change", json=CHANGE)
-    assert (told.status_code, codes(told)) == (429, {})
-    assert told.headers["retry-after"] == "1"
+    problem = await client.post("/accounts/password_change", json=CHANGE)
+    assert (problem.status_code, codes(problem)) == (429, {})
+    assert problem.headers["retry-after"] == "1"
     assert await has_password(auth, ann, PASSWORD)
-    # The owner, in a browser of hers, is not kept waiting; neither is her login.
-    async with browser(auth) as hers:
-        assert (await post_login(hers)).status_code == 303
-        assert "device" in hers.cookies
-        assert (await hers.post("/accounts/password_change", data=CHANGE)).status_code == 303
+    # In her own browser the owner can log in and change the password without waiting.
+    async with browser(auth) as ann_browser:
+        assert (await post_login(ann_browser)).status_code == 303
+        assert "device" in ann_browser.cookies
+        assert (await ann_browser.post("/accounts/password_change", data=CHANGE)).status_code == 303
 
 
-async def test_looking_counts_nothing_and_changes_nothing(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_loading_the_form_neither_counts_nor_changes_anything(
+    auth: Auth, ann: User, client: httpx.AsyncClient
+) -> None:
     await log_in(client, ann, auth)
     for _ in range(8):
         page, head = await all_of(client.get("/accounts/password_change"), client.head("/accounts/password_change"))
@@ -277,14 +279,14 @@ async def test_looking_counts_nothing_and_changes_nothing(auth: Auth, ann: User,
     assert (await client.put("/accounts/password_change")).status_code == 405
 
 
-async def test_a_password_of_nobody_cannot_be_guessed(auth: Auth, client: httpx.AsyncClient) -> None:
+async def test_an_unusable_password_is_not_accepted_as_the_old_one(auth: Auth, client: httpx.AsyncClient) -> None:
     keyless = await auth.users.create_user("keyless", "keyless@example.org")
     await log_in(client, keyless, auth)
     sent = await client.post("/accounts/password_change", json={**CHANGE, "old_password": keyless.password})
     assert codes(sent) == {"old_password": ["password_incorrect"]}
 
 
-async def test_other_sites_change_no_password(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_a_cross_site_request_changes_no_password(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     await log_in(client, ann, auth)
     for headers in ({"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}):
         assert (await client.post("/accounts/password_change", data=CHANGE, headers=headers)).status_code == 403
@@ -292,7 +294,7 @@ async def test_other_sites_change_no_password(auth: Auth, ann: User, client: htt
     assert await has_password(auth, ann, PASSWORD)
 
 
-async def test_pages_speak_german(database: Database) -> None:
+async def test_pages_are_in_german_if_the_browser_prefers_it(database: Database) -> None:
     async with site(database, languages=["en", "de"]) as auth, browser(auth) as client:
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         await log_in(client, ann, auth)
@@ -301,9 +303,10 @@ async def test_pages_speak_german(database: Database) -> None:
         assert '<html lang="de"' in page.text
         assert "Das alte Passwort ist falsch." in page.text
         assert page.headers["vary"] == "Accept-Language, Cookie"
-        told = await client.post("/accounts/password_change", json={**CHANGE, "new_password2": "x"})
-        assert told.json()["errors"]["new_password2"][0]["message"] == "Die beiden Passwörter stimmen nicht überein."
-        assert told.json()["detail"] == "Diese Angaben können nicht angenommen werden."
+        problem = await client.post("/accounts/password_change", json={**CHANGE, "new_password2": "x"})
+        errors = problem.json()["errors"]
+        assert errors["new_password2"][0]["message"] == "Die beiden Passwörter stimmen nicht überein."
+        assert problem.json()["detail"] == "Diese Angaben können nicht angenommen werden."
         await client.post("/accounts/password_change", data=CHANGE)
         (notice,) = await mails(auth)
         assert notice["Content-Language"] == "de"
@@ -314,22 +317,22 @@ async def test_pages_speak_german(database: Database) -> None:
         assert "Zu viele Versuche." in page.text
 
 
-# Asking for a mail
+# Requesting a reset mail
 
 
-ACCOUNTS = ["ann@example.org", "nobody@example.org", "inactive@example.org", "keyless@example.org", "x@localhost"]
+ACCOUNTS = ["ann@example.org", "unknown@example.org", "inactive@example.org", "keyless@example.org", "x@localhost"]
 
 
 @pytest.fixture
-async def people(auth: Auth, ann: User) -> None:
+async def accounts(auth: Auth, ann: User) -> None:
     await auth.users.create_user("inactive", "inactive@example.org", PASSWORD, is_active=False)
     await auth.users.create_user("keyless", "keyless@example.org")
     await auth.users.create_user("reclusive", "", PASSWORD)
 
 
-@pytest.mark.usefixtures("people")
-async def test_the_answer_is_the_same_for_everybody(auth: Auth) -> None:
-    seen = set()
+@pytest.mark.usefixtures("accounts")
+async def test_the_response_is_the_same_for_every_address(auth: Auth) -> None:
+    responses = set()
     for email in ACCOUNTS:
         for send in ({"data": {"email": email}}, {"json": {"email": email}}):
             async with browser(auth) as client:
@@ -337,14 +340,14 @@ async def test_the_answer_is_the_same_for_everybody(auth: Auth) -> None:
                 answer = await client.post("/accounts/password_reset", **send)  # type: ignore[arg-type]
                 done = await client.get("/accounts/password_reset/done")
                 form = re.sub(r'value="[^"]{86}"', "", page.text)
-                told = (answer.status_code, answer.content, tuple(answer.headers.items()), "json" in send)
-                seen.add((*told, done.content, tuple(done.headers.items()), form, tuple(client.cookies)))
-    assert len(seen) == 2  # a form and JSON
+                response = (answer.status_code, answer.content, tuple(answer.headers.items()), "json" in send)
+                responses.add((*response, done.content, tuple(done.headers.items()), form, tuple(client.cookies)))
+    assert len(responses) == 2  # one for forms, one for JSON
     assert [str(mail["To"]) for mail in await mails(auth)] == ["ann@example.org"]
 
 
-@pytest.mark.usefixtures("people")
-async def test_an_empty_field_is_the_same_for_everybody(auth: Auth, client: httpx.AsyncClient) -> None:
+@pytest.mark.usefixtures("accounts")
+async def test_an_empty_or_too_long_address_is_an_error(auth: Auth, client: httpx.AsyncClient) -> None:
     sent = await client.post("/accounts/password_reset", json={"email": " "})
     assert (sent.status_code, codes(sent)) == (422, {"email": ["required"]})
     sent = await client.post("/accounts/password_reset", json={"email": "x" * 255})
@@ -352,7 +355,7 @@ async def test_an_empty_field_is_the_same_for_everybody(auth: Auth, client: http
     assert await mails(auth) == []
 
 
-async def test_whoever_forgot_the_password_gets_back_in(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_a_reset_link_sets_a_new_password(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     await auth.users.update(ann, last_login=ann.date_joined)
     page = await client.get("/accounts/password_reset")
     data = {"email": "ANN@Example.ORG", "csrfmiddlewaretoken": token_in(page.text)}
@@ -377,14 +380,14 @@ async def test_whoever_forgot_the_password_gets_back_in(auth: Auth, ann: User, c
     assert notice["Subject"] == "Your password at site.example was reset"
     assert "Firefox on Linux" in plain_text(notice)
     assert NEW not in str(notice)
-    # The secret is forgotten, and with it the session that held nothing else.
+    # The secret was removed from the session, and with it the session, which was otherwise empty.
     assert "session" not in client.cookies
     assert (await client.get(moved.headers["location"])).status_code == 404
 
 
-# Letters that look like others, or become them: to Python, to Unicode, to a collation of MariaDB.
+# Characters that look like others, or that Python, Unicode or a collation of MariaDB treats as equal to others.
 @pytest.mark.parametrize(
-    "typed",
+    "address",
     [
         "\u212aate@example.org",
         "ｋate@example.org",
@@ -402,26 +405,24 @@ async def test_whoever_forgot_the_password_gets_back_in(auth: Auth, ann: User, c
         "KATE@EXAMPLE.OR\u0261",
     ],
 )
-async def test_an_address_that_looks_alike_is_another_one(auth: Auth, client: httpx.AsyncClient, typed: str) -> None:
+async def test_a_look_alike_address_gets_no_mail(auth: Auth, client: httpx.AsyncClient, address: str) -> None:
     await auth.users.create_user("kate", "kate@example.org", PASSWORD)
-    sent = await client.post("/accounts/password_reset", content=ascii_json({"email": typed}), headers=JSON)
+    sent = await client.post("/accounts/password_reset", content=ascii_json({"email": address}), headers=JSON)
     assert sent.status_code in (200, 422)
     assert await mails(auth) == []
-    # And whoever types such a thing all the time does not keep her from her mail.
+    # Requests with look-alike addresses do not use up her rate limit.
     await client.post("/accounts/password_reset", data={"email": "kate@example.org"})
     assert [str(mail["To"]) for mail in await mails(auth)] == ["kate@example.org"]
 
 
-@pytest.mark.parametrize("typed", ["KATE@EXAMPLE.ORG", "kate@example.org", " Kate@Example.org\t"])
-async def test_mail_goes_to_the_address_that_is_stored(auth: Auth, client: httpx.AsyncClient, typed: str) -> None:
+@pytest.mark.parametrize("address", ["KATE@EXAMPLE.ORG", "kate@example.org", " Kate@Example.org\t"])
+async def test_the_mail_goes_to_the_stored_address(auth: Auth, client: httpx.AsyncClient, address: str) -> None:
     await auth.users.create_user("kate", "Kate@example.org", PASSWORD)
-    await client.post("/accounts/password_reset", data={"email": typed})
+    await client.post("/accounts/password_reset", data={"email": address})
     assert [str(mail["To"]) for mail in await mails(auth)] == ["Kate@example.org"]
 
 
-async def test_an_address_that_is_stored_oddly_does_not_look_alike_either(
-    auth: Auth, client: httpx.AsyncClient
-) -> None:
+async def test_a_stored_look_alike_address_gets_no_mail(auth: Auth, client: httpx.AsyncClient) -> None:
     await auth.users.create_user("eve", "\u212aate@example.org", PASSWORD)
     await auth.users.create_user("kate", "kate@example.org", PASSWORD)
     await client.post("/accounts/password_reset", data={"email": "kate@example.org"})
@@ -430,7 +431,7 @@ async def test_an_address_that_is_stored_oddly_does_not_look_alike_either(
     assert "Your username: kate" in plain_text(mail)
 
 
-async def test_each_account_of_an_address_gets_a_mail_of_its_own(auth: Auth, client: httpx.AsyncClient) -> None:
+async def test_each_account_of_an_address_gets_a_mail(auth: Auth, client: httpx.AsyncClient) -> None:
     for name, email in (("anna", "ANN@example.org"), ("anne", "ann@example.org"), ("other", "other@example.org")):
         await auth.users.create_user(name, email, PASSWORD)
     await client.post("/accounts/password_reset", data={"email": "ann@example.org"})
@@ -439,7 +440,7 @@ async def test_each_account_of_an_address_gets_a_mail_of_its_own(auth: Auth, cli
     assert len({*auth.mail_queue.mailer.links()} - {SITE}) == 3  # type: ignore[union-attr]
 
 
-async def test_an_address_gets_one_mail_in_five_minutes(auth: Auth, client: httpx.AsyncClient) -> None:
+async def test_an_account_gets_one_mail_in_five_minutes(auth: Auth, client: httpx.AsyncClient) -> None:
     await auth.users.create_user("bob", "bob@example.org", PASSWORD)
     for email in ("ann@example.org", "ANN@example.org", "ann@EXAMPLE.org", "bob@example.org", " ann@example.org "):
         assert (await client.post("/accounts/password_reset", data={"email": email})).status_code == 303
@@ -447,7 +448,7 @@ async def test_an_address_gets_one_mail_in_five_minutes(auth: Auth, client: http
     assert len(await rows(auth, auth.tables.token)) == 2
 
 
-async def test_whoever_asks_all_the_time_has_to_wait(auth: Auth, client: httpx.AsyncClient) -> None:
+async def test_requests_of_one_client_are_rate_limited(auth: Auth, client: httpx.AsyncClient) -> None:
     emails = [f"{number}@example.org" for number in range(21)]
     statuses = [(await client.post("/accounts/password_reset", data={"email": email})).status_code for email in emails]
     assert statuses == [303] * 20 + [429]
@@ -483,27 +484,26 @@ HOST_HEADERS = [
 ]
 
 
-async def test_a_link_leads_to_the_site_whatever_the_request_says(database: Database) -> None:
+async def test_links_use_base_url_whatever_the_request_headers_say(database: Database) -> None:
     async with site(database, throttling=False) as auth, browser(auth) as client:
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         for header in HOST_HEADERS:
             for host in HOSTS if header in ("host", "x-forwarded-host") else [b"evil.example"]:
                 value = b"host=" + host + b";proto=http" if header == "forwarded" else host
-                sent: list[tuple[bytes, bytes]] = [(header.encode(), value)]
-                await client.post("/accounts/password_reset", data={"email": ann.email}, headers=sent)
+                headers: list[tuple[bytes, bytes]] = [(header.encode(), value)]
+                await client.post("/accounts/password_reset", data={"email": ann.email}, headers=headers)
         messages = await mails(auth)
         assert len(messages) > 2 * len(HOSTS)
         for mail in messages:
-            said = str(mail)
-            assert not re.search("(?i)evil|vil.example|127.0.0.1|::1", said)
+            assert not re.search("(?i)evil|vil.example|127.0.0.1|::1", str(mail))
             links = re.findall(r"https?://[^\s<>\"]+", plain_text(mail))
             assert links[0].startswith(f"{SITE}/accounts/reset/")
             assert links[1:] == [SITE]
 
 
-async def test_a_site_below_a_path_has_it_in_its_links(auth: Auth, ann: User) -> None:
+async def test_links_contain_the_root_path(auth: Auth, ann: User) -> None:
     transport = httpx.ASGITransport(make_app(auth), client=("192.0.2.1", 5000), root_path="/shop")
-    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=SAME) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=SAME_ORIGIN) as client:
         await client.post("/shop/accounts/password_reset", data={"email": ann.email})
         await mails(auth)
         link = auth.mail_queue.mailer.links()[0]  # type: ignore[union-attr]
@@ -513,7 +513,7 @@ async def test_a_site_below_a_path_has_it_in_its_links(auth: Auth, ann: User) ->
         assert (await client.get(moved.headers["location"])).status_code == 200
 
 
-async def test_a_site_without_mail_says_what_is_missing(database: Database) -> None:
+async def test_a_site_without_mailer_or_base_url_raises_an_error(database: Database) -> None:
     for options in ({"mailer": None}, {"base_url": None}):
         async with site(database, **options) as auth, browser(auth) as client:
             with pytest.raises(ImproperlyConfigured, match=r"Pass Auth\(mailer=SMTPMailer"):
@@ -529,26 +529,26 @@ async def test_a_site_without_mail_says_what_is_missing(database: Database) -> N
         *("https://site.example?x", "https://site.example#x", "https://site.example\\evil", "https://site example"),
     ],
 )
-async def test_the_address_of_the_site_is_a_scheme_and_a_host(base_url: str) -> None:
+async def test_base_url_must_be_a_scheme_and_a_host(base_url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=r'Pass base_url="https://shop.example", without a path'):
         Auth(Database("sqlite+aiosqlite:///x.sqlite3"), secret_key=SECRET_KEY, base_url=base_url)
 
 
-class Broken:
-    """A server that quotes what it refuses."""
+class FailingMailer:
+    """A mailer whose server quotes the rejected mail."""
 
     async def send(self, message: EmailMessage) -> None:
         raise OSError(f"550 refused: {plain_text(message)}")
 
 
-async def test_a_mail_that_cannot_be_sent_is_nobodys_business(
+async def test_a_failed_mail_changes_no_response_and_its_log_has_no_link(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with site(database, mailer=Broken()) as auth, browser(auth) as client:
+    async with site(database, mailer=FailingMailer()) as auth, browser(auth) as client:
         await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         answers = [
             await client.post("/accounts/password_reset", data={"email": email})
-            for email in ("ann@example.org", "nobody@example.org")
+            for email in ("ann@example.org", "unknown@example.org")
         ]
         await auth.mail_queue.drain()
         assert {(answer.status_code, answer.headers["location"]) for answer in answers} == {
@@ -560,28 +560,28 @@ async def test_a_mail_that_cannot_be_sent_is_nobodys_business(
         assert "/reset/" not in errors[0]
 
 
-async def test_a_stored_address_that_is_none_stops_nobody(
+async def test_an_invalid_stored_address_does_not_stop_a_password_change(
     auth: Auth, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Written by another program: the page takes no such address, but a notice would go there."""
+    """Another program stored the address. The form rejects it, but a notice would go there."""
     await auth.users.create_user("odd", "ann@example.org,eve@evil.example", PASSWORD)
     sent = await client.post("/accounts/password_reset", data={"email": "ann@example.org,eve@evil.example"})
     assert sent.status_code == 422
     await post_login(client, "odd")
     assert (await client.post("/accounts/password_change", data=CHANGE)).status_code == 303
     assert await mails(auth) == []
-    assert "A mail could not be made" in caplog.text
+    assert "A mail could not be composed" in caplog.text
     assert "evil" not in caplog.text
 
 
-# Following the link
+# Opening the link
 
 
-async def test_looking_at_a_link_does_not_use_it_up(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_opening_a_link_does_not_use_it_up(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     link = await link_of(auth, ann)
     for _ in range(3):
         assert (await client.head(link)).status_code == 303
-        async with browser(auth, headers={"user-agent": "a scanner of mails"}) as scanner:
+        async with browser(auth, headers={"user-agent": "a mail scanner"}) as scanner:
             assert (await scanner.get(link, follow_redirects=True)).status_code == 200
             assert (await scanner.head(link, follow_redirects=True)).status_code == 200
     page = await client.get(link, follow_redirects=True)
@@ -589,20 +589,20 @@ async def test_looking_at_a_link_does_not_use_it_up(auth: Auth, ann: User, clien
     assert await has_password(auth, ann, NEW)
 
 
-async def test_the_form_can_be_filled_in_again(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_the_form_can_be_submitted_again_after_an_error(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     page = await client.get(await link_of(auth, ann), follow_redirects=True)
-    for wrong, said in (
+    for data, message in (
         ({"new_password1": "short", "new_password2": "short"}, "too short"),
         ({"new_password1": NEW, "new_password2": "other"}, "didn’t match"),
         ({"new_password1": "ann@example.org", "new_password2": "ann@example.org"}, "too similar"),
     ):
-        failed = await client.post(page.url, data=wrong)
+        failed = await client.post(page.url, data=data)
         assert failed.status_code == 422
-        assert said in failed.text
+        assert message in failed.text
     assert (await client.post(page.url, data=RESET)).status_code == 303
 
 
-async def test_the_secret_is_in_no_page_no_url_and_no_log(
+async def test_the_secret_is_in_no_page_no_header_and_no_log(
     auth: Auth, ann: User, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -619,7 +619,7 @@ async def test_the_secret_is_in_no_page_no_url_and_no_log(
         assert secret not in str(answer.headers)
         assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["cache-control"] == "no-store"
-    # What the client of this test logs is its own business.
+    # The HTTP client of this test logs URLs too; its records do not count.
     logged = [record for record in caplog.records if record.name.split(".")[0] not in ("httpx", "httpcore")]
     assert {record.name for record in logged} <= {
         "starlette_auth",
@@ -627,13 +627,14 @@ async def test_the_secret_is_in_no_page_no_url_and_no_log(
         "aiosqlite",
         "asyncio",
         "python_multipart",
+        "python_multipart.multipart",
     }
     for record in logged:
         assert secret not in record.getMessage()
         assert NEW not in record.getMessage()
 
 
-async def test_the_database_never_holds_the_secret(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_the_database_does_not_contain_the_secret(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     link = await link_of(auth, ann)
     await client.get(link, follow_redirects=True)
     for table in auth.tables:
@@ -641,7 +642,7 @@ async def test_the_database_never_holds_the_secret(auth: Auth, ann: User, client
 
 
 @pytest.mark.parametrize("kind", ["kept", "signed"])
-async def test_a_bad_link_is_bad_in_the_same_way(database: Database, kind: str) -> None:
+async def test_all_invalid_links_get_the_same_response(database: Database, kind: str) -> None:
     reset_tokens = PasswordResetTokens(SECRET_KEY) if kind == "signed" else None
     async with site(database, reset_tokens=reset_tokens) as auth:
         ann, bob = [await auth.users.create_user(name, f"{name}@example.org", PASSWORD) for name in ("ann", "bob")]
@@ -650,7 +651,7 @@ async def test_a_bad_link_is_bad_in_the_same_way(database: Database, kind: str) 
         used = await link_of(auth, bob)
         async with browser(auth) as client:
             assert (await client.post(used, data=RESET)).status_code == 303
-        bad = [
+        invalid_links = [
             used,
             await link_of(auth, gone),
             f"/accounts/reset/{encode_uid(bob)}/{token}",
@@ -665,41 +666,45 @@ async def test_a_bad_link_is_bad_in_the_same_way(database: Database, kind: str) 
             f"/accounts/reset/OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5/{token}",
             f"/accounts/reset/x/{token}",
         ]
-        seen = set()
-        for link in bad:
+        responses = set()
+        for link in invalid_links:
             async with browser(auth) as client:
                 for answer in (await client.get(link), await client.post(link, data=RESET)):
                     assert answer.status_code == 404
-                    seen.add((answer.text, tuple(answer.headers.items())))
+                    responses.add((answer.text, tuple(answer.headers.items())))
                 sent = await client.post(link, json=RESET)
                 assert (sent.status_code, codes(sent)) == (404, {})
                 assert "used before, or is too old" in sent.json()["detail"]
                 assert not client.cookies
-        assert len(seen) == 1
-        # Nobody fills the table by making up links.
+        assert len(responses) == 1
+        # An attacker cannot fill the table with sessions by requesting invalid links.
         assert await rows(auth, auth.tables.session) == []
         assert await has_password(auth, ann, PASSWORD)
-        assert await auth.reset_tokens.check(await again(auth, ann), token)
+        assert await auth.reset_tokens.check(await reload(auth, ann), token)
 
 
-async def test_a_secret_in_the_session_is_for_its_user(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_a_secret_in_the_session_works_only_for_its_user(
+    auth: Auth, ann: User, client: httpx.AsyncClient
+) -> None:
     bob = await auth.users.create_user("bob", "bob@example.org", PASSWORD)
     await client.get(await link_of(auth, ann))
-    wrong = f"/accounts/reset/{encode_uid(bob)}/set-password"
-    assert (await client.get(wrong)).status_code == 404
-    assert (await client.post(wrong, data=RESET)).status_code == 404
+    url = f"/accounts/reset/{encode_uid(bob)}/set-password"
+    assert (await client.get(url)).status_code == 404
+    assert (await client.post(url, data=RESET)).status_code == 404
     assert await has_password(auth, bob, PASSWORD)
 
 
-async def test_a_session_of_another_browser_opens_nothing(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_the_url_without_the_secret_does_not_work_in_another_browser(
+    auth: Auth, ann: User, client: httpx.AsyncClient
+) -> None:
     page = await client.get(await link_of(auth, ann), follow_redirects=True)
-    async with browser(auth) as other:
-        assert (await other.post(page.url, data=RESET)).status_code == 404
-        other.cookies.set("session", "x" * 43)
-        assert (await other.post(page.url, data=RESET)).status_code == 404
+    async with browser(auth) as other_browser:
+        assert (await other_browser.post(page.url, data=RESET)).status_code == 404
+        other_browser.cookies.set("session", "x" * 43)
+        assert (await other_browser.post(page.url, data=RESET)).status_code == 404
 
 
-async def test_a_link_can_be_posted_to_by_a_program(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_a_json_client_can_post_to_a_link(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     link = await link_of(auth, ann)
     sent = await client.post(link, json={**RESET, "new_password2": "other"})
     assert (sent.status_code, codes(sent)) == (422, {"new_password2": ["password_mismatch"]})
@@ -712,30 +717,30 @@ async def test_a_link_can_be_posted_to_by_a_program(auth: Auth, ann: User, clien
 
 async def test_a_reset_ends_all_sessions_and_all_other_links(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     bob = await auth.users.create_user("bob", "bob@example.org", PASSWORD)
-    bobs, others = await link_of(auth, bob), [await link_of(auth, ann) for _ in range(3)]
+    bob_link, ann_links = await link_of(auth, bob), [await link_of(auth, ann) for _ in range(3)]
     pending = await auth.tokens.create("email_change", f"user {ann.id}", max_age=60)
-    async with browser(auth) as hers:
-        await post_login(hers)
-        link = await link_of(auth, await again(auth, ann))
+    async with browser(auth) as ann_browser:
+        await post_login(ann_browser)
+        link = await link_of(auth, await reload(auth, ann))
         assert (await client.post(link, data=RESET)).status_code == 303
-        assert (await hers.get("/whoami")).json()["username"] == ""
-    for other in others:
-        assert (await client.get(other)).status_code == 404
+        assert (await ann_browser.get("/whoami")).json()["username"] == ""
+    for ann_link in ann_links:
+        assert (await client.get(ann_link)).status_code == 404
     assert await auth.tokens.find("email_change", pending) is None
-    assert (await client.get(bobs)).status_code == 303
+    assert (await client.get(bob_link)).status_code == 303
     assert len(await rows(auth, auth.tables.token)) == 1
 
 
-async def test_a_reset_in_a_session_of_the_same_user_ends_that_too(
+async def test_a_reset_also_ends_the_session_of_the_user_who_resets(
     auth: Auth, ann: User, client: httpx.AsyncClient
 ) -> None:
     await post_login(client)
-    page = await client.get(await link_of(auth, await again(auth, ann)), follow_redirects=True)
+    page = await client.get(await link_of(auth, await reload(auth, ann)), follow_redirects=True)
     assert (await client.post(page.url, data=RESET)).status_code == 303
     assert (await client.get("/whoami")).json()["username"] == ""
 
 
-async def test_a_link_for_somebody_else_leaves_the_login_alone(
+async def test_a_link_of_another_user_does_not_end_the_session(
     auth: Auth, ann: User, client: httpx.AsyncClient
 ) -> None:
     bob = await auth.users.create_user("bob", "bob@example.org", PASSWORD)
@@ -748,47 +753,47 @@ async def test_a_link_for_somebody_else_leaves_the_login_alone(
     assert await has_password(auth, ann, PASSWORD)
 
 
-async def test_a_login_after_the_reset_can_be_had(database: Database) -> None:
-    heard: list[Any] = []
+async def test_login_after_reset_logs_in_under_a_new_key(database: Database) -> None:
+    events: list[Any] = []
     async with site(database, login_after_reset=True, login_redirect_url="/home") as auth, browser(auth) as client:
-        auth.events.on(UserLoggedIn)(heard.append)
+        auth.events.on(UserLoggedIn)(events.append)
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         page = await client.get(await link_of(auth, ann), follow_redirects=True)
         before = client.cookies["session"]
         done = await client.post(page.url, data=RESET)
         assert (done.status_code, done.headers["location"]) == (303, "/home")
         assert client.cookies["session"] != before
-        shown = (await client.get("/whoami")).json()
-        assert (shown["username"], shown["session"]) == ("ann", {})
-        assert [event.user for event in heard] == [ann]
+        identity = (await client.get("/whoami")).json()
+        assert (identity["username"], identity["session"]) == ("ann", {})
+        assert [event.user for event in events] == [ann]
         data = await rows(auth, auth.tables.session)
         assert len(data) == 1
         assert "_password_reset_token" not in data[0]["data"]
 
 
-async def test_a_login_after_the_reset_asks_for_the_second_factor(database: Database) -> None:
+async def test_login_after_reset_runs_the_login_steps(database: Database) -> None:
     async def second_factor(request: Request, user: User) -> Response | None:
-        return PlainTextResponse(f"and the code, {user.username}?")
+        return PlainTextResponse(f"Enter your code, {user.username}.")
 
     async with site(database, login_after_reset=True) as auth, browser(auth) as client:
         auth.login_steps.append(second_factor)
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         done = await client.post(await link_of(auth, ann), data=RESET)
-        assert done.text == "and the code, ann?"
+        assert done.text == "Enter your code, ann."
         assert (await client.get("/whoami")).json()["username"] == ""
         assert await has_password(auth, ann, NEW)
 
 
 @pytest.mark.parametrize("kind", ["kept", "signed"])
-async def test_what_a_listener_refuses_did_not_happen(database: Database, kind: str) -> None:
+async def test_an_error_in_a_listener_undoes_the_change(database: Database, kind: str) -> None:
     reset_tokens = PasswordResetTokens(SECRET_KEY) if kind == "signed" else None
-    refusing = [True]
+    is_failing = [True]
 
     async with site(database, reset_tokens=reset_tokens) as auth, browser(auth) as client:
 
         @auth.events.on(PasswordChanged)
-        def refuse(event: PasswordChanged) -> None:
-            if refusing[0]:
+        def fail(event: PasswordChanged) -> None:
+            if is_failing[0]:
                 raise RuntimeError("not now")
 
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
@@ -801,14 +806,14 @@ async def test_what_a_listener_refuses_did_not_happen(database: Database, kind: 
         assert (await client.get("/whoami")).json()["username"] == "ann"
         assert await auth.tokens.find("a", pending) is not None
         assert await mails(auth) == []
-        refusing[0] = False
+        is_failing[0] = False
         assert (await client.post(link, data=RESET)).status_code == 303
         assert await has_password(auth, ann, NEW)
         assert len(await mails(auth)) == 1
 
 
-async def test_a_password_that_is_changed_meanwhile_stays_changed(auth: Auth, ann: User) -> None:
-    read_before = await again(auth, ann)
+async def test_replace_password_does_not_overwrite_a_concurrent_change(auth: Auth, ann: User) -> None:
+    read_before = await reload(auth, ann)
     await auth.users.set_password(ann, NEW)
     assert not await auth.users.replace_password(read_before, await auth.passwords.hash("a third one"))
     assert await has_password(auth, ann, NEW)
@@ -816,123 +821,123 @@ async def test_a_password_that_is_changed_meanwhile_stays_changed(auth: Auth, an
     assert len(await mails(auth)) == 1
 
 
-async def test_a_change_does_not_take_back_a_reset_that_came_between(
+async def test_a_password_change_does_not_overwrite_a_concurrent_reset(
     auth: Auth, ann: User, client: httpx.AsyncClient
 ) -> None:
-    """A thief who has the old password and a session, at the moment in which the owner resets it."""
+    """An attacker has the old password and a session, and changes the password while the owner resets it."""
     link = await link_of(auth, ann)
-    sent: list[bool] = []
+    resets: list[bool] = []
 
-    class Meanwhile:
-        """The owner's request comes while the thief's is under way."""
+    class ResetDuringValidation:
+        """A validator that runs the owner's request during the attacker's request."""
 
         async def validate(self, password: str, user: Any = None) -> None:
-            if password == "a password of the thief" and not sent:
-                sent.append(True)
-                async with browser(auth) as hers:
-                    assert (await hers.post(link, data=RESET)).status_code == 303
+            if password == "a password of the attacker" and not resets:
+                resets.append(True)
+                async with browser(auth) as ann_browser:
+                    assert (await ann_browser.post(link, data=RESET)).status_code == 303
 
         def get_help_text(self) -> str:
             return ""
 
     await log_in(client, ann, auth)
-    auth.password_validators.append(Meanwhile())
-    thiefs = dict.fromkeys(RESET, "a password of the thief")
-    answer = await client.post("/accounts/password_change", data={"old_password": PASSWORD, **thiefs})
-    assert sent
+    auth.password_validators.append(ResetDuringValidation())
+    new_passwords = dict.fromkeys(RESET, "a password of the attacker")
+    answer = await client.post("/accounts/password_change", data={"old_password": PASSWORD, **new_passwords})
+    assert resets
     assert answer.headers["location"] == "/accounts/login"
     assert await has_password(auth, ann, NEW)
 
 
-# What waits for the commit
+# Commit hooks
 
 
-async def test_what_waits_for_a_commit_is_done_after_it_or_never(auth: Auth) -> None:
-    done: list[str] = []
+async def test_a_commit_hook_runs_after_the_commit_or_never(auth: Auth) -> None:
+    calls: list[str] = []
 
-    def note(word: str) -> Callable[[], None]:
-        return lambda: done.append(word)
+    def record(call: str) -> Callable[[], None]:
+        return lambda: calls.append(call)
 
     gateway = auth.gateway
 
     async def fail() -> None:
         async with gateway.atomic():
-            gateway.on_commit(note("never"))
+            gateway.on_commit(record("never"))
             async with gateway.atomic():
-                gateway.on_commit(note("never"))
+                gateway.on_commit(record("never"))
             raise RuntimeError
 
-    gateway.on_commit(note("at once"))
-    assert done == ["at once"]
+    gateway.on_commit(record("at once"))
+    assert calls == ["at once"]
     async with gateway.atomic():
-        gateway.on_commit(note("first"))
+        gateway.on_commit(record("first"))
         async with gateway.atomic():
-            gateway.on_commit(note("second"))
+            gateway.on_commit(record("second"))
         with pytest.raises(RuntimeError):
             await fail()
-        gateway.on_commit(note("third"))
-        assert done == ["at once"]
-    assert done == ["at once", "first", "second", "third"]
+        gateway.on_commit(record("third"))
+        assert calls == ["at once"]
+    assert calls == ["at once", "first", "second", "third"]
     with pytest.raises(RuntimeError):
         await fail()
-    gateway.on_commit(note("at once again"))
-    assert done[4:] == ["at once again"]
+    gateway.on_commit(record("at once again"))
+    assert calls[4:] == ["at once again"]
 
 
-async def test_what_another_task_waits_for_is_its_own(auth: Auth) -> None:
-    done: list[str] = []
+async def test_commit_hooks_belong_to_the_transaction_of_their_task(auth: Auth) -> None:
+    calls: list[str] = []
 
-    async def one(name: str, *, fails: bool) -> None:
+    async def run(name: str, *, fails: bool) -> None:
         with contextlib.suppress(RuntimeError):
             async with auth.gateway.atomic():
-                auth.gateway.on_commit(lambda: done.append(name))
+                auth.gateway.on_commit(lambda: calls.append(name))
                 if fails:
                     raise RuntimeError
 
     async with auth.gateway.atomic():
-        auth.gateway.on_commit(lambda: done.append("outer"))
-    await all_of(*(one(str(number), fails=number % 2 == 1) for number in range(10)))
-    assert sorted(done) == ["0", "2", "4", "6", "8", "outer"]
+        auth.gateway.on_commit(lambda: calls.append("outer"))
+    await all_of(*(run(str(number), fails=number % 2 == 1) for number in range(10)))
+    assert sorted(calls) == ["0", "2", "4", "6", "8", "outer"]
 
 
-async def test_what_waits_may_ask_the_database(auth: Auth) -> None:
-    """It is done outside of the transaction: what it starts finds the connection free."""
-    waiting: list[bool] = []
+async def test_a_commit_hook_may_use_the_database(auth: Auth) -> None:
+    """A commit hook runs outside of the transaction, so that it can use the connection."""
+    calls: list[bool] = []
     async with auth.gateway.atomic():
-        auth.gateway.on_commit(lambda: auth.gateway.on_commit(lambda: waiting.append(True)))
-    assert waiting == [True]
+        auth.gateway.on_commit(lambda: auth.gateway.on_commit(lambda: calls.append(True)))
+    assert calls == [True]
 
 
-# What the time tells
+# Response times
 
 
-async def medians(client: httpx.AsyncClient, path: str, known: dict[str, str], unknown: dict[str, str]) -> float:
-    """How much longer it takes for somebody who is there."""
+async def time_ratio(client: httpx.AsyncClient, path: str, known: dict[str, str], unknown: dict[str, str]) -> float:
+    """Returns the median response time for a known user, divided by that for an unknown user."""
     times: list[list[float]] = [[], []]
     for number in range(200):
-        for who in (0, 1) if number % 2 else (1, 0):
-            data = (unknown, known)[who]
-            begun = time.perf_counter()
+        for is_known in (0, 1) if number % 2 else (1, 0):
+            data = (unknown, known)[is_known]
+            started_at = time.perf_counter()
             await client.post(path, data=data)
-            times[who].append(time.perf_counter() - begun)
+            times[is_known].append(time.perf_counter() - started_at)
     unknown_time, known_time = (statistics.median(series[20:]) for series in times)
     print(f"{path}: known {known_time * 1000:.2f} ms, unknown {unknown_time * 1000:.2f} ms")  # noqa: T201
     return known_time / unknown_time
 
 
-async def test_the_time_does_not_tell_who_is_there(database: Database) -> None:
+async def test_an_unknown_user_takes_as_long_as_a_known_one(database: Database) -> None:
     async with site(database, throttling=False) as auth, browser(auth) as client:
         await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         known, unknown = {"email": "ann@example.org"}, {"email": "nil@example.org"}
-        reset = await medians(client, "/accounts/password_reset", known, unknown)
+        reset = await time_ratio(client, "/accounts/password_reset", known, unknown)
         known, unknown = {"username": "ann", "password": "x"}, {"username": "nil", "password": "x"}
-        login = await medians(client, "/accounts/login", known, unknown)
+        login = await time_ratio(client, "/accounts/login", known, unknown)
         assert len(await mails(auth)) == 200
     assert 0.8 < reset < 1.25
     assert 0.8 < login < 1.25
 
 
-# What all pages have in common
+# All pages
 
 
 PAGES = [
@@ -945,7 +950,7 @@ PAGES = [
     "/accounts/reset/x/y",
     "/accounts/reset/done",
 ]
-GUARDED = {
+SECURITY_HEADERS = {
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -960,15 +965,15 @@ GUARDED = {
 }
 
 
-async def test_every_page_is_guarded(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_every_page_has_the_security_headers(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     anonymous = [await client.get(path) for path in PAGES]
     client.cookies.clear()
-    foreign = [await client.post(path, headers={"sec-fetch-site": "cross-site"}) for path in PAGES[::4]]
-    assert {answer.status_code for answer in foreign} == {403}
+    cross_site = [await client.post(path, headers={"sec-fetch-site": "cross-site"}) for path in PAGES[::4]]
+    assert {answer.status_code for answer in cross_site} == {403}
     await log_in(client, ann, auth)
     answers = [
         *anonymous,
-        *foreign,
+        *cross_site,
         *[await client.get(path) for path in PAGES],
         *[await client.head(path) for path in PAGES],
         *[await client.post(path, data=CHANGE) for path in PAGES[2:5:2]],
@@ -977,23 +982,23 @@ async def test_every_page_is_guarded(auth: Auth, ann: User, client: httpx.AsyncC
         await client.post("/accounts/logout"),
     ]
     for answer in answers:
-        assert {name: answer.headers[name] for name in GUARDED} == GUARDED, answer.url
+        assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS, answer.url
         assert "clear-site-data" not in answer.headers
 
 
-async def test_a_form_may_lead_to_the_hosts_that_are_named(database: Database) -> None:
+async def test_the_policy_allows_forms_to_redirect_to_next_hosts(database: Database) -> None:
     async with site(database, next_hosts=["shop.example", "*.shop.example"]) as auth, browser(auth) as client:
         policy = (await client.get("/accounts/login")).headers["content-security-policy"]
         assert policy.endswith("form-action 'self' shop.example *.shop.example")
 
 
-async def test_caches_know_that_there_are_several_languages(database: Database) -> None:
+async def test_pages_vary_by_language_if_there_are_several(database: Database) -> None:
     async with site(database, languages=["en", "de"]) as auth, browser(auth) as client:
         for path in PAGES:
             assert (await client.get(path)).headers["vary"] == "Accept-Language, Cookie"
 
 
-async def test_a_logout_clears_what_the_browser_kept_where_that_is_wanted(database: Database) -> None:
+async def test_a_logout_clears_site_data_if_configured(database: Database) -> None:
     async with site(database, clear_site_data=True) as auth, browser(auth) as client:
         for sent in ({}, {"data": {"next": "/"}}, {"json": {"next": "/"}}):
             answer = await client.post("/accounts/logout", **sent)  # type: ignore[arg-type]
@@ -1004,19 +1009,19 @@ async def test_a_logout_clears_what_the_browser_kept_where_that_is_wanted(databa
         assert "location" not in answer.headers
 
 
-@pytest.mark.parametrize(("name", "kind"), [("auth.css", "text/css"), ("auth.js", "text/javascript")])
-async def test_files_of_the_pages_can_be_kept(client: httpx.AsyncClient, name: str, kind: str) -> None:
+@pytest.mark.parametrize(("name", "media_type"), [("auth.css", "text/css"), ("auth.js", "text/javascript")])
+async def test_static_files_may_be_cached_for_a_year(client: httpx.AsyncClient, name: str, media_type: str) -> None:
     page = (await client.get("/accounts/login")).text
     (path,) = re.findall(rf'"(/accounts/{name}\?v=[0-9a-f]{{12}})"', page)
     answer = await client.get(path)
     assert answer.content == ASSETS[name]
-    assert answer.headers["content-type"].startswith(kind)
+    assert answer.headers["content-type"].startswith(media_type)
     assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "set-cookie" not in answer.headers
 
 
-async def test_too_many_visitors_at_once_see_a_page(database: Database) -> None:
+async def test_too_many_concurrent_logins_get_503(database: Database) -> None:
     slow = Passwords(
         [Argon2PasswordHasher(time_cost=4, memory_cost=64 * 1024, parallelism=1)], threads=1, max_waiting=0
     )
@@ -1024,17 +1029,17 @@ async def test_too_many_visitors_at_once_see_a_page(database: Database) -> None:
         await auth.users.create_user("ann", password=PASSWORD)
         data = {"username": "ann", "password": "x"}
         pages = await all_of(*(client.post("/accounts/login", data=data) for _ in range(5)))
-        told = await all_of(*(client.post("/accounts/login", json=data) for _ in range(5)))
+        problems = await all_of(*(client.post("/accounts/login", json=data) for _ in range(5)))
         page = next(page for page in pages if page.status_code == 503)
         assert page.headers["retry-after"] == "5"
         assert page.headers["cache-control"] == "no-store"
         assert "Too many visitors at once" in page.text
-        problem = next(answer for answer in told if answer.status_code == 503)
+        problem = next(answer for answer in problems if answer.status_code == 503)
         assert problem.headers["retry-after"] == "5"
         assert codes(problem) == {}
 
 
-async def test_a_long_wait_is_told_in_minutes(database: Database) -> None:
+async def test_a_long_wait_is_shown_in_minutes(database: Database) -> None:
     async with site(database, rates={"password_reset": "1/3m/ip"}) as auth, browser(auth) as client:
         await client.post("/accounts/password_reset", data={"email": "a@example.org"})
         page = await client.post("/accounts/password_reset", data={"email": "a@example.org"})
@@ -1044,19 +1049,19 @@ async def test_a_long_wait_is_told_in_minutes(database: Database) -> None:
         assert "<h1>Too many attempts</h1>" in page.text
 
 
-async def test_the_form_of_a_login_takes_json(auth: Auth, client: httpx.AsyncClient) -> None:
-    heard: list[LoginFailed] = []
-    auth.events.on(LoginFailed)(heard.append)
+async def test_the_login_accepts_json(auth: Auth, client: httpx.AsyncClient) -> None:
+    events: list[LoginFailed] = []
+    auth.events.on(LoginFailed)(events.append)
     sent = await client.post("/accounts/login", json={"username": "ann", "password": "wrong"})
     assert (sent.status_code, codes(sent)) == (422, {"__all__": ["invalid_login"]})
-    assert len(heard) == 1
+    assert len(events) == 1
     sent = await client.post("/accounts/login", json={"username": "ann", "password": PASSWORD, "next": "/members"})
     assert (sent.status_code, sent.json()) == (200, {"next": "/members"})
     assert "device" in sent.headers["set-cookie"]
     assert (await client.get("/members")).text == "members"
 
 
-async def test_the_login_says_what_it_takes(database: Database) -> None:
+async def test_the_login_names_all_login_fields(database: Database) -> None:
     async with site(database, login_fields=("username", "email")) as auth, browser(auth) as client:
         await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         assert "Username or e-mail address" in (await client.get("/accounts/login")).text
@@ -1067,20 +1072,22 @@ async def test_the_login_says_what_it_takes(database: Database) -> None:
 # Password managers
 
 
-async def test_password_managers_find_the_page(auth: Auth, ann: User) -> None:
+async def test_the_well_known_url_redirects_to_the_password_change(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth, *well_known(auth))) as client:
         answer = await client.get("/.well-known/change-password")
         assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/password_change")
         assert (await client.post("/.well-known/change-password")).status_code == 405
 
 
-async def test_password_managers_are_told_the_rules(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_the_password_fields_have_rules_for_password_managers(
+    auth: Auth, ann: User, client: httpx.AsyncClient
+) -> None:
     page = (await client.get(await link_of(auth, ann), follow_redirects=True)).text
     assert page.count('passwordrules="minlength: 15; maxlength: 1024; allowed: unicode;"') == 2
     assert page.count('autocomplete="new-password"') == 2
 
 
-async def test_without_a_shortest_length_there_is_no_rule(database: Database) -> None:
+async def test_without_a_minimum_length_there_are_no_password_rules(database: Database) -> None:
     async with site(database, password_validators=[]) as auth, browser(auth) as client:
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         page = (await client.get(await link_of(auth, ann), follow_redirects=True)).text
@@ -1095,32 +1102,34 @@ async def test_without_a_shortest_length_there_is_no_rule(database: Database) ->
         *((7200, "2 hours"), (86_400, "1 day"), (90_000, "25 hours"), (604_800, "7 days")),
     ],
 )
-def test_times_are_told_in_words(seconds: int, words: str) -> None:
+def test_durations_are_formatted_in_words(seconds: int, words: str) -> None:
     assert format_duration(seconds) == words
 
 
-# Browsers that are known
+# Known devices
 
 
-async def test_a_browser_is_known_by_whoever_used_it(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_a_browser_is_a_known_device_of_each_user_who_logged_in(
+    auth: Auth, ann: User, client: httpx.AsyncClient
+) -> None:
     await auth.users.create_user("bob", "bob@example.org", PASSWORD)
     await post_login(client)
     first = client.cookies["device"]
     await post_login(client, "bob")
-    both = client.cookies["device"]
-    assert both.split(".")[0] == first.split(".")[0]
-    assert len(both.split(".")) == 3
+    second = client.cookies["device"]
+    assert second.split(".")[0] == first.split(".")[0]
+    assert len(second.split(".")) == 3
     await post_login(client)
     assert len(client.cookies["device"].split(".")) == 3
     assert len(first.split(".")[0]) == 43
-    # ann was here before, in this browser: no mail about a new one.
+    # ann has logged in with this browser before: no mail about a new device.
     assert await mails(auth) == []
-    async with browser(auth) as other:
-        await post_login(other)
+    async with browser(auth) as other_browser:
+        await post_login(other_browser)
     assert [mail["Subject"] for mail in await mails(auth)] == ["A login at site.example from a new device"]
 
 
-async def test_a_browser_remembers_five(auth: Auth, client: httpx.AsyncClient) -> None:
+async def test_a_browser_is_a_known_device_of_at_most_five_users(auth: Auth, client: httpx.AsyncClient) -> None:
     for name in ("a", "b", "c", "d", "e", "f"):
         await auth.users.create_user(name, f"{name}@example.org", PASSWORD)
         await post_login(client, name)
@@ -1134,19 +1143,21 @@ async def test_a_browser_remembers_five(auth: Auth, client: httpx.AsyncClient) -
 @pytest.mark.parametrize(
     "forged", ["", ".", "x", "x" * 43, "x" * 43 + ".y", "x" * 43 + "." + "0" * 64, "." * 3000, "é"]
 )
-async def test_nobody_makes_a_browser_known(auth: Auth, ann: User, client: httpx.AsyncClient, forged: str) -> None:
+async def test_a_forged_device_cookie_is_not_a_known_device(
+    auth: Auth, ann: User, client: httpx.AsyncClient, forged: str
+) -> None:
     await post_login(client)
     device = client.cookies["device"]
-    async with browser(auth) as other:
+    async with browser(auth) as other_browser:
         cookie = f"device={forged}".encode("latin-1")
-        await other.post(
+        await other_browser.post(
             "/accounts/login", data={"username": "ann", "password": PASSWORD}, headers=[(b"cookie", cookie)]
         )
-        assert other.cookies["device"].split(".")[1:] != device.split(".")[1:]
+        assert other_browser.cookies["device"].split(".")[1:] != device.split(".")[1:]
     assert len(await mails(auth)) == 1
 
 
-async def test_an_empty_logout_needs_no_kind_of_body(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
+async def test_a_logout_without_a_body_needs_no_content_type(auth: Auth, ann: User, client: httpx.AsyncClient) -> None:
     await log_in(client, ann, auth)
     answer = await client.post("/accounts/logout")
     assert answer.headers["location"] == "/accounts/logged_out"

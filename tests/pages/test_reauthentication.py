@@ -1,4 +1,4 @@
-"""Asking for the password once more before something grave is done, and going on with it afterwards."""
+"""Reauthentication: the password is required before a sensitive action, which continues afterwards."""
 
 import html
 import json
@@ -40,18 +40,20 @@ from ..support.apps import make_app
 pytestmark = with_tables
 
 PAGE = "/accounts/reauthenticate"
-PASSWORDS = (
+SECRET_FIELDS = (
     "password passwd new_password1 password2 userPassword passphrase passcode pwd secret client_secret api_token otp "
     "totp csrf_token cvc card-cvv pin my_pin pin2 pass userPass user[pass] db.pass card_cvc2 loginPin "
     "kennwort Kennwort1 pw new_pw1 mot_de_passe contraseña senha passkey pinCode mfa_code api_key"
 )
-OTHERS = "postcode keyword spin opinion passenger compass author api display_name code hotpot footprint secretary pine"
-Languages(["en", "de"])  # reads the catalogs, before there is an event loop that could wait for the disk
+PUBLIC_FIELDS = (
+    "postcode keyword spin opinion passenger compass author api display_name code hotpot footprint secretary pine"
+)
+Languages(["en", "de"])  # reads the catalogs before an event loop exists that file access would block
 
 
 @fresh_login_required(max_age=300, keep=("text", "list", "", "comment", "a", "to", "amount"))
 async def danger(request: Request) -> Response:
-    """Answers with what it was sent."""
+    """Returns the submitted form fields as JSON."""
     if request.method == "GET":
         return PlainTextResponse("danger")
     form = await request.form()
@@ -81,7 +83,7 @@ async def danger_socket(websocket: WebSocket) -> None:
     await websocket.close()
 
 
-def make(auth: Auth) -> Any:
+def make_site(auth: Auth) -> Any:
     return make_app(
         auth,
         Route("/danger", danger, methods=["GET", "POST", "DELETE"]),
@@ -104,37 +106,37 @@ async def site(database: Database, clock: FrozenClock) -> AsyncIterator[Auth]:
 
 
 def value_of(page: str, name: str) -> str:
-    found = re.search(rf'name="{re.escape(name)}" value="([^"]*)"', page)
-    assert found, f"no {name} in the page"
-    return html.unescape(found[1])
+    match = re.search(rf'name="{re.escape(name)}" value="([^"]*)"', page)
+    assert match, f"no {name} in the page"
+    return html.unescape(match[1])
 
 
-def saved_in(page: str) -> Any:
+def saved_fields(page: str) -> Any:
     return json.loads(value_of(page, "saved").partition(":")[2])
 
 
 async def confirm(client: httpx.AsyncClient, page: str, password: str = PASSWORD) -> httpx.Response:
-    """Fills in the page that asks for the password."""
+    """Submits the form that asks for the password."""
     fields = {name: value_of(page, name) for name in ("csrfmiddlewaretoken", "next", "saved") if f'"{name}"' in page}
     return await client.post(PAGE, data={**fields, "password": password})
 
 
-async def go_on(client: httpx.AsyncClient, page: str) -> httpx.Response:
-    """Sends the form of the page that says thank you, as auth.js does."""
-    found = re.search(r'<form class="auth-resend" method="post" action="([^"]*)">(.*?)</form>', page, re.DOTALL)
-    assert found, page
-    pairs = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', found[2])
+async def resend_form(client: httpx.AsyncClient, page: str) -> httpx.Response:
+    """Submits the saved form of the page after the password, as auth.js does."""
+    match = re.search(r'<form class="auth-resend" method="post" action="([^"]*)">(.*?)</form>', page, re.DOTALL)
+    assert match, page
+    pairs = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', match[2])
     data: dict[str, list[str]] = {}
     for name, value in pairs:
         data.setdefault(html.unescape(name), []).append(html.unescape(value))
-    return await client.post(html.unescape(found[1]), data=data)
+    return await client.post(html.unescape(match[1]), data=data)
 
 
 @pytest.mark.parametrize("path", ["/danger", "/danger-sync", "/danger-class"])
-async def test_a_fresh_login_is_let_in_an_older_one_is_asked_and_goes_on(
+async def test_an_older_login_needs_the_password_and_returns_to_the_page(
     site: Auth, clock: FrozenClock, path: str
 ) -> None:
-    async with client_of(make(site)) as client:
+    async with client_of(make_site(site)) as client:
         assert (await client.get(path)).headers["location"] == f"/accounts/login?next=%2F{path[1:]}"
         await post_login(client)
         limit = 60 if path == "/danger-class" else 300
@@ -142,9 +144,9 @@ async def test_a_fresh_login_is_let_in_an_older_one_is_asked_and_goes_on(
         assert (await client.get(path)).text == "danger"
         clock.tick(1)
         answer = await client.get(f"{path}?a=1&b=%2F")
-        where = f"{PAGE}?next=%2F{path[1:]}%3Fa%3D1%26b%3D%252F"
-        assert (answer.status_code, answer.headers["location"]) == (303, where)
-        page = (await client.get(where)).text
+        page_url = f"{PAGE}?next=%2F{path[1:]}%3Fa%3D1%26b%3D%252F"
+        assert (answer.status_code, answer.headers["location"]) == (303, page_url)
+        page = (await client.get(page_url)).text
         assert "You are logged in as <bdi>ann</bdi>" in page
         assert 'name="username" value="ann" autocomplete="username"' in page
         wrong = await confirm(client, page, "wrong")
@@ -154,59 +156,61 @@ async def test_a_fresh_login_is_let_in_an_older_one_is_asked_and_goes_on(
         before = client.cookies["session"]
         answer = await confirm(client, wrong.text)
         assert (answer.status_code, answer.headers["location"]) == (303, f"{path}?a=1&b=%2F")
-        assert client.cookies["session"] != before, "whoever knew the old key does not profit"
+        assert client.cookies["session"] != before, "the old session key must become invalid"
         assert (await client.get(path)).text == "danger"
         clock.tick(limit)
         assert (await client.get(path)).status_code == 303
 
 
-async def test_a_form_that_was_sent_is_kept_and_sent_again(site: Auth, clock: FrozenClock) -> None:
-    sent = {"text": 'é "quoted" <b>\nsecond line', "list": ["1", "2"], "": "nameless", "comment": ""}
-    async with client_of(make(site)) as client:
+async def test_a_submitted_form_is_saved_and_sent_again(site: Auth, clock: FrozenClock) -> None:
+    fields = {"text": 'é "quoted" <b>\nsecond line', "list": ["1", "2"], "": "nameless", "comment": ""}
+    async with client_of(make_site(site)) as client:
         await post_login(client)
         clock.tick(300)
         token = token_in((await client.get("/accounts/login")).text)
-        answer = await client.post("/danger?x=1", data={**sent, "csrfmiddlewaretoken": token})
+        answer = await client.post("/danger?x=1", data={**fields, "csrfmiddlewaretoken": token})
         assert answer.status_code == 403
         assert answer.headers["cache-control"] == "no-store"
         assert "form-action 'self'" in answer.headers["content-security-policy"]
         wrong = await confirm(client, answer.text, "wrong")
         assert wrong.status_code == 422
-        thanks = await confirm(client, wrong.text)
-        assert thanks.status_code == 200
-        assert 'action="/danger?x=1"' in thanks.text
-        expected = [["text", sent["text"]], ["list", "1"], ["list", "2"], ["", "nameless"], ["comment", ""]]
-        assert (await go_on(client, thanks.text)).json() == expected
+        confirmed = await confirm(client, wrong.text)
+        assert confirmed.status_code == 200
+        assert 'action="/danger?x=1"' in confirmed.text
+        expected = [["text", fields["text"]], ["list", "1"], ["list", "2"], ["", "nameless"], ["comment", ""]]
+        assert (await resend_form(client, confirmed.text)).json() == expected
 
 
 @pytest.mark.parametrize("strict", [False, True])
-async def test_the_form_is_accepted_by_its_token_alone(database: Database, clock: FrozenClock, strict: bool) -> None:
-    """The key changes with the answer that holds it: the token is made for the new one."""
+async def test_the_form_that_is_sent_again_has_a_valid_csrf_token(
+    database: Database, clock: FrozenClock, strict: bool
+) -> None:
+    """The response that contains the CSRF token changes the session key. The token must be valid for the new key."""
     async with installed(database, clock=clock, csrf="strict" if strict else "headers") as auth:
         await auth.users.create_user("ann", password=PASSWORD)
-        async with client_of(make(auth), headers={"origin": "http://testserver"} if strict else {}) as client:
+        async with client_of(make_site(auth), headers={"origin": "http://testserver"} if strict else {}) as client:
             await post_login(client)
             clock.tick(300)
             token = token_in((await client.get("/accounts/login")).text)
-            asked = await client.post("/danger", data={"a": "1", "csrfmiddlewaretoken": token})
-            thanks = await confirm(client, asked.text)
-            assert (await go_on(client, thanks.text)).json() == [["a", "1"]]
+            password_page = await client.post("/danger", data={"a": "1", "csrfmiddlewaretoken": token})
+            confirmed = await confirm(client, password_page.text)
+            assert (await resend_form(client, confirmed.text)).json() == [["a", "1"]]
 
 
-@pytest.mark.parametrize("name", PASSWORDS.split())
-async def test_fields_that_are_not_named_are_not_kept(site: Auth, clock: FrozenClock, name: str) -> None:
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+@pytest.mark.parametrize("name", SECRET_FIELDS.split())
+async def test_fields_that_keep_does_not_name_are_not_saved(site: Auth, clock: FrozenClock, name: str) -> None:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
         clock.tick(300)
         page = (await client.post("/danger", data={name: "hunter2hunter2", "text": "a"})).text
         assert "hunter2" not in page
-        thanks = (await confirm(client, page)).text
-        assert "hunter2" not in thanks
-        assert (await go_on(client, thanks)).json() == [["text", "a"]]
+        confirmed = (await confirm(client, page)).text
+        assert "hunter2" not in confirmed
+        assert (await resend_form(client, confirmed)).json() == [["text", "a"]]
 
 
-@pytest.mark.parametrize("name", OTHERS.split())
-async def test_only_the_fields_that_are_named_are_kept(site: Auth, clock: FrozenClock, name: str) -> None:
+@pytest.mark.parametrize("name", PUBLIC_FIELDS.split())
+async def test_only_the_fields_that_keep_names_are_saved(site: Auth, clock: FrozenClock, name: str) -> None:
     @fresh_login_required(keep=[name])
     async def endpoint(request: Request) -> Response:
         return JSONResponse(dict(await request.form()))
@@ -216,11 +220,11 @@ async def test_only_the_fields_that_are_named_are_kept(site: Auth, clock: Frozen
         await post_login(client)
         clock.tick(300)
         page = (await client.post("/named", data={name: "a", f"{name}2": "b", "text": "c"})).text
-        assert saved_in(page) == [[name, "a"]]
-        assert (await go_on(client, (await confirm(client, page)).text)).json()[name] == "a"
+        assert saved_fields(page) == [[name, "a"]]
+        assert (await resend_form(client, (await confirm(client, page)).text)).json()[name] == "a"
 
 
-async def test_without_names_nothing_is_kept(site: Auth, clock: FrozenClock) -> None:
+async def test_without_keep_no_field_is_saved(site: Auth, clock: FrozenClock) -> None:
     @fresh_login_required
     async def endpoint(request: Request) -> Response:
         return PlainTextResponse("danger")
@@ -230,12 +234,12 @@ async def test_without_names_nothing_is_kept(site: Auth, clock: FrozenClock) -> 
         await post_login(client)
         clock.tick(300)
         page = (await client.post("/unnamed", data={"text": "a draft"})).text
-        assert "could not be kept" in page
+        assert "could not be saved" in page
         assert "a draft" not in page
 
 
-async def test_what_cannot_be_kept_is_said(site: Auth, clock: FrozenClock) -> None:
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+async def test_the_page_says_if_a_form_could_not_be_saved(site: Auth, clock: FrozenClock) -> None:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
         clock.tick(300)
         client.headers["referer"] = "http://testserver/danger-sync?form"
@@ -251,21 +255,21 @@ async def test_what_cannot_be_kept_is_said(site: Auth, clock: FrozenClock) -> No
         for body in bodies:
             answer = await client.post("/danger", **body)
             assert answer.status_code == 403, body
-            assert "could not be kept" in answer.text
+            assert "could not be saved" in answer.text
             done = await confirm(client, answer.text)
             assert (done.status_code, done.headers["location"]) == (303, "/danger-sync")
             clock.tick(300)
-        # Nobody is sent to another site, or to a path that looks like one.
+        # The redirect leads neither to another site nor to a path that a browser takes for one.
         for referer in ("https://evil.example/danger", "http://testserver//evil.example", "x", "http://["):
             client.headers["referer"] = referer
             answer = await client.post("/danger")
-            where = (await confirm(client, answer.text)).headers["location"]
-            assert where in ("/", "/danger"), (referer, where)
+            location = (await confirm(client, answer.text)).headers["location"]
+            assert location in ("/", "/danger"), (referer, location)
             clock.tick(300)
 
 
-async def test_programs_are_told_what_to_do(site: Auth, clock: FrozenClock) -> None:
-    async with client_of(make(site), headers={"sec-fetch-site": "same-origin"}) as client:
+async def test_a_json_client_gets_403_with_the_url_for_the_password(site: Auth, clock: FrozenClock) -> None:
+    async with client_of(make_site(site), headers={"sec-fetch-site": "same-origin"}) as client:
         await post_login(client)
         clock.tick(300)
         requests: list[dict[str, Any]] = [
@@ -282,8 +286,8 @@ async def test_programs_are_told_what_to_do(site: Auth, clock: FrozenClock) -> N
         assert (await client.get("/danger", headers={"accept": "application/json"})).text == "danger"
 
 
-async def test_a_socket_is_let_in_by_a_fresh_login_only(site: Auth, clock: FrozenClock) -> None:
-    app = make(site)
+async def test_a_websocket_needs_a_fresh_login(site: Auth, clock: FrozenClock) -> None:
+    app = make_site(site)
     async with client_of(app) as client:
         async with Socket(app, "/danger-socket", client) as socket:
             assert (socket.answer["type"], socket.answer["code"]) == ("websocket.close", 1008)
@@ -295,8 +299,8 @@ async def test_a_socket_is_let_in_by_a_fresh_login_only(site: Auth, clock: Froze
             assert socket.answer["reason"].startswith("Confirm that it is you")
 
 
-async def test_guesses_are_counted_and_nobody_else_is_asked(site: Auth, clock: FrozenClock) -> None:
-    async with client_of(make(site)) as client:
+async def test_guesses_are_throttled_and_the_page_needs_a_login(site: Auth, clock: FrozenClock) -> None:
+    async with client_of(make_site(site)) as client:
         assert (await client.get(PAGE)).headers["location"].startswith("/accounts/login")
         assert (await client.post(PAGE, data={"password": PASSWORD})).headers["location"] == "/accounts/login"
         await post_login(client)
@@ -323,8 +327,8 @@ async def test_guesses_are_counted_and_nobody_else_is_asked(site: Auth, clock: F
         "[" * 5000,
     ],
 )
-async def test_what_somebody_else_made_of_the_form_is_refused(site: Auth, clock: FrozenClock, saved: str) -> None:
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+async def test_a_forged_saved_form_is_rejected(site: Auth, clock: FrozenClock, saved: str) -> None:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
         answer = await client.post(PAGE, data={"password": PASSWORD, "next": "/danger", "saved": saved})
         assert answer.status_code == 400
@@ -332,42 +336,40 @@ async def test_what_somebody_else_made_of_the_form_is_refused(site: Auth, clock:
 
 
 @pytest.mark.parametrize(
-    "wanted", ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/\\evil.example"]
+    "next_url", ["https://evil.example/", "//evil.example", "javascript:alert(1)", "/\\evil.example"]
 )
-async def test_neither_the_visitor_nor_the_form_is_sent_to_another_site(
-    site: Auth, clock: FrozenClock, wanted: str
-) -> None:
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+async def test_an_unsafe_next_is_replaced_by_the_default(site: Auth, clock: FrozenClock, next_url: str) -> None:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
-        fields = {"password": PASSWORD, "next": wanted}
+        fields = {"password": PASSWORD, "next": next_url}
         assert (await client.post(PAGE, data=fields)).headers["location"] == "/"
 
 
-async def test_nobody_sends_the_form_of_who_was_logged_in_before(site: Auth, clock: FrozenClock) -> None:
-    """On a computer that several share: Ann leaves the question open, and Ben answers it."""
+async def test_a_saved_form_of_another_user_is_rejected(site: Auth, clock: FrozenClock) -> None:
+    """On a shared computer, Ann leaves the password page open, and Ben enters his password there."""
     await site.users.create_user("ben", password=PASSWORD)
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
         clock.tick(300)
-        asked = await client.post("/danger", data={"to": "ann", "amount": "100"})
+        password_page = await client.post("/danger", data={"to": "ann", "amount": "100"})
         await client.post("/accounts/logout")
         await post_login(client, "ben")
-        assert (await confirm(client, asked.text)).status_code == 400
+        assert (await confirm(client, password_page.text)).status_code == 400
 
 
-async def test_the_form_goes_where_it_was_sent_and_nowhere_else(site: Auth, clock: FrozenClock) -> None:
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+async def test_a_saved_form_cannot_be_sent_to_another_url(site: Auth, clock: FrozenClock) -> None:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
         clock.tick(300)
-        asked = (await client.post("/danger", data={"a": "b"})).text
-        moved = {"password": PASSWORD, "next": "/danger-class", "saved": value_of(asked, "saved")}
-        assert (await client.post(PAGE, data=moved)).status_code == 400
+        password_page = (await client.post("/danger", data={"a": "b"})).text
+        fields = {"password": PASSWORD, "next": "/danger-class", "saved": value_of(password_page, "saved")}
+        assert (await client.post(PAGE, data=fields)).status_code == 400
 
 
 @pytest.mark.parametrize("page", ["reauthenticate", "password_change"])
-async def test_a_hash_that_is_made_anew_meanwhile_logs_nobody_out(site: Auth, clock: FrozenClock, page: str) -> None:
+async def test_an_upgraded_password_hash_does_not_end_the_session(site: Auth, clock: FrozenClock, page: str) -> None:
     """The site has raised the cost of hashing since the login."""
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
         ann = await site.users.get_by_username("ann")
         assert ann is not None
@@ -375,13 +377,13 @@ async def test_a_hash_that_is_made_anew_meanwhile_logs_nobody_out(site: Auth, cl
         site.passwords.preferred = site.passwords.hashers["argon2"] = stronger
         fields = {"password": PASSWORD, "next": "/members", "old_password": PASSWORD, "new_password1": "a"}
         await client.post(f"/accounts/{page}", data=fields)
-        fresh = await site.users.get(ann.id)
-        assert fresh is not None
-        assert fresh.password != ann.password
+        reloaded = await site.users.get(ann.id)
+        assert reloaded is not None
+        assert reloaded.password != ann.password
         assert (await client.get("/members")).text == "members"
 
 
-async def test_whoever_has_no_password_logs_in_again(site: Auth, clock: FrozenClock) -> None:
+async def test_a_user_without_a_password_has_to_log_in_again(site: Auth, clock: FrozenClock) -> None:
     async def enter(request: Request) -> Response:
         await login(request, await site.users.create_user("ben"))
         return PlainTextResponse("")
@@ -395,8 +397,8 @@ async def test_whoever_has_no_password_logs_in_again(site: Auth, clock: FrozenCl
         assert (await client.post("/danger", data={"a": "1"})).headers["location"] == "/accounts/login"
 
 
-async def test_it_does_not_make_a_login_last_longer(site: Auth, clock: FrozenClock) -> None:
-    async with client_of(make(site)) as client:
+async def test_a_reauthentication_does_not_extend_the_session(site: Auth, clock: FrozenClock) -> None:
+    async with client_of(make_site(site)) as client:
         await post_login(client)
         for _ in range(11):
             clock.tick(60 * 60)
@@ -405,18 +407,18 @@ async def test_it_does_not_make_a_login_last_longer(site: Auth, clock: FrozenClo
         assert (await client.get("/whoami")).json()["username"] == ""
 
 
-async def test_it_works_with_sessions_in_cookies(database: Database, clock: FrozenClock) -> None:
+async def test_a_form_is_saved_with_cookie_sessions_too(database: Database, clock: FrozenClock) -> None:
     async with installed(database, clock=clock, sessions=CookieStore(SECRET_KEY, clock=clock)) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
-        async with client_of(make(auth), headers={"origin": "http://testserver"}) as client:
+        async with client_of(make_site(auth), headers={"origin": "http://testserver"}) as client:
             await post_login(client)
             clock.tick(300)
             page = (await client.post("/danger", data={"text": "x" * 8000})).text
-            thanks = (await confirm(client, page)).text
-            assert (await go_on(client, thanks)).json() == [["text", "x" * 8000]]
+            confirmed = (await confirm(client, page)).text
+            assert (await resend_form(client, confirmed)).json() == [["text", "x" * 8000]]
 
 
-async def test_in_fastapi_it_stands_below_the_route(site: Auth, clock: FrozenClock) -> None:
+async def test_in_fastapi_the_decorator_is_below_the_route(site: Auth, clock: FrozenClock) -> None:
     app = FastAPI(middleware=middleware(site))
     app.mount("/accounts", Router(routes=routes(site)))
 
@@ -437,37 +439,39 @@ async def test_in_fastapi_it_stands_below_the_route(site: Auth, clock: FrozenClo
         assert (await client.get("/balance")).status_code == 303
         page = await client.post("/transfer", data={"to": "ben", "amount": "5"})
         assert page.status_code == 403
-        thanks = await confirm(client, page.text)
-        assert (await go_on(client, thanks.text)).json() == {"to": "ben", "amount": 5}
+        confirmed = await confirm(client, page.text)
+        assert (await resend_form(client, confirmed.text)).json() == {"to": "ben", "amount": 5}
 
 
-async def test_it_speaks_the_visitors_language(database: Database, clock: FrozenClock) -> None:
+async def test_the_page_is_in_the_language_of_the_visitor(database: Database, clock: FrozenClock) -> None:
     async with installed(database, clock=clock, languages=["en", "de"]) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
-        async with client_of(make(auth), headers={"origin": "http://testserver", "accept-language": "de"}) as client:
+        async with client_of(
+            make_site(auth), headers={"origin": "http://testserver", "accept-language": "de"}
+        ) as client:
             await post_login(client)
             clock.tick(300)
             assert "Bestätigen Sie, dass Sie es sind" in (await client.post("/danger", data={"a": "1"})).text
 
 
-def test_what_would_let_nobody_in_is_refused() -> None:
+def test_invalid_arguments_raise_an_error() -> None:
     with pytest.raises(ImproperlyConfigured, match="max_age=300"):
         fresh_login_required(max_age=0)
     with pytest.raises(ImproperlyConfigured, match="keep is a list"):
         fresh_login_required(keep="title")
 
 
-async def test_an_empty_password_is_told_and_what_is_kept_stays(site: Auth, clock: FrozenClock) -> None:
-    async with client_of(make(site), headers={"origin": "http://testserver"}) as client:
+async def test_an_empty_password_is_an_error_and_the_saved_form_stays(site: Auth, clock: FrozenClock) -> None:
+    async with client_of(make_site(site), headers={"origin": "http://testserver"}) as client:
         await post_login(client)
         clock.tick(300)
         page = await confirm(client, (await client.post("/danger", data={"a": "1"})).text, "")
         assert page.status_code == 422
         assert "This field is required." in page.text
-        assert saved_in(page.text) == [["a", "1"]]
+        assert saved_fields(page.text) == [["a", "1"]]
 
 
-async def test_an_endpoint_that_takes_a_bare_connection_cannot_keep_a_form(site: Auth, clock: FrozenClock) -> None:
+async def test_an_endpoint_with_a_bare_connection_cannot_save_a_form(site: Auth, clock: FrozenClock) -> None:
     @fresh_login_required
     async def bare(conn: HTTPConnection) -> Response:
         return PlainTextResponse("danger")
@@ -481,19 +485,19 @@ async def test_an_endpoint_that_takes_a_bare_connection_cannot_keep_a_form(site:
         await post_login(client)
         assert (await client.post("/bare", data={"a": "1"})).text == "danger"
         clock.tick(300)
-        assert "could not be kept" in (await client.post("/bare", data={"a": "1"})).text
+        assert "could not be saved" in (await client.post("/bare", data={"a": "1"})).text
 
 
-async def test_a_user_of_another_door_than_the_session_is_asked_to_log_in(site: Auth, clock: FrozenClock) -> None:
-    """A token says who somebody is at each request; nobody has proved anything in the session."""
+async def test_a_user_of_a_backend_without_a_session_has_to_log_in(site: Auth, clock: FrozenClock) -> None:
+    """A backend identifies the user by a token at each request, so the session has no login."""
     ann = await site.users.get_by_username("ann")
 
-    class Token(AuthenticationBackend):
+    class TokenBackend(AuthenticationBackend):
         async def identify(self, conn: Any) -> User | None:
             return ann if "authorization" in conn.headers else None
 
-    site.backends.insert(0, Token())
-    async with client_of(make(site), headers={"authorization": "Bearer x"}) as client:
+    site.backends.insert(0, TokenBackend())
+    async with client_of(make_site(site), headers={"authorization": "Bearer x"}) as client:
         assert (await client.get("/danger")).status_code == 303
         assert (await client.get("/danger", headers={"accept": "application/json"})).status_code == 401
         assert (await client.post(PAGE, data={"password": PASSWORD})).headers["location"] == "/accounts/login"

@@ -1,4 +1,4 @@
-"""Every page and every mail, in each of its states: what it says, how it looks, and whom it keeps out."""
+"""Every page and every mail in each of its states: text, escaping, layout and accessibility."""
 
 import html
 import re
@@ -17,7 +17,7 @@ from starlette_auth.core.templating import ASSETS, Templates
 from starlette_auth.core.translation import ENGLISH, Language, override_language
 from starlette_auth.pages.forms import Field, Form
 
-from ..support.browser import needs_chromium
+from ..support.matrix import needs_chromium
 from ..support.template_cases import HOST, LINK, NAME, PARTS, SITE, TEMPLATES, Case, mails, pages, render
 
 PAGES, MAILS = pages(), mails()
@@ -26,7 +26,7 @@ POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self
 ARABIC = Language("ar", ENGLISH.catalog)
 
 
-def test_every_template_is_tried_here() -> None:
+def test_every_template_is_tested_here() -> None:
     assert {case.template for case in (*PAGES, *MAILS)} == TEMPLATES - PARTS
 
 
@@ -34,7 +34,7 @@ def test_every_template_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize("case", PAGES, ids=lambda case: case.id)
-def test_a_page_says_what_it_is_for(case: Case) -> None:
+def test_a_page_has_its_text_and_one_heading_and_is_escaped(case: Case) -> None:
     page = render(case.template, case.context)
     assert case.says in html.unescape(re.sub(r"</?(bdi|span)[^>]*>", "", page))
     assert page.startswith('<!doctype html>\n<html lang="en" dir="ltr">')
@@ -43,14 +43,14 @@ def test_a_page_says_what_it_is_for(case: Case) -> None:
     assert title.strip() == title
     assert title.startswith("Error: ") is ('role="alert"' in page)
     assert title.endswith(" · Bücher &amp; Mehr") or not case.context.get("site_name", SITE)
-    assert NAME not in page, "is not escaped"
-    # A policy that allows neither keeps out what an attacker smuggles in.
+    assert NAME not in page, "the name is not escaped"
+    # The content security policy allows no inline scripts and styles, which an attacker could inject.
     assert not re.search(r"<style|\sstyle=|<script(?! src=)|\son\w+=|javascript:", page)
     assert all(not urlsplit(url).netloc for url in re.findall(r'(?:href|src|action)="([^"]*)"', page))
 
 
 @pytest.mark.parametrize("case", [case for case in PAGES if case.context.get("form")], ids=lambda case: case.id)
-def test_a_form_keeps_what_was_typed_but_never_a_password(case: Case) -> None:
+def test_a_form_keeps_submitted_values_except_passwords(case: Case) -> None:
     page = render(case.template, case.context)
     form: Form = case.context["form"]
     for field in re.findall(r"<input[^>]*>", page, re.DOTALL):
@@ -58,14 +58,14 @@ def test_a_form_keeps_what_was_typed_but_never_a_password(case: Case) -> None:
             assert "value=" not in field
             assert "maxlength=" not in field
     for name, field in form.fields.items():
-        written = escape(form.data[name])
-        assert field.type in ("password", "checkbox") or not written or f'value="{written}"' in page
+        value = escape(form.data[name])
+        assert field.type in ("password", "checkbox") or not value or f'value="{value}"' in page
     if form.fields:
         assert '<form method="post"' in page
         assert "novalidate" in page
 
 
-def test_what_a_form_asks_for_is_told_to_browsers_and_password_managers() -> None:
+def test_fields_have_attributes_for_browsers_and_password_managers() -> None:
     rules = "minlength: 15; allowed: unicode;"
     form = Form(
         username=Field(label="Name", autocomplete="username", max_length=150, help_text="Others see it."),
@@ -80,7 +80,7 @@ def test_what_a_form_asks_for_is_told_to_browsers_and_password_managers() -> Non
     form.add_error("next", ValidationError("Hidden."))
     page = render("registration/register_form.html", {"form": form, "password_help": ["Long."]})
     fields = {re.findall('name="(.*?)"', field)[0]: field for field in re.findall(r"<input[^>]*>", page, re.DOTALL)}
-    assert list(fields) == ["username", "email", "city", "password1", "news"]  # what is hidden and empty is left out
+    assert list(fields) == ["username", "email", "city", "password1", "news"]  # an empty hidden field is left out
     assert 'maxlength="150" autocomplete="username" autocapitalize="none" spellcheck="false"' in fields["username"]
     assert 'aria-invalid="true" aria-describedby="id_username_help id_username_error"' in fields["username"]
     assert " required" in fields["username"]
@@ -97,7 +97,7 @@ def test_what_a_form_asks_for_is_told_to_browsers_and_password_managers() -> Non
     assert "<li>Hidden.</li>" in summary
 
 
-def test_links_to_pages_that_are_not_there_are_left_out() -> None:
+def test_links_to_missing_pages_are_left_out() -> None:
     context = {"form": Form(), "auth_link": lambda name: None}
     assert "Forgot" not in render("registration/login.html", context)
     assert "Create an account" not in render("registration/login.html", context)
@@ -105,7 +105,7 @@ def test_links_to_pages_that_are_not_there_are_left_out() -> None:
     assert "auth.js" not in render("registration/login.html", {**context, "auth_script": None})
 
 
-def test_pages_and_mails_say_in_which_language_and_direction_they_are() -> None:
+def test_pages_and_mails_have_language_and_direction() -> None:
     with override_language(ARABIC):
         assert '<html lang="ar" dir="rtl">' in render("registration/logged_out.html", {})
         mail = render("registration/password_reset_email.html", {"link": LINK, "valid_for": "5"})
@@ -113,10 +113,10 @@ def test_pages_and_mails_say_in_which_language_and_direction_they_are() -> None:
     assert 'role="main" lang="ar" dir="rtl"' in mail  # webmail drops the outer elements
 
 
-def test_an_application_replaces_the_layout_alone(tmp_path: Path) -> None:
-    (tmp_path / "auth_base.html").write_text("<html>Mine: {% block content %}{% endblock %}</html>")
+def test_an_application_can_replace_the_layout_only(tmp_path: Path) -> None:
+    (tmp_path / "auth_base.html").write_text("<html>Custom: {% block content %}{% endblock %}</html>")
     page = render("registration/login.html", {"form": Form()}, Templates([tmp_path]))
-    assert page.startswith("<html>Mine: ")
+    assert page.startswith("<html>Custom: ")
     assert "Log in" in page
 
 
@@ -124,7 +124,7 @@ def test_an_application_replaces_the_layout_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", MAILS, ids=lambda case: f"{case.id} {case.template[-4:]}")
-def test_a_mail_says_why_it_comes(case: Case) -> None:
+def test_a_mail_has_its_text_and_link_and_is_escaped(case: Case) -> None:
     mail = render(case.template, case.context)
     link = case.context.get("undo_link") or case.context["link"]
     if case.template.endswith("_subject.txt"):
@@ -139,15 +139,15 @@ def test_a_mail_says_why_it_comes(case: Case) -> None:
         assert link is None or f"\n\n{link}\n\n" in mail
     else:
         assert case.says in html.unescape(mail)
-        assert NAME not in mail, "is not escaped"
+        assert NAME not in mail, "the name is not escaped"
         assert set(re.findall('href="(.*?)"', mail)) == {HOST, *([link] if link else [])}
-        # Nothing that is fetched when the mail is opened, and tells that it was.
+        # A mail loads nothing when it is opened, which would reveal that it was opened.
         assert not re.search(r"src=|url\(|<link|<script|<img|@import|<iframe|<object", mail)
     if case.context.get("undo_link"):
         assert LINK not in mail
 
 
-def test_a_mail_to_an_address_that_may_be_a_strangers_tells_no_username() -> None:
+def test_a_mail_to_an_unconfirmed_address_contains_no_username() -> None:
     for case in MAILS:
         if "email_change_" in case.template or "username_taken_" in case.template:
             assert html.escape(NAME) not in html.escape(render(case.template, case.context))
@@ -157,22 +157,22 @@ def test_a_mail_to_an_address_that_may_be_a_strangers_tells_no_username() -> Non
 
 
 class Visit(NamedTuple):
-    """A window, and what went wrong in it."""
+    """A browser window, and the errors in it."""
 
     page: Page
     context: BrowserContext
-    complaints: list[str]
+    errors: list[str]
 
 
 @pytest.fixture(scope="module")
 def site() -> dict[str, str]:
-    """All pages and mails by their path. Written before the browser starts, whose driver has an event loop."""
-    found = {f"/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
-    letters = {case.template: case for case in MAILS if case.template.endswith(".html")}
-    found |= {f"/mail/{template}": render(template, case.context) for template, case in letters.items()}
+    """All pages and mails by path. They are rendered before the browser starts, whose driver has an event loop."""
+    documents = {f"/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
+    html_mails = {case.template: case for case in MAILS if case.template.endswith(".html")}
+    documents |= {f"/mail/{template}": render(template, case.context) for template, case in html_mails.items()}
     with override_language(ARABIC):
-        found |= {f"/ar/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
-    return found
+        documents |= {f"/ar/{number}": render(case.template, case.context) for number, case in enumerate(PAGES)}
+    return documents
 
 
 @pytest.fixture
@@ -189,29 +189,29 @@ def visit(site: dict[str, str], chromium: Browser) -> Iterator[Callable[..., Vis
             viewport={"width": width, "height": 800},
         )
         contexts.append(context)
-        complaints: list[str] = []
+        errors: list[str] = []
 
         def answer(route: Route) -> None:
             path = urlsplit(route.request.url).path
-            if route.request.method == "POST":  # one page sends its form by itself
+            if route.request.method == "POST":  # one page submits its form automatically
                 route.fulfill(status=204)
             elif path in ("/auth.css", "/auth.js"):
-                kind = "text/css" if path == "/auth.css" else "text/javascript"
-                route.fulfill(body=ASSETS[path[1:]], content_type=kind)
+                media_type = "text/css" if path == "/auth.css" else "text/javascript"
+                route.fulfill(body=ASSETS[path[1:]], content_type=media_type)
             elif path in site:
                 headers = {} if path.startswith("/mail/") else {"content-security-policy": POLICY}
                 route.fulfill(body=site[path], headers={"content-type": "text/html; charset=utf-8", **headers})
             elif path.startswith("/accounts/") or path == "/favicon.ico":
                 route.fulfill(body="<!doctype html><title>Elsewhere</title>", content_type="text/html")
             else:
-                complaints.append(f"asked for {route.request.url}")
+                errors.append(f"unexpected request: {route.request.url}")
                 route.abort()
 
         context.route("**/*", answer)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        return Visit(page, context, complaints)
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        return Visit(page, context, errors)
 
     yield open_window
     for context in contexts:
@@ -223,50 +223,50 @@ def path_of(template: str, says: str) -> str:
 
 
 LOGIN = path_of("registration/login.html", "Forgot your password?")
-REFUSED = path_of("registration/login.html", "Error: Log in")
+WITH_ERRORS = path_of("registration/login.html", "Error: Log in")
 NO_STYLE = path_of("registration/login.html", "Log in")
 CHANGE = path_of("registration/password_change_form.html", "Change the password")
 
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_kept_out_by_how_a_page_is_made(
+def test_pages_are_accessible_and_fit_narrow_screens(
     visit: Callable[..., Visit], site: dict[str, str], scheme: str
 ) -> None:
-    window, axe, found = visit(scheme), Axe(), []
+    window, axe, problems = visit(scheme), Axe(), []
     options = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
     for path in site:
-        if path.startswith("/ar/"):  # the same pages once more
+        if path.startswith("/ar/"):  # the same pages from right to left
             continue
         for width in (320, 1280):
             window.page.set_viewport_size({"width": width, "height": 800})
             if width == 320:
                 window.page.goto(ORIGIN + path)
             report = axe.run(window.page, options=options).generate_snapshot()
-            found += [f"{path} at {width}: {violation}" for violation in report.splitlines()]
+            problems += [f"{path} at {width}: {violation}" for violation in report.splitlines()]
             if window.page.evaluate("document.documentElement.scrollWidth") > width:
-                found.append(f"{path} is wider than {width}")
+                problems.append(f"{path} is wider than {width}")
         background = window.page.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = sum(int(part) for part in re.findall(r"\d+", background)[:3])
         assert (brightness < 3 * 128) is (scheme == "dark") or path == NO_STYLE
-    assert not found
-    assert not window.complaints
+    assert not problems
+    assert not window.errors
 
 
 @needs_chromium
-def test_pages_from_right_to_left_are_no_wider_and_mirrored(visit: Callable[..., Visit]) -> None:
+def test_right_to_left_pages_are_mirrored_and_not_wider(visit: Callable[..., Visit]) -> None:
     window = visit(width=320)
     for number in range(len(PAGES)):
         window.page.goto(f"{ORIGIN}/ar/{number}")
         assert window.page.evaluate("document.documentElement.scrollWidth") <= 320
-    window.page.goto(f"{ORIGIN}/ar{REFUSED}")
+    window.page.goto(f"{ORIGIN}/ar{WITH_ERRORS}")
     borders = "e => [getComputedStyle(e).borderRightWidth, getComputedStyle(e).borderLeftWidth]"
     assert window.page.get_by_role("alert").evaluate(borders) == ["4px", "0px"]
-    assert not window.complaints
+    assert not window.errors
 
 
 @needs_chromium
-def test_what_is_clicked_is_large_enough(visit: Callable[..., Visit]) -> None:
+def test_click_targets_are_large_enough(visit: Callable[..., Visit]) -> None:
     window = visit()
     too_small = """() => [...document.querySelectorAll(".auth-links a, .auth-button, button, input")]
         .filter((e) => e.checkVisibility() && !e.matches("[type=hidden], .auth-unseen"))
@@ -279,19 +279,21 @@ def test_what_is_clicked_is_large_enough(visit: Callable[..., Visit]) -> None:
 
 
 @needs_chromium
-def test_where_colours_are_forced_a_button_still_has_an_edge(visit: Callable[..., Visit]) -> None:
+def test_buttons_have_a_border_in_forced_colours(visit: Callable[..., Visit]) -> None:
     window = visit(forced_colors=True)
     window.page.goto(ORIGIN + LOGIN)
     for box in (window.page.get_by_role("button", name="Log in"), window.page.get_by_role("main")):
-        edge, ground = box.evaluate("e => [getComputedStyle(e).borderTopColor, getComputedStyle(e).backgroundColor]")
-        assert edge != ground
+        border, background = box.evaluate(
+            "e => [getComputedStyle(e).borderTopColor, getComputedStyle(e).backgroundColor]"
+        )
+        assert border != background
 
 
 @needs_chromium
-def test_a_refused_form_has_the_focus_on_its_errors_and_leads_to_the_fields(visit: Callable[..., Visit]) -> None:
+def test_a_form_with_errors_focuses_them_and_links_to_the_fields(visit: Callable[..., Visit]) -> None:
     window = visit(javascript=False)
-    window.page.goto(ORIGIN + REFUSED)
-    alert = window.page.get_by_role("alert", name="That did not work")
+    window.page.goto(ORIGIN + WITH_ERRORS)
+    alert = window.page.get_by_role("alert", name="Please correct the errors below")
     expect(alert).to_be_focused()
     alert.get_by_role("link", name="Username").click()
     expect(window.page.get_by_label("Username")).to_be_focused()
@@ -300,7 +302,7 @@ def test_a_refused_form_has_the_focus_on_its_errors_and_leads_to_the_fields(visi
 
 
 @needs_chromium
-def test_without_javascript_no_button_is_there_that_would_do_nothing(visit: Callable[..., Visit]) -> None:
+def test_without_javascript_there_is_no_show_password_button(visit: Callable[..., Visit]) -> None:
     window = visit(javascript=False)
     window.page.goto(ORIGIN + CHANGE)
     expect(window.page.get_by_role("button")).to_have_text(["Change the password"])
@@ -308,7 +310,7 @@ def test_without_javascript_no_button_is_there_that_would_do_nothing(visit: Call
 
 
 @needs_chromium
-def test_a_password_can_be_looked_at_and_is_hidden_before_it_is_sent(visit: Callable[..., Visit]) -> None:
+def test_a_password_can_be_shown_and_is_hidden_before_submit(visit: Callable[..., Visit]) -> None:
     window = visit()
     window.page.goto(ORIGIN + CHANGE)
     field = window.page.get_by_label("Old password")
@@ -319,13 +321,13 @@ def test_a_password_can_be_looked_at_and_is_hidden_before_it_is_sent(visit: Call
     button.press("Enter")
     expect(field).to_have_attribute("type", "text")
     expect(button).to_have_attribute("aria-pressed", "true")
-    expect(window.page.get_by_role("status").first).to_have_text("The password can be seen now.")
+    expect(window.page.get_by_role("status").first).to_have_text("The password is visible now.")
     expect(window.page.get_by_label("New password", exact=True)).to_have_attribute("type", "password")
     button.click()
     expect(field).to_have_attribute("type", "password")
     expect(window.page.get_by_role("status").first).to_have_text("The password is hidden now.")
     button.click()
-    kind = window.page.evaluate(
+    field_type = window.page.evaluate(
         """() => {
             const form = document.querySelector("form");
             form.addEventListener("submit", (event) => event.preventDefault());
@@ -333,16 +335,16 @@ def test_a_password_can_be_looked_at_and_is_hidden_before_it_is_sent(visit: Call
             return document.querySelector("#id_old_password").type;
         }"""
     )
-    assert kind == "password"
+    assert field_type == "password"
     expect(field).to_have_value("a secret")
-    assert not window.complaints
+    assert not window.errors
 
 
 @needs_chromium
 def test_a_password_can_be_pasted(visit: Callable[..., Visit]) -> None:
     window = visit()
     window.page.goto(ORIGIN + LOGIN)
-    allowed = window.page.get_by_label("Password").evaluate(
+    is_allowed = window.page.get_by_label("Password").evaluate(
         "e => e.dispatchEvent(new ClipboardEvent('paste', {bubbles: true, cancelable: true}))"
     )
-    assert allowed
+    assert is_allowed

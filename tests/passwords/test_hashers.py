@@ -1,4 +1,4 @@
-"""Each hasher, measured against Django."""
+"""Tests of each hasher against Django's hashers."""
 
 import functools
 import importlib.util
@@ -25,7 +25,7 @@ from starlette_auth.passwords.hashers import default_hashers
 
 from ..django.vectors import ALL
 
-# Composed and decomposed letters, several bytes each, NUL, and longer than any block of a hash.
+# Composed and decomposed letters, multi-byte characters, NUL, and more bytes than the block of any hash.
 PASSWORDS = ["", "correct horse", "Ünïcode ☃ 𝄞", "e\u0301", "a\x00b", "long " * 12]
 
 
@@ -50,8 +50,8 @@ def _django() -> None:
 
 
 @functools.cache
-def made_by_django(algorithm: str, password: str) -> str:
-    hasher: Any = type(django.get_hasher(algorithm))()  # one of our own: Django keeps its
+def hash_by_django(algorithm: str, password: str) -> str:
+    hasher: Any = type(django.get_hasher(algorithm))()  # a new instance: Django caches its own
     hasher.iterations, hasher.rounds, hasher.work_factor = 1000, 4, 16
     hasher.time_cost, hasher.memory_cost, hasher.parallelism = 1, 8, 1
     encoded: str = hasher.encode(password, hasher.salt())
@@ -60,23 +60,23 @@ def made_by_django(algorithm: str, password: str) -> str:
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("algorithm", ALL)
-def test_django_accepts_what_we_write(algorithm: str, password: str) -> None:
+def test_django_accepts_our_hashes(algorithm: str, password: str) -> None:
     encoded = ALL[algorithm].encode(password)
-    assert len(encoded) <= 128, "Django's column is not wider"
+    assert len(encoded) <= 128, "Django's column has 128 characters"
     assert django.check_password(password, encoded)
     assert not django.check_password(password + "x", encoded)
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("algorithm", ALL)
-def test_we_accept_what_django_writes(algorithm: str, password: str) -> None:
-    encoded = made_by_django(algorithm, password)
+def test_our_hashers_accept_the_hashes_of_django(algorithm: str, password: str) -> None:
+    encoded = hash_by_django(algorithm, password)
     assert ALL[algorithm].verify(password, encoded)
     assert not ALL[algorithm].verify(password + "x", encoded)
 
 
 @pytest.mark.parametrize("algorithm", ALL)
-def test_no_two_hashes_of_one_password_are_alike(algorithm: str) -> None:
+def test_two_hashes_of_one_password_differ(algorithm: str) -> None:
     assert ALL[algorithm].encode("pw") != ALL[algorithm].encode("pw")
 
 
@@ -87,17 +87,17 @@ def test_the_default_parameters_fit_the_column_and_satisfy_django(hasher: Passwo
     assert hasher.verify("correct horse", encoded)
     assert not hasher.must_update(encoded)
     assert django.check_password("correct horse", encoded)
-    # Django wants its own parameters for argon2, whatever they cost, and more iterations with each version.
-    theirs = django.get_hasher(hasher.algorithm)
-    if hasher.algorithm != "argon2" and getattr(theirs, "iterations", 0) <= 1_000_000:
+    # Django requires its own exact parameters for Argon2, and more PBKDF2 iterations with each version.
+    django_hasher = django.get_hasher(hasher.algorithm)
+    if hasher.algorithm != "argon2" and getattr(django_hasher, "iterations", 0) <= 1_000_000:
         assert not django.get_hasher(hasher.algorithm).must_update(encoded)
 
 
-def test_argon2_costs_what_the_design_says() -> None:
+def test_argon2_uses_64_mib_three_passes_and_four_lanes() -> None:
     assert Argon2PasswordHasher().encode("pw").startswith("argon2$argon2id$v=19$m=65536,t=3,p=4$")
 
 
-def test_argon2_is_the_first_of_the_default_hashers_and_md5_is_not_among_them() -> None:
+def test_argon2_is_the_first_default_hasher_and_md5_is_not_a_default() -> None:
     assert [hasher.algorithm for hasher in default_hashers()] == [
         "argon2",
         "pbkdf2_sha256",
@@ -109,11 +109,11 @@ def test_argon2_is_the_first_of_the_default_hashers_and_md5_is_not_among_them() 
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "expected"),
+    ("hasher", "stored", "expected"),
     [
         (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$999$salt$AA==", True),
         (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$1000$salt$AA==", False),
-        # Django would make it weaker again, and two applications would take turns.
+        # A stronger hash is kept: Django would otherwise replace it again, and two applications would take turns.
         (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$1500000$salt$AA==", False),
         (PBKDF2SHA1PasswordHasher(iterations=1000), "pbkdf2_sha1$999$salt$AA==", True),
         (ScryptPasswordHasher(), "scrypt$16384$salt$8$5$AA==", False),
@@ -134,18 +134,18 @@ def test_argon2_is_the_first_of_the_default_hashers_and_md5_is_not_among_them() 
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_only_a_weaker_hash_is_made_anew(ours: PasswordHasher, theirs: str, expected: bool) -> None:
-    assert ours.must_update(theirs) is expected
+def test_only_a_weaker_hash_must_be_updated(hasher: PasswordHasher, stored: str, expected: bool) -> None:
+    assert hasher.must_update(stored) is expected
 
 
-def test_argon2_of_other_kinds_verifies() -> None:
-    # Made by Django 1.11, which wrote Argon2i.
+def test_an_argon2i_hash_verifies() -> None:
+    # Written by Django 1.11, which used Argon2i.
     old = "argon2$argon2i$v=19$m=512,t=2,p=2$VlB2bUVzcWtZTVBa$2iQVZ6gGDWbD5QWiZzqPVg"
-    made = django.get_hasher("argon2")
-    assert ALL["argon2"].verify("pw", old) is made.verify("pw", old)
+    django_hasher = django.get_hasher("argon2")
+    assert ALL["argon2"].verify("pw", old) is django_hasher.verify("pw", old)
 
 
-def test_plain_bcrypt_looks_at_72_bytes_and_does_not_fail_for_more() -> None:
+def test_plain_bcrypt_hashes_72_bytes_and_accepts_longer_passwords() -> None:
     hasher = BCryptPasswordHasher(rounds=4)
     encoded = hasher.encode("x" * 72)
     assert hasher.verify("x" * 100, encoded)
@@ -153,13 +153,13 @@ def test_plain_bcrypt_looks_at_72_bytes_and_does_not_fail_for_more() -> None:
     assert hasher.verify("é" * 50, hasher.encode("é" * 36 + "other"))
 
 
-def test_bcrypt_over_sha256_looks_at_all_of_it() -> None:
+def test_bcrypt_over_sha256_hashes_the_whole_password() -> None:
     hasher = BCryptSHA256PasswordHasher(rounds=4)
     assert not hasher.verify("x" * 100, hasher.encode("x" * 99))
 
 
 @pytest.mark.parametrize("version", ["2a", "2y"])
-def test_older_marks_of_bcrypt_verify(version: str) -> None:
+def test_older_bcrypt_prefixes_verify(version: str) -> None:
     hasher = BCryptPasswordHasher(rounds=4)
     assert hasher.verify("pw", hasher.encode("pw").replace("$2b$", f"${version}$"))
 
@@ -169,7 +169,7 @@ def test_md5_without_a_salt_verifies() -> None:
 
 
 @pytest.mark.parametrize("hasher", [BCryptPasswordHasher, BCryptSHA256PasswordHasher])
-def test_without_bcrypt_its_hashers_say_what_to_install(
+def test_without_bcrypt_its_hashers_name_the_package_to_install(
     hasher: type[PasswordHasher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bcrypt", None)
@@ -179,13 +179,13 @@ def test_without_bcrypt_its_hashers_say_what_to_install(
 
 def test_without_bcrypt_the_other_hashers_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bcrypt", None)
-    hashers = second_copy("starlette_auth.passwords.hashers_without_bcrypt")
+    hashers = import_copy("starlette_auth.passwords.hashers_without_bcrypt")
     assert not hasattr(hashers, "bcrypt")
     assert [hasher.algorithm for hasher in hashers.default_hashers()][-1] == "scrypt"
 
 
-def second_copy(name: str) -> Any:
-    """The module once more, as a process sees it in which other packages are installed."""
+def import_copy(name: str) -> Any:
+    """Imports a second copy of the module, as a process with other packages installed would."""
     spec = importlib.util.find_spec("starlette_auth.passwords.hashers")
     assert spec is not None
     copy = importlib.util.spec_from_file_location(name, spec.origin)

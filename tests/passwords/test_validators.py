@@ -1,4 +1,4 @@
-"""Which passwords may be chosen."""
+"""Tests of the password validators, the Bloom filter and its builder."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,7 @@ NAMES = {"username": "username", "first_name": "first name", "last_name": "last 
 
 
 class Meta:
-    """What Django's validator asks a model for."""
+    """Stands in for the `_meta` of a Django model, which Django's validator reads."""
 
     def get_field(self, name: str) -> SimpleNamespace:
         if name not in NAMES:
@@ -71,11 +71,11 @@ async def codes(password: str, *validators: PasswordValidator, user: Any = None)
     return [error.code for error in await validate_password(password, validators, user)]
 
 
-async def ours(validator: PasswordValidator, password: str, user: Any = None) -> list[tuple[str, str]]:
+async def errors_of(validator: PasswordValidator, password: str, user: Any = None) -> list[tuple[str, str]]:
     return [(error.code, error.message) for error in await validate_password(password, [validator], user)]
 
 
-def djangos(validator: Any, password: str, user: Any = None) -> list[tuple[str, str]]:
+def django_errors_of(validator: Any, password: str, user: Any = None) -> list[tuple[str, str]]:
     try:
         validator.validate(password, user)
     except DjangoValidationError as error:
@@ -83,35 +83,35 @@ def djangos(validator: Any, password: str, user: Any = None) -> list[tuple[str, 
     return []
 
 
-async def test_a_passphrase_is_taken() -> None:
+async def test_a_passphrase_is_valid() -> None:
     assert await validate_password(PASSPHRASE, default_validators(["Acme Shop"]), person(username="joe")) == []
 
 
-async def test_all_that_is_wrong_is_said_in_order() -> None:
+async def test_all_errors_are_returned_in_order() -> None:
     user = person(username="dragon")
     errors = await validate_password("dragon", [*default_validators(), NumericPasswordValidator()], user)
     assert [error.code for error in errors] == ["password_too_short", "password_too_similar", "password_too_common"]
     assert str(errors[0]) == "This password is too short. It must contain at least 15 characters."
 
 
-async def test_the_defaults_know_context_words_when_there_are_some() -> None:
+async def test_context_words_add_a_default_validator() -> None:
     assert len(default_validators()) == 4
     assert await codes("acmeshop2024acmeshop!", *default_validators(["Acme Shop"])) == ["password_context_word"]
 
 
-async def test_of_an_overlong_password_only_that_is_said() -> None:
+async def test_a_too_long_password_gives_only_that_error() -> None:
     errors = await validate_password("1" * 1025, [NumericPasswordValidator(), CommonPasswordValidator()])
     assert [error.code for error in errors] == ["password_too_long"]
     assert errors[0].message == "This password is too long. It must contain at most 1024 characters."
     assert await codes("1" * 1024, NumericPasswordValidator()) == ["password_entirely_numeric"]
 
 
-async def test_a_letter_and_its_accent_are_one_character() -> None:
+async def test_a_letter_with_a_combining_accent_counts_as_one_character() -> None:
     assert await codes("e\N{COMBINING ACUTE ACCENT}" * 14, MinimumLengthValidator()) == ["password_too_short"]
     assert await codes("e\N{COMBINING ACUTE ACCENT}" * 15, MinimumLengthValidator()) == []
 
 
-async def test_validators_of_your_own_may_wait_or_not() -> None:
+async def test_custom_validators_may_be_functions_or_coroutines() -> None:
     class NoX:
         def validate(self, password: str, user: Any = None) -> None:
             if "x" in password:
@@ -132,33 +132,33 @@ async def test_validators_of_your_own_may_wait_or_not() -> None:
     assert await codes("zzz", NoX(), NoY()) == []
 
 
-async def test_a_second_factor_makes_eight_characters_enough() -> None:
+async def test_eight_characters_are_enough_with_a_second_factor() -> None:
     validator = MinimumLengthValidator()
     assert await codes("8 chars!", validator, user=person(has_second_factor=True)) == []
-    assert await ours(validator, "7 chars", person(has_second_factor=True)) == [
+    assert await errors_of(validator, "7 chars", person(has_second_factor=True)) == [
         ("password_too_short", "This password is too short. It must contain at least 8 characters.")
     ]
     assert await codes("14 characters!", validator, user=person(has_second_factor=False)) == ["password_too_short"]
     assert await codes("six ch", MinimumLengthValidator(6), user=person(has_second_factor=True)) == []
 
 
-async def test_the_maximum_may_be_less() -> None:
+async def test_the_maximum_length_can_be_lowered() -> None:
     assert await codes("x" * 73, MaximumLengthValidator(72)) == ["password_too_long"]
     assert await codes("x" * 72, MaximumLengthValidator(72)) == []
 
 
 @pytest.mark.parametrize("password", ["", "x", "1234567", "12345678", "①②", "٣٤٥", "12 34", "éééééééé"])
-async def test_length_and_digits_are_judged_as_by_django(password: str) -> None:
+async def test_length_and_digits_are_validated_as_in_django(password: str) -> None:
     for length in (1, 8, 15):
-        assert await ours(MinimumLengthValidator(length), password) == djangos(
+        assert await errors_of(MinimumLengthValidator(length), password) == django_errors_of(
             django_validation.MinimumLengthValidator(length), password
         )
-    assert await ours(NumericPasswordValidator(), password) == djangos(
+    assert await errors_of(NumericPasswordValidator(), password) == django_errors_of(
         django_validation.NumericPasswordValidator(), password
     )
 
 
-def test_help_is_djangos() -> None:
+def test_help_texts_are_those_of_django() -> None:
     pairs: list[tuple[PasswordValidator, Any]] = [
         (MinimumLengthValidator(), django_validation.MinimumLengthValidator(15)),
         (MinimumLengthValidator(1), django_validation.MinimumLengthValidator(1)),
@@ -166,8 +166,8 @@ def test_help_is_djangos() -> None:
         (CommonPasswordValidator(), django_validation.CommonPasswordValidator()),
         (NumericPasswordValidator(), django_validation.NumericPasswordValidator()),
     ]
-    for own, other in pairs:
-        assert own.get_help_text() == other.get_help_text()
+    for validator, django_validator in pairs:
+        assert validator.get_help_text() == django_validator.get_help_text()
     for validator in (MaximumLengthValidator(64), ContextWordsValidator(["acme"]), PwnedPasswordsValidator()):
         assert validator.get_help_text().startswith("Your password ")
     assert MaximumLengthValidator().get_help_text() == ""
@@ -189,14 +189,14 @@ def test_help_is_djangos() -> None:
         ("password", None),
     ],
 )
-async def test_similarity_is_djangos(password: str, user: Any) -> None:
-    await same_similarity(password, user, 0.7)
+async def test_similarity_is_computed_as_in_django(password: str, user: Any) -> None:
+    await assert_same_similarity(password, user, 0.7)
 
 
-async def same_similarity(password: str, user: Any, max_similarity: float) -> None:
-    own = UserAttributeSimilarityValidator(max_similarity=max_similarity)
-    other = django_validation.UserAttributeSimilarityValidator(max_similarity=max_similarity)
-    assert await ours(own, password, user) == djangos(other, password, user)
+async def assert_same_similarity(password: str, user: Any, max_similarity: float) -> None:
+    validator = UserAttributeSimilarityValidator(max_similarity=max_similarity)
+    django_validator = django_validation.UserAttributeSimilarityValidator(max_similarity=max_similarity)
+    assert await errors_of(validator, password, user) == django_errors_of(django_validator, password, user)
 
 
 words = st.text("abcAB12.-@ éİ", max_size=24)
@@ -204,25 +204,28 @@ words = st.text("abcAB12.-@ éİ", max_size=24)
 
 @settings(max_examples=400, deadline=None)
 @given(words, words, words, st.sampled_from([0.1, 0.5, 0.7, 0.9, 1.0]))
-def test_similarity_is_djangos_whatever_the_words(password: str, username: str, email: str, most: float) -> None:
+def test_similarity_of_random_words_is_computed_as_in_django(
+    password: str, username: str, email: str, max_similarity: float
+) -> None:
     user = person(username=username, email=email)
-    own = UserAttributeSimilarityValidator(max_similarity=most)
+    validator = UserAttributeSimilarityValidator(max_similarity=max_similarity)
+    django_validator = django_validation.UserAttributeSimilarityValidator(max_similarity=max_similarity)
     try:
-        own.validate(password, user)
-        found = []
+        validator.validate(password, user)
+        errors = []
     except ValidationError as error:
-        found = [(error.code, error.message)]
-    assert found == djangos(django_validation.UserAttributeSimilarityValidator(max_similarity=most), password, user)
+        errors = [(error.code, error.message)]
+    assert errors == django_errors_of(django_validator, password, user)
 
 
-async def test_similarity_is_quick_however_long_the_words() -> None:
+async def test_similarity_is_fast_for_long_attributes() -> None:
     user = person(username="a b" * 1_000_000, email="ab " * 1_000_000)
     started = time.perf_counter()
     assert await codes("a" * 1000 + "b" * 24, UserAttributeSimilarityValidator(), user=user) == []
     assert time.perf_counter() - started < 2
 
 
-async def test_other_attributes_are_called_by_their_names() -> None:
+async def test_an_attribute_without_a_verbose_name_is_called_by_its_own() -> None:
     errors = await validate_password(
         "bletchley", [UserAttributeSimilarityValidator(["town"])], person(town="Bletchley")
     )
@@ -231,14 +234,14 @@ async def test_other_attributes_are_called_by_their_names() -> None:
         UserAttributeSimilarityValidator(max_similarity=0.05)
 
 
-async def test_every_password_that_django_calls_common_is_refused() -> None:
+async def test_every_common_password_of_django_is_rejected() -> None:
     path = Path(django_validation.__file__).parent / "common-passwords.txt.gz"
     common = await asyncio.to_thread(open_filter, DEFAULT_FILTER)
     listed = [line.strip() for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
     assert len(listed) > 19_000
     assert all(password in common for password in listed)
     for password in listed[::400]:
-        assert await ours(CommonPasswordValidator(), f" {password.upper()}") == djangos(
+        assert await errors_of(CommonPasswordValidator(), f" {password.upper()}") == django_errors_of(
             django_validation.CommonPasswordValidator(), f" {password.upper()}"
         )
 
@@ -264,41 +267,41 @@ UNCOMMON = f"""
 
 
 @pytest.mark.parametrize("password", [*COMMON, "  iloveyou  ", "password password", "pass\N{NO-BREAK SPACE}" * 4])
-async def test_common_passwords_are_refused_in_every_disguise(password: str) -> None:
+async def test_variants_of_common_passwords_are_rejected(password: str) -> None:
     assert await codes(password, CommonPasswordValidator()) == ["password_too_common"]
 
 
 @pytest.mark.parametrize("password", UNCOMMON)
-async def test_others_are_not(password: str) -> None:
+async def test_uncommon_passwords_are_accepted(password: str) -> None:
     assert await codes(password, CommonPasswordValidator()) == []
 
 
-async def test_hardly_any_good_password_is_refused() -> None:
+async def test_at_most_5_of_3200_good_passwords_are_rejected() -> None:
     chance = random.Random(15)
     words = "anchor basket candle dolphin ember falcon garnet harbor island jungle kettle lantern meadow nickel".split()  # noqa: SIM905
-    good = [
+    good_passwords = [
         separator.join(chance.choice(words) for _ in range(4)) + ending
         for separator in (" ", "-", "")
         for ending in ("", "7", "2024", "!")
         for _ in range(100)
     ]
     alphabets = (string.ascii_lowercase, string.ascii_letters + string.digits, string.printable[:94], string.hexdigits)
-    good += ["".join(chance.choices(alphabet, k=15)) for alphabet in alphabets for _ in range(500)]
-    refused = [password for password in good if await codes(password, CommonPasswordValidator())]
-    assert len(refused) <= 5, refused
+    good_passwords += ["".join(chance.choices(alphabet, k=15)) for alphabet in alphabets for _ in range(500)]
+    rejected = [password for password in good_passwords if await codes(password, CommonPasswordValidator())]
+    assert len(rejected) <= 5, rejected
 
 
 @pytest.mark.parametrize(
     "password", ["2019" * 128 + "x" + "1920" * 127, "!" * 511 + "ab" + "?" * 511, "ab" * 511 + "c", "1." * 511 + "x"]
 )
-def test_the_rules_are_quick_for_the_worst_of_words(password: str) -> None:
+def test_patterns_are_fast_for_the_worst_passwords(password: str) -> None:
     started = time.perf_counter()
     for form in variants(password):
         is_pattern(form)
     assert time.perf_counter() - started < 1
 
 
-async def test_beyond_the_longest_password_only_the_filter_is_asked(tmp_path: Path) -> None:
+async def test_a_password_above_the_maximum_length_is_looked_up_without_variants(tmp_path: Path) -> None:
     await build(tmp_path / "own.bloom", "long" * 300)
     validator = CommonPasswordValidator(tmp_path / "own.bloom")
     for password, expected in [("LONG" * 300, True), ("other" * 300, False)]:
@@ -309,7 +312,7 @@ async def test_beyond_the_longest_password_only_the_filter_is_asked(tmp_path: Pa
             assert expected
 
 
-async def test_half_a_surrogate_pair_is_no_crash() -> None:
+async def test_a_lone_surrogate_raises_no_exception() -> None:
     assert await codes("half \ud800 of a pair", CommonPasswordValidator()) == []
 
 
@@ -321,10 +324,10 @@ def test_the_shipped_filter_names_its_sources() -> None:
     assert all(source["licence"].split(",")[0] in ("MIT", "BSD-3-Clause") for source in common.header["sources"])
     assert all(source["name"] for source in common.header["sources"])
     assert DEFAULT_FILTER.stat().st_size < 1.6 * 2**20
-    # As often as its bits say: each hash finds one of those that are set.
+    # The false positive rate is the share of set bits to the power of the number of hashes.
     bits = DEFAULT_FILTER.read_bytes()[-common.bits // 8 :]
-    share = int.from_bytes(bits).bit_count() / common.bits
-    assert share**common.hashes <= 1e-6
+    set_share = int.from_bytes(bits).bit_count() / common.bits
+    assert set_share**common.hashes <= 1e-6
     assert sum(f"not a password: {number}" in common for number in range(100_000)) <= 1
 
 
@@ -334,7 +337,7 @@ async def build(path: Path, *lines: str) -> None:
     await asyncio.to_thread(build_filter, [PasswordList(source)], path)
 
 
-async def test_a_filter_is_opened_once(tmp_path: Path) -> None:
+async def test_a_filter_is_opened_once_per_process(tmp_path: Path) -> None:
     path = tmp_path / "own.bloom"
     await build(path, "glockenspiel")
     assert await codes("Glockenspiel 1999", CommonPasswordValidator(path)) == ["password_too_common"]
@@ -360,16 +363,16 @@ async def test_a_filter_is_opened_once(tmp_path: Path) -> None:
         lambda content: bytes(reversed(content)),
     ],
 )
-async def test_a_damaged_filter_is_a_clear_error(tmp_path: Path, damage: Any) -> None:
+async def test_a_damaged_filter_raises_improperly_configured(tmp_path: Path, damage: Any) -> None:
     path = tmp_path / "own.bloom"
     await build(path, "glockenspiel")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ImproperlyConfigured, match=r"own\.bloom is no password filter.*buildfilter"):
+    with pytest.raises(ImproperlyConfigured, match=r"own\.bloom is not a password filter.*buildfilter"):
         await CommonPasswordValidator(path).validate(PASSPHRASE)
 
 
-async def test_a_missing_filter_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"none\.bloom is no password filter.*buildfilter"):
+async def test_a_missing_filter_raises_improperly_configured(tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"none\.bloom is not a password filter.*buildfilter"):
         await CommonPasswordValidator(tmp_path / "none.bloom").validate(PASSPHRASE)
 
 
@@ -377,7 +380,7 @@ def sha1(password: str) -> str:
     return hashlib.sha1(password.encode()).hexdigest().upper()
 
 
-def test_a_filter_is_built_from_lists_of_all_kinds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_filter_is_built_from_all_kinds_of_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain, packed, latin, pwned = (tmp_path / name for name in ("plain.txt", "packed", "latin.txt", "pwned.txt"))
     plain.write_bytes("Glockenspiel\r\nte\N{COMBINING DIAERESIS}st\n\n  padded  \nshort\nglockenspiel\n".encode())
     packed.write_bytes(gzip.compress(b"from the archive\n"))
@@ -400,7 +403,7 @@ def test_a_filter_is_built_from_lists_of_all_kinds(tmp_path: Path, capsys: pytes
         ("pwned.txt", 2),
     ]
     assert built.header["entries"] == 6
-    # A filter may be made anew.
+    # Building again overwrites the filter.
     assert main(words) == 0
     assert "seldom seen" in BloomFilter(output)
     assert "short" in BloomFilter(output)
@@ -409,7 +412,7 @@ def test_a_filter_is_built_from_lists_of_all_kinds(tmp_path: Path, capsys: pytes
     ]  # fmt: skip
 
 
-async def test_what_was_breached_is_refused_by_a_filter_of_digests(tmp_path: Path) -> None:
+async def test_a_filter_of_digests_rejects_exactly_the_breached_passwords(tmp_path: Path) -> None:
     await build(tmp_path / "own.bloom", f"{sha1('Glockenspiel')}:17")
     validator = CommonPasswordValidator(tmp_path / "own.bloom")
     assert await codes("Glockenspiel", validator) == ["password_too_common"]
@@ -419,7 +422,7 @@ async def test_what_was_breached_is_refused_by_a_filter_of_digests(tmp_path: Pat
 def test_the_command_needs_no_application(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("glockenspiel\n")
     path = os.pathsep.join([str(Path(__file__).parent.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "starlette_auth", "buildfilter", "own.bloom", "list.txt"],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": path},
         cwd=tmp_path,
@@ -428,7 +431,7 @@ def test_the_command_needs_no_application(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (process.returncode, process.stderr) == (0, "")
     assert "glockenspiel" in BloomFilter(tmp_path / "own.bloom")
 
 
@@ -446,43 +449,45 @@ def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "There is no password in these lists"),
-        (b"short\n", "There is no password in these lists"),
+        (b"", "The lists contain no password"),
+        (b"short\n", "The lists contain no password"),
         (b"8846F7EAEE8FB117AD06BDD830B7586C:9545824\n", "Download the SHA-1 list"),
         (b"0018A45C4D1DEF81644B54AB7F969B88D65:3\n", "Download the SHA-1 list"),
         (b"\x1f\x8bno archive", "BadGzipFile"),
         (gzip.compress(b"glockenspiel" * 50, mtime=0)[:-9], "EOFError"),
-        (None, "is no file"),
+        (None, "is not a file"),
     ],
 )
-def test_a_useless_list_is_refused_in_one_line(
+def test_a_useless_list_is_rejected_with_a_message_of_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
 ) -> None:
     if content is not None:
         (tmp_path / "list.txt").write_bytes(content)
     output = tmp_path / "own.bloom"
     assert main(["buildfilter", str(output), str(tmp_path / "list.txt"), "--min-length", "8"]) == 1
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    output_text = capsys.readouterr()
+    assert message in output_text.err
+    assert output_text.err.count("\n") == 1
+    assert output_text.out == ""
     assert not output.exists()
 
 
-def test_what_is_no_filter_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_filter_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list.txt").write_text("glockenspiel\n")
     assert main(["buildfilter", str(tmp_path / "list.txt"), str(tmp_path / "list.txt")]) == 1
     assert "Choose another name" in capsys.readouterr().err
     assert (tmp_path / "list.txt").read_text() == "glockenspiel\n"
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_cannot_be_written_gives_a_message_of_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "list.txt").write_text("glockenspiel\n")
     assert main(["buildfilter", str(tmp_path / "nowhere" / "own.bloom"), str(tmp_path / "list.txt")]) == 1
     assert capsys.readouterr().err.startswith("FileNotFoundError")
 
 
-def test_nothing_is_left_when_it_stops_half_way(tmp_path: Path) -> None:
+def test_an_interrupted_build_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("glockenspiel\n" + "\n" * 100_000)
     shown: list[str] = []
 
@@ -497,14 +502,14 @@ def test_nothing_is_left_when_it_stops_half_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "-1", "nan", "many"])
-def test_a_rate_is_a_small_share(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_false_positive_rate_must_be_between_zero_and_one(rate: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["buildfilter", "own.bloom", "list.txt", f"--false-positives={rate}"])
     assert stopped.value.code == 2
     assert "--false-positives" in capsys.readouterr().err
 
 
-def test_a_long_header_has_room(tmp_path: Path) -> None:
+def test_a_header_may_be_long(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("glockenspiel\n")
     build_filter([PasswordList(tmp_path / "list.txt", "x" * 5000, "MIT")], tmp_path / "own.bloom")
     built = BloomFilter(tmp_path / "own.bloom")
@@ -515,35 +520,35 @@ def test_a_long_header_has_room(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "password", ["acmeshop2024acmeshop!", "Acme Shop 1999 1999", "ACME-acme-ACME-12", "shopacmeshopping!!!", "acme"]
 )
-async def test_the_sites_own_words_are_no_password(password: str) -> None:
+async def test_a_password_of_context_words_is_rejected(password: str) -> None:
     assert await codes(password, ContextWordsValidator(["Acme Shop", "x"])) == ["password_context_word"]
 
 
 @pytest.mark.parametrize("password", ["the acme is my favourite horse", "x 1234567890", "ac me sh op"])
-async def test_they_may_be_part_of_one(password: str) -> None:
+async def test_a_password_may_contain_context_words(password: str) -> None:
     assert await codes(password, ContextWordsValidator(["Acme Shop", "x"])) == []
 
 
-def test_context_words_are_a_list() -> None:
-    with pytest.raises(ImproperlyConfigured, match="is a list"):
+def test_context_words_must_be_a_list() -> None:
+    with pytest.raises(ImproperlyConfigured, match="must be a list"):
         ContextWordsValidator("Acme Shop")
 
 
-class Range:
-    """A server that answers as Have I Been Pwned does, or worse."""
+class PwnedServer:
+    """Runs an HTTP server that answers like Have I Been Pwned, or with errors."""
 
     def __init__(self) -> None:
         self.status = 200
         self.body = ""
         self.delay = 0.0
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.asked.append((self.path, self.headers["Add-Padding"]))
+                server.requests.append((self.path, self.headers["Add-Padding"]))
                 time.sleep(server.delay)
-                with contextlib.suppress(OSError):  # nobody waits any more
+                with contextlib.suppress(OSError):  # the client has closed the connection
                     self.send_response(server.status)
                     self.send_header("Location", "/elsewhere/")
                     self.send_header("Content-Length", str(len(server.body)))
@@ -551,67 +556,69 @@ class Range:
                     self.wfile.write(server.body.encode())
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Says nothing."""
+                """Logs nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/range/"
 
 
 @pytest.fixture
-def pwned() -> Iterator[Range]:
-    answers = Range()
-    thread = threading.Thread(target=answers.server.serve_forever, kwargs={"poll_interval": 0.01})
+def pwned() -> Iterator[PwnedServer]:
+    pwned = PwnedServer()
+    thread = threading.Thread(target=pwned.server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield answers
-    answers.server.shutdown()
-    answers.server.server_close()
+    yield pwned
+    pwned.server.shutdown()
+    pwned.server.server_close()
     thread.join()
 
 
-OURS = sha1(PASSPHRASE)
+DIGEST = sha1(PASSPHRASE)
 
 
-async def test_a_breached_password_is_refused(pwned: Range) -> None:
-    pwned.body = f"{'0' * 34}A:3\r\n{OURS[5:]}:42\r\n{'F' * 35}:0"
+async def test_a_breached_password_is_rejected(pwned: PwnedServer) -> None:
+    pwned.body = f"{'0' * 34}A:3\r\n{DIGEST[5:]}:42\r\n{'F' * 35}:0"
     validator = PwnedPasswordsValidator(pwned.url)
     assert await codes(PASSPHRASE, validator) == ["password_breached"]
     assert await codes(PASSPHRASE, PwnedPasswordsValidator(pwned.url, min_count=43)) == []
-    assert pwned.asked == [(f"/range/{OURS[:5]}", "true")] * 2
+    assert pwned.requests == [(f"/range/{DIGEST[:5]}", "true")] * 2
     pwned.body = pwned.body.lower()
     assert await codes(PASSPHRASE, validator) == ["password_breached"]
 
 
-async def test_others_and_padding_pass(pwned: Range) -> None:
+async def test_other_passwords_and_padding_are_accepted(pwned: PwnedServer) -> None:
     failures: list[Exception] = []
     validator = PwnedPasswordsValidator(pwned.url, min_count=0, on_failure=failures.append)
-    for pwned.body in (f"{'0' * 35}:3", f"{OURS[5:]}:0", ""):
+    for pwned.body in (f"{'0' * 35}:3", f"{DIGEST[5:]}:0", ""):
         assert await codes(PASSPHRASE, validator) == []
     assert failures == []
 
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(500, f"{OURS[5:]}:42"), (302, f"{OURS[5:]}:42"), (404, ""), (200, "<html>Log in to this network</html>")],
+    [(500, f"{DIGEST[5:]}:42"), (302, f"{DIGEST[5:]}:42"), (404, ""), (200, "<html>Log in to this network</html>")],
 )
-async def test_a_server_that_is_broken_is_no_reason_to_refuse(
-    pwned: Range, caplog: pytest.LogCaptureFixture, status: int, body: str
+async def test_a_broken_server_does_not_reject_passwords(
+    pwned: PwnedServer, caplog: pytest.LogCaptureFixture, status: int, body: str
 ) -> None:
     failures: list[Exception] = []
 
-    async def tell(error: Exception) -> None:
+    async def record(error: Exception) -> None:
         failures.append(error)
 
     pwned.status, pwned.body = status, body
     with caplog.at_level(logging.WARNING):
-        assert await codes(PASSPHRASE, PwnedPasswordsValidator(pwned.url, on_failure=tell)) == []
-    assert len(failures) == len(pwned.asked) == 1
+        assert await codes(PASSPHRASE, PwnedPasswordsValidator(pwned.url, on_failure=record)) == []
+    assert len(failures) == len(pwned.requests) == 1
     assert "not looked up" in caplog.text
-    for secret in (PASSPHRASE, OURS, OURS[5:], OURS[:5]):
+    for secret in (PASSPHRASE, DIGEST, DIGEST[5:], DIGEST[:5]):
         assert secret not in caplog.text
 
 
-async def test_a_slow_server_is_not_waited_for(pwned: Range, caplog: pytest.LogCaptureFixture) -> None:
-    pwned.delay, pwned.body = 1.6, f"{OURS[5:]}:42"
+async def test_a_slow_server_is_waited_for_until_the_timeout(
+    pwned: PwnedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    pwned.delay, pwned.body = 1.6, f"{DIGEST[5:]}:42"
     failures: list[Exception] = []
     validator = PwnedPasswordsValidator(pwned.url, on_failure=failures.append)
     started = time.perf_counter()
@@ -620,12 +627,12 @@ async def test_a_slow_server_is_not_waited_for(pwned: Range, caplog: pytest.LogC
     assert len(failures) == 1
 
 
-async def test_no_server_is_no_reason_either() -> None:
+async def test_an_unreachable_server_does_not_reject_passwords() -> None:
     assert await codes(PASSPHRASE, PwnedPasswordsValidator("http://127.0.0.1:1/range/")) == []
     assert await codes(PASSPHRASE, PwnedPasswordsValidator("no url at all")) == []
 
 
-def test_without_httpx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_httpx_the_message_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> ModuleType:
         raise ImportError(name)
 

@@ -1,4 +1,4 @@
-"""Browsers that are known: their cookie, and what it does for the owner of an account that is under attack."""
+"""Tests of known devices: their cookie, and the logins of an owner whose account is under attack."""
 
 import threading
 from typing import Any
@@ -26,7 +26,7 @@ COOKIE = "__Host-device"
 
 
 class CountingHasher(Argon2PasswordHasher):
-    """Cheap, and it knows how often it was asked to work."""
+    """A fast hasher that counts its hashes."""
 
     def __init__(self) -> None:
         super().__init__(time_cost=1, memory_cost=8, parallelism=1)
@@ -34,19 +34,19 @@ class CountingHasher(Argon2PasswordHasher):
         self.count = 0
 
     def encode(self, password: str) -> str:
-        self._work()
+        self._increment()
         return super().encode(password)
 
     def verify(self, password: str, encoded: str) -> bool:
-        self._work()
+        self._increment()
         return super().verify(password, encoded)
 
-    def _work(self) -> None:
+    def _increment(self) -> None:
         with self.lock:
             self.count += 1
 
 
-async def make(auth: Auth, *names: str) -> list[User]:
+async def create_users(auth: Auth, *names: str) -> list[User]:
     return [await auth.users.create_user(name, f"{name}@example.org", PASSWORD) for name in names]
 
 
@@ -61,32 +61,34 @@ async def log_in(client: httpx.AsyncClient, username: str = "ann", password: str
 
 
 def stop_the_clock(auth: Auth) -> None:
-    """However long it takes here, no wait is over meanwhile."""
-    guard = auth.model_backend.throttle
-    assert guard is not None
-    auth.throttle = guard.throttle = Throttle(auth.gateway, table=auth.tables.throttle, clock=lambda: 1_800_000_000.0)
+    """Stops the throttle's clock, so that no wait ends during the test."""
+    login_throttle = auth.model_backend.throttle
+    assert login_throttle is not None
+    auth.throttle = login_throttle.throttle = Throttle(
+        auth.gateway, table=auth.tables.throttle, clock=lambda: 1_800_000_000.0
+    )
 
 
-async def try_from_everywhere(auth: Auth, username: str, number: int = 200) -> list[httpx.Response]:
-    """Wrong passwords, all at once, each from another address."""
+async def guess_from_many_addresses(auth: Auth, username: str, number: int = 200) -> list[httpx.Response]:
+    """Sends wrong passwords concurrently, each from another address."""
     app = make_app(auth)
 
-    async def one(n: int) -> httpx.Response:
+    async def guess(n: int) -> httpx.Response:
         transport = httpx.ASGITransport(app, client=(f"198.51.{n // 200}.{n % 200}", 5000))
         async with httpx.AsyncClient(transport=transport, base_url=SITE) as client:
             return await log_in(client, username, f"guess {n}")
 
-    return await all_of(*(one(n) for n in range(number)))
+    return await all_of(*(guess(n) for n in range(number)))
 
 
-def carrying(value: str, scheme: str = "http") -> HTTPConnection:
+def conn_with_cookie(value: str, scheme: str = "http") -> HTTPConnection:
     return HTTPConnection(
         {"type": "http", "scheme": scheme, "headers": [(b"cookie", b"device=" + value.encode("latin-1"))]}
     )
 
 
-def given(auth: Auth, conn: HTTPConnection, *users: User) -> str:
-    """The cookie after these users logged in with this browser, one after the other."""
+def cookie_after_logins(auth: Auth, conn: HTTPConnection, *users: User) -> str:
+    """Returns the cookie after these users have logged in with this browser, one after the other."""
     for user in users:
         auth.devices.remember(conn, user)
     return str(conn.scope["starlette_auth.device"])
@@ -96,7 +98,7 @@ def given(auth: Auth, conn: HTTPConnection, *users: User) -> str:
 
 
 @pytest.mark.parametrize(("base_url", "name"), [(SITE, COOKIE), ("http://testserver", "device")])
-async def test_a_login_leaves_a_cookie_that_only_we_read(auth: Auth, ann: User, base_url: str, name: str) -> None:
+async def test_a_login_sets_a_cookie_that_scripts_cannot_read(auth: Auth, ann: User, base_url: str, name: str) -> None:
     async with client_of(make_app(auth), base_url=base_url) as client:
         data = {"username": "ann", "password": "wrong"}
         response = await client.post("/accounts/login", data=data, headers={"origin": base_url})
@@ -121,41 +123,41 @@ async def test_a_login_leaves_a_cookie_that_only_we_read(auth: Auth, ann: User, 
         assert client.cookies[name] == before
 
 
-async def test_over_https_a_cookie_without_the_prefix_is_not_looked_at(auth: Auth, ann: User) -> None:
-    value = given(auth, carrying(""), ann)
-    assert auth.devices.known(carrying(value), ann)
-    assert not auth.devices.known(carrying(value, "https"), ann)
+async def test_over_https_a_cookie_without_the_host_prefix_is_ignored(auth: Auth, ann: User) -> None:
+    value = cookie_after_logins(auth, conn_with_cookie(""), ann)
+    assert auth.devices.known(conn_with_cookie(value), ann)
+    assert not auth.devices.known(conn_with_cookie(value, "https"), ann)
 
 
-async def test_a_browser_is_known_to_those_who_logged_in_with_it(auth: Auth, ann: User) -> None:
-    bob, carl = await make(auth, "bob", "carl")
-    value = given(auth, carrying(""), ann, bob)
-    assert auth.devices.known(carrying(value), ann) == auth.devices.known(carrying(value), bob) != ""
-    assert not auth.devices.known(carrying(value), carl)
-    assert not auth.devices.known(carrying(""), ann)
-    assert given(auth, carrying(""), ann) != given(auth, carrying(""), ann)
+async def test_a_browser_is_known_to_the_users_who_logged_in_with_it(auth: Auth, ann: User) -> None:
+    bob, carl = await create_users(auth, "bob", "carl")
+    value = cookie_after_logins(auth, conn_with_cookie(""), ann, bob)
+    assert auth.devices.known(conn_with_cookie(value), ann) == auth.devices.known(conn_with_cookie(value), bob) != ""
+    assert not auth.devices.known(conn_with_cookie(value), carl)
+    assert not auth.devices.known(conn_with_cookie(""), ann)
+    assert cookie_after_logins(auth, conn_with_cookie(""), ann) != cookie_after_logins(auth, conn_with_cookie(""), ann)
 
 
-async def test_a_browser_knows_five_users_those_who_came_last(auth: Auth, ann: User) -> None:
-    others = await make(auth, *"bcdefg")
+async def test_a_browser_is_known_to_the_last_five_users(auth: Auth, ann: User) -> None:
+    others = await create_users(auth, *"bcdefg")
     assert MAX_USERS == 5
-    value = given(auth, carrying(""), ann, *others, ann)
+    value = cookie_after_logins(auth, conn_with_cookie(""), ann, *others, ann)
     assert value.count(".") == 5
-    known = [user for user in (ann, *others) if auth.devices.known(carrying(value), user)]
-    assert known == [ann, *others[2:]]
+    known_users = [user for user in (ann, *others) if auth.devices.known(conn_with_cookie(value), user)]
+    assert known_users == [ann, *others[2:]]
 
 
-async def test_who_logs_in_again_takes_nobodys_place(auth: Auth, ann: User) -> None:
-    others = await make(auth, *"bcde")
-    value = given(auth, carrying(""), ann, *others, *[others[0]] * 3)
-    assert all(auth.devices.known(carrying(value), user) for user in (ann, *others))
+async def test_a_repeated_login_does_not_displace_another_user(auth: Auth, ann: User) -> None:
+    others = await create_users(auth, *"bcde")
+    value = cookie_after_logins(auth, conn_with_cookie(""), ann, *others, *[others[0]] * 3)
+    assert all(auth.devices.known(conn_with_cookie(value), user) for user in (ann, *others))
 
 
-async def test_a_cookie_that_was_made_up_or_garbled_is_nobodys(auth: Auth, ann: User) -> None:
-    value = given(auth, carrying(""), ann)
+async def test_a_forged_or_malformed_cookie_is_known_to_no_user(auth: Auth, ann: User) -> None:
+    value = cookie_after_logins(auth, conn_with_cookie(""), ann)
     device, signature = value.split(".")
-    other_device = given(auth, carrying(""), ann).split(".")[0]
-    wrong = [
+    other_device = cookie_after_logins(auth, conn_with_cookie(""), ann).split(".")[0]
+    forged_cookies = [
         f"{other_device}.{signature}",
         f"{device}.{signature[:-1]}",
         f"{device}.{signature}0",
@@ -177,112 +179,112 @@ async def test_a_cookie_that_was_made_up_or_garbled_is_nobodys(auth: Auth, ann: 
         f"{'a' * 43}.{signature}",
         f"{device}:{ann.id}.{signature}",
     ]
-    for forged in wrong:
-        assert auth.devices.known(carrying(forged), ann) == ""
-        again = given(auth, carrying(forged), ann)
-        assert auth.devices.known(carrying(again), ann), forged
-        assert len(again) < 500
+    for forged in forged_cookies:
+        assert auth.devices.known(conn_with_cookie(forged), ann) == ""
+        cookie = cookie_after_logins(auth, conn_with_cookie(forged), ann)
+        assert auth.devices.known(conn_with_cookie(cookie), ann), forged
+        assert len(cookie) < 500
 
 
-async def test_a_made_up_identifier_is_not_taken_over_unless_it_looks_like_one(auth: Auth, ann: User) -> None:
+async def test_a_malformed_identifier_is_replaced(auth: Auth, ann: User) -> None:
     for forged in ("short", "x" * 44, "a b" * 14, "ü" * 43):
-        assert given(auth, carrying(forged), ann).split(".")[0] != forged
+        assert cookie_after_logins(auth, conn_with_cookie(forged), ann).split(".")[0] != forged
 
 
-async def test_older_keys_are_accepted_and_replaced_in_their_place(database: Database) -> None:
+async def test_signatures_by_older_keys_are_accepted_and_replaced_at_login(database: Database) -> None:
     async with installed(database, secret_key=OLDER_KEY) as old:
-        five = await make(old, *"abcde")
-        value = given(old, carrying(""), *five)
+        users = await create_users(old, *"abcde")
+        value = cookie_after_logins(old, conn_with_cookie(""), *users)
         new = Auth(database, secret_key=[SECRET_KEY, OLDER_KEY])
-        assert all(new.devices.known(carrying(value), user) for user in five)
-        value = given(new, carrying(value), five[-1])
-        assert all(new.devices.known(carrying(value), user) for user in five)
+        assert all(new.devices.known(conn_with_cookie(value), user) for user in users)
+        value = cookie_after_logins(new, conn_with_cookie(value), users[-1])
+        assert all(new.devices.known(conn_with_cookie(value), user) for user in users)
         newest = Auth(database, secret_key=SECRET_KEY)
-        assert [user for user in five if newest.devices.known(carrying(value), user)] == [five[-1]]
+        assert [user for user in users if newest.devices.known(conn_with_cookie(value), user)] == [users[-1]]
 
 
-# What it is for
+# Logins
 
 
-async def test_a_login_is_from_a_new_device_where_the_cookie_is_not_ones_own(auth: Auth, ann: User) -> None:
-    found: list[UserLoggedIn] = []
-    auth.events.on(UserLoggedIn)(found.append)
-    await make(auth, "bob")
+async def test_a_login_is_from_a_new_device_without_a_cookie_of_the_user(auth: Auth, ann: User) -> None:
+    logins: list[UserLoggedIn] = []
+    auth.events.on(UserLoggedIn)(logins.append)
+    await create_users(auth, "bob")
     async with browser(auth) as first, browser(auth) as second, browser(auth) as third:
         for client, username in ((first, "ann"), (second, "bob"), (second, "ann"), (second, "bob"), (third, "bob")):
             assert (await log_in(client, username)).status_code == 303
-        assert [event.new_device for event in found] == [False, False, True, False, True]
-        # A stolen cookie of bob's browser is no known browser of ann's.
+        assert [event.new_device for event in logins] == [False, False, True, False, True]
+        # A cookie that was stolen from bob's browser does not make a browser known to ann.
         async with browser(auth) as thief:
             thief.cookies.set(COOKIE, third.cookies[COOKIE])
             await log_in(thief, "ann")
-        assert found[-1].new_device
+        assert logins[-1].new_device
 
 
-@pytest.mark.parametrize("name", ["ann", "nobody"])
-async def test_of_two_hundred_guesses_at_once_five_are_looked_at(database: Database, name: str) -> None:
+@pytest.mark.parametrize("name", ["ann", "unknown"])
+async def test_of_200_concurrent_guesses_five_are_checked(database: Database, name: str) -> None:
     hasher = CountingHasher()
     options: dict[str, Any] = {"passwords": Passwords([hasher, *default_hashers()[1:]])}
     async with installed(database, **options) as auth:
-        await make(auth, "ann")
+        await create_users(auth, "ann")
         stop_the_clock(auth)
         before = hasher.count
-        answers = await try_from_everywhere(auth, name)
+        responses = await guess_from_many_addresses(auth, name)
         assert hasher.count - before <= 5
-        assert sorted(answer.status_code for answer in answers) == [422] * 5 + [429] * 195
-        refused = [answer for answer in answers if answer.status_code == 429]
-        assert all(1 <= int(answer.headers["retry-after"]) <= 15 * 60 for answer in refused)
-        assert all("Too many attempts" in answer.text for answer in refused)
+        assert sorted(response.status_code for response in responses) == [422] * 5 + [429] * 195
+        throttled = [response for response in responses if response.status_code == 429]
+        assert all(1 <= int(response.headers["retry-after"]) <= 15 * 60 for response in throttled)
+        assert all("Too many attempts" in response.text for response in throttled)
 
 
-async def test_whether_there_is_an_account_does_not_show_under_attack(auth: Auth, ann: User) -> None:
-    seen = {}
+async def test_throttling_does_not_reveal_whether_an_account_exists(auth: Auth, ann: User) -> None:
+    statuses = {}
     stop_the_clock(auth)
-    for name in ("ann", "nobody"):
-        answers = []
+    for name in ("ann", "unknown"):
+        responses = []
         for typed in [name] * 4 + [name.upper(), f" {name} ", name, name.title()]:
             async with browser(auth, "203.0.113.5") as client:
                 response = await log_in(client, typed, "wrong")
-                answers.append((response.status_code, response.headers.get("retry-after")))
-        seen[name] = answers
-    assert seen["ann"] == seen["nobody"]
-    assert seen["ann"][-1][0] == 429
+                responses.append((response.status_code, response.headers.get("retry-after")))
+        statuses[name] = responses
+    assert statuses["ann"] == statuses["unknown"]
+    assert statuses["ann"][-1][0] == 429
 
 
-async def test_the_owner_gets_in_while_strangers_wait(auth: Auth, ann: User) -> None:
-    await make(auth, "mallory")
+async def test_the_owner_can_log_in_while_an_attacker_has_to_wait(auth: Auth, ann: User) -> None:
+    await create_users(auth, "mallory")
     stop_the_clock(auth)
-    async with browser(auth) as owner, browser(auth) as thief, browser(auth) as stranger:
+    async with browser(auth) as owner, browser(auth) as attacker, browser(auth) as unknown_browser:
         assert (await log_in(owner)).status_code == 303
-        assert (await log_in(thief, "mallory")).status_code == 303
+        assert (await log_in(attacker, "mallory")).status_code == 303
         await owner.post("/accounts/logout", headers=SAME)
-        await try_from_everywhere(auth, "ann", 50)
-        assert (await log_in(stranger)).status_code == 429
-        # Somebody else's known browser is none of this account's, whatever is put together from two cookies.
-        assert (await log_in(thief)).status_code == 429
-        device = thief.cookies[COOKIE].split(".")[0]
+        await guess_from_many_addresses(auth, "ann", 50)
+        assert (await log_in(unknown_browser)).status_code == 429
+        # A browser known to another user is not known to this one, even with a cookie combined from both.
+        assert (await log_in(attacker)).status_code == 429
+        device = attacker.cookies[COOKIE].split(".")[0]
         async with browser(auth) as forger:
             forger.cookies.set(COOKIE, f"{device}.{owner.cookies[COOKIE].split('.')[1]}")
             assert (await log_in(forger)).status_code == 429
         assert (await log_in(owner, password="a typing mistake")).status_code == 422
         assert (await log_in(owner)).status_code == 303
-        # Whoever steals the right cookie has five guesses of their own, and the wait after those.
-        async with browser(auth) as pickpocket:
-            pickpocket.cookies.set(COOKIE, owner.cookies[COOKIE])
-            answers = [(await log_in(pickpocket, password="guess")).status_code for _ in range(6)]
-            assert answers == [422] * 5 + [429]
+        # An attacker who steals the owner's cookie has five free guesses and then has to wait.
+        async with browser(auth) as thief:
+            thief.cookies.set(COOKIE, owner.cookies[COOKIE])
+            codes = [(await log_in(thief, password="guess")).status_code for _ in range(6)]
+            assert codes == [422] * 5 + [429]
 
 
-async def test_of_two_hundred_guesses_with_a_stolen_cookie_five_are_looked_at(database: Database) -> None:
+async def test_of_200_concurrent_guesses_with_a_stolen_cookie_five_are_checked(database: Database) -> None:
     hasher = CountingHasher()
     options: dict[str, Any] = {"passwords": Passwords([hasher, *default_hashers()[1:]])}
     async with installed(database, **options) as auth, browser(auth) as owner:
-        await make(auth, "ann")
+        await create_users(auth, "ann")
         stop_the_clock(auth)
         await log_in(owner)
         before = hasher.count
         async with browser(auth) as thief:
             thief.cookies.set(COOKIE, owner.cookies[COOKIE])
-            answers = await all_of(*(log_in(thief, password=f"guess {n}") for n in range(200)))
+            responses = await all_of(*(log_in(thief, password=f"guess {n}") for n in range(200)))
         assert hasher.count - before <= 5
-        assert sorted(answer.status_code for answer in answers) == [422] * 5 + [429] * 195
+        assert sorted(response.status_code for response in responses) == [422] * 5 + [429] * 195

@@ -1,4 +1,4 @@
-"""Secrets that are sent by mail: what is kept of them, when they work, and that Django reads ours."""
+"""Tests of mailed tokens: their storage, validity and single use, and compatibility with Django."""
 
 import asyncio
 import hashlib
@@ -36,7 +36,7 @@ pytestmark = with_tables
 NOW = 1_800_000_000
 NEW_YORK = ZoneInfo("America/New_York")
 SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
-# What it makes and checks is its own; only its clock is ours. Django moves the process to TIME_ZONE.
+# Runs Django's token generator in a separate process, with a given clock. Django sets the process's TIME_ZONE.
 DJANGO = """
 import json, os, sys, types
 from datetime import datetime, timezone
@@ -59,13 +59,13 @@ fields = dict(order["user"])
 if fields["last_login"] is not None:
     zone = timezone.utc if settings.USE_TZ else None
     fields["last_login"] = datetime.fromtimestamp(fields["last_login"], zone)
-user, generator, answers = User(**fields), Generator(), []
-for at, token in order["asked"]:
+user, generator, results = User(**fields), Generator(), []
+for at, token in order["calls"]:
     generator.at = at
-    answers.append(generator.make_token(user) if token is None else generator.check_token(user, token))
-print(json.dumps(answers))
+    results.append(generator.make_token(user) if token is None else generator.check_token(user, token))
+print(json.dumps(results))
 """
-# A database of Django's own, with a user who has been there before.
+# Creates a Django site's database with a user who has logged in, and makes or checks reset tokens there.
 DJANGO_SITE = """
 import os, sys, types
 
@@ -102,7 +102,7 @@ else:
 
 
 class Clock:
-    """It stands still until it is set."""
+    """A clock that only moves when a test sets it."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -118,47 +118,47 @@ def clock() -> Clock:
 
 @pytest.fixture
 def tokens(auth: Auth, clock: Clock) -> Tokens:
-    return tokens_of(auth, clock)
+    return make_tokens(auth, clock)
 
 
-def tokens_of(auth: Auth, clock: Clock, *secret_keys: str) -> Tokens:
+def make_tokens(auth: Auth, clock: Clock, *secret_keys: str) -> Tokens:
     keys = SecretKeys(secret_keys or SECRET_KEY)
     return Tokens(auth.gateway, table=auth.tables.token, keys=keys, clock=clock)
 
 
-async def rows(auth: Auth) -> list[dict[str, Any]]:
+async def fetch_rows(auth: Auth) -> list[dict[str, Any]]:
     return await auth.gateway.fetch_all(sa.select(*auth.tables.token.columns))
 
 
-# What is kept
+# Tokens
 
 
-async def test_only_hashes_are_kept(auth: Auth, ann: User, tokens: Tokens) -> None:
+async def test_only_hashes_are_stored(auth: Auth, ann: User, tokens: Tokens) -> None:
     token = await tokens.create("a purpose", "ann@example.org", max_age=60, binding=user_binding(ann), data={"a": "é☃"})
     assert len(token) == 43
-    (row,) = await rows(auth)
+    (row,) = await fetch_rows(auth)
     assert row["token_hash"] == hashlib.sha256(token.encode()).hexdigest()
     assert row["expires"] == NOW + 60
-    kept = str(row)
-    assert token not in kept
-    assert "ann@example.org" not in kept
-    assert ann.password not in kept
+    text = str(row)
+    assert token not in text
+    assert "ann@example.org" not in text
+    assert ann.password not in text
 
 
-async def test_no_two_tokens_are_alike(tokens: Tokens) -> None:
-    made = await all_of(*(tokens.create("a", "s", max_age=60) for _ in range(20)))
-    assert len(set(made)) == 20
+async def test_each_token_is_different(tokens: Tokens) -> None:
+    created = await all_of(*(tokens.create("a", "s", max_age=60) for _ in range(20)))
+    assert len(set(created)) == 20
 
 
-async def test_a_secret_gives_back_what_was_noted(tokens: Tokens) -> None:
-    found = await tokens.find("a", await tokens.create("a", "s", max_age=60, data={"email": "é☃", "n": [1]}))
-    assert found is not None
-    assert found.data == {"email": "é☃", "n": [1]}
-    assert (found.purpose, found.expires) == ("a", NOW + 60)
-    assert "email" not in repr(found)
+async def test_find_returns_the_data_of_a_token(tokens: Tokens) -> None:
+    row = await tokens.find("a", await tokens.create("a", "s", max_age=60, data={"email": "é☃", "n": [1]}))
+    assert row is not None
+    assert row.data == {"email": "é☃", "n": [1]}
+    assert (row.purpose, row.expires) == ("a", NOW + 60)
+    assert "email" not in repr(row)
 
 
-async def test_a_secret_is_for_one_purpose(tokens: Tokens) -> None:
+async def test_a_token_is_for_one_purpose(tokens: Tokens) -> None:
     token = await tokens.create("a", "s", max_age=60)
     for purpose in ("b", "ab", ""):
         assert await tokens.find(purpose, token) is None
@@ -166,7 +166,7 @@ async def test_a_secret_is_for_one_purpose(tokens: Tokens) -> None:
 
 
 @pytest.mark.parametrize("junk", ["", "x", "x" * 128, "x" * 129, "é" * 43, "\x00", "\ud800", "%00", "🔑" * 10_000])
-async def test_junk_is_no_secret(tokens: Tokens, junk: str) -> None:
+async def test_malformed_tokens_are_not_found(tokens: Tokens, junk: str) -> None:
     await tokens.create("a", "s", max_age=60)
     assert await tokens.find("a", junk) is None
     await tokens.discard("a", junk)
@@ -174,139 +174,139 @@ async def test_junk_is_no_secret(tokens: Tokens, junk: str) -> None:
     await tokens.revoke_all(junk)
 
 
-async def test_a_hash_from_the_table_is_no_secret(auth: Auth, tokens: Tokens) -> None:
+async def test_a_hash_from_the_table_is_not_a_token(auth: Auth, tokens: Tokens) -> None:
     await tokens.create("a", "s", max_age=60)
-    (row,) = await rows(auth)
+    (row,) = await fetch_rows(auth)
     assert await tokens.find("a", row["token_hash"]) is None
 
 
-async def test_a_secret_works_until_it_is_too_old(tokens: Tokens, clock: Clock) -> None:
+async def test_a_token_is_valid_until_it_expires(tokens: Tokens, clock: Clock) -> None:
     token = await tokens.create("a", "s", max_age=60)
     clock.now += 59.999
-    found = await tokens.find("a", token)
-    assert found is not None
-    assert await tokens.recent("a", "s") == [found]
+    row = await tokens.find("a", token)
+    assert row is not None
+    assert await tokens.recent("a", "s") == [row]
     clock.now = NOW + 60
     assert await tokens.find("a", token) is None
     assert await tokens.recent("a", "s") == []
-    # Whoever looked in time, and came back too late.
-    assert not await tokens.consume(found)
+    # The row was read before the token expired, and is consumed after that.
+    assert not await tokens.consume(row)
 
 
-async def test_a_secret_is_used_up_once(tokens: Tokens) -> None:
+async def test_a_token_is_consumed_once(tokens: Tokens) -> None:
     token = await tokens.create("a", "s", max_age=60)
-    found = await tokens.find("a", token)
-    assert found is not None
-    assert await tokens.consume(found)
-    assert not await tokens.consume(found)
+    row = await tokens.find("a", token)
+    assert row is not None
+    assert await tokens.consume(row)
+    assert not await tokens.consume(row)
     assert await tokens.find("a", token) is None
 
 
-async def test_of_a_hundred_one_uses_it_up(tokens: Tokens) -> None:
-    found = await tokens.find("a", await tokens.create("a", "s", max_age=60))
-    assert found is not None
-    assert sorted(await all_of(*(tokens.consume(found) for _ in range(100)))) == [False] * 99 + [True]
+async def test_one_of_100_concurrent_callers_consumes_a_token(tokens: Tokens) -> None:
+    row = await tokens.find("a", await tokens.create("a", "s", max_age=60))
+    assert row is not None
+    assert sorted(await all_of(*(tokens.consume(row) for _ in range(100)))) == [False] * 99 + [True]
 
 
-async def test_what_is_rolled_back_was_not_used(auth: Auth, tokens: Tokens) -> None:
+async def test_a_rollback_makes_a_consumed_token_usable_again(auth: Auth, tokens: Tokens) -> None:
     token = await tokens.create("a", "s", max_age=60)
-    found = await tokens.find("a", token)
-    assert found is not None
+    row = await tokens.find("a", token)
+    assert row is not None
 
-    async def use_and_fail() -> None:
+    async def consume_and_fail() -> None:
         async with auth.gateway.atomic():
-            assert await tokens.consume(found)
+            assert await tokens.consume(row)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        await use_and_fail()
-    assert await tokens.find("a", token) == found
+        await consume_and_fail()
+    assert await tokens.find("a", token) == row
 
 
-async def test_the_newest_is_the_one_that_stays_longest(tokens: Tokens, clock: Clock) -> None:
+async def test_recent_returns_the_latest_expiry_first(tokens: Tokens, clock: Clock) -> None:
     await tokens.create("a", "s", max_age=60, data={"n": 1})
     clock.now += 1
     await tokens.create("a", "s", max_age=60, data={"n": 2})
     await tokens.create("a", "other", max_age=600)
     await tokens.create("b", "s", max_age=600)
-    newest = await tokens.recent("a", "s")
-    assert newest[0].data == {"n": 2}
+    recent = await tokens.recent("a", "s")
+    assert recent[0].data == {"n": 2}
 
 
-async def test_a_token_that_will_not_be_sent_is_discarded(auth: Auth, tokens: Tokens) -> None:
-    token, kept = [await tokens.create("a", "s", max_age=60) for _ in range(2)]
+async def test_discard_deletes_one_token(auth: Auth, tokens: Tokens) -> None:
+    token, second_token = [await tokens.create("a", "s", max_age=60) for _ in range(2)]
     await tokens.discard("b", token)
-    assert len(await rows(auth)) == 2
+    assert len(await fetch_rows(auth)) == 2
     await tokens.discard("a", token)
     assert await tokens.find("a", token) is None
-    assert await tokens.find("a", kept) is not None
+    assert await tokens.find("a", second_token) is not None
 
 
-async def test_all_of_a_subject_end_but_the_way_back(tokens: Tokens) -> None:
-    mine = [await tokens.create(purpose, "s", max_age=60) for purpose in ("a", "b")]
-    other = await tokens.create("a", "t", max_age=60)
+async def test_revoke_all_keeps_undo_tokens_and_other_subjects(tokens: Tokens) -> None:
+    revoked = [await tokens.create(purpose, "s", max_age=60) for purpose in ("a", "b")]
+    other_subject = await tokens.create("a", "t", max_age=60)
     undo = await tokens.create(EMAIL_UNDO, "s", max_age=60)
     await tokens.revoke_all("s")
-    assert [await tokens.find("a", mine[0]), await tokens.find("b", mine[1])] == [None, None]
-    assert await tokens.find("a", other) is not None
+    assert [await tokens.find("a", revoked[0]), await tokens.find("b", revoked[1])] == [None, None]
+    assert await tokens.find("a", other_subject) is not None
     assert await tokens.find(EMAIL_UNDO, undo) is not None
 
 
-async def test_the_first_owner_has_the_last_word(tokens: Tokens, clock: Clock) -> None:
+async def test_an_undo_revokes_later_undo_tokens_only(tokens: Tokens, clock: Clock) -> None:
     first = await tokens.create(EMAIL_UNDO, "s", max_age=60)
     clock.now += 1
-    second, other = [await tokens.create(EMAIL_UNDO, subject, max_age=60) for subject in ("s", "t")]
+    second, other_subject = [await tokens.create(EMAIL_UNDO, subject, max_age=60) for subject in ("s", "t")]
     clock.now += 1
     third = await tokens.create(EMAIL_UNDO, "s", max_age=60)
-    plain = await tokens.create("a", "s", max_age=60)
-    used = await tokens.find(EMAIL_UNDO, second)
-    assert used is not None
-    await tokens.revoke_undos("s", made_after=used)
-    left = [await tokens.find(EMAIL_UNDO, token) is not None for token in (first, second, third, other)]
-    assert left == [True, False, False, True]
-    assert await tokens.find("a", plain) is not None
+    other_purpose = await tokens.create("a", "s", max_age=60)
+    used_token = await tokens.find(EMAIL_UNDO, second)
+    assert used_token is not None
+    await tokens.revoke_undos("s", made_after=used_token)
+    is_valid = [await tokens.find(EMAIL_UNDO, token) is not None for token in (first, second, third, other_subject)]
+    assert is_valid == [True, False, False, True]
+    assert await tokens.find("a", other_purpose) is not None
 
 
-async def test_a_token_is_bound_to_what_must_not_change(auth: Auth, tokens: Tokens) -> None:
-    found = await tokens.find("a", await tokens.create("a", "s", max_age=60, binding="as it was"))
+async def test_a_binding_matches_only_its_own_text(auth: Auth, tokens: Tokens) -> None:
+    row = await tokens.find("a", await tokens.create("a", "s", max_age=60, binding="old value"))
     unbound = await tokens.find("a", await tokens.create("a", "s", max_age=60))
-    assert found is not None
+    assert row is not None
     assert unbound is not None
-    assert tokens.binding_matches(found, "as it was")
-    assert not tokens.binding_matches(found, "as it is")
-    assert not tokens.binding_matches(found, "")
+    assert tokens.binding_matches(row, "old value")
+    assert not tokens.binding_matches(row, "new value")
+    assert not tokens.binding_matches(row, "")
     assert not tokens.binding_matches(unbound, "")
 
 
-async def test_a_binding_outlives_a_new_secret_key_but_not_the_end_of_the_old_one(auth: Auth, clock: Clock) -> None:
-    old, both, new = (tokens_of(auth, clock, *keys) for keys in (["a" * 40], ["b" * 40, "a" * 40], ["b" * 40]))
-    token = await old.create("a", "s", max_age=60, binding="it")
-    found = await both.find("a", token)
-    assert found is not None
-    assert both.binding_matches(found, "it")
-    assert not new.binding_matches(found, "it")
-    newer = await new.find("a", await both.create("a", "s", max_age=60, binding="it"))
+async def test_a_binding_is_valid_while_its_secret_key_is_accepted(auth: Auth, clock: Clock) -> None:
+    old, both, new = (make_tokens(auth, clock, *keys) for keys in (["a" * 40], ["b" * 40, "a" * 40], ["b" * 40]))
+    token = await old.create("a", "s", max_age=60, binding="value")
+    row = await both.find("a", token)
+    assert row is not None
+    assert both.binding_matches(row, "value")
+    assert not new.binding_matches(row, "value")
+    newer = await new.find("a", await both.create("a", "s", max_age=60, binding="value"))
     assert newer is not None
-    assert new.binding_matches(newer, "it")
-    assert not old.binding_matches(newer, "it")
+    assert new.binding_matches(newer, "value")
+    assert not old.binding_matches(newer, "value")
 
 
-async def test_what_is_too_old_is_cleared(auth: Auth, tokens: Tokens, clock: Clock) -> None:
+async def test_clear_expired_deletes_expired_tokens(auth: Auth, tokens: Tokens, clock: Clock) -> None:
     for max_age in (10, 20, 30):
         await tokens.create("a", "s", max_age=max_age)
     clock.now += 20
     assert await tokens.clear_expired() == 2
-    assert [row["expires"] for row in await rows(auth)] == [NOW + 30]
+    assert [row["expires"] for row in await fetch_rows(auth)] == [NOW + 30]
     assert await tokens.clear_expired() == 0
 
 
-async def test_clearing_is_part_of_the_common_one(auth: Auth) -> None:
+async def test_clear_expired_of_auth_deletes_expired_tokens(auth: Auth) -> None:
     await auth.tokens.create("a", "s", max_age=-1)
     await auth.clear_expired()
-    assert await rows(auth) == []
+    assert await fetch_rows(auth) == []
 
 
-# A forgotten password, with a row for each mail
+# Password reset tokens in the database
 
 
 @pytest.fixture
@@ -325,14 +325,14 @@ async def test_a_reset_token_is_for_one_user(auth: Auth, ann: User, reset_tokens
     assert not await reset_tokens.consume(ann, token)
 
 
-async def test_a_token_for_something_else_resets_no_password(
+async def test_a_token_of_another_purpose_resets_no_password(
     ann: User, tokens: Tokens, reset_tokens: DatabaseResetTokens
 ) -> None:
     token = await tokens.create("email_change", user_subject(ann), max_age=60, binding=user_binding(ann))
     assert not await reset_tokens.check(ann, token)
 
 
-async def test_a_reset_token_works_for_half_an_hour(
+async def test_a_reset_token_is_valid_for_half_an_hour(
     ann: User, clock: Clock, tokens: Tokens, reset_tokens: DatabaseResetTokens
 ) -> None:
     token, short = await reset_tokens.make(ann), await DatabaseResetTokens(tokens, max_age=5).make(ann)
@@ -345,7 +345,7 @@ async def test_a_reset_token_works_for_half_an_hour(
 
 
 @pytest.mark.parametrize("changed", [{"password": "!another"}, {"email": "other@example.org"}, {"email": ""}])
-async def test_a_reset_token_is_void_when_password_or_address_change(
+async def test_a_changed_password_or_address_makes_a_reset_token_invalid(
     auth: Auth, ann: User, reset_tokens: DatabaseResetTokens, changed: dict[str, str]
 ) -> None:
     token = await reset_tokens.make(ann)
@@ -356,7 +356,7 @@ async def test_a_reset_token_is_void_when_password_or_address_change(
     assert not await reset_tokens.consume(ann, token)
 
 
-# The same without a row: Django's
+# Stateless password reset tokens of Django
 
 
 def user_of(vectors: dict[str, Any], **changes: Any) -> User:
@@ -366,7 +366,7 @@ def user_of(vectors: dict[str, Any], **changes: Any) -> User:
 
 
 def at(stamp: int) -> Clock:
-    """The clock of a site in UTC when Django's counter stands there."""
+    """Returns a clock of a site in UTC at which Django's token has the timestamp `stamp`."""
     return Clock(datetime(2001, 1, 1, tzinfo=UTC).timestamp() + stamp)
 
 
@@ -381,41 +381,41 @@ def at(stamp: int) -> Clock:
         {"last_login": datetime(2024, 5, 6, 7, 8, 10, tzinfo=UTC)},
     ],
 )
-async def test_what_a_use_changes_voids_the_token(changed: dict[str, Any]) -> None:
+async def test_a_change_of_a_signed_field_makes_the_token_invalid(changed: dict[str, Any]) -> None:
     vectors = VECTORS[0]
     reset_tokens = PasswordResetTokens(vectors["secret_key"], clock=at(vectors["reset_token"]["ts"]))
     assert not await reset_tokens.check(user_of(vectors, **changed), vectors["reset_token"]["token"])
 
 
-async def test_what_a_use_does_not_change_is_not_signed() -> None:
+async def test_a_change_of_another_field_keeps_the_token_valid() -> None:
     vectors = VECTORS[0]
     reset_tokens = PasswordResetTokens(vectors["secret_key"], clock=at(vectors["reset_token"]["ts"]))
     user = user_of(vectors, username="other", last_login=datetime(2024, 5, 6, 3, 8, 9, 999_999, tzinfo=NEW_YORK))
     assert await reset_tokens.check(user, vectors["reset_token"]["token"])
 
 
-def junk() -> list[str]:
-    golden = VECTORS[0]["reset_token"]["token"]
-    stamp, signature = golden.split("-")
+def malformed_tokens() -> list[str]:
+    valid = VECTORS[0]["reset_token"]["token"]
+    stamp, signature = valid.split("-")
     return [
-        *("", "-", "--", "0-", "-0", stamp, signature, f"-{signature}", f"{stamp}-", f"{golden}-", f"{golden} "),
-        *(golden.upper(), f"{stamp.upper()}-{signature}", f"0{golden}", f" {golden}", f"+{golden}", f"{golden}\n"),
+        *("", "-", "--", "0-", "-0", stamp, signature, f"-{signature}", f"{stamp}-", f"{valid}-", f"{valid} "),
+        *(valid.upper(), f"{stamp.upper()}-{signature}", f"0{valid}", f" {valid}", f"+{valid}", f"{valid}\n"),
         *(f"{stamp}--{signature}", f"{stamp}_{signature}", f"{stamp}-{signature[:-1]}", f"{stamp}-{signature}0"),
         *(f"zzzzzzzzzzzzz-{signature}", f"zzzzzzzzzzzzzz-{signature}", f"{'z' * 10_000}-{signature}"),
-        *(f"{'0' * 10_000}{golden}", f"c_khfr4-{signature}", f"٣-{signature}", f"ｃkhfr4-{signature}"),
-        *(f"{stamp}-é{signature[1:]}", f"{stamp}-\ud800", f"\ud800-{signature}", f"\x00{golden}", f"{golden}\x00"),
+        *(f"{'0' * 10_000}{valid}", f"c_khfr4-{signature}", f"٣-{signature}", f"ｃkhfr4-{signature}"),
+        *(f"{stamp}-é{signature[1:]}", f"{stamp}-\ud800", f"\ud800-{signature}", f"\x00{valid}", f"{valid}\x00"),
         *(f"-5-{signature}", f"ſ-{signature}", f"{stamp}\u2010{signature}"),
     ]
 
 
-@pytest.mark.parametrize("token", junk(), ids=lambda token: ascii(token)[:40])
-async def test_junk_is_refused_and_never_an_error(token: str) -> None:
+@pytest.mark.parametrize("token", malformed_tokens(), ids=lambda token: ascii(token)[:40])
+async def test_a_malformed_token_is_invalid_and_raises_no_error(token: str) -> None:
     vectors = VECTORS[0]
     reset_tokens = PasswordResetTokens(vectors["secret_key"], clock=at(vectors["reset_token"]["ts"]))
     assert not await reset_tokens.check(user_of(vectors), token)
 
 
-async def test_the_time_is_exact_to_the_second() -> None:
+async def test_the_expiry_is_exact_to_the_second() -> None:
     clock, user = Clock(NOW + 0.9), user_of(VECTORS[0])
     reset_tokens = PasswordResetTokens(SECRET_KEY, max_age=60, clock=clock)
     token = await reset_tokens.make(user)
@@ -435,25 +435,25 @@ async def test_older_keys_are_accepted_and_the_newest_signs() -> None:
     assert not await only_new.check(user, await only_old.make(user))
 
 
-async def test_a_machine_that_forgot_the_date_does_not_hang() -> None:
+async def test_a_clock_at_the_unix_epoch_causes_no_endless_loop() -> None:
     reset_tokens, user = PasswordResetTokens(SECRET_KEY, clock=Clock(0)), user_of(VECTORS[0])
     token = await asyncio.wait_for(reset_tokens.make(user), 1)
     assert token.startswith("0-")
 
 
-# Beside a running Django
+# Compatibility with Django
 
 
-async def django(
-    user: User, asked: list[tuple[float, str | None]], *, zone: str = "UTC", use_tz: bool = True, **settings: Any
+async def run_django(
+    user: User, calls: list[tuple[float, str | None]], *, zone: str = "UTC", use_tz: bool = True, **settings: Any
 ) -> list[Any]:
-    """What Django answers: a token where it was given none, whether it is good where it was given one."""
+    """Runs Django's token generator. For each call it returns a new token (for None), or whether a token is valid."""
     fields = {name: getattr(user, name) for name in ("password", "email")}
     last_login = user.last_login.timestamp() if user.last_login else None
     order = {
         "settings": {"SECRET_KEY": SECRET_KEY, "TIME_ZONE": zone, "USE_TZ": use_tz, **settings},
         "user": {**fields, "id": user.id, "last_login": last_login},
-        "asked": asked,
+        "calls": calls,
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", DJANGO), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -463,58 +463,60 @@ async def django(
     return list(json.loads(output))
 
 
-def moments() -> list[int]:
-    """Before, in and after the hours that New York has twice, or not at all."""
-    turns = [datetime(2026, 11, 1, 6, tzinfo=UTC), datetime(2026, 3, 8, 7, tzinfo=UTC)]
-    around = [int(turn.timestamp()) + minutes * 60 for turn in turns for minutes in (-90, -61, -30, -1, 0, 30, 90)]
-    return [*around, NOW, 1_780_000_000]
+def times_around_clock_changes() -> list[int]:
+    """Returns Unix times around the hour that New York repeats in autumn, and the hour that it skips in spring."""
+    changes = [datetime(2026, 11, 1, 6, tzinfo=UTC), datetime(2026, 3, 8, 7, tzinfo=UTC)]
+    times = [int(change.timestamp()) + minutes * 60 for change in changes for minutes in (-90, -61, -30, -1, 0, 30, 90)]
+    return [*times, NOW, 1_780_000_000]
 
 
 @pytest.mark.parametrize("use_tz", [True, False], ids=["aware", "naive"])
 @pytest.mark.parametrize("zone", [UTC, NEW_YORK, ZoneInfo("Asia/Kathmandu")], ids=str)
 @pytest.mark.parametrize("last_login", [None, 1_750_000_000.75, 1_768_000_000.0], ids=["never", "summer", "winter"])
-async def test_django_and_we_agree(zone: tzinfo, use_tz: bool, last_login: float | None) -> None:
-    seen = None if last_login is None else datetime.fromtimestamp(last_login, UTC)
-    user, clock = User(id=7, username="ann", password="!x", email="Ann@example.org", last_login=seen), Clock()
-    ours = PasswordResetTokens(SECRET_KEY, max_age=3600, time_zone=zone, use_tz=use_tz, clock=clock)
-    made = []
-    for clock.now in moments():
-        made.append(await ours.make(user))
-    later = [0, 3599, 3600, 3601, 7200, -1, -7200]
-    # Each token at each time: also those that come from the future, as an hour that is there twice makes them.
-    asked: list[tuple[float, str | None]] = [
-        (moment + delay, token) for moment, token in zip(moments(), made, strict=True) for delay in later
+async def test_tokens_are_made_and_checked_as_in_django(zone: tzinfo, use_tz: bool, last_login: float | None) -> None:
+    login_time = None if last_login is None else datetime.fromtimestamp(last_login, UTC)
+    user, clock = User(id=7, username="ann", password="!x", email="Ann@example.org", last_login=login_time), Clock()
+    reset_tokens = PasswordResetTokens(SECRET_KEY, max_age=3600, time_zone=zone, use_tz=use_tz, clock=clock)
+    tokens = []
+    for clock.now in times_around_clock_changes():
+        tokens.append(await reset_tokens.make(user))
+    delays = [0, 3599, 3600, 3601, 7200, -1, -7200]
+    # Each token is checked after each delay. Negative delays are tokens from the future, as in a repeated hour.
+    checks: list[tuple[float, str | None]] = [
+        (moment + delay, token)
+        for moment, token in zip(times_around_clock_changes(), tokens, strict=True)
+        for delay in delays
     ]
-    plain: list[tuple[float, str | None]] = [(moment, None) for moment in moments()]
-    answers = await django(user, [*plain, *asked], zone=str(zone), use_tz=use_tz, PASSWORD_RESET_TIMEOUT=3600)
-    assert answers[: len(made)] == made
-    decided = []
-    for clock.now, token in asked:
-        decided.append(await ours.check(user, str(token)))
-    assert decided == answers[len(made) :]
-    assert set(decided) == {True, False}
+    makes: list[tuple[float, str | None]] = [(moment, None) for moment in times_around_clock_changes()]
+    results = await run_django(user, [*makes, *checks], zone=str(zone), use_tz=use_tz, PASSWORD_RESET_TIMEOUT=3600)
+    assert results[: len(tokens)] == tokens
+    validity = []
+    for clock.now, token in checks:
+        validity.append(await reset_tokens.check(user, str(token)))
+    assert validity == results[len(tokens) :]
+    assert set(validity) == {True, False}
 
 
-async def test_django_takes_our_tokens_under_an_older_key_and_we_take_its() -> None:
+async def test_django_accepts_our_tokens_by_an_older_key_and_we_accept_its() -> None:
     user = User(id=7, username="ann", password="!x", email="ann@example.org")
     old, new = "o" * 40, "n" * 40
-    ours = PasswordResetTokens(old, clock=Clock())
-    asked: list[tuple[float, str | None]] = [(NOW, await ours.make(user)), (NOW, None)]
-    good, theirs = await django(user, asked, SECRET_KEY=new, SECRET_KEY_FALLBACKS=[old])
-    assert good
-    assert await PasswordResetTokens(["x" * 40, new], clock=Clock()).check(user, theirs)
-    assert not await ours.check(user, theirs)
+    reset_tokens = PasswordResetTokens(old, clock=Clock())
+    calls: list[tuple[float, str | None]] = [(NOW, await reset_tokens.make(user)), (NOW, None)]
+    is_valid, django_token = await run_django(user, calls, SECRET_KEY=new, SECRET_KEY_FALLBACKS=[old])
+    assert is_valid
+    assert await PasswordResetTokens(["x" * 40, new], clock=Clock()).check(user, django_token)
+    assert not await reset_tokens.check(user, django_token)
 
 
-async def test_django_and_we_refuse_the_same_junk() -> None:
+async def test_django_rejects_the_same_malformed_tokens() -> None:
     vectors = VECTORS[0]
     user, clock = user_of(vectors), at(vectors["reset_token"]["ts"])
-    tokens = [token for token in junk() if "\ud800" not in token]  # at which Django breaks
-    asked: list[tuple[float, str | None]] = [(clock.now, token) for token in tokens]
-    assert await django(user, asked, SECRET_KEY=vectors["secret_key"]) == [False] * len(tokens)
+    tokens = [token for token in malformed_tokens() if "\ud800" not in token]  # Django raises for a surrogate
+    calls: list[tuple[float, str | None]] = [(clock.now, token) for token in tokens]
+    assert await run_django(user, calls, SECRET_KEY=vectors["secret_key"]) == [False] * len(tokens)
 
 
-async def test_a_link_of_django_works_on_our_page_and_ours_on_its(tmp_path: Path) -> None:
+async def test_a_reset_link_of_django_works_here_and_ours_in_django(tmp_path: Path) -> None:
     file = str(tmp_path / "django.sqlite3")
     uid, token = (await run_site(file, SECRET_KEY)).split()
     async with Database(f"sqlite+aiosqlite:///{file}") as database:
@@ -530,8 +532,8 @@ async def test_a_link_of_django_works_on_our_page_and_ours_on_its(tmp_path: Path
                 data = {"new_password1": PASSWORD, "new_password2": PASSWORD}
                 page = await client.post(page.url, data=data, headers=SAME_ORIGIN)
                 assert page.url.path == "/accounts/reset/done"
-                again = await client.get(f"/accounts/reset/{uid}/{token}")
-                assert again.status_code == 404
+                second_response = await client.get(f"/accounts/reset/{uid}/{token}")
+                assert second_response.status_code == 404
     assert await run_site(file, SECRET_KEY, token) == "False\n"
 
 
@@ -544,29 +546,29 @@ async def run_site(*arguments: str) -> str:
     return output.decode()
 
 
-# A hundred at once, through the page
+# Concurrent requests to the reset page
 
 
-@pytest.fixture(params=["kept", "signed"])
-async def crowded(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Auth]:
-    """An Auth that has room for a hundred hashes at once, with each kind of token."""
-    kinds = {"kept": None, "signed": PasswordResetTokens(SECRET_KEY)}
+@pytest.fixture(params=["stored", "signed"])
+async def crowded_auth(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Auth]:
+    """Yields an Auth with a queue for 100 hashes, once with each kind of token."""
+    kinds = {"stored": None, "signed": PasswordResetTokens(SECRET_KEY)}
     passwords = Passwords([*weak_passwords().hashers.values()], max_waiting=100)
     options = {"mailer": CollectingMailer(), "base_url": "https://site.example", "passwords": passwords}
     async with installed(database, reset_tokens=kinds[request.param], **options) as auth:
         yield auth
 
 
-async def test_of_a_hundred_one_resets_the_password(crowded: Auth) -> None:
-    auth = crowded
+async def test_one_of_100_concurrent_requests_resets_the_password(crowded_auth: Auth) -> None:
+    auth = crowded_auth
     ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
     link = f"/accounts/reset/{encode_uid(ann)}/{await auth.reset_tokens.make(ann)}"
     passwords = [f"{secrets.token_hex(10)} {number}" for number in range(100)]
     async with client_of(make_app(auth)) as client:
-        answers = await all_of(
+        responses = await all_of(
             *(client.post(link, json={"new_password1": new, "new_password2": new}) for new in passwords)
         )
-        statuses = [answer.status_code for answer in answers]
+        statuses = [response.status_code for response in responses]
         assert statuses.count(200) == 1
         assert set(statuses) <= {200, 404, 503}
         assert statuses.count(404) > 20
@@ -578,23 +580,23 @@ async def test_of_a_hundred_one_resets_the_password(crowded: Auth) -> None:
     assert len(auth.mail_queue.mailer.messages) == 1  # type: ignore[union-attr]
 
 
-async def test_of_a_hundred_one_resets_the_password_also_when_there_is_no_room(database: Database) -> None:
+async def test_one_of_100_concurrent_requests_resets_the_password_with_a_short_queue(database: Database) -> None:
     async with installed(database, passwords=Passwords([*weak_passwords().hashers.values()], max_waiting=5)) as auth:
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         link = f"/accounts/reset/{encode_uid(ann)}/{await auth.reset_tokens.make(ann)}"
         async with client_of(make_app(auth)) as client:
-            sent = {"new_password1": "a passphrase of hers", "new_password2": "a passphrase of hers"}
-            answers = await all_of(*(client.post(link, json=sent) for _ in range(100)))
-        statuses = [answer.status_code for answer in answers]
+            data = {"new_password1": "a passphrase of hers", "new_password2": "a passphrase of hers"}
+            responses = await all_of(*(client.post(link, json=data) for _ in range(100)))
+        statuses = [response.status_code for response in responses]
         assert statuses.count(200) == 1
         assert set(statuses) <= {200, 404, 503}
-        assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 503)
+        assert all("retry-after" in response.headers for response in responses if response.status_code == 503)
 
 
-# What waits in a session
+# Reset tokens in a session
 
 
-async def test_a_session_holds_a_hash_that_finds_the_token_and_opens_no_link(auth: Auth, ann: User) -> None:
+async def test_a_session_holds_a_hash_that_finds_the_token_but_works_in_no_link(auth: Auth, ann: User) -> None:
     token = await auth.reset_tokens.make(ann)
     stored = auth.reset_tokens.to_session(token)
     assert token not in stored
@@ -606,6 +608,6 @@ async def test_a_session_holds_a_hash_that_finds_the_token_and_opens_no_link(aut
 
 
 @pytest.mark.parametrize("junk", ["", "x" * 43, "\ud800" * 50, "0" * 64, "é" * 40, "x" * 10_000])
-async def test_what_a_session_should_not_hold_finds_no_token(auth: Auth, ann: User, junk: str) -> None:
+async def test_a_malformed_text_in_a_session_finds_no_token(auth: Auth, ann: User, junk: str) -> None:
     await auth.reset_tokens.make(ann)
     assert not await auth.reset_tokens.check(ann, auth.reset_tokens.from_session(junk))

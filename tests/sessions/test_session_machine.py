@@ -1,4 +1,4 @@
-"""Requests that come between one another in every order, on every store, against a model of what should be."""
+"""Concurrent requests in any order, on every server-side store, compared with a model (stateful property test)."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ _users = itertools.count(1)
 
 
 class Stored:
-    """What the model says is stored."""
+    """A stored session in the model."""
 
     def __init__(self, data: dict[str, Any], expires: float) -> None:
         self.data = data
@@ -43,12 +43,12 @@ class Stored:
 
 
 class Request:
-    """One that is under way: what it loaded, and what it has made of that."""
+    """A request in progress: its session, and the data that it loaded."""
 
     def __init__(self, session: SessionBase, key: str | None) -> None:
         self.session = session
-        self.key = key  # under which its session must still be stored
-        self.doomed: str | None = None  # what goes when it answers
+        self.key = key  # the key that must still be stored when the request saves
+        self.key_to_delete: str | None = None  # deleted when the request responds
         self.loaded = dict(session)
 
     def changed(self, stored: dict[str, Any]) -> dict[str, Any]:
@@ -70,81 +70,81 @@ class Sessions(RuleBasedStateMachine):
         self.stored: dict[str, Stored] = {}
         self.user = str(next(_users))
 
-    def run(self, work: Coroutine[Any, Any, R]) -> R:
-        return self.runner.run(work)
+    def run(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        return self.runner.run(coroutine)
 
-    def alive(self, key: str | None) -> Stored | None:
+    def unexpired(self, key: str | None) -> Stored | None:
         stored = self.stored.get(key or "")
         return stored if stored is not None and stored.expires > self.clock.now else None
 
     @initialize(target=keys)
-    def somebody_was_here(self) -> str:
+    def store_a_first_session(self) -> str:
         request = self.load("")
         request.session.update(a=0, b=1)
-        return self.answer(request)
+        return self.respond(request)
 
     @rule(target=requests)
-    def a_visitor_comes(self) -> Request:
+    def start_an_anonymous_request(self) -> Request:
         return self.load("")
 
     @rule(target=requests, key=keys, number=st.integers(2, 3))
-    def several_requests_come_at_once(self, key: str, number: int) -> Any:
+    def start_several_requests(self, key: str, number: int) -> Any:
         return multiple(*(self.load(key) for _ in range(number)))
 
     @rule(target=requests, key=keys)
-    def a_visitor_comes_back(self, key: str) -> Request:
+    def start_a_request(self, key: str) -> Request:
         return self.load(key)
 
     def load(self, key: str) -> Request:
-        session, stored = self.run(self.store.load(key)), self.alive(key)
+        session, stored = self.run(self.store.load(key)), self.unexpired(key)
         assert dict(session) == (stored.data if stored else {})
         assert session.session_key == (key if stored else None)
         assert not session.modified
         return Request(session, session.session_key)
 
     @rule(request=requests, name=names, value=values)
-    def it_sets(self, request: Request, name: str, value: Any) -> None:
+    def set_entry(self, request: Request, name: str, value: Any) -> None:
         request.session[name] = value
 
     @rule(target=keys, request=requests, name=names, value=values)
-    def it_sets_and_answers(self, request: Request, name: str, value: Any) -> str:
+    def set_entry_and_respond(self, request: Request, name: str, value: Any) -> str:
         request.session[name] = value
-        return self.answer(request)
+        return self.respond(request)
 
     @rule(request=requests)
-    def it_logs_in(self, request: Request) -> None:
+    def log_in(self, request: Request) -> None:
         request.session[USER] = self.user
 
     @rule(request=requests, name=names | st.just(USER))
-    def it_removes(self, request: Request, name: str) -> None:
+    def remove_entry(self, request: Request, name: str) -> None:
         request.session.pop(name, None)
 
     @rule(request=requests)
-    def it_asks_for_a_new_key(self, request: Request) -> None:
+    def cycle_key(self, request: Request) -> None:
         request.session.cycle_key()
 
     @rule(request=requests)
-    def it_asks_for_an_end(self, request: Request) -> None:
+    def flush(self, request: Request) -> None:
         request.session.flush()
-        request.key, request.doomed, request.loaded = None, request.doomed or request.key, {}
+        request.key, request.key_to_delete, request.loaded = None, request.key_to_delete or request.key, {}
 
     @rule(target=keys, request=requests)
-    def it_answers(self, request: Request) -> str:
-        return self.answer(request)
+    def respond_now(self, request: Request) -> str:
+        return self.respond(request)
 
-    def answer(self, request: Request) -> str:
+    def respond(self, request: Request) -> str:
         session = request.session
         key = self.save(request) if session.modified else session.session_key
         if session.key_to_delete is not None:
             self.run(self.store.delete(session.key_to_delete))
             session.key_to_delete = None
-        if request.doomed is not None:
-            self.stored.pop(request.doomed, None)
-            request.doomed = None
+        if request.key_to_delete is not None:
+            self.stored.pop(request.key_to_delete, None)
+            request.key_to_delete = None
         return key or "A" * 43
 
     def save(self, request: Request) -> str | None:
-        session, stored = request.session, self.alive(request.key)
+        session, stored = request.session, self.unexpired(request.key)
         if request.key is not None and stored is None:
             with pytest.raises(SessionInterrupted):
                 self.run(self.store.save(session, MAX_AGE))
@@ -161,31 +161,31 @@ class Sessions(RuleBasedStateMachine):
         return key
 
     @rule(key=consumes(keys))
-    def somebody_deletes(self, key: str) -> None:
+    def delete_session(self, key: str) -> None:
         self.run(self.store.delete(key))
         self.stored.pop(key, None)
 
     @rule()
-    def somebody_ends_all_logins(self) -> None:
-        theirs = [key for key in self.stored if self.alive(key) and self.stored[key].data.get(USER) == self.user]
-        assert self.run(self.store.revoke_all(self.user)) == len(theirs)
-        for key in theirs:
+    def revoke_all(self) -> None:
+        user_keys = [key for key in self.stored if self.unexpired(key) and self.stored[key].data.get(USER) == self.user]
+        assert self.run(self.store.revoke_all(self.user)) == len(user_keys)
+        for key in user_keys:
             del self.stored[key]
 
     @rule(seconds=st.sampled_from([1, 30, GRACE, 400, MAX_AGE]))
-    def time_passes(self, seconds: int) -> None:
+    def advance_clock(self, seconds: int) -> None:
         self.clock.tick(seconds)
 
     @rule()
-    def somebody_cleans_up(self) -> None:
+    def clear_expired(self) -> None:
         self.run(self.store.clear_expired())
 
     @invariant()
-    def the_list_of_logins_is_right(self) -> None:
-        found = [dict(session) for session in self.run(self.store.list_sessions(self.user))]
-        expected = [self.stored[key].data for key in self.stored if self.alive(key)]
+    def the_list_of_sessions_matches_the_model(self) -> None:
+        listed = [dict(session) for session in self.run(self.store.list_sessions(self.user))]
+        expected = [self.stored[key].data for key in self.stored if self.unexpired(key)]
         expected = [data for data in expected if data.get(USER) == self.user]
-        assert sorted(map(repr, map(sorted_items, found))) == sorted(map(repr, map(sorted_items, expected)))
+        assert sorted(map(repr, map(sorted_items, listed))) == sorted(map(repr, map(sorted_items, expected)))
 
 
 def sorted_items(data: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -193,7 +193,7 @@ def sorted_items(data: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
-def test_whatever_happens_in_whatever_order(kind: str, tmp_path: Path) -> None:
+def test_the_store_behaves_like_the_model_in_any_order_of_requests(kind: str, tmp_path: Path) -> None:
     clock = FrozenClock()
     with asyncio.Runner() as runner:
         stack = contextlib.AsyncExitStack()

@@ -1,4 +1,4 @@
-"""What every store of sessions obeys, and what only some do."""
+"""Session stores: behaviour that all stores share, and behaviour of single stores."""
 
 import asyncio
 import json
@@ -49,34 +49,34 @@ async def store(request: pytest.FixtureRequest, clock: FrozenClock, tmp_path: Pa
 async def server_side(
     request: pytest.FixtureRequest, clock: FrozenClock, tmp_path: Path
 ) -> AsyncIterator[SessionStore]:
-    """A store that can call a session back; a signed cookie cannot be."""
+    """A store that can revoke sessions; a store of signed cookies cannot."""
     async with with_store(request.param, tmp_path, clock) as auth:
         yield auth.sessions
 
 
-async def kept(store: SessionStore, **data: Any) -> str:
-    """The cookie of a new session that holds `data`."""
+async def save_new(store: SessionStore, **data: Any) -> str:
+    """Saves a new session with `data`; returns its cookie."""
     session = await store.load("")
     session.update(data)
     return await store.save(session, max_age=60)
 
 
-async def test_what_was_saved_is_loaded(store: SessionStore) -> None:
+async def test_a_saved_session_can_be_loaded(store: SessionStore) -> None:
     data = {"text": "é☃\x00\ud800", "number": 1.5, "nested": {"list": [1, None, True]}}
-    loaded = await store.load(await kept(store, **data))
+    loaded = await store.load(await save_new(store, **data))
     assert loaded == data
     assert not loaded.modified
     assert not loaded.is_empty()
 
 
-async def test_a_key_from_outside_is_never_adopted(store: SessionStore) -> None:
-    foreign = "A" * 43
-    session = await store.load(foreign)
+async def test_an_unknown_key_is_never_adopted(store: SessionStore) -> None:
+    foreign_key = "A" * 43
+    session = await store.load(foreign_key)
     assert session.is_empty()
     session["cart"] = [1]
     cookie = await store.save(session, max_age=60)
-    assert cookie != foreign
-    assert (await store.load(foreign)).is_empty()
+    assert cookie != foreign_key
+    assert (await store.load(foreign_key)).is_empty()
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "A" * 42 + "é", "A" * 42 + ";", "é" * 43, "." * 300, "a.b.c", "\x00" * 43])
@@ -84,20 +84,20 @@ async def test_a_malformed_cookie_is_an_empty_session(store: SessionStore, cooki
     assert (await store.load(cookie)).is_empty()
 
 
-async def test_a_session_ends_when_its_time_is_over(store: SessionStore, clock: FrozenClock) -> None:
+async def test_a_session_expires_after_max_age(store: SessionStore, clock: FrozenClock) -> None:
     if isinstance(store, DjangoCookieStore):
-        pytest.skip("there it is SESSION_COOKIE_AGE that counts")
-    cookie = await kept(store, a=1)
+        pytest.skip("this store uses SESSION_COOKIE_AGE")
+    cookie = await save_new(store, a=1)
     clock.tick(59)
     assert await store.load(cookie) == {"a": 1}
     clock.tick(1)
     assert (await store.load(cookie)).is_empty()
 
 
-async def test_saving_again_keeps_the_key_and_prolongs(store: SessionStore, clock: FrozenClock) -> None:
+async def test_saving_again_keeps_the_key_and_extends_the_session(store: SessionStore, clock: FrozenClock) -> None:
     if isinstance(store, DjangoCookieStore):
-        pytest.skip("there it is SESSION_COOKIE_AGE that counts")
-    session = await store.load(await kept(store, a=1))
+        pytest.skip("this store uses SESSION_COOKIE_AGE")
+    session = await store.load(await save_new(store, a=1))
     key = session.session_key
     session["b"] = 2
     clock.tick(50)
@@ -109,7 +109,7 @@ async def test_saving_again_keeps_the_key_and_prolongs(store: SessionStore, cloc
 
 
 async def test_a_deleted_session_is_gone_and_cannot_be_saved(server_side: SessionStore) -> None:
-    cookie = await kept(server_side, a=1)
+    cookie = await save_new(server_side, a=1)
     slow = await server_side.load(cookie)
     await server_side.delete(cookie)
     await server_side.delete(cookie)
@@ -122,18 +122,18 @@ async def test_a_deleted_session_is_gone_and_cannot_be_saved(server_side: Sessio
 
 async def test_only_expired_sessions_are_cleared(store: SessionStore, clock: FrozenClock) -> None:
     if isinstance(store, DjangoCookieStore):
-        pytest.skip("there it is SESSION_COOKIE_AGE that counts")
-    await kept(store, a=1)
+        pytest.skip("this store uses SESSION_COOKIE_AGE")
+    await save_new(store, a=1)
     clock.tick(30)
-    fresh = await kept(store, b=2)
+    fresh = await save_new(store, b=2)
     clock.tick(31)
-    # Redis does it by itself, and of cookies nobody knows.
+    # Redis deletes expired sessions itself, and a cookie store has none on the server.
     assert await store.clear_expired() == (0 if isinstance(store, CookieStore | RedisStore) else 1)
     assert await store.load(fresh) == {"b": 2}
     assert await store.clear_expired() == 0
 
 
-async def test_what_json_cannot_hold_is_refused_with_its_name(store: SessionStore) -> None:
+async def test_a_value_that_json_cannot_represent_is_refused_with_its_name(store: SessionStore) -> None:
     session = await store.load("")
     session["fine"] = 1
     session["when"] = datetime.now(UTC)
@@ -149,8 +149,8 @@ async def test_keys_that_json_would_turn_into_text_are_refused(store: SessionSto
         await store.save(session, max_age=60)
 
 
-async def test_changes_of_different_keys_all_stay(server_side: SessionStore) -> None:
-    cookie = await kept(server_side, a=1, b=2, c=3)
+async def test_concurrent_changes_of_different_entries_are_all_kept(server_side: SessionStore) -> None:
+    cookie = await save_new(server_side, a=1, b=2, c=3)
     sessions = [await server_side.load(cookie) for _ in range(4)]
     sessions[0]["a"] = 10
     del sessions[1]["b"]
@@ -159,7 +159,7 @@ async def test_changes_of_different_keys_all_stay(server_side: SessionStore) -> 
     for session in sessions:
         assert await server_side.save(session, max_age=60) == cookie
     assert await server_side.load(cookie) == {"a": 11, "c": 3, "d": [4]}
-    # Once more with the same ones: each knows what it changed since it was saved, and nothing of the others.
+    # A second save with the same objects: each saves only what it has changed since its first save.
     sessions[0]["e"] = 5
     sessions[1]["c"] = {"deep": []}
     for session in sessions[:2]:
@@ -167,19 +167,19 @@ async def test_changes_of_different_keys_all_stay(server_side: SessionStore) -> 
     assert await server_side.load(cookie) == {"a": 11, "c": {"deep": []}, "d": [4], "e": 5}
 
 
-async def test_what_one_deleted_and_the_other_did_not_touch_stays_deleted(server_side: SessionStore) -> None:
-    cookie = await kept(server_side, secret="x", other=1)
+async def test_a_deleted_entry_stays_deleted_when_another_request_saves(server_side: SessionStore) -> None:
+    cookie = await save_new(server_side, secret="x", another=1)
     slow, fast = await server_side.load(cookie), await server_side.load(cookie)
     del fast["secret"]
     await server_side.save(fast, max_age=60)
     slow["more"] = 2
     assert slow["secret"] == "x"
     await server_side.save(slow, max_age=60)
-    assert await server_side.load(cookie) == {"other": 1, "more": 2}
+    assert await server_side.load(cookie) == {"another": 1, "more": 2}
 
 
-async def test_a_new_key_takes_what_others_stored_along(server_side: SessionStore) -> None:
-    cookie = await kept(server_side, a=1)
+async def test_cycling_the_key_keeps_concurrent_changes(server_side: SessionStore) -> None:
+    cookie = await save_new(server_side, a=1)
     slow, cycled = await server_side.load(cookie), await server_side.load(cookie)
     slow["b"] = 2
     await server_side.save(slow, max_age=60)
@@ -195,26 +195,26 @@ async def test_a_new_key_takes_what_others_stored_along(server_side: SessionStor
     assert await server_side.load(new) == {"a": 1, "b": 2, "c": 3}
 
 
-async def test_an_emptied_session_can_be_filled_by_a_request_under_way(
+async def test_an_emptied_session_can_be_filled_by_a_request_in_progress(
     server_side: SessionStore, clock: FrozenClock
 ) -> None:
-    cookie = await kept(server_side, message="shown once")
-    shown, other = await server_side.load(cookie), await server_side.load(cookie)
-    shown.clear()
-    assert await server_side.save(shown, max_age=1000) == ""
+    cookie = await save_new(server_side, message="shown once")
+    reader, writer = await server_side.load(cookie), await server_side.load(cookie)
+    reader.clear()
+    assert await server_side.save(reader, max_age=1000) == ""
     assert await server_side.load(cookie) == {}
-    other["cart"] = [1]
-    assert await server_side.save(other, max_age=1000) == cookie
+    writer["cart"] = [1]
+    assert await server_side.save(writer, max_age=1000) == cookie
     clock.tick(61)
     assert await server_side.load(cookie) == {"cart": [1]}
-    del other["cart"]
-    assert await server_side.save(other, max_age=1000) == ""
+    del writer["cart"]
+    assert await server_side.save(writer, max_age=1000) == ""
     clock.tick(60)
     assert (await server_side.load(cookie)).is_empty()
 
 
-async def test_what_is_over_cannot_be_saved_any_more(server_side: SessionStore, clock: FrozenClock) -> None:
-    cookie = await kept(server_side, a=1)
+async def test_an_expired_session_cannot_be_saved(server_side: SessionStore, clock: FrozenClock) -> None:
+    cookie = await save_new(server_side, a=1)
     session = await server_side.load(cookie)
     clock.tick(60)
     session["b"] = 2
@@ -226,8 +226,8 @@ async def test_what_is_over_cannot_be_saved_any_more(server_side: SessionStore, 
 
 
 @pytest.mark.parametrize("name", ["", ".", "user_id", "expires", "é☃", "\x00\ud800", '"', "a:b"])
-async def test_a_key_may_be_called_anything(server_side: SessionStore, name: str) -> None:
-    cookie = await kept(server_side, **{name: 1, "other": 2})
+async def test_an_entry_may_have_any_name(server_side: SessionStore, name: str) -> None:
+    cookie = await save_new(server_side, **{name: 1, "other": 2})
     session = await server_side.load(cookie)
     assert session == {name: 1, "other": 2}
     session[name] = "changed"
@@ -239,10 +239,10 @@ async def test_a_key_may_be_called_anything(server_side: SessionStore, name: str
     assert await server_side.load(cookie) == {"other": 2}
 
 
-# Whose they are
+# The sessions of a user
 
 
-async def login_of(store: SessionStore, user: str, agent: str = "", **data: Any) -> SessionBase:
+async def save_login(store: SessionStore, user: str, agent: str = "", **data: Any) -> SessionBase:
     session = await store.load("")
     session.update({"_auth_user_id": user, **data})
     session.address, session.user_agent = "192.0.2.7", agent
@@ -250,95 +250,95 @@ async def login_of(store: SessionStore, user: str, agent: str = "", **data: Any)
     return session
 
 
-def named(sessions: list[SessionBase]) -> list[str]:
+def user_agents_of(sessions: list[SessionBase]) -> list[str]:
     return [session.record.user_agent for session in sessions if session.record is not None]
 
 
-def id_of(session: SessionBase) -> str:
+def public_id_of(session: SessionBase) -> str:
     assert session.record is not None
     return session.record.public_id
 
 
-async def test_the_sessions_of_a_user_are_listed_without_their_keys(
+async def test_the_sessions_of_a_user_are_listed_without_their_session_keys(
     server_side: SessionStore, clock: FrozenClock
 ) -> None:
     if not server_side.supports_user_lookup:
-        pytest.skip("Django does not keep that")
-    await kept(server_side, anonymous=True)
-    await login_of(server_side, "2", "another's")
+        pytest.skip("Django's sessions have no such data")
+    await save_new(server_side, anonymous=True)
+    await save_login(server_side, "2", "of another user")
     for agent in ("first", "second", "third"):
-        await login_of(server_side, "1", agent, data="of it")
+        await save_login(server_side, "1", agent, data="text")
         clock.tick(100)
-    found = await server_side.list_sessions("1")
-    assert named(found) == ["third", "second", "first"]
-    assert [session.session_key for session in found] == [None] * 3
-    assert found[0]["data"] == "of it"
-    record = found[0].record
+    sessions = await server_side.list_sessions("1")
+    assert user_agents_of(sessions) == ["third", "second", "first"]
+    assert [session.session_key for session in sessions] == [None] * 3
+    assert sessions[0]["data"] == "text"
+    record = sessions[0].record
     assert record is not None
     assert (record.created, record.last_seen, record.address) == (clock.now - 100, clock.now - 100, "192.0.2.7")
     assert record.expires == clock.now + 900
-    assert len({id_of(session) for session in found}) == 3
+    assert len({public_id_of(session) for session in sessions}) == 3
     clock.tick(750)
-    assert named(await server_side.list_sessions("1")) == ["third", "second"]
+    assert user_agents_of(await server_side.list_sessions("1")) == ["third", "second"]
     assert await server_side.list_sessions("3") == []
-    assert await server_side.list_sessions("nobody") == []
+    assert await server_side.list_sessions("unknown") == []
 
 
-async def test_use_is_noted_at_most_once_a_minute(server_side: SessionStore, clock: FrozenClock) -> None:
+async def test_last_seen_is_updated_at_most_once_a_minute(server_side: SessionStore, clock: FrozenClock) -> None:
     if not server_side.supports_user_lookup:
-        pytest.skip("Django does not keep that")
-    session = await login_of(server_side, "1")
-    key, begun = str(session.session_key), clock.now
-    for passed, noted in ((0, 0), (59, 0), (61, 61), (100, 61), (130, 130)):
-        clock.now = begun + passed
+        pytest.skip("Django's sessions have no such data")
+    session = await save_login(server_side, "1")
+    key, started_at = str(session.session_key), clock.now
+    for passed, seen in ((0, 0), (59, 0), (61, 61), (100, 61), (130, 130)):
+        clock.now = started_at + passed
         loaded = await server_side.load(key)
         assert loaded.needs_touch is (passed in (61, 130))
         loaded.address = f"192.0.2.{passed}"
         await server_side.touch(loaded, max_age=1000)
         await server_side.touch(loaded, max_age=2000)
-        again = (await server_side.list_sessions("1"))[0].record
-        assert again is not None
-        assert (again.last_seen, again.expires) == (begun + noted, begun + noted + 1000)
-        assert again.address == ("192.0.2.7" if not noted else f"192.0.2.{noted}")
-        assert (await server_side.load(key)).last_seen == begun + noted
+        record = (await server_side.list_sessions("1"))[0].record
+        assert record is not None
+        assert (record.last_seen, record.expires) == (started_at + seen, started_at + seen + 1000)
+        assert record.address == ("192.0.2.7" if not seen else f"192.0.2.{seen}")
+        assert (await server_side.load(key)).last_seen == started_at + seen
 
 
-async def test_a_note_of_use_brings_nothing_back(server_side: SessionStore, clock: FrozenClock) -> None:
-    session = await login_of(server_side, "1")
-    gone = str(session.session_key)
+async def test_touching_a_deleted_session_does_not_restore_it(server_side: SessionStore, clock: FrozenClock) -> None:
+    session = await save_login(server_side, "1")
+    key = str(session.session_key)
     clock.tick(100)
-    await server_side.delete(gone)
+    await server_side.delete(key)
     await server_side.touch(session, max_age=1000)
-    assert (await server_side.load(gone)).is_empty()
+    assert (await server_side.load(key)).is_empty()
     await server_side.touch(await server_side.load(""), max_age=1000)
     assert await server_side.list_sessions("1") == []
 
 
-async def test_sessions_are_ended_by_their_public_names(server_side: SessionStore) -> None:
+async def test_sessions_are_revoked_by_their_public_ids(server_side: SessionStore) -> None:
     if not server_side.supports_user_lookup:
-        pytest.skip("Django does not keep that")
-    other = await login_of(server_side, "2")
-    first, second, third = [await login_of(server_side, "1", agent) for agent in ("first", "second", "third")]
-    assert await server_side.revoke("1", id_of(second)) is True
-    assert await server_side.revoke("1", id_of(second)) is False
-    assert await server_side.revoke("1", id_of(other)) is False, "is another's"
-    assert await server_side.revoke("nobody", id_of(other)) is False
+        pytest.skip("Django's sessions have no such data")
+    session_of_another_user = await save_login(server_side, "2")
+    first, second, third = [await save_login(server_side, "1", agent) for agent in ("first", "second", "third")]
+    assert await server_side.revoke("1", public_id_of(second)) is True
+    assert await server_side.revoke("1", public_id_of(second)) is False
+    assert await server_side.revoke("1", public_id_of(session_of_another_user)) is False
+    assert await server_side.revoke("unknown", public_id_of(session_of_another_user)) is False
     assert (await server_side.load(str(second.session_key))).is_empty()
     second["late"] = True
     with pytest.raises(SessionInterrupted):
         await server_side.save(second, max_age=60)
-    assert await server_side.revoke_all("1", keep=id_of(first)) == 1
-    assert named(await server_side.list_sessions("1")) == ["first"]
+    assert await server_side.revoke_all("1", keep=public_id_of(first)) == 1
+    assert user_agents_of(await server_side.list_sessions("1")) == ["first"]
     assert (await server_side.load(str(third.session_key))).is_empty()
     assert await server_side.revoke_all("1") == 1
     assert await server_side.revoke_all("1") == 0
     assert await server_side.list_sessions("1") == []
-    assert not (await server_side.load(str(other.session_key))).is_empty()
+    assert not (await server_side.load(str(session_of_another_user.session_key))).is_empty()
 
 
-async def test_no_session_escapes_its_end_by_a_new_key(server_side: SessionStore) -> None:
+async def test_cycling_the_key_does_not_protect_a_session_from_being_revoked(server_side: SessionStore) -> None:
     for _ in range(20):
-        session = await login_of(server_side, "1")
+        session = await save_login(server_side, "1")
         session.cycle_key()
         saved, _ = await asyncio.gather(
             server_side.save(session, max_age=60), server_side.revoke_all("1"), return_exceptions=True
@@ -348,19 +348,19 @@ async def test_no_session_escapes_its_end_by_a_new_key(server_side: SessionStore
         assert isinstance(saved, SessionInterrupted) or (await server_side.load(saved)).is_empty()
 
 
-async def test_a_session_keeps_its_name_when_its_key_changes_and_loses_its_user_with_the_login(
+async def test_a_session_keeps_its_public_id_when_its_key_or_user_changes(
     server_side: SessionStore, clock: FrozenClock
 ) -> None:
     if not server_side.supports_user_lookup:
-        pytest.skip("Django does not keep that")
-    session = await login_of(server_side, "1", "phone")
-    before = id_of(session)
+        pytest.skip("Django's sessions have no such data")
+    session = await save_login(server_side, "1", "phone")
+    before = public_id_of(session)
     clock.tick(10)
     session.cycle_key()
     await server_side.save(session, max_age=1000)
-    found = await server_side.list_sessions("1")
-    assert [id_of(one) for one in found] == [before]
-    assert found[0].created == clock.now - 10
+    sessions = await server_side.list_sessions("1")
+    assert [public_id_of(listed) for listed in sessions] == [before]
+    assert sessions[0].created == clock.now - 10
     del session["_auth_user_id"]
     session["cart"] = [1]
     await server_side.save(session, max_age=1000)
@@ -368,19 +368,19 @@ async def test_a_session_keeps_its_name_when_its_key_changes_and_loses_its_user_
     assert await server_side.revoke_all("1") == 0
     session["_auth_user_id"] = "2"
     await server_side.save(session, max_age=1000)
-    assert [id_of(one) for one in await server_side.list_sessions("2")] == [before]
+    assert [public_id_of(listed) for listed in await server_side.list_sessions("2")] == [before]
 
 
-async def test_sessions_in_cookies_cannot_be_listed_or_ended(clock: FrozenClock) -> None:
+async def test_sessions_in_cookies_cannot_be_listed_or_revoked(clock: FrozenClock) -> None:
     store = CookieStore(SECRET_KEY, clock=clock)
-    for ask in (lambda: store.list_sessions("1"), lambda: store.revoke("1", "x"), lambda: store.revoke_all("1")):
+    for operation in (lambda: store.list_sessions("1"), lambda: store.revoke("1", "x"), lambda: store.revoke_all("1")):
         with pytest.raises(ImproperlyConfigured, match="Use DatabaseStore, RedisStore or CachedStore"):
-            await ask()
+            await operation()
     await store.touch(await store.load(""), 60)
     await store.close()
 
 
-# Sessions in memory
+# The session object
 
 
 def loaded(**data: Any) -> SessionBase:
@@ -390,7 +390,7 @@ def loaded(**data: Any) -> SessionBase:
     return SessionBase(data, session_key="k", record=record)
 
 
-def test_changes_deep_inside_count_and_reading_does_not() -> None:
+def test_a_nested_change_counts_as_a_change_and_reading_does_not() -> None:
     session = loaded(cart=[1], flag=1)
     assert session["cart"] == [1]
     assert not session.modified
@@ -398,7 +398,7 @@ def test_changes_deep_inside_count_and_reading_does_not() -> None:
     assert session.modified
 
 
-def test_one_and_true_are_not_the_same() -> None:
+def test_replacing_1_by_true_is_a_change() -> None:
     session = loaded(flag=1)
     session["flag"] = True
     assert session.modified
@@ -418,7 +418,7 @@ def test_one_and_true_are_not_the_same() -> None:
         ({"a": {"b": []}}, {"a": {"b": [0]}}),
     ],
 )
-def test_whatever_json_tells_apart_is_a_change(before: dict[str, Any], after: dict[str, Any]) -> None:
+def test_every_difference_in_json_is_a_change(before: dict[str, Any], after: dict[str, Any]) -> None:
     record = SessionRecord(json.dumps(before, separators=(",", ":")), "id", None, 0, 0, 0)
     session = SessionBase(json.loads(record.data), record=record)
     assert not session.modified
@@ -446,7 +446,7 @@ def test_emptying_a_session_is_a_change() -> None:
     assert not SessionBase().modified
 
 
-def test_flush_and_cycle_record_a_wish() -> None:
+def test_flush_and_cycle_key_only_record_what_to_do() -> None:
     session = loaded(a=1)
     session.cycle_key()
     assert (session.session_key, session.key_to_delete, session["a"], session.modified) == (None, "k", 1, True)
@@ -457,11 +457,11 @@ def test_flush_and_cycle_record_a_wish() -> None:
     SessionBase().flush()
 
 
-def test_a_key_that_was_given_up_already_is_not_claimed_again() -> None:
-    """A login owes nothing to the key before it, even when the application cycles the key once more."""
-    for give_up in (SessionBase.start_new, SessionBase.flush):
+def test_cycling_the_key_after_a_login_does_not_attach_the_old_key_again() -> None:
+    """A login detaches the session from its old key, also if the application cycles the key afterwards."""
+    for detach in (SessionBase.start_new, SessionBase.flush):
         session = loaded(a=1)
-        give_up(session)
+        detach(session)
         session["b"] = 2
         session.cycle_key()
         assert session.stored_key is None
@@ -472,11 +472,11 @@ def test_a_key_that_was_given_up_already_is_not_claimed_again() -> None:
     assert session.stored_key == "k"
 
 
-def test_repr_shows_no_content() -> None:
+def test_repr_shows_no_data() -> None:
     assert "secret" not in repr(loaded(token="secret"))
 
 
-def test_expiry_speaks_djangos_language() -> None:
+def test_set_expiry_behaves_as_in_django() -> None:
     clock = FrozenClock()
     session = SessionBase(clock=clock)
     now = datetime.fromtimestamp(clock.now, UTC)
@@ -500,22 +500,22 @@ def test_expiry_speaks_djangos_language() -> None:
         session.set_expiry(datetime(2030, 1, 1))
 
 
-# Each store by itself
+# Single stores
 
 
-async def test_old_sessions_do_not_fill_the_memory(clock: FrozenClock) -> None:
-    """Nobody runs `clearsessions` in this process."""
+async def test_memory_store_deletes_expired_sessions(clock: FrozenClock) -> None:
+    """No `clearsessions` runs in this process."""
     store = MemoryStore(clock=clock)
     for _ in range(5000):
-        await kept(store, a=1)
+        await save_new(store, a=1)
         clock.tick(1)
-        assert len(store._kept) <= 1001
+        assert len(store._records) <= 1001
     for _ in range(3000):
-        await kept(store, a=1)
-    assert len(store._kept) >= 3000
+        await save_new(store, a=1)
+    assert len(store._records) >= 3000
 
 
-async def test_a_cookie_that_is_too_large_names_the_limit() -> None:
+async def test_a_session_too_large_for_a_cookie_is_refused_with_the_limit() -> None:
     store = CookieStore(SECRET_KEY)
     session = await store.load("")
     session["much"] = Random(1).randbytes(4000).hex()
@@ -523,7 +523,7 @@ async def test_a_cookie_that_is_too_large_names_the_limit() -> None:
         await store.save(session, max_age=60)
 
 
-async def test_a_small_cookie_cannot_stand_for_a_large_session() -> None:
+async def test_a_session_that_is_only_small_when_compressed_is_refused() -> None:
     store = CookieStore(SECRET_KEY)
     session = await store.load("")
     session["nothing"] = [[]] * 20_000
@@ -531,8 +531,8 @@ async def test_a_small_cookie_cannot_stand_for_a_large_session() -> None:
         await store.save(session, max_age=60)
 
 
-async def test_a_cycled_session_keeps_its_data_and_leaves_nothing_behind(server_side: SessionStore) -> None:
-    old = await kept(server_side, a=1)
+async def test_cycling_the_key_keeps_the_data_and_deletes_the_old_key(server_side: SessionStore) -> None:
+    old = await save_new(server_side, a=1)
     session = await server_side.load(old)
     session.cycle_key()
     new = await server_side.save(session, max_age=60)
@@ -546,15 +546,15 @@ async def test_a_cycled_session_keeps_its_data_and_leaves_nothing_behind(server_
         await server_side.save(late, max_age=60)
 
 
-async def test_a_signed_cookie_outlives_a_change_of_keys() -> None:
-    cookie = await kept(CookieStore("an old key, which has been in use"), a=1)
+async def test_a_signed_cookie_stays_valid_while_its_secret_key_is_listed() -> None:
+    cookie = await save_new(CookieStore("an old key, which has been in use"), a=1)
     assert await CookieStore(["a new key, in use from now on", "an old key, which has been in use"]).load(cookie) == {
         "a": 1
     }
     assert (await CookieStore("a new key, in use from now on").load(cookie)).is_empty()
 
 
-async def test_a_cookie_that_an_old_key_signed_is_signed_anew_at_once(database: Database) -> None:
+async def test_a_cookie_signed_with_an_old_secret_key_is_signed_again_at_once(database: Database) -> None:
     new, old = "a new key, in use from now on, and long", "an old key, which has been in use, and long"
     async with installed(database, secret_key=old, sessions=CookieStore(old)) as before:
         await before.users.create_user("ann", password=PASSWORD)
@@ -572,7 +572,7 @@ async def test_a_cookie_that_an_old_key_signed_is_signed_anew_at_once(database: 
         assert renewed != first
         client.cookies.clear()
         client.cookies.set("session", renewed)
-        assert "set-cookie" not in (await client.get("/whoami")).headers, "once is enough"
+        assert "set-cookie" not in (await client.get("/whoami")).headers, "it is signed again only once"
     async with installed(database, secret_key=new, sessions=CookieStore(new)) as later:
         async with client_of(make_app(later), cookies={"session": renewed}) as client:
             assert (await client.get("/whoami")).json()["username"] == "ann"
@@ -580,50 +580,50 @@ async def test_a_cookie_that_an_old_key_signed_is_signed_anew_at_once(database: 
             assert (await client.get("/whoami")).json()["username"] == ""
 
 
-async def test_a_stolen_cookie_dies_with_the_password_and_cannot_renew_itself_for_ever(database: Database) -> None:
+async def test_a_stolen_cookie_ends_with_the_absolute_timeout_or_a_new_password(database: Database) -> None:
     clock = FrozenClock()
     async with installed(database, clock=clock, sessions=CookieStore(SECRET_KEY, clock=clock)) as auth:
         ann = await auth.users.create_user("ann", password=PASSWORD)
         app = make_app(auth)
-        async with client_of(app) as owner, client_of(app) as thief:
+        async with client_of(app) as owner, client_of(app) as attacker:
             await post_login(owner, remember="on")
-            thief.cookies.update(owner.cookies)
+            attacker.cookies.update(owner.cookies)
             for _ in range(10):
                 clock.tick(3 * 24 * 60 * 60 - 1)
-                assert (await thief.get("/remember?a=1")).status_code == 200
-                assert (await thief.get("/whoami")).json()["username"] == "ann"
+                assert (await attacker.get("/remember?a=1")).status_code == 200
+                assert (await attacker.get("/whoami")).json()["username"] == "ann"
             clock.tick(10)
-            assert (await thief.get("/whoami")).json()["username"] == ""
+            assert (await attacker.get("/whoami")).json()["username"] == ""
             await post_login(owner)
-            thief.cookies.update(owner.cookies)
-            assert (await thief.get("/whoami")).json()["username"] == "ann"
+            attacker.cookies.update(owner.cookies)
+            assert (await attacker.get("/whoami")).json()["username"] == "ann"
             await auth.users.set_password(ann, "another good long password")
-            assert (await thief.get("/whoami")).json()["username"] == ""
+            assert (await attacker.get("/whoami")).json()["username"] == ""
 
 
-async def test_a_signed_cookie_of_another_shape_is_an_empty_session() -> None:
+async def test_a_signed_cookie_with_other_content_is_an_empty_session() -> None:
     store = CookieStore(SECRET_KEY)
     for content in (["1", 2, []], 1, ["k", [1, 2, "3"], {}], ["k", [1, 2, 3], []], [1, [1, 2, 3], {}]):
-        assert (await store.load(str(store._newest.dumps(content)))).is_empty()
+        assert (await store.load(str(store._newest_signer.dumps(content)))).is_empty()
 
 
-async def test_the_database_holds_no_key(auth: Auth) -> None:
+async def test_the_database_contains_no_session_key(auth: Auth) -> None:
     store = auth.sessions
-    cookie = await kept(store, a=1)
+    cookie = await save_new(store, a=1)
     rows = await auth.database.fetch_all(sa.select(auth.tables.session))
     assert len(rows) == 1
     assert cookie not in str([dict(row) for row in rows])
 
 
-async def test_a_store_without_users_works_alone(database: Database, auth: Auth) -> None:
+async def test_a_database_store_works_without_users(database: Database, auth: Auth) -> None:
     store = DatabaseStore(database)
-    cookie = await kept(store, a=1)
+    cookie = await save_new(store, a=1)
     session = await store.load(cookie)
     assert session == {"a": 1}
     assert session.user_row is None
 
 
-async def test_a_session_brings_its_user_along(auth: Auth, ann: User) -> None:
+async def test_loading_a_session_also_loads_its_user(auth: Auth, ann: User) -> None:
     session = await auth.sessions.load("")
     auth.session_backend.bind(session, ann, "path")
     cookie = await auth.sessions.save(session, 60)
@@ -632,7 +632,7 @@ async def test_a_session_brings_its_user_along(auth: Auth, ann: User) -> None:
     assert auth.users.from_row(row) == ann
 
 
-async def test_what_a_client_says_of_itself_fits_its_column(auth: Auth) -> None:
+async def test_address_and_user_agent_are_cut_to_the_column_length(auth: Auth) -> None:
     session = await auth.sessions.load("")
     session["a"] = 1
     session.address, session.user_agent = "1" * 100, "Mozilla\x1b[31m\r\n" + "x" * 400
@@ -645,7 +645,7 @@ async def test_what_a_client_says_of_itself_fits_its_column(auth: Auth) -> None:
 
 
 async def test_a_damaged_row_is_an_empty_session(auth: Auth) -> None:
-    cookie = await kept(auth.sessions, a=1)
+    cookie = await save_new(auth.sessions, a=1)
     await auth.database.execute(sa.update(auth.tables.session).values(data="[1"))
     assert (await auth.sessions.load(cookie)).is_empty()
     await auth.database.execute(sa.update(auth.tables.session).values(data="[1]"))

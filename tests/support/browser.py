@@ -2,27 +2,24 @@
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, Route, expect, sync_playwright
 
 from starlette_auth.http.headers import HEADERS, POLICY
 
-from .server import IN_CI, Mail, Server
+from .matrix import CHROMIUM
+from .server import Mail, Server
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-needs_chromium = pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="needs Chromium; name it in CHROMIUM")
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder: each page that is looked at is kept there as a picture
 AXE = (
     "axe.run({resultTypes: ['violations'], rules: {'target-size': {enabled: true}}}).then((found) => found.violations)"

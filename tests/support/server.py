@@ -18,7 +18,6 @@ import httpx
 from starlette_auth.mail.messages import plain_text
 
 ROOT = Path(__file__).parent.parent.parent
-IN_CI = os.environ.get("CI") == "true"
 SETTINGS = (
     *("DATABASE_URL", "SECRET_KEY", "SESSION_STORE", "REDIS_URL", "SESSION_LIMITS", "MAX_SESSIONS", "WORKERS"),
     *("DJANGO", "HOST", "PORT", "BASE_URL"),

@@ -12,14 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from .server import IN_CI, free_port
+from .server import free_port
 
 REDIS_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 POSTGRES = next((Path(path) for path in sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)), None)
-needs_redis_server = pytest.mark.skipif(not REDIS_SERVER and not IN_CI, reason="needs redis-server")
-needs_postgres_server = pytest.mark.skipif(not POSTGRES and not IN_CI, reason="needs PostgreSQL's initdb and pg_ctl")
 
 
 def wait_until_it_listens(port: int, patience: float = 10) -> None:

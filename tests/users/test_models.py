@@ -1,4 +1,4 @@
-"""Users and what they may do, as they stand in memory; and events."""
+"""Tests of users and permissions in memory, and of events."""
 
 import json
 from collections.abc import Callable
@@ -27,12 +27,12 @@ class Customer(User):
 
 @dataclass
 class Member(User):
-    """A dataclass with the usual arguments."""
+    """A dataclass without `kw_only` and `eq=False`."""
 
     number: int = 0
 
 
-def test_a_user_has_the_fields_of_django() -> None:
+def test_a_user_has_the_fields_of_django_with_its_defaults() -> None:
     user = User(id=7, username="ann")
     assert (user.email, user.first_name, user.last_name, user.password) == ("", "", "", "")
     assert (user.is_active, user.is_staff, user.is_superuser) == (True, False, False)
@@ -47,7 +47,7 @@ def test_a_user_has_the_fields_of_django() -> None:
 @pytest.mark.parametrize(
     ("first", "last", "full"), [("Ann", "Lee", "Ann Lee"), ("Ann", "", "Ann"), ("", "Lee", "Lee"), ("", "", "")]
 )
-def test_a_user_is_shown_by_full_name_or_else_by_username(first: str, last: str, full: str) -> None:
+def test_the_display_name_is_the_full_name_or_else_the_username(first: str, last: str, full: str) -> None:
     user = User(id=1, username="ann", first_name=first, last_name=last)
     assert user.get_full_name() == full
     assert user.get_short_name() == first
@@ -55,50 +55,50 @@ def test_a_user_is_shown_by_full_name_or_else_by_username(first: str, last: str,
 
 
 @pytest.mark.parametrize("kind", [User, Customer, Member])
-def test_users_are_equal_by_id_whatever_else_changed(kind: type[User]) -> None:
-    one, same, other = kind(id=1, username="ann"), kind(id=1, username="renamed"), kind(id=2, username="ann")
-    assert one == same
-    assert one != other
-    assert len({one, same, other}) == 2
-    assert one == User(id=1, username="ann")
-    assert one != AnonymousUser()
-    assert one != 1
+def test_users_with_the_same_id_are_equal(kind: type[User]) -> None:
+    user, renamed, namesake = kind(id=1, username="ann"), kind(id=1, username="renamed"), kind(id=2, username="ann")
+    assert user == renamed
+    assert user != namesake
+    assert len({user, renamed, namesake}) == 2
+    assert user == User(id=1, username="ann")
+    assert user != AnonymousUser()
+    assert user != 1
 
 
 @pytest.mark.parametrize("kind", [User, Customer, Member])
-def test_repr_never_shows_the_password(kind: type[User]) -> None:
-    shown = repr(kind(id=1, username="ann", password="argon2$secret"))
-    assert "ann" in shown
-    assert "secret" not in shown
+def test_repr_does_not_show_the_password_hash(kind: type[User]) -> None:
+    text = repr(kind(id=1, username="ann", password="argon2$secret"))
+    assert "ann" in text
+    assert "secret" not in text
     assert "secret" not in str(Credentials(kind(id=1, username="ann", password="secret")).scopes)
 
 
-def test_a_subclass_has_columns_of_its_own() -> None:
+def test_a_subclass_may_add_columns() -> None:
     customer = Customer(id=1, username="ann", phone="112")
     assert "phone='112'" in repr(customer)
     assert customer.has_perms([])
 
 
-def test_an_anonymous_user_has_nothing_and_may_nothing() -> None:
-    nobody = AnonymousUser()
-    assert isinstance(nobody, BaseUser)
-    assert (nobody.id, nobody.username, nobody.identity, nobody.display_name) == (None, "", "", "")
-    assert (nobody.is_active, nobody.is_staff, nobody.is_superuser) == (False, False, False)
-    assert nobody.is_anonymous
-    assert not nobody.is_authenticated
-    assert nobody.get_username() == nobody.get_full_name() == nobody.get_short_name() == ""
-    assert not nobody.has_perm("a.b")
-    assert not nobody.has_perms(["a.b"])
-    assert not nobody.has_module_perms("a")
-    assert nobody.get_all_permissions() == nobody.get_user_permissions() == nobody.get_group_permissions() == set()
-    assert nobody == AnonymousUser()
-    assert nobody != User(id=1, username="")
-    assert len({nobody, AnonymousUser()}) == 1
-    assert str(nobody) == "AnonymousUser"  # as in Django's templates
-    assert repr(nobody) == "AnonymousUser()"
+def test_an_anonymous_user_has_no_data_and_no_permissions() -> None:
+    visitor = AnonymousUser()
+    assert isinstance(visitor, BaseUser)
+    assert (visitor.id, visitor.username, visitor.identity, visitor.display_name) == (None, "", "", "")
+    assert (visitor.is_active, visitor.is_staff, visitor.is_superuser) == (False, False, False)
+    assert visitor.is_anonymous
+    assert not visitor.is_authenticated
+    assert visitor.get_username() == visitor.get_full_name() == visitor.get_short_name() == ""
+    assert not visitor.has_perm("a.b")
+    assert not visitor.has_perms(["a.b"])
+    assert not visitor.has_module_perms("a")
+    assert visitor.get_all_permissions() == visitor.get_user_permissions() == visitor.get_group_permissions() == set()
+    assert visitor == AnonymousUser()
+    assert visitor != User(id=1, username="")
+    assert len({visitor, AnonymousUser()}) == 1
+    assert str(visitor) == "AnonymousUser"  # as in Django's templates
+    assert repr(visitor) == "AnonymousUser()"
 
 
-def test_permissions_come_in_person_and_through_groups() -> None:
+def test_permissions_come_directly_and_through_groups() -> None:
     user = user_with(["polls.add_vote"], ["polls.view_vote", "blog.add_post"])
     assert user.get_user_permissions() == {"polls.add_vote"}
     assert user.get_group_permissions() == {"polls.view_vote", "blog.add_post"}
@@ -114,19 +114,19 @@ def test_permissions_come_in_person_and_through_groups() -> None:
     assert not user.has_module_perms("shop")
 
 
-def test_has_perms_refuses_a_single_text_as_django_does() -> None:
+def test_has_perms_rejects_a_single_string_as_django_does() -> None:
     with pytest.raises(ValueError, match="Pass a list"):
         user_with().has_perms("polls.add_vote")
 
 
-def test_an_inactive_user_has_no_permission_not_even_as_superuser() -> None:
+def test_an_inactive_user_has_no_permissions_even_as_superuser() -> None:
     for user in (user_with(["a.b"], ["a.c"], is_active=False), user_with(["a.b"], is_active=False, is_superuser=True)):
         assert not user.has_perm("a.b")
         assert not user.has_module_perms("a")
         assert user.get_all_permissions() == user.get_user_permissions() == user.get_group_permissions() == set()
 
 
-def test_an_active_superuser_has_every_permission_existing_or_not() -> None:
+def test_an_active_superuser_has_even_permissions_that_do_not_exist() -> None:
     user = user_with(["a.b"], is_superuser=True)
     assert user.has_perm("never.heard_of")
     assert user.has_perms(["a.b", "c.d"])
@@ -138,14 +138,16 @@ def test_a_user_who_was_not_read_from_the_database_has_no_permissions() -> None:
     assert User(id=1, username="ann").get_all_permissions() == set()
 
 
-def test_names_of_permissions_and_groups() -> None:
-    about = ContentType(id=1, app_label="polls", model="vote")
-    assert str(Permission(id=1, codename="add_vote", name="Can add vote", content_type=about)) == "polls.add_vote"
+def test_a_permission_is_named_by_app_label_and_codename() -> None:
+    content_type = ContentType(id=1, app_label="polls", model="vote")
+    assert (
+        str(Permission(id=1, codename="add_vote", name="Can add vote", content_type=content_type)) == "polls.add_vote"
+    )
     assert Group(id=1, name="editors") == Group(id=1, name="editors")
 
 
 @pytest.mark.parametrize(
-    ("user", "granted", "refused"),
+    ("user", "granted", "denied"),
     [
         (AnonymousUser(), [], ["authenticated", "staff", "superuser", "a.b"]),
         (user_with(["a.b"], ["a.c"]), ["authenticated", "a.b", "a.c"], ["staff", "superuser", "a.d", "b", "ann"]),
@@ -158,17 +160,17 @@ def test_names_of_permissions_and_groups() -> None:
         ),
     ],
 )
-def test_starlettes_requires_asks_for_roles_and_permissions(
-    user: User | AnonymousUser, granted: list[str], refused: list[str]
+def test_requires_of_starlette_accepts_roles_and_permissions(
+    user: User | AnonymousUser, granted: list[str], denied: list[str]
 ) -> None:
     conn = HTTPConnection({"type": "http", "auth": Credentials(user), "user": user})
     assert has_required_scope(conn, granted)
-    for scope in refused:
+    for scope in denied:
         assert not has_required_scope(conn, [*granted, scope])
     assert 1 not in Scopes(user)  # type: ignore[comparison-overlap]
 
 
-async def test_starlettes_decorator_lets_in_who_has_the_permission() -> None:
+async def test_requires_of_starlette_admits_a_user_with_the_permission() -> None:
     @requires("polls.add_vote")
     async def vote(request: Request) -> str:
         return "voted"
@@ -184,27 +186,27 @@ def test_scopes_can_be_listed() -> None:
 # Events
 
 
-async def test_listeners_hear_their_event_in_order_and_a_listener_on_the_root_hears_all() -> None:
-    events, heard = Events(), []
+async def test_listeners_get_their_event_in_order_and_a_listener_on_the_base_class_gets_all() -> None:
+    events, calls = Events(), []
 
     @events.on(UserCreated)
     def first(event: UserCreated) -> None:
-        heard.append(("first", event.user))
+        calls.append(("first", event.user))
 
     @events.on(UserCreated)
     async def second(event: UserCreated) -> None:
-        heard.append(("second", event.user))
+        calls.append(("second", event.user))
 
     @events.on(Event)
     async def every(event: Event) -> None:
-        heard.append(("every", type(event).__name__))
+        calls.append(("every", type(event).__name__))
 
     await events.emit(UserCreated(user="ann"))
     await events.emit(UserDeleted(user="bob"))
-    assert heard == [("first", "ann"), ("second", "ann"), ("every", "UserCreated"), ("every", "UserDeleted")]
+    assert calls == [("first", "ann"), ("second", "ann"), ("every", "UserCreated"), ("every", "UserDeleted")]
 
 
-async def test_what_a_listener_raises_reaches_who_emitted_it() -> None:
+async def test_an_exception_of_a_listener_reaches_the_emitter() -> None:
     events = Events()
 
     @events.on(UserCreated)
@@ -215,21 +217,21 @@ async def test_what_a_listener_raises_reaches_who_emitted_it() -> None:
         await events.emit(UserCreated(user="ann"))
 
 
-async def test_who_undoes_nothing_is_told_after_all_others() -> None:
-    events, heard = Events(), []
-    events.on(UserCreated, after_commit=True)(lambda event: heard.append("later"))
-    events.on(UserCreated)(lambda event: heard.append("at once"))
+async def test_a_listener_after_commit_is_called_last() -> None:
+    events, calls = Events(), []
+    events.on(UserCreated, after_commit=True)(lambda event: calls.append("after commit"))
+    events.on(UserCreated)(lambda event: calls.append("at once"))
     await events.emit(UserCreated(user="ann"))
-    assert heard == ["at once", "later"]
+    assert calls == ["at once", "after commit"]
 
 
-def test_a_listener_stays_an_ordinary_function() -> None:
+def test_on_returns_the_listener_unchanged() -> None:
     def listener(event: Event) -> None: ...
 
     register: Callable[[Callable[[Event], None]], Any] = Events().on(Event)
     assert register(listener) is listener
 
 
-def test_secrets_in_credentials_are_starred_out() -> None:
+def test_secrets_in_credentials_are_masked() -> None:
     credentials = {"username": "ann", "password": "x", "api_key": "x", "OTP": "x", "recovery_code": "x", "Token": "x"}
     assert clean_credentials(credentials) == {**dict.fromkeys(credentials, CLEANSED), "username": "ann"}

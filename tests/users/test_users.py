@@ -1,4 +1,4 @@
-"""Users on each database: reading, changing and deleting them."""
+"""Tests of reading, creating, changing and deleting users on each database."""
 
 import asyncio
 import threading
@@ -43,13 +43,13 @@ pytestmark = with_tables
 
 @pytest.fixture(autouse=True)
 def _pools_may_grow(blockbuster: BlockBuster) -> None:
-    """asyncpg reads a few files when it opens a connection."""
+    """Allows the blocking file access of asyncpg when it opens a connection."""
     for function in blockbuster.functions.values():
         function.can_block_in("asyncpg/connect_utils.py", "_parse_connect_arguments")
 
 
-class Counted:
-    """A driver that remembers the statements which pass through it."""
+class RecordingDriver:
+    """Wraps a driver and records its statements."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
@@ -60,55 +60,55 @@ class Counted:
         if name not in ("fetch", "execute", "insert"):
             return method
 
-        async def counted(raw: Any, sql: str, arguments: Any) -> Any:
+        async def record(raw: Any, sql: str, arguments: Any) -> Any:
             self.statements.append(sql)
             return await method(raw, sql, arguments)
 
-        return counted
+        return record
 
 
 @pytest.fixture
 def statements(auth: Auth) -> Iterator[list[str]]:
-    counted = Counted(auth.gateway.driver)
-    auth.gateway.driver = counted
-    yield counted.statements
-    auth.gateway.driver = counted.driver
+    recording = RecordingDriver(auth.gateway.driver)
+    auth.gateway.driver = recording
+    yield recording.statements
+    auth.gateway.driver = recording.driver
 
 
 async def stored(auth: Auth, user: User) -> Any:
-    """The user as the database holds it now."""
+    """Reads the user from the database again."""
     return await auth.users.get(user.id)
 
 
-def is_forgiving(auth: Auth) -> bool:
-    """Whether the database holds different names for the same, as collations of MariaDB do."""
+def has_lax_collation(auth: Auth) -> bool:
+    """Returns whether the database treats some different names as equal, as the collations of MariaDB do."""
     return auth.gateway.dialect == "mysql"
 
 
 # Creating
 
 
-async def test_a_new_user_is_as_django_makes_one(auth: Auth) -> None:
+async def test_a_new_user_has_the_same_values_as_in_django(auth: Auth) -> None:
     before = datetime.now(UTC)
-    made = await auth.users.create_user("ann", "Ann@EXAMPLE.org", PASSWORD, first_name="Ann")
-    user = await stored(auth, made)
+    created = await auth.users.create_user("ann", "Ann@EXAMPLE.org", PASSWORD, first_name="Ann")
+    user = await stored(auth, created)
     assert (user.username, user.email, user.first_name, user.last_name) == ("ann", "Ann@example.org", "Ann", "")
     assert (user.is_active, user.is_staff, user.is_superuser, user.last_login) == (True, False, False, None)
     assert timedelta(0) <= user.date_joined - before.replace(microsecond=0) < timedelta(minutes=1)
     assert user.date_joined.tzinfo is UTC
-    assert user.date_joined == made.date_joined
+    assert user.date_joined == created.date_joined
     assert await auth.users.check_password(user, PASSWORD)
     assert await auth.users.count() == 1
 
 
-async def test_a_superuser_may_everything_and_is_staff(auth: Auth) -> None:
+async def test_create_superuser_sets_is_superuser_and_is_staff(auth: Auth) -> None:
     user = await auth.users.create_superuser("root", "", PASSWORD)
     assert user.is_staff
     assert user.is_superuser
     assert not (await auth.users.create_superuser("half", is_staff=False)).is_staff
 
 
-async def test_without_a_password_nobody_logs_in_by_password(auth: Auth) -> None:
+async def test_a_user_without_a_password_cannot_log_in_with_a_password(auth: Auth) -> None:
     user = await auth.users.create_user("ann")
     assert user.password.startswith("!")
     assert not await auth.users.check_password(user, "")
@@ -124,7 +124,7 @@ async def test_usernames_are_normalised_as_django_does(auth: Auth) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("given", "stored_email"),
     [
         (" ann@EXAMPLE.org ", "ann@example.org"),
         ("A@b@C.ORG", "A@b@c.org"),
@@ -133,14 +133,14 @@ async def test_usernames_are_normalised_as_django_does(auth: Auth) -> None:
         ("", ""),
     ],
 )
-async def test_only_the_domain_of_an_address_is_brought_to_lower_case(auth: Auth, given: str, kept: str) -> None:
+async def test_only_the_domain_of_an_address_is_lowered(auth: Auth, given: str, stored_email: str) -> None:
     user = await auth.users.create_user("ann", given)
-    assert user.email == kept
+    assert user.email == stored_email
     await auth.users.update(user, email=given)
-    assert (await stored(auth, user)).email == user.email == kept
+    assert (await stored(auth, user)).email == user.email == stored_email
 
 
-async def test_a_name_that_is_taken_says_so(auth: Auth, ann: User) -> None:
+async def test_a_taken_username_raises_already_exists(auth: Auth, ann: User) -> None:
     with pytest.raises(AlreadyExists, match=r"There is a user called 'ann' already\. Choose another name\."):
         await auth.users.create_user("ann")
     with pytest.raises(AlreadyExists):
@@ -153,7 +153,7 @@ async def test_a_name_that_is_taken_says_so(auth: Auth, ann: User) -> None:
     assert await auth.users.count() == 2
 
 
-async def test_a_name_that_is_taken_leaves_the_surrounding_transaction_alive(auth: Auth, ann: User) -> None:
+async def test_a_taken_username_does_not_abort_the_surrounding_transaction(auth: Auth, ann: User) -> None:
     async with auth.gateway.atomic():
         with pytest.raises(AlreadyExists):
             await auth.users.create_user("ann")
@@ -161,14 +161,14 @@ async def test_a_name_that_is_taken_leaves_the_surrounding_transaction_alive(aut
     assert await auth.users.get_by_username("bob") is not None
 
 
-async def test_one_of_many_who_want_a_name_gets_it(auth: Auth) -> None:
-    made = await asyncio.gather(*(auth.users.create_user("ann") for _ in range(10)), return_exceptions=True)
-    assert sum(isinstance(one, User) for one in made) == 1, made
-    assert sum(isinstance(one, AlreadyExists) for one in made) == 9, made
+async def test_one_of_ten_concurrent_creations_of_a_username_succeeds(auth: Auth) -> None:
+    results = await asyncio.gather(*(auth.users.create_user("ann") for _ in range(10)), return_exceptions=True)
+    assert sum(isinstance(result, User) for result in results) == 1, results
+    assert sum(isinstance(result, AlreadyExists) for result in results) == 9, results
 
 
 @pytest.mark.parametrize("name", ["nul\x00", "half \ud83d", "x" * 151, "ﷺ" * 9], ids=ascii)
-async def test_what_no_column_holds_is_refused_alike_by_all(auth: Auth, ann: User, name: str) -> None:
+async def test_a_username_that_fits_no_column_is_rejected_on_all_databases(auth: Auth, ann: User, name: str) -> None:
     with pytest.raises(UnstorableValue):
         await auth.users.create_user(name)
     with pytest.raises(UnstorableValue):
@@ -179,7 +179,7 @@ async def test_what_no_column_holds_is_refused_alike_by_all(auth: Auth, ann: Use
     assert await auth.users.count() == 1
 
 
-async def test_an_over_long_password_or_address_is_refused(auth: Auth) -> None:
+async def test_a_too_long_password_or_address_is_rejected(auth: Auth) -> None:
     with pytest.raises(ValueError, match="1024"):
         await auth.users.create_user("ann", password="x" * 1025)
     with pytest.raises(UnstorableValue, match="254"):
@@ -187,26 +187,26 @@ async def test_an_over_long_password_or_address_is_refused(auth: Auth) -> None:
     assert await auth.users.count() == 0
 
 
-async def test_a_user_needs_a_name(auth: Auth, ann: User) -> None:
+async def test_an_empty_username_is_rejected(auth: Auth, ann: User) -> None:
     with pytest.raises(ValueError, match="needs a username"):
         await auth.users.create_user("")
     with pytest.raises(ValueError, match="needs a username"):
         await auth.users.update(ann, username="")
 
 
-async def test_an_unknown_field_names_those_that_come_near(auth: Auth, ann: User) -> None:
+async def test_an_unknown_field_suggests_similar_names(auth: Auth, ann: User) -> None:
     with pytest.raises(TypeError, match=r"no field 'firstname'\. Did you mean 'first_name'"):
         await auth.users.create_user("bob", firstname="Bob")
     with pytest.raises(TypeError, match=r"no field 'zzzz'\.$"):
         await auth.users.update(ann, zzzz=1)
 
 
-async def test_a_listener_that_raises_undoes_the_creation(auth: Auth) -> None:
+async def test_an_exception_of_a_listener_rolls_the_creation_back(auth: Auth) -> None:
     seen: list[Any] = []
 
     @auth.events.on(UserCreated)
     async def refuse(event: UserCreated) -> None:
-        seen.append(await auth.users.get(event.user.id))  # within the transaction
+        seen.append(await auth.users.get(event.user.id))  # inside the transaction
         raise PermissionError("closed")
 
     with pytest.raises(PermissionError):
@@ -215,19 +215,19 @@ async def test_a_listener_that_raises_undoes_the_creation(auth: Auth) -> None:
     assert await auth.users.count() == 0
 
 
-async def test_a_listener_that_breaks_a_constraint_is_not_taken_for_a_name(auth: Auth) -> None:
+async def test_an_integrity_error_of_a_listener_is_not_reported_as_a_taken_username(auth: Auth) -> None:
     @auth.events.on(UserCreated)
-    async def breaks(event: UserCreated) -> None:
-        raise IntegrityError("of its own")
+    async def violate(event: UserCreated) -> None:
+        raise IntegrityError("another constraint")
 
-    with pytest.raises(IntegrityError, match="of its own"):
+    with pytest.raises(IntegrityError, match="another constraint"):
         await auth.users.create_user("ann")
 
 
 # Reading
 
 
-async def test_an_id_is_read_from_its_text(auth: Auth, ann: User) -> None:
+async def test_get_accepts_an_id_as_text(auth: Auth, ann: User) -> None:
     assert await stored(auth, ann) == await auth.users.get(str(ann.id)) == ann
 
 
@@ -239,7 +239,7 @@ async def test_an_id_is_read_from_its_text(auth: Auth, ann: User) -> None:
     ],
     ids=lambda value: ascii(value)[:20],
 )
-async def test_what_is_no_id_is_nobodys(auth: Auth, ann: User, id: Any) -> None:
+async def test_an_invalid_id_finds_no_user(auth: Auth, ann: User, id: Any) -> None:
     assert await auth.users.get(id) is None
 
 
@@ -264,39 +264,39 @@ async def test_a_username_is_compared_exactly(auth: Auth, ann: User, name: str) 
 
 
 @pytest.mark.parametrize("name", ["ANN", "ann ", "ánn"])
-async def test_names_that_the_database_takes_for_the_same_are_taken(auth: Auth, ann: User, name: str) -> None:
-    if is_forgiving(auth):
+async def test_a_username_that_the_database_treats_as_equal_is_taken(auth: Auth, ann: User, name: str) -> None:
+    if has_lax_collation(auth):
         with pytest.raises(AlreadyExists, match=f"called {name!r} already"):
             await auth.users.create_user(name)
     else:
-        other = await auth.users.create_user(name)
-        assert await auth.users.get_by_username(name) == other != ann
+        namesake = await auth.users.create_user(name)
+        assert await auth.users.get_by_username(name) == namesake != ann
     assert await auth.users.get_by_username("ann") == ann
 
 
-async def test_one_may_change_the_case_of_ones_own_name(auth: Auth, ann: User) -> None:
+async def test_the_case_of_a_username_can_be_changed(auth: Auth, ann: User) -> None:
     await auth.users.update(ann, username="ANN")
     assert await auth.users.get_by_username("ANN") == ann
 
 
-async def test_an_address_is_found_in_whatever_case(auth: Auth, ann: User) -> None:
+async def test_an_address_is_found_ignoring_case(auth: Auth, ann: User) -> None:
     for email in ("ann@example.org", "ANN@EXAMPLE.ORG", "Ann@Example.Org"):
         assert await auth.users.get_by_email(email) == ann
     for email in ("", "ann@example.or", "ann@example.org ", "ánn@example.org", "%"):
         assert await auth.users.get_by_email(email) is None
 
 
-async def test_an_address_beyond_ascii_is_found(auth: Auth) -> None:
+async def test_an_address_with_non_ascii_letters_is_found(auth: Auth) -> None:
     user = await auth.users.create_user("jürgen", "JÜRGEN@example.org")
     assert await auth.users.get_by_email("JÜRGEN@example.org") == user
 
 
-async def test_an_address_of_several_is_nobodys(auth: Auth, ann: User) -> None:
+async def test_an_address_of_several_users_finds_none_of_them(auth: Auth, ann: User) -> None:
     await auth.users.create_user("other", "ANN@example.org")
     assert await auth.users.get_by_email("ann@example.org") is None
 
 
-async def test_nobody_is_asked_for_by_an_empty_address(auth: Auth, statements: list[str]) -> None:
+async def test_an_empty_address_causes_no_query(auth: Auth, statements: list[str]) -> None:
     await auth.users.create_user("without")
     statements.clear()
     assert await auth.users.get_by_email("") is None
@@ -306,30 +306,30 @@ async def test_nobody_is_asked_for_by_an_empty_address(auth: Auth, statements: l
 # Changing
 
 
-async def test_an_update_is_written_and_shown(auth: Auth, ann: User) -> None:
-    moment = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
-    await auth.users.update(ann, first_name="Ann", is_staff=True, last_login=moment)
+async def test_an_update_changes_the_row_and_the_object(auth: Auth, ann: User) -> None:
+    last_login = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+    await auth.users.update(ann, first_name="Ann", is_staff=True, last_login=last_login)
     for user in (ann, await stored(auth, ann)):
-        assert (user.first_name, user.is_staff, user.last_login) == ("Ann", True, moment)
-    await auth.users.update(ann, first_name="Ann")  # the same again is no error
+        assert (user.first_name, user.is_staff, user.last_login) == ("Ann", True, last_login)
+    await auth.users.update(ann, first_name="Ann")  # MySQL affects no row here
     await auth.users.update(ann)
 
 
-async def test_a_login_notes_its_time(auth: Auth, ann: User) -> None:
+async def test_record_login_writes_the_current_time(auth: Auth, ann: User) -> None:
     await auth.users.record_login(ann)
     assert ann.last_login is not None
     assert (await stored(auth, ann)).last_login == ann.last_login
     await auth.users.record_login(User(id=99, username="gone"))
 
 
-async def test_a_user_who_is_gone_cannot_be_updated(auth: Auth, ann: User) -> None:
+async def test_a_deleted_user_cannot_be_updated(auth: Auth, ann: User) -> None:
     await auth.users.delete(ann)
     with pytest.raises(DoesNotExist, match=r"'ann' is not in the database any more\. Fetch it again\."):
         await auth.users.update(ann, first_name="Ann")
     assert ann.first_name == ""
 
 
-async def test_a_value_that_is_missing_is_not_taken_for_a_name(auth: Auth, ann: User) -> None:
+async def test_a_null_value_is_not_reported_as_a_taken_username(auth: Auth, ann: User) -> None:
     with pytest.raises(IntegrityError):
         await auth.users.update(ann, email=None)
     with pytest.raises(IntegrityError):
@@ -337,11 +337,11 @@ async def test_a_value_that_is_missing_is_not_taken_for_a_name(auth: Auth, ann: 
     assert ann.email == "ann@example.org"
 
 
-async def test_a_password_is_never_stored_as_it_was_typed(auth: Auth, ann: User) -> None:
+async def test_a_plain_password_cannot_be_stored(auth: Auth, ann: User) -> None:
     for raw in (PASSWORD, "", None):
         with pytest.raises(ValueError, match=r"Use set_password\(user, raw\)"):
             await auth.users.update(ann, password=raw)
-    # A hash from elsewhere may be written.
+    # A hash, such as an imported one, can be written.
     await auth.users.update(ann, password=PBKDF2PasswordHasher(iterations=10).encode("imported"))
     assert await auth.users.check_password(ann, "imported")
 
@@ -350,10 +350,10 @@ async def test_a_password_is_never_stored_as_it_was_typed(auth: Auth, ann: User)
 
 
 async def test_a_new_password_replaces_the_old_one(auth: Auth, ann: User) -> None:
-    heard: list[Any] = []
-    auth.events.on(PasswordChanged)(lambda event: heard.append(event.user))
+    changed_users: list[Any] = []
+    auth.events.on(PasswordChanged)(lambda event: changed_users.append(event.user))
     await auth.users.set_password(ann, "another password")
-    assert heard == [ann]
+    assert changed_users == [ann]
     for user in (ann, await stored(auth, ann)):
         assert await auth.users.check_password(user, "another password")
         assert not await auth.users.check_password(user, PASSWORD)
@@ -361,7 +361,7 @@ async def test_a_new_password_replaces_the_old_one(auth: Auth, ann: User) -> Non
     assert not await auth.users.check_password(await stored(auth, ann), "another password")
 
 
-async def test_a_listener_that_raises_undoes_the_new_password(auth: Auth, ann: User) -> None:
+async def test_an_exception_of_a_listener_rolls_the_new_password_back(auth: Auth, ann: User) -> None:
     @auth.events.on(PasswordChanged)
     def refuse(event: PasswordChanged) -> None:
         raise PermissionError("not today")
@@ -372,12 +372,12 @@ async def test_a_listener_that_raises_undoes_the_new_password(auth: Auth, ann: U
         assert await auth.users.check_password(user, PASSWORD)
 
 
-async def old_hash(auth: Auth, user: User, raw: str = PASSWORD) -> None:
+async def store_old_hash(auth: Auth, user: User, raw: str = PASSWORD) -> None:
     await auth.users.update(user, password=PBKDF2PasswordHasher(iterations=10).encode(raw))
 
 
-async def test_a_weak_hash_is_replaced_when_its_password_is_right(auth: Auth, ann: User) -> None:
-    await old_hash(auth, ann)
+async def test_a_right_password_replaces_a_weak_hash(auth: Auth, ann: User) -> None:
+    await store_old_hash(auth, ann)
     assert not await auth.users.check_password(ann, "wrong")
     assert ann.password.startswith("pbkdf2_sha256$10$")
     assert await auth.users.check_password(ann, PASSWORD)
@@ -387,18 +387,18 @@ async def test_a_weak_hash_is_replaced_when_its_password_is_right(auth: Auth, an
 
 
 async def test_an_upgrade_never_overwrites_a_new_password(auth: Auth, ann: User) -> None:
-    await old_hash(auth, ann)
+    await store_old_hash(auth, ann)
     stale = await stored(auth, ann)
     await auth.users.set_password(ann, "another password")
-    assert not await auth.users.check_password(stale, PASSWORD), "it was right once, and is not any more"
+    assert not await auth.users.check_password(stale, PASSWORD), "the password was changed, so the old one is wrong"
     fresh = await stored(auth, ann)
     assert fresh.password == ann.password
     assert await auth.users.check_password(fresh, "another password")
 
 
-async def test_changing_and_upgrading_at_once_ends_with_the_new_password(auth: Auth, ann: User) -> None:
+async def test_a_concurrent_change_and_upgrade_end_with_the_new_password(auth: Auth, ann: User) -> None:
     for attempt in range(5):
-        await old_hash(auth, ann)
+        await store_old_hash(auth, ann)
         logins = [await stored(auth, ann) for _ in range(4)]
         await asyncio.gather(
             *(auth.users.check_password(login, PASSWORD) for login in logins[:2]),
@@ -408,25 +408,25 @@ async def test_changing_and_upgrading_at_once_ends_with_the_new_password(auth: A
         assert await auth.users.check_password(await stored(auth, ann), f"password {attempt}")
 
 
-async def test_two_logins_at_once_agree_about_the_new_hash(auth: Auth, ann: User) -> None:
-    # The session of each is bound to the hash that it saw: one that nobody stored would end at once.
-    await old_hash(auth, ann)
+async def test_concurrent_logins_end_with_the_same_new_hash(auth: Auth, ann: User) -> None:
+    # Each session is bound to the hash that its login saw. With a hash that was not stored it would end at once.
+    await store_old_hash(auth, ann)
     logins = [await stored(auth, ann) for _ in range(5)]
     assert all(await asyncio.gather(*(auth.users.check_password(login, PASSWORD) for login in logins)))
-    new = (await stored(auth, ann)).password
-    assert {login.password for login in logins} == {new}
+    new_hash = (await stored(auth, ann)).password
+    assert {login.password for login in logins} == {new_hash}
 
 
-async def test_the_password_of_somebody_deleted_meanwhile_is_wrong(auth: Auth, ann: User) -> None:
-    await old_hash(auth, ann)
+async def test_the_password_of_a_user_deleted_meanwhile_is_wrong(auth: Auth, ann: User) -> None:
+    await store_old_hash(auth, ann)
     stale = await stored(auth, ann)
     await auth.users.delete(ann)
     assert not await auth.users.check_password(stale, PASSWORD)
 
 
-async def test_a_login_does_not_fail_because_its_upgrade_finds_no_room(auth: Auth, ann: User) -> None:
-    class Busy(MD5PasswordHasher):
-        """While it verifies, somebody else takes the only place."""
+async def test_a_login_succeeds_if_the_queue_is_full_for_its_upgrade(auth: Auth, ann: User) -> None:
+    class BusyHasher(MD5PasswordHasher):
+        """Takes the only free slot while it verifies."""
 
         algorithm = "md5"
 
@@ -434,13 +434,13 @@ async def test_a_login_does_not_fail_because_its_upgrade_finds_no_room(auth: Aut
             passwords._slots.acquire()
             return super().verify(password, encoded)
 
-    passwords = Passwords([PBKDF2PasswordHasher(iterations=10), Busy()], threads=1, max_waiting=1)
+    passwords = Passwords([PBKDF2PasswordHasher(iterations=10), BusyHasher()], threads=1, max_waiting=1)
     auth.users.passwords = passwords
     await auth.users.update(ann, password=MD5PasswordHasher().encode(PASSWORD))
-    holding = threading.Event()
-    blocker = asyncio.ensure_future(passwords._run_in_pool(lambda: holding.wait(0.05)))
+    released = threading.Event()
+    blocker = asyncio.ensure_future(passwords._run_in_pool(lambda: released.wait(0.05)))
     assert await auth.users.check_password(ann, PASSWORD)
-    holding.set()
+    released.set()
     await blocker
     passwords.close()
 
@@ -448,11 +448,11 @@ async def test_a_login_does_not_fail_because_its_upgrade_finds_no_room(auth: Aut
 # Deleting
 
 
-async def rows_of(auth: Auth, table: sa.Table) -> int:
+async def count_rows(auth: Auth, table: sa.Table) -> int:
     return len(await auth.gateway.fetch_all(sa.select(table)))
 
 
-async def test_with_a_user_goes_all_that_hangs_on_it(auth: Auth, ann: User) -> None:
+async def test_deleting_a_user_deletes_the_rows_that_refer_to_it(auth: Auth, ann: User) -> None:
     bob = await auth.users.create_user("bob")
     await auth.users.create_permission("polls.add_vote")
     await auth.users.create_group("editors")
@@ -463,20 +463,22 @@ async def test_with_a_user_goes_all_that_hangs_on_it(auth: Auth, ann: User) -> N
         auth.session_backend.bind(session, user, "x")
         await auth.sessions.save(session, 60)
     t = auth.tables
-    heard = []
+    calls = []
 
     @auth.events.on(UserDeleted)
     async def listen(event: UserDeleted) -> None:
-        heard.append((event.user, await rows_of(auth, t.session)))
+        calls.append((event.user, await count_rows(auth, t.session)))
 
     await auth.users.delete(ann)
-    assert heard == [(ann, 2)], "it is told while everything still stands"
+    assert calls == [(ann, 2)], "listeners are called before the deletion"
     assert await stored(auth, ann) is None
-    assert [await rows_of(auth, table) for table in (t.user, t.user_permissions, t.user_groups, t.session)] == [1] * 4
+    assert [await count_rows(auth, table) for table in (t.user, t.user_permissions, t.user_groups, t.session)] == [
+        1
+    ] * 4
     assert (await stored(auth, bob)).has_perm("polls.add_vote")
 
 
-async def test_a_listener_that_raises_undoes_the_deletion(auth: Auth, ann: User) -> None:
+async def test_an_exception_of_a_listener_rolls_the_deletion_back(auth: Auth, ann: User) -> None:
     await auth.users.create_group("editors")
     await auth.users.add_to_group(ann, "editors")
 
@@ -491,7 +493,7 @@ async def test_a_listener_that_raises_undoes_the_deletion(auth: Auth, ann: User)
 
 
 def feature_tables(auth: Auth) -> tuple[sa.Table, sa.Table, sa.Table]:
-    """A device of a user, the codes of a device, and a log that outlives its users."""
+    """Returns tables for devices of users, codes of devices, and a log that is kept when its user is deleted."""
     metadata, key = sa.MetaData(), auth.tables.user_key
     device = sa.Table(
         "device",
@@ -515,7 +517,7 @@ def feature_tables(auth: Auth) -> tuple[sa.Table, sa.Table, sa.Table]:
     return device, code, log
 
 
-async def test_the_tables_of_features_are_cleared_too_unless_they_outlive_users(auth: Auth, ann: User) -> None:
+async def test_deleting_a_user_clears_feature_tables_and_sets_set_null_columns(auth: Auth, ann: User) -> None:
     device, code, log = feature_tables(auth)
     auth.tables.features += [device, code, log]
     await migrate(auth.gateway, auth.tables)
@@ -531,7 +533,7 @@ async def test_the_tables_of_features_are_cleared_too_unless_they_outlive_users(
     assert [row["user_id"] for row in await auth.gateway.fetch_all(query)] == [None, bob.id]
 
 
-async def test_a_table_that_we_do_not_know_keeps_its_user(auth: Auth, ann: User) -> None:
+async def test_a_row_of_an_unknown_table_prevents_the_deletion(auth: Auth, ann: User) -> None:
     device, _, _ = feature_tables(auth)
     await auth.gateway.execute(sa.schema.CreateTable(device))
     await auth.gateway.insert(device, id=1, user_id=ann.id)
@@ -540,7 +542,7 @@ async def test_a_table_that_we_do_not_know_keeps_its_user(auth: Auth, ann: User)
     assert await stored(auth, ann) == ann
 
 
-# Tables and classes of one's own
+# Custom tables and user classes
 
 
 @dataclass(kw_only=True)
@@ -576,34 +578,34 @@ KEYS: dict[str, Callable[[], sa.Column[Any]]] = {
 
 @pytest.fixture(params=KEYS)
 async def shop(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Auth]:
-    """An Auth whose users are customers."""
+    """Yields an Auth with the user class `Customer` and its own table."""
     tables = Tables(user=customers(KEYS[request.param]()))
     async with installed(database, tables=tables, user_class=Customer) as auth:
         yield auth
 
 
-async def test_columns_of_ones_own_come_and_go_with_the_user(shop: Auth) -> None:
+async def test_custom_columns_are_written_and_read_with_the_user(shop: Auth) -> None:
     users: Users[Customer] = shop.users
-    made = await users.create_user("ann", "ann@example.org", PASSWORD, plan="pro")
-    assert isinstance(made, Customer)
-    assert (made.plan, made.loyalty, made.joined_from, made.changes) == ("pro", 7, "web", 0)
+    ann = await users.create_user("ann", "ann@example.org", PASSWORD, plan="pro")
+    assert isinstance(ann, Customer)
+    assert (ann.plan, ann.loyalty, ann.joined_from, ann.changes) == ("pro", 7, "web", 0)
     assert (await users.create_user("bob")).plan == "free"
-    await users.update(made, loyalty=8, secret_note="not in the class")
-    for user in (made, await users.get(made.id), await users.get(str(made.id)), await users.get_by_username("ann")):
+    await users.update(ann, loyalty=8, secret_note="not in the class")
+    for user in (ann, await users.get(ann.id), await users.get(str(ann.id)), await users.get_by_username("ann")):
         assert isinstance(user, Customer)
-        assert (user.loyalty, user.changes, user.id) == (8, 1, made.id)
-    assert isinstance(made.id, shop.tables.user_key.type.python_type)
+        assert (user.loyalty, user.changes, user.id) == (8, 1, ann.id)
+    assert isinstance(ann.id, shop.tables.user_key.type.python_type)
 
 
-async def test_what_a_column_says_about_updates_holds_for_logins_and_upgrades(shop: Auth) -> None:
+async def test_onupdate_of_a_column_applies_to_logins_and_hash_upgrades(shop: Auth) -> None:
     user = await shop.users.create_user("ann", password=PASSWORD)
     await shop.users.record_login(user)
-    await old_hash(shop, user)
+    await store_old_hash(shop, user)
     assert await shop.users.check_password(user, PASSWORD)
     assert (await stored(shop, user)).changes == 3
 
 
-async def test_all_about_permissions_works_with_any_key(shop: Auth) -> None:
+async def test_permissions_work_with_every_kind_of_primary_key(shop: Auth) -> None:
     users = shop.users
     ann, bob = await users.create_user("ann"), await users.create_user("bob")
     await users.create_model_permissions("polls", "vote")
@@ -619,7 +621,7 @@ async def test_all_about_permissions_works_with_any_key(shop: Auth) -> None:
     assert await users.get(ann.id) is None
 
 
-async def test_a_manager_is_not_deleted_with_the_team_nor_the_team_with_the_manager(shop: Auth) -> None:
+async def test_a_user_that_other_users_refer_to_cannot_be_deleted(shop: Auth) -> None:
     boss = await shop.users.create_user("boss")
     clerk = await shop.users.create_user("clerk", manager_id=boss.id)
     with pytest.raises(IntegrityError):
@@ -634,19 +636,19 @@ async def test_a_manager_is_not_deleted_with_the_team_nor_the_team_with_the_mana
 @pytest.mark.parametrize(
     "id", ["", "1", 1, "x" * 32, "\ud800", str(uuid.UUID(int=1)), uuid.UUID(int=1), None], ids=ascii
 )
-async def test_what_is_no_uuid_is_nobodys(shop: Auth, id: Any) -> None:
+async def test_an_invalid_uuid_finds_no_user(shop: Auth, id: Any) -> None:
     await shop.users.create_user("ann")
     assert await shop.users.get(id) is None
 
 
 @pytest.mark.parametrize("shop", ["uuid"], indirect=True)
-async def test_a_key_may_be_chosen(shop: Auth) -> None:
+async def test_a_primary_key_can_be_passed(shop: Auth) -> None:
     key = uuid.uuid4()
     assert (await shop.users.create_user("ann", id=key)).id == key
     assert await shop.users.get_by_username("ann") == await shop.users.get(key.hex)
 
 
-async def test_columns_of_one_s_own_may_hold_decimals_and_json(database: Database) -> None:
+async def test_custom_columns_may_hold_decimals_and_json(database: Database) -> None:
     member = sa.Table(
         "member",
         sa.MetaData(),
@@ -673,7 +675,7 @@ async def test_columns_of_one_s_own_may_hold_decimals_and_json(database: Databas
         assert fresh.prefs is None
 
 
-async def test_a_broken_constraint_is_told_without_the_row(auth: Auth) -> None:
+async def test_an_integrity_error_does_not_show_the_values_of_the_row(auth: Auth) -> None:
     ann = await auth.users.create_user("ann", password=PASSWORD)
     with pytest.raises(IntegrityError) as caught:
         await auth.gateway.execute(sa.update(auth.tables.user).values(is_staff=sa.null()))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from ..support.browser import Visitor, needs_chromium
+from ..support.browser import Visitor
+from ..support.matrix import needs_chromium
 from ..support.server import Server
 
 pytestmark = needs_chromium
@@ -53,7 +54,7 @@ def test_notes_and_staff(admin: Visitor) -> None:
 def test_pages_that_nobody_wants(visit: Visit) -> None:
     eve = visit()
     eve.go("/nowhere")
-    eve.see("There is nothing here")
+    eve.see("Page not found")
     heading = eve.page.get_by_role("heading", level=1)
     for _ in range(15):  # the waits grow to minutes, which no browser is too slow for
         eve.go("/accounts/login")
@@ -77,7 +78,7 @@ def test_a_form_of_another_site_is_not_taken(visit: Visit, server: Server) -> No
     ann.context.route(other, lambda route: route.fulfill(body=form, content_type="text/html"))
     ann.page.goto(other)
     ann.send("Win a prize")
-    ann.see("This was not accepted")
+    ann.see("Your request was not accepted")
 
 
 def test_in_german(visit: Visit, server: Server) -> None:
@@ -126,7 +127,7 @@ def test_a_password_can_be_looked_at_with_the_keyboard_and_is_hidden_again(visit
     button.press("Space")
     expect(field).to_have_attribute("type", "text")
     expect(button).to_have_attribute("aria-pressed", "true")
-    expect(status).to_have_text("The password can be seen now.")
+    expect(status).to_have_text("The password is visible now.")
     button.press("Enter")
     expect(field).to_have_attribute("type", "password")
     expect(status).to_have_text("The password is hidden now.")

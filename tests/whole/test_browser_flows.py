@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from playwright.sync_api import expect
 
-from ..support.browser import Visitor, needs_chromium
+from ..support.browser import Visitor
+from ..support.matrix import needs_chromium
 from ..support.server import Mail, Server
 from ..support.template_cases import pages, render
 from . import test_browser
@@ -26,7 +27,7 @@ DEAD = "This link no longer works"
 REQUIRED = "This field is required."
 WRONG = "Please enter a correct username and password."
 # Of pages that the example application does not come to.
-ELSEWHERE = {"Welcome", "That did not work", "Too many visitors at once"}
+ELSEWHERE = {"Welcome", "Something went wrong", "Too many visitors at once"}
 
 
 def a_password() -> str:
@@ -165,7 +166,7 @@ def test_what_is_taken_is_told_by_mail_alone(visit: Visit) -> None:
     eve.see("Your address has been confirmed")
     eve.follow(eve.server.mail(late.email, "Confirm"))
     eve.send("Confirm the address")
-    eve.see("Confirm your e-mail address", "Somebody else took this username meanwhile.")
+    eve.see("Confirm your e-mail address", "Another user has taken this username meanwhile.")
     eve.click("Register again")
     eve.see("Create an account")
 
@@ -312,12 +313,12 @@ def test_somebody_sees_where_she_is_logged_in_and_ends_what_is_not_hers(visit: V
     expect(desk.page.get_by_role("heading", level=2)).to_have_count(3)
     expect(desk.page.get_by_role("heading", name="Chrome on Linux This device")).to_be_visible()
     desk.page.get_by_role("button", name=re.compile("^Log out ?: Chrome on Linux, 127.0.0.1")).first.click()
-    expect(desk.page.get_by_role("status")).to_have_text("Done. Only what you see here is still logged in.")
+    expect(desk.page.get_by_role("status")).to_have_text("Done. Only the devices listed here are still logged in.")
     desk.see("Where you are logged in")
     expect(desk.page.get_by_role("heading", level=2)).to_have_count(2)
     desk.send("Log out everywhere else")
     desk.see("Where you are logged in")
-    expect(desk.page.get_by_text("You are logged in nowhere else.")).to_be_visible()
+    expect(desk.page.get_by_text("You are not logged in on any other device.")).to_be_visible()
     for visitor in (phone, thief):
         visitor.go("/me")
         visitor.see("Log in")

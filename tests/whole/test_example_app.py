@@ -1,4 +1,4 @@
-"""The example application, started as a stranger starts it."""
+"""Tests of the example application, which runs in a separate process."""
 
 import os
 import re
@@ -27,7 +27,7 @@ from ..support.servers import wait_until_it_listens
 
 T = TypeVar("T")
 
-FRIEND = {"username": "ben", "password": "seven quiet otters"}
+BEN = {"username": "ben", "password": "seven quiet otters"}
 
 
 def browser(server: Server) -> httpx.Client:
@@ -35,18 +35,18 @@ def browser(server: Server) -> httpx.Client:
 
 
 def send(client: httpx.Client, page: str, action: str, **fields: str) -> httpx.Response:
-    """Fills in a form of a page, as a visitor does."""
+    """Submits a form with the CSRF token of a page."""
     token = token_in(client.get(page).text)
     return client.post(action, data={**fields, "csrfmiddlewaretoken": token})
 
 
 def log_in(client: httpx.Client, username: str, password: str) -> None:
-    answer = send(client, "/accounts/login", "/accounts/login", username=username, password=password)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    response = send(client, "/accounts/login", "/accounts/login", username=username, password=password)
+    assert (response.status_code, response.headers["location"]) == (303, "/")
 
 
 def follow(client: httpx.Client, link: str, **fields: str) -> httpx.Response:
-    """Opens the link of a mail, and sends the form that is there."""
+    """Opens the link of a mail and submits the form of its page."""
     page = client.get(link, follow_redirects=True)
     assert page.status_code == 200, page.text
     return client.post(page.url, data={**fields, "csrfmiddlewaretoken": token_in(page.text)}, follow_redirects=True)
@@ -54,49 +54,51 @@ def follow(client: httpx.Client, link: str, **fields: str) -> httpx.Response:
 
 def wait_for(find: Callable[[], T | None]) -> T:
     for _ in range(100):
-        found = find()
-        if found is not None:
-            return found
+        result = find()
+        if result is not None:
+            return result
         time.sleep(0.1)
-    raise AssertionError("It did not come.")
+    raise AssertionError("The expected event did not happen within 10 seconds.")
 
 
-def mail_to(server: Server, address: str, about: str) -> str:
-    """The text of a mail on the console."""
-    pattern = rf"\nTo: {re.escape(address)}\nSubject: ([^\n]*{re.escape(about)}[^\n]*\n.*?)\n-{{78}}\n"
+def mail_to(server: Server, address: str, subject: str) -> str:
+    """Waits for a mail on the console and returns its text."""
+    pattern = rf"\nTo: {re.escape(address)}\nSubject: ([^\n]*{re.escape(subject)}[^\n]*\n.*?)\n-{{78}}\n"
     return wait_for(lambda: re.search(pattern, server.output, re.DOTALL))[1]
 
 
 def link_in(mail: str) -> str:
-    """That of the page where something is to be done; the last line names the site alone."""
-    found = re.search(r"https?://\S+/accounts/\S+", mail)
-    assert found, mail
-    return found[0]
+    """Returns the link to an account page, not that to the site in the last line."""
+    match = re.search(r"https?://\S+/accounts/\S+", mail)
+    assert match, mail
+    return match[0]
 
 
-def test_from_the_first_start_to_the_second(start: Start, tmp_path: Path) -> None:
+def test_notes_and_users_work_and_survive_a_restart(start: Start, tmp_path: Path) -> None:
     server = start()
     with browser(server) as admin, browser(server) as friend:
         assert "No notes yet." in admin.get("/").text
         assert admin.get("/me").headers["location"] == "/accounts/login?next=%2Fme"
         log_in(admin, "admin", server.password)
-        seen = admin.get("/api/me").json()
-        assert (seen["is_authenticated"], seen["username"], seen["session"]) == (True, "admin", {})
-        assert {"notes.add_note", "notes.delete_note"} <= set(seen["permissions"])
+        state = admin.get("/api/me").json()
+        assert (state["is_authenticated"], state["username"], state["session"]) == (True, "admin", {})
+        assert {"notes.add_note", "notes.delete_note"} <= set(state["permissions"])
         assert "_auth_user_hash" in admin.get("/me").text
 
-        assert send(admin, "/staff", "/staff/users", **FRIEND).status_code == 303
-        log_in(friend, **FRIEND)
+        assert send(admin, "/staff", "/staff/users", **BEN).status_code == 303
+        log_in(friend, **BEN)
         assert friend.get("/staff").status_code == 403
         assert send(friend, "/me", "/notes", text="Not yet").status_code == 403
 
-        found = re.search(r'name="user" value="(\d+)">\s*<input type="hidden" name="wish" value="add">', _of_ben(admin))
-        assert found
-        assert send(admin, "/staff", "/staff/writers", user=found[1], wish="add").status_code == 303
+        match = re.search(
+            r'name="user" value="(\d+)">\s*<input type="hidden" name="wish" value="add">', bens_entry(admin)
+        )
+        assert match
+        assert send(admin, "/staff", "/staff/writers", user=match[1], wish="add").status_code == 303
         assert send(friend, "/", "/notes", text="Otters hold hands").status_code == 303
         assert "Otters hold hands" in httpx.get(server.url).text
         assert send(friend, "/", "/notes/1/delete").status_code == 403
-        assert send(admin, "/staff", "/staff/writers", user=found[1], wish="remove").status_code == 303
+        assert send(admin, "/staff", "/staff/writers", user=match[1], wish="remove").status_code == 303
         assert send(friend, "/me", "/notes", text="Not any more").status_code == 403
 
         assert send(admin, "/", "/notes/1/delete").status_code == 303
@@ -114,32 +116,32 @@ def test_from_the_first_start_to_the_second(start: Start, tmp_path: Path) -> Non
     assert stat.S_IMODE((tmp_path / ".example_secret_key").stat().st_mode) == 0o600
 
 
-def _of_ben(admin: httpx.Client) -> str:
+def bens_entry(admin: httpx.Client) -> str:
     return admin.get("/staff").text.partition("<strong>ben</strong>")[2]
 
 
-def test_what_cannot_be_kept_is_refused_with_a_reason(start: Start) -> None:
+def test_invalid_input_is_refused_with_a_reason(start: Start) -> None:
     server = start(SESSION_STORE="memory", SECRET_KEY="a new key that is quite long enough,an old one")
     with browser(server) as admin:
         log_in(admin, "admin", server.password)
         for text in ("", "   ", "x" * 501, "a\x00b"):
-            answer = send(admin, "/", "/notes", text=text)
-            assert (answer.status_code, 'role="alert"' in answer.text) == (422, True)
+            response = send(admin, "/", "/notes", text=text)
+            assert (response.status_code, 'role="alert"' in response.text) == (422, True)
         assert send(admin, "/", "/notes", text="\r\n".join("é" * 250)).status_code == 303
         assert send(admin, "/", "/notes", text="\r\n".join("é" * 251)).status_code == 422
         assert send(admin, "/", "/notes", text="x" * 100_000).status_code == 413
-        for fields in (FRIEND | {"username": "admin"}, FRIEND | {"password": "short"}, FRIEND | {"username": "a\x00b"}):
+        for fields in (BEN | {"username": "admin"}, BEN | {"password": "short"}, BEN | {"username": "a\x00b"}):
             assert send(admin, "/staff", "/staff/users", **fields).status_code == 422
-        answer = send(admin, "/staff", "/staff/users", **FRIEND | {"password": "short"})
-        assert "This password is too short. It must contain at least 15 characters." in answer.text
-        answer = send(
-            admin, "/staff", "/staff/users", **FRIEND | {"username": "ADMIN", "email": "ben@", "password": ""}
-        )
+        response = send(admin, "/staff", "/staff/users", **BEN | {"password": "short"})
+        assert "This password is too short. It must contain at least 15 characters." in response.text
+        response = send(admin, "/staff", "/staff/users", **BEN | {"username": "ADMIN", "email": "ben@", "password": ""})
         for reason in ("This username is taken.", "Enter a valid email address.", "This field is required."):
-            assert reason in answer.text
-        assert re.search(r'<input id="id_username"[^>]* required value="ADMIN"[^>]* aria-invalid="true" ', answer.text)
+            assert reason in response.text
+        assert re.search(
+            r'<input id="id_username"[^>]* required value="ADMIN"[^>]* aria-invalid="true" ', response.text
+        )
         for password in ("ben ben ben ben ben", "notes notes notes 1"):
-            assert send(admin, "/staff", "/staff/users", **FRIEND | {"password": password}).status_code == 422
+            assert send(admin, "/staff", "/staff/users", **BEN | {"password": password}).status_code == 422
         assert send(admin, "/staff", "/staff/writers", user="999", wish="add").status_code == 404
         assert send(admin, "/staff", "/staff/writers", user="1", wish="?").status_code == 400
         for note in ("0", "9" * 12, "9" * 5000, "x", "%00", "²"):
@@ -151,11 +153,11 @@ def test_what_cannot_be_kept_is_refused_with_a_reason(start: Start) -> None:
     "store",
     ["database", "cookie", "memory", *(pytest.param(store, marks=needs_redis) for store in ("redis", "cached"))],
 )
-def test_a_session_takes_json_objects_and_nothing_else(start: Start, store: str) -> None:
+def test_a_session_accepts_json_objects_only(start: Start, store: str) -> None:
     url = start(SESSION_STORE=store, REDIS_URL=REDIS_URL).url
-    kept = httpx.post(f"{url}/api/session", json={"cart": [1, {"é": None}], "": 1.5})
-    assert kept.json() == {"session": {"cart": [1, {"é": None}], "": 1.5}}
-    assert httpx.get(f"{url}/api/me", cookies=dict(kept.cookies)).json() == {
+    saved = httpx.post(f"{url}/api/session", json={"cart": [1, {"é": None}], "": 1.5})
+    assert saved.json() == {"session": {"cart": [1, {"é": None}], "": 1.5}}
+    assert httpx.get(f"{url}/api/me", cookies=dict(saved.cookies)).json() == {
         "is_authenticated": False,
         "username": "",
         "permissions": [],
@@ -180,8 +182,8 @@ def test_a_session_takes_json_objects_and_nothing_else(start: Start, store: str)
         b'{"a":' * 10_000,
     ]
     for body in refused:
-        answer = httpx.post(f"{url}/api/session", content=body)
-        assert (answer.status_code, list(answer.json())) == (400, ["detail"]), body[:40]
+        response = httpx.post(f"{url}/api/session", content=body)
+        assert (response.status_code, list(response.json())) == (400, ["detail"]), body[:40]
     assert httpx.post(f"{url}/api/session", content=b" " * 70_000).status_code == 413
     assert httpx.post(f"{url}/api/session", content=iter([b" " * 40_000] * 2)).status_code == 413
     assert httpx.post(f"{url}/api/session", json={"a": "x" * 65_530}).status_code == 413
@@ -189,10 +191,10 @@ def test_a_session_takes_json_objects_and_nothing_else(start: Start, store: str)
     assert longest.status_code == 200
 
 
-def test_errors_are_pages_for_people_and_json_for_programs(start: Start) -> None:
+def test_errors_are_html_pages_or_json_for_the_api(start: Start) -> None:
     url = start().url
     page = httpx.get(f"{url}/nothing")
-    assert (page.status_code, "There is nothing here" in page.text) == (404, True)
+    assert (page.status_code, "Page not found" in page.text) == (404, True)
     assert httpx.get(f"{url}/api/nothing").json() == {"detail": "Not Found"}
     assert httpx.get(f"{url}/static/nothing").status_code == 404
     assert httpx.get(f"{url}/static/%00").status_code == 404
@@ -202,9 +204,9 @@ def test_errors_are_pages_for_people_and_json_for_programs(start: Start) -> None
     assert "vary" not in httpx.get(f"{url}/static/style.css").headers
 
 
-def test_a_visitor_makes_an_account_with_the_link_from_a_mail(start: Start, database_url: str) -> None:
+def test_a_visitor_registers_with_the_link_from_a_mail(start: Start, database_url: str) -> None:
     server = start(DATABASE_URL=database_url)
-    asked = {
+    fields = {
         "username": "cem",
         "email": "cem@example.org",
         "password1": "nine loud herons",
@@ -212,12 +214,12 @@ def test_a_visitor_makes_an_account_with_the_link_from_a_mail(start: Start, data
     }
     with browser(server) as visitor, browser(server) as elsewhere, browser(server) as admin:
         assert 'href="/accounts/register"' in visitor.get("/").text
-        answer = send(visitor, "/accounts/register", "/accounts/register", **asked)
-        assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/register/done")
+        response = send(visitor, "/accounts/register", "/accounts/register", **fields)
+        assert (response.status_code, response.headers["location"]) == (303, "/accounts/register/done")
         assert send(visitor, "/accounts/login", "/accounts/login", username="cem", password="nine loud herons").is_error
         link = link_in(mail_to(server, "cem@example.org", "Confirm your e-mail address for Notes"))
         assert link.startswith(f"{server.url}/accounts/register/confirm/")
-        # Another browser than the one that registered is asked for the password.
+        # A browser other than the one that registered must enter the password.
         assert follow(elsewhere, link).status_code == 422
         assert "/register/complete" in str(follow(elsewhere, link, password="nine loud herons").url)
         assert elsewhere.get(link).status_code == 404
@@ -225,41 +227,41 @@ def test_a_visitor_makes_an_account_with_the_link_from_a_mail(start: Start, data
         assert visitor.get("/api/me").json()["permissions"] == []
         assert send(visitor, "/me", "/notes", text="Not yet").status_code == 403
         log_in(admin, "admin", server.password)
-        found = re.search(r'name="user" value="(\d+)"', admin.get("/staff").text.partition("<strong>cem</strong>")[2])
-        assert found
-        assert send(admin, "/staff", "/staff/writers", user=found[1], wish="add").status_code == 303
+        match = re.search(r'name="user" value="(\d+)"', admin.get("/staff").text.partition("<strong>cem</strong>")[2])
+        assert match
+        assert send(admin, "/staff", "/staff/writers", user=match[1], wish="add").status_code == 303
         assert send(visitor, "/", "/notes", text="Herons stand").status_code == 303
 
 
-def test_whoever_forgot_the_password_chooses_another(start: Start, database_url: str) -> None:
+def test_a_user_resets_a_forgotten_password(start: Start, database_url: str) -> None:
     server = start(DATABASE_URL=database_url)
     with browser(server) as admin, browser(server) as friend:
         log_in(admin, "admin", server.password)
-        given = FRIEND | {"email": "ben@example.org"}
-        assert send(admin, "/staff", "/staff/users", **given).status_code == 303
-        assert "Somebody else has this address" in send(admin, "/staff", "/staff/users", **given).text
+        fields = BEN | {"email": "ben@example.org"}
+        assert send(admin, "/staff", "/staff/users", **fields).status_code == 303
+        assert "Another user has this address" in send(admin, "/staff", "/staff/users", **fields).text
         page = "/accounts/password_reset"
-        assert send(friend, page, page, email="nobody@example.org").headers["location"] == f"{page}/done"
+        assert send(friend, page, page, email="unknown@example.org").headers["location"] == f"{page}/done"
         assert send(friend, page, page, email="Ben@Example.org").headers["location"] == f"{page}/done"
         link = link_in(mail_to(server, "ben@example.org", "Choose a new password"))
-        chosen = {"new_password1": "eight slow badgers", "new_password2": "eight slow badgers"}
-        assert str(follow(friend, link, **chosen).url).endswith("/accounts/reset/done")
+        passwords = {"new_password1": "eight slow badgers", "new_password2": "eight slow badgers"}
+        assert str(follow(friend, link, **passwords).url).endswith("/accounts/reset/done")
         assert friend.get(link).status_code == 404
-        assert send(friend, "/accounts/login", "/accounts/login", **FRIEND).status_code == 422
+        assert send(friend, "/accounts/login", "/accounts/login", **BEN).status_code == 422
         log_in(friend, "ben", "eight slow badgers")
-    assert "nobody@example.org" not in server.output
+    assert "unknown@example.org" not in server.output
 
 
-def test_an_address_is_changed_and_the_change_taken_back(start: Start, database_url: str) -> None:
+def test_an_email_change_is_confirmed_and_undone(start: Start, database_url: str) -> None:
     server = start(DATABASE_URL=database_url)
     with browser(server) as admin, browser(server) as thief, browser(server) as owner:
         log_in(admin, "admin", server.password)
-        assert send(admin, "/staff", "/staff/users", **FRIEND, email="ben@example.org").status_code == 303
-        log_in(thief, **FRIEND)
+        assert send(admin, "/staff", "/staff/users", **BEN, email="ben@example.org").status_code == 303
+        log_in(thief, **BEN)
         assert 'href="/accounts/email_change"' in thief.get("/me").text
         page = "/accounts/email_change"
-        answer = send(thief, page, page, email="thief@example.org", old_password=FRIEND["password"])
-        assert (answer.status_code, answer.headers["location"]) == (303, f"{page}/done")
+        response = send(thief, page, page, email="thief@example.org", old_password=BEN["password"])
+        assert (response.status_code, response.headers["location"]) == (303, f"{page}/done")
         assert "<dd>ben@example.org</dd>" in thief.get("/me").text
         link = link_in(mail_to(server, "thief@example.org", "Confirm your new e-mail address"))
         assert str(follow(thief, link).url).endswith(f"{page}/complete")
@@ -269,14 +271,14 @@ def test_an_address_is_changed_and_the_change_taken_back(start: Start, database_
         assert "/accounts/email_undo/confirm/" in undo
         assert str(follow(owner, undo).url).endswith("/accounts/email_undo/complete")
         assert thief.get("/api/me").json()["is_authenticated"] is False
-        assert send(thief, "/accounts/login", "/accounts/login", **FRIEND).status_code == 422
+        assert send(thief, "/accounts/login", "/accounts/login", **BEN).status_code == 422
         link = link_in(mail_to(server, "ben@example.org", "Choose a new password"))
         follow(owner, link, new_password1="eight slow badgers", new_password2="eight slow badgers")
         log_in(owner, "ben", "eight slow badgers")
         assert "<dd>ben@example.org</dd>" in owner.get("/me").text
 
 
-def test_account_pages_and_mails_speak_the_language_of_the_browser(start: Start) -> None:
+def test_account_pages_and_mails_are_in_the_language_of_the_browser(start: Start) -> None:
     server = start(HIBP="1")
     with browser(server) as visitor:
         visitor.headers["accept-language"] = "de-CH,en;q=0.5"
@@ -292,9 +294,9 @@ def test_account_pages_and_mails_speak_the_language_of_the_browser(start: Start)
     assert '<html lang="en"' in httpx.get(f"{english.url}/accounts/login", headers={"accept-language": "de"}).text
 
 
-def test_password_managers_find_the_page(start: Start) -> None:
-    answer = httpx.get(f"{start().url}/.well-known/change-password")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/password_change")
+def test_password_managers_find_the_password_change_page(start: Start) -> None:
+    response = httpx.get(f"{start().url}/.well-known/change-password")
+    assert (response.status_code, response.headers["location"]) == (303, "/accounts/password_change")
 
 
 class Inbox(MessageHandler):
@@ -309,10 +311,10 @@ class Inbox(MessageHandler):
         return mail
 
     def handle_message(self, message: Message) -> None:
-        """It is kept already."""
+        """Does nothing: `prepare_message` has stored the mail."""
 
 
-def test_a_server_receives_the_mails(start: Start) -> None:
+def test_mails_are_sent_to_an_smtp_server(start: Start) -> None:
     inbox, port = Inbox(), free_port()
     controller = Controller(inbox, hostname="127.0.0.1", port=port)
     controller.start()
@@ -331,7 +333,7 @@ def test_a_server_receives_the_mails(start: Start) -> None:
     assert "cem@example.org" not in server.output
 
 
-def test_a_port_that_the_system_chooses_is_named_in_mails(tmp_path: Path) -> None:
+def test_links_in_mails_contain_a_port_chosen_by_the_system(tmp_path: Path) -> None:
     server = Server(tmp_path, 0, environment(PORT="0", HOST="0.0.0.0", MAIL_FROM="The notes <notes@example.org>"))
     try:
         server.url = wait_for(lambda: re.search(r"http://localhost:[1-9]\d*", server.output))[0]
@@ -350,23 +352,23 @@ def test_a_port_that_the_system_chooses_is_named_in_mails(tmp_path: Path) -> Non
     [({}, True), ({"TRUSTED_PROXIES": "127.0.0.1"}, False), ({"THROTTLING": "off"}, False)],
     ids=str,
 )
-def test_what_a_visitor_says_of_an_address_is_believed_of_named_proxies_only(
+def test_x_forwarded_for_is_trusted_from_trusted_proxies_only(
     start: Start, variables: dict[str, str], is_throttled: bool
 ) -> None:
     page = f"{start(**variables).url}/accounts/password_reset"
-    answers = [
+    responses = [
         httpx.post(page, data={"email": f"{i}@example.org"}, headers={"x-forwarded-for": f"192.0.2.{i}"})
         for i in range(40)
     ]
-    refused = [answer for answer in answers if answer.status_code == 429]
+    refused = [response for response in responses if response.status_code == 429]
     assert bool(refused) is is_throttled
-    for answer in refused[:1]:
-        assert int(answer.headers["retry-after"]) > 0
-        assert 'href="/"' in answer.text
+    for response in refused[:1]:
+        assert int(response.headers["retry-after"]) > 0
+        assert 'href="/"' in response.text
 
 
 @pytest.mark.parametrize("store", ["database", "memory", pytest.param("redis", marks=needs_redis)])
-def test_people_see_where_they_are_logged_in(start: Start, store: str) -> None:
+def test_users_see_their_active_sessions(start: Start, store: str) -> None:
     server = start(SESSION_STORE=store, REDIS_URL=REDIS_URL, MAX_SESSIONS="2")
     with browser(server) as desk, browser(server) as phone, browser(server) as third:
         for client in (desk, phone):
@@ -375,11 +377,11 @@ def test_people_see_where_they_are_logged_in(start: Start, store: str) -> None:
         page = desk.get("/accounts/sessions").text
         assert page.count("IP address: 127.0.0.1") == 2
         log_in(third, "admin", server.password)
-        signed_in = [client.get("/api/me").json()["is_authenticated"] for client in (desk, phone, third)]
-        assert (signed_in.count(True), signed_in[2]) == (2, True) or store == "memory"
+        logged_in = [client.get("/api/me").json()["is_authenticated"] for client in (desk, phone, third)]
+        assert (logged_in.count(True), logged_in[2]) == (2, True) or store == "memory"
 
 
-def test_sessions_in_cookies_have_no_list(start: Start) -> None:
+def test_sessions_in_cookies_cannot_be_listed(start: Start) -> None:
     server = start(SESSION_STORE="cookie")
     with browser(server) as admin:
         log_in(admin, "admin", server.password)
@@ -387,10 +389,10 @@ def test_sessions_in_cookies_have_no_list(start: Start) -> None:
         assert admin.get("/accounts/sessions").status_code == 404
 
 
-def test_a_django_runs_beside_it_on_one_database(tmp_path: Path, database_url: str) -> None:
-    """By one line; the same user is known in both, and Django's admin manages what we made."""
+def test_a_django_project_shares_the_database_and_logins(tmp_path: Path, database_url: str) -> None:
+    """One command starts both. Users and logins are shared, and Django's admin manages users created here."""
     port = free_port()
-    # On a file, with sessions in cookies.
+    # With SQLite, sessions are in cookies.
     store = "cookie" if "sqlite" in database_url else "database"
     variables = environment(PORT=str(port), DATABASE_URL=database_url, SESSION_STORE=store)
     server = Server(tmp_path, port, variables, module="example_app.django_site")
@@ -405,10 +407,10 @@ def test_a_django_runs_beside_it_on_one_database(tmp_path: Path, database_url: s
             page = admin.get(f"{django}/admin/auth/user/")
             assert "1 user" in page.text
             token = token_in(admin.get(django).text)
-            out = admin.post(
+            logout = admin.post(
                 f"{django}/accounts/logout/", data={"csrfmiddlewaretoken": token}, headers={"origin": django}
             )
-            assert out.status_code == 302
+            assert logout.status_code == 302
             assert admin.get("/api/me").json()["is_authenticated"] is False
             token = token_in(admin.get(f"{django}/accounts/login/").text)
             fields = {"username": "admin", "password": server.password, "csrfmiddlewaretoken": token}
@@ -418,22 +420,22 @@ def test_a_django_runs_beside_it_on_one_database(tmp_path: Path, database_url: s
         server.stop()
 
 
-def test_several_that_start_at_once_make_one_admin(tmp_path: Path) -> None:
+def test_servers_that_start_at_once_create_one_admin(tmp_path: Path) -> None:
     servers = [Server(tmp_path, port, environment(PORT=str(port))) for port in (free_port(), free_port(), free_port())]
     try:
-        told = [server.wait().output.count("password:") for server in servers]
+        printed = [server.wait().output.count("password:") for server in servers]
     finally:
         for server in servers:
             server.stop()
-    assert sum(told) == 1
+    assert sum(printed) == 1
 
 
-def test_a_port_that_is_taken_is_found_out_before_anything_is_made(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = run(tmp_path, PORT=str(port))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert str(port) in done.stderr
+def test_a_taken_port_is_reported_before_anything_is_created(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        completed = run(tmp_path, PORT=str(port))
+    assert (completed.returncode, completed.stdout, completed.stderr.count("\n")) == (1, "", 1), completed.stderr
+    assert str(port) in completed.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -453,7 +455,7 @@ def test_a_port_that_is_taken_is_found_out_before_anything_is_made(tmp_path: Pat
         {"PORT": "eighty"},
         {"PORT": "70000"},
         {"PORT": "-1"},
-        {"DATABASE_URL": "oracle://nobody:secret@host/name"},
+        {"DATABASE_URL": "oracle://ben:secret@host/name"},
         {"DATABASE_URL": "?"},
         {"DATABASE_URL": "sqlite+aiosqlite:///:memory:"},
         {"BASE_URL": "notes.example"},
@@ -480,11 +482,11 @@ def test_a_port_that_is_taken_is_found_out_before_anything_is_made(tmp_path: Pat
     ],
     ids=str,
 )
-def test_a_setting_that_cannot_be_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str]) -> None:
-    done = run(tmp_path, **{"PORT": "0", **variables})
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert "secret" not in done.stderr
-    assert done.stderr.endswith(".\n")
+def test_an_invalid_setting_is_refused_in_one_line(tmp_path: Path, variables: dict[str, str]) -> None:
+    completed = run(tmp_path, **{"PORT": "0", **variables})
+    assert (completed.returncode, completed.stdout, completed.stderr.count("\n")) == (1, "", 1), completed.stderr
+    assert "secret" not in completed.stderr
+    assert completed.stderr.endswith(".\n")
 
 
 def run(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Whatever a stranger sends, no answer is 500 or above."""
+"""Sends random requests: no response may have a status of 500 or above."""
 
 import asyncio
 from collections.abc import Iterator
@@ -47,13 +47,13 @@ cookies = st.lists(
 headers = st.lists(st.tuples(header_names, values) | cookies, max_size=6)
 fields = st.sampled_from([b"username", b"password", b"next", b"csrfmiddlewaretoken", b"x"])
 bodies = st.lists(st.tuples(fields, raw), max_size=6).map(lambda pairs: b"&".join(a + b"=" + b for a, b in pairs)) | raw
-kinds = st.sampled_from(
+content_types = st.sampled_from(
     [FORM, "multipart/form-data; boundary=x", "multipart/form-data", "application/json", "", "\xff/;;"]
 )
 
 
 class Visitor:
-    """Sends what no honest client would let one send."""
+    """Sends requests that an HTTP client would refuse to send."""
 
     def __init__(self, folder: Path, sessions: Any) -> None:
         self.loop = asyncio.Runner()
@@ -77,21 +77,21 @@ class Visitor:
         self.loop.close()
 
     def send(self, scope: dict[str, Any], body: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
-        status, sent_headers, sent = 0, [], [{"type": "http.request", "body": body}]
+        status, response_headers, messages = 0, [], [{"type": "http.request", "body": body}]
 
         async def receive() -> Any:
-            return sent.pop() if sent else {"type": "http.disconnect"}
+            return messages.pop() if messages else {"type": "http.disconnect"}
 
         async def send(message: Any) -> None:
-            nonlocal status, sent_headers
+            nonlocal status, response_headers
             if message["type"] == "http.response.start":
-                status, sent_headers = message["status"], list(message["headers"])
+                status, response_headers = message["status"], list(message["headers"])
 
-        async def visit() -> None:
+        async def run() -> None:
             await self.app(scope, receive, send)
 
-        self.loop.run(visit())
-        return status, sent_headers
+        self.loop.run(run())
+        return status, response_headers
 
 
 @pytest.fixture(params=["database", "cookie", "memory"])
@@ -109,17 +109,17 @@ def visitor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     scheme=st.sampled_from(["http", "https"]),
     query=raw,
     headers=headers,
-    kind=kinds,
+    content_type=content_types,
     body=bodies,
 )
-def test_no_request_breaks_it(
+def test_no_request_causes_a_server_error(
     visitor: Visitor,
     path: str,
     method: str,
     scheme: str,
     query: bytes,
     headers: list[tuple[bytes, bytes]],
-    kind: str,
+    content_type: str,
     body: bytes,
 ) -> None:
     scope = {
@@ -130,12 +130,12 @@ def test_no_request_breaks_it(
         "root_path": "",
         "scheme": scheme,
         "query_string": query,
-        "headers": [*headers, (b"content-type", kind.encode("latin-1"))],
+        "headers": [*headers, (b"content-type", content_type.encode("latin-1"))],
         "client": ("192.0.2.1", 1),
         "server": ("testserver", 80),
     }
-    status, answered = visitor.send(scope, body)
+    status, response_headers = visitor.send(scope, body)
     assert 200 <= status < 500
-    for name, value in answered:
+    for name, value in response_headers:
         assert b"\r" not in name + value
         assert b"\n" not in name + value

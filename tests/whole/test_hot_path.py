@@ -1,4 +1,4 @@
-"""What an authenticated request costs, in what can be counted. What it takes in time is for a benchmark."""
+"""Counts the statements, connections, thread switches and function calls of an authenticated request."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -22,7 +22,8 @@ from starlette_auth.testing import log_in
 from ..conftest import BACKENDS, DJANGO, client_of, count_statements, name_of, with_store
 from ..support.apps import make_app
 
-MOST_CALLS = {"sqlite": 240, "postgresql": 440}  # of Python functions, the server's and Starlette's included
+#: The limits on calls of Python functions per request, including the test's server and Starlette.
+MAX_CALLS = {"sqlite": 240, "postgresql": 440}
 
 
 @permission_required("polls.add_vote")
@@ -36,8 +37,8 @@ async def auth(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield auth
 
 
-async def ask(app: ASGIApp, cookies: str) -> int:
-    """The status of the answer to somebody who wants to vote, without a client of HTTP around it."""
+async def request_vote(app: ASGIApp, cookies: str) -> int:
+    """Requests /vote without an HTTP client, and returns the status of the response."""
     status = 0
 
     async def receive() -> Message:
@@ -53,8 +54,8 @@ async def ask(app: ASGIApp, cookies: str) -> int:
     return status
 
 
-async def voter_of(auth: Auth) -> tuple[ASGIApp, str]:
-    """An application, and the cookies of somebody whose permission comes through a group."""
+async def create_voter(auth: Auth) -> tuple[ASGIApp, str]:
+    """Returns an application, and the cookies of a user who has the permission through a group."""
     ann, voters = await auth.users.create_user("ann"), await auth.users.create_group("voters")
     await auth.users.create_permission("polls.add_vote")
     await auth.users.grant(voters, "polls.add_vote")
@@ -63,75 +64,79 @@ async def voter_of(auth: Auth) -> tuple[ASGIApp, str]:
     async with client_of(app) as client:
         await log_in(client, ann, auth)
         cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-    for _ in range(3):  # by then every statement is rendered, and every connection open
-        assert await ask(app, cookies) == 200
+    for _ in range(3):  # compiles all statements and opens all connections
+        assert await request_vote(app, cookies) == 200
     return app, cookies
 
 
-async def test_it_costs_one_question_on_one_connection(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> None:
-    app, cookies = await voter_of(auth)
-    said, acquired = count_statements(auth, monkeypatch), []
+async def test_an_authenticated_request_runs_one_query_on_one_connection(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, cookies = await create_voter(auth)
+    statements, acquired = count_statements(auth, monkeypatch), []
     backend = type(auth.database._backend.connection())
     acquire = backend.acquire
 
-    async def counting(self: ConnectionBackend) -> None:
+    async def counting_acquire(self: ConnectionBackend) -> None:
         acquired.append(self)
         await acquire(self)
 
-    monkeypatch.setattr(backend, "acquire", counting)
-    monkeypatch.setattr(sa.ClauseElement, "compile", None)  # nothing is compiled any more
-    assert await ask(app, cookies) == 200
-    # Django's table of sessions does not know whose they are: a second question has to follow the first.
-    assert len(said) == (2 if auth.tables.django_tables else 1)
-    assert all(statement.startswith("SELECT") for statement in said)
+    monkeypatch.setattr(backend, "acquire", counting_acquire)
+    monkeypatch.setattr(sa.ClauseElement, "compile", None)  # compiling would fail from here on
+    assert await request_vote(app, cookies) == 200
+    # The session table of Django has no user column, so a second query loads the user.
+    assert len(statements) == (2 if auth.tables.django_tables else 1)
+    assert all(statement.startswith("SELECT") for statement in statements)
     assert len(acquired) == (0 if auth.gateway.dialect == "sqlite" else 1)
-    said.clear()
-    assert await ask(app, "") == 303
-    assert said == []
+    statements.clear()
+    assert await request_vote(app, "") == 303
+    assert statements == []
 
 
-async def test_on_sqlite_it_costs_one_way_to_another_thread(auth: Auth, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_on_sqlite_an_authenticated_request_makes_one_call_in_another_thread(
+    auth: Auth, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if auth.gateway.dialect != "sqlite":
-        pytest.skip("the other drivers have no threads")
-    app, cookies = await voter_of(auth)
-    hops: list[Any] = []
+        pytest.skip("the other drivers use no threads")
+    app, cookies = await create_voter(auth)
+    thread_calls: list[Any] = []
     execute: Any = aiosqlite.Connection._execute
 
-    async def counting(self: aiosqlite.Connection, *args: Any, **options: Any) -> Any:
-        hops.append(args)
+    async def counting_execute(self: aiosqlite.Connection, *args: Any, **options: Any) -> Any:
+        thread_calls.append(args)
         return await execute(self, *args, **options)
 
-    monkeypatch.setattr(aiosqlite.Connection, "_execute", counting)
-    assert await ask(app, cookies) == 200
-    assert len(hops) == (2 if auth.tables.django_tables else 1)
+    monkeypatch.setattr(aiosqlite.Connection, "_execute", counting_execute)
+    assert await request_vote(app, cookies) == 200
+    assert len(thread_calls) == (2 if auth.tables.django_tables else 1)
 
 
-async def test_it_costs_few_calls_of_functions(auth: Auth) -> None:
-    most = MOST_CALLS.get(auth.gateway.dialect)
-    if most is None or auth.tables.django_tables:
-        pytest.skip("there is no bar for this one")
-    app, cookies = await voter_of(auth)
+async def test_an_authenticated_request_makes_few_function_calls(auth: Auth) -> None:
+    max_calls = MAX_CALLS.get(auth.gateway.dialect)
+    if max_calls is None or auth.tables.django_tables:
+        pytest.skip("no limit is set for this database")
+    app, cookies = await create_voter(auth)
     calls = 0
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
         calls += event == "call"
 
-    before = sys.getprofile()
+    previous_profiler = sys.getprofile()
     sys.setprofile(count)
     for _ in range(10):
-        await ask(app, cookies)
-    sys.setprofile(before)
-    assert calls / 10 <= most
+        await request_vote(app, cookies)
+    sys.setprofile(previous_profiler)
+    assert calls / 10 <= max_calls
 
 
-async def test_several_questions_share_a_connection_also_inside_a_transaction(auth: Auth) -> None:
+async def test_single_connection_sees_rows_written_inside_it_and_inside_atomic(auth: Auth) -> None:
     gateway: Gateway = auth.gateway
-    question = sa.select(auth.tables.user.c.id)
+    query = sa.select(auth.tables.user.c.id)
     async with gateway.single_connection():
-        assert await gateway.fetch_all(question) == []
+        assert await gateway.fetch_all(query) == []
         await auth.users.create_user("ann")
-        assert len(await gateway.fetch_all(question)) == 1
+        assert len(await gateway.fetch_all(query)) == 1
     async with gateway.atomic(), gateway.single_connection():
         await auth.users.create_user("ben")
-        assert len(await gateway.fetch_all(question)) == 2
+        assert len(await gateway.fetch_all(query)) == 2

@@ -1,1 +1,1 @@
-"""A real Django project for the tests, in processes of its own."""
+"""A real Django project for the tests. It runs in separate processes."""

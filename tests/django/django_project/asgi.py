@@ -1,4 +1,4 @@
-"""Makes Django's tables, and serves: `python -m tests.django.django_project.asgi PORT`."""
+"""Creates Django's tables and runs a server: `python -m tests.django.django_project.asgi PORT`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Django's own, fast enough for tests."""
+"""Django's PBKDF2 hasher with few iterations, for fast tests."""
 
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 

@@ -1,4 +1,4 @@
-"""What the tests ask of Django over HTTP."""
+"""Views with which the tests control Django over HTTP."""
 
 import json
 import time
@@ -27,7 +27,7 @@ def whoami(request):
 
 @csrf_exempt
 def login(request):
-    """Through Django's own doors."""
+    """Logs a user in with Django's `authenticate` and `login`."""
     user = auth.authenticate(request, **json.loads(request.body))
     if user is None:
         return HttpResponse(status=403)
@@ -43,7 +43,7 @@ def logout(request):
 
 @csrf_exempt
 def session(request):
-    """Merges JSON into the session; with `?wait`, some seconds after it was read."""
+    """Merges JSON into the session. `?wait` is the delay in seconds between reading and changing it."""
     len(dict(request.session))
     time.sleep(float(request.GET.get("wait", 0)))
     request.session.update(json.loads(request.body))
@@ -64,7 +64,7 @@ def message(request):
 
 @csrf_exempt
 def password(request):
-    """As the page for it does: the session of whoever changes it goes on."""
+    """Changes the user's password and keeps this session, as Django's page does."""
     request.user.set_password(request.body.decode())
     request.user.save()
     auth.update_session_auth_hash(request, request.user)
@@ -72,7 +72,7 @@ def password(request):
 
 
 def form(request):
-    """A form that is guarded against other sites."""
+    """A form with CSRF protection."""
     if request.method == "POST":
         return HttpResponse("posted")
     return HttpResponse(engines["django"].from_string(FORM).render({}, request))
@@ -80,7 +80,7 @@ def form(request):
 
 @csrf_exempt
 def run(request):
-    """Code for Django's shell, which leaves its answer in `result`."""
+    """Runs code. Returns the value that it assigns to `result`."""
     names = {"json": json, "User": auth.get_user_model(), "result": None}
     exec(request.body.decode(), names)
     return JsonResponse({"result": names["result"]})

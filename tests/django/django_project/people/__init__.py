@@ -1,1 +1,1 @@
-"""Users of other kinds than Django's own."""
+"""An app with a custom user model."""

@@ -1,4 +1,4 @@
-"""A user with an address for a name, a UUID for a key, and a column more; and something that hangs on users."""
+"""A custom user model, and a model that refers to users."""
 
 import uuid
 
@@ -18,7 +18,7 @@ class Manager(BaseUserManager):
         return self.create_user(email, password, is_staff=True, is_superuser=True, **fields)
 
 
-if settings.AUTH_USER_MODEL == "people.Person":  # beside Django's own user it would be in the way
+if settings.AUTH_USER_MODEL == "people.Person":  # beside Django's own user model, it would conflict
 
     class Person(AbstractUser):
         id = models.UUIDField(primary_key=True, default=uuid.uuid4)
