@@ -218,8 +218,8 @@ class Auth:
         self.user_sessions.subscribe()
 
     def _build_backends(self, backends: Sequence[AuthenticationBackend], login_fields: Sequence[str]) -> None:
-        guard = LoginThrottle(self.throttle, devices=self.devices, proxies=self.proxies)
-        self.model_backend = ModelBackend(self.users, login_fields=login_fields, throttle=guard)
+        login_throttle = LoginThrottle(self.throttle, devices=self.devices, proxies=self.proxies)
+        self.model_backend = ModelBackend(self.users, login_fields=login_fields, throttle=login_throttle)
         self.login_fields = self.model_backend.login_fields
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)

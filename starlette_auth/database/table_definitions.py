@@ -35,7 +35,7 @@ def user_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-def django_user_table(metadata: sa.MetaData, name: str, username_field: str, zone: tzinfo) -> sa.Table:
+def django_user_table(metadata: sa.MetaData, name: str, username_field: str) -> sa.Table:
     """Returns the table of a user model with the columns of Django's AbstractUser.
 
     `username_field` takes the place of the username column. If it is "email", there is only one email column.

@@ -101,7 +101,7 @@ class Tables:
         tables = cls.__new__(cls)
         tables.metadata = sa.MetaData()
         zone = time_zone or UTC
-        tables.user = django_user_table(tables.metadata, user, username_field, zone) if isinstance(user, str) else user
+        tables.user = django_user_table(tables.metadata, user, username_field) if isinstance(user, str) else user
         for name in ("password", "last_login", "is_superuser", username_field):
             if name not in tables.user.columns:
                 raise ImproperlyConfigured(
