@@ -73,6 +73,8 @@ class KeptPostgreSQLConnections(PoolConnections):
         kept = self._take()
         if kept is None:
             return await super().acquire(write=write, durable=durable)
+        if kept.raw_connection is not None:
+            return kept
         try:
             return await kept.opened()
         except BaseException:
@@ -116,7 +118,7 @@ class SQLiteConnections(Connections):
 
     async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
         if not write:
-            return await self.reader.opened()
+            return self.reader if self.reader.raw_connection is not None else await self.reader.opened()
         await self.write_lock.acquire()
         try:
             return await (self.writer if durable else self.relaxed_writer).opened()
