@@ -19,7 +19,7 @@ from .backends.user_sessions import UserSessions, WhenFull
 from .core.clock import Clock
 from .core.events import Events, PasswordCheckUnavailable
 from .core.exceptions import ImproperlyConfigured, ValidationError
-from .core.signing import SecretKeys
+from .core.signing import SecretKeys, require_strong_keys
 from .core.templating import Templates
 from .core.translation import Languages, override_language
 from .database.gateway import Gateway
@@ -134,6 +134,7 @@ class Auth:
         self._build_backends(backends, login_fields)
         self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
         self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
+        require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
         self.csrf, self.csrf_tokens = parse_mode(csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
         self.login_url, self.login_redirect_url = login_url, login_redirect_url
         self.logout_redirect_url = logout_redirect_url

@@ -6,7 +6,14 @@ from contextlib import suppress
 from email.headerregistry import Address
 
 _find_lone_surrogate = re.compile("[\ud800-\udfff]").search
+#: Characters without a glyph that Unicode does not count as spaces, controls or formats: fillers, blank symbols,
+#: variation selectors, and code points that Unicode reserves as invisible.
+_is_filler = re.compile(
+    r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    r"\U0001d159\U000e0000-\U000e0fff]"
+).match
 MAX_NAME_LENGTH = 512
+INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
 ATOM = r'[^\s\x00-\x20\x7f"(),.:;<>@\[\\\]]+'
 LABEL = r"[A-Za-z0-9_\-\u0080-\U0010ffff]+"
 ADDRESS = re.compile(rf"({ATOM}(?:\.{ATOM})*)@({LABEL}(?:\.{LABEL})*)")
@@ -18,6 +25,15 @@ def has_lone_surrogate(text: str) -> bool:
     JSON can contain lone surrogates (`"\\ud800"`). They have no UTF-8 encoding, so databases cannot store them.
     """
     return not text.isascii() and _find_lone_surrogate(text) is not None
+
+
+def visible_characters(text: str) -> str:
+    """Returns a text without white space and invisible characters (Unicode categories Z, Cc, Cf; fillers)."""
+    return "".join(
+        character
+        for character in text
+        if unicodedata.category(character) not in INVISIBLE and not _is_filler(character)
+    )
 
 
 def normalize_username(username: str) -> str:

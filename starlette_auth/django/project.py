@@ -182,7 +182,7 @@ class DjangoProject(Defaults):
     def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
         if self.engine == "signed_cookies":
             return DjangoCookieStore(
-                keys.all,
+                keys,
                 max_age=self.session_cookie_age,
                 save_every_request=self.session_save_every_request,
                 time_zone=None if self.use_tz else self.zone(),
@@ -190,7 +190,7 @@ class DjangoProject(Defaults):
             )
         return DjangoStore(
             database,
-            keys.all,
+            keys,
             users=users,
             table=users.tables.session,
             salt=self.session_salt,

@@ -13,7 +13,7 @@ from databases import Database
 from itsdangerous import BadData
 
 from ..core.clock import TWO_WEEKS, Clock
-from ..core.signing import sha256_hex
+from ..core.signing import SecretKeys, sha256_hex
 from ..database.deletion import BATCH, delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
@@ -106,7 +106,7 @@ class DjangoStore(SessionStore):
     def __init__(
         self,
         database: Database,
-        secret_key: str | Sequence[str],
+        secret_key: str | Sequence[str] | SecretKeys,
         *,
         users: UserQueries[Any] | None = None,
         table: sa.Table | None = None,
@@ -122,7 +122,8 @@ class DjangoStore(SessionStore):
         self._zone = time_zone
         self.gateway = Gateway.of(database)
         self.table: sa.Table = table if table is not None else django_session_table(sa.MetaData())
-        self._signer = DjangoSigner([secret_key] if isinstance(secret_key, str) else secret_key, salt, clock=clock)
+        self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
+        self._signer = DjangoSigner(self.keys.all, salt, clock=clock)
         self._statements = DjangoSessionStatements(self.table, dialect=self.gateway.dialect)
         self._invalidate = invalidate
         self._save_every_request = save_every_request
