@@ -14,6 +14,7 @@ _is_filler = re.compile(
 ).match
 MAX_NAME_LENGTH = 512
 INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
+USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 ATOM = r'[^\s\x00-\x20\x7f"(),.:;<>@\[\\\]]+'
 LABEL = r"[A-Za-z0-9_\-\u0080-\U0010ffff]+"
 ADDRESS = re.compile(rf"({ATOM}(?:\.{ATOM})*)@({LABEL}(?:\.{LABEL})*)")
@@ -40,6 +41,14 @@ def normalize_username(username: str) -> str:
     """Returns a username in Unicode form NFKC, as Django does: ａｎｎ and ann are one name."""
     # Normalisation takes quadratic time. A name that is too long for the column is therefore returned unchanged.
     return unicodedata.normalize("NFKC", username) if len(username) <= MAX_NAME_LENGTH else username
+
+
+def is_username(username: str) -> bool:
+    """Returns whether a normalised username has visible letters, digits, and @ . + - _ only, as in Django.
+
+    An attacker could register a name that looks like another user's: with an invisible character or a line break.
+    """
+    return USERNAME.fullmatch(username) is not None and visible_characters(username) == username
 
 
 def normalize_email(email: str) -> str:

@@ -1,6 +1,5 @@
 """Pages on which visitors register an account."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
 from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
-from ..core.text import ascii_lower, normalize_email, normalize_username
+from ..core.text import ascii_lower, is_username, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
@@ -25,7 +24,6 @@ REGISTER = "register"
 BROWSER = "starlette_auth.registration"
 MAX_CHECKED = 6  # pending registrations whose password hash is compared with one submitted password
 MAX_USERNAME_LENGTH = 150
-USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 
 
 class Registration(Feature):
@@ -152,7 +150,7 @@ class Registration(Feature):
             form.data["email"] = normalize_email(form.data["email"])
         if "username" in form.fields and "username" not in form.errors:
             form.data["username"] = normalize_username(form.data["username"])
-            if not USERNAME.fullmatch(form.data["username"]):
+            if not is_username(form.data["username"]):
                 message = gettext(
                     "Enter a valid username. This value may contain only letters, numbers, and @/./+/-/_ characters."
                 )
