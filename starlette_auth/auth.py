@@ -29,7 +29,8 @@ from .http.cookies import Cookie
 from .http.headers import add_security_headers
 from .http.proxies import TrustedProxies
 from .http.scope import SCOPE_KEY
-from .http.urls import RedirectTargets, find_url_path, parse_origins, url_path_for
+from .http.site import Site
+from .http.urls import RedirectTargets, find_url_path, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -130,7 +131,8 @@ class Auth:
         self._connect(database, connections)
         self._build_passwords(passwords, password_validators, context_words, site_name)
         self._build_users(tables, user_class, rates, throttling, trusted_proxies)
-        self._build_sessions(sessions, cookie, session_limits, max_sessions, when_full)
+        self.site = Site(cookie=cookie or self.defaults.cookie(), trusted_origins=trusted_origins)
+        self._build_sessions(sessions, session_limits, max_sessions, when_full)
         self._build_backends(backends, login_fields)
         self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
         self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
@@ -139,7 +141,6 @@ class Auth:
         self.login_url, self.login_redirect_url = login_url, login_redirect_url
         self.logout_redirect_url = logout_redirect_url
         self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
-        self.trusted_origins = parse_origins(trusted_origins)
         self.login_after_reset, self.clear_site_data = login_after_reset, clear_site_data
         self.login_steps: list[LoginStep] = []
         self._attach_features(features)
@@ -192,7 +193,6 @@ class Auth:
     def _build_sessions(
         self,
         sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None,
-        cookie: Cookie | None,
         limits: SessionLimits | Preset | None,
         max_sessions: int | None,
         when_full: WhenFull,
@@ -201,7 +201,7 @@ class Auth:
         if sessions is None:
             sessions = self.defaults.sessions(self.database, self.users, self.keys, self.clock)
         self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
-        self.cookie = cookie or self.defaults.cookie()
+        self.cookie = self.site.cookie
         self.csrf_cookie = self.defaults.csrf_cookie(self.cookie)
         self.devices = KnownDevices(self.keys, self.cookie)
         self.session_backend = SessionBackend(

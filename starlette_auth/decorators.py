@@ -90,6 +90,16 @@ def login_not_required(endpoint: F) -> F:
     return endpoint
 
 
+def csrf_exempt(endpoint: F) -> F:
+    """Marks an endpoint to which other sites may post, such as a webhook. CSRFMiddleware does not check it.
+
+    It marks functions, HTTPEndpoint classes and their methods, and WebSocket endpoints. `login` and `complete_login`
+    still raise PermissionDenied for a request that another site sent.
+    """
+    endpoint.csrf_exempt = True  # type: ignore[attr-defined]
+    return endpoint
+
+
 def _guarded_async(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
     @functools.wraps(endpoint)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -136,6 +146,8 @@ def _guarded_class(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection],
             else:
                 await refuse(conn)(self.scope, self.receive, self.send)
 
+    if vars(endpoint).get("csrf_exempt") is True:
+        csrf_exempt(Guarded)
     return functools.update_wrapper(Guarded, endpoint, updated=())
 
 

@@ -15,7 +15,7 @@ from ..core.translation import gettext
 from ..decorators import login_not_required
 from ..http.content import sent_json
 from ..http.problems import error_message, problem_response
-from ..middlewares.csrf import cross_site_message, is_cross_site, rejection
+from ..middlewares.csrf import cross_site_message, rejection
 from ..users.models import User
 from .forms import Field, Form
 
@@ -36,7 +36,7 @@ def account_page(view: View) -> Endpoint:
         _mask_token_in_path(request)
         with auth.override_language(request):
             try:
-                if request.method == "POST" and is_cross_site(auth, request):
+                if auth.site.is_cross_site(request):
                     response = await rejection(auth, request, cross_site_message())
                 else:
                     response = await view(auth, request)
