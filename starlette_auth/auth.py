@@ -76,7 +76,8 @@ class Auth:
     names of routes, or paths. `next_hosts`: other hosts that a login may redirect to. `trusted_origins`: other origins
     whose pages may post to this site, as in "https://shop.example".
 
-    `mailer`, `base_url` (scheme and host of the site): needed for mail. `password_validators`: check new passwords;
+    `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
+    except on a loopback host. `password_validators`: check new passwords;
     `context_words`: words of the site, such as its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}.
     `trusted_proxies`: your reverse proxies; without them all visitors behind a proxy count as one client. `django`:
     the defaults of a Django project with the same database and secret key. `connections`: PostgreSQL connections of
@@ -131,7 +132,7 @@ class Auth:
         self._connect(database, connections)
         self._build_passwords(passwords, password_validators, context_words, site_name)
         self._build_users(tables, user_class, rates, throttling, trusted_proxies)
-        self.site = Site(cookie=cookie or self.defaults.cookie(), trusted_origins=trusted_origins)
+        self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(sessions, session_limits, max_sessions, when_full)
         self._build_backends(backends, login_fields)
         self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
@@ -202,7 +203,7 @@ class Auth:
             sessions = self.defaults.sessions(self.database, self.users, self.keys, self.clock)
         self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
         self.cookie = self.site.cookie
-        self.csrf_cookie = self.defaults.csrf_cookie(self.cookie)
+        self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
         self.devices = KnownDevices(self.keys, self.cookie)
         self.session_backend = SessionBackend(
             self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=self.clock

@@ -87,7 +87,7 @@ def parse_address(address: str, name: str = "recipient") -> Address:
         raise ValueError(
             f"The {name} of a mail must be one address without spaces or line breaks. Use the form ann@example.org."
         )
-    domain = _to_ascii(match[2])
+    domain = domain_to_ascii(match[2])
     if name == "sender" and not domain.isascii():
         raise ValueError("The sender's domain has no unambiguous ASCII form. Use its xn-- form.")
     return Address("", match[1], domain)
@@ -102,7 +102,7 @@ def is_email_address(text: str) -> bool:
     return "." in domain or domain == "localhost"
 
 
-def _to_ascii(domain: str) -> str:
+def domain_to_ascii(domain: str) -> str:
     """Returns a domain in ASCII; unchanged if IDNA 2003 would map it to another domain (straße to strasse)."""
     with suppress(UnicodeError):
         encoded = domain.encode("idna")

@@ -1,5 +1,6 @@
 """Which URLs may a redirect lead to, and what are the URLs of the pages?"""
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -10,11 +11,13 @@ from starlette.routing import NoMatchFound
 from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
-from ..core.text import has_lone_surrogate
+from ..core.text import domain_to_ascii, has_lone_surrogate
 from .cookies import Cookie
 from .scope import SCOPE_APP
 
 MAX_URL_LENGTH = 2048
+BASE_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE = "/:@!$&'()*+,;=-._~%"
 
 
@@ -81,10 +84,41 @@ def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
 
 
 def parse_origins(origins: Sequence[str]) -> frozenset[str]:
-    """Validates the setting `trusted_origins` and returns it in lower case."""
+    """Validates the setting `trusted_origins` and returns it as browsers write origins."""
     if isinstance(origins, str) or not all("://" in origin for origin in origins):
         raise ImproperlyConfigured('trusted_origins is a list. Pass trusted_origins=["https://shop.example"].')
-    return frozenset(origin.rstrip("/").lower() for origin in origins)
+    return frozenset(normalize_origin(origin) for origin in origins)
+
+
+def parse_base_url(base_url: str) -> str:
+    """Validates the setting `base_url` and returns it without a slash at the end."""
+    try:
+        parts = urlsplit(base_url)
+        host, port, rest = parts.hostname or "", parts.port, parts.path.strip("/") + parts.query + parts.fragment
+    except ValueError:
+        host, port, rest = "", None, ""
+    address = f"[{host}]" if ":" in host else host
+    if not host or rest or not BASE_URL.fullmatch(base_url) or parts.scheme not in ("http", "https"):
+        raise ImproperlyConfigured(
+            'base_url is not a scheme and host. Pass base_url="https://shop.example", without a path, user or password.'
+        )
+    return f"{parts.scheme}://{address}" + (f":{port}" if port else "")
+
+
+def normalize_origin(url: str) -> str:
+    """Returns the origin of a URL as browsers write it (RFC 6454 §6.2); text that is not a URL in lower case.
+
+    The domain is in ASCII and in lower case, and the default port of http and https is left out.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return url.lower()
+    if not host:
+        return url.lower()
+    address = f"[{host}]" if ":" in host else domain_to_ascii(host)
+    return f"{parts.scheme}://{address}" + (f":{port}" if port and port != DEFAULT_PORTS.get(parts.scheme) else "")
 
 
 def url_path_for(scope: Scope, name: str, **params: Any) -> str:

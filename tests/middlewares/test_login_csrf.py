@@ -231,10 +231,11 @@ async def test_login_is_refused_without_the_csrf_middleware_too(
     """`login` and `complete_login` raise PermissionDenied, which an application can catch."""
     for function in blockbuster.functions.values():
         function.can_block_in("starlette_auth/core/translation.py", {"_read"})
-    raised = []
+    raised: list[PermissionDenied] = []
 
     async def watched(request: Request) -> Response:
         ann = await auth.users.get_by_username("ann")
+        assert ann is not None
         with pytest.raises(PermissionDenied) as caught:
             await login(request, ann)
         raised.append(caught.value)
