@@ -95,16 +95,20 @@ class Site:
         attacker cannot forge the `Referer`; therefore it is checked too. Without `base_url` the scheme of the site may
         be unknown, so https is right for an http site as well.
         """
-        try:
-            referer = urlsplit(conn.headers.get("referer", ""))
-        except ValueError:
-            return True
-        if not referer.netloc:
-            return False
-        origin = normalize_origin(f"{referer.scheme}://{referer.netloc}")
+        origin = referring_origin(conn)
         own_origin = self._requested_origin(conn)
         own_origins = (own_origin, own_origin.replace("http:", "https:", 1))
-        return origin not in own_origins and not self._is_trusted(origin, conn.scope)
+        return origin not in ("", *own_origins) and not self._is_trusted(origin, conn.scope)
+
+
+def referring_origin(conn: HTTPConnection) -> str:
+    """Returns the origin of the page in the header `Referer`, or "" if it names none."""
+    text = conn.headers.get("referer", "")
+    try:
+        referer = urlsplit(text)
+    except ValueError:
+        return text
+    return normalize_origin(f"{referer.scheme}://{referer.netloc}") if referer.netloc else ""
 
 
 def _is_local(scope: Scope) -> bool:

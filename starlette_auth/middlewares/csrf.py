@@ -16,7 +16,7 @@ from ..http.content import FORMS, content_type, is_utf8, sent_json
 from ..http.endpoints import find_endpoint
 from ..http.problems import problem_response
 from ..http.scope import IDENTIFIED_BY, SCOPE_KEY
-from ..http.site import SAFE_METHODS
+from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import FIELD, HEADER
 
 MAX_BODY = 1024 * 1024
@@ -129,6 +129,12 @@ async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
     if conn.scope["type"] == "websocket":
         # Browsers always send the origin of a WebSocket, so this client is no browser.
         return None
+    must_name_page = is_own is None and auth.csrf_tokens.need_origin and auth.site.is_https(conn.scope)
+    if must_name_page and not referring_origin(conn):
+        return gettext(
+            "This request does not say which page sent it. Allow the browser to send the header Referer, or send the "
+            "header Origin."
+        )
     token = conn.headers.get(HEADER) or await _token_in_form(conn, body)
     if token is None and sent_json(conn):
         return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
