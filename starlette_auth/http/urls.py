@@ -71,9 +71,18 @@ class RedirectTargets:
 
 
 def requested_url(scope: Scope) -> str:
-    """Returns the path and query string of a request, quoted."""
+    """Returns the path and query string of a request, quoted, with one slash at the start.
+
+    An attacker posts a form to "//evil.example/x" on this site. A page would send that form again to another site,
+    because browsers read this path as a host. Therefore the second slash is quoted; the path stays the same one.
+    """
     query = scope.get("query_string", b"").decode("latin-1")
-    return quote(scope["path"]) + (f"?{query}" if query else "")
+    path = quote(scope["path"])
+    if path.startswith("//"):
+        path = f"/%2F{path[2:]}"
+    elif not path.startswith("/"):
+        path = f"/{path}"
+    return path + (f"?{query}" if query else "")
 
 
 def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
