@@ -82,11 +82,13 @@ class Users(UserQueries[U], GroupsAndPermissions):
         password: str | None = None,
         *,
         encoded_password: str = "",
+        normalize: bool = True,
         **fields: Any,
     ) -> U:
         """Creates a user. A user without `password` and `encoded_password` cannot log in with a password.
 
         The username is normalized to NFKC, and the domain of the email address to lower case, as in Django.
+        `normalize=False` keeps a username that another system chose, unless it is an email address.
 
         Raises AlreadyExists if the username is taken, TypeError for an unknown field, and ValueError for an invalid
         value (UnstorableValue if it does not fit its column).
@@ -100,7 +102,7 @@ class Users(UserQueries[U], GroupsAndPermissions):
             **defaults,
             "date_joined": utc_now(self._clock),
             **column_defaults(self.tables.user, "default"),
-            **self._normalized({**fields, "username": username, "email": email}),
+            **self._normalized({**fields, "username": username, "email": email}, username=normalize),
             "password": encoded_password or await self.passwords.hash(password),
         }
         async with self._report_duplicate_username(values["username"]), self.gateway.atomic():
@@ -282,9 +284,10 @@ class Users(UserQueries[U], GroupsAndPermissions):
         if "password" in fields and not self.passwords.is_encoded(str(fields["password"])):
             raise ValueError("A password is stored as a hash only. Use set_password(user, raw).")
 
-    def _normalized(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _normalized(self, fields: Mapping[str, Any], *, username: bool = True) -> dict[str, Any]:
+        forms = FORMS if username else {"email": normalize_email}
         fields = {
-            name: FORMS[name](value) if name in FORMS and isinstance(value, str) else value
+            name: forms[name](value) if name in forms and isinstance(value, str) else value
             for name, value in fields.items()
         }
         if self.tables.username is self.tables.email and ("username" in fields or "email" in fields):
