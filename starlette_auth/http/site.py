@@ -23,14 +23,15 @@ FORWARDING_HEADERS = (b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"x-sc
 class Site:
     """Knows the scheme of this site, its origins, and which other origins it trusts.
 
-    `base_url` is the scheme and host of the site. `cookie` is the session cookie of this site, with `secure="auto"`
-    resolved for an https site.
+    `base_url` is the scheme and host of the site. `cookie` is the session cookie of this site. On an https site its
+    attribute `secure="auto"` is replaced by `must_be_secure`.
     """
 
     def __init__(self, cookie: Cookie, *, base_url: str | None = None, trusted_origins: Sequence[str] = ()) -> None:
         self.base_url = parse_base_url(base_url) if base_url is not None else None
         self.origin = normalize_origin(self.base_url or "")
         self.trusted_origins = parse_origins(trusted_origins)
+        self.configured_cookie = cookie
         self.cookie = self.resolve(cookie)
         self._has_warned = False
 
@@ -58,7 +59,7 @@ class Site:
 
         With an https `base_url`, only a developer's machine or a test uses http: a loopback host without a proxy.
         """
-        if scope.get("scheme") in ("https", "wss") or self.cookie.secure is True:
+        if scope.get("scheme") in ("https", "wss") or self.configured_cookie.is_secure(scope):
             return True
         return self.origin.startswith("https:") and not _is_local(scope)
 

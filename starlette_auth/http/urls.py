@@ -77,12 +77,12 @@ def requested_url(scope: Scope) -> str:
     because browsers read this path as a host. Therefore the second slash is quoted; the path stays the same one.
     """
     query = scope.get("query_string", b"").decode("latin-1")
-    path = quote(scope["path"])
-    if path.startswith("//"):
-        path = f"/%2F{path[2:]}"
-    elif not path.startswith("/"):
-        path = f"/{path}"
-    return path + (f"?{query}" if query else "")
+    path = _with_one_slash(quote(scope["path"]))
+    return (path if path.startswith("/") else f"/{path}") + (f"?{query}" if query else "")
+
+
+def _with_one_slash(path: str) -> str:
+    return f"/%2F{path[2:]}" if path.startswith("//") else path
 
 
 def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
@@ -137,10 +137,12 @@ def url_path_for(scope: Scope, name: str, **params: Any) -> str:
     the outermost application, so links between pages also work inside a mounted application.
     """
     app, root_path = scope.get(SCOPE_APP, (scope.get("app"), scope.get("root_path", "")))
+    # An application that is mounted at "/{tenant:path}" has a root_path from the request, such as "//evil.example".
+    root_path = quote(root_path, SAFE)
     if name.startswith("/"):
-        return f"{root_path}{name}"
+        return _with_one_slash(f"{root_path}{name}")
     try:
-        return f"{root_path}{app.url_path_for(name, **params)}"
+        return _with_one_slash(f"{root_path}{app.url_path_for(name, **params)}")
     except (NoMatchFound, AttributeError) as error:
         raise ImproperlyConfigured(
             f'There is no route with the name {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '

@@ -2,7 +2,7 @@
 
 from html import unescape
 from typing import Any
-from urllib.parse import parse_qs, unquote, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urljoin, urlsplit
 
 import pytest
 from databases import Database
@@ -159,6 +159,19 @@ async def test_a_saved_form_is_sent_to_this_site(database: Database, path: str) 
             _, _, direct = await request_path(app, "POST", path, cookies, b"title=hello")
             assert text == direct
             assert "hello" in text
+
+
+@pytest.mark.parametrize("tenant", ["/evil.example", "\\evil.example", "\t/evil.example", "a b", "shop", ""])
+async def test_links_of_a_mounted_application_stay_on_this_site(auth: Auth, ann: User, tenant: str) -> None:
+    """The path below which an application is mounted may come from the request."""
+    inner = Starlette(routes=routes(auth), middleware=middleware(auth))
+    outer = Starlette(routes=[Mount("/{tenant:path}", app=inner)])
+    _, _, page = await request_path(outer, "GET", f"/{quote(tenant)}/login")
+    links = [part.split('"')[0] for name in ("href", "action") for part in page.split(f'{name}="')[1:]]
+    assert [link for link in links if link.endswith("login")]
+    assert [link for link in map(unescape, links) if not leads_here(link)] == []
+    _, headers, _ = await request_path(outer, "GET", f"/{quote(tenant)}/password_change")
+    assert leads_here(headers["location"])
 
 
 def hidden_fields(page: str) -> dict[str, str]:
