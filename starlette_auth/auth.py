@@ -225,6 +225,7 @@ class Auth:
         self.login_fields = self.model_backend.login_fields
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)
+        self.session_backend.require_backend(lambda: self.backends, is_shared=self.defaults.shares_sessions)
 
     def _build_mail(
         self,

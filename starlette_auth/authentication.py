@@ -19,14 +19,14 @@ from .users.models import AnonymousUser, User, set_user
 async def authenticate(request: HTTPConnection, **credentials: Any) -> User | None:
     """Returns the user whose credentials these are, or None. The user is not logged in by this.
 
-    The backends are asked in order, and the first that knows the credentials decides. A backend that raises
+    The backends are asked in order, and the first that returns an active user decides. A backend that raises
     PermissionDenied ends the search.
     """
     auth = get_auth(request)
     try:
         for backend in auth.backends_for(credentials):
             user = await backend.authenticate(request, **credentials)
-            if user is not None:
+            if user is not None and user.is_active:
                 user.backend = backend.path
                 return user
     except PermissionDenied:

@@ -77,14 +77,15 @@ class UserSessions:
     ) -> None:
         """Logs the user in to the session of this request, under a new session key.
 
-        `backend` is the path of the backend that identified the user. Raises TooManySessions if the limit is reached
-        and no login may end another session, unless `may_refuse` is False.
+        `backend` is the path of the backend that identified the user. Raises ImproperlyConfigured if it is unknown, and
+        TooManySessions if the limit is reached and no login may end another session, unless `may_refuse` is False.
         """
         if not isinstance(user, User):
             raise TypeError("login() takes a User. authenticate() returned None or was not awaited. Check its result.")
         if not user.is_active:
             raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
         session = require_session(conn)
+        self.backend.check_backend(backend)
         if may_refuse:
             await self.check_limit(user, session)
         new_device = user.last_login is not None and not self.devices.known(conn, user)

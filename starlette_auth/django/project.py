@@ -105,6 +105,7 @@ class DjangoProject(Defaults):
     invalidate_session: InvalidateSession | None = None
 
     cycle_key = True
+    shares_sessions = True
 
     def __post_init__(self) -> None:
         if self.version not in ITERATIONS:

@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
-from ..backends.session import session_of
+from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, parse_prefixes
@@ -54,8 +54,16 @@ class AuthenticationMiddleware:
             user = await backend.identify(conn) if backend.identifies else None
             if user is None:
                 continue
-            scope[IDENTIFIED_BY] = backend
             session, is_logged_in = session_of(conn), True
+            if not user.is_active:
+                if (
+                    backend.persists_login
+                    and session is not None
+                    and SessionBackend.backend_of(session) == backend.path
+                ):
+                    session.flush()  # the proxy names another user now, so its earlier login must not continue
+                continue
+            scope[IDENTIFIED_BY] = backend
             if session is not None and backend is not self.auth.session_backend:
                 # The limits of a session apply to its login, whichever backend identified the user.
                 is_logged_in = self.auth.session_backend.is_valid_for(session, user)

@@ -93,7 +93,7 @@ async def test_an_empty_database_gets_tables_and_a_superuser(database_url: str) 
 async def log_in_on(auth: Auth, user: User, number: int) -> None:
     for _ in range(number):
         session = await auth.sessions.load("")
-        auth.session_backend.bind(session, user, "x")
+        auth.session_backend.bind(session, user, auth.model_backend.path)
         session.address, session.user_agent = "192.0.2.1", "Mozilla/5.0 (X11; Linux x86_64) Firefox/150.0\x1b[31m"
         await auth.sessions.save(session, 1000)
 

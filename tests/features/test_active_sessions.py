@@ -202,7 +202,7 @@ async def test_the_page_shows_at_most_100_sessions(tmp_path: Path) -> None:
         ann = await get_ann(auth)
         for _ in range(104):
             session = await auth.sessions.load("")
-            auth.session_backend.bind(session, ann, "x")
+            auth.session_backend.bind(session, ann, auth.model_backend.path)
             await auth.sessions.save(session, 1000)
         await post_login(client)
         page = (await client.get("/accounts/sessions")).text

@@ -460,7 +460,7 @@ async def test_deleting_a_user_deletes_the_rows_that_refer_to_it(auth: Auth, ann
         await auth.users.grant(user, "polls.add_vote")
         await auth.users.add_to_group(user, "editors")
         session = SessionBase()
-        auth.session_backend.bind(session, user, "x")
+        auth.session_backend.bind(session, user, auth.model_backend.path)
         await auth.sessions.save(session, 60)
     t = auth.tables
     calls = []
