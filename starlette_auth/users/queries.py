@@ -23,6 +23,11 @@ class UserQueries(Generic[U]):
     def __init__(self, gateway: Gateway, tables: Tables, user_class: type[U]) -> None:
         if "__dataclass_fields__" not in vars(user_class):
             raise ImproperlyConfigured(f"Put @dataclass(kw_only=True, eq=False) above class {user_class.__name__}.")
+        if user_class.password is not User.password:
+            raise ImproperlyConfigured(
+                f"Remove `password` from class {user_class.__name__}: User has it, and a second one would appear in "
+                "responses that contain a user."
+            )
         self.gateway = gateway
         self.tables = tables
         self.user_class = user_class
