@@ -39,7 +39,8 @@ class ModelBackend(AuthenticationBackend):
     async def authenticate(
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
     ) -> User | None:
-        username, password = str(username), str(password)  # a JSON request may contain other types
+        if not isinstance(username, str):  # a JSON request may contain other types
+            username = ""
         started_at = time.perf_counter()
         user = await self._find(username)
         try:
@@ -54,7 +55,7 @@ class ModelBackend(AuthenticationBackend):
     async def check_password(
         self, conn: HTTPConnection, user: User | None, password: str, *, username: str = "", action: str = "login"
     ) -> bool:
-        """Returns whether the password is that of an active user; False if `user` is None.
+        """Returns whether the password is that of an active user; False if `user` is None, or for other types than str.
 
         Attempts are counted for the `username` that was entered, whether or not the account exists, so that both cases
         have the same result. Raises HTTPException (429) after too many attempts.

@@ -20,6 +20,16 @@ LABEL = r"[A-Za-z0-9_\-\u0080-\U0010ffff]+"
 ADDRESS = re.compile(rf"({ATOM}(?:\.{ATOM})*)@({LABEL}(?:\.{LABEL})*)")
 
 
+def require_text(value: object, name: str) -> None:
+    """Raises TypeError unless a value is text.
+
+    JSON contains other types. The text of a value, such as "None", must not be used in its place: an attacker could log
+    in to an account with that password.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"The {name} must be text, and this is of type {type(value).__name__}. Pass a str.")
+
+
 def has_lone_surrogate(text: str) -> bool:
     """Tells whether a text contains half of a surrogate pair.
 

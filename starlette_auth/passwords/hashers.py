@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import argon2
 
 from ..core.exceptions import ImproperlyConfigured
+from ..core.text import require_text
 
 GET_BCRYPT = "Run `pip install starlette-contrib-auth[django]`."
 BCRYPT = re.compile(r"\$2[abxy]\$([0-9]{1,2})\$")
@@ -22,7 +23,10 @@ class HashTooExpensive(ValueError):
 
 
 class PasswordHasher(Protocol):
-    """Hashes passwords with one algorithm, in Django's encoding `algorithm$parameters$salt$hash`."""
+    """Hashes passwords with one algorithm, in Django's encoding `algorithm$parameters$salt$hash`.
+
+    The hashers of this package raise TypeError for a password that is not a str.
+    """
 
     algorithm: str
 
@@ -62,6 +66,11 @@ def _check_cost(encoded: str, **costs: tuple[int, int]) -> None:
             )
 
 
+def _to_bytes(password: str) -> bytes:
+    require_text(password, "password")
+    return password.encode()
+
+
 class Argon2PasswordHasher:
     """Hashes with Argon2id (RFC 9106): 64 MiB of memory, 3 passes, 4 lanes. Encoding and salt are Django's.
 
@@ -90,7 +99,7 @@ class Argon2PasswordHasher:
 
     def encode(self, password: str) -> str:
         # Django would rehash a password whose salt is not 22 letters and digits.
-        return self.algorithm + self.hasher.hash(password, salt=new_salt().encode())
+        return self.algorithm + self.hasher.hash(_to_bytes(password), salt=new_salt().encode())
 
     def verify(self, password: str, encoded: str) -> bool:
         stored = "$" + encoded.split("$", 1)[1]
@@ -102,7 +111,7 @@ class Argon2PasswordHasher:
             max_parallelism=(parameters.parallelism, self.max_parallelism),
         )
         try:
-            return self.hasher.verify(stored, password)
+            return self.hasher.verify(stored, _to_bytes(password))
         except argon2.exceptions.VerifyMismatchError:
             return False
         except argon2.exceptions.VerificationError as error:
@@ -142,7 +151,7 @@ class PBKDF2PasswordHasher:
         return int(encoded.split("$")[1]) < self.iterations
 
     def _encode(self, password: str, salt: str, iterations: int) -> str:
-        raw = hashlib.pbkdf2_hmac(self.digest, password.encode(), salt.encode(), iterations)
+        raw = hashlib.pbkdf2_hmac(self.digest, _to_bytes(password), salt.encode(), iterations)
         return f"{self.algorithm}${iterations}${salt}${base64.b64encode(raw).decode()}"
 
 
@@ -189,7 +198,7 @@ class ScryptPasswordHasher:
 
     def _encode(self, password: str, salt: str, n: int, r: int, p: int) -> str:
         max_memory = _scrypt_memory(n, r, p) * 2  # bytes; OpenSSL's default limit rejects Django's parameters
-        raw = hashlib.scrypt(password.encode(), salt=salt.encode(), n=n, r=r, p=p, maxmem=max_memory, dklen=64)
+        raw = hashlib.scrypt(_to_bytes(password), salt=salt.encode(), n=n, r=r, p=p, maxmem=max_memory, dklen=64)
         return f"{self.algorithm}${n}${salt}${r}${p}${base64.b64encode(raw).decode()}"
 
 
@@ -229,7 +238,7 @@ class BCryptSHA256PasswordHasher:
         return int(encoded.split("$")[3]) < self.rounds
 
     def _input(self, password: str) -> bytes:
-        return hashlib.sha256(password.encode()).hexdigest().encode()
+        return hashlib.sha256(_to_bytes(password)).hexdigest().encode()
 
 
 class BCryptPasswordHasher(BCryptSHA256PasswordHasher):
@@ -239,7 +248,7 @@ class BCryptPasswordHasher(BCryptSHA256PasswordHasher):
 
     def _input(self, password: str) -> bytes:
         # Older versions of bcrypt cut longer input off. bcrypt 5 raises an exception, which would make the login fail.
-        return password.encode()[:72]
+        return _to_bytes(password)[:72]
 
 
 class MD5PasswordHasher:
@@ -260,7 +269,7 @@ class MD5PasswordHasher:
         return False
 
     def _encode(self, password: str, salt: str) -> str:
-        return f"md5${salt}${hashlib.md5((salt + password).encode(), usedforsecurity=False).hexdigest()}"
+        return f"md5${salt}${hashlib.md5(salt.encode() + _to_bytes(password), usedforsecurity=False).hexdigest()}"
 
 
 #: The classes that read a hash by its own parameters only, so that one object of a class reads what another made.

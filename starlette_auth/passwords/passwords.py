@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from ..core.exceptions import HashingBusy
-from ..core.text import has_lone_surrogate
+from ..core.text import has_lone_surrogate, require_text
 from .hashers import BUILT_IN, GET_BCRYPT, HashTooExpensive, PasswordHasher, default_hashers, has_bcrypt
 
 logger = logging.getLogger("starlette_auth")
@@ -70,16 +70,20 @@ class Passwords:
     async def hash(self, password: str | None) -> str:
         """Returns the encoded hash of a password. For None: an unusable hash, which no password matches.
 
-        Raises ValueError above 1,024 characters or for a lone surrogate, and HashingBusy if the queue is full.
+        Raises TypeError for other types than str, ValueError above 1,024 characters or for a lone surrogate, and
+        HashingBusy if the queue is full.
         """
         if password is None:
             return UNUSABLE + secrets.token_urlsafe(30)
+        require_text(password, "password")
         if not is_hashable(password):
             raise ValueError(f"A password is text of at most {MAX_PASSWORD_LENGTH} characters. Choose another one.")
         return await self._run_in_pool(lambda: self.preferred.encode(unicodedata.normalize("NFC", password)))
 
     async def check(self, encoded: str | None, password: str) -> Verification:
         """Returns whether `password` matches the hash `encoded`, and whether to hash it again.
+
+        A value that is not text, such as JSON's null, matches no hash.
 
         An attacker measures response times, which would reveal whether an account exists. Therefore the check takes as
         long for an unknown user (None) and for an unusable or unreadable hash as for a wrong password.
@@ -195,9 +199,9 @@ def is_usable(encoded: str) -> bool:
     return not encoded.startswith(UNUSABLE)
 
 
-def is_hashable(password: str) -> bool:
-    """Returns whether a password has at most 1,024 characters and no lone surrogate."""
-    return len(password) <= MAX_PASSWORD_LENGTH and not has_lone_surrogate(password)
+def is_hashable(password: object) -> bool:
+    """Returns whether a password is text of at most 1,024 characters without a lone surrogate."""
+    return isinstance(password, str) and len(password) <= MAX_PASSWORD_LENGTH and not has_lone_surrogate(password)
 
 
 def _lower_priority() -> None:

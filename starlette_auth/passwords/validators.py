@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from starlette.concurrency import run_in_threadpool
 
 from ..core.exceptions import ImproperlyConfigured, ValidationError
-from ..core.text import visible_characters
+from ..core.text import require_text, visible_characters
 from ..core.translation import gettext, ngettext
 from .bloom_filter import DEFAULT_FILTER, open_filter
 from .passwords import MAX_PASSWORD_LENGTH
@@ -49,8 +49,9 @@ async def validate_password(
 ) -> list[ValidationError]:
     """Returns the errors of all validators for a password. The list is empty if the password is valid.
 
-    The password is normalized to NFC first.
+    The password is normalized to NFC first. Raises TypeError if it is not a str.
     """
+    require_text(password, "password")
     errors: list[ValidationError] = []
     if len(password) > MAX_PASSWORD_LENGTH:  # before validators that are slow on long input
         validators = [MaximumLengthValidator(MAX_PASSWORD_LENGTH)]
