@@ -187,9 +187,8 @@ class DjangoStore(SessionStore):
             rows = await self.gateway.fetch_all(self._statements.next_batch, after=after, now=self._now())
             is_last = len(rows) < BATCH
             for row in rows:
-                session = self._read(row)
+                session = self._read(row, is_listed=True)
                 if session is not None and session.user_id == user_id:
-                    session.session_key = None
                     yield row["session_key"], session
             after = rows[-1]["session_key"] if rows else ""
 
@@ -200,7 +199,8 @@ class DjangoStore(SessionStore):
             await self._invalidate_cached(key)
         return number
 
-    def _read(self, row: Row) -> DjangoSession | None:
+    def _read(self, row: Row, *, is_listed: bool = False) -> DjangoSession | None:
+        """Returns the session of a row; without its key if it is one of a list. None if it is not readable."""
         try:
             data = self._signer.loads(row["session_data"])
         except BadData:
@@ -208,7 +208,7 @@ class DjangoStore(SessionStore):
             logger.info("Ignored a row of %s that is not signed with SECRET_KEY or is not JSON.", self.table.name)
             return None
         record = self._record(row["session_key"], data, row["expire_date"])
-        key = row["session_key"]
+        key = None if is_listed else row["session_key"]
         session = DjangoSession(data, session_key=key, record=record, clock=self._clock, zone=self._zone)
         session.text = row["session_data"]
         return session

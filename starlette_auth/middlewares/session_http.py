@@ -95,7 +95,7 @@ class SessionResponder:
         except Unavailable as error:
             if session:
                 # It could not be saved under its new key, so the row under the old key is kept.
-                session.key_to_delete = None
+                session.keep_stored()
             await self.send_unavailable(error)
             return
         headers = response_headers(message)
@@ -118,7 +118,7 @@ class SessionResponder:
             except SessionInterrupted:
                 if not session.is_only_resigned:
                     raise
-                session.key_to_delete = None
+                session.keep_stored()
         if session.is_only_resigned:
             return None  # it could not be saved, so the stored session and its cookie stay
         await self.delete_old_key()
@@ -159,7 +159,7 @@ class SessionResponder:
         if key is not None and not self.session.is_only_resigned:
             # A closed browser or a timeout can cancel the request; the deletion still runs to completion.
             await run_to_completion(self.store.delete(key))
-            self.session.key_to_delete = None
+            self.session.keep_stored()
             self.store.open_websockets.session_deleted(key)
 
     def record_client(self, session: SessionBase) -> None:
