@@ -204,7 +204,7 @@ class Auth:
         self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
         self.cookie = self.site.cookie
         self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
-        self.devices = KnownDevices(self.keys, self.cookie)
+        self.devices = KnownDevices(self.tokens, self.cookie)
         self.session_backend = SessionBackend(
             self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=self.clock
         )

@@ -1,9 +1,9 @@
 """The backend that checks a username or e-mail address and a password."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -98,8 +98,11 @@ class LoginThrottle:
         self.devices = devices
         self.proxies = proxies
 
-    def attempt(
+    @contextlib.asynccontextmanager
+    async def attempt(
         self, conn: HTTPConnection, user: User | None, username: str, action: str
-    ) -> AbstractAsyncContextManager[Attempt]:
-        device = "" if user is None else self.devices.known(conn, user)
-        return self.throttle.attempt(action, account=username, address=self.proxies.client_address(conn), device=device)
+    ) -> AsyncIterator[Attempt]:
+        device = "" if user is None else await self.devices.known(conn, user)
+        address = self.proxies.client_address(conn)
+        async with self.throttle.attempt(action, account=username, address=address, device=device) as attempt:
+            yield attempt

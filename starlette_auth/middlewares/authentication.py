@@ -70,7 +70,7 @@ class AuthenticationMiddleware:
             if backend.persists_login and session is not None and not is_logged_in:
                 # The proxy watches for new devices. A client without cookies logs in at each request, which would
                 # otherwise send the user a mail each time.
-                self.auth.devices.remember(conn, user)
+                await self.auth.devices.remember(conn, user)
                 self.auth.csrf_tokens.rotate(conn)
                 # A refusal would not help: the next request has the same header and logs in again.
                 await self.auth.user_sessions.begin(conn, user, backend.path, may_refuse=False)
