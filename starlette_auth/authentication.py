@@ -12,6 +12,7 @@ from .core.events import LoginFailed, UserLoggedOut, clean_credentials
 from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, PermissionDenied
 from .core.translation import gettext
 from .http.content import prefers_json
+from .http.mailed_secrets import has_mailed_secret
 from .http.urls import requested_url
 from .users.models import AnonymousUser, User, set_user
 
@@ -113,6 +114,7 @@ def redirect_to_login(conn: HTTPConnection, login_url: str | None = None) -> Res
     auth = get_auth(conn)
     url = auth.url_for(conn, login_url or auth.login_url)
     # After a login the browser sends a GET. It can return to a page, and not to the target of a form.
-    if conn.scope.get("method") in ("GET", "HEAD"):
+    # The query is logged; therefore no path with the secret of a mailed link is in it.
+    if conn.scope.get("method") in ("GET", "HEAD") and not has_mailed_secret(conn.scope):
         url += ("&" if "?" in url else "?") + urlencode({"next": requested_url(conn.scope)})
     return RedirectResponse(url, status_code=303)
