@@ -17,6 +17,7 @@ from ..database.statements import Statement
 
 BINDING = "starlette_auth.tokens"
 EMAIL_UNDO = "email_undo"
+MAX_RECENT = 1000
 MAX_LENGTH = 128  # characters; a valid token has 43
 
 
@@ -65,7 +66,7 @@ class Tokens:
             sa.select(*t.columns)
             .where(t.c.subject == sa.bindparam("subject"), t.c.purpose == sa.bindparam("purpose"), t.c.expires > now)
             .order_by(t.c.expires.desc(), t.c.token_hash)
-            .limit(50)
+            .limit(MAX_RECENT)
         )
         self._consume = Statement(sa.delete(t).where(by_hash, t.c.expires > now))
         self._revoke_all = Statement(sa.delete(t).where(*of_subject))
@@ -103,7 +104,7 @@ class Tokens:
         return _token(row) if row else None
 
     async def recent(self, purpose: str, subject: str) -> list[Token]:
-        """Returns the valid tokens of a subject, at most 50, the latest expiry first."""
+        """Returns the valid tokens of a subject, at most 1,000, the latest expiry first."""
         values = {"subject": sha256_hex(subject), "purpose": purpose, "now": int(self.clock())}
         return [_token(row) for row in await self.gateway.fetch_all(self._recent, **values)]
 
