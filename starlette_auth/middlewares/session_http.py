@@ -53,7 +53,12 @@ class SessionResponder:
                 session = self.store.new_session(self.clock)
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
-            await self.call_app(app)
+            try:
+                await self.call_app(app)
+            finally:
+                # It refers to the scope, which refers to the session. Only the garbage collector frees such a cycle,
+                # and all requests of the process wait for it.
+                session.edit_headers = None
         except Unavailable as error:
             if self.is_replaced:
                 # The error response was sent; this is the clean-up of the same failed save.
