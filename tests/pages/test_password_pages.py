@@ -204,6 +204,10 @@ async def test_a_user_without_an_address_can_change_the_password(auth: Auth, cli
         (dict.fromkeys(RESET, "x" * 1025), {"new_password1": ["password_too_long"]}),
         (dict.fromkeys(RESET, "ann@example.org"), {"new_password1": ["password_too_similar"]}),
         (dict.fromkeys(RESET, "passwordpassword"), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, " " * 15), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, "\u3164\u200b\u2800" * 5), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, "mypasswordispassword"), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, "p4$$w0rdp4$$w0rd"), {"new_password1": ["password_too_common"]}),
         (dict.fromkeys(RESET, "\ud800" * 20), {"new_password1": ["invalid"], "new_password2": ["invalid"]}),
         (
             {"old_password": "wrong", "new_password2": "other"},
