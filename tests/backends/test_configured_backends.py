@@ -286,8 +286,11 @@ async def test_login_refuses_the_path_of_an_unknown_backend(auth: Auth, ann: Use
     assert events == []
 
 
-async def test_log_in_of_the_testing_module_works_with_other_backends(database: Database) -> None:
+@pytest.mark.parametrize("with_passwords", [True, False])
+async def test_log_in_of_the_testing_module_works_with_other_backends(database: Database, with_passwords: bool) -> None:
     async with installed(database, backends=[PinBackend()]) as auth:
+        if not with_passwords:
+            auth.backends.remove(auth.model_backend)
         ann = await auth.users.create_user("ann")
         async with client_of(make_app(auth)) as client:
             await log_in(client, ann, auth)
