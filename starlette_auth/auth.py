@@ -143,6 +143,7 @@ class Auth:
         self.logout_redirect_url = logout_redirect_url
         self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
         self.login_after_reset, self.clear_site_data = login_after_reset, clear_site_data
+        self.check_routes = True  # lifespan(auth, check_routes=False) changes it
         self.login_steps: list[LoginStep] = []
         self._attach_features(features)
 
