@@ -85,7 +85,9 @@ def test_what_else_django_checks_is_only_warned_of(
 
 
 @pytest.mark.parametrize(
-    "key", [SECRET_KEY, secrets.token_urlsafe(50), "ключ из пятидесяти и более случайных знаков, не в репозитории"]
+    "key",
+    [SECRET_KEY, secrets.token_urlsafe(50), "ключ из пятидесяти и более случайных знаков, не в репозитории"],
+    ids=["test key", "generated", "not ASCII"],
 )
 def test_a_strong_key_is_accepted_in_silence(tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture) -> None:
     auth_with(tmp_path, secret_key=key)

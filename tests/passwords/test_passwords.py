@@ -560,7 +560,7 @@ async def test_a_hasher_reads_its_own_hashes_whatever_the_bound() -> None:
         ScryptPasswordHasher(work_factor=2**17, parallelism=1).encode("pw"),  # OWASP
         BCryptPasswordHasher(rounds=13).encode("pw"),
     ],
-    ids=lambda encoded: encoded[:24],
+    ids=["pbkdf2", "argon2 of Django", "argon2 of libsodium", "scrypt", "bcrypt"],
 )
 async def test_usual_costs_are_within_the_bounds(encoded: str) -> None:
     async with passwords_with(*default_hashers()) as passwords:
