@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 MAX_LENGTH = 128  # longer passwords are not split into words, which keeps the work small
 MIN_WORD, MAX_WORD = 3, 24  # characters
 MAX_PIECES = 8  # more digits and marks than that can be a password by themselves
+MAX_WORDS_OF_SENTENCE = 4
 MIN_DISGUISED = 5  # characters of a word that is spelled with digits
 # An attacker reads digits and marks as the letters that they resemble. Some resemble two letters.
 DIGITS_AS_LETTERS = [
@@ -52,8 +53,9 @@ def is_joined_words(text: str, is_common: Callable[[str], bool]) -> bool:
     Digits, marks and blanks may stand between the words. They and very short words may take two fifths of the text: of
     such pieces alone, a random text can be made.
     """
-    length = len(text)
-    if length > MAX_LENGTH:
+    length, has_blanks = len(text), len(text.split()) > 1
+    # A sentence of many words is a good password, even if most of them are small.
+    if length > MAX_LENGTH or len(text.split()) > MAX_WORDS_OF_SENTENCE:
         return False
     # For each position: the common words with which the text up to there can be read ("" for none), and how many
     # characters of each reading are such pieces.
@@ -63,12 +65,19 @@ def is_joined_words(text: str, is_common: Callable[[str], bool]) -> bool:
         if not readings[start]:
             continue
         for end, word, pieces in _steps(text, start, is_common):
+            if has_blanks and not text[start].isspace() and pieces < end - start and _splits_word(text, start, end):
+                continue
             for known, used in readings[start].items():
                 if not known or not word or known == word:
                     reading = known or word
                     readings[end][reading] = min(used + pieces, readings[end].get(reading, length))
     limit = min(MAX_PIECES, length * 2 // 5)
     return any(pieces <= limit for pieces in readings[length].values())
+
+
+def _splits_word(text: str, start: int, end: int) -> bool:
+    """Returns whether a part begins or ends inside a word. Blanks show where the words of a sentence end."""
+    return text[max(start - 1, 0) : start].isalpha() or text[end : end + 1].isalpha()
 
 
 def _steps(text: str, start: int, is_common: Callable[[str], bool]) -> Iterator[tuple[int, str, int]]:

@@ -334,7 +334,14 @@ async def test_invisible_characters_do_not_hide_a_common_password() -> None:
 
 @pytest.mark.parametrize(
     "password",
-    ["密码是一个很长的句子而且不常见", "👩‍🚀 flies to the 🌕 with 🐙", "nine loud herons stand", " x 7 q # 4 "],
+    [
+        "密码是一个很长的句子而且不常见",
+        "👩‍🚀 flies to the 🌕 with 🐙",
+        "nine loud herons stand",
+        " x 7 q # 4 ",
+        "a password of the attacker",
+        "another good password",
+    ],
 )
 async def test_visible_characters_between_blanks_count(password: str) -> None:
     assert await codes(password, CommonPasswordValidator()) == []
