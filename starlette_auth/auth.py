@@ -203,6 +203,7 @@ class Auth:
         if sessions is None:
             sessions = self.defaults.sessions(self.database, self.users, self.keys, self.clock)
         self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
+        self.sessions.attach(str(self.database.url), self.tables.user)
         self.cookie = self.site.cookie
         self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
         self.devices = KnownDevices(self.tokens, self.cookie)
