@@ -70,19 +70,17 @@ class Auth:
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
-    (default: the table `auth_session`). `session_limits`: how long a login lasts: "aal1", "aal2", "aal3" (NIST's
-    levels) or `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject".
-    `backends`: asked before the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`:
-    names of routes, or paths. `next_hosts`: other hosts that a login may redirect to. `trusted_origins`: other origins
-    whose pages may post to this site, as in "https://shop.example".
+    (default: the table `auth_session`). `session_limits`: limits of a login: "aal1", "aal2", "aal3" (NIST's levels) or
+    `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject". `backends`: asked before
+    the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, or paths.
+    `next_hosts`: hosts that a login may redirect to. `trusted_origins`: origins whose pages may post here.
 
     `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
-    except on a loopback host. `password_validators`: check new passwords;
-    `context_words`: words of the site, such as its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}.
-    `trusted_proxies`: your reverse proxies; without them all visitors behind a proxy count as one client. `django`:
-    the defaults of a Django project with the same database and secret key. `connections`: PostgreSQL connections of
-    the pool that only this package uses, which saves a round trip per use; leave some to the application. `clock`:
-    tells all parts the time; a store that you pass has its own.
+    except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site, such as
+    its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies;
+    without them all visitors behind a proxy count as one client. `django`: the defaults of a Django project with the
+    same database and secret key. `connections`: PostgreSQL connections of the pool that only this package uses; leave
+    some to the application. `clock`: tells all parts the time; a store that you pass has its own.
     """
 
     def __init__(
@@ -142,8 +140,7 @@ class Auth:
         self.login_url, self.login_redirect_url = login_url, login_redirect_url
         self.logout_redirect_url = logout_redirect_url
         self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
-        self.login_after_reset, self.clear_site_data = login_after_reset, clear_site_data
-        self.check_routes = True  # lifespan(auth, check_routes=False) changes it
+        self.login_after_reset, self.clear_site_data, self.check_routes = login_after_reset, clear_site_data, True
         self.login_steps: list[LoginStep] = []
         self._attach_features(features)
 

@@ -24,8 +24,7 @@ Refuse = Callable[[HTTPConnection], Response]
 class Refused(Exception):
     """Carries the response of a guard past the endpoint.
 
-    FastAPI gives the endpoint what a dependency returns. A dependency that returned the response would therefore let
-    the request through.
+    FastAPI gives the endpoint what a dependency returns, so a dependency that returned the response would let it pass.
     """
 
     def __init__(self, conn: HTTPConnection, response: Response) -> None:
@@ -192,8 +191,7 @@ def user_passes_test(
 ) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
-    The test may be async if the endpoint is async. In FastAPI it is a dependency too:
-    `Depends(user_passes_test(test))`.
+    The test may be async if the endpoint is async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`.
     """
     if not callable(test) or is_guard(test):
         raise ImproperlyConfigured(
@@ -226,8 +224,7 @@ def login_not_required(
 def csrf_exempt(endpoint: F) -> F:
     """Marks an endpoint to which other sites may post, such as a webhook. CSRFMiddleware does not check it.
 
-    It marks functions, HTTPEndpoint classes and their methods, and WebSocket endpoints. `login` and `complete_login`
-    still raise PermissionDenied for a request that another site sent.
+    `login` and `complete_login` still raise PermissionDenied for a request that another site sent.
     """
     endpoint.csrf_exempt = True  # type: ignore[attr-defined]
     return endpoint
