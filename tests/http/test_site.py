@@ -12,6 +12,7 @@ from starlette_auth.testing import log_in
 
 from ..conftest import PASSWORD, client_of, installed, post_login, with_tables
 from ..support.apps import make_app
+from ..support.databases import SECRET_KEY
 
 pytestmark = with_tables
 
@@ -125,7 +126,7 @@ async def test_without_an_https_base_url_cookies_follow_the_request(
 @pytest.mark.parametrize("secure", ["auto", False])
 async def test_the_cookies_of_a_django_project_are_secure_too(database: Database, secure: Any) -> None:
     project = DjangoProject(session_cookie_secure=secure, csrf_cookie_secure=secure)
-    auth = Auth(database, secret_key="k" * 40, base_url=SITE, django=project, sessions=MemoryStore())
+    auth = Auth(database, secret_key=SECRET_KEY, base_url=SITE, django=project, sessions=MemoryStore())
     async with client_of(make_app(auth), base_url="http://shop.example") as client:
         for path in ("/remember?a=1", "/accounts/login"):
             answer = await client.get(path)
@@ -208,7 +209,7 @@ def test_log_in_of_the_test_helpers_finds_the_name_of_the_cookie(
     tmp_path: Any, url: str, headers: dict[str, str]
 ) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/site.sqlite3")
-    auth = Auth(database, secret_key="k" * 40, base_url=SITE)
+    auth = Auth(database, secret_key=SECRET_KEY, base_url=SITE)
     app = make_app(auth, lifespan=lifespan(auth, create_tables=True))
     with TestClient(app, base_url=url, headers=headers) as client:
         assert client.portal is not None
@@ -219,7 +220,7 @@ def test_log_in_of_the_test_helpers_finds_the_name_of_the_cookie(
 
 def test_a_websocket_of_the_site_is_accepted_behind_a_proxy(tmp_path: Any) -> None:
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/site.sqlite3")
-    auth = Auth(database, secret_key="k" * 40, base_url=SITE, sessions=MemoryStore())
+    auth = Auth(database, secret_key=SECRET_KEY, base_url=SITE, sessions=MemoryStore())
     with (
         TestClient(make_app(auth)) as client,
         client.websocket_connect("/echo?a=1", headers={"origin": SITE, "host": "shop.example"}) as websocket,

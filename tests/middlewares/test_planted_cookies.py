@@ -12,6 +12,7 @@ from starlette_auth import Auth, Cookie, DjangoProject, MemoryStore, csrf_input
 
 from ..conftest import client_of, token_in
 from ..support.apps import make_app
+from ..support.databases import SECRET_KEY
 
 SITE = "https://shop.example"
 PLANTED = "a" * 32
@@ -35,7 +36,7 @@ async def posted(request: Request) -> Response:
 
 
 def app_of(database: Database, **options: Any) -> Any:
-    auth = Auth(database, secret_key="k" * 40, sessions=MemoryStore(), **options)
+    auth = Auth(database, secret_key=SECRET_KEY, sessions=MemoryStore(), **options)
     return make_app(auth, Route("/form", form), Route("/post", posted, methods=["POST"]))
 
 
