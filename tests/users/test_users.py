@@ -248,6 +248,7 @@ async def test_reading_a_user_and_all_permissions_takes_one_statement(
 ) -> None:
     await auth.users.create_permission("polls.add_vote")
     await auth.users.grant(ann, "polls.add_vote")
+    await auth.users.get_by_email("ann@example.org")  # asks MariaDB for the collation, once per Auth
     statements.clear()
     user = await stored(auth, ann)
     assert user.has_perm("polls.add_vote")
