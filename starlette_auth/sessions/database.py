@@ -18,8 +18,8 @@ from ..database.statements import Row, Statement
 from ..database.table_definitions import session_table
 from ..users.queries import UserQueries
 from .base import TOUCH_EVERY, SessionBase
-from .records import SessionRecord, decode, first_record, next_record, touched_record
-from .store import Progress, SessionStore, cookie_value, interrupted
+from .records import SessionRecord, decode, next_record, touched_record
+from .store import Progress, SessionStore, cookie_value, first_record, interrupted
 
 logger = logging.getLogger("starlette_auth")
 
@@ -68,14 +68,7 @@ class DatabaseStore(SessionStore):
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, stored_key = session.encode(), session.next_key, session.stored_key
         if stored_key is None:
-            record = first_record(
-                saved,
-                session.user_id,
-                max_age=max_age,
-                now=self._clock(),
-                address=session.address,
-                user_agent=session.user_agent,
-            )
+            record = first_record(session, saved, max_age=max_age, now=self._now())
             await self.gateway.insert(self.table, key_hash=hash_key(key), **self._values(record))
         else:
             old_hash = hash_key(stored_key)

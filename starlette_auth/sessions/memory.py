@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from ..core.clock import Clock
 from ..core.signing import hash_key, is_key
 from .base import TOUCH_EVERY, SessionBase
-from .records import SessionRecord, decode, first_record, next_record, touched_record
-from .store import Progress, SessionStore, cookie_value, interrupted
+from .records import SessionRecord, decode, next_record, touched_record
+from .store import Progress, SessionStore, cookie_value, first_record, interrupted
 
 SWEEP = 1000  # number of sessions at which expired ones are deleted for the first time; then whenever it has doubled
 
@@ -32,14 +32,7 @@ class MemoryStore(SessionStore):
         saved, key, stored_key = session.encode(), session.next_key, session.stored_key
         if stored_key is None:
             self._sweep()
-            record = first_record(
-                saved,
-                session.user_id,
-                max_age=max_age,
-                now=self._clock(),
-                address=session.address,
-                user_agent=session.user_agent,
-            )
+            record = first_record(session, saved, max_age=max_age, now=self._now())
         else:
             stored = self._get_live(stored_key)
             if stored is None:

@@ -107,22 +107,6 @@ def new_public_id() -> str:
     return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
 
-def first_record(
-    data: str, user_id: str | None, *, max_age: int, now: float, address: str = "", user_agent: str = ""
-) -> SessionRecord:
-    """Returns the record of a session that is stored for the first time."""
-    return SessionRecord(
-        data=data,
-        public_id=new_public_id(),
-        user_id=user_id,
-        created=int(now),
-        last_seen=int(now),
-        expires=int(now) + time_to_keep(data, max_age),
-        address=_printable(address, 45),
-        user_agent=_printable(user_agent, 255),
-    )
-
-
 def next_record(stored: SessionRecord, data: str, user_id: str | None, *, max_age: int, now: int) -> SessionRecord:
     """Returns the record that replaces `stored`, with new data. Without a user, it has no address and no user agent."""
     return stored._replace(
@@ -138,7 +122,7 @@ def next_record(stored: SessionRecord, data: str, user_id: str | None, *, max_ag
 
 def touched_record(stored: SessionRecord, address: str, *, max_age: int, now: int) -> SessionRecord:
     """Returns the record of a session that is in use now and was not changed."""
-    return stored._replace(last_seen=now, expires=now + max_age, address=_printable(address, 45) or stored.address)
+    return stored._replace(last_seen=now, expires=now + max_age, address=printable(address, 45) or stored.address)
 
 
 def time_to_keep(data: str, max_age: int) -> int:
@@ -149,7 +133,7 @@ def time_to_keep(data: str, max_age: int) -> int:
     return max_age if data != EMPTY else min(max_age, GRACE)
 
 
-def _printable(text: str, length: int) -> str:
+def printable(text: str, length: int) -> str:
     """Returns a text from the client without unprintable characters, cut to `length` characters.
 
     An attacker could otherwise send control sequences to the terminal of an administrator, or a value too long for the

@@ -14,8 +14,8 @@ from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
 from ..database.redis import RedisClients
 from .base import TOUCH_EVERY, SessionBase
-from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, first_record, touched_record
-from .store import SessionStore, interrupted
+from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, touched_record
+from .store import SessionStore, first_record, interrupted
 
 logger = logging.getLogger("starlette_auth")
 # Each session is a Redis hash. It has these fields of the record, and one field for each entry of the session, named
@@ -138,14 +138,7 @@ class RedisStore(SessionStore):
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, stored_key = session.encode(), session.next_key, session.stored_key
         values, removed = session.changes()
-        record = first_record(
-            saved,
-            session.user_id,
-            max_age=max_age,
-            now=self._clock(),
-            address=session.address,
-            user_agent=session.user_agent,
-        )
+        record = first_record(session, saved, max_age=max_age, now=self._now())
         fields = {name: getattr(record, name) for name in RECORD_FIELDS} | {"user_id": record.user_id or ""}
         if stored_key is not None:
             record = (session.record or record)._replace(data=saved, last_seen=record.last_seen, expires=record.expires)

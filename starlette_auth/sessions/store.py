@@ -12,7 +12,7 @@ from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, SessionInterrupted
 from .base import SessionBase
 from .open_websockets import OpenWebSockets
-from .records import EMPTY
+from .records import EMPTY, SessionRecord, new_public_id, printable, time_to_keep
 
 Progress = Callable[[int], None]
 
@@ -89,6 +89,20 @@ class SessionStore(abc.ABC):
 
     async def close(self) -> None:  # noqa: B027
         """Closes the connections of this event loop."""
+
+
+def first_record(session: SessionBase, data: str, *, max_age: int, now: int) -> SessionRecord:
+    """Returns the record of a session that is stored for the first time."""
+    return SessionRecord(
+        data=data,
+        public_id=new_public_id(),
+        user_id=session.user_id,
+        created=now,
+        last_seen=now,
+        expires=now + time_to_keep(data, max_age),
+        address=printable(session.address, 45),
+        user_agent=printable(session.user_agent, 255),
+    )
 
 
 def cookie_value(session_key: str, data: str) -> str:

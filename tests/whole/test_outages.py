@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from starlette_auth import CachedStore, DatabaseStore, RedisStore, Unavailable, get_auth
+from starlette_auth import Auth, CachedStore, DatabaseStore, RedisStore, Unavailable, get_auth
 from starlette_auth.middlewares.session_websocket import WebSocketSessionResponder
 from starlette_auth.testing import FrozenClock, log_in
 
@@ -246,22 +246,31 @@ def test_a_frozen_cache_delays_only_one_request_for_a_short_time(start: Start, t
             redis.thaw()
 
 
+@contextlib.asynccontextmanager
+async def two_cached(
+    database: Database, redis_url: str, clock: FrozenClock
+) -> AsyncIterator[tuple[tuple[Auth, httpx.AsyncClient], tuple[Auth, httpx.AsyncClient]]]:
+    """Yields the `Auth` and a client of each of two processes with the same cache."""
+
+    def cached(users: Any) -> CachedStore:
+        return CachedStore(DatabaseStore(database, users=users, clock=clock), redis_url, clock=clock)
+
+    async with (
+        installed(database, sessions=cached, clock=clock) as first,
+        installed(database, sessions=cached, clock=clock) as second,
+        client_of(make_app(first)) as client,
+        client_of(make_app(second)) as second_client,
+    ):
+        yield (first, client), (second, second_client)
+
+
 async def test_a_session_that_ended_during_a_cache_outage_is_not_served_from_the_cache_later(
     tmp_path: Path, database: Database
 ) -> None:
     """Two processes share the cache: `first` cannot reach Redis during the outage, `second` is idle."""
     with redis_server(tmp_path) as redis:
         clock = FrozenClock()
-
-        def cached(users: Any) -> CachedStore:
-            return CachedStore(DatabaseStore(database, users=users, clock=clock), redis.url, clock=clock)
-
-        async with (
-            installed(database, sessions=cached, clock=clock) as first,
-            installed(database, sessions=cached, clock=clock) as second,
-            client_of(make_app(first)) as client,
-            client_of(make_app(second)) as second_client,
-        ):
+        async with two_cached(database, redis.url, clock) as ((first, client), (_, second_client)):
             ann = await first.users.create_user("ann", password=PASSWORD)
             for end in ("logout", "revoke", "password", "flush"):
                 client.cookies.clear()
@@ -287,16 +296,7 @@ async def test_a_change_during_a_cache_outage_is_seen_by_processes_that_reach_th
 ) -> None:
     with redis_server(tmp_path) as redis:
         clock = FrozenClock()
-
-        def cached(users: Any) -> CachedStore:
-            return CachedStore(DatabaseStore(database, users=users, clock=clock), redis.url, clock=clock)
-
-        async with (
-            installed(database, sessions=cached, clock=clock) as first,
-            installed(database, sessions=cached, clock=clock) as second,
-            client_of(make_app(first)) as client,
-            client_of(make_app(second)) as second_client,
-        ):
+        async with two_cached(database, redis.url, clock) as ((first, client), (second, second_client)):
             await log_in(client, await first.users.create_user("ann", password=PASSWORD), first)
             second_client.cookies.update(client.cookies)
             await second_client.get("/whoami")
