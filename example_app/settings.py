@@ -165,11 +165,12 @@ def database() -> Database:
             f"DATABASE_URL needs {error.name}, which is not installed. "
             "Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql]."
         ) from error
-    except Exception as error:
+    except Exception:
+        # `from None`, because a traceback with the cause would show parts of the URL.
         raise ImproperlyConfigured(
             "DATABASE_URL is not valid. Set it to sqlite+aiosqlite:///example.sqlite3, "
             "postgresql://user@host/name or mysql+asyncmy://user@host/name."
-        ) from error
+        ) from None
 
 
 def secret_keys() -> list[str]:

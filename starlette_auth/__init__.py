@@ -44,7 +44,7 @@ from .database.gateway import Gateway
 from .database.migrations import migrate
 from .database.table_definitions import user_columns
 from .database.tables import Tables
-from .decorators import login_not_required, login_required, permission_required, user_passes_test
+from .decorators import csrf_exempt, login_not_required, login_required, permission_required, user_passes_test
 from .django.cache import DjangoCache
 from .django.project import DjangoProject
 from .django.reset_tokens import PasswordResetTokens
@@ -185,6 +185,7 @@ __all__ = [
     "auth_context",
     "authenticate",
     "complete_login",
+    "csrf_exempt",
     "csrf_input",
     "csrf_token",
     "default_validators",

@@ -14,6 +14,7 @@ from .auth import Auth
 from .database.migrations import migrate
 from .decorators import login_not_required
 from .http.urls import redirect
+from .middlewares import route_check
 from .middlewares.authentication import AuthenticationMiddleware
 from .middlewares.csrf import CSRFMiddleware
 from .middlewares.session import SessionMiddleware
@@ -43,16 +44,25 @@ def well_known(auth: Auth) -> list[BaseRoute]:
     return [Route("/.well-known/change-password", change_password, methods=["GET"])]
 
 
-def lifespan(auth: Auth, inner: Lifespan | None = None, *, create_tables: bool = False) -> Lifespan:
+def lifespan(
+    auth: Auth, inner: Lifespan | None = None, *, create_tables: bool = False, check_routes: bool = True
+) -> Lifespan:
     """Returns a lifespan that connects the database at startup and disconnects it at shutdown.
 
     `inner` is the application's own lifespan, which runs while the database is connected. A database that was already
     connected stays connected. `create_tables` creates or completes the tables at each start, as the command
     `starlette-auth migrate` does.
+
+    The application does not start if a route calls a function past its decorator, as `@login_required` above
+    `@app.get(…)` would have it: it would be open to all visitors. `check_routes=False` switches this check off, also
+    for the first request, at which AuthenticationMiddleware makes it otherwise.
     """
+    auth.check_routes = check_routes
 
     @contextlib.asynccontextmanager
     async def connected(app: Any) -> AsyncIterator[Any]:
+        if check_routes:
+            route_check.check_routes(app)
         must_connect = not auth.database.is_connected
         if must_connect:
             await auth.database.connect()

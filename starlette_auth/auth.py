@@ -19,7 +19,7 @@ from .backends.user_sessions import UserSessions, WhenFull
 from .core.clock import Clock
 from .core.events import Events, PasswordCheckUnavailable
 from .core.exceptions import ImproperlyConfigured, ValidationError
-from .core.signing import SecretKeys
+from .core.signing import SecretKeys, require_strong_keys
 from .core.templating import Templates
 from .core.translation import Languages, override_language
 from .database.gateway import Gateway
@@ -29,7 +29,8 @@ from .http.cookies import Cookie
 from .http.headers import add_security_headers
 from .http.proxies import TrustedProxies
 from .http.scope import SCOPE_KEY
-from .http.urls import RedirectTargets, find_url_path, parse_origins, url_path_for
+from .http.site import Site
+from .http.urls import RedirectTargets, find_url_path, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -69,18 +70,17 @@ class Auth:
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
-    (default: the table `auth_session`). `session_limits`: how long a login lasts: "aal1", "aal2", "aal3" (NIST's
-    levels) or `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject".
-    `backends`: asked before the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`:
-    names of routes, or paths. `next_hosts`: other hosts that a login may redirect to. `trusted_origins`: other origins
-    whose pages may post to this site, as in "https://shop.example".
+    (default: the table `auth_session`). `session_limits`: limits of a login: "aal1", "aal2", "aal3" (NIST's levels) or
+    `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject". `backends`: asked before
+    the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, or paths.
+    `next_hosts`: hosts that a login may redirect to. `trusted_origins`: origins whose pages may post here.
 
-    `mailer`, `base_url` (scheme and host of the site): needed for mail. `password_validators`: check new passwords;
-    `context_words`: words of the site, such as its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}.
-    `trusted_proxies`: your reverse proxies; without them all visitors behind a proxy count as one client. `django`:
-    the defaults of a Django project with the same database and secret key. `connections`: PostgreSQL connections of
-    the pool that only this package uses, which saves a round trip per use; leave some to the application. `clock`:
-    tells all parts the time; a store that you pass has its own.
+    `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
+    except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site, such as
+    its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies;
+    without them all visitors behind a proxy count as one client. `django`: the defaults of a Django project with the
+    same database and secret key. `connections`: PostgreSQL connections of the pool that only this package uses; leave
+    some to the application. `clock`: tells all parts the time; a store that you pass has its own.
     """
 
     def __init__(
@@ -130,16 +130,17 @@ class Auth:
         self._connect(database, connections)
         self._build_passwords(passwords, password_validators, context_words, site_name)
         self._build_users(tables, user_class, rates, throttling, trusted_proxies)
-        self._build_sessions(sessions, cookie, session_limits, max_sessions, when_full)
+        self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
+        self._build_sessions(sessions, session_limits, max_sessions, when_full)
         self._build_backends(backends, login_fields)
         self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
         self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
+        require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
         self.csrf, self.csrf_tokens = parse_mode(csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
         self.login_url, self.login_redirect_url = login_url, login_redirect_url
         self.logout_redirect_url = logout_redirect_url
         self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
-        self.trusted_origins = parse_origins(trusted_origins)
-        self.login_after_reset, self.clear_site_data = login_after_reset, clear_site_data
+        self.login_after_reset, self.clear_site_data, self.check_routes = login_after_reset, clear_site_data, True
         self.login_steps: list[LoginStep] = []
         self._attach_features(features)
 
@@ -191,7 +192,6 @@ class Auth:
     def _build_sessions(
         self,
         sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None,
-        cookie: Cookie | None,
         limits: SessionLimits | Preset | None,
         max_sessions: int | None,
         when_full: WhenFull,
@@ -200,9 +200,10 @@ class Auth:
         if sessions is None:
             sessions = self.defaults.sessions(self.database, self.users, self.keys, self.clock)
         self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
-        self.cookie = cookie or self.defaults.cookie()
-        self.csrf_cookie = self.defaults.csrf_cookie(self.cookie)
-        self.devices = KnownDevices(self.keys, self.cookie)
+        self.sessions.attach(str(self.database.url), self.tables.user)
+        self.cookie = self.site.cookie
+        self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
+        self.devices = KnownDevices(self.tokens, self.cookie)
         self.session_backend = SessionBackend(
             self.users, self.keys, limits=self.session_limits, cycle_key=self.defaults.cycle_key, clock=self.clock
         )
@@ -223,6 +224,7 @@ class Auth:
         self.login_fields = self.model_backend.login_fields
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)
+        self.session_backend.require_backend(lambda: self.backends, is_shared=self.defaults.shares_sessions)
 
     def _build_mail(
         self,

@@ -9,8 +9,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from .auth import Auth, get_auth
 from .backends.session import require_session, session_of
 from .core.events import LoginFailed, UserLoggedOut, clean_credentials
-from .core.exceptions import PermissionDenied
+from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, PermissionDenied
+from .core.translation import gettext
 from .http.content import prefers_json
+from .http.mailed_secrets import has_mailed_secret
 from .http.urls import requested_url
 from .users.models import AnonymousUser, User, set_user
 
@@ -18,14 +20,14 @@ from .users.models import AnonymousUser, User, set_user
 async def authenticate(request: HTTPConnection, **credentials: Any) -> User | None:
     """Returns the user whose credentials these are, or None. The user is not logged in by this.
 
-    The backends are asked in order, and the first that knows the credentials decides. A backend that raises
+    The backends are asked in order, and the first that returns an active user decides. A backend that raises
     PermissionDenied ends the search.
     """
     auth = get_auth(request)
     try:
         for backend in auth.backends_for(credentials):
             user = await backend.authenticate(request, **credentials)
-            if user is not None:
+            if user is not None and user.is_active:
                 user.backend = backend.path
                 return user
     except PermissionDenied:
@@ -39,9 +41,11 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
     """Makes `user` the user of this session, under a new session key. Data of an anonymous visitor stays.
 
     `remember` keeps the login when the browser closes, for as long as `Auth(session_limits=…)` allows. Login steps,
-    such as a second factor, are not asked here: pages use `complete_login`.
+    such as a second factor, are not asked here: pages use `complete_login`. Raises PermissionDenied (403) for a
+    request with an unsafe method, or a WebSocket, that another site sent.
     """
     auth = get_auth(request)
+    _refuse_cross_site(auth, request)
     auth.csrf_tokens.rotate(request)
     path = backend or getattr(user, "backend", "") or auth.model_backend.path
     await auth.user_sessions.begin(request, user, path, remember=remember)
@@ -51,9 +55,10 @@ async def complete_login(request: Request, user: User, next: str | None = None, 
     """Logs in a user who has proved who they are, and returns the redirect to `next`. Every login page ends here.
 
     Each of `auth.login_steps` may return another response first. `next` is followed when it is safe. Raises
-    TooManySessions (403) where `Auth(max_sessions=…)` leaves no room.
+    TooManySessions (403) where `Auth(max_sessions=…)` leaves no room, and PermissionDenied as `login` does.
     """
     auth = get_auth(request)
+    _refuse_cross_site(auth, request)
     for step in auth.login_steps:
         response = await step(request, user)
         if response is not None:
@@ -61,6 +66,19 @@ async def complete_login(request: Request, user: User, next: str | None = None, 
     auth.csrf_tokens.rotate(request)
     await auth.user_sessions.begin(request, user, user.backend or auth.model_backend.path, remember=remember)
     return RedirectResponse(auth.redirects.choose(request.scope, next), status_code=303)
+
+
+def _refuse_cross_site(auth: Auth, conn: HTTPConnection) -> None:
+    """Raises PermissionDenied if another site sent this request.
+
+    An attacker's page posts the attacker's password, and the victim would go on as the attacker's user. Therefore no
+    mark of the endpoint allows it.
+    """
+    if not auth.site.is_cross_site(conn):
+        return
+    with auth.override_language(conn):
+        text = gettext("This login was sent from another site. Open the login page of this site and log in there.")
+    raise CrossSiteSocketLogin(text) if conn.scope["type"] == "websocket" else CrossSiteLogin(text)
 
 
 async def logout(request: HTTPConnection) -> None:
@@ -96,6 +114,7 @@ def redirect_to_login(conn: HTTPConnection, login_url: str | None = None) -> Res
     auth = get_auth(conn)
     url = auth.url_for(conn, login_url or auth.login_url)
     # After a login the browser sends a GET. It can return to a page, and not to the target of a form.
-    if conn.scope.get("method") in ("GET", "HEAD"):
+    # The query is logged; therefore no path with the secret of a mailed link is in it.
+    if conn.scope.get("method") in ("GET", "HEAD") and not has_mailed_secret(conn.scope):
         url += ("&" if "?" in url else "?") + urlencode({"next": requested_url(conn.scope)})
     return RedirectResponse(url, status_code=303)

@@ -1,12 +1,12 @@
-"""Decorators that say what an endpoint requires."""
+"""Decorators that say what an endpoint requires. FastAPI takes them as dependencies too."""
 
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, NoReturn, TypeVar, cast, overload
+from typing import Annotated, Any, NoReturn, TypeVar, cast, overload
 
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -14,9 +14,122 @@ from starlette.websockets import WebSocket
 
 from .authentication import redirect_to_login
 from .core.exceptions import ImproperlyConfigured
+from .core.functions import layers, record_decoration
 
 F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
+Refuse = Callable[[HTTPConnection], Response]
+
+
+class Refused(Exception):
+    """Carries the response of a guard past the endpoint.
+
+    FastAPI gives the endpoint what a dependency returns, so a dependency that returned the response would let it pass.
+    """
+
+    def __init__(self, conn: HTTPConnection, response: Response) -> None:
+        super().__init__()
+        self.response = response
+        # Each application, also a mounted one, answers 500 to an exception without a handler. Without an application,
+        # as in a bare Router, AuthenticationMiddleware sends the response.
+        handlers, _ = conn.scope.get("starlette.exception_handlers", ({}, {}))
+        handlers[Refused] = _response_of
+
+
+async def _response_of(conn: HTTPConnection, refusal: Refused) -> Response:
+    return refusal.response
+
+
+class NotADependency:
+    """Refuses a parameter that FastAPI would fill from the request, as in `Depends(permission_required)`.
+
+    An attacker would choose the permission, as in ?perm=polls.view_poll, which would let the attacker in. Therefore
+    the hook raises by which Pydantic asks an annotation for its schema: FastAPI asks when it adds the route.
+    """
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> NoReturn:
+        raise ImproperlyConfigured(self.message)
+
+
+class Guard:
+    """A requirement of an endpoint: a decorator, and a dependency of FastAPI.
+
+    `Depends(guard)` is the user. It refuses other requests before the endpoint is called.
+    """
+
+    def __init__(self, name: str, test: Test, refuse: Refuse, reason: str) -> None:
+        self.name = name
+        self.test = test
+        self.refuse = refuse
+        self.reason = reason
+        mark_as_dependency(self)
+
+    @overload
+    def __call__(self, endpoint: HTTPConnection) -> Coroutine[Any, Any, Any]: ...
+
+    @overload
+    def __call__(self, endpoint: F) -> F: ...
+
+    def __call__(self, endpoint: Any) -> Any:
+        if isinstance(endpoint, HTTPConnection):
+            return self.require(endpoint)
+        if not callable(endpoint):
+            raise ImproperlyConfigured(
+                f"{endpoint!r} is not an endpoint. Write @{self.name} above a function or an endpoint class, and give "
+                "options by name."
+            )
+        if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
+            wrap = _guarded_class
+        else:
+            wrap = _guarded_async if _is_async(endpoint) else _guarded_sync
+        guarded = wrap(endpoint, self)
+        record_decoration(endpoint, guarded, self.name)
+        return guarded
+
+    async def require(self, conn: HTTPConnection) -> Any:
+        """Returns the user of the request. Raises Refused or WebSocketException if the request may not pass."""
+        if "user" not in conn.scope:
+            _without_user()
+        if conn.scope.get("endpoint") is self:
+            raise ImproperlyConfigured(f"{self.name} is not an endpoint. Write @{self.name}(…) above an endpoint.")
+        passed = self.test(conn)
+        if inspect.isawaitable(passed):
+            passed = await passed
+        if not passed:
+            raise self.refusal(conn)
+        return conn.user
+
+    def respond(self, conn: HTTPConnection, guarded: Any) -> Response:
+        """Returns the response of a refused request. Raises it if FastAPI called `guarded` as a dependency."""
+        if _is_endpoint(conn, guarded):
+            return self.refuse(conn)
+        raise self.refusal(conn)
+
+    def refusal(self, conn: HTTPConnection) -> Exception:
+        """Returns the exception that ends a request before the endpoint is called."""
+        if conn.scope["type"] == "websocket":
+            return WebSocketException(1008, self.reason)
+        return Refused(conn, self.refuse(conn))
+
+
+async def _dependency(endpoint: HTTPConnection) -> None:
+    """Shows FastAPI what a guard takes, and that it is awaited."""
+
+
+def mark_as_dependency(guard: Callable[..., Any]) -> None:
+    """Makes FastAPI call `guard` with the connection and await the result.
+
+    FastAPI reads the signature of what a function wraps. It would call a function that is not async in a thread.
+    """
+    functools.update_wrapper(guard, _dependency, assigned=(), updated=())
+
+
+def is_guard(function: Any) -> bool:
+    """Returns whether this is a guard, such as `login_required`, and not an endpoint."""
+    return any(layer is _dependency for layer in layers(function))
 
 
 @overload
@@ -24,23 +137,35 @@ def login_required(endpoint: F) -> F: ...
 
 
 @overload
-def login_required(*, login_url: str | None = None) -> Callable[[F], F]: ...
+def login_required(endpoint: HTTPConnection) -> Coroutine[Any, Any, Any]: ...
 
 
-def login_required(endpoint: F | None = None, *, login_url: str | None = None) -> Any:
+@overload
+def login_required(*, login_url: str | None = None) -> Guard: ...
+
+
+def login_required(endpoint: Any = None, *, login_url: str | None = None) -> Any:
     """Allows only logged-in users. Other browsers are redirected to the login page; JSON clients get 401.
 
     It decorates functions (async or not), HTTPEndpoint classes and their methods, and WebSocket endpoints. An
-    anonymous WebSocket is closed with code 1008.
+    anonymous WebSocket is closed with code 1008. In FastAPI it is a dependency too: `Depends(login_required)`.
     """
-    decorate = user_passes_test(lambda user: user.is_authenticated, login_url=login_url)
-    return decorate if endpoint is None else decorate(endpoint)
+    guard = _login_guard if login_url is None else _user_guard("login_required", _is_authenticated, login_url)
+    return guard if endpoint is None else guard(endpoint)
 
 
-def permission_required(perm: str | Iterable[str], *, login_url: str | None = None) -> Callable[[F], F]:
+def permission_required(
+    perm: Annotated[
+        str | Iterable[str],
+        NotADependency('Name the permission in the dependency: Depends(permission_required("polls.add_vote")).'),
+    ],
+    *,
+    login_url: str | None = None,
+) -> Guard:
     """Allows only users with the permission, or with all permissions of a list.
 
-    Anonymous visitors are redirected to the login page, or get 401 if they want JSON. Other users get 403.
+    Anonymous visitors are redirected to the login page, or get 401 if they want JSON. Other users get 403. In FastAPI
+    it is a dependency too: `Depends(permission_required("polls.add_vote"))`.
     """
     if callable(perm):
         raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
@@ -54,43 +179,60 @@ def permission_required(perm: str | Iterable[str], *, login_url: str | None = No
             raise ImproperlyConfigured(
                 f"{name!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
             )
-    return user_passes_test(lambda user: user.has_perms(perms), login_url=login_url)
+    return _user_guard("permission_required", lambda user: user.has_perms(perms), login_url)
 
 
-def user_passes_test(test: Test, *, login_url: str | None = None) -> Callable[[F], F]:
+def user_passes_test(
+    test: Annotated[
+        Test, NotADependency("Name the test in the dependency: Depends(user_passes_test(lambda user: user.is_staff)).")
+    ],
+    *,
+    login_url: str | None = None,
+) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
-    The test may be async if the endpoint is async.
+    The test may be async if the endpoint is async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`.
     """
-    return require(lambda conn: test(conn.user), lambda conn: _forbidden(conn, login_url))
+    if not callable(test) or is_guard(test):
+        raise ImproperlyConfigured(
+            f"{test!r} is not a test of a user. Pass a function, as in user_passes_test(lambda user: user.is_staff)."
+        )
+    return _user_guard("user_passes_test", test, login_url)
 
 
-def require(
-    test: Test, refuse: Callable[[HTTPConnection], Response], reason: str = "Log in first, with a user who may do this."
-) -> Callable[[F], F]:
-    """Returns a decorator that calls the endpoint only if `test(conn)` is true.
-
-    Otherwise `refuse(conn)` makes the response; a WebSocket is closed with code 1008 and `reason`.
-    """
-
-    def decorate(endpoint: F) -> F:
-        if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
-            wrap = _guarded_class
-        else:
-            wrap = _guarded_async if _is_async(endpoint) else _guarded_sync
-        guarded: F = wrap(endpoint, test, refuse, reason)
-        return guarded
-
-    return decorate
+def _user_guard(name: str, test: Test, login_url: str | None) -> Guard:
+    reason = "Log in first, with a user who may do this."
+    return Guard(name, lambda conn: test(conn.user), lambda conn: _forbidden(conn, login_url), reason)
 
 
-def login_not_required(endpoint: F) -> F:
+def _is_authenticated(user: Any) -> bool:
+    return bool(user.is_authenticated)
+
+
+_login_guard = _user_guard("login_required", _is_authenticated, None)
+mark_as_dependency(login_required)
+
+
+def login_not_required(
+    endpoint: Annotated[F, NotADependency("Write @login_not_required above the endpoint: it is not a dependency.")],
+) -> F:
     """Marks an endpoint for which LoginRequiredMiddleware requires no login."""
     endpoint.login_required = False  # type: ignore[attr-defined]
     return endpoint
 
 
-def _guarded_async(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
+def csrf_exempt(endpoint: F) -> F:
+    """Marks an endpoint to which other sites may post, such as a webhook. CSRFMiddleware does not check it.
+
+    `login` and `complete_login` still raise PermissionDenied for a request that another site sent.
+    """
+    endpoint.csrf_exempt = True  # type: ignore[attr-defined]
+    return endpoint
+
+
+def _guarded_async(endpoint: Any, guard: Guard) -> Any:
+    test = guard.test
+
     @functools.wraps(endpoint)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
@@ -99,15 +241,17 @@ def _guarded_async(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection],
             passed = await passed
         if passed:
             return await endpoint(*args, **kwargs)
-        if isinstance(conn, WebSocket):
-            await conn.close(1008, reason)
+        if isinstance(conn, WebSocket) and _is_endpoint(conn, guarded):
+            await conn.close(1008, guard.reason)
             return None
-        return refuse(conn)
+        return guard.respond(conn, guarded)
 
     return guarded
 
 
-def _guarded_sync(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
+def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
+    test = guard.test
+
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
@@ -115,28 +259,42 @@ def _guarded_sync(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], 
         if inspect.isawaitable(passed):
             cast(Coroutine[Any, Any, bool], passed).close()
             raise ImproperlyConfigured(f"{endpoint!r} is not async, but its test is. Write it with `async def`.")
-        return endpoint(*args, **kwargs) if passed else refuse(conn)
+        return endpoint(*args, **kwargs) if passed else guard.respond(conn, guarded)
 
     return guarded
 
 
-def _guarded_class(endpoint: Any, test: Test, refuse: Callable[[HTTPConnection], Response], reason: str) -> Any:
+def _guarded_class(endpoint: Any, guard: Guard) -> Any:
     """Returns a subclass that tests before it dispatches, so that the test covers every method."""
 
     class Guarded(endpoint):  # type: ignore[misc]
         async def dispatch(self) -> None:
             conn = _connection_of(self.scope, self.receive, self.send)
-            passed = test(conn) if "user" in self.scope else _without_user()
+            passed = guard.test(conn) if "user" in self.scope else _without_user()
             if inspect.isawaitable(passed):
                 passed = await passed
             if passed:
                 await super().dispatch()
             elif isinstance(conn, WebSocket):
-                await conn.close(1008, reason)
+                await conn.close(1008, guard.reason)
             else:
-                await refuse(conn)(self.scope, self.receive, self.send)
+                await guard.refuse(conn)(self.scope, self.receive, self.send)
 
+    if vars(endpoint).get("csrf_exempt") is True:
+        csrf_exempt(Guarded)
     return functools.update_wrapper(Guarded, endpoint, updated=())
+
+
+def _is_endpoint(conn: HTTPConnection, guarded: Any) -> bool:
+    """Returns whether the route called `guarded` as its endpoint, so that it sends what `guarded` returns.
+
+    FastAPI calls dependencies too, and iterates over what a generator function returns.
+    """
+    endpoint = conn.scope.get("endpoint", guarded)
+    inner = inspect.unwrap(guarded)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        return False
+    return inspect.isclass(endpoint) or any(layer is guarded for layer in layers(endpoint))
 
 
 def _connection_of(scope: Scope, receive: Receive, send: Send) -> HTTPConnection:

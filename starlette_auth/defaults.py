@@ -26,6 +26,8 @@ class Defaults:
 
     #: Whether a session gets a new session key when it was signed with an old secret key.
     cycle_key = False
+    #: Whether another application writes logins to the same sessions, with backends of its own.
+    shares_sessions = False
 
     def tables(self) -> Tables:
         return Tables()

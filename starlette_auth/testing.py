@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable
 from email.message import EmailMessage
 from typing import Any, Protocol, overload
+from urllib.parse import urlsplit
 
 from .auth import Auth
 from .core.exceptions import ImproperlyConfigured
@@ -61,10 +62,15 @@ def log_in(client: Client, user: User | None, auth: Auth | None = None) -> Await
 
 async def _log_in(client: Client, user: User, auth: Auth) -> None:
     session = auth.sessions.new_session(auth.clock)
-    auth.session_backend.bind(session, user, auth.model_backend.path)
+    # A site without passwords has removed ModelBackend, and a login counts only while its backend is configured.
+    backend = auth.model_backend if auth.model_backend in auth.backends else auth.session_backend
+    auth.session_backend.bind(session, user, backend.path)
     value = await auth.sessions.save(session, session.get_expiry_age())
-    base = str(getattr(client, "base_url", "http://testserver"))
-    name = auth.cookie.names[auth.cookie.is_secure({"scheme": base.partition(":")[0]})]
+    base = urlsplit(str(getattr(client, "base_url", "http://testserver")))
+    headers = [
+        (name.lower().encode(), value.encode()) for name, value in {"Host": base.netloc, **client.headers}.items()
+    ]
+    name = auth.cookie.names[auth.cookie.is_secure({"scheme": base.scheme, "headers": headers})]
     client.cookies.delete(name) if name in client.cookies else None
     client.cookies.set(name, value)
     client.headers["Sec-Fetch-Site"] = "same-origin"

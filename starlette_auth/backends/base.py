@@ -36,14 +36,18 @@ class AuthenticationBackend:
         cls.identifies = cls.identify is not AuthenticationBackend.identify
 
     async def identify(self, conn: HTTPConnection) -> User | None:
-        """Returns the user who makes this request; None if this backend does not identify one."""
+        """Returns the user who makes this request; None if this backend does not identify one.
+
+        An inactive user counts as None.
+        """
         return None
 
     async def authenticate(self, conn: HTTPConnection, **credentials: Any) -> User | None:
         """Returns the user to whom the credentials belong; None if they are not valid for this backend.
 
-        Raise PermissionDenied to refuse them without trying further backends. An override can name the credentials that
-        it accepts as parameters; it is then called only with credentials that fit its signature.
+        An inactive user counts as None. Raise PermissionDenied to refuse the credentials without trying further
+        backends. An override can name the credentials that it accepts as parameters; it is then called only with
+        credentials that fit its signature.
         """
         return None
 

@@ -1,9 +1,9 @@
 """The backend that checks a username or e-mail address and a password."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -39,7 +39,8 @@ class ModelBackend(AuthenticationBackend):
     async def authenticate(
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
     ) -> User | None:
-        username, password = str(username), str(password)  # a JSON request may contain other types
+        if not isinstance(username, str):  # a JSON request may contain other types
+            username = ""
         started_at = time.perf_counter()
         user = await self._find(username)
         try:
@@ -54,7 +55,7 @@ class ModelBackend(AuthenticationBackend):
     async def check_password(
         self, conn: HTTPConnection, user: User | None, password: str, *, username: str = "", action: str = "login"
     ) -> bool:
-        """Returns whether the password is that of an active user; False if `user` is None.
+        """Returns whether the password is that of an active user; False if `user` is None, or for other types than str.
 
         Attempts are counted for the `username` that was entered, whether or not the account exists, so that both cases
         have the same result. Raises HTTPException (429) after too many attempts.
@@ -97,8 +98,11 @@ class LoginThrottle:
         self.devices = devices
         self.proxies = proxies
 
-    def attempt(
+    @contextlib.asynccontextmanager
+    async def attempt(
         self, conn: HTTPConnection, user: User | None, username: str, action: str
-    ) -> AbstractAsyncContextManager[Attempt]:
-        device = "" if user is None else self.devices.known(conn, user)
-        return self.throttle.attempt(action, account=username, address=self.proxies.client_address(conn), device=device)
+    ) -> AsyncIterator[Attempt]:
+        device = "" if user is None else await self.devices.known(conn, user)
+        address = self.proxies.client_address(conn)
+        async with self.throttle.attempt(action, account=username, address=address, device=device) as attempt:
+            yield attempt

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -18,6 +19,7 @@ from .base import AuthenticationBackend
 
 BACKEND = "_auth_user_backend"  # this and the next name as in Django
 AUTH_HASH = "_auth_user_hash"
+OWN_BACKEND = "_auth_own_backend"  # of this package, in sessions that it shares with Django
 REMEMBERED = "_auth_remembered"
 # Django's salt, so that both frameworks can use the same session.
 AUTH_HASH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
@@ -46,6 +48,18 @@ class SessionBackend(AuthenticationBackend):
         self.limits = limits
         self.cycle_key = cycle_key
         self._clock = clock
+        self._backends: Callable[[], Sequence[AuthenticationBackend]] | None = None
+        self._is_shared = False
+
+    def require_backend(
+        self, backends: Callable[[], Sequence[AuthenticationBackend]], *, is_shared: bool = False
+    ) -> None:
+        """Accepts a login only while its backend is one of `backends()`, as Django does.
+
+        `is_shared`: whether Django writes logins to the same sessions. Those count with any backend, because only the
+        Django project knows its own backends.
+        """
+        self._backends, self._is_shared = backends, is_shared
 
     async def identify(self, conn: HTTPConnection) -> User | None:
         session = session_of(conn)
@@ -67,11 +81,11 @@ class SessionBackend(AuthenticationBackend):
         return user if user is not None and self.is_valid(session, user) else None
 
     def is_valid(self, session: SessionBase, user: User) -> bool:
-        """Returns whether the user is active, has the password of the login, and no timeout has passed.
+        """Returns whether the user is active, has the backend and the password of the login, and no timeout has passed.
 
         Sets the timeouts of the session (`session.limit`).
         """
-        if not user.is_active or not self._verify(session, user):
+        if not user.is_active or not self._has_backend(session) or not self._verify(session, user):
             return False
         if self.limits is not None:
             session.limit = self.limits.of(user, is_remembered=REMEMBERED in session)
@@ -87,6 +101,9 @@ class SessionBackend(AuthenticationBackend):
             session.flush()
         session.start_new()
         session[USER_ID], session[BACKEND] = str(user.id), backend
+        session.pop(OWN_BACKEND, None)
+        if self._is_shared and self._is_configured(backend):
+            session[OWN_BACKEND] = backend
         session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
         session[AUTH_TIME] = int(self._clock())
         session.pop(REMEMBERED, None)
@@ -123,6 +140,26 @@ class SessionBackend(AuthenticationBackend):
     def backend_of(session: SessionBase) -> str:
         """Returns the path of the backend that logged the user in; "" if there is none."""
         return str(session.get(BACKEND, ""))
+
+    def check_backend(self, path: str) -> None:
+        """Raises ImproperlyConfigured if a session with this backend would not count."""
+        if self._backends is not None and not self._is_shared and not self._is_configured(path):
+            paths = ", ".join(sorted({backend.path for backend in self._backends()}))
+            raise ImproperlyConfigured(
+                f"No backend has the path {path!r}, so the login would not count. Pass one of these to login(), or add "
+                f"the backend to Auth(backends=[…]): {paths}."
+            )
+
+    def _is_configured(self, path: object) -> bool:
+        return self._backends is None or any(backend.path == path for backend in self._backends())
+
+    def _has_backend(self, session: SessionBase) -> bool:
+        """Returns whether the backend of the login is still configured.
+
+        An operator removes a backend that is not trusted any more. Its sessions would otherwise continue.
+        """
+        path = session.get(BACKEND)
+        return self._is_configured(path) or (self._is_shared and session.get(OWN_BACKEND) != path)
 
     def _verify(self, session: SessionBase, user: User) -> bool:
         """Returns whether the login was signed with the user's current password, and signs it again if necessary."""

@@ -71,29 +71,33 @@ class UserSessions:
         self.events.on(UserDeactivated)(self._close_websockets)
         self.events.on(SessionEnded)(self._close_websockets)
         self.events.on(SessionsEnded)(self._close_websockets)
+        self.events.on(PasswordChanged)(self._revoke_devices)
+        self.events.on(UserDeactivated)(self._revoke_devices)
+        self.events.on(SessionsEnded)(self._revoke_devices)
 
     async def begin(
         self, conn: HTTPConnection, user: User, backend: str, *, remember: bool = False, may_refuse: bool = True
     ) -> None:
         """Logs the user in to the session of this request, under a new session key.
 
-        `backend` is the path of the backend that identified the user. Raises TooManySessions if the limit is reached
-        and no login may end another session, unless `may_refuse` is False.
+        `backend` is the path of the backend that identified the user. Raises ImproperlyConfigured if it is unknown, and
+        TooManySessions if the limit is reached and no login may end another session, unless `may_refuse` is False.
         """
         if not isinstance(user, User):
             raise TypeError("login() takes a User. authenticate() returned None or was not awaited. Check its result.")
         if not user.is_active:
             raise PermissionDenied(f"{user.username!r} is not active. Set is_active before login().")
         session = require_session(conn)
+        self.backend.check_backend(backend)
         if may_refuse:
             await self.check_limit(user, session)
-        new_device = user.last_login is not None and not self.devices.known(conn, user)
+        new_device = user.last_login is not None and not await self.devices.known(conn, user)
         async with self.events.transaction(UserLoggedIn):
             await self.backend.users.record_login(user)
             await self.events.emit(UserLoggedIn(user=user, request=conn, backend=backend, new_device=new_device))
         self.backend.bind(session, user, backend, is_remembered=remember)
         session.after_save = functools.partial(self.enforce_limit, user, may_refuse=may_refuse)
-        self.devices.remember(conn, user)
+        await self.devices.remember(conn, user)
         set_user(conn.scope, user)
 
     async def list(self, user: User) -> list[SessionBase]:
@@ -119,11 +123,21 @@ class UserSessions:
     async def revoke_all(
         self, user: User, *, keep: SessionBase | None = None, request: HTTPConnection | None = None
     ) -> int:
-        """Ends all sessions of a user except `keep`; returns their number. Emits SessionsEnded if there were any."""
+        """Ends all sessions of a user except `keep`; returns their number. Emits SessionsEnded if there were any.
+
+        All browsers become unknown devices, except that of `request` if its session is kept.
+        """
+        known = (
+            request if request is not None and keep is not None and await self.devices.known(request, user) else None
+        )
         async with self.gateway.atomic():
             number = await self.store.revoke_all(user.identity, keep=keep.public_id if keep is not None else "")
             if number:
                 await self.events.emit(SessionsEnded(user=user, request=request))
+            else:
+                await self.devices.revoke_all(user)
+        if known is not None:
+            await self.devices.remember(known, user)
         return number
 
     async def check_limit(self, user: User, here: SessionBase | None = None) -> None:
@@ -186,6 +200,18 @@ class UserSessions:
     async def _user_deactivated(self, event: UserDeactivated) -> None:
         if self.store.supports_user_lookup:
             await self.store.revoke_all(event.user.identity)
+
+    async def _revoke_devices(self, event: PasswordChanged | UserDeactivated | SessionsEnded) -> None:
+        """Makes the user's browsers unknown devices, because an attacker may have copied the cookie of one.
+
+        The browser in which the password was changed stays known. An attacker may keep the counter of unknown browsers
+        full, which would lock the owner out. A reset proves that the visitor reads the owner's mail; therefore the
+        browser of a reset becomes a known device, with an empty counter.
+        """
+        request = event.request if isinstance(event, PasswordChanged) else None
+        await self.devices.revoke_all(event.user, keep=request)
+        if request is not None and isinstance(event, PasswordChanged) and event.by_reset:
+            await self.devices.remember(request, event.user)
 
     async def _close_websockets(self, event: AnyEnd) -> None:
         self.gateway.on_commit(lambda: self.store.open_websockets.user_changed(event.user.identity))

@@ -111,6 +111,7 @@ def _report(inspection: Inspection, *, has_key: bool) -> list[str]:
     lines += [f"Hashes:    {number:>9,} {kind}" for kind, number in inspection.hashes.most_common()]
     lines += _about_sessions(inspection, has_key=has_key)
     lines += [f"Problem:   {problem}" for problem in inspection.problems]
+    lines += _about_indexes(inspection)
     lines.append(
         "Compare:   USE_TZ, TIME_ZONE, SESSION_COOKIE_AGE, the cookie names and PASSWORD_HASHERS are in the project's "
         "settings; pass those that differ from Django's defaults to DjangoProject"
@@ -141,6 +142,15 @@ def _about_sessions(inspection: Inspection, *, has_key: bool) -> list[str]:
         f"{sessions.by_newest} by SECRET_KEY, {sessions.by_fallback} by a fallback, {sessions.unreadable} by neither"
     )
     return [*lines, f"           of the latest {min(sessions.rows, SAMPLE)}, signed: {counts}"]
+
+
+def _about_indexes(inspection: Inspection) -> list[str]:
+    if not inspection.missing_indexes:
+        return []
+    return [
+        "Indexes:   look-ups that ignore case read all users. Add these in the project, with migrations.RunSQL:",
+        *(f"           {statement};" for statement in inspection.missing_indexes),
+    ]
 
 
 def suggestion(inspection: Inspection, user: UserModel) -> list[str]:

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import getpass
 import importlib
 import os
 import secrets
@@ -13,15 +12,16 @@ from typing import Any
 from databases import Database
 
 from ..auth import Auth
-from ..core.exceptions import StarletteAuthError, ValidationError
+from ..core.exceptions import StarletteAuthError
 from ..core.translation import format_time_since
 from ..database.migrations import migrate
 from ..django.project import DjangoProject
 from ..http.user_agents import describe_user_agent
 from ..users.models import User
+from .accounts import add_allow_weak_password, ask_for_password, ask_for_superuser, check_password
 from .build_filter import add_filter_command
 from .django_commands import add_commands
-from .terminal import CommandError, ask, print_error, print_line, show_progress
+from .terminal import CommandError, print_error, print_line, show_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,13 +99,15 @@ def _add_createsuperuser(commands: Any, common: argparse.ArgumentParser) -> None
     command.add_argument(
         "--noinput", action="store_true", help="do not prompt; take the password from STARLETTE_AUTH_PASSWORD"
     )
-    command.set_defaults(command=_createsuperuser, ask=_ask_for_superuser)
+    add_allow_weak_password(command)
+    command.set_defaults(command=_createsuperuser, ask=ask_for_superuser)
 
 
 def _add_changepassword(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser("changepassword", help="set a new password for a user", parents=[common])
     command.add_argument("username")
-    command.set_defaults(command=_changepassword, ask=_ask_for_password)
+    add_allow_weak_password(command)
+    command.set_defaults(command=_changepassword, ask=ask_for_password)
 
 
 def _add_clearsessions(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -155,10 +157,12 @@ def _database(url: str) -> Database:
         raise CommandError(
             f"{error}. Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql]."
         ) from error
-    except (KeyError, AssertionError) as error:
+    except (LookupError, AssertionError, ValueError):
+        # The message does not contain the URL, because it may contain a password.
         raise CommandError(
-            f"{url!r} is not a supported database URL. Use sqlite+aiosqlite:///file, postgresql://… or mysql+asyncmy://…"
-        ) from error
+            "This is not a supported database URL. Use sqlite+aiosqlite:///file, postgresql://user@host/name or "
+            "mysql+asyncmy://user@host/name. Write %40 for an @ in the password, and %2F for a /."
+        ) from None
 
 
 async def _run(auth: Auth, options: argparse.Namespace) -> None:
@@ -180,18 +184,18 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
         raise CommandError(
             f"A user named {options.username!r} exists already. Choose another name, or use changepassword."
         )
-    user = await auth.users.create_superuser(options.username, options.email or "", options.password)
+    await check_password(auth, User(id=None, username=options.username, email=options.email), options)
+    user = await auth.users.create_superuser(options.username, options.email, options.password)
     print_line(f"Created the superuser {user.username}.")
-    await _warn_about_password(auth, user, options.password)
 
 
 async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     user = await _user(auth, options)
+    await check_password(auth, user, options)
     await auth.users.set_password(user, options.password)
     if auth.sessions.supports_user_lookup:
         await auth.sessions.revoke_all(user.identity)
     print_line(f"Changed the password of {user.username} and ended the user's sessions.")
-    await _warn_about_password(auth, user, options.password)
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -251,53 +255,3 @@ async def _user(auth: Auth, options: argparse.Namespace) -> User:
 
 def _ask_nothing(auth: Auth, options: argparse.Namespace) -> None:
     """Does nothing: the command needs no input."""
-
-
-def _ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
-    if not options.username and not options.noinput:
-        options.username = ask("Username: ")
-    if not options.username:
-        raise CommandError("A username is needed. Pass --username.")
-    if options.email is None and not options.noinput:
-        options.email = ask("E-mail address (optional): ")
-    user = User(id=None, username=options.username, email=options.email or "")
-    options.password = _new_password(auth, user, may_ask=not options.noinput)
-
-
-def _ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
-    options.password = _new_password(auth, User(id=None, username=options.username), may_ask=True)
-
-
-def _new_password(auth: Auth, user: User, *, may_ask: bool) -> str:
-    """Returns the password from the environment or the prompt.
-
-    The administrator may confirm a weak password, as in Django.
-    """
-    password = os.environ.get("STARLETTE_AUTH_PASSWORD", "")
-    while may_ask and not password:
-        password = ask("Password: ", getpass.getpass)
-        if password != ask("Password (again): ", getpass.getpass):
-            password = ""
-            print_line("The two passwords differ. Try again.")
-        elif _warned(auth, user, password) and not ask("Use this password anyway? [y/N] ").lower().startswith("y"):
-            password = ""
-    if not password.strip():
-        raise CommandError("The password is empty. Enter one, or set STARLETTE_AUTH_PASSWORD.")
-    return password
-
-
-def _warned(auth: Auth, user: User, password: str) -> bool:
-    errors = asyncio.run(auth.validate_password(password, user)) if password else []
-    _warn(errors)
-    return bool(errors)
-
-
-async def _warn_about_password(auth: Auth, user: User, password: str) -> None:
-    """Warns about a weak password from the environment. A password from the prompt was checked already."""
-    if os.environ.get("STARLETTE_AUTH_PASSWORD"):
-        _warn(await auth.validate_password(password, user))
-
-
-def _warn(errors: Sequence[ValidationError]) -> None:
-    for error in errors:
-        print_error(f"Warning: {error}")

@@ -1,7 +1,11 @@
 """Terminal output and prompts."""
 
+import re
 import sys
 from collections.abc import Callable
+
+#: What an error may quote of a database URL: user and password, or the text behind a colon that is no port.
+CREDENTIALS = re.compile(r"""(?<=://)[^/@:\s]*:.*(?=@)|(?<=integer value as )(['"]).*\1""")
 
 
 class CommandError(Exception):
@@ -28,5 +32,9 @@ def print_line(text: str) -> None:
 
 
 def print_error(text: str) -> int:
-    sys.stderr.write(" ".join(text.split()) + "\n")
+    """Prints an error on one line, without the credentials of a URL, and returns the exit status.
+
+    Errors of the command line are kept in logs of builds and deployments, where others can read them.
+    """
+    sys.stderr.write(CREDENTIALS.sub("…", " ".join(text.split())) + "\n")
     return 1

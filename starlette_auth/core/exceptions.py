@@ -1,6 +1,6 @@
 """The exceptions of this package."""
 
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException, WebSocketException
 
 
 class StarletteAuthError(Exception):
@@ -13,6 +13,20 @@ class ImproperlyConfigured(StarletteAuthError):
 
 class PermissionDenied(StarletteAuthError):
     """Raised by a backend to refuse at once: later backends are not called."""
+
+
+class CrossSiteLogin(PermissionDenied, HTTPException):
+    """Another site sent the request that logs in. The response is 403."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(403, detail)
+
+
+class CrossSiteSocketLogin(PermissionDenied, WebSocketException):
+    """Another site opened the WebSocket that logs in. The close code is 1008."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(1008, reason)
 
 
 class SessionInterrupted(StarletteAuthError):

@@ -8,23 +8,43 @@ import secrets
 from collections.abc import Sequence
 
 from .exceptions import ImproperlyConfigured
+from .text import visible_characters
 
 logger = logging.getLogger("starlette_auth")
+GENERATE_KEY = 'Generate a key with `python -c "import secrets; print(secrets.token_urlsafe(50))"`.'
+MIN_KEY_LENGTH, MIN_DIFFERENT_CHARACTERS = 32, 5
+RECOMMENDED_KEY_LENGTH = 50  # as in Django's check security.W009
+PLACEHOLDER = "changeme"  # from our own documentation: "change-me-to-fifty-random-characters-please"
 KEY_LENGTH = 43  # characters of base64 that hold 256 bits
 
 
 class SecretKeys:
-    """Holds one or more secret keys, newest first. The newest signs; signatures by all are accepted."""
+    """Holds one or more secret keys, newest first. The newest signs; signatures by all are accepted.
+
+    Logs a warning for each key that could be guessed. `require_strong` refuses such keys.
+    """
 
     def __init__(self, secret_key: str | Sequence[str]) -> None:
         self.all = (secret_key,) if isinstance(secret_key, (str, bytes)) else tuple(secret_key or ())
         if not self.all or not all(isinstance(key, str) and key for key in self.all):
             raise ImproperlyConfigured(
-                "secret_key is empty or not a str. Generate one with "
-                '`python -c "import secrets; print(secrets.token_urlsafe(50))"` and keep it out of the repository.'
+                f"secret_key is empty or not a str. {GENERATE_KEY[:-1]} and keep it out of the repository."
             )
-        if len(self.all[0]) < 32:
-            logger.warning("secret_key has fewer than 32 characters. Generate one with secrets.token_urlsafe(50).")
+        for index, key in enumerate(self.all):
+            if reason := _weakness(key) or _doubt(key):
+                logger.warning("%s %s. %s", _name(index), reason, GENERATE_KEY)
+
+    def require_strong(self) -> None:
+        """Raises ImproperlyConfigured if one of the keys could be guessed.
+
+        An attacker who guesses a key signs links and cookies, which would log in as any user. Old keys are still
+        accepted. Therefore all keys must be strong.
+        """
+        for index, key in enumerate(self.all):
+            if reason := _weakness(key):
+                raise ImproperlyConfigured(
+                    f"{_name(index)} {reason}, which is too weak for a site with an https base_url. {GENERATE_KEY}"
+                )
 
     def __repr__(self) -> str:
         return f"<SecretKeys: {len(self.all)}>"
@@ -39,6 +59,41 @@ class SecretKeys:
             if hmac.compare_digest(salted_hmac(purpose, value, key).encode(), signature.encode("utf-8", "replace")):
                 return index
         return None
+
+
+def require_strong_keys(base_url: str | None, *holders: object) -> None:
+    """Raises ImproperlyConfigured if the site is public, with an https `base_url`, and uses a key that could be guessed.
+
+    `holders` are objects that may have keys of their own, in the attribute `keys`.
+    """
+    for holder in holders if (base_url or "").startswith("https://") else ():
+        keys = getattr(holder, "keys", None)
+        if isinstance(keys, SecretKeys):
+            keys.require_strong()
+
+
+def _name(index: int) -> str:
+    return f"secret_key[{index}] (an old key)" if index else "secret_key"
+
+
+def _weakness(key: str) -> str:
+    """Returns why a key could be guessed; "" if it could not."""
+    if PLACEHOLDER in "".join(filter(str.isalnum, key.lower())):
+        return "is a placeholder from the documentation"
+    if len(key.strip()) < MIN_KEY_LENGTH:
+        return f"has fewer than {MIN_KEY_LENGTH} characters"
+    if len(set(visible_characters(key))) < MIN_DIFFERENT_CHARACTERS:
+        return f"has fewer than {MIN_DIFFERENT_CHARACTERS} different characters"
+    return ""
+
+
+def _doubt(key: str) -> str:
+    """Returns what else Django's check security.W009 finds in a key."""
+    if key.startswith("django-insecure-"):
+        return "begins with django-insecure-: Django made it for development"
+    if len(key) < RECOMMENDED_KEY_LENGTH:
+        return f"has fewer than {RECOMMENDED_KEY_LENGTH} characters"
+    return ""
 
 
 def salted_hmac(salt: str, value: str, secret: str) -> str:

@@ -6,10 +6,28 @@ from contextlib import suppress
 from email.headerregistry import Address
 
 _find_lone_surrogate = re.compile("[\ud800-\udfff]").search
+#: Characters without a glyph that Unicode does not count as spaces, controls or formats: fillers, blank symbols,
+#: variation selectors, and code points that Unicode reserves as invisible.
+_is_filler = re.compile(
+    r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    r"\U0001d159\U000e0000-\U000e0fff]"
+).match
 MAX_NAME_LENGTH = 512
+INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
+USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 ATOM = r'[^\s\x00-\x20\x7f"(),.:;<>@\[\\\]]+'
 LABEL = r"[A-Za-z0-9_\-\u0080-\U0010ffff]+"
 ADDRESS = re.compile(rf"({ATOM}(?:\.{ATOM})*)@({LABEL}(?:\.{LABEL})*)")
+
+
+def require_text(value: object, name: str) -> None:
+    """Raises TypeError unless a value is text.
+
+    JSON contains other types. The text of a value, such as "None", must not be used in its place: an attacker could log
+    in to an account with that password.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"The {name} must be text, and this is of type {type(value).__name__}. Pass a str.")
 
 
 def has_lone_surrogate(text: str) -> bool:
@@ -20,10 +38,27 @@ def has_lone_surrogate(text: str) -> bool:
     return not text.isascii() and _find_lone_surrogate(text) is not None
 
 
+def visible_characters(text: str) -> str:
+    """Returns a text without white space and invisible characters (Unicode categories Z, Cc, Cf; fillers)."""
+    return "".join(
+        character
+        for character in text
+        if unicodedata.category(character) not in INVISIBLE and not _is_filler(character)
+    )
+
+
 def normalize_username(username: str) -> str:
     """Returns a username in Unicode form NFKC, as Django does: ａｎｎ and ann are one name."""
     # Normalisation takes quadratic time. A name that is too long for the column is therefore returned unchanged.
     return unicodedata.normalize("NFKC", username) if len(username) <= MAX_NAME_LENGTH else username
+
+
+def is_username(username: str) -> bool:
+    """Returns whether a normalised username has visible letters, digits, and @ . + - _ only, as in Django.
+
+    An attacker could register a name that looks like another user's: with an invisible character or a line break.
+    """
+    return USERNAME.fullmatch(username) is not None and visible_characters(username) == username
 
 
 def normalize_email(email: str) -> str:
@@ -62,7 +97,7 @@ def parse_address(address: str, name: str = "recipient") -> Address:
         raise ValueError(
             f"The {name} of a mail must be one address without spaces or line breaks. Use the form ann@example.org."
         )
-    domain = _to_ascii(match[2])
+    domain = domain_to_ascii(match[2])
     if name == "sender" and not domain.isascii():
         raise ValueError("The sender's domain has no unambiguous ASCII form. Use its xn-- form.")
     return Address("", match[1], domain)
@@ -77,7 +112,7 @@ def is_email_address(text: str) -> bool:
     return "." in domain or domain == "localhost"
 
 
-def _to_ascii(domain: str) -> str:
+def domain_to_ascii(domain: str) -> str:
     """Returns a domain in ASCII; unchanged if IDNA 2003 would map it to another domain (straße to strasse)."""
     with suppress(UnicodeError):
         encoded = domain.encode("idna")

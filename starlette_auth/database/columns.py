@@ -1,5 +1,6 @@
 """Column types, columns, constraints and indexes like those that Django creates."""
 
+import hashlib
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
@@ -65,6 +66,36 @@ def foreign_key(name: str, index: str, column: str, target: sa.Column[Any]) -> S
 def like_index(name: str, column: str) -> sa.Index:
     """Returns the second index that PostgreSQL needs to search by prefix."""
     return sa.Index(name, column, postgresql_ops={column: "varchar_pattern_ops"}, info={"only": ("postgresql",)})
+
+
+def add_lookup_index(column: sa.Column[Any]) -> None:
+    """Adds an index for look-ups that ignore case to the table of a column, unless the table has it.
+
+    It is on lower(column). MariaDB has no such indexes: there it is on the column, whose collation ignores case.
+    """
+    table = column.table
+    name = _index_name(table.name, f"_{column.name}_lower")
+    if any(index.name == name for index in table.indexes):
+        return
+    # `migrate` reads `info`, and an application's own `metadata.create_all()` reads `ddl_if`.
+    lowered = sa.Index(name, sa.func.lower(column), info={"only": ("sqlite", "postgresql")})
+    lowered.ddl_if(dialect=("sqlite", "postgresql"))  # type: ignore[arg-type]  # several are allowed
+    if column.unique or column.index:
+        return
+    length = getattr(column.type, "length", None)
+    # MariaDB indexes only the beginning of a column of type TEXT, and at most 768 characters (3072 bytes).
+    options: dict[str, Any] = {} if length and length <= 768 else {"mysql_length": {column.name: 191}}
+    plain = sa.Index(_index_name(table.name, f"_{column.name}_plain"), column, info={"only": ("mysql",)}, **options)
+    plain.ddl_if(dialect=("mysql", "mariadb"))  # type: ignore[arg-type]
+
+
+def _index_name(table: str, end: str) -> str:
+    """Returns the table's name and `end`. If that is too long for PostgreSQL (63 bytes), a hash shortens the first."""
+    if len(f"{table}{end}".encode()) <= 63:
+        return f"{table}{end}"
+    digest = hashlib.sha256(table.encode()).hexdigest()[:8]
+    beginning = table.encode()[: 63 - len(f"_{digest}{end}".encode())].decode(errors="ignore")
+    return f"{beginning}_{digest}{end}"
 
 
 def parse_key(kind: type[Any], key: Any) -> Any:

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
+from databases import Database
+
 from ..core.exceptions import ImproperlyConfigured
 
 
@@ -164,3 +166,36 @@ class AsyncpgTransaction:
 
 
 _savepoint_numbers = itertools.count()
+
+
+DRIVERS: dict[str, type[Driver]] = {
+    "sqlite": SQLiteDriver,
+    "sqlite+aiosqlite": SQLiteDriver,
+    "postgres": AsyncpgDriver,
+    "postgresql": AsyncpgDriver,
+    "postgresql+asyncpg": AsyncpgDriver,
+    "mysql": MySQLDriver,
+    "mysql+aiomysql": MySQLDriver,
+    "mysql+asyncmy": MySQLDriver,
+}
+
+
+def find_driver(database: Database) -> Driver:
+    """Returns the driver for the URL of a database.
+
+    Raises ImproperlyConfigured if the URL is not supported. The message never contains the URL, which has a password.
+    """
+    url = database.url
+    if url.scheme not in DRIVERS:
+        raise ImproperlyConfigured(
+            f"{url.scheme}:// is not supported. Use one of {', '.join(f'{name}://' for name in DRIVERS)}."
+        )
+    try:
+        _ = url.port
+    except ValueError:
+        # A / in the password ends the host, so that the password is taken for the port. The error would quote it.
+        raise ImproperlyConfigured(
+            "The port in the URL of the database is not a number from 0 to 65535. If it is right, percent-encode the "
+            "password: write %2F for /, %23 for #, %3F for ? and %40 for @."
+        ) from None
+    return DRIVERS[url.scheme]()

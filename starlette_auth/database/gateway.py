@@ -16,21 +16,11 @@ from ..core.concurrency import PerLoop, run_to_completion
 from ..core.exceptions import ImproperlyConfigured
 from .commit_hooks import CommitHooks
 from .connections import Connections, KeptPostgreSQLConnections, PoolConnections, SQLiteConnections
-from .drivers import AsyncpgDriver, Driver, MySQLDriver, SQLiteDriver, Transaction
+from .drivers import Transaction, find_driver
 from .errors import is_deadlock, translate, translate_errors
 from .statements import PreparedStatement, Row, Statement, get_dialect
 
 logger = logging.getLogger("starlette_auth")
-DRIVERS: dict[str, type[Driver]] = {
-    "sqlite": SQLiteDriver,
-    "sqlite+aiosqlite": SQLiteDriver,
-    "postgres": AsyncpgDriver,
-    "postgresql": AsyncpgDriver,
-    "postgresql+asyncpg": AsyncpgDriver,
-    "mysql": MySQLDriver,
-    "mysql+aiomysql": MySQLDriver,
-    "mysql+asyncmy": MySQLDriver,
-}
 R = TypeVar("R")
 Query = Statement | sa.ClauseElement
 
@@ -40,13 +30,8 @@ class Gateway(CommitHooks):
 
     def __init__(self, database: Database) -> None:
         super().__init__()
-        driver = DRIVERS.get(database.url.scheme)
-        if driver is None:
-            raise ImproperlyConfigured(
-                f"{database.url.scheme}:// is not supported. Use one of {', '.join(f'{name}://' for name in DRIVERS)}."
-            )
         self.database = database
-        self.driver = driver()
+        self.driver = find_driver(database)
         self.dialect = self.driver.dialect
         get_dialect(self.dialect)  # imported at start, so that the first request does not wait for it
         in_memory = self.dialect == "sqlite" and database.url.database in ("", ":memory:")

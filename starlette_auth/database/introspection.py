@@ -37,6 +37,14 @@ TYPES = {
     "mysql": "SELECT column_name AS column_name, column_type AS type_name FROM information_schema.columns "
     "WHERE table_schema = DATABASE() AND table_name = :name ORDER BY ordinal_position",
 }
+#: What each index of a table begins with: its definition, or on MySQL the name of its first column.
+DEFINITIONS = {
+    "sqlite": "SELECT sql AS definition FROM sqlite_master WHERE type = 'index' AND tbl_name = :name AND sql IS NOT NULL",
+    "postgresql": "SELECT indexdef::text AS definition FROM pg_indexes "
+    "WHERE tablename = :name AND schemaname = ANY (current_schemas(false))",
+    "mysql": "SELECT column_name AS definition FROM information_schema.statistics "
+    "WHERE table_schema = DATABASE() AND table_name = :name AND seq_in_index = 1",
+}
 
 
 async def all_columns(gateway: Gateway) -> dict[str, set[str]]:
@@ -70,3 +78,9 @@ async def column_types(gateway: Gateway, table: str) -> dict[str, str]:
     """Returns the columns of a table in order, with their types as the database names them, in lower case."""
     query = _query(TYPES[gateway.dialect], "column_name", "type_name")
     return {row["column_name"]: row["type_name"].lower() for row in await gateway.fetch_all(query, name=table)}
+
+
+async def index_definitions(gateway: Gateway, table: str) -> list[str]:
+    """Returns what each index of a table begins with, in lower case: on MySQL the name of its first column."""
+    rows = await gateway.fetch_all(_query(DEFINITIONS[gateway.dialect], "definition"), name=table)
+    return [row["definition"].lower() for row in rows]

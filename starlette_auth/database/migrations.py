@@ -88,7 +88,7 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
         else:
             absent = [column for column in table.columns if column.name not in existing[table.name]]
             missing.extend((f"{table.name}.{column.name}", _add(gateway, table, column)) for column in absent)
-        absent_indexes = [index for index in _indexes(table, gateway.dialect) if index.name not in indexed]
+        absent_indexes = [index for index in indexes_on(table, gateway.dialect) if index.name not in indexed]
         missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
     return missing
 
@@ -153,7 +153,8 @@ def _compile_raw_ddl(ddl: RawDDL, compiler: object, **options: object) -> str:
     return ddl.sql
 
 
-def _indexes(table: sa.Table, dialect: str) -> Iterator[sa.Index]:
+def indexes_on(table: sa.Table, dialect: str) -> Iterator[sa.Index]:
+    """Yields the indexes that a table has on this database."""
     return (index for index in table.indexes if dialect in index.info.get("only", (dialect,)))
 
 

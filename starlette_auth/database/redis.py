@@ -30,11 +30,11 @@ class RedisClients:
             raise ImproperlyConfigured(
                 "Redis needs the package redis. Run `pip install starlette-contrib-auth[redis]`."
             ) from error
-        except ValueError as error:
-            # The message does not contain the URL, because it may contain a password.
+        except ValueError:
+            # Neither the message nor its cause contains the URL, because it may contain a password.
             raise ImproperlyConfigured(
                 "This is not a Redis URL. Use redis://user:password@host:6379/0, rediss://… or unix:///path."
-            ) from error
+            ) from None
         self._url = url
         connection_errors = (self._errors.ConnectionError, self._errors.TimeoutError, OSError)
         self._options = {

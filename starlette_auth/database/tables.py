@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured
-from .columns import UTCDateTime
+from .columns import UTCDateTime, add_lookup_index
 from .table_definitions import (
     content_type_table,
     django_session_table,
@@ -51,6 +51,8 @@ class Tables:
         if missing:
             raise ImproperlyConfigured(f"The user table has no column {min(missing)}. Define it with *user_columns().")
         self._build(TableNames())
+        for column in (self.username, self.user.c.email):
+            add_lookup_index(column)
         self.session = session_table(self.metadata, self.user_key.type)
         #: The tables of a Django project. They are never altered, and are created only if none of them exists.
         self.django_tables: tuple[sa.Table, ...] = ()

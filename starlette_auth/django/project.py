@@ -105,6 +105,7 @@ class DjangoProject(Defaults):
     invalidate_session: InvalidateSession | None = None
 
     cycle_key = True
+    shares_sessions = True
 
     def __post_init__(self) -> None:
         if self.version not in ITERATIONS:
@@ -182,7 +183,7 @@ class DjangoProject(Defaults):
     def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
         if self.engine == "signed_cookies":
             return DjangoCookieStore(
-                keys.all,
+                keys,
                 max_age=self.session_cookie_age,
                 save_every_request=self.session_save_every_request,
                 time_zone=None if self.use_tz else self.zone(),
@@ -190,7 +191,7 @@ class DjangoProject(Defaults):
             )
         return DjangoStore(
             database,
-            keys.all,
+            keys,
             users=users,
             table=users.tables.session,
             salt=self.session_salt,

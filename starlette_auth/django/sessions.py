@@ -13,7 +13,7 @@ from databases import Database
 from itsdangerous import BadData
 
 from ..core.clock import TWO_WEEKS, Clock
-from ..core.signing import sha256_hex
+from ..core.signing import SecretKeys, sha256_hex
 from ..database.deletion import BATCH, delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
@@ -106,7 +106,7 @@ class DjangoStore(SessionStore):
     def __init__(
         self,
         database: Database,
-        secret_key: str | Sequence[str],
+        secret_key: str | Sequence[str] | SecretKeys,
         *,
         users: UserQueries[Any] | None = None,
         table: sa.Table | None = None,
@@ -122,7 +122,8 @@ class DjangoStore(SessionStore):
         self._zone = time_zone
         self.gateway = Gateway.of(database)
         self.table: sa.Table = table if table is not None else django_session_table(sa.MetaData())
-        self._signer = DjangoSigner([secret_key] if isinstance(secret_key, str) else secret_key, salt, clock=clock)
+        self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
+        self._signer = DjangoSigner(self.keys.all, salt, clock=clock)
         self._statements = DjangoSessionStatements(self.table, dialect=self.gateway.dialect)
         self._invalidate = invalidate
         self._save_every_request = save_every_request
@@ -186,9 +187,8 @@ class DjangoStore(SessionStore):
             rows = await self.gateway.fetch_all(self._statements.next_batch, after=after, now=self._now())
             is_last = len(rows) < BATCH
             for row in rows:
-                session = self._read(row)
+                session = self._read(row, is_listed=True)
                 if session is not None and session.user_id == user_id:
-                    session.session_key = None
                     yield row["session_key"], session
             after = rows[-1]["session_key"] if rows else ""
 
@@ -199,7 +199,8 @@ class DjangoStore(SessionStore):
             await self._invalidate_cached(key)
         return number
 
-    def _read(self, row: Row) -> DjangoSession | None:
+    def _read(self, row: Row, *, is_listed: bool = False) -> DjangoSession | None:
+        """Returns the session of a row; without its key if it is one of a list. None if it is not readable."""
         try:
             data = self._signer.loads(row["session_data"])
         except BadData:
@@ -207,7 +208,7 @@ class DjangoStore(SessionStore):
             logger.info("Ignored a row of %s that is not signed with SECRET_KEY or is not JSON.", self.table.name)
             return None
         record = self._record(row["session_key"], data, row["expire_date"])
-        key = row["session_key"]
+        key = None if is_listed else row["session_key"]
         session = DjangoSession(data, session_key=key, record=record, clock=self._clock, zone=self._zone)
         session.text = row["session_data"]
         return session

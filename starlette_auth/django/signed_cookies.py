@@ -9,6 +9,7 @@ from itsdangerous import BadData
 
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.exceptions import SessionTooLarge
+from ..core.signing import SecretKeys
 from ..sessions.base import EXPIRY, SessionBase
 from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
 from ..sessions.records import SessionRecord
@@ -30,7 +31,7 @@ class DjangoCookieStore(SessionStore):
 
     def __init__(
         self,
-        secret_key: str | Sequence[str],
+        secret_key: str | Sequence[str] | SecretKeys,
         *,
         max_age: int = TWO_WEEKS,
         save_every_request: bool = False,
@@ -39,8 +40,8 @@ class DjangoCookieStore(SessionStore):
     ) -> None:
         self._save_every_request = save_every_request
         self._zone = time_zone
-        keys = [secret_key] if isinstance(secret_key, str) else secret_key
-        self._signer = DjangoSigner(keys, COOKIE_SALT, clock=clock)
+        self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
+        self._signer = DjangoSigner(self.keys.all, COOKIE_SALT, clock=clock)
         self._max_age = max_age
         self._clock = clock
 

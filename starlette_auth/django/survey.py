@@ -1,16 +1,19 @@
 """Inspecting the database of a Django project."""
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from itsdangerous import BadData
+from sqlalchemy.schema import CreateIndex
 
+from ..database.columns import add_lookup_index
 from ..database.gateway import Gateway
-from ..database.introspection import all_columns, column_types, foreign_keys_to
-from ..database.migrations import migrations_table
-from ..database.statements import Row, Statement
+from ..database.introspection import all_columns, column_types, foreign_keys_to, index_definitions
+from ..database.migrations import indexes_on, migrations_table
+from ..database.statements import Row, Statement, get_dialect
 from ..database.table_definitions import django_session_table, user_columns
 from ..passwords.hashers import GET_BCRYPT, default_hashers
 from ..passwords.passwords import is_usable
@@ -87,6 +90,8 @@ class Inspection:
     sessions: Sessions | None = None
     #: Sentences on what will not work, with the fix.
     problems: list[str] = field(default_factory=list)
+    #: Statements that create the indexes for look-ups that ignore case, as far as they are missing.
+    missing_indexes: list[str] = field(default_factory=list)
 
     @property
     def project_version(self) -> str:
@@ -103,6 +108,7 @@ async def inspect(gateway: Gateway, secret_keys: Sequence[str] = ()) -> Inspecti
     inspection.user = await _user_model(gateway, tables, inspection)
     if inspection.user is not None:
         await _inspect_users(gateway, inspection.user, inspection)
+        inspection.missing_indexes = await _missing_indexes(gateway, inspection.user)
     if "django_session" in tables:
         inspection.sessions = await _inspect_sessions(gateway, inspection, secret_keys)
     return inspection
@@ -168,6 +174,21 @@ async def _inspect_users(gateway: Gateway, user: UserModel, inspection: Inspecti
             inspection.problems.append(
                 f"{number} hashes are {algorithm}, which is not supported: these users cannot log in here. {fix}"
             )
+
+
+async def _missing_indexes(gateway: Gateway, user: UserModel) -> list[str]:
+    """Returns statements for the indexes that Django does not create, and that this package must not."""
+    definitions, statements = await index_definitions(gateway, user.table), []
+    for name in dict.fromkeys((user.username_field, "email")):
+        pattern = re.escape(name) if gateway.dialect == "mysql" else rf"lower\W.*\b{re.escape(name)}\b"
+        if name not in user.types or any(re.search(pattern, definition) for definition in definitions):
+            continue
+        kind = sa.Text() if "text" in user.types[name] else sa.String(254)
+        column = sa.Column(name, kind, unique=name == user.username_field)
+        table, dialect = sa.Table(user.table, sa.MetaData(), column), get_dialect(gateway.dialect)
+        add_lookup_index(column)
+        statements += [str(CreateIndex(index).compile(dialect=dialect)) for index in indexes_on(table, gateway.dialect)]
+    return statements
 
 
 async def _inspect_sessions(gateway: Gateway, inspection: Inspection, keys: Sequence[str]) -> Sessions:

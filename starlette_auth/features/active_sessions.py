@@ -16,6 +16,7 @@ from ..http.content import wants_json
 from ..http.user_agents import describe_user_agent
 from ..pages.base import account_page, login_required_response, render
 from ..pages.forms import Field, Form
+from ..pages.reauthentication import fresh_login_required
 from ..sessions.base import SessionBase
 from ..users.models import User
 
@@ -75,10 +76,19 @@ class ActiveSessions(Feature):
         )
 
     async def end(self, auth: Auth, request: Request) -> Response:
-        """Ends the session with the id `session`, or with `others` all sessions but the current one."""
-        user, current = request.user, session_of(request)
+        """Ends the session with the id `session`, or with `others` all sessions but the current one.
+
+        An attacker with a stolen session could log the owner out everywhere. Therefore it needs a login or the password
+        of the last five minutes.
+        """
+        user = request.user
         if not isinstance(user, User):
             return login_required_response(request)
+        return await self._end(auth, request, user)
+
+    @fresh_login_required(keep=("session", "others"))
+    async def _end(self, auth: Auth, request: Request, user: User) -> Response:
+        current = session_of(request)
         form = Form(session=Field(required=False, max_length=64), others=Field(type="checkbox", required=False))
         await form.fill_in(request)
         if form.data["others"]:

@@ -9,13 +9,22 @@ from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
 from ..core.events import EmailChanged, SessionsEnded
+from ..core.exceptions import ValidationError
 from ..core.text import ascii_lower, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
 from ..pages.base import account_page, check_old_password, login_required_response, render, template_page
 from ..pages.forms import Field, Form, email_field
-from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, send_reset_mail, user_reference
+from ..pages.mailed_links import (
+    IN_SESSION,
+    close_link,
+    open_link,
+    referenced_user,
+    send_mail_once,
+    send_reset_mail,
+    user_reference,
+)
 from ..security.reset_tokens import user_binding, user_subject
 from ..security.tokens import EMAIL_UNDO, Token
 from ..users.models import User
@@ -84,12 +93,18 @@ class EmailChange(Feature):
         )
 
     async def confirm(self, auth: Auth, request: Request) -> Response:
-        """Shows the page of the confirmation link, and changes the address."""
+        """Shows the page of the confirmation link, and changes the address.
+
+        It asks for the password unless the user is logged in. With one wrong letter in the new address, the link goes
+        to a stranger, who could change the address and then reset the password.
+        """
 
         def is_valid(token: Token, user: User) -> bool:
             return auth.tokens.binding_matches(token, user_binding(user))
 
-        return await self._confirm_page(request, EMAIL_CHANGE, "email_change", is_valid, self._change)
+        return await self._confirm_page(
+            request, EMAIL_CHANGE, "email_change", is_valid, self._change, asks_password=True
+        )
 
     async def undo(self, auth: Auth, request: Request) -> Response:
         """Shows the page of the undo link, and restores the old address."""
@@ -102,23 +117,48 @@ class EmailChange(Feature):
         name: str,
         is_valid: Callable[[Token, User], bool],
         confirm: Callable[[Request, Token], Awaitable[bool]],
+        *,
+        asks_password: bool = False,
     ) -> Response:
-        """Shows the page of a mailed link; a POST calls `confirm`."""
+        """Shows the page of a mailed link; a POST calls `confirm`.
+
+        `asks_password`: whether a visitor who is not logged in as the token's user has to enter the password.
+        """
         token = await open_link(self.auth, request, purpose, f"{name}_confirm")
         if isinstance(token, Response):
             return token
         user = await self._user(token)
         if token is not None and (user is None or not is_valid(token, user)):
             token = None
-        if token is not None and request.method == "POST":
-            await Form().fill_in(request)
-            if await confirm(request, token):
-                close_link(request, purpose)
-                return redirect(request, f"{name}_complete")
-            token = None
+        form = _password_form() if asks_password and not _is_logged_in(request, user) else Form()
+        if token is not None and user is not None and request.method == "POST":
+            await form.fill_in(request)
+            await self._check_password(request, form, user)
+            if form.is_valid:
+                if await confirm(request, token):
+                    close_link(request, purpose)
+                    return redirect(request, f"{name}_complete")
+                token = None
         email = token.data["email"] if token is not None else ""
-        template, status = f"registration/{name}_confirm.html", 404 if token is None else 200
-        return await render(self.auth, request, template, status, validlink=token is not None, email=email)
+        template, status = f"registration/{name}_confirm.html", 404 if token is None else (422 if form.errors else 200)
+        context = {"validlink": token is not None, "email": email}
+        context["here"] = self.auth.url_for(request, f"{name}_confirm", token=IN_SESSION)
+        return await render(self.auth, request, template, status, form=form, **context)
+
+    async def _check_password(self, request: Request, form: Form, user: User) -> None:
+        """Adds an error to the form if it asks for the password and has a wrong one. Attempts count as those of a login.
+
+        The password is not hashed again here: the token is bound to the stored hash.
+        """
+        if "password" not in form.fields or not form.is_valid:
+            return
+        auth, device = self.auth, await self.auth.devices.known(request, user)
+        address = auth.proxies.client_address(request)
+        async with auth.throttle.attempt("login", account=user.username, address=address, device=device) as attempt:
+            attempt.succeeded = (await auth.passwords.check(user.password, form.data["password"])).matches
+        if not attempt.succeeded:
+            message = gettext("Your password was entered incorrectly. Please enter it again.")
+            form.add_error("password", ValidationError(message, "password_incorrect"))
 
     async def _request_confirmation(self, request: Request, user: User, email: str) -> None:
         data = {**user_reference(user), "email": email}
@@ -218,3 +258,11 @@ class EmailChange(Feature):
 
     async def _is_taken(self, email: str, user: User) -> bool:
         return any(other.id != user.id for other in await self.auth.users.list_by_email(email))
+
+
+def _is_logged_in(request: Request, user: User | None) -> bool:
+    return isinstance(request.user, User) and user is not None and request.user.id == user.id
+
+
+def _password_form() -> Form:
+    return Form(password=Field(label=gettext("Password"), type="password", autocomplete="current-password"))

@@ -1,6 +1,5 @@
 """Pages on which visitors register an account."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,7 +10,8 @@ from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
 from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
-from ..core.text import ascii_lower, normalize_email, normalize_username
+from ..core.signing import salted_hmac
+from ..core.text import ascii_lower, is_username, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
@@ -23,9 +23,9 @@ from ..users.models import User
 
 REGISTER = "register"
 BROWSER = "starlette_auth.registration"
+PASSWORD_TAG = "starlette_auth.registration.password"  # noqa: S105  a purpose
 MAX_CHECKED = 6  # pending registrations whose password hash is compared with one submitted password
 MAX_USERNAME_LENGTH = 150
-USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 
 
 class Registration(Feature):
@@ -152,7 +152,7 @@ class Registration(Feature):
             form.data["email"] = normalize_email(form.data["email"])
         if "username" in form.fields and "username" not in form.errors:
             form.data["username"] = normalize_username(form.data["username"])
-            if not USERNAME.fullmatch(form.data["username"]):
+            if not is_username(form.data["username"]):
                 message = gettext(
                     "Enter a valid username. This value may contain only letters, numbers, and @/./+/-/_ characters."
                 )
@@ -186,6 +186,7 @@ class Registration(Feature):
             data = {**user_reference(user), "email": email}
         if email:
             data["browser"] = self._sign_browser(request)
+            data["tag"] = self._tags(email, form.data["password1"])[0]
             token = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
             self.auth.mail_queue.enqueue(lambda: self._send(request, token, data))
         return True
@@ -252,11 +253,15 @@ class Registration(Feature):
         An attacker registers the victim's address, with a password of the attacker, just before the victim does. The
         victim gets one mail, which belongs to the attacker's registration. Opening its link would create an account
         with the attacker's password. Therefore the visitor must know the password of the registration.
+
+        Only a few hashes are compared, because each takes long. An attacker could register the address so often that
+        the victim's registration is not among them. Therefore those with the tag of the password come first.
         """
         auth, email, password = self.auth, str(token.data["email"]), form.data["password"]
         address = auth.proxies.client_address(request)
         async with auth.throttle.attempt("confirm", account=email, address=address) as attempt:
-            for candidate in pending[:MAX_CHECKED]:
+            tags = self._tags(email, password)
+            for candidate in sorted(pending, key=lambda token: token.data.get("tag") not in tags)[:MAX_CHECKED]:
                 encoded = await self._password_of(candidate)
                 if (await auth.passwords.check(encoded, password)).matches:
                     attempt.succeeded = True
@@ -264,6 +269,14 @@ class Registration(Feature):
         message = gettext("This is not the password that you chose. If you did not register, please register now.")
         form.add_error("password", ValidationError(message, "password_incorrect"))
         return None
+
+    def _tags(self, email: str, password: str) -> list[str]:
+        """Returns the tag of a password by each secret key, newest first.
+
+        A tag has 12 bits, so that it hardly helps an attacker who has read the database and the secret key.
+        """
+        content = f"{ascii_lower(email)}\n{password}"
+        return [salted_hmac(PASSWORD_TAG, content, key)[:3] for key in self.auth.keys.all]
 
     async def _password_of(self, token: Token) -> str | None:
         if "user" not in token.data:

@@ -1,5 +1,6 @@
 """How is a cookie named, read and written?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -16,8 +17,9 @@ class Cookie:
 
     Over https the name gets the prefix `__Host-` (RFC 6265bis §4.1.3.2), or `__Secure-` if a domain or another path is
     set. An attacker on a sibling subdomain could otherwise set the cookie. `max_age` is how long the session of an
-    anonymous visitor lasts after each change, in seconds. `secure="auto"` follows the scheme of the request. Pass True
-    behind a reverse proxy that terminates TLS and does not forward the scheme. With `expire_at_browser_close=True` the
+    anonymous visitor lasts after each change, in seconds. `secure="auto"` means True for an `Auth` with an https
+    `base_url`, except for http on a loopback host, and else follows the scheme of the request. `secure` may be a
+    function that decides by the ASGI scope. With `expire_at_browser_close=True` the
     browser also deletes the cookie of an anonymous visitor when it closes.
     """
 
@@ -25,7 +27,7 @@ class Cookie:
     max_age: int = TWO_WEEKS
     path: str = "/"
     domain: str | None = None
-    secure: bool | Literal["auto"] = "auto"
+    secure: bool | Literal["auto"] | Callable[[Scope], bool] = "auto"
     samesite: Literal["lax", "strict", "none"] = "lax"
     prefix: bool = True
     httponly: bool = True
@@ -44,7 +46,7 @@ class Cookie:
     def is_secure(self, scope: Scope) -> bool:
         if self.secure == "auto":
             return scope.get("scheme") in ("https", "wss")
-        return self.secure
+        return self.secure(scope) if callable(self.secure) else self.secure
 
     @cached_property
     def names(self) -> tuple[str, str]:
@@ -57,11 +59,10 @@ class Cookie:
 
         Two cookies with the prefixed name count as none: an attacker may have set one of them.
         """
-        cookie_name, values = b"", []
+        cookie_name, values = self.names[self.is_secure(scope)].encode(), []
         for name, value in scope["headers"]:
             if name != b"cookie":
                 continue
-            cookie_name = cookie_name or self.names[self.is_secure(scope)].encode()
             for pair in value.split(b";"):
                 key, _, content = pair.partition(b"=")
                 # Browsers strip only space and tab from a name; bytes.strip() strips more. An attacker could set a

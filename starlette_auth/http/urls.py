@@ -1,5 +1,6 @@
 """Which URLs may a redirect lead to, and what are the URLs of the pages?"""
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -10,11 +11,13 @@ from starlette.routing import NoMatchFound
 from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
-from ..core.text import has_lone_surrogate
+from ..core.text import domain_to_ascii, has_lone_surrogate
 from .cookies import Cookie
 from .scope import SCOPE_APP
 
 MAX_URL_LENGTH = 2048
+BASE_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE = "/:@!$&'()*+,;=-._~%"
 
 
@@ -68,9 +71,18 @@ class RedirectTargets:
 
 
 def requested_url(scope: Scope) -> str:
-    """Returns the path and query string of a request, quoted."""
+    """Returns the path and query string of a request, quoted, with one slash at the start.
+
+    An attacker posts a form to "//evil.example/x" on this site. A page would send that form again to another site,
+    because browsers read this path as a host. Therefore the second slash is quoted; the path stays the same one.
+    """
     query = scope.get("query_string", b"").decode("latin-1")
-    return quote(scope["path"]) + (f"?{query}" if query else "")
+    path = _with_one_slash(quote(scope["path"]))
+    return (path if path.startswith("/") else f"/{path}") + (f"?{query}" if query else "")
+
+
+def _with_one_slash(path: str) -> str:
+    return f"/%2F{path[2:]}" if path.startswith("//") else path
 
 
 def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
@@ -81,10 +93,41 @@ def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
 
 
 def parse_origins(origins: Sequence[str]) -> frozenset[str]:
-    """Validates the setting `trusted_origins` and returns it in lower case."""
+    """Validates the setting `trusted_origins` and returns it as browsers write origins."""
     if isinstance(origins, str) or not all("://" in origin for origin in origins):
         raise ImproperlyConfigured('trusted_origins is a list. Pass trusted_origins=["https://shop.example"].')
-    return frozenset(origin.rstrip("/").lower() for origin in origins)
+    return frozenset(normalize_origin(origin) for origin in origins)
+
+
+def parse_base_url(base_url: str) -> str:
+    """Validates the setting `base_url` and returns it without a slash at the end."""
+    try:
+        parts = urlsplit(base_url)
+        host, port, rest = parts.hostname or "", parts.port, parts.path.strip("/") + parts.query + parts.fragment
+    except ValueError:
+        host, port, rest = "", None, ""
+    address = f"[{host}]" if ":" in host else host
+    if not host or rest or not BASE_URL.fullmatch(base_url) or parts.scheme not in ("http", "https"):
+        raise ImproperlyConfigured(
+            'base_url is not a scheme and host. Pass base_url="https://shop.example", without a path, user or password.'
+        )
+    return f"{parts.scheme}://{address}" + (f":{port}" if port else "")
+
+
+def normalize_origin(url: str) -> str:
+    """Returns the origin of a URL as browsers write it (RFC 6454 §6.2); text that is not a URL in lower case.
+
+    The domain is in ASCII and in lower case, and the default port of http and https is left out.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return url.lower()
+    if not host:
+        return url.lower()
+    address = f"[{host}]" if ":" in host else domain_to_ascii(host)
+    return f"{parts.scheme}://{address}" + (f":{port}" if port and port != DEFAULT_PORTS.get(parts.scheme) else "")
 
 
 def url_path_for(scope: Scope, name: str, **params: Any) -> str:
@@ -94,10 +137,12 @@ def url_path_for(scope: Scope, name: str, **params: Any) -> str:
     the outermost application, so links between pages also work inside a mounted application.
     """
     app, root_path = scope.get(SCOPE_APP, (scope.get("app"), scope.get("root_path", "")))
+    # An application that is mounted at "/{tenant:path}" has a root_path from the request, such as "//evil.example".
+    root_path = quote(root_path, SAFE)
     if name.startswith("/"):
-        return f"{root_path}{name}"
+        return _with_one_slash(f"{root_path}{name}")
     try:
-        return f"{root_path}{app.url_path_for(name, **params)}"
+        return _with_one_slash(f"{root_path}{app.url_path_for(name, **params)}")
     except (NoMatchFound, AttributeError) as error:
         raise ImproperlyConfigured(
             f'There is no route with the name {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '

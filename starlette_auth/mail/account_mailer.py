@@ -1,6 +1,5 @@
 """Mail about accounts, rendered from templates."""
 
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +13,9 @@ from ..core.clock import Clock, utc_now
 from ..core.exceptions import ImproperlyConfigured
 from ..core.templating import Templates
 from ..core.translation import current_language
+from ..http.urls import parse_base_url
 from .messages import build_message
 from .queue import MailQueue
-
-ORIGIN = re.compile(r"https?://[^\s/?#@\\]+/?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class AccountMailer:
     ) -> None:
         self.templates = templates
         self.queue = queue
-        self.base_url = _origin(base_url) if base_url is not None else None
+        self.base_url = parse_base_url(base_url) if base_url is not None else None
         host = urlsplit(self.base_url or "").hostname or "localhost"
         self.site_name = site_name or host
         self.from_email = from_email or f"noreply@{'localhost' if ':' in host else host}"
@@ -124,17 +122,3 @@ class AccountMailer:
             language=language.tag,
             date=utc_now(self._clock),
         )
-
-
-def _origin(base_url: str) -> str:
-    try:
-        parts = urlsplit(base_url)
-        host, port, rest = parts.hostname or "", parts.port, parts.path.strip("/") + parts.query + parts.fragment
-    except ValueError:
-        host, port, rest = "", None, ""
-    address = f"[{host}]" if ":" in host else host
-    if not host or rest or not ORIGIN.fullmatch(base_url) or parts.scheme not in ("http", "https"):
-        raise ImproperlyConfigured(
-            'base_url is not a scheme and host. Pass base_url="https://shop.example", without a path, user or password.'
-        )
-    return f"{parts.scheme}://{address}" + (f":{port}" if port else "")

@@ -7,12 +7,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
-from ..backends.session import session_of
+from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured
+from ..decorators import Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, parse_prefixes
 from ..sessions.base import SessionBase
 from ..users.models import AnonymousUser, set_user
+from .route_check import check_routes
 from .session_http import START_MESSAGES
 
 
@@ -23,12 +25,18 @@ class AuthenticationMiddleware:
         self.app = app
         self.auth = auth
         self.exclude = parse_prefixes(exclude)
+        self.must_check_routes = True
         auth.defaults.assign_backend_paths(auth.backends)  # features may have added backends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        if self.must_check_routes:
+            # Here for applications that do not use our lifespan. Each request fails until the routes are right.
+            if self.auth.check_routes:
+                check_routes(scope.get("app"), self.app)
+            self.must_check_routes = False
         scope[SCOPE_KEY] = self.auth
         if "app" in scope:
             scope[SCOPE_APP] = (scope["app"], scope.get("root_path", ""))
@@ -46,7 +54,10 @@ class AuthenticationMiddleware:
             session.edit_headers = edit_headers
         else:
             send = with_headers(edit_headers, send)
-        await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send)
+        except Refused as refusal:
+            await refusal.response(scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
@@ -54,15 +65,23 @@ class AuthenticationMiddleware:
             user = await backend.identify(conn) if backend.identifies else None
             if user is None:
                 continue
-            scope[IDENTIFIED_BY] = backend
             session, is_logged_in = session_of(conn), True
+            if not user.is_active:
+                if (
+                    backend.persists_login
+                    and session is not None
+                    and SessionBackend.backend_of(session) == backend.path
+                ):
+                    session.flush()  # the proxy names another user now, so its earlier login must not continue
+                continue
+            scope[IDENTIFIED_BY] = backend
             if session is not None and backend is not self.auth.session_backend:
                 # The limits of a session apply to its login, whichever backend identified the user.
                 is_logged_in = self.auth.session_backend.is_valid_for(session, user)
             if backend.persists_login and session is not None and not is_logged_in:
                 # The proxy watches for new devices. A client without cookies logs in at each request, which would
                 # otherwise send the user a mail each time.
-                self.auth.devices.remember(conn, user)
+                await self.auth.devices.remember(conn, user)
                 self.auth.csrf_tokens.rotate(conn)
                 # A refusal would not help: the next request has the same header and logs in again.
                 await self.auth.user_sessions.begin(conn, user, backend.path, may_refuse=False)

@@ -1,6 +1,7 @@
 """The middleware against cross-site request forgery."""
 
-from urllib.parse import urlsplit
+import re
+from typing import Any
 
 from starlette.formparsers import MultiPartException
 from starlette.requests import HTTPConnection, Request
@@ -12,12 +13,14 @@ from ..context_processors import template_context
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
 from ..http.content import FORMS, content_type, is_utf8, sent_json
+from ..http.endpoints import find_endpoint
 from ..http.problems import problem_response
 from ..http.scope import IDENTIFIED_BY, SCOPE_KEY
+from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import FIELD, HEADER
 
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 MAX_BODY = 1024 * 1024
+BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
 
 
 class CSRFMiddleware:
@@ -25,8 +28,12 @@ class CSRFMiddleware:
 
     Browsers send the origin of a request in `Sec-Fetch-Site` (W3C Fetch Metadata) or `Origin`. Without both headers,
     or with `Auth(csrf="strict")`, the request needs a CSRF token, in the form or in the header `X-CSRFToken`. A
-    request without cookies of this package passes, unless a reverse proxy identifies its user. A rejected request
-    gets 403, a rejected WebSocket the close code 1008.
+    request without cookies of this package needs no token, unless a reverse proxy identifies its user. A rejected
+    request gets 403, a rejected WebSocket the close code 1008.
+
+    An attacker's page posts the attacker's password to a login endpoint, and SameSite keeps our cookies out of that
+    request. The victim would go on as the attacker's user (login CSRF). Therefore the origin is checked without
+    cookies too. A request with `Authorization: Bearer`, or to an endpoint marked with `csrf_exempt`, is not checked.
     """
 
     def __init__(self, app: ASGIApp, auth: Auth) -> None:
@@ -46,7 +53,7 @@ class CSRFMiddleware:
             # A path that the other middlewares exclude has no user in whose name an attacker could act.
             await self.app(scope, receive, send)
             return
-        if scope.get("method") in SAFE_METHODS or not self.has_ambient_credentials(scope):
+        if scope.get("method") in SAFE_METHODS or not self.must_check(scope):
             await self.app(scope, receive, send)
             return
         conn, body = HTTPConnection(scope), Body(receive)
@@ -59,6 +66,31 @@ class CSRFMiddleware:
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
             await response(scope, receive, send)
+
+    def must_check(self, scope: Scope) -> bool:
+        """Returns whether the request could be an attacker's, who acts through the browser of a visitor."""
+        conn = HTTPConnection(scope)
+        if not self.has_ambient_credentials(scope) and self.auth.site.is_own_request(conn) is not False:
+            return False
+        return not self.has_bearer_token(conn) and not self.is_exempt(scope)
+
+    def has_bearer_token(self, conn: HTTPConnection) -> bool:
+        """Returns whether the client itself sent a token (RFC 6750 §2.1).
+
+        Browsers send Basic, Digest and Negotiate on their own, but a Bearer token only for a script, and to another
+        site only if CORS allows it. A reverse proxy may add one to each request, also to an attacker's. Therefore the
+        token does not count if a backend with `ambient` identified the user.
+        """
+        values = conn.headers.getlist("authorization")
+        is_ambient = getattr(conn.scope.get(IDENTIFIED_BY), "ambient", False)
+        return len(values) == 1 and BEARER.fullmatch(values[0].strip()) is not None and not is_ambient
+
+    def is_exempt(self, scope: Scope) -> bool:
+        """Returns whether the endpoint, or its method of an HTTPEndpoint, is marked with `csrf_exempt`."""
+        endpoint = find_endpoint(self.app, scope)
+        method: Any = getattr(endpoint, scope.get("method", "").lower() or " ", None)
+        # Reads only the mark of the class itself: a subclass of an exempt class is not exempt.
+        return any(getattr(part, "__dict__", {}).get("csrf_exempt") is True for part in (endpoint, method))
 
     def has_ambient_credentials(self, scope: Scope) -> bool:
         """Returns whether the browser sent credentials automatically: a cookie, or what a reverse proxy adds."""
@@ -89,14 +121,20 @@ class Body:
 
 async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
     """Returns why the request is rejected, as a message for the visitor; None if it may pass."""
-    verdict = _check_origin(auth, conn)
-    if verdict is False:
+    is_own = auth.site.is_own_request(conn)
+    if is_own is False:
         return cross_site_message()
-    if verdict is True and auth.csrf != "strict":
+    if is_own is True and auth.csrf != "strict":
         return None
     if conn.scope["type"] == "websocket":
         # Browsers always send the origin of a WebSocket, so this client is no browser.
         return None
+    must_name_page = is_own is None and auth.csrf_tokens.need_origin and auth.site.is_https(conn.scope)
+    if must_name_page and not referring_origin(conn):
+        return gettext(
+            "This request does not say which page sent it. Allow the browser to send the header Referer, or send the "
+            "header Origin."
+        )
     token = conn.headers.get(HEADER) or await _token_in_form(conn, body)
     if token is None and sent_json(conn):
         return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
@@ -119,42 +157,8 @@ async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
     return response
 
 
-def _check_origin(auth: Auth, conn: HTTPConnection) -> bool | None:
-    """Returns whether the browser sent this from a trusted origin; None if it sent no header that tells."""
-    origin = conn.headers.get("origin", "").lower()
-    if origin in auth.trusted_origins:
-        return True
-    site = conn.headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
-    if not origin:
-        return False if _has_foreign_referer(auth, conn) else None
-    scheme = "https" if auth.cookie.is_secure(conn.scope) else "http"
-    return origin == f"{scheme}://{conn.headers.get('host', '').lower()}"
-
-
-def _has_foreign_referer(auth: Auth, conn: HTTPConnection) -> bool:
-    """Returns whether the header `Referer` names another site, for browsers that send no origin.
-
-    An attacker who controls a subdomain can set a cookie for this site, which would make a CSRF token valid. The
-    attacker cannot forge the `Referer`; therefore it is checked too.
-    """
-    try:
-        referer = urlsplit(conn.headers.get("referer", ""))
-    except ValueError:
-        return True
-    host = referer.netloc.lower()
-    is_known = host == conn.headers.get("host", "").lower() or f"{referer.scheme}://{host}" in auth.trusted_origins
-    return bool(host) and not is_known
-
-
 def cross_site_message() -> str:
     return gettext("This request came from another site.")
-
-
-def is_cross_site(auth: Auth, conn: HTTPConnection) -> bool:
-    """Returns whether the browser sent this from another site. For pages that need no cookie, such as the login."""
-    return _check_origin(auth, conn) is False
 
 
 async def _token_in_form(conn: HTTPConnection, body: Body) -> str | None:

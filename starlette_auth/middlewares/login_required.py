@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import HTTPConnection
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..authentication import redirect_to_login
 from ..core.exceptions import ImproperlyConfigured
+from ..http.endpoints import find_endpoint
 from ..http.scope import is_below, parse_prefixes
 
 
@@ -44,26 +44,3 @@ class LoginRequiredMiddleware:
                 "Put it behind middleware(auth), and give both the same exclude=(…)."
             )
         return scope["user"]
-
-
-def find_endpoint(app: Any, scope: Scope) -> Any:
-    """Returns the endpoint that the routes behind `app` call for this request, or None if it is unknown.
-
-    Starlette has no hook for this; therefore it matches the routes as Starlette's router does.
-    """
-    while app is not None and not hasattr(app, "routes"):
-        app = getattr(app, "app", None)
-    route_scope: dict[str, Any] = dict(scope)
-    routes = getattr(app, "routes", [])
-    while routes:
-        matches = [(match, child, route) for route in routes for match, child in [route.matches(route_scope)]]
-        # Starlette takes the first full match, or else the first that differs only in the method.
-        best = [candidate for candidate in matches if candidate[0] is Match.FULL] or [
-            candidate for candidate in matches if candidate[0] is Match.PARTIAL
-        ]
-        if not best:
-            return None
-        _, child, route = best[0]
-        route_scope.update(child)
-        routes = getattr(route, "routes", None)
-    return route_scope.get("endpoint")

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.clock import Clock
 from ..http.cookies import Cookie
+from ..http.mailed_secrets import call_without_secret, has_mailed_secret
 from ..http.scope import is_below, parse_prefixes
 from ..sessions.store import SessionStore
 from .session_http import SessionResponder
@@ -34,6 +35,12 @@ class SessionMiddleware:
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and has_mailed_secret(scope):
+            await call_without_secret(self.run, scope, receive, send)
+        else:
+            await self.run(scope, receive, send)
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or (self.exclude and is_below(scope, self.exclude)):
             await self.app(scope, receive, send)
             return

@@ -53,7 +53,12 @@ class SessionResponder:
                 session = self.store.new_session(self.clock)
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
-            await self.call_app(app)
+            try:
+                await self.call_app(app)
+            finally:
+                # It refers to the scope, which refers to the session. Only the garbage collector frees such a cycle,
+                # and all requests of the process wait for it.
+                session.edit_headers = None
         except Unavailable as error:
             if self.is_replaced:
                 # The error response was sent; this is the clean-up of the same failed save.
@@ -95,7 +100,7 @@ class SessionResponder:
         except Unavailable as error:
             if session:
                 # It could not be saved under its new key, so the row under the old key is kept.
-                session.key_to_delete = None
+                session.keep_stored()
             await self.send_unavailable(error)
             return
         headers = response_headers(message)
@@ -118,7 +123,7 @@ class SessionResponder:
             except SessionInterrupted:
                 if not session.is_only_resigned:
                     raise
-                session.key_to_delete = None
+                session.keep_stored()
         if session.is_only_resigned:
             return None  # it could not be saved, so the stored session and its cookie stay
         await self.delete_old_key()
@@ -159,7 +164,7 @@ class SessionResponder:
         if key is not None and not self.session.is_only_resigned:
             # A closed browser or a timeout can cancel the request; the deletion still runs to completion.
             await run_to_completion(self.store.delete(key))
-            self.session.key_to_delete = None
+            self.session.keep_stored()
             self.store.open_websockets.session_deleted(key)
 
     def record_client(self, session: SessionBase) -> None:

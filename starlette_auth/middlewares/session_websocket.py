@@ -42,8 +42,10 @@ class WebSocketSessionResponder(SessionResponder):
             await self.save_late_changes()
             raise
         finally:
-            if self.watcher is not None:
-                self.watcher.cancel()
+            # The cancelled task refers to this object through its traceback, so this object drops the task.
+            watcher, self.watcher = self.watcher, None
+            if watcher is not None:
+                watcher.cancel()
             await self.delete_old_key()
 
     async def receive(self) -> Message:

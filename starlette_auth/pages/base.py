@@ -14,12 +14,12 @@ from ..core.exceptions import ValidationError
 from ..core.translation import gettext
 from ..decorators import login_not_required
 from ..http.content import sent_json
+from ..http.mailed_secrets import HIDDEN, set_logged_path
 from ..http.problems import error_message, problem_response
-from ..middlewares.csrf import cross_site_message, is_cross_site, rejection
+from ..middlewares.csrf import cross_site_message, rejection
 from ..users.models import User
 from .forms import Field, Form
 
-HIDDEN = "..."
 View = Callable[[Auth, Request], Awaitable[Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -36,7 +36,7 @@ def account_page(view: View) -> Endpoint:
         _mask_token_in_path(request)
         with auth.override_language(request):
             try:
-                if request.method == "POST" and is_cross_site(auth, request):
+                if auth.site.is_cross_site(request):
                     response = await rejection(auth, request, cross_site_message())
                 else:
                     response = await view(auth, request)
@@ -122,8 +122,7 @@ def _mask_token_in_path(request: Request) -> None:
     """Removes the secret of a mailed link from the path, which servers log when the response starts."""
     secret = request.path_params.get("token")
     if secret:
-        request.scope["path"] = request.scope["path"].replace(secret, HIDDEN)
-        request.scope["raw_path"] = request.scope["path"].encode("utf-8", "replace")
+        set_logged_path(request.scope, request.scope["path"].replace(secret, HIDDEN))
 
 
 def _redirect_as_json(redirect: Response) -> Response:

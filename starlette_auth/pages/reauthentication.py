@@ -1,7 +1,7 @@
 """Reauthentication: asks for the password again before a sensitive action."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, overload
 from urllib.parse import urlencode, urlsplit
 
@@ -15,7 +15,7 @@ from ..authentication import confirm_password, redirect_to_login
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext
-from ..decorators import require
+from ..decorators import Guard, mark_as_dependency
 from ..http.content import wants_json
 from ..http.problems import problem_response
 from ..http.urls import requested_url, safe_url
@@ -35,16 +35,21 @@ def fresh_login_required(endpoint: F) -> F: ...
 
 
 @overload
-def fresh_login_required(*, max_age: int = 300, keep: Sequence[str] = ()) -> Callable[[F], F]: ...
+def fresh_login_required(endpoint: HTTPConnection) -> Coroutine[Any, Any, Any]: ...
 
 
-def fresh_login_required(endpoint: F | None = None, *, max_age: int = 300, keep: Sequence[str] = ()) -> Any:
+@overload
+def fresh_login_required(*, max_age: int = 300, keep: Sequence[str] = ()) -> Guard: ...
+
+
+def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequence[str] = ()) -> Any:
     """Allows only users who entered credentials in the last `max_age` seconds. Asks others for their password.
 
     After the password the user returns to the page. `keep` names form fields that are saved in the password page, as
     in keep=("title", "text"). A form of at most 16 KiB is then sent again with these fields only. Without `keep` the
     user has to submit the form again. A JSON client gets 403, and can send {"password": …} to the page
-    "reauthenticate". This decorator includes `login_required` and decorates the same endpoints.
+    "reauthenticate". This decorator includes `login_required`, decorates the same endpoints, and is a dependency of
+    FastAPI too: `Depends(fresh_login_required)`, `Depends(fresh_login_required(max_age=60))`.
     """
     if max_age < 1:
         raise ImproperlyConfigured("max_age is shorter than one second. Pass max_age in seconds, as in max_age=300.")
@@ -59,8 +64,11 @@ def fresh_login_required(endpoint: F | None = None, *, max_age: int = 300, keep:
     def refuse(conn: HTTPConnection) -> Response:
         return ReauthenticationResponse(conn, names) if conn.user.is_authenticated else redirect_to_login(conn)
 
-    decorate = require(is_fresh, refuse, "Confirm that it is you, then connect again.")
-    return decorate if endpoint is None else decorate(endpoint)
+    guard = Guard("fresh_login_required", is_fresh, refuse, "Confirm that it is you, then connect again.")
+    return guard if endpoint is None else guard(endpoint)
+
+
+mark_as_dependency(fresh_login_required)
 
 
 async def reauthenticate(auth: Auth, request: Request) -> Response:

@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from ..core.exceptions import HashingBusy
-from ..core.text import has_lone_surrogate
-from .hashers import GET_BCRYPT, PasswordHasher, default_hashers, has_bcrypt
+from ..core.text import has_lone_surrogate, require_text
+from .hashers import BUILT_IN, GET_BCRYPT, HashTooExpensive, PasswordHasher, default_hashers, has_bcrypt
 
 logger = logging.getLogger("starlette_auth")
 MAX_PASSWORD_LENGTH = 1024
 UNUSABLE = "!"
 TIMING_MARGIN = 1.25
+MAX_DELAY = 2.0  # seconds
 MAX_KINDS = 50
 COST = re.compile(r"[\d,=mtpv]{1,30}")
 T = TypeVar("T")
@@ -36,9 +37,9 @@ class Verification(NamedTuple):
 class Passwords:
     """Hashes and checks passwords in a thread pool with low priority and a bounded queue.
 
-    The first hasher makes new hashes. All hashers verify existing ones. A weak hash, or one of another hasher, is
-    replaced at the next login. `upgrade=False` turns that off: a new hash ends the user's other sessions, and a Django
-    site on the same table may need the old algorithm.
+    The first hasher makes new hashes. All hashers verify existing ones; several may have one algorithm, such as an old
+    and a new pepper. A weak hash, or one of another hasher, is replaced at the next login. `upgrade=False` turns that
+    off: a new hash ends the user's other sessions, and a Django site on the same table may need the old algorithm.
 
     `threads` is the size of the pool (default: one per CPU core). `max_waiting` is the length of the queue (default: 32
     per thread, a few seconds of work). When the queue is full, `hash` and `check` raise `HashingBusy`, which becomes a
@@ -54,7 +55,11 @@ class Passwords:
         max_waiting: int | None = None,
     ) -> None:
         self.upgrade = upgrade
-        self.hashers = {hasher.algorithm: hasher for hasher in hashers or default_hashers()}
+        self.hashers: dict[str, PasswordHasher] = {}  # the first hasher of each algorithm
+        self._further_hashers: dict[str, list[PasswordHasher]] = {}  # the others, by algorithm
+        for hasher in hashers or default_hashers():
+            if self.hashers.setdefault(hasher.algorithm, hasher) is not hasher:
+                self._further_hashers.setdefault(hasher.algorithm, []).append(hasher)
         self.preferred = next(iter(self.hashers.values()))
         self.threads = threads or os.cpu_count() or 1
         waiting_slots = 32 * self.threads if max_waiting is None else max_waiting
@@ -65,10 +70,12 @@ class Passwords:
     async def hash(self, password: str | None) -> str:
         """Returns the encoded hash of a password. For None: an unusable hash, which no password matches.
 
-        Raises ValueError above 1,024 characters or for a lone surrogate, and HashingBusy if the queue is full.
+        Raises TypeError for other types than str, ValueError above 1,024 characters or for a lone surrogate, and
+        HashingBusy if the queue is full.
         """
         if password is None:
             return UNUSABLE + secrets.token_urlsafe(30)
+        require_text(password, "password")
         if not is_hashable(password):
             raise ValueError(f"A password is text of at most {MAX_PASSWORD_LENGTH} characters. Choose another one.")
         return await self._run_in_pool(lambda: self.preferred.encode(unicodedata.normalize("NFC", password)))
@@ -76,21 +83,25 @@ class Passwords:
     async def check(self, encoded: str | None, password: str) -> Verification:
         """Returns whether `password` matches the hash `encoded`, and whether to hash it again.
 
+        A value that is not text, such as JSON's null, matches no hash.
+
         An attacker measures response times, which would reveal whether an account exists. Therefore the check takes as
         long for an unknown user (None) and for an unusable or unreadable hash as for a wrong password.
 
         Raises HashingBusy if the queue is full.
         """
         encoded = encoded or UNUSABLE
-        hasher = self._hasher_of(encoded)
+        hashers = self._hashers_of(encoded)
         if not is_hashable(password):
-            hasher, password = None, ""
+            hashers, password = [], ""
         started_at = time.perf_counter()
-        verification = await self._run_in_pool(lambda: self._check(hasher, encoded, password))
+        verification = await self._run_in_pool(lambda: self._check(hashers, encoded, password))
         if not verification.matches and len(self._durations) > 1:
             # Hashers differ in speed, so an attacker could tell an account with another kind of hash from an unknown
-            # account. Therefore each failed check takes as long as the slowest kind.
-            await asyncio.sleep(started_at + max(self._durations.values()) * TIMING_MARGIN - time.perf_counter())
+            # account. Therefore each failed check takes as long as the slowest kind. But a single row with a very slow
+            # hash would then delay the failed checks of all users. Therefore the delay has a bound.
+            delay = min(max(self._durations.values()) * TIMING_MARGIN, MAX_DELAY)
+            await asyncio.sleep(started_at + delay - time.perf_counter())
         return verification
 
     def is_encoded(self, text: str) -> bool:
@@ -103,37 +114,69 @@ class Passwords:
             self._pool.shutdown(wait=False)
             self._pool = None
 
-    def _hasher_of(self, encoded: str) -> PasswordHasher | None:
+    def _hashers_of(self, encoded: str) -> list[PasswordHasher]:
+        """Returns the hashers of the algorithm of a hash, the first one first."""
         if not is_usable(encoded):
-            return None
-        hasher = self.hashers.get(_algorithm(encoded))
-        if hasher is None and _algorithm(encoded) in ("bcrypt", "bcrypt_sha256") and not has_bcrypt():
+            return []
+        algorithm = _algorithm(encoded)
+        hasher = self.hashers.get(algorithm)
+        if hasher is not None:
+            return [hasher, *self._further_hashers.get(algorithm, ())]
+        if algorithm in ("bcrypt", "bcrypt_sha256") and not has_bcrypt():
             logger.error("A password hash needs bcrypt, which is missing. %s", GET_BCRYPT)
-        elif hasher is None:
+        else:
             logger.error(
                 "A password hash has an unknown format. Add its hasher to Passwords([…]), or set a new password."
             )
-        return hasher
+        return []
 
-    def _check(self, hasher: PasswordHasher | None, encoded: str, password: str) -> Verification:
+    def _check(self, hashers: Sequence[PasswordHasher], encoded: str, password: str) -> Verification:
         # `hash` normalizes to NFC. Django does not, so its hashes may be of the text as it was typed: both are tried.
-        spellings = dict.fromkeys((unicodedata.normalize("NFC", password), password))
-        if hasher is not None:
-            try:
-                started_at = time.perf_counter()
-                matches = any([hasher.verify(spelling, encoded) for spelling in spellings])  # noqa: C419  constant work
-                self._record_duration(encoded, time.perf_counter() - started_at)
-                is_old = hasher is not self.preferred or hasher.must_update(encoded)
-                return Verification(matches, matches and is_old and self.upgrade)
-            except (ValueError, LookupError, ArithmeticError, MemoryError):
-                logger.error(
-                    "A stored %s hash is damaged, and its user cannot log in. Set a new password.", hasher.algorithm
-                )
-        # An attacker could find usernames by fast responses for unknown users. Therefore one is hashed for them, too.
+        spellings = list(dict.fromkeys((unicodedata.normalize("NFC", password), password)))
         started_at = time.perf_counter()
-        hashes = [self.preferred.encode(spelling) for spelling in spellings]
-        self._record_duration(hashes[0], time.perf_counter() - started_at)
+        error: Exception | None = None
+        tried: list[PasswordHasher] = []
+        for hasher in hashers:
+            if not _is_redundant(hasher, tried):
+                try:
+                    if any([hasher.verify(spelling, encoded) for spelling in spellings]):  # noqa: C419  constant work
+                        must_update = hasher is not self.preferred or hasher.must_update(encoded)
+                        if len(hashers) == 1:  # otherwise later hashers were not tried
+                            self._record_duration(encoded, time.perf_counter() - started_at)
+                        return Verification(matches=True, must_update=must_update and self.upgrade)
+                    tried.append(hasher)
+                except (ValueError, LookupError, ArithmeticError, MemoryError) as exception:
+                    # If any hasher finds it too expensive, the hash is not damaged.
+                    error = error if isinstance(error, HashTooExpensive) else exception
+        if tried:
+            self._record_duration(encoded, time.perf_counter() - started_at)
+        else:
+            self._log_unreadable(hashers, error)
+            self._hash_for_unknown_user(spellings)
         return Verification(matches=False, must_update=False)
+
+    def _hash_for_unknown_user(self, spellings: Sequence[str]) -> None:
+        """Does the work of a failed check.
+
+        An attacker could find usernames by fast responses for unknown users. Therefore a hash is made for them, too.
+        """
+        tried: list[PasswordHasher] = []
+        started_at = time.perf_counter()
+        hashes: list[str] = []
+        for hasher in (self.preferred, *self._further_hashers.get(self.preferred.algorithm, ())):
+            if not _is_redundant(hasher, tried):
+                tried.append(hasher)
+                hashes = [self.preferred.encode(spelling) for spelling in spellings]
+        self._record_duration(hashes[0], time.perf_counter() - started_at)
+
+    @staticmethod
+    def _log_unreadable(hashers: Sequence[PasswordHasher], error: Exception | None) -> None:
+        if isinstance(error, HashTooExpensive):
+            logger.error("%s", error)
+        elif error is not None:
+            logger.error(
+                "A stored %s hash is damaged, and its user cannot log in. Set a new password.", hashers[0].algorithm
+            )
 
     def _record_duration(self, encoded: str, seconds: float) -> None:
         kind = _kind(encoded)
@@ -156,9 +199,9 @@ def is_usable(encoded: str) -> bool:
     return not encoded.startswith(UNUSABLE)
 
 
-def is_hashable(password: str) -> bool:
-    """Returns whether a password has at most 1,024 characters and no lone surrogate."""
-    return len(password) <= MAX_PASSWORD_LENGTH and not has_lone_surrogate(password)
+def is_hashable(password: object) -> bool:
+    """Returns whether a password is text of at most 1,024 characters without a lone surrogate."""
+    return isinstance(password, str) and len(password) <= MAX_PASSWORD_LENGTH and not has_lone_surrogate(password)
 
 
 def _lower_priority() -> None:
@@ -168,6 +211,11 @@ def _lower_priority() -> None:
     """
     if sys.platform == "linux":
         os.nice(10)
+
+
+def _is_redundant(hasher: PasswordHasher, tried: Sequence[PasswordHasher]) -> bool:
+    """Returns whether a hasher of the same class, which reads hashes in the same way, was tried already."""
+    return type(hasher) in BUILT_IN and any(type(other) is type(hasher) for other in tried)
 
 
 def _kind(encoded: str) -> str:

@@ -13,14 +13,17 @@ from typing import Any, Protocol
 from starlette.concurrency import run_in_threadpool
 
 from ..core.exceptions import ImproperlyConfigured, ValidationError
+from ..core.text import require_text, visible_characters
 from ..core.translation import gettext, ngettext
 from .bloom_filter import DEFAULT_FILTER, open_filter
 from .passwords import MAX_PASSWORD_LENGTH
 from .patterns import is_pattern, variants
+from .words import is_joined_words, spellings
 
 logger = logging.getLogger("starlette_auth")
 # An attacker fills in a very long name, which would be compared with each password. Therefore the rest is ignored.
 MAX_ATTRIBUTE_LENGTH = 4096
+MIN_VISIBLE_CHARACTERS = 4
 
 
 def _verbose_names() -> dict[str, str]:
@@ -46,8 +49,9 @@ async def validate_password(
 ) -> list[ValidationError]:
     """Returns the errors of all validators for a password. The list is empty if the password is valid.
 
-    The password is normalized to NFC first.
+    The password is normalized to NFC first. Raises TypeError if it is not a str.
     """
+    require_text(password, "password")
     errors: list[ValidationError] = []
     if len(password) > MAX_PASSWORD_LENGTH:  # before validators that are slow on long input
         validators = [MaximumLengthValidator(MAX_PASSWORD_LENGTH)]
@@ -192,7 +196,9 @@ class UserAttributeSimilarityValidator:
 
 
 class CommonPasswordValidator:
-    """Rejects common and breached passwords, their variants (repeated, dated, decorated), and keyboard walks.
+    """Rejects common and breached passwords, their variants, keyboard walks, and blanks.
+
+    Variants are: repeated, dated, decorated, spelled with digits (p4$$w0rd), or joined by small words (mypasswordis…).
 
     `filter_path` replaces the shipped Bloom filter. Build a filter with `starlette-auth buildfilter`.
     """
@@ -209,7 +215,16 @@ class CommonPasswordValidator:
         common = open_filter(self.filter_path)
         if len(password) > MAX_PASSWORD_LENGTH:
             return password in common or password.lower().strip() in common
-        return password in common or any(form in common or is_pattern(form) for form in variants(password))
+        # An attacker tries blanks and invisible characters alone. Therefore a password needs visible ones.
+        visible = visible_characters(password)
+        if password in common or len(visible) < MIN_VISIBLE_CHARACTERS:
+            return True
+        # Blanks are kept: they separate words. Invisible characters would only hide a common password.
+        plain = "".join(character for character in password if character.isspace() or visible_characters(character))
+        for form in variants(plain):
+            if is_pattern(form) or any(spelling in common for spelling in spellings(form)):
+                return True
+        return visible.lower() in common or is_joined_words(plain.lower(), lambda word: word in common)
 
     def get_help_text(self) -> str:
         return gettext("Your password can’t be a commonly used password.")

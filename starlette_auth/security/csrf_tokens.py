@@ -35,6 +35,15 @@ class CSRFTokens:
         self.keys = keys
         self.cookie = cookie
 
+    @property
+    def need_origin(self) -> bool:
+        """Whether a token over https is valid only together with a header that names the page.
+
+        An attacker on a subdomain can set a cookie for this site, unless its name begins with `__Host-`, and send a
+        token that matches it. Therefore Django 4.0 and later refuse such requests without `Origin` and `Referer`.
+        """
+        return not self.cookie.names[1].startswith("__Host-")
+
     def token(self, conn: HTTPConnection) -> str:
         """Returns a token for a form of this browser, a different text each time.
 

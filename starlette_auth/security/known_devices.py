@@ -6,50 +6,101 @@ from dataclasses import replace
 
 from starlette.requests import HTTPConnection
 
-from ..core.signing import SecretKeys, is_key
+from ..core.signing import is_key
 from ..http.cookies import Cookie
 from ..http.scope import NEW_DEVICE
 from ..users.models import User
+from .tokens import Tokens
 
 PURPOSE = "starlette_auth.device"
-ONE_YEAR = 365 * 24 * 60 * 60
+GENERATION = "devices"  # the purpose of the token that marks a user's current generation of cookies
+DAY = 24 * 60 * 60
+ONE_YEAR = 365 * DAY
 MAX_USERS = 5  # per browser
-SIGNATURE = re.compile("[0-9a-f]{64}")
+# When the user logged in (Unix time), the generation of the cookie, and the signature.
+ENTRY = re.compile("([0-9]{1,12})-([0-9a-f]{16})?-([0-9a-f]{64})")
 
 
 class KnownDevices:
     """Recognizes the browsers that a user has logged in with, by a signed cookie.
 
-    The cookie holds an identifier of the browser, and a signature for each user who logged in with it. It grants no
+    The cookie holds an identifier of the browser, and a signed entry for each user who logged in with it. It grants no
     access. It gives the browser its own counter in the throttle: the owner of an account can log in while an attacker's
     attempts have to wait. It also shows whether a login comes from a new browser. OWASP calls this "device cookies".
+    The counter is for passwords only: a second factor has one counter for all browsers.
+
+    An attacker may copy the cookie from a browser, and would stay known for ever. Therefore an entry is valid for a
+    year after the login, and `revoke_all` ends the generation of all entries of a user.
     """
 
-    def __init__(self, keys: SecretKeys, cookie: Cookie) -> None:
-        self.keys = keys
+    def __init__(self, tokens: Tokens, cookie: Cookie) -> None:
+        self.tokens = tokens
+        self.keys = tokens.keys
         self.cookie = replace(cookie, name="device", max_age=ONE_YEAR)
 
-    def known(self, conn: HTTPConnection, user: User) -> str:
-        """Returns this browser's identifier if `user` has logged in with it before; otherwise ""."""
-        device, signatures = self._read(conn)
-        subject = f"{device}:{user.id}"
-        verified = [self.keys.verify(PURPOSE, subject, signature) is not None for signature in signatures]
-        return device if any(verified) else ""
+    async def known(self, conn: HTTPConnection, user: User) -> str:
+        """Returns the name of this browser's counter if `user` has logged in with it before; otherwise "".
 
-    def remember(self, conn: HTTPConnection, user: User) -> None:
+        An attacker measures response times, which would show that an account exists. Therefore the database is asked
+        only about an entry with a valid signature.
+        """
+        device, entries = self._read(conn)
+        generations = {entry[2] or "" for entry in entries if self._is_signed(device, user, entry)}
+        if not generations:
+            return ""
+        generation = await self._generation(user)
+        # Without a stored generation no entry was revoked within a year.
+        if not generation:
+            return device + max(generations)
+        return device + generation if generation in generations else ""
+
+    async def remember(self, conn: HTTPConnection, user: User) -> None:
         """Adds the user to this browser's cookie, which the response will set."""
-        device, signatures = self._read(conn)
+        device, entries = self._read(conn)
         device = device or secrets.token_urlsafe(32)
-        subject = f"{device}:{user.id}"
-        # The user's previous signature is dropped, even one by an older key: it would take the place of another user's.
-        other_users = [signature for signature in signatures if self.keys.verify(PURPOSE, subject, signature) is None]
-        new_signature = self.keys.sign(PURPOSE, subject)
-        conn.scope[NEW_DEVICE] = ".".join([device, new_signature, *other_users[: MAX_USERS - 1]])
+        # The user's previous entry is dropped, even one by an older key: it would take the place of another user's.
+        other_users = [entry[0] for entry in entries if not self._is_signed(device, user, entry)]
+        generation, issued = await self._generation(user), str(int(self.tokens.clock()))
+        signature = self.keys.sign(PURPOSE, _subject(device, user, issued, generation))
+        new_entry = f"{issued}-{generation}-{signature}"
+        conn.scope[NEW_DEVICE] = ".".join([device, new_entry, *other_users[: MAX_USERS - 1]])
 
-    def _read(self, conn: HTTPConnection) -> tuple[str, list[str]]:
+    async def revoke_all(self, user: User, *, keep: HTTPConnection | None = None) -> None:
+        """Makes all browsers unknown to the user, except that of the request `keep` if it was known."""
+        is_kept = keep is not None and await self.known(keep, user)
+        now, max_age = int(self.tokens.clock()), ONE_YEAR + DAY
+        for token in await self.tokens.recent(GENERATION, _owner(user)):
+            # The latest expiry marks the current generation, also among those of one second.
+            max_age = max(max_age, token.expires + 1 - now)
+            await self.tokens.consume(token)
+        await self.tokens.create(GENERATION, _owner(user), max_age=max_age)
+        if keep is not None and is_kept:
+            await self.remember(keep, user)
+
+    async def _generation(self, user: User) -> str:
+        """Returns the user's current generation of entries; "" if none was revoked within a year."""
+        newest = await self.tokens.recent(GENERATION, _owner(user))
+        return newest[0].token_hash[:16] if newest else ""
+
+    def _is_signed(self, device: str, user: User, entry: re.Match[str]) -> bool:
+        issued, generation, signature = entry.groups(default="")
+        return self.keys.verify(PURPOSE, _subject(device, user, issued, generation), signature) is not None
+
+    def _read(self, conn: HTTPConnection) -> tuple[str, list[re.Match[str]]]:
         value = conn.scope.get(NEW_DEVICE) or self.cookie.read(conn.scope) or ""
-        device, *signatures = value.split(".")
-        # Malformed parts are dropped. Otherwise they would be copied into the next cookie, and browsers reject a cookie
-        # that is too long.
-        well_formed = [signature for signature in signatures[:MAX_USERS] if SIGNATURE.fullmatch(signature)]
-        return (device, well_formed) if is_key(device) else ("", [])
+        device, *texts = value.split(".")
+        # Malformed and expired entries are dropped. Otherwise they would be copied into the next cookie, and browsers
+        # reject a cookie that is too long.
+        oldest = self.tokens.clock() - ONE_YEAR
+        matches = [ENTRY.fullmatch(text) for text in texts[:MAX_USERS]]
+        entries = [match for match in matches if match is not None and int(match[1]) > oldest]
+        return (device, entries) if is_key(device) else ("", [])
+
+
+def _owner(user: User) -> str:
+    return f"devices of user {user.id}"
+
+
+def _subject(device: str, user: User, issued: str, generation: str) -> str:
+    # SQLite reuses the primary keys of deleted rows; therefore `date_joined` must match too.
+    return f"{device}:{user.id}:{user.date_joined}:{issued}:{generation}"

@@ -17,6 +17,7 @@ from ..database.statements import Statement
 
 BINDING = "starlette_auth.tokens"
 EMAIL_UNDO = "email_undo"
+MAX_RECENT = 1000
 MAX_LENGTH = 128  # characters; a valid token has 43
 
 
@@ -54,7 +55,7 @@ class Tokens:
         self.gateway = gateway
         self.table = t = table
         self.keys = keys
-        self._clock = clock
+        self.clock = clock
         by_hash = t.c.token_hash == sa.bindparam("token_hash")
         now: sa.BindParameter[int] = sa.bindparam("now", type_=sa.BigInteger)
         self._find = Statement(
@@ -64,8 +65,8 @@ class Tokens:
         self._recent = Statement(
             sa.select(*t.columns)
             .where(t.c.subject == sa.bindparam("subject"), t.c.purpose == sa.bindparam("purpose"), t.c.expires > now)
-            .order_by(t.c.expires.desc())
-            .limit(50)
+            .order_by(t.c.expires.desc(), t.c.token_hash)
+            .limit(MAX_RECENT)
         )
         self._consume = Statement(sa.delete(t).where(by_hash, t.c.expires > now))
         self._revoke_all = Statement(sa.delete(t).where(*of_subject))
@@ -85,7 +86,7 @@ class Tokens:
             subject=sha256_hex(subject),
             binding=self.keys.sign(BINDING, binding) if binding else "",
             data=json.dumps(data or {}),
-            expires=int(self._clock()) + max_age,
+            expires=int(self.clock()) + max_age,
         )
         return token
 
@@ -98,13 +99,13 @@ class Tokens:
             return None
         token_hash = token if isinstance(token, TokenHash) else sha256_hex(token)
         row = await self.gateway.fetch_one(
-            self._find, token_hash=str(token_hash), purpose=purpose, now=int(self._clock())
+            self._find, token_hash=str(token_hash), purpose=purpose, now=int(self.clock())
         )
         return _token(row) if row else None
 
     async def recent(self, purpose: str, subject: str) -> list[Token]:
-        """Returns the valid tokens of a subject, at most 50, the latest expiry first."""
-        values = {"subject": sha256_hex(subject), "purpose": purpose, "now": int(self._clock())}
+        """Returns the valid tokens of a subject, at most 1,000, the latest expiry first."""
+        values = {"subject": sha256_hex(subject), "purpose": purpose, "now": int(self.clock())}
         return [_token(row) for row in await self.gateway.fetch_all(self._recent, **values)]
 
     async def lock(self, name: str) -> None:
@@ -124,7 +125,7 @@ class Tokens:
 
     async def consume(self, token: Token) -> bool:
         """Uses the token up. Returns True to exactly one of several concurrent callers, on every database."""
-        return await self.gateway.execute(self._consume, token_hash=token.token_hash, now=int(self._clock())) == 1
+        return await self.gateway.execute(self._consume, token_hash=token.token_hash, now=int(self.clock())) == 1
 
     async def discard(self, purpose: str, token: str) -> None:
         """Deletes a token that was created but will not be sent."""
@@ -150,7 +151,7 @@ class Tokens:
 
     async def clear_expired(self) -> int:
         """Deletes expired tokens. Returns their number."""
-        return await delete_in_batches(self.gateway, self._clear, now=int(self._clock()))
+        return await delete_in_batches(self.gateway, self._clear, now=int(self.clock()))
 
 
 def _token(row: dict[str, Any]) -> Token:

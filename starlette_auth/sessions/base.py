@@ -4,24 +4,13 @@ import operator
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Never
 
 from ..core.clock import TWO_WEEKS, Clock, utc_now
 from ..core.signing import new_key
 from ..database.statements import Row
 from .limits import SessionLimit
-from .records import (
-    EMPTY,
-    IMMUTABLE_TYPES,
-    Changes,
-    SessionRecord,
-    _encode_strictly,
-    check_keys,
-    decode,
-    encode,
-    encode_value,
-    user_in,
-)
+from .records import EMPTY, IMMUTABLE_TYPES, Changes, SessionRecord, decode, encode, encode_data, encode_value, user_in
 
 EXPIRY = "_session_expiry"  # as in Django
 AUTH_TIME = "_auth_time"  # of this package
@@ -41,7 +30,6 @@ class SessionBase(dict[str, Any]):
 
     # Class attributes, because every request creates a session and most requests change none of these.
     record: SessionRecord | None = None
-    key_to_delete: str | None = None
     accessed = False
     max_age = TWO_WEEKS
     expire_at_browser_close = False
@@ -54,6 +42,7 @@ class SessionBase(dict[str, Any]):
     _saved = EMPTY
     _loaded: dict[str, Any] | None = None
     _touched = False
+    _key_to_delete: str | None = None
     _next_key: str | None = None
     _cycled_key: str | None = None
     _resigned: str | None = None
@@ -70,7 +59,7 @@ class SessionBase(dict[str, Any]):
         """`record` is the stored session record, `user_row` the user's row if the store loaded it as well."""
         super().__init__(data)
         self._clock = clock
-        self.session_key = session_key
+        self._session_key = session_key
         self.user_row = user_row
         if record is not None:
             self.record, self._saved = record, record.data
@@ -82,6 +71,26 @@ class SessionBase(dict[str, Any]):
     def mark_accessed(self) -> None:
         """Notes that the application used `request.session`. Starlette calls this."""
         self.accessed = True
+
+    @property
+    def session_key(self) -> str | None:
+        """Returns the key of a stored session; None before it is stored."""
+        return self._session_key
+
+    @session_key.setter
+    def session_key(self, key: Never) -> None:
+        # An application sets a key that an attacker sent, which would write to another visitor's session and hand out
+        # its cookie. Therefore the key is read-only, as in Django.
+        raise AttributeError("session_key is read-only. For a new key, call request.session.cycle_key().")
+
+    @property
+    def key_to_delete(self) -> str | None:
+        """Returns the key of the stored session that the middleware must delete, if any."""
+        return self._key_to_delete
+
+    def keep_stored(self) -> None:
+        """Notes that the session under `key_to_delete` is deleted already, or must stay."""
+        self._key_to_delete = None
 
     @property
     def user_id(self) -> str | None:
@@ -207,7 +216,7 @@ class SessionBase(dict[str, Any]):
     def _discard_key(self) -> None:
         self._next_key = None
         if self.session_key is not None:
-            self.key_to_delete, self.session_key = self.session_key, None
+            self._key_to_delete, self._session_key = self.session_key, None
 
     @property
     def created(self) -> int:
@@ -282,8 +291,7 @@ class SessionBase(dict[str, Any]):
 
     def encode(self) -> str:
         """Returns the data as ASCII JSON, as stores keep it. Raises TypeError for what JSON cannot represent."""
-        check_keys(self)
-        return encode(self, _encode_strictly)
+        return encode_data(self)
 
     def mark_saved(self, session_key: str, record: SessionRecord, saved: str) -> None:
         """Notes that a store saved the session.
@@ -292,8 +300,8 @@ class SessionBase(dict[str, Any]):
         of other requests.
         """
         if self._cycled_key is not None:
-            self.key_to_delete = None  # the store has replaced the old key with the new one
-        self.session_key, self.record, self._saved, self._loaded = session_key, record, saved, None
+            self._key_to_delete = None  # the store has replaced the old key with the new one
+        self._session_key, self.record, self._saved, self._loaded = session_key, record, saved, None
         self._touched, self._cycled_key, self._next_key, self._resigned = False, None, None, None
 
     def _requested_age(self) -> int:

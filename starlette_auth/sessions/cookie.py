@@ -31,9 +31,9 @@ class CookieStore(SessionStore):
     is_server_side = False
 
     def __init__(self, secret_key: str | Sequence[str] | SecretKeys, *, clock: Clock = time.time) -> None:
-        keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
+        self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self._clock = clock
-        self._newest_signer, self._any_signer = _signer(keys.all[:1]), _signer(keys.all)
+        self._newest_signer, self._any_signer = _signer(self.keys.all[:1]), _signer(self.keys.all)
 
     async def load(self, cookie: str) -> SessionBase:
         try:

@@ -26,8 +26,13 @@ class SessionWatch:
 
         The random part prevents WebSockets that were opened at the same time from checking their sessions all at once.
         """
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._notified.wait(), seconds * random.uniform(0.7, 1))  # noqa: S311  not a secret
+        # A timer instead of `asyncio.wait_for()`, which leaves a reference cycle when it is cancelled (Python 3.11).
+        delay = seconds * random.uniform(0.7, 1)  # noqa: S311  not a secret
+        timer = self._loop.call_later(delay, self._notified.set)
+        try:
+            await self._notified.wait()
+        finally:
+            timer.cancel()
         self._notified.clear()
 
 

@@ -71,6 +71,12 @@ def user_in(data: Mapping[str, Any]) -> str | None:
     return user_id if isinstance(user_id, str) else None
 
 
+def encode_data(data: Any) -> str:
+    """Returns data that the application changed as JSON. Raises TypeError for what JSON cannot represent."""
+    check_keys(data)
+    return encode(data, _encode_strictly)
+
+
 def check_keys(data: Any) -> None:
     """Raises TypeError for a dict key that is not text, at any depth. JSON would silently turn it into text."""
     if isinstance(data, dict):

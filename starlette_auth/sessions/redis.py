@@ -2,11 +2,15 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from ..core.clock import Clock
+from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
 from ..database.redis import RedisClients
 from .base import TOUCH_EVERY, SessionBase
@@ -90,18 +94,36 @@ return count
 class RedisStore(SessionStore):
     """Keeps sessions in Redis or Valkey, under a hash of the session key. Redis deletes expired sessions itself.
 
-    `url` is redis://user:password@host:6379/0, rediss://… for TLS or unix:///path. All names in Redis begin with
-    `prefix`. Without persistence (`appendonly yes`), a restart of Redis deletes all sessions and logs all users out.
-    Redis Cluster is not supported, because the scripts use keys that a cluster may place on different nodes. Replicas
-    are supported.
+    `url` is redis://user:password@host:6379/0, rediss://… for TLS or unix:///path. Without persistence (`appendonly yes`),
+    a restart of Redis deletes all sessions and logs all users out. Redis Cluster is not supported, because the scripts
+    use keys that a cluster may place on different nodes. Replicas are supported.
+
+    All names in Redis begin with `prefix`. The default differs for each database and user table: two sites with the same
+    prefix would list and end each other's sessions. Pass a prefix if the processes of one site connect to its database
+    under different hosts, or if the sessions shall survive a move of the database.
     """
 
     supports_user_lookup = True
 
-    def __init__(self, url: str, *, prefix: str = "starlette_auth:", clock: Clock = time.time) -> None:
+    def __init__(self, url: str, *, prefix: str | None = None, clock: Clock = time.time) -> None:
         self.redis = RedisClients(url)
-        self._session, self._user = f"{prefix}session:", f"{prefix}user:"
         self._clock = clock
+        self._site: str | None = None
+        self._has_default_prefix = prefix is None
+        self._set_prefix("starlette_auth:" if prefix is None else prefix)
+
+    def attach(self, database_url: str, user_table: sa.Table) -> None:
+        site = f"{_location(database_url)} {user_table.name}"
+        if self._site not in (None, site):
+            raise ImproperlyConfigured(
+                "This RedisStore keeps the sessions of another database or user table. Make a RedisStore for each Auth."
+            )
+        self._site = site
+        if self._has_default_prefix:
+            self._set_prefix(f"starlette_auth:{hash_key(site)[:16]}:")
+
+    def _set_prefix(self, prefix: str) -> None:
+        self._session, self._user = f"{prefix}session:", f"{prefix}user:"
 
     async def load(self, cookie: str) -> SessionBase:
         if is_key(cookie):
@@ -188,3 +210,13 @@ class RedisStore(SessionStore):
 
 def _field(name: str) -> str:
     return f".{json.dumps(name)}"
+
+
+def _location(database_url: str) -> str:
+    """Returns which database a URL names. Credentials, options and the driver may change without a new database."""
+    url = sa.make_url(database_url)
+    dialect, name = url.get_backend_name().replace("postgresql", "postgres"), url.database or ""
+    if dialect == "sqlite":
+        return os.path.normpath(name if os.path.isabs(name) else f"{os.getcwd()}/{name}")
+    port = url.port or {"postgres": 5432, "mysql": 3306}.get(dialect)
+    return f"{dialect}://{(url.host or str(url.query.get('host', ''))).lower()}:{port}/{name}"

@@ -59,6 +59,9 @@ class SessionStore(abc.ABC):
         """Returns a new, empty session for a request without a session cookie."""
         return SessionBase(clock=clock)
 
+    def attach(self, database_url: str, user_table: sa.Table) -> None:  # noqa: B027  optional
+        """Tells the store whose sessions it keeps: those of the users in this table. `Auth` calls this."""
+
     async def touch(self, session: SessionBase, max_age: int) -> None:  # noqa: B027  optional
         """Updates `last_seen` and the address of an existing session and keeps it for `max_age` more seconds."""
 

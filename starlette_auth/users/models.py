@@ -1,14 +1,18 @@
 """Users, groups and permissions in memory."""
 
+import functools
+import inspect
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import InitVar, dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from starlette.authentication import AuthCredentials, BaseUser
 from starlette.types import Scope
+
+from ..core.exceptions import ImproperlyConfigured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +52,18 @@ class PermissionsMixin:
     is_superuser: bool
     permission_json: tuple[str | None, str | None] = (None, None)
 
-    @cached_property
+    _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None = None
+
+    @property
     def _permission_sets(self) -> tuple[frozenset[str], frozenset[str]]:
         """Returns the direct permissions and those of groups. For a superuser both are all existing permissions."""
-        direct_json, group_json = self.permission_json
-        direct = _parse_names(direct_json)
-        return direct, direct if self.is_superuser else _parse_names(group_json)
+        parsed = self._parsed_permissions
+        if parsed is None:
+            direct_json, group_json = self.permission_json
+            direct = _parse_names(direct_json)
+            parsed = direct, direct if self.is_superuser else _parse_names(group_json)
+            self._parsed_permissions = parsed
+        return parsed
 
     def get_user_permissions(self) -> frozenset[str]:
         """Returns the permissions granted directly to the user; for a superuser, all existing permissions."""
@@ -89,9 +99,22 @@ class PermissionsMixin:
         return self.is_superuser or any(perm.startswith(f"{app_label}.") for perm in self.get_all_permissions())
 
 
+class HiddenAttributes:
+    """Keeps the password hash and the permissions out of `__dict__`, which some serializers read."""
+
+    __slots__ = ("_parsed_permissions", "password", "permission_json")
+
+    password: str
+    permission_json: tuple[str | None, str | None]
+    _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None
+
+    def __getstate__(self) -> object:
+        return super().__getstate__()  # pickle's protocols 0 and 1 refuse slots without this method
+
+
 @dataclass(kw_only=True, eq=False)
-class User(PermissionsMixin, BaseUser):
-    """Represents a row of the user table, with the permissions at that time.
+class User(HiddenAttributes, PermissionsMixin, BaseUser):
+    """Represents a row of the user table, as it was when it was read.
 
     For additional columns, write a subclass with `@dataclass(kw_only=True, eq=False)` and pass it as
     `Auth(user_class=…)`. Users are equal if they have the same `id`.
@@ -99,7 +122,9 @@ class User(PermissionsMixin, BaseUser):
 
     id: Any
     username: str
-    password: str = field(default="", repr=False)
+    # The hash is an argument and an attribute, and not a field. A response that contains a user would otherwise show it
+    # to an attacker, who could guess the password from it. A subclass's `__post_init__` takes it as first argument.
+    password: InitVar[str] = ""
     email: str = ""
     first_name: str = ""
     last_name: str = ""
@@ -111,10 +136,23 @@ class User(PermissionsMixin, BaseUser):
 
     backend = ""  # path of the backend that accepted the credentials; set by authenticate(), read by login()
 
+    def __post_init__(self, password: str) -> None:
+        self.password, self.permission_json, self._parsed_permissions = password, (None, None), None
+
     def __init_subclass__(cls) -> None:
         # Without eq=False, @dataclass would compare a subclass by its fields and make it unhashable.
         cls.__eq__ = User.__eq__  # type: ignore[method-assign]
         cls.__hash__ = User.__hash__  # type: ignore[method-assign]
+        owner = next(base for base in cls.__mro__ if "__post_init__" in vars(base))
+        if owner is cls or not issubclass(owner, User):
+            cls.__post_init__ = _with_password(cls, cls.__post_init__)  # type: ignore[method-assign]
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
+        """Returns the schema without the argument `password`. Pydantic calls this, also for FastAPI."""
+        schema = handler(core_schema)
+        handler.resolve_ref_schema(schema).get("properties", {}).pop("password", None)
+        return schema
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, User):
@@ -151,6 +189,9 @@ class User(PermissionsMixin, BaseUser):
 
     def get_short_name(self) -> str:
         return self.first_name
+
+
+delattr(User, "password")  # the default of the argument, which would hide the attribute
 
 
 class AnonymousUser(PermissionsMixin, BaseUser):
@@ -222,6 +263,23 @@ class Credentials(AuthCredentials):
 def set_user(scope: Scope, user: User | AnonymousUser) -> None:
     """Sets `request.user` and `request.auth`."""
     scope["user"], scope["auth"] = user, Credentials(user)
+
+
+def _with_password(cls: type[User], post_init: Callable[..., None]) -> Callable[..., None]:
+    """Returns the `__post_init__` of a subclass, preceded by User's, in case that it does not call `super()`."""
+    first = [*inspect.signature(post_init).parameters.values(), None][1]
+    if first is None or not (first.kind is first.VAR_POSITIONAL or "password" in first.name):
+        raise ImproperlyConfigured(
+            f"{cls.__name__}.__post_init__ does not take the password. Write def __post_init__(self, password: str) "
+            "and call super().__post_init__(password) in it."
+        )
+
+    @functools.wraps(post_init)
+    def wrapper(self: User, password: str, *further: Any) -> None:
+        User.__post_init__(self, password)
+        post_init(self, password, *further)
+
+    return wrapper
 
 
 def _parse_names(names_json: str | None) -> frozenset[str]:

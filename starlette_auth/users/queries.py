@@ -15,6 +15,14 @@ from ..database.tables import Tables
 from .models import User
 
 U = TypeVar("U", bound=User)
+COLLATION = Statement(
+    sa.text(
+        "SELECT collation_name AS collation FROM information_schema.columns "
+        "WHERE table_schema = DATABASE() AND table_name = :table_name AND column_name = :column_name"
+    )
+    .bindparams(sa.bindparam("table_name", type_=sa.String), sa.bindparam("column_name", type_=sa.String))
+    .columns(sa.column("collation", sa.String))
+)
 
 
 class UserQueries(Generic[U]):
@@ -23,6 +31,11 @@ class UserQueries(Generic[U]):
     def __init__(self, gateway: Gateway, tables: Tables, user_class: type[U]) -> None:
         if "__dataclass_fields__" not in vars(user_class):
             raise ImproperlyConfigured(f"Put @dataclass(kw_only=True, eq=False) above class {user_class.__name__}.")
+        if user_class.password is not User.password:
+            raise ImproperlyConfigured(
+                f"Remove `password` from class {user_class.__name__}: User has it, and a second one would appear in "
+                "responses that contain a user."
+            )
         self.gateway = gateway
         self.tables = tables
         self.user_class = user_class
@@ -32,12 +45,10 @@ class UserQueries(Generic[U]):
         selected, column = sa.select(*self.columns()).select_from(tables.user), tables.username
         self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
         self._by_username = Statement(selected.where(column == sa.bindparam("username")))
-        name = sa.func.lower(sa.bindparam("username", type_=column.type))
-        same_name = sa.select(tables.user_key.label("key")).where(sa.func.lower(column) == name).limit(1)
-        self._like_username = Statement(same_name)
-        # The database lowers both sides, so that they agree: SQLite's lower() knows only ASCII letters, Python's all.
-        email = sa.func.lower(sa.bindparam("email", type_=sa.String))
-        self._by_email = Statement(selected.where(sa.func.lower(tables.email) == email).order_by(tables.user_key))
+        same_name = sa.select(tables.user_key.label("key")).limit(1)
+        self._like_username = CaseInsensitiveQuery(gateway, column, same_name)
+        if tables.email is not None:
+            self._by_email = CaseInsensitiveQuery(gateway, tables.email, selected.order_by(tables.user_key))
 
     def columns(self) -> list[Any]:
         """Returns the columns that `from_row` needs. Use them in a SELECT with the user table in its FROM clause."""
@@ -95,7 +106,7 @@ class UserQueries(Generic[U]):
         if not email or self.tables.email is None:
             return []
         try:
-            rows = await self.gateway.fetch_all(self._by_email, email=email)
+            rows = await self._by_email.fetch_all(email)
         except UnstorableValue:
             return []
         return [user for user in map(self.from_row, rows) if ascii_lower(user.email) == ascii_lower(email)]
@@ -103,7 +114,7 @@ class UserQueries(Generic[U]):
     async def has_username(self, username: str) -> bool:
         """Returns whether a user has this username, ignoring case (on SQLite: of ASCII letters)."""
         try:
-            return await self.gateway.fetch_one(self._like_username, username=normalize_username(username)) is not None
+            return bool(await self._like_username.fetch_all(normalize_username(username)))
         except UnstorableValue:
             return False
 
@@ -135,3 +146,34 @@ def _permission_list(tables: Tables) -> sa.Select[Any]:
     return sa.select(json_list(name)).select_from(
         permission.join(content_type, content_type.c.id == permission.c.content_type_id)
     )
+
+
+class CaseInsensitiveQuery:
+    """Adds a condition to a query: a column equals the parameter `text`, ignoring case. It uses the lookup index.
+
+    The database lowers both sides, so that they agree: SQLite's lower() knows only ASCII letters, Python's all.
+    MariaDB has no index on an expression. There the column is compared by its collation, which usually ignores case. It
+    may also ignore accents and trailing spaces, so the caller compares the rows again.
+    """
+
+    def __init__(self, gateway: Gateway, column: sa.Column[str], query: sa.Select[tuple[object, ...]]) -> None:
+        self.gateway = gateway
+        self.column = column
+        text = sa.bindparam("text", type_=sa.String)
+        self._by_lower = Statement(query.where(sa.func.lower(column) == sa.func.lower(text)))
+        self._by_collation = Statement(query.where(column == text))
+        self._statement: Statement | None = None
+
+    async def fetch_all(self, text: str) -> list[Row]:
+        return await self.gateway.fetch_all(await self.statement(), text=text)
+
+    async def statement(self) -> Statement:
+        """Returns the statement for this database. MySQL and MariaDB are asked once for the collation."""
+        if self._statement is None:
+            collation = ""
+            if self.gateway.dialect == "mysql":
+                names = {"table_name": self.column.table.name, "column_name": self.column.name}
+                row = await self.gateway.fetch_one(COLLATION, **names)
+                collation = str(row["collation"] or "") if row else ""
+            self._statement = self._by_collation if collation.endswith("_ci") else self._by_lower
+        return self._statement

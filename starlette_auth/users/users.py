@@ -16,7 +16,7 @@ from ..core.exceptions import (
     HashingBusy,
     IntegrityError,
 )
-from ..core.text import normalize_email, normalize_username
+from ..core.text import normalize_email, normalize_username, require_text
 from ..database.columns import column_defaults
 from ..database.gateway import Gateway
 from ..database.introspection import foreign_keys_to
@@ -82,16 +82,19 @@ class Users(UserQueries[U], GroupsAndPermissions):
         password: str | None = None,
         *,
         encoded_password: str = "",
+        normalize: bool = True,
         **fields: Any,
     ) -> U:
         """Creates a user. A user without `password` and `encoded_password` cannot log in with a password.
 
         The username is normalized to NFKC, and the domain of the email address to lower case, as in Django.
+        `normalize=False` keeps a username that another system chose, unless it is an email address.
 
-        Raises AlreadyExists if the username is taken, TypeError for an unknown field, and ValueError for an invalid
-        value (UnstorableValue if it does not fit its column).
+        Raises AlreadyExists if the username is taken, TypeError for an unknown field or for a name, address or password
+        that is not text, and ValueError for an invalid value (UnstorableValue if it does not fit its column).
         """
-        self._check_fields({**fields, "username": username})
+        has_email = "email" in self.tables.fields
+        self._check_fields({**fields, "username": username, **({"email": email} if has_email else {})})
         self._check_fields({"password": encoded_password} if encoded_password else {})
         defaults = {"is_active": True, "is_staff": False, "is_superuser": False, "last_login": None}
         values: dict[str, Any] = {
@@ -100,7 +103,7 @@ class Users(UserQueries[U], GroupsAndPermissions):
             **defaults,
             "date_joined": utc_now(self._clock),
             **column_defaults(self.tables.user, "default"),
-            **self._normalized({**fields, "username": username, "email": email}),
+            **self._normalized({**fields, "username": username, "email": email}, username=normalize),
             "password": encoded_password or await self.passwords.hash(password),
         }
         async with self._report_duplicate_username(values["username"]), self.gateway.atomic():
@@ -122,7 +125,8 @@ class Users(UserQueries[U], GroupsAndPermissions):
         """Writes some fields of one user to the database and to `user`.
 
         Raises DoesNotExist if the user was deleted, AlreadyExists if the username is taken, TypeError for an unknown
-        field, and ValueError for an invalid value (UnstorableValue if it does not fit its column).
+        field or for a name or address that is not text, and ValueError for an invalid value (UnstorableValue if it does
+        not fit its column).
         """
         self._check_fields(fields)
         if not fields:
@@ -142,8 +146,8 @@ class Users(UserQueries[U], GroupsAndPermissions):
         """Sets a new password; None makes it unusable. Ends all sessions that were started with the old password.
 
         `request` is the request that changes the password. The notice to the user describes it.
-        Raises ValueError above 1,024 characters, HashingBusy if the queue is full, and DoesNotExist if the user was
-        deleted.
+        Raises TypeError for other types, ValueError above 1,024 characters, HashingBusy if the queue is full, and
+        DoesNotExist if the user was deleted.
         """
         encoded = await self.passwords.hash(raw)
         async with self._restore_password_on_error(user), self.gateway.atomic():
@@ -277,14 +281,18 @@ class Users(UserQueries[U], GroupsAndPermissions):
         for name in fields:
             if name not in self.tables.fields:
                 raise TypeError(f"A user has no field {name!r}.{suggest(name, self.tables.fields)}")
+            if name == "username" or (name == "email" and fields[name] is not None):
+                require_text(fields[name], name)
         if fields.get("username", "…") == "":
             raise ValueError("A user needs a username. Pass one that is not empty.")
-        if "password" in fields and not self.passwords.is_encoded(str(fields["password"])):
+        encoded = fields.get("password", "!")
+        if not (isinstance(encoded, str) and self.passwords.is_encoded(encoded)):
             raise ValueError("A password is stored as a hash only. Use set_password(user, raw).")
 
-    def _normalized(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _normalized(self, fields: Mapping[str, Any], *, username: bool = True) -> dict[str, Any]:
+        forms = FORMS if username else {"email": normalize_email}
         fields = {
-            name: FORMS[name](value) if name in FORMS and isinstance(value, str) else value
+            name: forms[name](value) if name in forms and isinstance(value, str) else value
             for name, value in fields.items()
         }
         if self.tables.username is self.tables.email and ("username" in fields or "email" in fields):

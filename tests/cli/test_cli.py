@@ -22,6 +22,7 @@ from databases import Database
 
 from starlette_auth import Auth, User
 from starlette_auth.cli.main import main
+from starlette_auth.cli.terminal import print_error
 
 from ..conftest import SECRET_KEY, connected, count_statements, installed
 from ..support.server import ROOT
@@ -66,20 +67,20 @@ async def test_an_empty_database_gets_tables_and_a_superuser(database_url: str) 
     again = await run("--database", database_url, "migrate")
     assert again.stdout == "All tables are up to date.\n"
     created = await run(
-        "createsuperuser", "--username", "root", "--noinput", STARLETTE_AUTH_PASSWORD="pässword one", **environment
+        "createsuperuser", "--username", "root", "--noinput", STARLETTE_AUTH_PASSWORD="quiet pässage one", **environment
     )
     assert (created.returncode, created.stdout) == (0, "Created the superuser root.\n")
     twice = await run("createsuperuser", "--username", "root", "--noinput", STARLETTE_AUTH_PASSWORD="x", **environment)
     assert twice.returncode == 1
     assert "changepassword" in twice.stderr
-    changed = await run("changepassword", "root", STARLETTE_AUTH_PASSWORD="pässword two", **environment)
+    changed = await run("changepassword", "root", STARLETTE_AUTH_PASSWORD="quiet pässage two", **environment)
     assert changed.returncode == 0
     async with Database(database_url) as database:
         auth = Auth(database, secret_key=SECRET_KEY)
         root = await auth.users.get_by_username("root")
         assert root is not None
         assert (root.is_superuser, root.is_staff) == (True, True)
-        assert await auth.users.check_password(root, "pässword two")
+        assert await auth.users.check_password(root, "quiet pässage two")
         session = await auth.sessions.load("")
         session["a"] = 1
         await auth.sessions.save(session, -1)
@@ -92,15 +93,15 @@ async def test_an_empty_database_gets_tables_and_a_superuser(database_url: str) 
 async def log_in_on(auth: Auth, user: User, number: int) -> None:
     for _ in range(number):
         session = await auth.sessions.load("")
-        auth.session_backend.bind(session, user, "x")
+        auth.session_backend.bind(session, user, auth.model_backend.path)
         session.address, session.user_agent = "192.0.2.1", "Mozilla/5.0 (X11; Linux x86_64) Firefox/150.0\x1b[31m"
         await auth.sessions.save(session, 1000)
 
 
 async def test_sessions_are_listed_and_revoked(database_url: str) -> None:
     async with connected(database_url) as database, installed(database) as auth:
-        ann = await auth.users.create_user("ann", password="pässword one")
-        ben = await auth.users.create_user("ben", password="pässword one")
+        ann = await auth.users.create_user("ann", password="quiet pässage one")
+        ben = await auth.users.create_user("ben", password="quiet pässage one")
         await log_in_on(auth, ann, 3)
         await log_in_on(auth, ben, 1)
         environment = {"DATABASE_URL": database_url}
@@ -120,7 +121,7 @@ async def test_sessions_are_listed_and_revoked(database_url: str) -> None:
         assert (await run("sessions", "revoke", "ann", "--all", **environment)).stdout == "Ended 2 sessions of ann.\n"
         assert (await run("sessions", "list", "ann", **environment)).stdout == "ann has no sessions.\n"
         assert len(await auth.user_sessions.list(ben)) == 1
-        changed = await run("changepassword", "ben", STARLETTE_AUTH_PASSWORD="pässword two", **environment)
+        changed = await run("changepassword", "ben", STARLETTE_AUTH_PASSWORD="quiet pässage two", **environment)
         assert changed.returncode == 0
         assert await auth.sessions.list_sessions(ben.identity) == []
         for arguments in (["sessions", "list", "unknown"], ["sessions", "revoke", "unknown", "--all"]):
@@ -137,7 +138,7 @@ async def test_sessions_in_cookies_cannot_be_listed(tmp_path: Path, file_url: st
     environment = {"STARLETTE_AUTH_APP": "cookie_settings:auth"}
     await run("migrate", **environment)
     await run(
-        "createsuperuser", "--username", "ann", "--noinput", STARLETTE_AUTH_PASSWORD="pässword one", **environment
+        "createsuperuser", "--username", "ann", "--noinput", STARLETTE_AUTH_PASSWORD="quiet pässage one", **environment
     )
     for arguments in (["list", "ann"], ["revoke", "ann", "--all"], ["revoke", "ann", "x"]):
         refused = await run("sessions", *arguments, **environment)
@@ -154,7 +155,7 @@ def test_a_password_can_be_changed_with_sessions_in_cookies(
         f"key = {SECRET_KEY!r}\nauth = Auth(Database({file_url!r}), secret_key=key, sessions=CookieStore(key))\n"
     )
     monkeypatch.setenv("STARLETTE_AUTH_APP", "more_cookie_settings:auth")
-    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "pässword one")
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "quiet pässage one")
     for arguments in (["migrate"], ["createsuperuser", "--username", "ann", "--noinput"], ["changepassword", "ann"]):
         assert main(arguments) == 0
 
@@ -162,7 +163,7 @@ def test_a_password_can_be_changed_with_sessions_in_cookies(
 def test_sessions_are_listed_and_revoked_by_main(file_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     async def prepare() -> None:
         async with connected(file_url) as database, installed(database) as auth:
-            await log_in_on(auth, await auth.users.create_user("ann", password="pässword one"), 3)
+            await log_in_on(auth, await auth.users.create_user("ann", password="quiet pässage one"), 3)
 
     asyncio.run(prepare())
     options = ["--database", file_url, "sessions"]
@@ -358,7 +359,7 @@ def test_an_unusable_database_is_reported_in_one_line(url: str, capsys: pytest.C
     [
         (["createsuperuser", "--noinput"], "x", "--username"),
         (["createsuperuser", "--noinput", "--username", "root"], "", "STARLETTE_AUTH_PASSWORD"),
-        (["createsuperuser", "--noinput", "--username", "r" * 151], "x", "150"),
+        (["createsuperuser", "--noinput", "--username", "r" * 151], "nine loud herons stand", "150"),
         (["createsuperuser", "--noinput", "--username", "root"], "x" * 1025, "1024"),
         (["changepassword", "unknown"], "x", "no user"),
     ],
@@ -418,7 +419,7 @@ def test_a_missing_terminal_or_a_taken_username_is_an_error(
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(["--database", file_url, "createsuperuser"]) == 1
     assert "--noinput" in capsys.readouterr().err
-    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "x")
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "nine loud herons stand")
     arguments = ["--database", file_url, "createsuperuser", "--noinput", "--username", "root"]
     assert main(arguments) == 0
     assert main(arguments) == 1
@@ -432,3 +433,205 @@ def test_ctrl_c_at_a_prompt_is_handled(file_url: str, monkeypatch: pytest.Monkey
     main(["--database", file_url, "migrate"])
     monkeypatch.setattr(getpass, "getpass", stop)
     assert main(["--database", file_url, "createsuperuser", "--username", "root", "--email", ""]) == 1
+
+
+# What createsuperuser and changepassword refuse
+
+
+def stored_users(url: str) -> list[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite+aiosqlite:///"))) as database:
+        return database.execute("SELECT username, email FROM auth_user").fetchall()
+
+
+@pytest.fixture
+def migrated_url(file_url: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["--database", file_url, "migrate"]) == 0
+    capsys.readouterr()
+    return file_url
+
+
+def assert_refused(capsys: pytest.CaptureFixture[str], expected: str) -> None:
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert expected in output.err
+
+
+NAMES = """root\\n|\\nroot|ro\\not|ro\\rot|ro\\x00ot|ro\\x1b[31mot|ro\\tot|root | |ro ot|ro\\xa0ot|ro\\u2028ot|ro\\u200bot|
+ro\\u202eot|root\\u3164|root\\uffa0|ro\\xadot|ro\\udcffot|root;|<root>"""
+ADDRESSES = """not an address|root|root@|@example.org|a@b@example.org|root@example.org, x@example.org|root\\n@example.org|
+root@example.org\\nBcc: x@example.org|root@exa mple.org|Root <root@example.org>|root@example|ro\\u200bot@example.org|
+root@example.org\\x00|root\\u2028@example.org"""
+
+
+def unescaped(texts: str) -> list[str]:
+    return [text.encode().decode("unicode_escape") for text in texts.replace("|\n", "|").split("|")]
+
+
+@pytest.mark.parametrize("name", unescaped(NAMES), ids=ascii)
+def test_a_superuser_with_an_invalid_name_is_refused(
+    migrated_url: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "nine loud herons stand")
+    assert main(["--database", migrated_url, "createsuperuser", "--noinput", "--username", name]) == 1
+    assert_refused(capsys, "is not a valid username. Use letters, digits and @ . + - _ only")
+    assert stored_users(migrated_url) == []
+
+
+@pytest.mark.parametrize("address", unescaped(ADDRESSES), ids=ascii)
+def test_a_superuser_with_an_invalid_address_is_refused(
+    migrated_url: str, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "nine loud herons stand")
+    arguments = ["createsuperuser", "--noinput", "--username", "root", "--email", address]
+    assert main(["--database", migrated_url, *arguments]) == 1
+    assert_refused(capsys, "is not an e-mail address. Pass --email in the form ann@example.org.")
+    assert stored_users(migrated_url) == []
+
+
+@pytest.mark.parametrize("answers", ["ro ot\nroot@example.org\n", "root\nnot an address\n"])
+def test_answers_at_the_prompt_are_checked_before_the_password_is_asked_for(
+    migrated_url: str, answers: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answers))  # replaces the keyboard
+    assert main(["--database", migrated_url, "createsuperuser"]) == 1
+    assert "is not" in capsys.readouterr().err
+    assert stored_users(migrated_url) == []
+
+
+def test_where_the_address_is_the_username_it_must_be_one(
+    tmp_path: Path, file_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "email_settings.py").write_text(
+        "import sqlalchemy as sa\nfrom databases import Database\n"
+        "from starlette_auth import Auth, DjangoProject, user_columns\n"
+        "columns = [column for column in user_columns() if column.name not in ('username', 'email')]\n"
+        "person = sa.Table('person', sa.MetaData(), *columns, sa.Column('email', sa.String(254), unique=True))\n"
+        "django = DjangoProject(user=person, username_field='email')\n"
+        f"auth = Auth(Database({file_url!r}), secret_key={SECRET_KEY!r}, django=django)\n"
+    )
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "nine loud herons stand")
+    options = ["--app", "email_settings:auth"]
+    assert main([*options, "createsuperuser", "--noinput", "--username", "root"]) == 1
+    assert_refused(capsys, "which is the username on this site")
+    assert main([*options, "createsuperuser", "--noinput", "--username", "root@example.org"]) == 1
+    assert_refused(capsys, "migrate")  # the name is valid, and the tables are missing
+
+
+WEAK_PASSWORDS = [
+    "a",
+    "password",
+    "passwordpassword",
+    "mypasswordispassword",
+    "\N{NO-BREAK SPACE}" * 15,
+    "root@example.org",
+]
+
+
+@pytest.mark.parametrize("noinput", [["--noinput"], []])
+@pytest.mark.parametrize("password", WEAK_PASSWORDS)
+def test_a_weak_password_from_the_environment_is_refused(
+    migrated_url: str,
+    password: str,
+    noinput: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", password)
+    arguments = ["--database", migrated_url, "createsuperuser", *noinput, "--username", "root"]
+    arguments += ["--email", "root@example.org"]
+    assert main(arguments) == 1
+    assert_refused(capsys, "" if not password.strip() else "--allow-weak-password")
+    assert stored_users(migrated_url) == []
+    if password.strip():
+        assert main([*arguments, "--allow-weak-password"]) == 0
+        output = capsys.readouterr()
+        assert output.out == "Created the superuser root.\n"
+        assert output.err.startswith("Warning: ")
+
+
+@pytest.mark.parametrize("password", WEAK_PASSWORDS)
+def test_a_weak_new_password_from_the_environment_is_refused(
+    migrated_url: str, password: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "nine loud herons stand")
+    options = ["--database", migrated_url]
+    assert main([*options, "createsuperuser", "--noinput", "--username", "root", "--email", "root@example.org"]) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", password)
+    assert main([*options, "changepassword", "root"]) == 1
+    assert_refused(capsys, "" if not password.strip() else "--allow-weak-password")
+    if password.strip():
+        assert main([*options, "changepassword", "root", "--allow-weak-password"]) == 0
+        assert "Warning: " in capsys.readouterr().err
+
+
+def test_a_weak_password_at_the_prompt_needs_no_confirmation_with_the_option(
+    migrated_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: "a")  # replaces the keyboard
+    arguments = ["createsuperuser", "--username", "root", "--email", "", "--allow-weak-password"]
+    assert main(["--database", migrated_url, *arguments]) == 0
+    output = capsys.readouterr()
+    assert "anyway" not in output.out
+    assert "Warning: This password is too short." in output.err
+
+
+# Credentials in URLs
+
+BAD_URLS = [
+    "oracle://user:s3cret@host/name",
+    "mssql+pyodbc://user:s3cret@host/name",
+    "postgresql+psycopg2://user:s3cret@127.0.0.1:1/name",
+    "user:s3cret@host/name",
+    "//user:s3cret@host/name",
+    "postgresql://user:s3cret/more@host/name",
+    "postgresql://user:s3cret#more@host/name",
+    "postgresql://user:s3cret?more@host/name",
+    "postgresql://user:s3cret[more@host/name",
+    "postgresql://user:pw@host:s3cret/name",
+    "postgresql://user:s3cret@host:99999/name",
+    "mysql+asyncmy://user:s3cret/more@host/name",
+    "mysql+asyncmy://user:s3cret@127.0.0.1:1/name",
+    "s3cret",
+    "",
+]
+
+
+@pytest.mark.parametrize("number", range(len(BAD_URLS)), ids=BAD_URLS)
+def test_no_command_prints_the_password_of_a_url(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, module = BAD_URLS[number], f"url_settings_{number}"
+    (tmp_path / f"{module}.py").write_text(
+        "from databases import Database\nfrom starlette_auth import Auth\n"
+        f"auth = Auth(Database({url!r}), secret_key={SECRET_KEY!r})\n"
+    )
+    commands = [
+        ["--database", url, "migrate"],
+        ["check-django", "--database", url],
+        ["import-django", "--from", url, "--to", "sqlite+aiosqlite:///x.sqlite3"],
+        ["import-django", "--from", "sqlite+aiosqlite:///x.sqlite3", "--to", url],
+        ["--app", f"{module}:auth", "migrate"],
+    ]
+    for arguments in commands[0 if url else 1 :]:
+        assert main(arguments) == 1
+        output = capsys.readouterr()
+        assert "s3cret" not in output.out + output.err, arguments
+        assert output.err.count("\n") == 1
+    monkeypatch.setenv("DATABASE_URL", url or "s3cret://")
+    for command in ("migrate", "check-django"):
+        assert main([command]) == 1
+        assert "s3cret" not in capsys.readouterr().err
+
+
+def test_an_unsupported_url_is_answered_with_the_supported_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--database", "oracle://user:s3cret@host/name", "migrate"]) == 1
+    assert_refused(
+        capsys, "Use sqlite+aiosqlite:///file, postgresql://user@host/name or mysql+asyncmy://user@host/name."
+    )
+
+
+def test_an_error_that_quotes_a_url_is_printed_without_its_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("cannot connect to postgresql://user:s3c ret@host/name, as oracle://u:s3c@@host, today")
+    assert "s3c" not in (error := capsys.readouterr().err)
+    assert error.endswith("@host, today\n")

@@ -14,6 +14,7 @@ from databases import Database
 from starlette.types import ASGIApp
 
 from starlette_auth import Auth, DjangoProject, Passwords, PBKDF2PasswordHasher
+from starlette_auth.database.migrations import migrate
 from starlette_auth.passwords.hashers import default_hashers
 
 from ..conftest import connected, empty_database
@@ -99,6 +100,7 @@ async def shared_auth(project: Django, settings: DjangoProject | None = None, **
     """Yields an Auth on the database of a Django project."""
     async with connected(project.database_url) as database:
         auth = make_auth(database, settings, **options)
+        await migrate(auth.gateway, auth.tables)
         try:
             yield auth
         finally:

@@ -777,6 +777,8 @@ async def test_django_has_no_migrations_to_run_on_tables_created_here(server: st
 @servers
 async def test_djangos_tables_are_never_altered(server: str, tmp_path: Path) -> None:
     async with shared_project(server, tmp_path) as (django, auth):
+        for name in ("auth_token", "auth_throttle"):
+            await auth.database.execute(f"DROP TABLE {name}")
         assert set(await migrate(auth.gateway, auth.tables)) == {
             "auth_token",
             "auth_token_expires",

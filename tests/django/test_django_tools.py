@@ -1,6 +1,7 @@
 """Tests of `check-django` and `import-django` on databases of a real Django, and of malformed signed values."""
 
 import asyncio
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,23 @@ def test_the_code_for_an_unusual_project(
     )
     output = command_output("check-django", "--database", url, capsys=capsys, status=0)
     assert expected in output
+
+
+@servers
+def test_the_indexes_that_the_project_lacks_are_printed(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with django_on(server, tmp_path) as django:
+        command = ("check-django", "--database", django.database_url)
+        output = command_output(*command, capsys=capsys, status=0)
+        statements = re.findall(r"CREATE INDEX .*(?=;)", output)
+        assert len(statements) == (1 if server.startswith("mysql") else 2)
+        assert all(" ON auth_user (" in statement for statement in statements)
+        django.code(
+            "from django.db import connection\n"
+            f"for statement in {statements!r}:\n    connection.cursor().execute(statement)"
+        )
+        assert "CREATE INDEX" not in command_output(*command, capsys=capsys, status=0)
 
 
 def test_a_missing_or_unsupported_database_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

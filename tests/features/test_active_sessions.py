@@ -51,6 +51,7 @@ FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605 Version/19.0 Mobile Safari/604.1"
 HERE = {"origin": "http://testserver"}
 OTHER_PASSWORD = "another good long password"
+HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)"')
 
 
 @contextlib.asynccontextmanager
@@ -79,6 +80,10 @@ def listed(page: str) -> list[str]:
 
 def ids_on(page: str) -> list[str]:
     return re.findall(r'name="session" value="([^"]+)"', page)
+
+
+async def confirm_password(client: httpx.AsyncClient) -> httpx.Response:
+    return await client.post("/accounts/reauthenticate", data={"password": PASSWORD}, headers=HERE)
 
 
 # The page
@@ -110,6 +115,7 @@ async def test_the_page_lists_sessions_and_ends_one_or_all_others(kind: str, tmp
             assert listed((await desk.get("/accounts/sessions")).text)[0].endswith("Last seen: just now")
             assert desk.cookies["session"] not in page
             of_phone, of_odd = ids_on(page)
+            assert (await confirm_password(desk)).status_code == 303
             answer = await desk.post("/accounts/sessions/end", data={"session": of_phone}, headers=HERE)
             assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/sessions?done")
             assert [await is_logged_in(client) for client in (desk, phone, odd, ben)] == [True, False, True, True]
@@ -142,6 +148,53 @@ async def test_ending_sessions_requires_a_selection_and_a_same_origin_request(tm
             await client.post("/accounts/sessions/end", data={"others": "on"}, headers=foreign_origin)
         ).status_code == 403
         assert (await client.get("/accounts/sessions/end")).status_code == 405
+
+
+@pytest.mark.parametrize("minutes", [6, 50])
+@pytest.mark.parametrize("choice", ["session", "others"])
+@pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
+async def test_ending_sessions_needs_a_fresh_login(kind: str, choice: str, minutes: int, tmp_path: Path) -> None:
+    clock = FrozenClock()
+    async with site(kind, tmp_path, clock) as auth:
+        app = make_app(auth)
+        async with client_of(app) as desk, client_of(app) as phone:
+            await post_login(desk)
+            await post_login(phone)
+            clock.tick(minutes * 60)
+            (public_id,) = ids_on((await desk.get("/accounts/sessions")).text)
+            data = {"session": public_id} if choice == "session" else {"others": "on"}
+            answer = await desk.post("/accounts/sessions/end", data=data, headers=HERE)
+            assert answer.status_code == 403
+            assert 'type="password"' in answer.text
+            program = {**HERE, "accept": "application/json"}
+            answer = await desk.post("/accounts/sessions/end", json=data, headers=program)
+            assert answer.status_code == 403
+            assert "/accounts/reauthenticate" in answer.json()["detail"]
+            assert await is_logged_in(phone)
+            # The form is kept while the page asks for the password.
+            page = (await desk.post("/accounts/sessions/end", data=data, headers=HERE)).text
+            fields = {name: html.unescape(value) for name, value in HIDDEN.findall(page)}
+            page = (
+                await desk.post("/accounts/reauthenticate", data={**fields, "password": PASSWORD}, headers=HERE)
+            ).text
+            assert 'action="/accounts/sessions/end"' in page
+            fields = {name: html.unescape(value) for name, value in HIDDEN.findall(page)}
+            assert {name: fields[name] for name in data} == data
+            answer = await desk.post("/accounts/sessions/end", data=fields, headers=HERE)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/sessions?done")
+            assert [await is_logged_in(desk), await is_logged_in(phone)] == [True, False]
+
+
+async def test_a_program_ends_sessions_after_it_has_sent_the_password(tmp_path: Path) -> None:
+    clock = FrozenClock()
+    async with site("memory", tmp_path, clock) as auth, client_of(make_app(auth)) as desk:
+        await post_login(desk)
+        clock.tick(3000)
+        headers = {**HERE, "accept": "application/json"}
+        ended = [await desk.post("/accounts/sessions/end", json={"others": True}, headers=headers)]
+        await desk.post("/accounts/reauthenticate", json={"password": PASSWORD}, headers=headers)
+        ended.append(await desk.post("/accounts/sessions/end", json={"others": True}, headers=headers))
+        assert [answer.status_code for answer in ended] == [403, 200]
 
 
 async def test_json_clients_can_list_and_end_sessions(tmp_path: Path) -> None:
@@ -202,7 +255,7 @@ async def test_the_page_shows_at_most_100_sessions(tmp_path: Path) -> None:
         ann = await get_ann(auth)
         for _ in range(104):
             session = await auth.sessions.load("")
-            auth.session_backend.bind(session, ann, "x")
+            auth.session_backend.bind(session, ann, auth.model_backend.path)
             await auth.sessions.save(session, 1000)
         await post_login(client)
         page = (await client.get("/accounts/sessions")).text

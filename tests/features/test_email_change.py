@@ -15,6 +15,8 @@ from starlette.routing import Mount
 from starlette_auth import (
     EmailChanged,
     LoginRequiredMiddleware,
+    Passwords,
+    PBKDF2PasswordHasher,
     Registration,
     SessionsEnded,
     Tables,
@@ -245,8 +247,12 @@ async def test_json_clients_can_change_the_address(database: Database) -> None:
         assert response.json() == {"next": "/accounts/email_change/done"}
         link = await here.link()
         async with here.browser() as program:
-            assert (await here.send(link, {}, program)).json() == {"next": "/accounts/email_change/complete"}
-            assert (await here.send(link, {}, program)).status_code == 404
+            refused = await here.send(link, {}, program)
+            assert refused.status_code == 422
+            assert refused.json()["errors"]["password"][0]["code"] == "required"
+            data = {"password": PASSWORD}
+            assert (await here.send(link, data, program)).json() == {"next": "/accounts/email_change/complete"}
+            assert (await here.send(link, data, program)).status_code == 404
         assert (await reload(here, ann)).email == "new@example.net"
 
 
@@ -275,6 +281,96 @@ async def test_a_changed_password_or_address_invalidates_the_link(database: Data
             here.mailer.clear()
 
 
+def without_session(here: Site) -> httpx.AsyncClient:
+    """A browser with the cookies of the one that asked for the change, but without its session."""
+    client = here.browser()
+    for cookie in here.client.cookies.jar:
+        if "session" not in cookie.name:
+            client.cookies.jar.set_cookie(cookie)
+    return client
+
+
+@pytest.mark.parametrize("visitor", ["a stranger", "logged in as another user", "logged out in the same browser"])
+@pytest.mark.parametrize("way", ["page", "link", "JSON"])
+async def test_without_the_login_a_confirmation_link_needs_the_password(
+    database: Database, visitor: str, way: str
+) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await make_ann(here, "eve@example.org", "eve")
+        await log_in(here, here.client)
+        await request_change(here, "new@example.net")
+        link = await here.link()
+        async with without_session(here) if "same browser" in visitor else here.browser() as client:
+            if "another user" in visitor:
+                await log_in(here, client, "eve")
+            page = await client.get(link, follow_redirects=True)
+            assert page.status_code == 200
+            assert 'type="password"' in page.text
+            assert "/accounts/login?next=/accounts/email_change/confirm/open" in page.text
+            path = page.url.path if way == "page" else link
+            for password, code in ((None, "required"), ("", "required"), (OTHER_PASSWORD, "password_incorrect")):
+                data = {"button": ""} if password is None else {"password": password}
+                if way == "JSON":
+                    response = await here.send(path, data, client)
+                    assert response.json()["errors"]["password"][0]["code"] == code
+                else:
+                    response = await here.post(path, client, **data)
+                    assert 'aria-invalid="true"' in response.text
+                    assert link.rpartition("/")[2] not in response.text
+                assert response.status_code == 422
+            assert (await reload(here, ann)).email == "ann@example.org"
+            assert await here.mails() == []
+            response = await here.post(path, client, password=PASSWORD)
+            assert (response.status_code, response.headers["location"]) == (303, "/accounts/email_change/complete")
+            assert (await reload(here, ann)).email == "new@example.net"
+            assert await username_in(client) == ("eve" if "another user" in visitor else "")
+
+
+async def test_a_login_in_another_browser_takes_the_place_of_the_password(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        await request_change(here, "new@example.net")
+        link = await here.link()
+        async with here.browser() as phone:
+            page = await phone.get(link, follow_redirects=True)
+            (login_link,) = re.findall(r'href="(/accounts/login[?]next=[^"]+)"', page.text)
+            response = await here.post(login_link, phone, username="ann", password=PASSWORD)
+            page = await phone.get(response.headers["location"])
+            assert (page.url.path, page.status_code) == ("/accounts/email_change/confirm/open", 200)
+            assert 'type="password"' not in page.text
+            assert (await here.post(page.url.path, phone)).status_code == 303
+        assert (await reload(here, ann)).email == "new@example.net"
+
+
+async def test_guesses_with_a_confirmation_link_count_as_those_of_a_login(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        await request_change(here, "new@example.net")
+        link = await here.link()
+        async with here.browser() as stranger:
+            guesses = [await here.post(link, stranger, password="guess") for _ in range(6)]
+            assert [response.status_code for response in guesses] == [422] * 5 + [429]
+            assert (await here.post("/accounts/login", stranger, username="ann", password="guess")).status_code == 429
+        assert (await reload(here, ann)).email == "ann@example.org"
+        assert (await here.post(link)).status_code == 303
+
+
+async def test_the_password_for_a_confirmation_link_may_have_an_outdated_hash(database: Database) -> None:
+    async with site(database) as here:
+        ann = await make_ann(here)
+        outdated = await Passwords([PBKDF2PasswordHasher(iterations=1000)]).hash(PASSWORD)
+        await here.auth.users.update(ann, password=outdated)
+        data = {"user": str(ann.id), "joined": str(ann.date_joined), "email": "new@example.net"}
+        binding = f"{outdated}\nann@example.org"
+        token = await here.auth.tokens.create("email_change", f"user {ann.id}", max_age=60, binding=binding, data=data)
+        response = await here.post(f"/accounts/email_change/confirm/{token}", password=PASSWORD)
+        assert response.status_code == 303
+        assert (await reload(here, ann)).email == "new@example.net"
+
+
 async def test_a_confirmation_link_works_for_a_day(database: Database) -> None:
     async with site(database) as here:
         await make_ann(here)
@@ -295,8 +391,7 @@ async def test_one_of_fifty_concurrent_confirmations_succeeds(database: Database
         await log_in(here, here.client)
         await request_change(here, "new@example.net")
         link = await here.link()
-        async with here.browser() as browser:
-            answers = await all_of(*(here.post(link, browser) for _ in range(50)))
+        answers = await all_of(*(here.post(link) for _ in range(50)))
         assert sorted(answer.status_code for answer in answers) == [303] + [404] * 49
         assert len(await here.mails()) == 2
         assert len(events) == 1

@@ -34,7 +34,7 @@ from starlette_auth.mail.messages import plain_text
 from starlette_auth.security.tokens import Tokens
 from starlette_auth.testing import CollectingMailer
 
-from ..conftest import PASSWORD, all_of, client_of, installed, token_in, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, token_in, with_tables
 from ..support.apps import make_app
 
 pytestmark = with_tables
@@ -440,6 +440,9 @@ async def test_a_taken_address_takes_as_long_as_a_new_one(database: Database) ->
         "ﷺ",
         "ann/../bob",
         "ann\u0085x",
+        "ann\u3164",
+        "ann\uffa0",
+        "\u115fann",
         "é\u0301\u0301",
     ],
     ids=ascii,
@@ -764,6 +767,47 @@ async def test_repeated_registrations_by_an_attacker_do_not_replace_the_first(da
         assert (await here.post(str(page.url))).status_code == 303
         (ann,) = await here.auth.users.list_by_email("ann@example.org")
         assert ann.username == "ann"
+
+
+@pytest.mark.parametrize("verify", ["before", "after"])
+@pytest.mark.parametrize("number", [6, 70])
+@pytest.mark.parametrize("has_same_browser", [False, True])
+async def test_registrations_by_a_stranger_do_not_crowd_out_the_owner(
+    database: Database, verify: Any, number: int, has_same_browser: bool
+) -> None:
+    features = [Registration(verify=verify)]
+    async with site(database, throttling=False, features=features) as here, here.browser() as stranger:
+        await stranger.get("/accounts/register")
+        for n in range(number):
+            await register(here, f"early{n}", password=f"{OTHER_PASSWORD} {n}", client=stranger)
+        await register(here)
+        for n in range(number):
+            await register(here, f"late{n}", password=f"{OTHER_PASSWORD} {n}", client=stranger)
+        links = [links_in(mail)[0] for mail in await here.mails()]
+        for link in (links[0], links[-1]):  # those of the stranger's registrations
+            async with here.browser() as phone:
+                wrong = await here.post(link, phone, password="not the password of any of them")
+                assert wrong.status_code == 422
+        if has_same_browser:
+            assert (await here.post(links[0])).status_code == 303
+        else:
+            async with here.browser() as phone:
+                assert (await here.post(links[0], phone, password=PASSWORD)).status_code == 303
+        (ann,) = await here.auth.users.list_by_email("ann@example.org")
+        assert ann.username == "ann"
+
+
+async def test_the_owner_is_found_after_a_new_secret_key(database: Database) -> None:
+    async with site(database, throttling=False) as here:
+        await register(here)
+        for n in range(8):
+            await register(here, f"late{n}", password=f"{OTHER_PASSWORD} {n}")
+        link = links_in((await here.mails())[-1])[0]
+        async with site(database, throttling=False, secret_key=["a new key " * 5, SECRET_KEY]) as new:
+            async with new.browser() as phone:
+                assert (await new.post(link, phone, password=PASSWORD)).status_code == 303
+            (ann,) = await new.auth.users.list_by_email("ann@example.org")
+            assert ann.username == "ann"
 
 
 async def test_guessing_the_password_of_a_registration_is_rate_limited(database: Database) -> None:

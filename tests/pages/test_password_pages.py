@@ -204,6 +204,10 @@ async def test_a_user_without_an_address_can_change_the_password(auth: Auth, cli
         (dict.fromkeys(RESET, "x" * 1025), {"new_password1": ["password_too_long"]}),
         (dict.fromkeys(RESET, "ann@example.org"), {"new_password1": ["password_too_similar"]}),
         (dict.fromkeys(RESET, "passwordpassword"), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, " " * 15), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, "\u3164\u200b\u2800" * 5), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, "mypasswordispassword"), {"new_password1": ["password_too_common"]}),
+        (dict.fromkeys(RESET, "p4$$w0rdp4$$w0rd"), {"new_password1": ["password_too_common"]}),
         (dict.fromkeys(RESET, "\ud800" * 20), {"new_password1": ["invalid"], "new_password2": ["invalid"]}),
         (
             {"old_password": "wrong", "new_password2": "other"},
@@ -710,7 +714,7 @@ async def test_a_json_client_can_post_to_a_link(auth: Auth, ann: User, client: h
     assert (sent.status_code, codes(sent)) == (422, {"new_password2": ["password_mismatch"]})
     sent = await client.post(link, json=RESET)
     assert (sent.status_code, sent.json()) == (200, {"next": "/accounts/reset/done"})
-    assert "set-cookie" not in sent.headers
+    assert [cookie.partition("=")[0] for cookie in sent.headers.get_list("set-cookie")] == ["device"]
     assert await has_password(auth, ann, NEW)
     assert (await client.post(link, json=RESET)).status_code == 404
 
@@ -728,7 +732,7 @@ async def test_a_reset_ends_all_sessions_and_all_other_links(auth: Auth, ann: Us
         assert (await client.get(ann_link)).status_code == 404
     assert await auth.tokens.find("email_change", pending) is None
     assert (await client.get(bob_link)).status_code == 303
-    assert len(await rows(auth, auth.tables.token)) == 1
+    assert sorted(row["purpose"] for row in await rows(auth, auth.tables.token)) == ["devices", "password_reset"]
 
 
 async def test_a_reset_also_ends_the_session_of_the_user_who_resets(

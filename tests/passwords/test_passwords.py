@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import statistics
 import sys
 import threading
@@ -19,12 +20,16 @@ import pytest
 from starlette_auth import (
     Argon2PasswordHasher,
     Auth,
+    BCryptPasswordHasher,
+    BCryptSHA256PasswordHasher,
     HashingBusy,
     MD5PasswordHasher,
     ModelBackend,
     PasswordHasher,
     Passwords,
     PBKDF2PasswordHasher,
+    PBKDF2SHA1PasswordHasher,
+    ScryptPasswordHasher,
 )
 from starlette_auth.passwords.hashers import default_hashers
 from starlette_auth.passwords.passwords import MAX_KINDS
@@ -198,15 +203,11 @@ async def test_both_normal_forms_are_hashed_for_an_unknown_user_too(counting: Co
         "pbkdf2_sha256$many$salt$AA==",
         "pbkdf2_sha256$0$salt$AA==",
         "pbkdf2_sha256$-1$salt$AA==",
-        "pbkdf2_sha256$99999999999999999999999$salt$AA==",
         "pbkdf2_sha1$1$\udc00$AA==",
         "scrypt$16384",
         "scrypt$3$salt$8$1$AA==",
-        "scrypt$99999999999999999999999$salt$8$1$AA==",
         "scrypt$16384$salt$0$0$AA==",
-        "scrypt$1073741824$salt$8$1$AA==",
         "bcrypt$",
-        "bcrypt$$2b$99$abcdefghijklmnopqrstuu",
         "bcrypt_sha256$$2b$",
         "md5",
     ],
@@ -423,3 +424,225 @@ async def test_an_account_with_an_old_hash_takes_as_long_as_an_unknown_user() ->
     known, unknown = await median(old), await median(None)
     assert 0.4 < known / unknown < 2.5
     passwords.close()
+
+
+COSTLY = [
+    "argon2$argon2id$v=19$m=2097152,t=1,p=4$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
+    "argon2$argon2i$v=19$m=1048576,t=3,p=4$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
+    "argon2$argon2id$v=19$m=65536,t=4000,p=4$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
+    "argon2$argon2id$v=19$m=8,t=4294967295,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
+    "argon2$argon2id$v=19$m=65536,t=1,p=8192$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAA",
+    "pbkdf2_sha256$40000000$salt$AA==",
+    "pbkdf2_sha256$10000001$salt$AA==",
+    "pbkdf2_sha256$2147483647$salt$AA==",
+    "pbkdf2_sha1$40000000$salt$AA==",
+    "scrypt$1048576$salt$8$1$AA==",
+    "scrypt$16384$salt$1024$1$AA==",
+    "scrypt$16384$salt$8$100000$AA==",
+    "scrypt$2$salt$1$1000000000$AA==",
+    "scrypt$1073741824$salt$8$1$AA==",
+    "scrypt$99999999999999999999999$salt$8$1$AA==",
+    "pbkdf2_sha256$99999999999999999999999$salt$AA==",
+    "bcrypt$$2b$99$abcdefghijklmnopqrstuu",
+    "bcrypt$$2b$22$abcdefghijklmnopqrstuu",
+    "bcrypt$$2y$16$abcdefghijklmnopqrstuu",
+    "bcrypt_sha256$$2b$31$abcdefghijklmnopqrstuu",
+]
+
+
+@pytest.mark.parametrize("encoded", COSTLY)
+async def test_a_hash_beyond_the_bound_is_refused_without_work_and_logged(
+    encoded: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    counting = CountingHasher()
+    async with passwords_with(counting, *default_hashers()) as passwords:
+        started_at = time.perf_counter()
+        assert await passwords.check(encoded, "pw") == (False, False)
+        assert time.perf_counter() - started_at < 0.5
+    assert counting.hashes == 1, "it takes as long as a wrong password"
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("starlette_auth", logging.ERROR)
+    assert re.search(r"was refused.*max_\w+=[\d,]+\. Set a new password, or pass a higher max_\w+", record.getMessage())
+    assert "$" not in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    ["bcrypt$2b$22$0000000000000000000004", "bcrypt$2b$22$", "bcrypt$$2b$+22$abcdefghijklmnopqrstuu"],
+)
+async def test_a_bcrypt_cost_in_another_form_is_not_computed(encoded: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with passwords_with(CountingHasher(), *default_hashers()) as passwords:
+        started_at = time.perf_counter()
+        assert await passwords.check(encoded, "pw") == (False, False)
+        assert time.perf_counter() - started_at < 0.5
+    assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("hasher", "bounded", "raised"),
+    [
+        (
+            PBKDF2PasswordHasher(iterations=2000),
+            PBKDF2PasswordHasher(iterations=1, max_iterations=1999),
+            PBKDF2PasswordHasher(iterations=1, max_iterations=2000),
+        ),
+        (
+            PBKDF2SHA1PasswordHasher(iterations=2000),
+            PBKDF2SHA1PasswordHasher(iterations=1, max_iterations=1999),
+            PBKDF2SHA1PasswordHasher(iterations=1, max_iterations=2000),
+        ),
+        (
+            Argon2PasswordHasher(time_cost=1, memory_cost=64, parallelism=1),
+            Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, max_memory_cost=63),
+            Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, max_memory_cost=64),
+        ),
+        (
+            Argon2PasswordHasher(time_cost=5, memory_cost=8, parallelism=1),
+            Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, max_work=39),
+            Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1, max_work=40),
+        ),
+        (
+            Argon2PasswordHasher(time_cost=1, memory_cost=64, parallelism=2),
+            Argon2PasswordHasher(time_cost=1, memory_cost=64, parallelism=1, max_parallelism=1),
+            Argon2PasswordHasher(time_cost=1, memory_cost=64, parallelism=1, max_parallelism=2),
+        ),
+        (
+            ScryptPasswordHasher(work_factor=64, parallelism=1),
+            ScryptPasswordHasher(work_factor=16, parallelism=1, max_memory=128 * 8 * 65 - 1),
+            ScryptPasswordHasher(work_factor=16, parallelism=1, max_memory=128 * 8 * 65),
+        ),
+        (
+            ScryptPasswordHasher(work_factor=64, parallelism=1),
+            ScryptPasswordHasher(work_factor=16, parallelism=1, max_work=511),
+            ScryptPasswordHasher(work_factor=16, parallelism=1, max_work=512),
+        ),
+        (
+            BCryptSHA256PasswordHasher(rounds=5),
+            BCryptSHA256PasswordHasher(rounds=4, max_rounds=4),
+            BCryptSHA256PasswordHasher(rounds=4, max_rounds=5),
+        ),
+        (
+            BCryptPasswordHasher(rounds=5),
+            BCryptPasswordHasher(rounds=4, max_rounds=4),
+            BCryptPasswordHasher(rounds=4, max_rounds=5),
+        ),
+    ],
+)
+async def test_each_bound_can_be_raised(
+    hasher: PasswordHasher, bounded: PasswordHasher, raised: PasswordHasher, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoded = hasher.encode("pw")
+    async with passwords_with(bounded) as passwords:
+        assert not (await passwords.check(encoded, "pw")).matches
+    assert "was refused" in caplog.text
+    async with passwords_with(raised) as passwords:
+        assert (await passwords.check(encoded, "pw")).matches
+
+
+async def test_a_hasher_reads_its_own_hashes_whatever_the_bound() -> None:
+    for hasher in (
+        PBKDF2PasswordHasher(iterations=200, max_iterations=100),
+        Argon2PasswordHasher(
+            time_cost=2, memory_cost=64, parallelism=2, max_memory_cost=8, max_work=8, max_parallelism=1
+        ),
+        ScryptPasswordHasher(work_factor=64, max_memory=1, max_work=1),
+        BCryptPasswordHasher(rounds=5, max_rounds=4),
+    ):
+        assert hasher.verify("pw", hasher.encode("pw"))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        PBKDF2PasswordHasher(iterations=1_500_000).encode("pw"),  # Django 6.1
+        Argon2PasswordHasher(time_cost=2, memory_cost=102_400, parallelism=8).encode("pw"),  # Django
+        Argon2PasswordHasher(time_cost=3, memory_cost=256 * 1024, parallelism=1).encode("pw"),  # libsodium MODERATE
+        ScryptPasswordHasher(work_factor=2**17, parallelism=1).encode("pw"),  # OWASP
+        BCryptPasswordHasher(rounds=13).encode("pw"),
+    ],
+    ids=["pbkdf2", "argon2 of Django", "argon2 of libsodium", "scrypt", "bcrypt"],
+)
+async def test_usual_costs_are_within_the_bounds(encoded: str) -> None:
+    async with passwords_with(*default_hashers()) as passwords:
+        assert (await passwords.check(encoded, "pw")).matches
+
+
+async def test_a_very_slow_hash_delays_wrong_logins_of_others_by_two_seconds_at_most(auth: Auth) -> None:
+    class VerySlowHasher(CountingHasher):
+        algorithm = "very_slow"
+
+        def verify(self, password: str, encoded: str) -> bool:
+            time.sleep(2.6)
+            return False
+
+    auth.users.passwords = Passwords([*weak_passwords().hashers.values(), VerySlowHasher()])
+    await auth.users.create_user("ann", password=PASSWORD)
+    await auth.users.create_user("old", encoded_password="very_slow$x")
+    backend = ModelBackend(auth.users)
+    assert await backend.authenticate(None, username="old", password="wrong") is None  # type: ignore[arg-type]
+    started_at = time.perf_counter()
+    assert await backend.authenticate(None, username="ann", password="wrong") is None  # type: ignore[arg-type]
+    assert time.perf_counter() - started_at < 2.3
+    auth.users.passwords.close()
+
+
+async def test_the_first_of_two_hashers_of_one_algorithm_makes_new_hashes() -> None:
+    first, second = PBKDF2PasswordHasher(iterations=30), PBKDF2PasswordHasher(iterations=20)
+    async with passwords_with(first, second, PBKDF2PasswordHasher(iterations=10)) as passwords:
+        assert (await passwords.hash("pw")).startswith("pbkdf2_sha256$30$")
+        assert await passwords.check(first.encode("pw"), "pw") == (True, False)
+        assert await passwords.check(second.encode("pw"), "pw") == (True, True)
+        assert await passwords.check(second.encode("pw"), "wrong") == (False, False)
+    async with passwords_with(Argon2PasswordHasher(time_cost=2, memory_cost=64), *default_hashers()) as passwords:
+        assert "$m=64,t=2," in await passwords.hash("pw")
+
+
+class PepperedHasher(CountingHasher):
+    """Stands for a hasher with a secret: the encoded hash does not tell which one."""
+
+    algorithm = "peppered"
+
+    def __init__(self, pepper: str, *, max_length: int = 100) -> None:
+        super().__init__()
+        self.pepper = pepper
+        self.max_length = max_length
+
+    def encode(self, password: str) -> str:
+        return super().encode(f"{self.pepper} {password}")
+
+    def verify(self, password: str, encoded: str) -> bool:
+        if len(encoded) > self.max_length:
+            raise ValueError("too long")
+        return super().verify(password, encoded)
+
+
+async def test_each_of_several_hashers_of_one_algorithm_reads_its_hashes() -> None:
+    new, old, oldest = PepperedHasher("new"), PepperedHasher("old"), PepperedHasher("oldest")
+    async with passwords_with(new, old, oldest) as passwords:
+        assert await passwords.hash("pw") == "peppered$new pw"
+        assert await passwords.check("peppered$new pw", "pw") == (True, False)
+        assert await passwords.check("peppered$old pw", "pw") == (True, True)
+        assert await passwords.check("peppered$oldest pw", "pw") == (True, True)
+        assert await passwords.check("peppered$older pw", "pw") == (False, False)
+
+
+async def test_a_failed_check_with_several_hashers_costs_as_much_as_for_an_unknown_user() -> None:
+    new, old = PepperedHasher("new"), PepperedHasher("old")
+    async with passwords_with(new, old) as passwords:
+        costs = []
+        for encoded in ("peppered$x", None, "!", "unknown$x"):
+            before = new.hashes + old.hashes
+            assert not (await passwords.check(encoded, "pw")).matches
+            costs.append(new.hashes + old.hashes - before)
+        assert costs == [2, 2, 2, 2]
+
+
+async def test_a_hash_that_one_hasher_cannot_read_is_read_by_the_next(caplog: pytest.LogCaptureFixture) -> None:
+    strict, lenient = PepperedHasher("new", max_length=5), PepperedHasher("old")
+    async with passwords_with(strict, lenient) as passwords:
+        assert (await passwords.check("peppered$old pw", "pw")).matches
+        assert not (await passwords.check("peppered$old pw", "wrong")).matches
+    low, high = PBKDF2PasswordHasher(iterations=1, max_iterations=9), PBKDF2PasswordHasher(iterations=1)
+    async with passwords_with(low, high) as passwords:
+        assert (await passwords.check(PBKDF2PasswordHasher(iterations=20).encode("pw"), "pw")).matches
+    assert caplog.text == ""

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -274,6 +275,83 @@ async def test_variants_of_common_passwords_are_rejected(password: str) -> None:
 @pytest.mark.parametrize("password", UNCOMMON)
 async def test_uncommon_passwords_are_accepted(password: str) -> None:
     assert await codes(password, CommonPasswordValidator()) == []
+
+
+JOINED = """
+    mypasswordispassword thisismypassword this-is-my-password my.password.is.password MyPasswordIs1234Password!
+    ihatemypassword itsmypasswordman passwordpasswordme dragonisthedragon mydogisadogmydog iamtheastronaut
+    mysecretpassword passwordandmonkey adminpasswordadmin2024 welcometomyhouse letmeinletmeinnow
+    myswordfishisaswordfish thepasswordisswordfish meinpasswortistpasswort ichliebemeinpasswort mipasswordesmipassword
+    lamotdepassedemonmotdepasse iloveyouandyouloveme passwordisnotpassword
+    p4$$w0rdp4$$w0rd P4$$W0RD-p4$$w0rd! p@ssw0rdp@ssw0rd Pa55w0rd!Pa55w0rd? $up3rm4n$up3rm4n l1v3rp00ll1v3rp00l
+    b4s3b4llb4s3b4ll 5unsh1ne5unsh1ne m0nk3y-m0nk3y-m0nk3y h3ll0k1ttyh3ll0k1tty s3cr3tp4ssw0rd!! w3lc0m3t0mYh0u5e
+    mYp4$$w0rdi$p4$$w0rd myp@$$w0rdisp@$$w0rd!! l1verpooltheliverpool iloveyouandyoulovem3 p4$$w0rd2024p4$$w0rd
+    pässwördpässwörd ｐａｓｓｗｏｒｄｐａｓｓｗｏｒｄ
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("password", [*JOINED, "this is my password", "p a s s w o r d", "i am the password"])
+async def test_a_common_password_joined_by_small_words_or_spelled_with_digits_is_rejected(password: str) -> None:
+    assert await codes(password, CommonPasswordValidator()) == ["password_too_common"]
+
+
+BLANKS = [
+    character
+    for character in map(chr, range(sys.maxunicode + 1))
+    if character.isspace() or unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf")
+]
+FILLERS = list(
+    "\N{HANGUL FILLER}\N{HALFWIDTH HANGUL FILLER}\N{HANGUL CHOSEONG FILLER}\N{HANGUL JUNGSEONG FILLER}"
+    "\N{BRAILLE PATTERN BLANK}\N{COMBINING GRAPHEME JOINER}\N{VARIATION SELECTOR-16}\N{VARIATION SELECTOR-17}"
+    "\N{MONGOLIAN FREE VARIATION SELECTOR ONE}\N{KHMER VOWEL INHERENT AQ}\N{MUSICAL SYMBOL NULL NOTEHEAD}"
+)
+
+
+async def test_a_password_of_blanks_of_any_kind_is_rejected() -> None:
+    assert len(BLANKS) > 200
+    everything = "".join([*BLANKS, *FILLERS])
+    passwords = [character * 15 for character in everything]
+    passwords += [
+        everything,
+        "\t \N{ZERO WIDTH SPACE}" * 5,
+        " " * 14 + "a",
+        "a" + "\N{HANGUL FILLER}" * 14,
+        "   x  y      z      ",
+    ]
+    accepted = [
+        password for password in passwords if "password_too_common" not in await codes(password, *default_validators())
+    ]
+    assert accepted == []
+
+
+async def test_invisible_characters_do_not_hide_a_common_password() -> None:
+    for (
+        character
+    ) in "\N{ZERO WIDTH SPACE}\N{SOFT HYPHEN}\N{WORD JOINER}\N{HANGUL FILLER}\N{VARIATION SELECTOR-16}\x00\x7f":
+        for password in (character.join("password"), f"iloveyou{character * 12}", f"{character}qwertyuiopasdfgh"):
+            assert await codes(password, CommonPasswordValidator()) == ["password_too_common"]
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "密码是一个很长的句子而且不常见",
+        "👩‍🚀 flies to the 🌕 with 🐙",
+        "nine loud herons stand",
+        " x 7 q # 4 ",
+        "a password of the attacker",
+        "another good password",
+    ],
+)
+async def test_visible_characters_between_blanks_count(password: str) -> None:
+    assert await codes(password, CommonPasswordValidator()) == []
+
+
+@pytest.mark.parametrize("worst", ["4$0!" * 32, "a1" * 64, "1!" * 64, "mypasswordissunshinetodragon1" * 4, "i" * 1024])
+async def test_words_are_found_fast_in_the_worst_passwords(worst: str) -> None:
+    started = time.perf_counter()
+    await codes(worst, CommonPasswordValidator())
+    assert time.perf_counter() - started < 1
 
 
 async def test_at_most_5_of_3200_good_passwords_are_rejected() -> None:

@@ -137,7 +137,7 @@ class Sessions(RuleBasedStateMachine):
         key = self.save(request) if session.modified else session.session_key
         if session.key_to_delete is not None:
             self.run(self.store.delete(session.key_to_delete))
-            session.key_to_delete = None
+            session.keep_stored()
         if request.key_to_delete is not None:
             self.stored.pop(request.key_to_delete, None)
             request.key_to_delete = None

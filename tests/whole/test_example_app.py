@@ -456,6 +456,7 @@ def test_a_taken_port_is_reported_before_anything_is_created(tmp_path: Path) -> 
         {"PORT": "70000"},
         {"PORT": "-1"},
         {"DATABASE_URL": "oracle://ben:secret@host/name"},
+        {"DATABASE_URL": "postgresql://ben:secret/more@host/name"},
         {"DATABASE_URL": "?"},
         {"DATABASE_URL": "sqlite+aiosqlite:///:memory:"},
         {"BASE_URL": "notes.example"},

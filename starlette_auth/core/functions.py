@@ -1,0 +1,62 @@
+"""Which function wraps which: decorators, partial functions and bound methods."""
+
+import functools
+import inspect
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+
+class Decoration:
+    """Which decorators wrap a function, and what they returned. An application may have dropped the latter."""
+
+    def __init__(self, function: Any, decorator: str) -> None:
+        self.decorator = decorator
+        self.results: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._function = function  # an object without weak references is kept, with the id that it has
+
+
+_decorations: dict[int, Decoration] = {}  # by the id of the function
+
+
+def layers(function: Any) -> Iterator[Any]:
+    """Yields a function and then what it wraps, from the outside to the inside."""
+    seen: set[int] = set()
+    while function is not None and id(function) not in seen:
+        yield function
+        seen.add(id(function))
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif inspect.ismethod(function):
+            function = function.__func__
+        else:
+            # A subclass inherits `__wrapped__` from a decorated class, but is not what the decorator returned.
+            function = getattr(function, "__dict__", {}).get("__wrapped__")
+
+
+def record_decoration(function: Any, result: Any, decorator: str) -> None:
+    """Records that a decorator wraps `function`, so that `find_decoration` finds it for each layer of the function.
+
+    A partial function ends the layers: others may be made of the same function, and need no decorator.
+    """
+    for layer in layers(function):
+        if not inspect.ismethod(layer):  # each access to a method makes a new object; its function is the next layer
+            _decoration_of(layer, decorator).results.add(result)
+        if isinstance(layer, functools.partial):
+            return
+
+
+def find_decoration(function: Any) -> Decoration | None:
+    """Returns what is recorded about a function itself, or None."""
+    return _decorations.get(id(function))
+
+
+def _decoration_of(function: Any, decorator: str) -> Decoration:
+    key = id(function)
+    if key not in _decorations:
+        try:
+            reference: Any = weakref.ref(function, lambda _: _decorations.pop(key, None))
+        except TypeError:
+            reference = function
+        _decorations[key] = Decoration(reference, decorator)
+    return _decorations[key]

@@ -1,0 +1,108 @@
+"""Checks that routes call the decorated functions, and not the functions below the decorators."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from starlette.routing import WebSocketRoute
+
+from ..core.exceptions import ImproperlyConfigured
+from ..core.functions import find_decoration, layers
+from ..decorators import is_guard
+
+
+class Call(NamedTuple):
+    """A function that a route calls: its endpoint, or a dependency of FastAPI with its scopes."""
+
+    route: str  # as in "GET /orders"
+    function: Any
+    is_endpoint: bool
+    scopes: Sequence[str] = ()
+
+
+def check_routes(*apps: Any) -> None:
+    """Raises ImproperlyConfigured if a route calls a function past its decorator.
+
+    A decorator above the route's own decorator protects nothing: the route has the function already. The first of
+    `apps` that has routes is checked.
+    """
+    routes = next(filter(None, map(_find_routes, apps)), ())
+    calls = [call for route, path in _walk(routes, "", set()) for call in _calls_of(route, path)]
+    called = {id(layer) for call in calls for layer in layers(call.function)}
+    for call in calls:
+        _check_guard(call)
+        for layer in layers(call.function):
+            decoration = find_decoration(layer)
+            if decoration is not None and not any(id(result) in called for result in decoration.results):
+                raise ImproperlyConfigured(
+                    f"{call.route} calls {_describe(layer)} past its @{decoration.decorator}, which protects nothing. "
+                    "Write the decorator below the one of the route, or give the decorated function to the route. "
+                    "Where this is intended, pass check_routes=False to lifespan()."
+                )
+
+
+def _check_guard(call: Call) -> None:
+    """Refuses a guard where FastAPI calls it but it cannot work."""
+    if not is_guard(call.function):
+        return
+    name = getattr(call.function, "name", None) or call.function.__name__
+    if call.is_endpoint:
+        raise ImproperlyConfigured(
+            f"{call.route} calls @{name} instead of an endpoint. Call the decorator first, as in "
+            "@user_passes_test(lambda user: user.is_staff)."
+        )
+    if call.scopes:
+        raise ImproperlyConfigured(
+            f"{call.route} gives scopes to {name}, which reads none. "
+            f"Write Depends(permission_required({list(call.scopes)!r}))."
+        )
+
+
+def _walk(routes: Sequence[Any], prefix: str, seen: set[int]) -> Iterator[tuple[Any, str]]:
+    """Yields every route and its path, through mounts, hosts and included routers."""
+    if id(routes) in seen:
+        return
+    for route in routes:
+        if hasattr(route, "effective_route_contexts"):  # a router that FastAPI includes
+            contexts = route.effective_route_contexts()
+            included = [getattr(context, "starlette_route", None) or context for context in contexts]
+            yield from _walk(included, prefix, seen)
+            continue
+        path = prefix + str(getattr(route, "path", None) or "")
+        if getattr(route, "endpoint", None) is not None:
+            yield route, path
+        else:
+            yield from _walk(_find_routes(route), path, {*seen, id(routes)})
+
+
+def _find_routes(app: Any) -> Sequence[Any]:
+    """Returns the routes of an application, or of the first one that its middlewares stand around."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        routes = getattr(app, "routes", None)
+        if routes and isinstance(routes, Sequence):
+            return routes
+        app = getattr(app, "app", None)
+    return ()
+
+
+def _calls_of(route: Any, path: str) -> Iterator[Call]:
+    methods = sorted(getattr(route, "methods", None) or ())
+    kind = "WebSocket" if isinstance(route, WebSocketRoute) else "GET" if "GET" in methods else "/".join(methods)
+    name = f"{kind} {path or '/'}".strip()
+    yield Call(name, route.endpoint, True)
+    dependencies = list(getattr(getattr(route, "dependant", None), "dependencies", ()))
+    while dependencies:
+        dependant = dependencies.pop()
+        yield Call(name, dependant.call, False, getattr(dependant, "own_oauth_scopes", None) or ())
+        dependencies += dependant.dependencies
+
+
+def _describe(function: Any) -> str:
+    """Returns the name of a function and where it is written, as in "shop.orders (shop.py:41)"."""
+    *_, inner = layers(function)
+    name = f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return name
+    return f"{name} ({code.co_filename.replace(chr(92), '/').rpartition('/')[2]}:{code.co_firstlineno})"
