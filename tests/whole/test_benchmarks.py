@@ -149,6 +149,13 @@ def test_a_bar_is_reached_or_not() -> None:
     assert "| Import: extras | ≤ 0 modules | 0 modules | 0 – 0 | reached |" in shown
 
 
+def test_a_slow_hundredth_is_compared_with_that_of_bare_starlette() -> None:
+    numbers = {"throughput": [1000.0], "cpu": [100.0], "p50": [1.0], "memory": [64.0]}
+    rows = {"ours": {**numbers, "p99": [2.0, 9.0, 3.0]}, "bare Starlette": {**numbers, "p99": [2.0, 3.0, 2.0]}}
+    shown = report({**results(200, 150), "works": {"anonymous": {"PostgreSQL": rows}}, "imports": SHOWN})
+    assert "| Anonymous: p99, in bare Starlette's | ≤ 1.5 × | 1.5 × | 1 – 3 | reached |" in shown
+
+
 SHOWN = {"shown": {"title": "Import", "text": "So it is.", "head": ["a", "b"], "rows": [["1", "2"]]}}
 
 
@@ -171,7 +178,7 @@ def test_each_bar_names_contestants_that_there_are() -> None:
     for bar in BARS:
         named = [cell.cell_contents for cell in getattr(bar.find, "__closure__", None) or ()]
         texts = [text for text in named if isinstance(text, str) and text not in PARTS]
-        assert {*texts} - {"cpu", "throughput"} <= known, bar.what
+        assert {*texts} - {"cpu", "throughput", "p99"} <= known, bar.what
 
 
 @pytest.mark.parametrize(
