@@ -62,6 +62,7 @@ class Throttle:
         free_failures: int = 5,
         longest_wait: int = 15 * 60,
         enabled: bool = True,
+        namespace: str = "",
         clock: Clock = time.time,
     ) -> None:
         unknown = set(rates or {}) - set(DEFAULT_RATES)
@@ -74,6 +75,8 @@ class Throttle:
         self.gateway = gateway
         self.rates = {action: parse_rates(text) for action, text in {**DEFAULT_RATES, **(rates or {})}.items()}
         self.enabled = enabled
+        # Accounts of several user tables may have one name. The limits by address are the same for all tables.
+        self._namespace = (namespace,) if namespace else ()
         self._longest_wait = longest_wait * 1000
         self._now: Callable[[], int] = lambda: int(clock() * 1000)
         self._proxy_detector = ProxyDetector()
@@ -137,9 +140,9 @@ class Throttle:
         # An attacker may share the IP address with the owner, in an office or behind a carrier's NAT, and use up its
         # rate. Therefore the rate by IP address does not apply to known browsers.
         scopes = {"ip": "" if device else address, "account": f"{device} {account}" if device else account}
-        key = _key(action, "failures", _normalize_account(account), device)
+        key = _key(action, "failures", _normalize_account(account), device, *self._namespace)
         # All known browsers of an account share their slots: many browsers could otherwise keep the hasher busy.
-        slot_key = _key(action, "slot", _normalize_account(account), "known" if device else "")
+        slot_key = _key(action, "slot", _normalize_account(account), "known" if device else "", *self._namespace)
         async with self._slot(slot_key), self._counted(attempt, action, scopes, key):
             yield attempt
 
@@ -205,7 +208,7 @@ class Throttle:
             if rate.scope == "ip" and not value:
                 continue  # requests through a Unix socket have no address; they would all share one counter
             value = client_network(value) if rate.scope == "ip" else _normalize_account(value)
-            key = _key(action, str(rate), value)
+            key = _key(action, str(rate), value, *(() if rate.scope == "ip" else self._namespace))
             step, latest = rate.interval, now + rate.burst
             if not await self.gateway.execute(
                 self._count_statement, key=key, now=now, first=now + step, latest=latest, step=step

@@ -1,0 +1,145 @@
+"""Which rows of `auth_user_groups`, `auth_user_user_permissions` and `auth_session` belong to a custom user table?
+
+An earlier version used these tables for the users of every user table. Now they are those of `auth_user` alone.
+"""
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ...core.exceptions import ImproperlyConfigured
+from ..gateway import Gateway
+from ..introspection import all_columns, column_types, foreign_keys_of, primary_key
+from ..table_definitions import user_columns
+from ..tables import Tables
+
+logger = logging.getLogger("starlette_auth")
+SHOWN = 5  # users named in a message
+SESSIONS = "auth_session"
+SHARED_LINKS = ("auth_user_groups", "auth_user_user_permissions")
+USER_COLUMNS = {column.name for column in user_columns()} - {"id"}
+
+
+class Move(NamedTuple):
+    """Statements that move the rows of one table, executed in order, and what the log says of the first one."""
+
+    statements: list[sa.ClauseElement]
+    summary: str
+
+
+class SharedTable:
+    """A table that the users of several user tables shared, and conditions on its rows.
+
+    `is_own`: the user table has a user of the number in the row. `is_foreign`: one of the other user tables has one.
+    """
+
+    def __init__(self, name: str, tables: Tables, others: Mapping[str, str], *columns: str) -> None:
+        key = tables.user_key.type
+        self.table = sa.table(name, sa.column("user_id", key), *(sa.column(column, sa.Integer) for column in columns))
+        user_id = self.table.c.user_id
+        self.is_own = sa.exists().where(tables.user_key == user_id)
+        keys = [sa.table(other, sa.column(column, key)).c[column] for other, column in others.items()]
+        self.is_foreign = sa.or_(sa.false(), *(sa.exists().where(column == user_id) for column in keys))
+
+    async def users(self, gateway: Gateway, condition: sa.ColumnElement[bool]) -> str:
+        """Returns the numbers of some users in the rows that meet the condition, for a message; "" if there are none."""
+        user_id = self.table.c.user_id
+        query = sa.select(user_id).where(condition).distinct().order_by(user_id).limit(SHOWN + 1)
+        numbers = [str(row["user_id"]) for row in await gateway.fetch_all(query)]
+        return ", ".join([*numbers[:SHOWN], *(["…"] if len(numbers) > SHOWN else [])])
+
+    def move_to(self, target: sa.Table, column: str) -> Move:
+        old = self.table
+        is_moved = sa.exists().where(target.c.user_id == old.c.user_id, target.c[column] == old.c[column])
+        rows = sa.select(old.c.user_id, old.c[column]).where(self.is_own, ~is_moved).distinct()
+        insert = sa.insert(target).from_select(["user_id", column], rows)
+        return Move([insert, sa.delete(old).where(self.is_own)], f"Moved %d rows of {old.name} to {target.name}.")
+
+
+async def plan_moves(gateway: Gateway, tables: Tables, created: Collection[str]) -> list[Move]:
+    """Returns how the rows of a custom user table get into its own tables, some of which are about to be created.
+
+    Sessions are not moved but deleted: their users log in again. Raises ImproperlyConfigured if it is not clear to which
+    user table a grant belongs. Nothing is planned once the tables exist: a grant that was revoked would come back.
+    """
+    targets = {"auth_user_groups": tables.user_groups, "auth_user_user_permissions": tables.user_permissions}
+    own_names = {tables.session.name, *(target.name for target in targets.values())}
+    if tables.django_tables or not tables.namespace or own_names.isdisjoint(created):
+        return []
+    existing = await all_columns(gateway)
+    if tables.user.name not in existing:
+        return []
+    moves, problems = [], []
+    for name in (*SHARED_LINKS, SESSIONS):
+        others = (
+            await _other_user_tables(gateway, tables, existing, name) if "user_id" in existing.get(name, ()) else None
+        )
+        if others is None:
+            continue
+        if name == SESSIONS:
+            sessions = SharedTable(name, tables, others)
+            delete = sa.delete(sessions.table).where(sessions.is_own, ~sessions.is_foreign)
+            moves.append(Move([delete], f"Deleted %d sessions of {tables.user.name} from {name}."))
+            continue
+        column = "group_id" if name == "auth_user_groups" else "permission_id"
+        links = SharedTable(name, tables, others, column)
+        if users := await links.users(gateway, sa.and_(links.is_own, links.is_foreign)):
+            problems.append(
+                f"The rows of {name} for the users {users} may belong to {' or '.join([tables.user.name, *others])}."
+            )
+        if users := await links.users(gateway, sa.and_(~links.is_own, ~links.is_foreign)):
+            problems.append(f"The rows of {name} for the users {users} belong to nobody in {tables.user.name}.")
+        moves.append(links.move_to(targets[name], column))
+    if problems:
+        raise ImproperlyConfigured(
+            f"{' '.join(problems)} Each user table has tables of its own now. Note and delete these rows, run migrate "
+            f"again, and grant these rights anew. If no row of the two tables belongs to {tables.user.name}, run "
+            "`starlette-auth migrate --leave-grants` instead."
+        )
+    return moves
+
+
+async def run_moves(gateway: Gateway, moves: Collection[Move]) -> None:
+    for move in moves:
+        counts = [await gateway.execute(statement) for statement in move.statements]
+        if counts[0]:
+            logger.warning(move.summary, counts[0])
+
+
+async def check_link_targets(gateway: Gateway, tables: Tables) -> None:
+    """Raises ImproperlyConfigured if a link table refers to another user table: grants would fail, or be another's."""
+    links = [] if tables.django_tables else [tables.user_groups, tables.user_permissions]
+    for link in links:
+        target = (await foreign_keys_of(gateway, link.name)).get(link.c.user_id.name, tables.user.name)
+        if target.lower() != tables.user.name.lower():
+            raise ImproperlyConfigured(
+                f"The table {link.name} refers to {target} and not to {tables.user.name}, because an earlier version "
+                f"shared it. Run migrate for the Auth with the user table {target}, then `DROP TABLE {link.name}` if the "
+                "table is empty, and run migrate again."
+            )
+
+
+async def _other_user_tables(
+    gateway: Gateway, tables: Tables, existing: Mapping[str, set[str]], shared: str
+) -> dict[str, str] | None:
+    """Returns further user tables whose users the rows of a shared table may mean, each with its primary key.
+
+    Returns None if the rows cannot mean users of `tables.user`, because its keys are of another type.
+    """
+    kind = _kind(await column_types(gateway, shared), "user_id")
+    if _kind(await column_types(gateway, tables.user.name), tables.user_key.name) != kind:
+        return None
+    others = {}
+    for name, columns in existing.items():
+        if columns >= USER_COLUMNS and name.lower() != tables.user.name.lower():
+            key = await primary_key(gateway, name)  # a view has none
+            if key is not None and _kind(await column_types(gateway, name), key) == kind:
+                others[name] = key
+    return others
+
+
+def _kind(types: Mapping[str, Any], column: str) -> str:
+    """Returns the type of a column; one name for all types of integers."""
+    return "integer" if "int" in types[column] else str(types[column])
