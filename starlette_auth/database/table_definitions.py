@@ -160,11 +160,9 @@ def link_table(
 
     Its constraints and indexes are named after it, because their names must be unique in the database.
     """
-    left, right = (
-        (column, key, derived_name(name, f"_{column}_fk"), derived_name(name, f"_{column}"))
-        for column, key in (user, other)
-    )
-    return association_table(metadata, name, left, right, derived_name(name, f"_{user[0]}_{other[0]}_uniq"))
+    left = (*user, derived_name(name, "_user_id_fk"), derived_name(name, "_user_id"))
+    right = (*other, derived_name(name, f"_{other[0]}_fk"), derived_name(name, f"_{other[0]}"))
+    return association_table(metadata, name, left, right, derived_name(name, "_uniq"))
 
 
 def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any], name: str = "auth_session") -> sa.Table:
