@@ -17,7 +17,7 @@ from .introspection import all_columns, index_names
 from .statements import get_dialect
 from .table_definitions import user_columns
 from .tables import Tables
-from .upgrades.shared_links import check_link_targets, plan_moves, run_moves
+from .upgrades.shared_links import check_links, plan_moves, run_moves
 
 LOCK = "starlette_auth.migrate"
 STANDARD = [column.name for column in user_columns()]
@@ -59,10 +59,10 @@ async def migrate(gateway: Gateway, tables: Tables, *, leave_grants: bool = Fals
     a grant belongs; nothing is changed then.
     """
     async with gateway.atomic(), _migration_lock(gateway):
+        await check_links(gateway, tables)
         missing = await _missing(gateway, tables)
         created = [name for name, _ in missing]
         moves = [] if leave_grants else await plan_moves(gateway, tables, created)
-        await check_link_targets(gateway, tables)
         # MySQL commits each CREATE TABLE. If this stops before the moves, the missing session table brings them back.
         number = created.index(tables.session.name) if tables.session.name in created else len(missing)
         for _, change in missing[:number]:

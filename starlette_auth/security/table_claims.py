@@ -41,8 +41,9 @@ def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClai
     Rows of such tables know a user only by a number: number 1 of one user table would have the rights and sessions of
     number 1 of the other. Several Auths over one user table are allowed.
     """
-    linked = {column.table for column in tables.columns_referencing_user()} - {tables.session}
-    places = {_place(gateway, table) for table in (tables.user, tables.token, *linked)}
+    own = {tables.user, tables.user_groups, tables.user_permissions, tables.token}
+    of_features = {column.table for column in tables.columns_referencing_user()} - {tables.session}
+    places = {_place(gateway, table) for table in own | of_features}
     if store.table is not None:
         places.add(_place(getattr(store, "gateway", gateway), store.table))
     claim = TableClaim(_place(gateway, tables.user), frozenset(places))

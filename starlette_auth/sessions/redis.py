@@ -115,7 +115,7 @@ class RedisStore(SessionStore):
     def attach(self, database_url: str, user_table: sa.Table) -> None:
         super().attach(database_url, user_table)
         if self._given_prefix is None:
-            site = f"{database_location(database_url)} {user_table.name}"
+            site = f"{database_location(database_url)} {user_table.fullname}"
             self._set_prefix(f"starlette_auth:{hash_key(site)[:16]}:")
         elif namespace := namespace_of(user_table):
             self._set_prefix(f"{self._given_prefix}{namespace}:")

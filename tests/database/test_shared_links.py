@@ -216,6 +216,13 @@ async def test_a_link_table_of_another_user_table_is_not_used(site: OldSite) -> 
     assert "auth_user" in await migrate(site.gateway, Tables())
 
 
+async def test_a_table_of_the_application_with_the_name_of_a_link_table_is_refused(database: Database) -> None:
+    await database.execute("CREATE TABLE member_groups (id integer PRIMARY KEY, title varchar(20))")
+    with pytest.raises(ImproperlyConfigured, match=r"member_groups has no column member_id.*Rename"):
+        await migrate(Gateway.of(database), tables("member"))
+    await Gateway.of(database).close()
+
+
 @pytest.mark.parametrize(
     ("name", "column"),
     [

@@ -108,11 +108,17 @@ async def run_moves(gateway: Gateway, moves: Collection[Move]) -> None:
             logger.warning(move.summary, counts[0])
 
 
-async def check_link_targets(gateway: Gateway, tables: Tables) -> None:
-    """Raises ImproperlyConfigured if a link table refers to another user table: grants would fail, or be another's."""
+async def check_links(gateway: Gateway, tables: Tables) -> None:
+    """Raises ImproperlyConfigured if a link table is not that of the user table: grants would fail, or be another's."""
     links = [] if tables.django_tables else [tables.user_groups, tables.user_permissions]
     for link in links:
-        target = (await foreign_keys_of(gateway, link.name)).get(link.c.user_id.name, tables.user.name)
+        columns, column = await column_types(gateway, link.name), link.c.user_id.name
+        if columns and column not in columns:
+            raise ImproperlyConfigured(
+                f"The table {link.name} has no column {column}, so it is a table of your application. The name is needed "
+                f"for what links the users of {tables.user.name}. Rename your table, or the user table."
+            )
+        target = (await foreign_keys_of(gateway, link.name)).get(column, tables.user.name)
         if target.lower() != tables.user.name.lower():
             raise ImproperlyConfigured(
                 f"The table {link.name} refers to {target} and not to {tables.user.name}, because an earlier version "
