@@ -43,10 +43,11 @@ def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClai
     """
     own = {tables.user, tables.user_groups, tables.user_permissions, tables.token}
     of_features = {column.table for column in tables.columns_referencing_user()} - {tables.session}
-    places = {_place(gateway, table) for table in own | of_features}
+    places = set(_places(gateway, *own, *of_features))
     if store.table is not None:
-        places.add(_place(getattr(store, "gateway", gateway), store.table))
-    claim = TableClaim(_place(gateway, tables.user), frozenset(places))
+        places.update(_places(getattr(store, "gateway", gateway), store.table))
+    [owner] = _places(gateway, tables.user)
+    claim = TableClaim(owner, frozenset(places))
     if _conflict(claim):
         gc.collect()  # an Auth that nobody uses any more may still wait for the garbage collector
     if conflict := _conflict(claim):
@@ -68,10 +69,10 @@ def _conflict(claim: TableClaim) -> tuple[TableClaim, list[str]] | None:
     return None
 
 
-def _place(gateway: Gateway, table: sa.Table) -> Place:
-    url = gateway.database.url
-    if gateway.dialect != "sqlite":
-        return database_location(str(url)), table.fullname
-    # SQLite ignores the case of names. Each in-memory database is a database of its own.
-    is_in_memory = url.database in ("", ":memory:")
-    return f"memory {id(gateway)}" if is_in_memory else database_location(str(url)), table.fullname.lower()
+def _places(gateway: Gateway, *tables: sa.Table) -> list[Place]:
+    url, is_sqlite = gateway.database.url, gateway.dialect == "sqlite"
+    # Each in-memory database of SQLite is a database of its own.
+    is_in_memory = is_sqlite and url.database in ("", ":memory:")
+    location = f"memory {id(gateway)}" if is_in_memory else database_location(str(url))
+    # SQLite ignores the case of names.
+    return [(location, table.fullname.lower() if is_sqlite else table.fullname) for table in tables]

@@ -35,6 +35,7 @@ from starlette_auth import (
     routes,
     user_columns,
 )
+from starlette_auth.cli.main import main
 from starlette_auth.core.exceptions import Throttled
 from starlette_auth.testing import CollectingMailer, log_in
 
@@ -374,3 +375,28 @@ def test_the_command_line_works_on_the_users_of_one_auth(tmp_path: Path) -> None
     assert "Ended 1 sessions" in run("shop", "sessions", "revoke", "carl", "--all")
     run("shop", "changepassword", "carl")
     assert run("office", "sessions", "list", "sue").startswith("p  ")
+
+
+def test_the_command_line_leaves_grants_that_may_belong_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "old.sqlite3"
+    (tmp_path / "old_site.py").write_text(
+        "import sqlalchemy as sa\nfrom databases import Database\nfrom starlette_auth import Auth, Tables, user_columns\n"
+        "tables = Tables(user=sa.Table('staff', sa.MetaData(), *user_columns()))\n"
+        f"auth = Auth(Database('sqlite+aiosqlite:///{file}'), secret_key={SECRET_KEY!r}, tables=tables)\n"
+    )
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        columns = "id integer PRIMARY KEY, " + ", ".join(column.name for column in user_columns()[1:])
+        for table in ("customer", "staff"):
+            database.execute(f"CREATE TABLE {table} ({columns})")
+            database.execute(f"INSERT INTO {table} (id) VALUES (1)")
+        database.execute("CREATE TABLE auth_user_groups (id integer PRIMARY KEY, user_id integer, group_id integer)")
+        database.execute("INSERT INTO auth_user_groups VALUES (1, 1, 1)")
+        database.commit()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STARLETTE_AUTH_APP", raising=False)
+    assert main(["--app", "old_site:auth", "migrate"]) == 1
+    assert "for the users 1 may belong to staff or customer" in capsys.readouterr().err
+    assert main(["--app", "old_site:auth", "migrate", "--leave-grants"]) == 0
+    assert "created staff_groups" in capsys.readouterr().out

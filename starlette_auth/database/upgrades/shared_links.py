@@ -4,7 +4,7 @@ An earlier version used these tables for the users of every user table. Now they
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -18,7 +18,6 @@ from ..tables import Tables
 logger = logging.getLogger("starlette_auth")
 SHOWN = 5  # users named in a message
 SESSIONS = "auth_session"
-SHARED_LINKS = ("auth_user_groups", "auth_user_user_permissions")
 USER_COLUMNS = {column.name for column in user_columns()} - {"id"}
 
 
@@ -43,12 +42,25 @@ class SharedTable:
         keys = [sa.table(other, sa.column(column, key)).c[column] for other, column in others.items()]
         self.is_foreign = sa.or_(sa.false(), *(sa.exists().where(column == user_id) for column in keys))
 
-    async def users(self, gateway: Gateway, condition: sa.ColumnElement[bool]) -> str:
-        """Returns the numbers of some users in the rows that meet the condition, for a message; "" if there are none."""
+    async def problems(self, gateway: Gateway, user_tables: Sequence[str]) -> list[str]:
+        """Returns a sentence on the rows that several user tables may own, and one on those that none owns."""
+        problems, name = [], self.table.name
+        if users := await self._users(gateway, sa.and_(self.is_own, self.is_foreign)):
+            problems.append(f"The rows of {name} for the users {users} may belong to {' or '.join(user_tables)}.")
+        if users := await self._users(gateway, sa.and_(~self.is_own, ~self.is_foreign)):
+            problems.append(f"The rows of {name} for the users {users} belong to nobody in {' or '.join(user_tables)}.")
+        return problems
+
+    async def _users(self, gateway: Gateway, condition: sa.ColumnElement[bool]) -> str:
+        """Returns the numbers of some users in the rows that meet the condition; "" if there are none."""
         user_id = self.table.c.user_id
         query = sa.select(user_id).where(condition).distinct().order_by(user_id).limit(SHOWN + 1)
         numbers = [str(row["user_id"]) for row in await gateway.fetch_all(query)]
         return ", ".join([*numbers[:SHOWN], *(["…"] if len(numbers) > SHOWN else [])])
+
+    def deletion(self, user: sa.Table) -> Move:
+        delete = sa.delete(self.table).where(self.is_own, ~self.is_foreign)
+        return Move([delete], f"Deleted %d sessions of {user.name} from {self.table.name}.")
 
     def move_to(self, target: sa.Table, column: str) -> Move:
         old = self.table
@@ -64,38 +76,30 @@ async def plan_moves(gateway: Gateway, tables: Tables, created: Collection[str])
     Sessions are not moved but deleted: their users log in again. Raises ImproperlyConfigured if it is not clear to which
     user table a grant belongs. Nothing is planned once the tables exist: a grant that was revoked would come back.
     """
-    targets = {"auth_user_groups": tables.user_groups, "auth_user_user_permissions": tables.user_permissions}
-    own_names = {tables.session.name, *(target.name for target in targets.values())}
+    links = {
+        "auth_user_groups": (tables.user_groups, "group_id"),
+        "auth_user_user_permissions": (tables.user_permissions, "permission_id"),
+    }
+    own_names = {tables.session.name, *(target.name for target, _ in links.values())}
     if tables.django_tables or not tables.namespace or own_names.isdisjoint(created):
         return []
     existing = await all_columns(gateway)
-    if tables.user.name not in existing:
-        return []
     moves, problems = [], []
-    for name in (*SHARED_LINKS, SESSIONS):
-        others = (
-            await _other_user_tables(gateway, tables, existing, name) if "user_id" in existing.get(name, ()) else None
-        )
+    for name in (*links, SESSIONS) if tables.user.name in existing else ():
+        others = await _other_user_tables(gateway, tables, existing, name)
         if others is None:
             continue
         if name == SESSIONS:
-            sessions = SharedTable(name, tables, others)
-            delete = sa.delete(sessions.table).where(sessions.is_own, ~sessions.is_foreign)
-            moves.append(Move([delete], f"Deleted %d sessions of {tables.user.name} from {name}."))
+            moves.append(SharedTable(name, tables, others).deletion(tables.user))
             continue
-        column = "group_id" if name == "auth_user_groups" else "permission_id"
-        links = SharedTable(name, tables, others, column)
-        if users := await links.users(gateway, sa.and_(links.is_own, links.is_foreign)):
-            problems.append(
-                f"The rows of {name} for the users {users} may belong to {' or '.join([tables.user.name, *others])}."
-            )
-        if users := await links.users(gateway, sa.and_(~links.is_own, ~links.is_foreign)):
-            problems.append(f"The rows of {name} for the users {users} belong to nobody in {tables.user.name}.")
-        moves.append(links.move_to(targets[name], column))
+        target, column = links[name]
+        shared = SharedTable(name, tables, others, column)
+        problems += await shared.problems(gateway, [tables.user.name, *others])
+        moves.append(shared.move_to(target, column))
     if problems:
         raise ImproperlyConfigured(
             f"{' '.join(problems)} Each user table has tables of its own now. Note and delete these rows, run migrate "
-            f"again, and grant these rights anew. If no row of the two tables belongs to {tables.user.name}, run "
+            f"again, and grant these rights anew. If no row of {' and '.join(links)} belongs to {tables.user.name}, run "
             "`starlette-auth migrate --leave-grants` instead."
         )
     return moves
@@ -132,8 +136,10 @@ async def _other_user_tables(
 ) -> dict[str, str] | None:
     """Returns further user tables whose users the rows of a shared table may mean, each with its primary key.
 
-    Returns None if the rows cannot mean users of `tables.user`, because its keys are of another type.
+    Returns None if there is no such table, or if its rows cannot mean users of `tables.user`: keys of another type.
     """
+    if "user_id" not in existing.get(shared, ()):
+        return None
     kind = _kind(await column_types(gateway, shared), "user_id")
     if _kind(await column_types(gateway, tables.user.name), tables.user_key.name) != kind:
         return None
