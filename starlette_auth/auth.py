@@ -41,6 +41,7 @@ from .passwords.validators import PasswordValidator, build_validators, validate_
 from .security.csrf_tokens import CSRFMode, parse_mode
 from .security.known_devices import KnownDevices
 from .security.reset_tokens import ResetTokens
+from .security.table_claims import claim_tables
 from .security.throttle import Throttle
 from .security.tokens import Tokens
 from .sessions.limits import Preset, SessionLimits
@@ -126,10 +127,11 @@ class Auth:
         clock: Clock = time.time,
     ) -> None:
         self.defaults = django or Defaults()
-        self.clock, self.keys = clock, SecretKeys(secret_key)
+        self.clock, self.tables = clock, tables or self.defaults.tables()
+        self.keys = SecretKeys(secret_key).scoped(self.tables.namespace)
         self._connect(database, connections)
         self._build_passwords(passwords, password_validators, context_words, site_name)
-        self._build_users(tables, user_class, rates, throttling, trusted_proxies)
+        self._build_users(user_class, rates, throttling, trusted_proxies)
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(sessions, session_limits, max_sessions, when_full)
         self._build_backends(backends, login_fields)
@@ -143,6 +145,7 @@ class Auth:
         self.login_after_reset, self.clear_site_data, self.check_routes = login_after_reset, clear_site_data, True
         self.login_steps: list[LoginStep] = []
         self._attach_features(features)
+        self._claim = claim_tables(self.gateway, self.tables, self.sessions)
 
     def _connect(self, database: Database, connections: int) -> None:
         if not isinstance(database, Database):
@@ -167,14 +170,12 @@ class Auth:
 
     def _build_users(
         self,
-        tables: Tables | None,
         user_class: type[User],
         rates: Mapping[str, str] | None,
         throttling: bool,
         trusted_proxies: Sequence[str],
     ) -> None:
         """Builds the users, and the throttle and single-use tokens that protect their accounts."""
-        self.tables = tables or self.defaults.tables()
         self.users: Users[Any] = Users(
             self.gateway,
             tables=self.tables,
@@ -186,7 +187,12 @@ class Auth:
         self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=self.clock)
         self.proxies = TrustedProxies(trusted_proxies)
         self.throttle = Throttle(
-            self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=self.clock
+            self.gateway,
+            table=self.tables.throttle,
+            rates=rates,
+            enabled=throttling,
+            namespace=self.tables.namespace,
+            clock=self.clock,
         )
 
     def _build_sessions(

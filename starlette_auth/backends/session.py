@@ -60,6 +60,8 @@ class SessionBackend(AuthenticationBackend):
         Django project knows its own backends.
         """
         self._backends, self._is_shared = backends, is_shared
+        if is_shared:
+            self.keys = self.keys.scoped("")  # as Django signs logins
 
     async def identify(self, conn: HTTPConnection) -> User | None:
         session = session_of(conn)

@@ -89,6 +89,11 @@ def _common_options() -> argparse.ArgumentParser:
 
 def _add_migrate(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser("migrate", help="create missing tables and columns", parents=[common])
+    command.add_argument(
+        "--leave-grants",
+        action="store_true",
+        help="do not move grants from auth_user_groups and auth_user_user_permissions to the tables of a custom user table",
+    )
     command.set_defaults(command=_migrate, ask=_ask_nothing)
 
 
@@ -175,7 +180,7 @@ async def _run(auth: Auth, options: argparse.Namespace) -> None:
 
 
 async def _migrate(auth: Auth, options: argparse.Namespace) -> None:
-    created = await migrate(auth.gateway, auth.tables)
+    created = await migrate(auth.gateway, auth.tables, leave_grants=options.leave_grants)
     print_line("\n".join(f"created {name}" for name in created) or "All tables are up to date.")
 
 

@@ -1,5 +1,6 @@
 """Secret keys: signatures with a derived key per purpose, and random session keys."""
 
+import copy
 import functools
 import hashlib
 import hmac
@@ -25,6 +26,7 @@ class SecretKeys:
     """
 
     def __init__(self, secret_key: str | Sequence[str]) -> None:
+        self._scope = ""
         self.all = (secret_key,) if isinstance(secret_key, (str, bytes)) else tuple(secret_key or ())
         if not self.all or not all(isinstance(key, str) and key for key in self.all):
             raise ImproperlyConfigured(
@@ -33,6 +35,20 @@ class SecretKeys:
         for index, key in enumerate(self.all):
             if reason := _weakness(key) or _doubt(key):
                 logger.warning("%s %s. %s", _name(index), reason, GENERATE_KEY)
+
+    def scoped(self, namespace: str) -> "SecretKeys":
+        """Returns the same keys for the users of one table, named by `namespace`. "" stands for the default table.
+
+        Two user tables may have the same secret key, and users of the same number. A signature for a user of one table
+        would otherwise be valid for a user of the other.
+        """
+        keys = copy.copy(self)
+        keys._scope = f" {namespace}" if namespace else ""
+        return keys
+
+    def salt(self, purpose: str) -> str:
+        """Returns what distinguishes the signatures for a purpose, and a user table, from all others."""
+        return purpose + self._scope
 
     def require_strong(self) -> None:
         """Raises ImproperlyConfigured if one of the keys could be guessed.
@@ -51,12 +67,13 @@ class SecretKeys:
 
     def sign(self, purpose: str, value: str) -> str:
         """Returns the signature by the newest key, 64 hexadecimal digits."""
-        return salted_hmac(purpose, value, self.all[0])
+        return salted_hmac(self.salt(purpose), value, self.all[0])
 
     def verify(self, purpose: str, value: str, signature: str) -> int | None:
         """Returns the index of the key that made the signature (0 is the newest), or None."""
+        salt = self.salt(purpose)
         for index, key in enumerate(self.all):
-            if hmac.compare_digest(salted_hmac(purpose, value, key).encode(), signature.encode("utf-8", "replace")):
+            if hmac.compare_digest(salted_hmac(salt, value, key).encode(), signature.encode("utf-8", "replace")):
                 return index
         return None
 

@@ -74,7 +74,7 @@ def add_lookup_index(column: sa.Column[Any]) -> None:
     It is on lower(column). MariaDB has no such indexes: there it is on the column, whose collation ignores case.
     """
     table = column.table
-    name = _index_name(table.name, f"_{column.name}_lower")
+    name = derived_name(table.name, f"_{column.name}_lower")
     if any(index.name == name for index in table.indexes):
         return
     # `migrate` reads `info`, and an application's own `metadata.create_all()` reads `ddl_if`.
@@ -85,12 +85,15 @@ def add_lookup_index(column: sa.Column[Any]) -> None:
     length = getattr(column.type, "length", None)
     # MariaDB indexes only the beginning of a column of type TEXT, and at most 768 characters (3072 bytes).
     options: dict[str, Any] = {} if length and length <= 768 else {"mysql_length": {column.name: 191}}
-    plain = sa.Index(_index_name(table.name, f"_{column.name}_plain"), column, info={"only": ("mysql",)}, **options)
+    plain = sa.Index(derived_name(table.name, f"_{column.name}_plain"), column, info={"only": ("mysql",)}, **options)
     plain.ddl_if(dialect=("mysql", "mariadb"))  # type: ignore[arg-type]
 
 
-def _index_name(table: str, end: str) -> str:
-    """Returns the table's name and `end`. If that is too long for PostgreSQL (63 bytes), a hash shortens the first."""
+def derived_name(table: str, end: str) -> str:
+    """Returns the table's name and `end`. If that is too long for PostgreSQL (63 bytes), a hash shortens the first.
+
+    PostgreSQL cuts a longer name without an error, so two tables could get one name.
+    """
     if len(f"{table}{end}".encode()) <= 63:
         return f"{table}{end}"
     digest = hashlib.sha256(table.encode()).hexdigest()[:8]

@@ -2,9 +2,11 @@
 
 import importlib
 import itertools
+import os
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
+import sqlalchemy as sa
 from databases import Database
 
 from ..core.exceptions import ImproperlyConfigured
@@ -199,3 +201,13 @@ def find_driver(database: Database) -> Driver:
             "password: write %2F for /, %23 for #, %3F for ? and %40 for @."
         ) from None
     return DRIVERS[url.scheme]()
+
+
+def database_location(database_url: str) -> str:
+    """Returns which database a URL names. Credentials, options and the driver may change without a new database."""
+    url = sa.make_url(database_url)
+    dialect, name = url.get_backend_name().replace("postgresql", "postgres"), url.database or ""
+    if dialect == "sqlite":
+        return os.path.normpath(name if os.path.isabs(name) else f"{os.getcwd()}/{name}")
+    port = url.port or {"postgres": 5432, "mysql": 3306}.get(dialect)
+    return f"{dialect}://{(url.host or str(url.query.get('host', ''))).lower()}:{port}/{name}"

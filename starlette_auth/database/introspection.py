@@ -29,6 +29,25 @@ REFERENCES = {
     "mysql": "SELECT table_name AS table_name, column_name AS column_name FROM information_schema.key_column_usage "
     "WHERE referenced_table_schema = DATABASE() AND referenced_table_name = :name",
 }
+#: The tables to which the foreign keys of a table refer, and the primary key of a table.
+TARGETS = {
+    "sqlite": 'SELECT "from" AS column_name, "table" AS table_name FROM pragma_foreign_key_list(:name)',
+    "postgresql": "SELECT a.attname::text AS column_name, r.relname::text AS table_name FROM pg_constraint c "
+    "JOIN pg_class r ON r.oid = c.confrelid JOIN pg_class t ON t.oid = c.conrelid "
+    "JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1] "
+    "WHERE c.contype = 'f' AND t.relname = :name AND pg_table_is_visible(t.oid)",
+    "mysql": "SELECT column_name AS column_name, referenced_table_name AS table_name "
+    "FROM information_schema.key_column_usage "
+    "WHERE table_schema = DATABASE() AND table_name = :name AND referenced_table_name IS NOT NULL",
+}
+PRIMARY_KEYS = {
+    "sqlite": "SELECT name AS column_name FROM pragma_table_info(:name) WHERE pk = 1",
+    "postgresql": "SELECT a.attname::text AS column_name FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid "
+    "JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0] "
+    "WHERE i.indisprimary AND t.relname = :name AND pg_table_is_visible(t.oid)",
+    "mysql": "SELECT column_name AS column_name FROM information_schema.key_column_usage "
+    "WHERE table_schema = DATABASE() AND table_name = :name AND constraint_name = 'PRIMARY' AND ordinal_position = 1",
+}
 TYPES = {
     "sqlite": "SELECT name AS column_name, type AS type_name FROM pragma_table_info(:name) ORDER BY cid",
     "postgresql": "SELECT a.attname::text AS column_name, format_type(a.atttypid, a.atttypmod)::text AS type_name "
@@ -64,6 +83,18 @@ async def foreign_keys_to(gateway: Gateway, table: str) -> list[tuple[str, str]]
     """Returns the (table, column) pairs whose foreign keys refer to a table."""
     query = _query(REFERENCES[gateway.dialect], "table_name", "column_name")
     return [(row["table_name"], row["column_name"]) for row in await gateway.fetch_all(query, name=table)]
+
+
+async def foreign_keys_of(gateway: Gateway, table: str) -> dict[str, str]:
+    """Returns the columns of a table that refer to another table, with the names of these tables."""
+    query = _query(TARGETS[gateway.dialect], "column_name", "table_name")
+    return {row["column_name"]: row["table_name"] for row in await gateway.fetch_all(query, name=table)}
+
+
+async def primary_key(gateway: Gateway, table: str) -> str | None:
+    """Returns the first column of the primary key of a table, or None."""
+    row = await gateway.fetch_one(_query(PRIMARY_KEYS[gateway.dialect], "column_name"), name=table)
+    return row["column_name"] if row else None
 
 
 def _query(sql: str, *names: str) -> sa.ClauseElement:

@@ -17,6 +17,7 @@ from .introspection import all_columns, index_names
 from .statements import get_dialect
 from .table_definitions import user_columns
 from .tables import Tables
+from .upgrades.shared_links import check_links, plan_moves, run_moves
 
 LOCK = "starlette_auth.migrate"
 STANDARD = [column.name for column in user_columns()]
@@ -47,17 +48,28 @@ APPLIED = [
 ]
 
 
-async def migrate(gateway: Gateway, tables: Tables) -> list[str]:
+async def migrate(gateway: Gateway, tables: Tables, *, leave_grants: bool = False) -> list[str]:
     """Creates missing tables, columns and indexes, and returns their names.
 
-    Existing ones are never changed. Repeated and concurrent calls are safe. Raises ImproperlyConfigured if a missing
-    column cannot be added to a table; nothing is changed then.
+    Existing ones are never changed. Repeated and concurrent calls are safe. When the tables of a custom user table are
+    created, the grants of its users are moved there from the tables that an earlier version shared between all user
+    tables, unless `leave_grants` is True.
+
+    Raises ImproperlyConfigured if a missing column cannot be added to a table, or if it is not clear to which user table
+    a grant belongs; nothing is changed then.
     """
     async with gateway.atomic(), _migration_lock(gateway):
+        await check_links(gateway, tables)
         missing = await _missing(gateway, tables)
-        for _, change in missing:
-            await gateway.execute(change)
         created = [name for name, _ in missing]
+        moves = [] if leave_grants else await plan_moves(gateway, tables, created)
+        # MySQL commits each CREATE TABLE. If this stops before the moves, the missing session table brings them back.
+        number = created.index(tables.session.name) if tables.session.name in created else len(missing)
+        for _, change in missing[:number]:
+            await gateway.execute(change)
+        await run_moves(gateway, moves)
+        for _, change in missing[number:]:
+            await gateway.execute(change)
         if tables.django_tables and tables.user.name in created:
             await _record_migrations(gateway)
         return created

@@ -5,7 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .columns import LongText, UTCDateTime, foreign_key, key_column, like_index, unique_together
+from .columns import LongText, UTCDateTime, derived_name, foreign_key, key_column, like_index, unique_together
+
+DEFAULT_USER_TABLE = "auth_user"  # Django's
 
 
 def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
@@ -27,7 +29,7 @@ def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
 
 def user_table(metadata: sa.MetaData) -> sa.Table:
     return sa.Table(
-        "auth_user",
+        DEFAULT_USER_TABLE,
         metadata,
         *user_columns(),
         like_index("auth_user_username_6821ab7c_like", "username"),
@@ -42,7 +44,7 @@ def django_user_table(metadata: sa.MetaData, name: str, username_field: str) -> 
     """
     columns = [column for column in user_columns() if column.name not in ("username", username_field)]
     columns.append(sa.Column(username_field, sa.String(254), nullable=False, unique=True))
-    if name == "auth_user" and username_field == "username":
+    if name == DEFAULT_USER_TABLE and username_field == "username":
         return user_table(metadata)
     return sa.Table(name, metadata, *columns)
 
@@ -93,7 +95,6 @@ def group_permissions_table(metadata: sa.MetaData, group: sa.Table, permission: 
     return association_table(
         metadata,
         "auth_group_permissions",
-        "auth_group_permissions_group_id_permission_id_0cd325b0_uniq",
         (
             "group_id",
             group.c.id,
@@ -106,15 +107,17 @@ def group_permissions_table(metadata: sa.MetaData, group: sa.Table, permission: 
             "auth_group_permissio_permission_id_84c5c92e_fk_auth_perm",
             "auth_group_permissions_permission_id_84c5c92e",
         ),
+        "auth_group_permissions_group_id_permission_id_0cd325b0_uniq",
     )
 
 
 def user_groups_table(metadata: sa.MetaData, name: str, user: tuple[str, sa.Column[Any]], group: sa.Table) -> sa.Table:
     """Returns the table. `user` is the name of the column that refers to a user, and the key of the user table."""
+    if name != "auth_user_groups":
+        return link_table(metadata, name, user, ("group_id", group.c.id))
     return association_table(
         metadata,
         name,
-        "auth_user_groups_user_id_group_id_94350c0c_uniq",
         (*user, "auth_user_groups_user_id_6a12ed8b_fk_auth_user_id", "auth_user_groups_user_id_6a12ed8b"),
         (
             "group_id",
@@ -122,6 +125,7 @@ def user_groups_table(metadata: sa.MetaData, name: str, user: tuple[str, sa.Colu
             "auth_user_groups_group_id_97559544_fk_auth_group_id",
             "auth_user_groups_group_id_97559544",
         ),
+        "auth_user_groups_user_id_group_id_94350c0c_uniq",
     )
 
 
@@ -129,10 +133,11 @@ def user_permissions_table(
     metadata: sa.MetaData, name: str, user: tuple[str, sa.Column[Any]], permission: sa.Table
 ) -> sa.Table:
     """Returns the table. `user` is the name of the column that refers to a user, and the key of the user table."""
+    if name != "auth_user_user_permissions":
+        return link_table(metadata, name, user, ("permission_id", permission.c.id))
     return association_table(
         metadata,
         name,
-        "auth_user_user_permissions_user_id_permission_id_14a6b632_uniq",
         (
             *user,
             "auth_user_user_permissions_user_id_a95ead1b_fk_auth_user_id",
@@ -144,16 +149,29 @@ def user_permissions_table(
             "auth_user_user_permi_permission_id_1fbb5f2c_fk_auth_perm",
             "auth_user_user_permissions_permission_id_1fbb5f2c",
         ),
+        "auth_user_user_permissions_user_id_permission_id_14a6b632_uniq",
     )
 
 
-def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> sa.Table:
+def link_table(
+    metadata: sa.MetaData, name: str, user: tuple[str, sa.Column[Any]], other: tuple[str, sa.Column[Any]]
+) -> sa.Table:
+    """Returns the table that links a custom user table to groups or permissions.
+
+    Its constraints and indexes are named after it, because their names must be unique in the database.
+    """
+    left = (*user, derived_name(name, "_user_id_fk"), derived_name(name, "_user_id"))
+    right = (*other, derived_name(name, f"_{other[0]}_fk"), derived_name(name, f"_{other[0]}"))
+    return association_table(metadata, name, left, right, derived_name(name, "_uniq"))
+
+
+def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any], name: str = "auth_session") -> sa.Table:
     """Returns the table of the native sessions, which stores the SHA-256 hash of each session key.
 
     Times are seconds since 1970 (UTC).
     """
     return sa.Table(
-        "auth_session",
+        name,
         metadata,
         sa.Column("key_hash", sa.String(64), primary_key=True),
         sa.Column("public_id", sa.String(32), nullable=False, unique=True),
@@ -165,18 +183,18 @@ def session_table(metadata: sa.MetaData, user_key: sa.types.TypeEngine[Any]) -> 
         sa.Column("address", sa.String(45), nullable=False),
         sa.Column("user_agent", sa.String(255), nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False, server_default="0"),
-        sa.Index("auth_session_user_id", "user_id"),
-        sa.Index("auth_session_expires", "expires"),
+        sa.Index(derived_name(name, "_user_id"), "user_id"),
+        sa.Index(derived_name(name, "_expires"), "expires"),
     )
 
 
-def token_table(metadata: sa.MetaData) -> sa.Table:
+def token_table(metadata: sa.MetaData, name: str = "auth_token") -> sa.Table:
     """Returns the table of the tokens that were sent by mail, stored as SHA-256 hashes (hexadecimal).
 
     Times are seconds since 1970 (UTC).
     """
     return sa.Table(
-        "auth_token",
+        name,
         metadata,
         sa.Column("token_hash", sa.String(64), primary_key=True),
         sa.Column("purpose", sa.String(32), nullable=False),
@@ -184,8 +202,8 @@ def token_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column("binding", sa.String(64), nullable=False),
         sa.Column("data", LongText(), nullable=False),
         sa.Column("expires", sa.BigInteger, nullable=False),
-        sa.Index("auth_token_subject", "subject"),
-        sa.Index("auth_token_expires", "expires"),
+        sa.Index(derived_name(name, "_subject"), "subject"),
+        sa.Index(derived_name(name, "_expires"), "expires"),
     )
 
 
@@ -219,11 +237,11 @@ def django_session_table(metadata: sa.MetaData, name: str = "django_session", zo
 def association_table(
     metadata: sa.MetaData,
     name: str,
-    unique: str,
     left: tuple[str, sa.Column[Any], str, str],
     right: tuple[str, sa.Column[Any], str, str],
+    unique: str,
 ) -> sa.Table:
-    """Returns a table that links two others.
+    """Returns a table that links two others. `unique` is the name of its unique constraint.
 
     `left` and `right` are each a column name, the key it refers to, the name of the constraint, and that of the index.
     """
@@ -232,7 +250,7 @@ def association_table(
         name,
         metadata,
         key_column(big=True),
-        # A Django project names this column after its user model. In Python, its key is always `user_id`.
+        # The column is named after the user model, as in Django. In Python, its key is always `user_id`.
         sa.Column(left[0], left[1].type, nullable=False, key=left_key),
         sa.Column(right[0], right[1].type, nullable=False),
         *unique_together(unique, left_key, right[0]),

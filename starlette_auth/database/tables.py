@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured
-from .columns import UTCDateTime, add_lookup_index
+from .columns import UTCDateTime, add_lookup_index, derived_name
 from .table_definitions import (
+    DEFAULT_USER_TABLE,
     content_type_table,
     django_session_table,
     django_user_table,
@@ -26,22 +27,69 @@ from .table_definitions import (
 
 
 class TableNames(NamedTuple):
-    """The names of tables, columns and constraints that differ in a Django project."""
+    """The names of tables, columns and constraints that depend on the user table, or differ in a Django project."""
 
     content_type: str = "auth_content_type"
     content_type_unique: str = "auth_content_type_app_label_model_uniq"
     user_groups: str = "auth_user_groups"
     user_permissions: str = "auth_user_user_permissions"
     user_column: str = "user_id"
+    token: str = "auth_token"  # noqa: S105  a name
     username: str = "username"
     email: str = "email"
+
+
+def own_names(user: sa.Table) -> TableNames:
+    """Returns the names of the tables that belong to a user table alone.
+
+    Two user tables in one database would otherwise share rows: number 1 of one would have the rights, sessions and
+    links of number 1 of the other. The names are Django's: those of its default user table, or those that it gives to
+    the tables of a custom user model.
+    """
+    if user.name == DEFAULT_USER_TABLE:
+        return TableNames()
+    base = _base_name(user)
+    return TableNames(
+        user_groups=derived_name(base, "_groups"),
+        user_permissions=derived_name(base, "_user_permissions"),
+        user_column=_link_column(user.name),
+        token=derived_name(base, "_auth_token"),
+    )
+
+
+def own_session_table(user: sa.Table, metadata: sa.MetaData | None = None) -> sa.Table:
+    """Returns the table of the native sessions of a user table."""
+    key = next(iter(user.primary_key.columns)).type
+    name = "auth_session" if user.name == DEFAULT_USER_TABLE else derived_name(_base_name(user), "_auth_session")
+    return session_table(metadata if metadata is not None else sa.MetaData(), key, name)
+
+
+def namespace_of(user: sa.Table) -> str:
+    """Returns the text that keeps the users of a table apart in signatures and counters, which know only numbers.
+
+    It is "" for Django's default user table.
+    """
+    return "" if user.name == DEFAULT_USER_TABLE else user.fullname
+
+
+def _base_name(user: sa.Table) -> str:
+    return user.fullname.replace(".", "_")
+
+
+def _link_column(table: str) -> str:
+    """Returns the name of the column that refers to a user: as in Django, the name of the model and `_id`."""
+    model = table.rpartition("_")[2].lower()
+    return derived_name(model, "_id") if model not in ("", "group", "permission") else "user_id"
 
 
 class Tables:
     """Holds all tables of one installation.
 
     `user` may be a custom table with at least the columns of `user_columns()`. Its name and further columns are free.
-    Its primary key is an integer or a UUID.
+    Its primary key is an integer or a UUID. Each user table has tables of its own for the groups and permissions of its
+    users, their sessions and their mailed links. For `shop_customer` these are `shop_customer_groups`,
+    `shop_customer_user_permissions`, `shop_customer_auth_session` and `shop_customer_auth_token`. Groups and permissions
+    themselves are the same for all.
     """
 
     def __init__(self, *, user: sa.Table | None = None) -> None:
@@ -50,15 +98,16 @@ class Tables:
         missing = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())
         if missing:
             raise ImproperlyConfigured(f"The user table has no column {min(missing)}. Define it with *user_columns().")
-        self._build(TableNames())
+        self._build(own_names(self.user))
         for column in (self.username, self.user.c.email):
             add_lookup_index(column)
-        self.session = session_table(self.metadata, self.user_key.type)
+        self.session = own_session_table(self.user, self.metadata)
         #: The tables of a Django project. They are never altered, and are created only if none of them exists.
         self.django_tables: tuple[sa.Table, ...] = ()
 
     def _build(self, names: TableNames) -> None:
         self.user_key = next(iter(self.user.primary_key.columns))
+        self.namespace = namespace_of(self.user)
         columns = self.user.columns
         self.username: sa.Column[Any] = columns[names.username]
         self.email: sa.Column[Any] | None = columns.get(names.email)
@@ -74,7 +123,7 @@ class Tables:
         user = (names.user_column, self.user_key)
         self.user_groups = user_groups_table(self.metadata, names.user_groups, user, self.group)
         self.user_permissions = user_permissions_table(self.metadata, names.user_permissions, user, self.permission)
-        self.token = token_table(self.metadata)
+        self.token = token_table(self.metadata, names.token)
         self.throttle = throttle_table(self.metadata)
         self.features: list[sa.Table] = []
 
@@ -118,6 +167,7 @@ class Tables:
                 f"{tables.user.name}_groups",
                 f"{tables.user.name}_user_permissions",
                 user_column,
+                own_names(tables.user).token,
                 username_field,
                 email_field,
             )

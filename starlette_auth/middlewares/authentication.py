@@ -1,7 +1,8 @@
 """The middleware that provides `request.user`."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,6 +38,7 @@ class AuthenticationMiddleware:
             if self.auth.check_routes:
                 check_routes(scope.get("app"), self.app)
             self.must_check_routes = False
+        outer = _take_outer(scope) if scope.get(SCOPE_KEY, self.auth) is not self.auth else {}
         scope[SCOPE_KEY] = self.auth
         if "app" in scope:
             scope[SCOPE_APP] = (scope["app"], scope.get("root_path", ""))
@@ -49,7 +51,7 @@ class AuthenticationMiddleware:
                 "Pass middleware=middleware(auth) to your app."
             )
         await self.identify(scope)
-        edit_headers, session = functools.partial(self.edit_headers, scope), scope["session"]
+        edit_headers, session = functools.partial(self.edit_headers, scope, outer), scope["session"]
         if isinstance(session, SessionBase):
             session.edit_headers = edit_headers
         else:
@@ -89,17 +91,32 @@ class AuthenticationMiddleware:
             return
         set_user(scope, AnonymousUser())
 
-    def edit_headers(self, scope: Scope, headers: Headers) -> None:
-        """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package."""
+    def edit_headers(self, scope: Scope, outer: Mapping[str, Any], headers: Headers) -> None:
+        """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package.
+
+        `outer` are the entries of another Auth, around the application in which this one is mounted. They are put back
+        for its cookies.
+        """
         add_vary(headers, "Cookie")
         if NEW_DEVICE in scope:
             cookie = self.auth.devices.cookie
-            headers.append(cookie.header(scope, scope[NEW_DEVICE], cookie.max_age))
+            headers.append(cookie.header(scope, scope.pop(NEW_DEVICE), cookie.max_age))
         if NEW_CSRF_SECRET in scope:
             cookie = self.auth.csrf_cookie
             max_age = None if cookie.expire_at_browser_close else cookie.max_age
-            headers.append(cookie.header(scope, scope[NEW_CSRF_SECRET], max_age))
+            headers.append(cookie.header(scope, scope.pop(NEW_CSRF_SECRET), max_age))
             set_header(headers, "Cache-Control", "no-store")
+        scope.update(outer)
+
+
+def _take_outer(scope: Scope) -> dict[str, Any]:
+    """Removes what another Auth, around this application, left in the scope; returns its new cookies.
+
+    Its user is a row of another table, perhaps, and must not be taken for a user of this Auth.
+    """
+    for name in ("user", "auth", IDENTIFIED_BY):
+        scope.pop(name, None)
+    return {name: scope.pop(name) for name in (NEW_DEVICE, NEW_CSRF_SECRET) if name in scope}
 
 
 def with_headers(edit_headers: Callable[[Headers], None], send: Send) -> Send:

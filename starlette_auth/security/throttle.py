@@ -62,6 +62,7 @@ class Throttle:
         free_failures: int = 5,
         longest_wait: int = 15 * 60,
         enabled: bool = True,
+        namespace: str = "",
         clock: Clock = time.time,
     ) -> None:
         unknown = set(rates or {}) - set(DEFAULT_RATES)
@@ -74,6 +75,7 @@ class Throttle:
         self.gateway = gateway
         self.rates = {action: parse_rates(text) for action, text in {**DEFAULT_RATES, **(rates or {})}.items()}
         self.enabled = enabled
+        self._namespace = namespace
         self._longest_wait = longest_wait * 1000
         self._now: Callable[[], int] = lambda: int(clock() * 1000)
         self._proxy_detector = ProxyDetector()
@@ -137,9 +139,9 @@ class Throttle:
         # An attacker may share the IP address with the owner, in an office or behind a carrier's NAT, and use up its
         # rate. Therefore the rate by IP address does not apply to known browsers.
         scopes = {"ip": "" if device else address, "account": f"{device} {account}" if device else account}
-        key = _key(action, "failures", _normalize_account(account), device)
+        key = _key(action, "failures", self._account(account), device)
         # All known browsers of an account share their slots: many browsers could otherwise keep the hasher busy.
-        slot_key = _key(action, "slot", _normalize_account(account), "known" if device else "")
+        slot_key = _key(action, "slot", self._account(account), "known" if device else "")
         async with self._slot(slot_key), self._counted(attempt, action, scopes, key):
             yield attempt
 
@@ -204,7 +206,7 @@ class Throttle:
             value = scopes[rate.scope]
             if rate.scope == "ip" and not value:
                 continue  # requests through a Unix socket have no address; they would all share one counter
-            value = client_network(value) if rate.scope == "ip" else _normalize_account(value)
+            value = client_network(value) if rate.scope == "ip" else self._account(value)
             key = _key(action, str(rate), value)
             step, latest = rate.interval, now + rate.burst
             if not await self.gateway.execute(
@@ -223,6 +225,14 @@ class Throttle:
             values |= {f"key{i}": key, f"step{i}": step}
         if hits:
             await self.gateway.execute(self._refund_statement(len(hits)), **values)
+
+    def _account(self, account: str) -> str:
+        """Returns what stands for an account in the keys of counters.
+
+        Accounts of two user tables may have one name. " IN " occurs in no normalized name, which has no upper case.
+        """
+        name = _normalize_account(account)
+        return f"{name} IN {self._namespace}" if self._namespace else name
 
     def _warn_about_proxy(self, address: str) -> None:
         if self._proxy_detector.looks_like_proxy(address):

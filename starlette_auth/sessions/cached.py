@@ -6,10 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import sqlalchemy as sa
+
 from ..core.clock import Clock
 from ..core.exceptions import Unavailable
 from ..core.signing import hash_key, is_key
 from ..database.redis import RedisClients
+from ..database.tables import namespace_of
 from .base import SessionBase
 from .database import DatabaseStore
 from .records import SessionRecord, decode, user_in
@@ -54,12 +57,21 @@ class CachedStore(SessionStore):
     def __init__(
         self, store: DatabaseStore, url: str, *, prefix: str = "starlette_auth:cached:", clock: Clock = time.time
     ) -> None:
-        self.store, self.table = store, store.table
+        self.store, self.table, self.gateway = store, store.table, store.gateway
         # A short timeout and one retry: the database answers sooner than a slow cache.
         self.redis = RedisClients(url, timeout=0.25, retries=1)
-        self._prefix = prefix
+        self._prefix = self._given_prefix = prefix
         self._clock = clock
         self._retry_at = 0.0
+
+    def attach(self, database_url: str, user_table: sa.Table) -> None:
+        super().attach(database_url, user_table)
+        self.store.attach(database_url, user_table)
+        self.table = self.store.table
+        # Two stores with one prefix would serve each other's sessions of anonymous visitors, for which the database is
+        # not asked.
+        if namespace := namespace_of(user_table):
+            self._prefix = f"{self._given_prefix}{namespace}:"
 
     async def load(self, cookie: str) -> SessionBase:
         if not is_key(cookie):

@@ -4,11 +4,13 @@ import hashlib
 import time
 from collections.abc import Sequence
 
+import sqlalchemy as sa
 from itsdangerous import BadData, BadSignature, URLSafeSerializer
 
 from ..core.clock import Clock
-from ..core.exceptions import SessionTooLarge
+from ..core.exceptions import ImproperlyConfigured, SessionTooLarge
 from ..core.signing import SecretKeys
+from ..database.tables import namespace_of
 from .base import SessionBase
 from .records import SessionRecord, decode, encode, time_to_keep, user_in
 from .store import SessionStore, cookie_value
@@ -33,7 +35,24 @@ class CookieStore(SessionStore):
     def __init__(self, secret_key: str | Sequence[str] | SecretKeys, *, clock: Clock = time.time) -> None:
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self._clock = clock
-        self._newest_signer, self._any_signer = _signer(self.keys.all[:1]), _signer(self.keys.all)
+        self._use_keys(self.keys)
+
+    def _use_keys(self, keys: SecretKeys) -> None:
+        self.keys, salt = keys, keys.salt(SALT)
+        self._newest_signer, self._any_signer = _signer(keys.all[:1], salt), _signer(keys.all, salt)
+
+    def attach(self, database_url: str, user_table: sa.Table) -> None:
+        """Signs cookies for the users of this table only.
+
+        An attacker sends a cookie of one site to another one with the same secret key, where the user of the same number
+        is somebody else; therefore the signature depends on the user table.
+        """
+        if self._owner not in ("", user_table.fullname):
+            raise ImproperlyConfigured(
+                f"This CookieStore signs the sessions of users of {self._owner}. Make a CookieStore for each Auth."
+            )
+        self._owner = user_table.fullname
+        self._use_keys(self.keys.scoped(namespace_of(user_table)))
 
     async def load(self, cookie: str) -> SessionBase:
         try:
@@ -87,10 +106,10 @@ class CookieStore(SessionStore):
         return SessionRecord(encode(data), key, user_in(data), created, last_seen, expires), is_old
 
 
-def _signer(keys: Sequence[str]) -> URLSafeSerializer:
+def _signer(keys: Sequence[str], salt: str) -> URLSafeSerializer:
     return URLSafeSerializer(
         list(reversed(keys)),  # itsdangerous signs with the last key, this package with the first
-        salt=SALT,
+        salt=salt,
         serializer_kwargs={"ensure_ascii": True},
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )

@@ -1,4 +1,4 @@
-"""Sessions in the table `auth_session`."""
+"""Sessions in a table, by default `auth_session`."""
 
 import logging
 import operator
@@ -10,12 +10,14 @@ import sqlalchemy as sa
 from databases import Database
 
 from ..core.clock import Clock
+from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
 from ..database.columns import parse_key
 from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
 from ..database.table_definitions import session_table
+from ..database.tables import own_session_table
 from ..users.queries import UserQueries
 from .base import TOUCH_EVERY, SessionBase
 from .records import SessionRecord, decode, next_record, touched_record
@@ -25,10 +27,11 @@ logger = logging.getLogger("starlette_auth")
 
 
 class DatabaseStore(SessionStore):
-    """Keeps sessions in the table `auth_session`, under a hash of the session key.
+    """Keeps sessions in a table, under a hash of the session key.
 
     The key itself is never stored: an attacker who reads the database could otherwise use every session. With `users`,
-    one statement loads the session, its user and the user's permissions.
+    one statement loads the session, its user and the user's permissions. The default table is `auth_session`, and for
+    another user table than `auth_user` one of its own (`Tables.session`).
     """
 
     supports_user_lookup = True
@@ -42,9 +45,24 @@ class DatabaseStore(SessionStore):
         clock: Clock = time.time,
     ) -> None:
         self.gateway = Gateway.of(database)
-        self.table: sa.Table = table if table is not None else _default_table(users)
+        self._users = users
+        self._has_default_table = table is None
         self._clock = clock
-        self._statements = SessionStatements(self.table, users, dialect=self.gateway.dialect)
+        self._use_table(table if table is not None else _default_table(users))
+
+    def _use_table(self, table: sa.Table) -> None:
+        self.table: sa.Table = table
+        self._statements = SessionStatements(table, self._users, dialect=self.gateway.dialect)
+
+    def attach(self, database_url: str, user_table: sa.Table) -> None:
+        super().attach(database_url, user_table)
+        if self._users is None and self._has_default_table:
+            self._use_table(own_session_table(user_table))
+        elif self._users is not None and self._users.tables.user.fullname != user_table.fullname:
+            raise ImproperlyConfigured(
+                f"This DatabaseStore loads users of {self._users.tables.user.fullname}, but the user table is "
+                f"{user_table.fullname}. Pass sessions=lambda users: DatabaseStore(database, users=users)."
+            )
 
     async def load(self, cookie: str) -> SessionBase:
         row = None

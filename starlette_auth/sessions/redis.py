@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..core.clock import Clock
-from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
+from ..database.drivers import database_location
 from ..database.redis import RedisClients
+from ..database.tables import namespace_of
 from .base import TOUCH_EVERY, SessionBase
 from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, touched_record
 from .store import SessionStore, first_record, interrupted
@@ -98,9 +98,10 @@ class RedisStore(SessionStore):
     a restart of Redis deletes all sessions and logs all users out. Redis Cluster is not supported, because the scripts
     use keys that a cluster may place on different nodes. Replicas are supported.
 
-    All names in Redis begin with `prefix`. The default differs for each database and user table: two sites with the same
-    prefix would list and end each other's sessions. Pass a prefix if the processes of one site connect to its database
-    under different hosts, or if the sessions shall survive a move of the database.
+    All names in Redis begin with `prefix`, and with the name of a custom user table after it. The default differs for each
+    database and user table: two sites with the same prefix would list and end each other's sessions. Pass a prefix if the
+    processes of one site connect to its database under different hosts, or if the sessions shall survive a move of the
+    database.
     """
 
     supports_user_lookup = True
@@ -108,19 +109,16 @@ class RedisStore(SessionStore):
     def __init__(self, url: str, *, prefix: str | None = None, clock: Clock = time.time) -> None:
         self.redis = RedisClients(url)
         self._clock = clock
-        self._site: str | None = None
-        self._has_default_prefix = prefix is None
+        self._given_prefix = prefix
         self._set_prefix("starlette_auth:" if prefix is None else prefix)
 
     def attach(self, database_url: str, user_table: sa.Table) -> None:
-        site = f"{_location(database_url)} {user_table.name}"
-        if self._site not in (None, site):
-            raise ImproperlyConfigured(
-                "This RedisStore keeps the sessions of another database or user table. Make a RedisStore for each Auth."
-            )
-        self._site = site
-        if self._has_default_prefix:
+        super().attach(database_url, user_table)
+        if self._given_prefix is None:
+            site = f"{database_location(database_url)} {user_table.fullname}"
             self._set_prefix(f"starlette_auth:{hash_key(site)[:16]}:")
+        elif namespace := namespace_of(user_table):
+            self._set_prefix(f"{self._given_prefix}{namespace}:")
 
     def _set_prefix(self, prefix: str) -> None:
         self._session, self._user = f"{prefix}session:", f"{prefix}user:"
@@ -210,13 +208,3 @@ class RedisStore(SessionStore):
 
 def _field(name: str) -> str:
     return f".{json.dumps(name)}"
-
-
-def _location(database_url: str) -> str:
-    """Returns which database a URL names. Credentials, options and the driver may change without a new database."""
-    url = sa.make_url(database_url)
-    dialect, name = url.get_backend_name().replace("postgresql", "postgres"), url.database or ""
-    if dialect == "sqlite":
-        return os.path.normpath(name if os.path.isabs(name) else f"{os.getcwd()}/{name}")
-    port = url.port or {"postgres": 5432, "mysql": 3306}.get(dialect)
-    return f"{dialect}://{(url.host or str(url.query.get('host', ''))).lower()}:{port}/{name}"

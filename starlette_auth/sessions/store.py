@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, SessionInterrupted
+from ..database.drivers import database_location
 from .base import SessionBase
 from .open_websockets import OpenWebSockets
 from .records import EMPTY, SessionRecord, new_public_id, printable, time_to_keep
@@ -27,6 +28,7 @@ class SessionStore(abc.ABC):
     #: Whether the store finds the sessions of a user without reading all sessions. If so, they end when the user is
     #: deleted or deactivated or gets a new password.
     supports_user_lookup: ClassVar[bool] = False
+    _owner = ""  # the database and the table of the users
 
     @functools.cached_property
     def open_websockets(self) -> OpenWebSockets:
@@ -59,8 +61,19 @@ class SessionStore(abc.ABC):
         """Returns a new, empty session for a request without a session cookie."""
         return SessionBase(clock=clock)
 
-    def attach(self, database_url: str, user_table: sa.Table) -> None:  # noqa: B027  optional
-        """Tells the store whose sessions it keeps: those of the users in this table. `Auth` calls this."""
+    def attach(self, database_url: str, user_table: sa.Table) -> None:
+        """Tells the store whose sessions it keeps: those of the users in this table. `Auth` calls this.
+
+        Raises ImproperlyConfigured if it keeps those of other users: it finds the sessions of a user by a number, which
+        another user may have too.
+        """
+        owner = f"{database_location(database_url)} {user_table.fullname}"
+        if self.is_server_side and self._owner not in ("", owner):
+            kind = type(self).__name__
+            raise ImproperlyConfigured(
+                f"This {kind} keeps the sessions of another database or user table. Make a {kind} for each Auth."
+            )
+        self._owner = owner
 
     async def touch(self, session: SessionBase, max_age: int) -> None:  # noqa: B027  optional
         """Updates `last_seen` and the address of an existing session and keeps it for `max_age` more seconds."""

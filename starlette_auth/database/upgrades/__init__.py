@@ -1,0 +1,1 @@
+"""Moving data that an earlier version of this package stored elsewhere."""

@@ -1,0 +1,78 @@
+"""Would two Auths keep rows about different users in one table?"""
+
+import gc
+import weakref
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from ..core.exceptions import ImproperlyConfigured
+from ..database.drivers import database_location
+from ..database.gateway import Gateway
+from ..database.tables import Tables
+
+Place = tuple[str, str]  # a database, and the name of a table in it
+
+
+class HasTable(Protocol):
+    """A session store. `table` is None if it keeps the sessions elsewhere."""
+
+    table: sa.Table | None
+
+
+class TableClaim:
+    """Names the tables that hold rows about the users of one user table. An `Auth` holds it for as long as it lives."""
+
+    def __init__(self, owner: Place, places: frozenset[Place]) -> None:
+        self.owner = owner
+        self.places = places
+
+    def conflicts(self, other: "TableClaim") -> frozenset[Place]:
+        """Returns the tables that both claim, if they have different user tables."""
+        return self.places & other.places if self.owner != other.owner else frozenset()
+
+
+_claims: weakref.WeakSet[TableClaim] = weakref.WeakSet()
+
+
+def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClaim:
+    """Returns the claim of an Auth. Raises ImproperlyConfigured if a living Auth claims a table for other users.
+
+    Rows of such tables know a user only by a number: number 1 of one user table would have the rights and sessions of
+    number 1 of the other. Several Auths over one user table are allowed.
+    """
+    own = {tables.user, tables.user_groups, tables.user_permissions, tables.token}
+    of_features = {column.table for column in tables.columns_referencing_user()} - {tables.session}
+    places = set(_places(gateway, *own, *of_features))
+    if store.table is not None:
+        places.update(_places(getattr(store, "gateway", gateway), store.table))
+    [owner] = _places(gateway, tables.user)
+    claim = TableClaim(owner, frozenset(places))
+    if _conflict(claim):
+        gc.collect()  # an Auth that nobody uses any more may still wait for the garbage collector
+    if conflict := _conflict(claim):
+        other, names = conflict
+        raise ImproperlyConfigured(
+            f"Two Auths, with the user tables {other.owner[1]} and {claim.owner[1]}, would share the table "
+            f"{' and '.join(names)}: a user of one would have the rights or sessions of the user of the other with the "
+            "same number. Give each a table of its own: pass another table to the session store "
+            "(DatabaseStore(table=…), DjangoProject(session_table=…)), or rename a user table."
+        )
+    _claims.add(claim)
+    return claim
+
+
+def _conflict(claim: TableClaim) -> tuple[TableClaim, list[str]] | None:
+    for other in list(_claims):
+        if places := claim.conflicts(other):
+            return other, sorted(name for _, name in places)
+    return None
+
+
+def _places(gateway: Gateway, *tables: sa.Table) -> list[Place]:
+    url, is_sqlite = gateway.database.url, gateway.dialect == "sqlite"
+    # Each in-memory database of SQLite is a database of its own.
+    is_in_memory = is_sqlite and url.database in ("", ":memory:")
+    location = f"memory {id(gateway)}" if is_in_memory else database_location(str(url))
+    # SQLite ignores the case of names.
+    return [(location, table.fullname.lower() if is_sqlite else table.fullname) for table in tables]
