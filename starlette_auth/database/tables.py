@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured
-from .columns import UTCDateTime, add_lookup_index
+from .columns import UTCDateTime, add_lookup_index, add_unique_index
 from .table_definitions import (
     content_type_table,
     django_session_table,
@@ -77,6 +77,8 @@ class Tables:
         self.token = token_table(self.metadata)
         self.throttle = throttle_table(self.metadata)
         self.features: list[sa.Table] = []
+        #: Whether no two users may have one email address, ignoring case: users log in with it.
+        self.unique_email = self.username is self.email
 
     @classmethod
     def django(
@@ -134,6 +136,15 @@ class Tables:
         yield from (self.content_type, self.permission, self.group, self.group_permissions, self.user)
         yield from (self.user_groups, self.user_permissions, self.session)
         yield from (self.token, self.throttle, *self.features)
+
+    def require_unique_email(self) -> None:
+        """Makes the email address unique, ignoring the case of ASCII letters: users log in with it.
+
+        `migrate` creates an index for that, but not in a Django project's tables.
+        """
+        self.unique_email = self.email is not None
+        if self.email is not None and not self.django_tables:
+            add_unique_index(self.email)
 
     def columns_referencing_user(self) -> list[sa.Column[Any]]:
         """Returns the columns that refer to a user, including that of the sessions.
