@@ -32,6 +32,9 @@ class ModelBackend(AuthenticationBackend):
             raise ImproperlyConfigured(
                 f'login_fields={login_fields!r} is not known. Pass ("username",), ("email",) or ("username", "email").'
             )
+        if "email" in login_fields:
+            # An attacker takes the address of another user, who could not log in any more: two accounts have it.
+            users.tables.require_unique_email()
         self.users = users
         self.login_fields = tuple(login_fields)
         self.throttle = throttle

@@ -189,6 +189,12 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
         raise CommandError(
             f"A user named {options.username!r} exists already. Choose another name, or use changepassword."
         )
+    if not options.app and await auth.users.list_by_email(options.email):
+        # Without the application, the command does not know whether users log in with their addresses.
+        raise CommandError(
+            f"A user with the email address {options.email!r} exists already. Pass --app MODULE:ATTRIBUTE if several users "
+            "of the site may have one address, or choose another one."
+        )
     await check_password(auth, User(id=None, username=options.username, email=options.email), options)
     user = await auth.users.create_superuser(options.username, options.email, options.password)
     print_line(f"Created the superuser {user.username}.")

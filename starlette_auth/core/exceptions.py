@@ -50,7 +50,14 @@ class UnstorableValue(StarletteAuthError, ValueError):
 
 
 class AlreadyExists(StarletteAuthError, ValueError):
-    """A user, group or permission with that name exists already."""
+    """A user, group or permission with that name exists already.
+
+    `field` is "email" if another user has the address of a user, and otherwise empty.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class DoesNotExist(StarletteAuthError, LookupError):

@@ -1,6 +1,8 @@
 """Column types, columns, constraints and indexes like those that Django creates."""
 
+import functools
 import hashlib
+import string
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
@@ -87,6 +89,41 @@ def add_lookup_index(column: sa.Column[Any]) -> None:
     options: dict[str, Any] = {} if length and length <= 768 else {"mysql_length": {column.name: 191}}
     plain = sa.Index(derived_name(table.name, f"_{column.name}_plain"), column, info={"only": ("mysql",)}, **options)
     plain.ddl_if(dialect=("mysql", "mariadb"))  # type: ignore[arg-type]
+
+
+def ascii_lowered(column: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[Any]:
+    """Returns the SQL for `core.text.ascii_lower`: the letters A to Z in lower case, and no others."""
+    if dialect == "postgresql":
+        return sa.func.lower(sa.collate(column, "C"))
+    if dialect == "mysql":
+        # LOWER() also changes other letters, and comparisons depend on the collation. Bytes are compared exactly.
+        binary: sa.ColumnElement[Any] = sa.cast(column, sa.LargeBinary)
+        return functools.reduce(_replace_letter, string.ascii_uppercase, binary)
+    return sa.func.lower(column)  # SQLite knows only ASCII letters
+
+
+def _replace_letter(text: sa.ColumnElement[Any], letter: str) -> sa.ColumnElement[Any]:
+    upper: sa.ColumnElement[str] = sa.literal_column(f"'{letter}'")
+    lower: sa.ColumnElement[str] = sa.literal_column(f"'{letter.lower()}'")
+    return sa.func.replace(text, upper, lower, type_=sa.LargeBinary)
+
+
+def unique_index_name(column: sa.Column[Any]) -> str:
+    return derived_name(column.table.name, f"_{column.name}_unique")
+
+
+def add_unique_index(column: sa.Column[Any]) -> None:
+    """Adds an index to the table of a column, unless the table has it: no two rows have one text, ignoring case.
+
+    Empty texts are exempt. MariaDB has no such indexes: there `migrate` adds a generated column.
+    """
+    name = unique_index_name(column)
+    if any(index.name == name for index in column.table.indexes):
+        return
+    for dialect in ("sqlite", "postgresql"):
+        where: dict[str, Any] = {f"{dialect}_where": column != sa.literal_column("''")}
+        index = sa.Index(name, ascii_lowered(column, dialect), unique=True, info={"only": (dialect,)}, **where)
+        index.ddl_if(dialect=dialect)
 
 
 def derived_name(table: str, end: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ..core.exceptions import ImproperlyConfigured
-from .columns import UTCDateTime
+from .columns import UTCDateTime, ascii_lowered, unique_index_name
 from .gateway import Gateway
 from .introspection import all_columns, index_names
 from .statements import get_dialect
@@ -19,7 +20,9 @@ from .table_definitions import user_columns
 from .tables import Tables
 from .upgrades.shared_links import check_links, plan_moves, run_moves
 
+logger = logging.getLogger("starlette_auth")
 LOCK = "starlette_auth.migrate"
+MAX_LISTED = 10  # addresses that an error message lists
 STANDARD = [column.name for column in user_columns()]
 # If several processes start at the same time, one migrates and the others wait for it. On SQLite, the write transaction
 # is the lock.
@@ -55,8 +58,8 @@ async def migrate(gateway: Gateway, tables: Tables, *, leave_grants: bool = Fals
     created, the grants of its users are moved there from the tables that an earlier version shared between all user
     tables, unless `leave_grants` is True.
 
-    Raises ImproperlyConfigured if a missing column cannot be added to a table, or if it is not clear to which user table
-    a grant belongs; nothing is changed then.
+    Raises ImproperlyConfigured if a missing column cannot be added to a table, if users share an address with which they
+    log in, or if it is not clear to which user table a grant belongs; nothing is changed then.
     """
     async with gateway.atomic(), _migration_lock(gateway):
         await check_links(gateway, tables)
@@ -102,7 +105,75 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
             missing.extend((f"{table.name}.{column.name}", _add(gateway, table, column)) for column in absent)
         absent_indexes = [index for index in indexes_on(table, gateway.dialect) if index.name not in indexed]
         missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
+    if tables.unique_email and tables.email is not None:
+        missing.extend(await _missing_unique(gateway, tables, tables.email, existing, indexed))
     return missing
+
+
+async def _missing_unique(
+    gateway: Gateway, tables: Tables, email: sa.Column[Any], existing: Mapping[str, set[str]], indexed: set[str]
+) -> list[tuple[str, sa.ExecutableDDLElement]]:
+    """Returns what MySQL needs in place of the unique index on the addresses, with which users log in.
+
+    Raises ImproperlyConfigured if users have one address, which the new index would reject.
+    """
+    name, columns = unique_index_name(email), existing.get(tables.user.name, set())
+    if email.name in columns and (tables.django_tables or name not in indexed):
+        await _refuse_duplicates(gateway, tables, email)
+    if gateway.dialect != "mysql" or tables.django_tables or name in indexed:
+        return []
+    return [(name, _add_hash_index(email, has_column=_hash_column(email) in columns))]
+
+
+async def _refuse_duplicates(gateway: Gateway, tables: Tables, email: sa.Column[Any]) -> None:
+    """Raises ImproperlyConfigured if users have one address. In a Django project's table it only logs a warning.
+
+    Django may add such users at any time, and the application must still start.
+    """
+    groups = await duplicate_emails(gateway, tables.user_key, email)
+    if not groups:
+        return
+    keys = "; ".join(", ".join(map(str, keys)) for keys in groups[:MAX_LISTED])
+    more = f"; and {len(groups) - MAX_LISTED} more groups" if len(groups) > MAX_LISTED else ""
+    problem = (
+        f"Users of {tables.user.name} have the same email address, with which users log in. Primary keys: {keys}{more}."
+    )
+    fix = 'Leave each address to one user, as in users.update(user, email="")'
+    if tables.django_tables:
+        logger.warning("%s These users cannot log in with it. %s.", problem, fix)
+    else:
+        raise ImproperlyConfigured(f"{problem} {fix}, and run migrate again.")
+
+
+async def duplicate_emails(gateway: Gateway, key: sa.Column[Any], email: sa.Column[Any]) -> list[list[Any]]:
+    """Returns the primary keys of users who have the same address, ignoring case: one list for each address."""
+    address = ascii_lowered(email, gateway.dialect)
+    repeated = sa.select(address).where(email != "").group_by(address).having(sa.func.count() > 1)
+    query = sa.select(key.label("key"), address.label("address")).where(address.in_(repeated)).order_by(address, key)
+    groups: dict[Any, list[Any]] = {}
+    for row in await gateway.fetch_all(query):
+        groups.setdefault(row["address"], []).append(row["key"])
+    return list(groups.values())
+
+
+def _hash_column(email: sa.Column[Any]) -> str:
+    return f"{email.name}_login_hash"
+
+
+def _add_hash_index(email: sa.Column[Any], *, has_column: bool) -> sa.ExecutableDDLElement:
+    """Returns the statement that makes addresses unique on MySQL and MariaDB, which have no partial indexes.
+
+    The index is on a generated column: the hash of the address in lower case, or NULL if it is empty. The column is
+    invisible, so that SELECT * and an INSERT without column names do not include it.
+    """
+    dialect = get_dialect("mysql")
+    quote = dialect.identifier_preparer.quote
+    name, index = quote(_hash_column(email)), quote(unique_index_name(email))
+    address = sa.func.nullif(ascii_lowered(sa.column(email.name), "mysql"), sa.literal_column("''"))
+    value = sa.func.unhex(sa.func.sha2(address, sa.literal_column("256"))).compile(dialect=dialect)
+    column = f"ADD COLUMN {name} BINARY(32) GENERATED ALWAYS AS ({value}) VIRTUAL INVISIBLE, "
+    table = dialect.identifier_preparer.format_table(email.table)
+    return RawDDL(f"ALTER TABLE {table} {'' if has_column else column}ADD UNIQUE INDEX {index} ({name})")
 
 
 def _managed_tables(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:

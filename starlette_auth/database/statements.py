@@ -1,6 +1,7 @@
 """SQL statements, compiled once for each dialect."""
 
 import functools
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -57,6 +58,11 @@ class Statement:
         if update.whereclause is not None:
             query = query.where(update.whereclause)
         return Statement(query.with_for_update())
+
+
+def insert_into(table: sa.Table, dialect: str) -> Any:
+    """Returns SQLAlchemy's INSERT for one dialect, which may update an existing row. Other dialects are not imported."""
+    return importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
 
 
 class PreparedStatement:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured
-from .columns import UTCDateTime, add_lookup_index, derived_name
+from .columns import UTCDateTime, add_lookup_index, add_unique_index, derived_name
 from .table_definitions import (
     DEFAULT_USER_TABLE,
     content_type_table,
@@ -126,6 +126,8 @@ class Tables:
         self.token = token_table(self.metadata, names.token)
         self.throttle = throttle_table(self.metadata)
         self.features: list[sa.Table] = []
+        #: Whether no two users may have one email address, ignoring case: users log in with it.
+        self.unique_email = self.username is self.email
 
     @classmethod
     def django(
@@ -184,6 +186,15 @@ class Tables:
         yield from (self.content_type, self.permission, self.group, self.group_permissions, self.user)
         yield from (self.user_groups, self.user_permissions, self.session)
         yield from (self.token, self.throttle, *self.features)
+
+    def require_unique_email(self) -> None:
+        """Makes the email address unique, ignoring the case of ASCII letters: users log in with it.
+
+        `migrate` creates an index for that, but not in a Django project's tables.
+        """
+        self.unique_email = self.email is not None
+        if self.email is not None and not self.django_tables:
+            add_unique_index(self.email)
 
     def columns_referencing_user(self) -> list[sa.Column[Any]]:
         """Returns the columns that refer to a user, including that of the sessions.

@@ -6,9 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..database.columns import column_defaults
+from ..core.text import ascii_lower
+from ..database.columns import column_defaults, unique_index_name
 from ..database.gateway import Gateway
-from ..database.introspection import all_columns
+from ..database.introspection import all_columns, index_names
 from ..database.statements import Row, Statement
 from ..database.tables import Tables
 from .survey import UserModel, in_batches
@@ -170,6 +171,7 @@ class UserImport:
     async def _conflicts(self) -> list[str]:
         target_names = await self._names_in_target()
         target_keys = {name: key for key, name in target_names.items()}
+        email_owners = await self._email_owners()
         conflicts: list[str] = []
         limits = {
             column.name: getattr(self.new.user.c[new_name].type, "length", None)
@@ -186,6 +188,14 @@ class UserImport:
                 )
             elif target_keys.get(name, key) != key:
                 conflicts.append(f"{name!r} has the key {key} in the source, {target_keys[name]} in the target.")
+            if email_owners is not None and self.old.email is not None and key not in target_names:
+                email = row[self.old.email.name]
+                owner = email_owners.setdefault(ascii_lower(email), key) if email else key
+                if owner != key:
+                    conflicts.append(
+                        f"{name!r} has the email address of the user with the key {owner}, and users of the target log "
+                        "in with their addresses. Change one of the two."
+                    )
         if len(conflicts) > 10:
             conflicts[10:] = [f"{len(conflicts) - 10} more such conflicts. Import into an empty database."]
         return conflicts
@@ -196,6 +206,19 @@ class UserImport:
             return {}
         rows = await self.target.fetch_all(sa.select(key.label("key"), name.label("name")))
         return {row["key"]: row["name"] for row in rows}
+
+    async def _email_owners(self) -> dict[str, Any] | None:
+        """Returns the key of each address in the target, in lower case. Returns None if addresses need not be unique."""
+        email = self.new.email
+        if email is None:
+            return None
+        # The index tells it if the target is named by its URL, without the application.
+        if not (self.new.unique_email or unique_index_name(email) in await index_names(self.target)):
+            return None
+        if self.new.user.name not in await all_columns(self.target):
+            return {}
+        rows = await self.target.fetch_all(sa.select(self.new.user_key.label("key"), email.label("email")))
+        return {ascii_lower(row["email"]): row["key"] for row in rows if row["email"]}
 
     async def _count_values(self, name: str) -> int:
         """Returns how many users of the source have a non-empty value in this column."""

@@ -1,5 +1,6 @@
 """Pages on which users change their e-mail address, and undo the change."""
 
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -9,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
 from ..core.events import EmailChanged, SessionsEnded
-from ..core.exceptions import ValidationError
+from ..core.exceptions import AlreadyExists, ValidationError
 from ..core.text import ascii_lower, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
@@ -135,10 +136,13 @@ class EmailChange(Feature):
             await form.fill_in(request)
             await self._check_password(request, form, user)
             if form.is_valid:
-                if await confirm(request, token):
-                    close_link(request, purpose)
-                    return redirect(request, f"{name}_complete")
-                token = None
+                try:
+                    if await confirm(request, token):
+                        close_link(request, purpose)
+                        return redirect(request, f"{name}_complete")
+                    token = None
+                except AlreadyExists:
+                    form.add_error("", ValidationError(_taken_message(), "unique"))
         email = token.data["email"] if token is not None else ""
         template, status = f"registration/{name}_confirm.html", 404 if token is None else (422 if form.errors else 200)
         context = {"validlink": token is not None, "email": email}
@@ -205,7 +209,9 @@ class EmailChange(Feature):
                 auth.notices.notify("email_changed", user, request, to=old_email, **emails, **undo)
             return True
 
-        return await auth.gateway.run_in_transaction(change)
+        with contextlib.suppress(AlreadyExists):  # taken by a concurrent request
+            return await auth.gateway.run_in_transaction(change)
+        return False
 
     async def _set_email(self, user: User, email: str, **fields: str) -> None:
         """Sets the address, and also the username if that is the old address.
@@ -229,6 +235,11 @@ class EmailChange(Feature):
         return await tokens.create(EMAIL_UNDO, subject, max_age=max(self.undo_age, min_lifetime), data=data)
 
     async def _undo(self, request: Request, token: Token) -> bool:
+        """Restores the old address, and replaces the password.
+
+        Raises AlreadyExists if another user has the address, with which users log in. Nothing is changed then: with two
+        accounts at that address, neither user could log in. The link stays valid.
+        """
         auth = self.auth
         # A random password that is not stored anywhere; the old address gets a reset link.
         encoded = await auth.passwords.hash(secrets.token_urlsafe(32))
@@ -262,6 +273,13 @@ class EmailChange(Feature):
 
 def _is_logged_in(request: Request, user: User | None) -> bool:
     return isinstance(request.user, User) and user is not None and request.user.id == user.id
+
+
+def _taken_message() -> str:
+    return gettext(
+        "Another account has this address now, so nothing was changed. Log in to that account (reset its password if you "
+        "do not know it) and change its address. Then open the link in our e-mail again."
+    )
 
 
 def _password_form() -> Form:

@@ -123,11 +123,14 @@ class Registration(Feature):
                     close_link(request, REGISTER)
                     return redirect(request, "register_complete")
                 token = None if form.is_valid else token
-            except AlreadyExists:
-                message = gettext(
-                    "Another user has taken this username meanwhile. Please register with a different one."
-                )
-                form.add_error("", ValidationError(message, "unique"))
+            except AlreadyExists as error:
+                if error.field == "email":
+                    token = None
+                else:
+                    message = gettext(
+                        "Another user has taken this username meanwhile. Please register with a different one."
+                    )
+                    form.add_error("", ValidationError(message, "unique"))
         status = 404 if token is None else (422 if form.errors else 200)
         template = "registration/register_confirm.html"
         return await render(auth, request, template, status, form=form, validlink=token is not None)

@@ -1,12 +1,11 @@
 """Builds the SQL statements of the throttle."""
 
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from ..database.statements import Statement
+from ..database.statements import Statement, insert_into
 
 
 def _upsert(
@@ -20,14 +19,9 @@ def _upsert(
     if dialect == "mysql":
         # MySQL has no condition here. It does not count a row as affected whose values stay the same.
         assignments = [(name, sa.case((condition, value), else_=table.c[name])) for name, value in changes.items()]
-        return Statement(_insert(dialect, table).values(first).on_duplicate_key_update(assignments))
-    upsert = _insert(dialect, table).values(first)
+        return Statement(insert_into(table, dialect).values(first).on_duplicate_key_update(assignments))
+    upsert = insert_into(table, dialect).values(first)
     return Statement(upsert.on_conflict_do_update(table.primary_key, set_=changes, where=condition), durable=False)
-
-
-def _insert(dialect: str, table: sa.Table) -> Any:
-    """Returns SQLAlchemy's INSERT for one dialect. Other dialects are not imported."""
-    return importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
 
 
 def count_statement(dialect: str, table: sa.Table) -> Statement:

@@ -49,6 +49,9 @@ class UserQueries(Generic[U]):
         self._like_username = CaseInsensitiveQuery(gateway, column, same_name)
         if tables.email is not None:
             self._by_email = CaseInsensitiveQuery(gateway, tables.email, selected.order_by(tables.user_key))
+            emails = sa.select(tables.user_key.label("key"), tables.email.label("email"))
+            self._emails = CaseInsensitiveQuery(gateway, tables.email, emails)
+            self._locked_emails = CaseInsensitiveQuery(gateway, tables.email, emails.with_for_update(read=True))
 
     def columns(self) -> list[Any]:
         """Returns the columns that `from_row` needs. Use them in a SELECT with the user table in its FROM clause."""
@@ -110,6 +113,15 @@ class UserQueries(Generic[U]):
         except UnstorableValue:
             return []
         return [user for user in map(self.from_row, rows) if ascii_lower(user.email) == ascii_lower(email)]
+
+    async def _keys_by_email(self, email: str, *, lock: bool = False) -> list[Any]:
+        """Returns the primary keys of all users with this email address, ignoring the case of ASCII letters.
+
+        With `lock` the rows are locked for reading, so that MySQL reads the latest ones, and not the snapshot of the
+        transaction's start.
+        """
+        rows = await (self._locked_emails if lock else self._emails).fetch_all(email)
+        return [row["key"] for row in rows if ascii_lower(row["email"]) == ascii_lower(email)]
 
     async def has_username(self, username: str) -> bool:
         """Returns whether a user has this username, ignoring case (on SQLite: of ASCII letters)."""

@@ -10,12 +10,7 @@ from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
-from ..core.exceptions import (
-    AlreadyExists,
-    DoesNotExist,
-    HashingBusy,
-    IntegrityError,
-)
+from ..core.exceptions import DoesNotExist, HashingBusy, IntegrityError
 from ..core.text import normalize_email, normalize_username, require_text
 from ..database.columns import column_defaults
 from ..database.gateway import Gateway
@@ -26,6 +21,7 @@ from ..passwords.passwords import Passwords
 from .models import User
 from .permissions import GroupsAndPermissions, suggest
 from .queries import U, UserQueries
+from .unique import UniqueNames
 
 ADMIN_LOG = "django_admin_log"
 FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email": normalize_email}
@@ -47,6 +43,7 @@ class Users(UserQueries[U], GroupsAndPermissions):
         GroupsAndPermissions.__init__(self, gateway, tables)
         UserQueries.__init__(self, gateway, tables, user_class)
         self._clock = clock
+        self._unique = UniqueNames(gateway, tables, keys_by_email=self._keys_by_email, clock=clock)
         self.passwords = passwords
         self.events = events
         self._updates: dict[tuple[object, ...], Statement] = {}
@@ -90,8 +87,9 @@ class Users(UserQueries[U], GroupsAndPermissions):
         The username is normalized to NFKC, and the domain of the email address to lower case, as in Django.
         `normalize=False` keeps a username that another system chose, unless it is an email address.
 
-        Raises AlreadyExists if the username is taken, TypeError for an unknown field or for a name, address or password
-        that is not text, and ValueError for an invalid value (UnstorableValue if it does not fit its column).
+        Raises AlreadyExists if the username is taken, or the address where users log in with it, TypeError for an
+        unknown field or for a name, address or password that is not text, and ValueError for an invalid value
+        (UnstorableValue if it does not fit its column).
         """
         has_email = "email" in self.tables.fields
         self._check_fields({**fields, "username": username, **({"email": email} if has_email else {})})
@@ -106,15 +104,20 @@ class Users(UserQueries[U], GroupsAndPermissions):
             **self._normalized({**fields, "username": username, "email": email}, username=normalize),
             "password": encoded_password or await self.passwords.hash(password),
         }
-        async with self._report_duplicate_username(values["username"]), self.gateway.atomic():
-            columns = self._by_column(values)
-            plain_username = self.tables.user.columns.get("username")
-            if plain_username is not None and plain_username is not self.tables.username:
-                # USERNAME_FIELD is another column. The column `username` needs a value, but is not used for logins.
-                columns.setdefault("username", values["username"][:150])
-            key = await self.gateway.insert(self.tables.user, **columns)
-            user: U = await self.get(key)  # type: ignore[assignment]
-            await self.events.emit(UserCreated(user=user))
+        columns = self._by_column(values)
+        plain_username = self.tables.user.columns.get("username")
+        if plain_username is not None and plain_username is not self.tables.username:
+            # USERNAME_FIELD is another column. The column `username` needs a value, but is not used for logins.
+            columns.setdefault("username", values["username"][:150])
+        async with self._unique.report(values["username"], values["email"]):
+            return await self.gateway.run_in_transaction(lambda: self._create(columns, values["email"]))
+
+    async def _create(self, columns: Mapping[str, Any], email: str | None) -> U:
+        await self._unique.claim(email)
+        key = await self.gateway.insert(self.tables.user, **columns)
+        await self._unique.hold(email, key)
+        user: U = await self.get(key)  # type: ignore[assignment]
+        await self.events.emit(UserCreated(user=user))
         return user
 
     async def create_superuser(self, username: str, email: str = "", password: str | None = None, **fields: Any) -> U:
@@ -124,19 +127,24 @@ class Users(UserQueries[U], GroupsAndPermissions):
     async def update(self, user: User, **fields: Any) -> None:
         """Writes some fields of one user to the database and to `user`.
 
-        Raises DoesNotExist if the user was deleted, AlreadyExists if the username is taken, TypeError for an unknown
-        field or for a name or address that is not text, and ValueError for an invalid value (UnstorableValue if it does
-        not fit its column).
+        Raises DoesNotExist if the user was deleted, AlreadyExists if the username is taken, or the address where users
+        log in with it, TypeError for an unknown field or for a name or address that is not text, and ValueError for an
+        invalid value (UnstorableValue if it does not fit its column).
         """
         self._check_fields(fields)
         if not fields:
             return
         fields = self._normalized(fields)
-        async with self._report_duplicate_username(fields.get("username"), of=user), self.gateway.atomic():
+
+        async def write() -> None:
+            await self._unique.claim(fields.get("email"), user.id)
             if not await self._update_row(user, **fields):
                 raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
             if fields.get("is_active") is False:
                 await self.events.emit(UserDeactivated(user=user))
+
+        async with self._unique.report(fields.get("username"), fields.get("email"), user.id):
+            await self.gateway.run_in_transaction(write)
 
     async def record_login(self, user: User) -> None:
         """Writes the current time to `last_login`."""
@@ -262,20 +270,6 @@ class Users(UserQueries[U], GroupsAndPermissions):
         except BaseException:
             user.password = previous_password
             raise
-
-    @contextlib.asynccontextmanager
-    async def _report_duplicate_username(self, username: str | None, of: User | None = None) -> AsyncIterator[None]:
-        """Raises AlreadyExists in place of an IntegrityError if another user has this username."""
-        try:
-            yield
-        except IntegrityError as error:
-            key, name = self.tables.user_key.label("key"), self.tables.username
-            # A locking read: MySQL's plain SELECT would read the snapshot of the transaction's start.
-            query = sa.select(key).where(name == sa.bindparam("username")).with_for_update(read=True)
-            holder = await self.gateway.fetch_one(query, username=username)
-            if holder is None or (of is not None and holder["key"] == of.id):
-                raise
-            raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.") from error
 
     def _check_fields(self, fields: Mapping[str, Any]) -> None:
         for name in fields:

@@ -517,6 +517,52 @@ def test_where_the_address_is_the_username_it_must_be_one(
     assert_refused(capsys, "migrate")  # the name is valid, and the tables are missing
 
 
+@pytest.mark.parametrize("fields", [("email",), ("username", "email"), ("username",)], ids="+".join)
+def test_createsuperuser_and_migrate_know_whether_users_log_in_with_their_address(
+    tmp_path: Path,
+    file_url: str,
+    fields: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = "_".join(("fields", *fields))
+    (tmp_path / f"{module}.py").write_text(
+        "from databases import Database\nfrom starlette_auth import Auth\n"
+        f"auth = Auth(Database({file_url!r}), secret_key={SECRET_KEY!r}, login_fields={fields!r})\n"
+    )
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", "nine loud herons stand")
+    app, command = ["--app", f"{module}:auth"], ["createsuperuser", "--noinput", "--username"]
+    assert main([*app, "migrate"]) == 0
+    assert ("created auth_user_email_unique\n" in capsys.readouterr().out) == ("email" in fields)
+    assert main([*app, *command, "root", "--email", "root@example.org"]) == 0
+    capsys.readouterr()
+    again = main([*app, *command, "other", "--email", "ROOT@example.org"])
+    assert again == (1 if "email" in fields else 0)
+    if "email" in fields:
+        assert_refused(capsys, "There is a user with the email address 'ROOT@example.org' already.")
+    capsys.readouterr()
+    assert main(["--database", file_url, *command, "third", "--email", "Root@example.org"]) == 1
+    assert_refused(capsys, "Pass --app MODULE:ATTRIBUTE if")
+    assert len(stored_users(file_url)) == 2 - again
+
+
+def test_migrate_refuses_addresses_that_several_users_have(
+    tmp_path: Path, migrated_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def create_users() -> None:
+        async with connected(migrated_url) as database, installed(database) as auth:
+            for name in ("ann", "bob"):
+                await auth.users.create_user(name, "ann@example.org")
+
+    asyncio.run(create_users())
+    (tmp_path / "shared_address.py").write_text(
+        "from databases import Database\nfrom starlette_auth import Auth\n"
+        f"auth = Auth(Database({migrated_url!r}), secret_key={SECRET_KEY!r}, login_fields=['email'])\n"
+    )
+    assert main(["--app", "shared_address:auth", "migrate"]) == 1
+    assert_refused(capsys, "Primary keys: 1, 2. Leave each address to one user")
+
+
 WEAK_PASSWORDS = [
     "a",
     "password",

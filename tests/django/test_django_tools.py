@@ -474,6 +474,35 @@ def test_an_interrupted_import_continues_and_conflicts_are_reported(
         assert "Nothing was copied." in output
 
 
+def test_shared_addresses_are_conflicts_where_users_log_in_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = f"sqlite+aiosqlite:///{tmp_path}/target.sqlite3"
+    (tmp_path / "email_target.py").write_text(
+        "from databases import Database\nfrom starlette_auth import Auth\n"
+        f"auth = Auth(Database({target!r}), secret_key={KEY!r}, login_fields=['email'])\n"
+    )
+    with django_on("sqlite", tmp_path) as django:
+        django.code(PEOPLE % 2 + "User.objects.create(username='ann', email='USER0@example.org')\n")
+        command = ("import-django", "--from", django.database_url)
+        output = command_output(*command, "--app", "email_target", capsys=capsys)
+        assert "'ann' has the email address of the user with the key 1, and users of the target log in" in output
+        assert "Nothing was copied." in output
+        django.code("User.objects.filter(username='ann').update(email='')\nUser.objects.create(username='bob')\n")
+        assert "Copied 4 users" in command_output(*command, "--app", "email_target", capsys=capsys, status=0)
+        # The index in the target tells it, without the application. Users that the target has already are left alone.
+        django.code(
+            "User.objects.filter(username='bob').update(email='user0@example.org')\n"
+            "User.objects.create(username='eve', email='User1@example.org')\n"
+        )
+        output = command_output(*command, "--to", target, capsys=capsys)
+        assert "'eve' has the email address of the user with the key 2" in output
+        assert "'bob'" not in output
+        everywhere = f"sqlite+aiosqlite:///{tmp_path}/other.sqlite3"
+        assert "Copied 5 users" in command_output(*command, "--to", everywhere, capsys=capsys, status=0)
+
+
 def test_wrong_arguments_of_import_django_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = create_database(tmp_path, *MIGRATED)
     command = ("import-django", "--from", url)

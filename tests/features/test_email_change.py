@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from starlette_auth import (
+    AlreadyExists,
     EmailChanged,
     LoginRequiredMiddleware,
     Passwords,
@@ -717,3 +718,94 @@ async def test_a_username_that_is_the_address_changes_with_it(database: Database
         assert (changed.username, changed.email) == ("new@example.org", "new@example.org")
         await here.follow(undo)
         assert (await reload(here, ann)).username == "ann@example.org"
+
+
+# Logins with the address
+
+
+BY_EMAIL: dict[str, Any] = {"login_fields": ("email",)}
+
+
+async def login_status(here: Site, email: str, password: str = PASSWORD) -> int:
+    async with here.browser() as browser:
+        return (await here.post("/accounts/login", browser, username=email, password=password)).status_code
+
+
+async def test_an_undo_to_an_address_that_somebody_has_taken_changes_nothing(database: Database) -> None:
+    async with site(database, **BY_EMAIL, **QUICK) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client, "ann@example.org")
+        undo = await change_email(here, "new@example.org")
+        other = await here.auth.users.create_user("other", "ANN@example.org", OTHER_PASSWORD)
+        async with here.browser() as browser:
+            page = await here.follow(undo, browser)
+            assert page.status_code == 422
+            assert "Another account has this address now, so nothing was changed." in page.text
+            answer = await here.send("/accounts/email_undo/confirm/open", {}, browser)
+            assert answer.status_code == 422
+            assert answer.json()["errors"]["__all__"][0]["code"] == "unique"
+            assert await here.mails() == []
+            assert (await reload(here, ann)).email == "new@example.org"
+            assert await username_in(here.client) == "ann"
+            assert await login_status(here, "new@example.org") == 303
+            assert await login_status(here, "ann@example.org", OTHER_PASSWORD) == 303
+            await here.mails()
+            # What the page recommends
+            await here.auth.users.update(other, email="other@example.org")
+            assert (await here.follow(undo, browser)).status_code == 303
+            assert (await reload(here, ann)).email == "ann@example.org"
+            await reset(here, reset_link(await here.mails()), OTHER_PASSWORD + "s")
+        assert await login_status(here, "ann@example.org", OTHER_PASSWORD + "s") == 303
+        assert await login_status(here, "other@example.org", OTHER_PASSWORD) == 303
+
+
+async def test_of_an_undo_and_concurrent_new_accounts_one_gets_the_address(database: Database) -> None:
+    async with site(database, **BY_EMAIL, **QUICK) as here:
+        await make_ann(here)
+        await log_in(here, here.client, "ann@example.org")
+        undo = await change_email(here, "new@example.org")
+
+        async def create(number: int) -> int:
+            try:
+                await here.auth.users.create_user(f"other{number}", "Ann@example.org")
+            except AlreadyExists:
+                return 409
+            return 201
+
+        async with here.browser() as browser:
+            answer, *created = await all_of(here.post(undo, browser), *(create(number) for number in range(5)))
+        assert sorted([answer.status_code, *created]) in ([303] + [409] * 5, [201] + [409] * 4 + [422])
+        assert len(await here.auth.users.list_by_email("ann@example.org")) == 1
+
+
+async def test_of_a_confirmed_change_and_concurrent_new_accounts_one_gets_the_address(database: Database) -> None:
+    async with site(database, **BY_EMAIL, **QUICK) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client, "ann@example.org")
+        await request_change(here, "new@example.org")
+        link = await here.link()
+
+        async def create(number: int) -> int:
+            try:
+                await here.auth.users.create_user(f"other{number}", "NEW@example.org")
+            except AlreadyExists:
+                return 409
+            return 201
+
+        answer, *created = await all_of(here.post(link), *(create(number) for number in range(5)))
+        assert sorted([answer.status_code, *created]) in ([303] + [409] * 5, [201, 404] + [409] * 4)
+        assert len(await here.auth.users.list_by_email("new@example.org")) == 1
+        email = "new@example.org" if answer.status_code == 303 else "ann@example.org"
+        assert (await reload(here, ann)).email == email
+        assert await login_status(here, email) == 303
+
+
+async def test_with_logins_by_username_an_undo_does_not_depend_on_other_accounts(database: Database) -> None:
+    """An attacker who creates an account with the old address must not prevent the undo."""
+    async with site(database) as here:
+        ann = await make_ann(here)
+        await log_in(here, here.client)
+        undo = await change_email(here, "attacker@example.net")
+        await here.auth.users.create_user("attacker", "ann@example.org")
+        assert (await here.follow(undo)).status_code == 303
+        assert (await reload(here, ann)).email == "ann@example.org"

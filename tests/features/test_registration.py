@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from starlette_auth import (
+    AlreadyExists,
     Auth,
     ImproperlyConfigured,
     LoginRequiredMiddleware,
@@ -837,6 +838,28 @@ async def test_the_address_can_be_the_username(database: Database) -> None:
         assert (await register(here, "", "ANN@example.org", OTHER_PASSWORD)).status_code == 303
         await here.mails()
         assert await here.auth.users.count() == 1
+
+
+@pytest.mark.parametrize("verify", ["before", "after"])
+async def test_of_a_registration_and_concurrent_new_accounts_one_gets_the_address(
+    database: Database, verify: Any
+) -> None:
+    features = [Registration(verify=verify)]
+    async with site(database, features=features, login_fields=("email",)) as here:
+        await register(here)
+        link = await here.link()
+
+        async def create(number: int) -> int:
+            try:
+                await here.auth.users.create_user(f"other{number}", "ANN@example.org")
+            except AlreadyExists:
+                return 409
+            return 201
+
+        answer, *created = await all_of(here.post(link), *(create(number) for number in range(5)))
+        assert sorted([answer.status_code, *created]) in ([303] + [409] * 5, [201, 404] + [409] * 4)
+        assert len(await here.auth.users.list_by_email("ann@example.org")) == 1
+        assert await log_in(here, "ann@example.org") == (303 if answer.status_code == 303 else 422)
 
 
 async def test_registration_can_work_without_an_address(database: Database) -> None:
