@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from .authentication import redirect_to_login
 from .core.exceptions import ImproperlyConfigured
 from .core.functions import layers, record_decoration
+from .http.dependencies import NotADependency, is_guard, mark_as_dependency
 
 F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
@@ -38,20 +39,6 @@ class Refused(Exception):
 
 async def _response_of(conn: HTTPConnection, refusal: Refused) -> Response:
     return refusal.response
-
-
-class NotADependency:
-    """Refuses a parameter that FastAPI would fill from the request, as in `Depends(permission_required)`.
-
-    An attacker would choose the permission, as in ?perm=polls.view_poll, which would let the attacker in. Therefore
-    the hook raises by which Pydantic asks an annotation for its schema: FastAPI asks when it adds the route.
-    """
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> NoReturn:
-        raise ImproperlyConfigured(self.message)
 
 
 class Guard:
@@ -113,23 +100,6 @@ class Guard:
         if conn.scope["type"] == "websocket":
             return WebSocketException(1008, self.reason)
         return Refused(conn, self.refuse(conn))
-
-
-async def _dependency(endpoint: HTTPConnection) -> None:
-    """Shows FastAPI what a guard takes, and that it is awaited."""
-
-
-def mark_as_dependency(guard: Callable[..., Any]) -> None:
-    """Makes FastAPI call `guard` with the connection and await the result.
-
-    FastAPI reads the signature of what a function wraps. It would call a function that is not async in a thread.
-    """
-    functools.update_wrapper(guard, _dependency, assigned=(), updated=())
-
-
-def is_guard(function: Any) -> bool:
-    """Returns whether this is a guard, such as `login_required`, and not an endpoint."""
-    return any(layer is _dependency for layer in layers(function))
 
 
 @overload
