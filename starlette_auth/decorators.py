@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from .auth import get_auth
 from .authentication import redirect_to_login
 from .core.exceptions import ImproperlyConfigured
 from .core.functions import layers, record_decoration
@@ -49,7 +50,7 @@ class Guard:
 
     def __init__(self, name: str, test: Test, refuse: Refuse, reason: str) -> None:
         self.name = name
-        self.test = test
+        self.test = self.sync_test = test  # the second is that of an endpoint that is not async
         self.refuse = refuse
         self.reason = reason
         mark_as_dependency(self)
@@ -149,7 +150,16 @@ def permission_required(
             raise ImproperlyConfigured(
                 f"{name!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
             )
-    return _user_guard("permission_required", lambda user: user.has_perms(perms), login_url)
+
+    def test(conn: HTTPConnection) -> bool | Awaitable[bool]:
+        user = conn.user
+        if getattr(user, "backend_answers", None) is None:
+            return bool(user.has_perms(perms))
+        return get_auth(conn).backend_permissions.has_perms(user, perms)  # backends may wait for their answers
+
+    guard = _user_guard("permission_required", lambda user: user.has_perms(perms), login_url)
+    guard.test = test
+    return guard
 
 
 def user_passes_test(
@@ -220,7 +230,7 @@ def _guarded_async(endpoint: Any, guard: Guard) -> Any:
 
 
 def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
-    test = guard.test
+    test = guard.sync_test
 
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:

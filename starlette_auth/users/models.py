@@ -12,7 +12,7 @@ from starlette.authentication import AuthCredentials, BaseUser
 from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
-from .permission_checks import PermissionsMixin
+from .permission_checks import BackendAnswers, PermissionsMixin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,10 @@ class Group:
 class HiddenAttributes:
     """Keeps the password hash and the permissions out of `__dict__`, which some serializers read."""
 
-    __slots__ = ("_parsed_permissions", "password", "permission_json")
+    __slots__ = ("_parsed_permissions", "backend_answers", "password", "permission_json")
 
     password: str
+    backend_answers: BackendAnswers | None
     permission_json: tuple[str | None, str | None]
     _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None
 
@@ -83,7 +84,8 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
     backend = ""  # path of the backend that accepted the credentials; set by authenticate(), read by login()
 
     def __post_init__(self, password: str) -> None:
-        self.password, self.permission_json, self._parsed_permissions = password, (None, None), None
+        self.password, self.permission_json = password, (None, None)
+        self._parsed_permissions = self.backend_answers = None
 
     def __init_subclass__(cls) -> None:
         # Without eq=False, @dataclass would compare a subclass by its fields and make it unhashable.
@@ -141,7 +143,7 @@ delattr(User, "password")  # the default of the argument, which would hide the a
 
 
 class AnonymousUser(PermissionsMixin, BaseUser):
-    """Represents a visitor who is not logged in and has no permissions."""
+    """Represents a visitor who is not logged in. Without a backend that grants some, visitors have no permissions."""
 
     id = None
     username = ""
