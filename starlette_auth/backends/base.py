@@ -68,7 +68,10 @@ class AuthenticationBackend:
         return ()
 
     def denies(self, user: User | AnonymousUser) -> Collection[str]:
-        """Returns permissions that the user must not have, whatever grants them. Superusers keep them."""
+        """Returns permissions that the user must not have, whatever grants them. Superusers keep them.
+
+        It is called after `load_permissions` of the same backend, which may keep on `user` what it has loaded.
+        """
         return ()
 
     async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:

@@ -1,21 +1,27 @@
 """What the backends of an `Auth` say about permissions, beside those in the database."""
 
-import contextlib
-import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from starlette.requests import HTTPConnection
 
-from ..core.concurrency import WouldWait, run_now, run_without_waiting
+from ..core.concurrency import WouldWait, is_in_loop, run_now, run_without_waiting
 from ..core.exceptions import ImproperlyConfigured, PermissionDenied
-from ..users.models import AnonymousUser, User
-from .base import AuthenticationBackend, has_stored_perm
+from ..users.models import User
+from .base import AuthenticationBackend
+from .contributions import (
+    AnyUser,
+    Attempt,
+    Contributions,
+    ask,
+    asking,
+    attempt_in_progress,
+    overrides,
+    permission_names,
+    require_sync,
+)
 
 T = TypeVar("T")
-AnyUser = User | AnonymousUser
-_in_progress: ContextVar[frozenset[tuple[object, ...]]] = ContextVar("questions_in_progress", default=frozenset())
 
 
 class HasBackends(Protocol):
@@ -23,11 +29,6 @@ class HasBackends(Protocol):
 
     @property
     def backends(self) -> Sequence[AuthenticationBackend]: ...
-
-
-class Contributions(NamedTuple):
-    granted: frozenset[str]
-    denied: frozenset[str]
 
 
 class BackendPermissions:
@@ -41,6 +42,7 @@ class BackendPermissions:
     def __init__(self, owner: HasBackends) -> None:
         self.owner = owner
         self.known: Sequence[AuthenticationBackend] = ()
+        self._waited: set[tuple[int, str]] = set()  # questions for which a backend had to wait in the event loop
         self.update()
 
     def update(self) -> None:
@@ -48,19 +50,22 @@ class BackendPermissions:
         backends = self.owner.backends
         if backends == self.known:
             return
-        self._contributors = [backend for backend in backends if _overrides(backend, "permissions", "denies")]
-        self._loaders = [backend for backend in backends if _overrides(backend, "load_permissions")]
-        self._judges = [backend for backend in backends if _overrides(backend, "has_perm")]
-        self._module_judges = [backend for backend in backends if _overrides(backend, "has_module_perms")]
+        self._contributors = [backend for backend in backends if overrides(backend, "permissions", "denies")]
+        self._loaders = [backend for backend in backends if overrides(backend, "load_permissions")]
+        self._judges = [backend for backend in backends if overrides(backend, "has_perm")]
+        self._module_judges = [backend for backend in backends if overrides(backend, "has_module_perms")]
         self._granters = [
-            backend for backend in backends if _overrides(backend, "permissions", "load_permissions", "has_perm")
+            backend for backend in backends if overrides(backend, "permissions", "load_permissions", "has_perm")
         ]
         self.are_asked = bool(self._contributors or self._loaders or self._judges or self._module_judges)
+        # What a backend contributes or denies without waiting may depend on what it has loaded for the user.
+        self._loads_first = any(backend in self._contributors for backend in self._loaders)
         for backend in self._contributors:
-            _require_sync(backend, "permissions", "denies")
+            require_sync(backend, "permissions", "denies")
         for backend in self._module_judges:
-            _require_sync(backend, "has_module_perms")
+            require_sync(backend, "has_module_perms")
         self.known = backends[:]
+        self._waited.clear()
 
     @property
     def may_grant(self) -> bool:
@@ -95,19 +100,18 @@ class BackendPermissions:
 
     async def get_all_permissions(self, user: AnyUser) -> frozenset[str]:
         """Returns the permissions that are stored or contributed, and not denied."""
-        contributions = await self._contributions(user)
-        return await self.without_denied(user, user.stored_permissions | contributions.granted)
+        loaded = await self._loaded(user)
+        granted = (await self._contributions(user)).granted
+        return await self.without_denied(user, user.stored_permissions | granted | loaded)
 
     async def has_module_perms(self, user: AnyUser, app_label: str) -> bool:
         """Returns whether a user has any permission of an application."""
         if user.is_active and user.is_superuser:
             return True
-        perms = frozenset(perm for perm in user.stored_permissions if perm.startswith(f"{app_label}."))
-        granted = (await self._contributions(user)).granted
-        perms |= {perm for perm in granted if perm.startswith(f"{app_label}.")}
-        if await self.without_denied(user, perms):
-            return True
-        return any(backend.has_module_perms(user, app_label) for backend in self._module_judges)
+        perms = await self.get_all_permissions(user)
+        return any(perm.startswith(f"{app_label}.") for perm in perms) or any(
+            backend.has_module_perms(user, app_label) for backend in self._module_judges
+        )
 
     async def without_denied(self, user: AnyUser, perms: frozenset[str]) -> frozenset[str]:
         """Returns `perms` without those that a backend denies."""
@@ -137,7 +141,7 @@ class BackendPermissions:
         return sorted(users, key=lambda user: user.id)
 
     async def _candidates(self, perm: str, all_users: Callable[[], AsyncIterator[User]]) -> AsyncIterator[User]:
-        if not all(_overrides(backend, "with_perm") for backend in self._granters):
+        if not all(overrides(backend, "with_perm") for backend in self._granters):
             async for user in all_users():
                 yield user
             return
@@ -152,31 +156,34 @@ class BackendPermissions:
         is_granted = is_granted or (obj is None and perm in contributions.granted)
         try:
             for backend in self._judges:
-                with _asking(backend, user, perm, obj) as is_first:
+                with asking(backend, user, perm, obj) as is_first:
                     # Every backend is asked, because a later one may deny what an earlier one grants.
-                    if is_first and await _result(backend.has_perm(user, perm, obj)):
+                    if is_first and await ask(self._waited, backend, perm, backend.has_perm, user, perm, obj):
                         is_granted = True
         except PermissionDenied:
             return False
-        return is_granted
+        return is_granted or (obj is None and perm in await self._loaded(user))
 
     async def _contributions(self, user: AnyUser) -> Contributions:
         answers = self._answers(user)
-        granted, denied, is_complete = set(await self._loaded(user, answers)), set[str](), True
+        if self._loads_first:
+            await self._loaded(user)
         if answers.contributions is not None and answers.is_active == user.is_active:
             return answers.contributions
+        granted, denied, is_complete = set[str](), set[str](), True
         for backend in self._contributors:
-            with _asking(backend, user) as is_first:
+            with asking(backend, user) as is_first:
                 is_complete = is_complete and is_first
                 if is_first:
-                    granted |= _names(backend, "permissions", backend.permissions(user))
-                    denied |= _names(backend, "denies", backend.denies(user))
+                    granted |= permission_names(backend, "permissions", backend.permissions(user))
+                    denied |= permission_names(backend, "denies", backend.denies(user))
         contributions = Contributions(frozenset(granted), frozenset(denied))
         if is_complete:
             answers.is_active, answers.contributions = user.is_active, contributions
         return contributions
 
-    async def _loaded(self, user: AnyUser, answers: "Answers") -> frozenset[str]:
+    async def _loaded(self, user: AnyUser) -> frozenset[str]:
+        answers = self._answers(user)
         if self._loaders and answers.loaded is None:
             await self._load(None, user, answers)
         # What was loaded for an active user does not count when the account was deactivated meanwhile.
@@ -185,11 +192,12 @@ class BackendPermissions:
 
     async def _load(self, conn: HTTPConnection | None, user: AnyUser, answers: "Answers") -> None:
         names: set[str] = set()
-        with _asking(self, user) as is_first:
+        with asking(self, user) as is_first:
             if not is_first:
                 return
             for backend in self._loaders:
-                names |= _names(backend, "load_permissions", await _result(backend.load_permissions(conn, user)))
+                loaded = await ask(self._waited, backend, "", backend.load_permissions, conn, user)
+                names |= permission_names(backend, "load_permissions", loaded)
         answers.loaded, answers.contributions = (user.is_active, frozenset(names)), None
 
     def _answers(self, user: AnyUser) -> "Answers":
@@ -203,10 +211,16 @@ class BackendPermissions:
     def run(self, answers: "Answers", function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Returns the result of one of the methods above at once. Raises ImproperlyConfigured if a backend waits."""
         can_wait = bool(self._judges) or (bool(self._loaders) and answers.loaded is None)
-        try:
+        if not can_wait or not is_in_loop():
             return run_now(function, *args) if can_wait else run_without_waiting(function(*args))
+        attempt = Attempt()
+        token = attempt_in_progress.set(attempt)
+        try:
+            return run_now(function, *args)
         except WouldWait:
-            pass
+            self._waited.add(attempt.question)
+        finally:
+            attempt_in_progress.reset(token)
         paths = sorted({backend.path for backend in (*self._judges, *self._loaders)})
         raise ImproperlyConfigured(
             f"A backend waits before it answers about a permission ({', '.join(paths)}), and this method of the user "
@@ -261,54 +275,3 @@ class LostAnswers:
             "This user was pickled, and what the backends say about permissions was lost. Keep the user's id instead, "
             "and read the user with `await auth.users.get(id)`."
         )
-
-
-def _overrides(backend: AuthenticationBackend, *names: str) -> bool:
-    """Returns whether a backend says more than the base class and what is stored in the database."""
-    return any(
-        getattr(type(backend), name) not in (getattr(AuthenticationBackend, name), has_stored_perm) for name in names
-    )
-
-
-def _require_sync(backend: AuthenticationBackend, *names: str) -> None:
-    for name in names:
-        if inspect.iscoroutinefunction(getattr(backend, name)):
-            raise ImproperlyConfigured(
-                f"{type(backend).__name__}.{name}() is called without await. Write it with `def`, and override "
-                "load_permissions() for what has to be awaited."
-            )
-
-
-def _names(backend: AuthenticationBackend, method: str, names: Any) -> frozenset[str]:
-    place = f"{type(backend).__name__}.{method}()"
-    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
-        raise ImproperlyConfigured(f'{place} returned {names!r}. Return a list, as in ["polls.add_vote"].')
-    perms: frozenset[str] = frozenset(names)
-    for name in perms:
-        # A veto of "polls.*" would deny nothing, because permissions are compared as they are.
-        if not isinstance(name, str) or "." not in name or name.endswith("*"):
-            raise ImproperlyConfigured(
-                f"{place} returned {name!r}, which is not a permission. Write app.codename, as in 'polls.add_vote', "
-                "and each permission by its name."
-            )
-    return perms
-
-
-async def _result(answer: Any) -> Any:
-    """Returns the answer of a backend whose method may be async or not."""
-    return await answer if inspect.isawaitable(answer) else answer
-
-
-@contextlib.contextmanager
-def _asking(asked: object, user: AnyUser, *question: object) -> Iterator[bool]:
-    """Yields whether the question is not being asked already, while the block asks it.
-
-    A backend may ask `user.has_perm()` in its own methods. It is not asked again about the same then.
-    """
-    questions = _in_progress.get()
-    key = (id(asked), id(user), *(part if isinstance(part, str) else id(part) for part in question))
-    token = _in_progress.set(questions | {key})
-    try:
-        yield key not in questions
-    finally:
-        _in_progress.reset(token)

@@ -52,20 +52,21 @@ async def run_to_completion(work: Awaitable[None]) -> None:
         raise cancelled
 
 
-class WouldWait(Exception):
-    """A coroutine waits for something, but its result is needed at once."""
+class WouldWait(BaseException):
+    """A coroutine waits for something, but its result is needed at once. No `except Exception` hides it."""
 
 
 def run_now(function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
     """Returns the result of a coroutine function, called from a function that is not async.
 
-    In a worker thread of AnyIO, as that of a sync endpoint, the event loop runs it. Elsewhere it must not wait: it
-    raises WouldWait then, and is cancelled.
+    In a worker thread of AnyIO, as that of a sync endpoint, the event loop runs it, and it may wait. Elsewhere WouldWait
+    is raised if it waits.
     """
-    return run_without_waiting(function(*args)) if _is_in_loop() else _run_from_thread(function, *args)
+    return run_without_waiting(function(*args)) if is_in_loop() else _run_from_thread(function, *args)
 
 
-def _is_in_loop() -> bool:
+def is_in_loop() -> bool:
+    """Returns whether the caller runs in an event loop, which must not be blocked."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -90,37 +91,32 @@ def _run_from_thread(function: Callable[..., Coroutine[Any, Any, T]], *args: Any
 
 
 def run_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Returns the result of a coroutine that does not wait. Otherwise raises WouldWait, and cancels it."""
-    # A context of its own: if the coroutine is cancelled, its clean-up may continue in another task.
-    context, steps = contextvars.copy_context(), coroutine.__await__()
+    """Returns the result of a coroutine that does not wait. If it waits, raises WouldWait.
+
+    A coroutine that waits is completed by the event loop later, and its result is dropped: cancelled in the middle of a
+    query, it could leave a connection unusable.
+    """
+    context, steps = contextvars.copy_context(), coroutine.__await__()  # it may be completed in another task
     try:
         for _ in range(MAX_CHECKPOINTS):
-            if context.run(next, steps) is not None:  # None: it only lets other tasks run, as `asyncio.sleep(0)`
+            waits_for = context.run(next, steps)
+            if waits_for is not None:  # None: it only lets other tasks run, as `asyncio.sleep(0)`
                 break
     except StopIteration as result:
         value: T = result.value
         return value
-    _cancel(steps, context)
+    if is_in_loop():
+        task = asyncio.get_running_loop().create_task(_complete(steps, waits_for), context=context)
+        _unfinished.add(task)
+        task.add_done_callback(_forget)
+    else:
+        with contextlib.suppress(RuntimeError):  # it waits again
+            steps.close()
     raise WouldWait
 
 
-def _cancel(steps: Generator[Any, Any, Any], context: contextvars.Context) -> None:
-    """Cancels a coroutine that was run by hand. A clean-up that waits, such as closing a connection, is completed."""
-    try:
-        waits_for = context.run(steps.throw, asyncio.CancelledError())
-    except BaseException:  # usually the CancelledError
-        return
-    if not _is_in_loop():
-        with contextlib.suppress(RuntimeError):  # it waits again
-            steps.close()
-        return
-    task = asyncio.get_running_loop().create_task(_Rest(steps, waits_for).run(), context=context)
-    _cleanups.add(task)
-    task.add_done_callback(_cleanups.discard)
-
-
-class _Rest:
-    """The rest of a coroutine whose first steps were run by hand."""
+class _Started:
+    """A coroutine whose first steps have been run by hand."""
 
     def __init__(self, steps: Generator[Any, Any, Any], waits_for: Any) -> None:
         self.steps = steps
@@ -130,8 +126,15 @@ class _Rest:
         yield self.waits_for
         yield from self.steps
 
-    async def run(self) -> None:
-        await self
+
+async def _complete(steps: Generator[Any, Any, Any], waits_for: Any) -> None:
+    await _Started(steps, waits_for)
 
 
-_cleanups: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references to its tasks
+def _forget(task: asyncio.Task[None]) -> None:
+    _unfinished.discard(task)
+    if not task.cancelled():
+        task.exception()  # the event loop would log an exception that nobody has read
+
+
+_unfinished: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references to its tasks
