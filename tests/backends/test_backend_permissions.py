@@ -681,6 +681,42 @@ async def test_a_backend_may_decide_about_one_object(database: Database) -> None
         assert await answers_of(auth, ben) == {False}
 
 
+async def test_backends_of_djangos_tests_decide_as_in_django(database: Database) -> None:
+    """SimpleRowlevelBackend of Django's tests/auth_tests/test_auth_backends.py, and what its tests expect."""
+
+    class Rowlevel(AuthenticationBackend):
+        def permissions(self, user: AnyUser) -> Iterable[str]:
+            return ["other.simple"] if user.username == "group" else []
+
+        async def has_perm(self, user: AnyUser, perm: str, obj: object = None) -> bool:
+            if obj != "object":
+                return False
+            if user.username == "test2":
+                return True
+            return (user.is_anonymous and perm == "app1.anon") or (not user.is_active and perm == "app1.inactive")
+
+        def has_module_perms(self, user: AnyUser, app_label: str) -> bool:
+            return (user.is_anonymous or user.is_active) and app_label == "app1"
+
+    async with installed(database, backends=[Rowlevel()]) as auth:
+        test1, test2 = await auth.users.create_user("test1"), await auth.users.create_user("test2")
+        inactive = await auth.users.create_user("test3", is_active=False)
+        group, visitor = await auth.users.create_user("group"), AnonymousUser()
+        assert not await auth.has_perm(test1, "app1.perm", "object")
+        assert await auth.has_perm(test2, "app1.perm", "object")
+        assert not await auth.has_perm(test2, "app1.perm")
+        assert await auth.has_perm(visitor, "app1.anon", "object")
+        assert not await auth.has_perm(visitor, "app1.perm", "object")
+        assert not await auth.has_perm(test1, "app1.anon", "object")
+        assert await auth.has_perm(inactive, "app1.inactive", "object")
+        assert not await auth.has_perm(inactive, "app1.inactive")
+        assert [user.has_module_perms("app1") for user in (visitor, test1, inactive)] == [True, True, False]
+        assert not visitor.has_module_perms("app2")
+        assert group.get_all_permissions() == {"other.simple"}
+        assert group.has_module_perms("other")
+        assert test1.get_all_permissions() == inactive.get_all_permissions() == visitor.get_all_permissions() == set()
+
+
 async def test_general_permissions_are_none_for_an_object(database: Database) -> None:
     async with installed(database, backends=[Grants("ann")]) as auth:
         ann = await create_voter(auth)
