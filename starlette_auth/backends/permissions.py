@@ -210,6 +210,7 @@ class BackendPermissions:
 
     def run(self, answers: "Answers", function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Returns the result of one of the methods above at once. Raises ImproperlyConfigured if a backend waits."""
+        self.update()
         can_wait = bool(self._judges) or (bool(self._loaders) and answers.loaded is None)
         if not can_wait or not is_in_loop():
             return run_now(function, *args) if can_wait else run_without_waiting(function(*args))
