@@ -59,10 +59,11 @@ def overrides(backend: AuthenticationBackend, *names: str) -> bool:
 
 def require_sync(backend: AuthenticationBackend, *names: str) -> None:
     for name in names:
-        if inspect.iscoroutinefunction(getattr(backend, name)):
+        method = getattr(backend, name)
+        if not callable(method) or inspect.iscoroutinefunction(method):
             raise ImproperlyConfigured(
-                f"{type(backend).__name__}.{name}() is called without await. Write it with `def`, and override "
-                "load_permissions() for what has to be awaited."
+                f"{type(backend).__name__}.{name}() is called, without await. Write it as a method with `def`, and "
+                "override load_permissions() for what has to be awaited."
             )
 
 

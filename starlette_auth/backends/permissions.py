@@ -211,15 +211,15 @@ class BackendPermissions:
     def run(self, answers: "Answers", function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Returns the result of one of the methods above at once. Raises ImproperlyConfigured if a backend waits."""
         self.update()
-        can_wait = bool(self._judges) or (bool(self._loaders) and answers.loaded is None)
-        if not can_wait or not is_in_loop():
-            return run_now(function, *args) if can_wait else run_without_waiting(function(*args))
-        attempt = Attempt()
+        if not self._judges and (answers.loaded is not None or not self._loaders):
+            return run_without_waiting(function(*args))
+        attempt = Attempt() if is_in_loop() else None
         token = attempt_in_progress.set(attempt)
         try:
             return run_now(function, *args)
         except WouldWait:
-            self._waited.add(attempt.question)
+            if attempt is not None:
+                self._waited.add(attempt.question)
         finally:
             attempt_in_progress.reset(token)
         paths = sorted({backend.path for backend in (*self._judges, *self._loaders)})

@@ -87,7 +87,12 @@ def _run_from_thread(function: Callable[..., Coroutine[Any, Any, T]], *args: Any
     except RuntimeError:
         if has_started:
             raise
-    return run_without_waiting(function(*args))  # a script, or a thread that is not AnyIO's
+    try:
+        return run_without_waiting(function(*args))  # in a script, or a thread that is not AnyIO's
+    except RuntimeError as error:
+        if "no running event loop" not in str(error):
+            raise
+        raise WouldWait from error
 
 
 def run_without_waiting(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -333,6 +333,8 @@ async def test_guards_and_threads_wait_for_a_backend_and_other_code_is_told_to(
         with pytest.raises(ImproperlyConfigured, match=r"await auth\.has_perm.*denies\(\)"):
             questions[request.query_params["question"]](request)
         assert await run_in_threadpool(request.user.has_perm, PERM) is answer
+        with pytest.raises(ImproperlyConfigured, match=r"await auth\.has_perm"):  # not in a thread of AnyIO
+            await asyncio.to_thread(request.user.has_perm, PERM)
         return Response()
 
     async with installed(database, backends=[backend("ann")]) as auth:
@@ -857,10 +859,11 @@ async def test_a_method_that_may_not_be_async_is_reported_at_construction(databa
     async def names(self: Any, *args: Any) -> Any:
         return ()
 
-    backend = type("Mistaken", (AuthenticationBackend,), {method: names})
-    with pytest.raises(ImproperlyConfigured, match=rf"Mistaken\.{method}\(\) .*load_permissions"):
-        async with installed(database, backends=[backend()]):
-            pass
+    for mistake in (names, {PERM}):
+        backend = type("Mistaken", (AuthenticationBackend,), {method: mistake})
+        with pytest.raises(ImproperlyConfigured, match=rf"Mistaken\.{method}\(\) .*load_permissions"):
+            async with installed(database, backends=[backend()]):
+                pass
 
 
 async def test_has_perm_may_be_written_without_async(database: Database) -> None:
