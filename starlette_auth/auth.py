@@ -12,8 +12,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from .backends.base import AuthenticationBackend, has_perm
+from .backends.base import AuthenticationBackend
 from .backends.model import LoginThrottle, ModelBackend
+from .backends.permissions import BackendPermissions
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions, WhenFull
 from .core.clock import Clock
@@ -150,8 +151,7 @@ class Auth:
     def _connect(self, database: Database, connections: int) -> None:
         if not isinstance(database, Database):
             raise ImproperlyConfigured("Auth takes a Database. Pass Database(url), from the package `databases`.")
-        self.database = database
-        self.gateway = Gateway.of(database)
+        self.database, self.gateway = database, Gateway.of(database)
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
 
@@ -231,6 +231,7 @@ class Auth:
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)
         self.session_backend.require_backend(lambda: self.backends, is_shared=self.defaults.shares_sessions)
+        self.backend_permissions = self.users.backend_permissions = BackendPermissions(self)
 
     def _build_mail(
         self,
@@ -246,8 +247,7 @@ class Auth:
         """Builds mail, and the templates and languages that pages and mail share."""
         self.templates = Templates(templates)
         self.languages = Languages(languages, locale_dirs)
-        self.mail_queue = MailQueue(mailer)
-        self.site_name = site_name
+        self.mail_queue, self.site_name = MailQueue(mailer), site_name
         self.account_mailer = AccountMailer(
             self.templates,
             self.mail_queue,
@@ -270,8 +270,8 @@ class Auth:
             feature.attach(self)
 
     async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
-        """Returns whether a backend grants `perm` on `obj`: superusers have all, inactive and anonymous users none."""
-        return await has_perm(self.backends, user, perm, obj)
+        """Returns whether a user has a permission, on one object if `obj` is given. Asks the backends, and waits."""
+        return await self.backend_permissions.has_perm(user, perm, obj)
 
     def url_for(self, conn: HTTPConnection, name: str, **params: Any) -> str:
         """Returns the path of the route called `name`. A `name` with a slash is a path of the application."""

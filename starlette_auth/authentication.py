@@ -85,10 +85,12 @@ async def logout(request: HTTPConnection) -> None:
     """Ends the session. Its data is gone at once; its key is invalid when the response starts, even if that fails."""
     auth, session = get_auth(request), require_session(request)
     user = request.user if isinstance(request.user, User) else AnonymousUser()
+    visitor = AnonymousUser()
     session.flush()
-    set_user(request.scope, AnonymousUser())
+    set_user(request.scope, visitor)
     async with auth.events.transaction(UserLoggedOut):
         await auth.events.emit(UserLoggedOut(user=user, request=request))
+    await auth.backend_permissions.load(request, visitor)
 
 
 def update_session_auth_hash(request: HTTPConnection, user: User) -> None:

@@ -12,9 +12,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from .auth import get_auth
 from .authentication import redirect_to_login
 from .core.exceptions import ImproperlyConfigured
 from .core.functions import layers, record_decoration
+from .http.dependencies import NotADependency, is_guard, mark_as_dependency
 
 F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
@@ -40,20 +42,6 @@ async def _response_of(conn: HTTPConnection, refusal: Refused) -> Response:
     return refusal.response
 
 
-class NotADependency:
-    """Refuses a parameter that FastAPI would fill from the request, as in `Depends(permission_required)`.
-
-    An attacker would choose the permission, as in ?perm=polls.view_poll, which would let the attacker in. Therefore
-    the hook raises by which Pydantic asks an annotation for its schema: FastAPI asks when it adds the route.
-    """
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> NoReturn:
-        raise ImproperlyConfigured(self.message)
-
-
 class Guard:
     """A requirement of an endpoint: a decorator, and a dependency of FastAPI.
 
@@ -62,7 +50,7 @@ class Guard:
 
     def __init__(self, name: str, test: Test, refuse: Refuse, reason: str) -> None:
         self.name = name
-        self.test = test
+        self.test = self.sync_test = test  # the second is that of an endpoint that is not async
         self.refuse = refuse
         self.reason = reason
         mark_as_dependency(self)
@@ -115,23 +103,6 @@ class Guard:
         return Refused(conn, self.refuse(conn))
 
 
-async def _dependency(endpoint: HTTPConnection) -> None:
-    """Shows FastAPI what a guard takes, and that it is awaited."""
-
-
-def mark_as_dependency(guard: Callable[..., Any]) -> None:
-    """Makes FastAPI call `guard` with the connection and await the result.
-
-    FastAPI reads the signature of what a function wraps. It would call a function that is not async in a thread.
-    """
-    functools.update_wrapper(guard, _dependency, assigned=(), updated=())
-
-
-def is_guard(function: Any) -> bool:
-    """Returns whether this is a guard, such as `login_required`, and not an endpoint."""
-    return any(layer is _dependency for layer in layers(function))
-
-
 @overload
 def login_required(endpoint: F) -> F: ...
 
@@ -179,7 +150,16 @@ def permission_required(
             raise ImproperlyConfigured(
                 f"{name!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
             )
-    return _user_guard("permission_required", lambda user: user.has_perms(perms), login_url)
+
+    def test(conn: HTTPConnection) -> bool | Awaitable[bool]:
+        user = conn.user
+        if getattr(user, "backend_answers", None) is None:
+            return bool(user.has_perms(perms))
+        return get_auth(conn).backend_permissions.has_perms(user, perms)  # backends may wait for their answers
+
+    guard = _user_guard("permission_required", lambda user: user.has_perms(perms), login_url)
+    guard.test = test
+    return guard
 
 
 def user_passes_test(
@@ -250,7 +230,7 @@ def _guarded_async(endpoint: Any, guard: Guard) -> Any:
 
 
 def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
-    test = guard.test
+    test = guard.sync_test
 
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from starlette_auth import (
+    AnonymousUser,
     Auth,
     AuthenticationBackend,
     CookieStore,
@@ -437,7 +438,7 @@ class TokenBackend(AuthenticationBackend):
             raise PermissionDenied("no more questions")
         return await get_auth(conn).users.get_by_username(self.tokens.get(token, ""))
 
-    async def has_perm(self, user: User, perm: str, obj: object = None) -> bool:
+    async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
         if perm == "polls.poison":
             raise PermissionDenied("not even by others")
         return obj == f"{user.username}'s"

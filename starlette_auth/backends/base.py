@@ -2,12 +2,11 @@
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from ..core.exceptions import PermissionDenied
 from ..users.models import AnonymousUser, User
 
 
@@ -51,12 +50,52 @@ class AuthenticationBackend:
         """
         return None
 
-    async def has_perm(self, user: User, perm: str, obj: object = None) -> bool:
-        """Returns whether an active user has a permission, for one object if `obj` is given.
+    def permissions(self, user: User | AnonymousUser) -> Iterable[str]:
+        """Returns permissions that the user has beside those in the database, as in `["polls.add_vote"]`.
 
-        Raise PermissionDenied to refuse it without asking further backends.
+        This and the following methods are also called for visitors (AnonymousUser) and inactive users, as in Django.
+        An override decides what these may do, for example by `user.is_active`. This method is called at the first
+        question about a user object. What takes time or waits belongs into `load_permissions`.
+        """
+        return ()
+
+    async def load_permissions(self, conn: HTTPConnection | None, user: User | AnonymousUser) -> Iterable[str]:
+        """Returns what `permissions` returns, for a backend that has to wait for it, such as a directory (LDAP).
+
+        It is awaited once per request, when the user is identified. Outside a request `conn` is None: the method is
+        then awaited at the first `await auth.has_perm(…)` for a user object.
+        """
+        return ()
+
+    def denies(self, user: User | AnonymousUser) -> Collection[str]:
+        """Returns permissions that the user must not have, whatever grants them. Superusers keep them.
+
+        It is called after `load_permissions` of the same backend, which may keep on `user` what it has loaded.
+        """
+        return ()
+
+    async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
+        """Returns whether this backend grants a permission, for one object if `obj` is given.
+
+        Raise PermissionDenied to deny it, whatever grants it. `user.has_perm()`, templates and scopes ask without an
+        object and cannot wait. Therefore begin an override that waits with `if obj is None: return False`, and
+        contribute what does not depend on the object by the methods above.
         """
         return False
+
+    def has_module_perms(self, user: User | AnonymousUser, app_label: str) -> bool:
+        """Returns whether this backend grants any permission of an application.
+
+        Override it only together with `has_perm`: the permissions of the other methods are known without it.
+        """
+        return False
+
+    async def with_perm(self, perm: str) -> Iterable[User]:
+        """Returns the users to whom this backend grants a permission, for `Users.with_perm`.
+
+        Without an override, all users are read and asked about, which is slow for a large table.
+        """
+        return ()
 
     def accepts(self, credentials: Mapping[str, Any]) -> bool:
         """Returns whether the signature of `authenticate` accepts these credentials."""
@@ -71,21 +110,11 @@ class AuthenticationBackend:
         return inspect.signature(self.authenticate)
 
 
-async def has_perm(
-    backends: Sequence[AuthenticationBackend], user: User | AnonymousUser, perm: str, obj: object = None
+async def has_stored_perm(
+    backend: AuthenticationBackend, user: User | AnonymousUser, perm: str, obj: object = None
 ) -> bool:
-    """Returns whether any backend grants the permission, asking them in order.
+    """Returns whether the database grants a permission. It is the `has_perm` of ModelBackend.
 
-    Returns False for an inactive or anonymous user, and True for a superuser.
+    It is never called for `user.has_perm()`, because the permissions of the database count with any backends.
     """
-    if not user.is_active or not isinstance(user, User):
-        return False
-    if user.is_superuser:
-        return True
-    try:
-        for backend in backends:
-            if await backend.has_perm(user, perm, obj):
-                return True
-    except PermissionDenied:
-        return False
-    return False
+    return obj is None and user.has_stored_perm(perm)

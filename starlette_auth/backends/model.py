@@ -15,7 +15,7 @@ from ..security.known_devices import KnownDevices
 from ..security.throttle import Attempt, Throttle
 from ..users.models import User
 from ..users.users import Users
-from .base import AuthenticationBackend
+from .base import AuthenticationBackend, has_stored_perm
 
 MIN_REFUSAL_TIME = 0.05  # seconds
 
@@ -24,6 +24,7 @@ class ModelBackend(AuthenticationBackend):
     """Authenticates by username or e-mail address, and password. `throttle` limits the rate of wrong passwords."""
 
     path = "starlette_auth.ModelBackend"
+    has_perm = has_stored_perm
 
     def __init__(
         self, users: Users[Any], *, login_fields: Sequence[str] = ("username",), throttle: "LoginThrottle | None" = None
@@ -75,9 +76,6 @@ class ModelBackend(AuthenticationBackend):
             await self.users.passwords.check(None, password)
             return False
         return await self.users.check_password(user, password)
-
-    async def has_perm(self, user: User, perm: str, obj: object = None) -> bool:
-        return obj is None and user.has_perm(perm)
 
     async def _find(self, login: str) -> User | None:
         """Returns the user with this e-mail address or username.

@@ -98,6 +98,8 @@ class UserSessions:
         self.backend.bind(session, user, backend, is_remembered=remember)
         session.after_save = functools.partial(self.enforce_limit, user, may_refuse=may_refuse)
         await self.devices.remember(conn, user)
+        if self.backend.users.backend_permissions is not None:
+            await self.backend.users.backend_permissions.load(conn, user)
         set_user(conn.scope, user)
 
     async def list(self, user: User) -> list[SessionBase]:

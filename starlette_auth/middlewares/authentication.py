@@ -14,7 +14,7 @@ from ..decorators import Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, parse_prefixes
 from ..sessions.base import SessionBase
-from ..users.models import AnonymousUser, set_user
+from ..users.models import AnonymousUser, User, set_user
 from .route_check import check_routes
 from .session_http import START_MESSAGES
 
@@ -63,6 +63,7 @@ class AuthenticationMiddleware:
 
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
+        user: User | AnonymousUser | None
         for backend in self.auth.backends:
             user = await backend.identify(conn) if backend.identifies else None
             if user is None:
@@ -87,9 +88,14 @@ class AuthenticationMiddleware:
                 self.auth.csrf_tokens.rotate(conn)
                 # A refusal would not help: the next request has the same header and logs in again.
                 await self.auth.user_sessions.begin(conn, user, backend.path, may_refuse=False)
-            set_user(scope, user)
-            return
-        set_user(scope, AnonymousUser())
+                return
+            break
+        else:
+            user = AnonymousUser()
+        permissions = self.auth.backend_permissions
+        if permissions.are_asked or permissions.known != self.auth.backends:
+            await permissions.load(conn, user)
+        set_user(scope, user)
 
     def edit_headers(self, scope: Scope, outer: Mapping[str, Any], headers: Headers) -> None:
         """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package.

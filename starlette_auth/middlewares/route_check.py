@@ -7,7 +7,7 @@ from starlette.routing import WebSocketRoute
 
 from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import find_decoration, layers
-from ..decorators import is_guard
+from ..http.dependencies import is_guard
 
 
 class Call(NamedTuple):

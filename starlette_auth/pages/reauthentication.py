@@ -15,8 +15,9 @@ from ..authentication import confirm_password, redirect_to_login
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext
-from ..decorators import Guard, mark_as_dependency
+from ..decorators import Guard
 from ..http.content import wants_json
+from ..http.dependencies import mark_as_dependency
 from ..http.problems import problem_response
 from ..http.urls import requested_url, safe_url
 from ..passwords.passwords import is_usable

@@ -2,8 +2,7 @@
 
 import functools
 import inspect
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from functools import cached_property
@@ -13,6 +12,7 @@ from starlette.authentication import AuthCredentials, BaseUser
 from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
+from .permission_checks import BackendAnswers, PermissionsMixin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,66 +45,13 @@ class Group:
     name: str
 
 
-class PermissionsMixin:
-    """Answers questions about permissions in memory, from what was read with the user."""
-
-    is_active: bool
-    is_superuser: bool
-    permission_json: tuple[str | None, str | None] = (None, None)
-
-    _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None = None
-
-    @property
-    def _permission_sets(self) -> tuple[frozenset[str], frozenset[str]]:
-        """Returns the direct permissions and those of groups. For a superuser both are all existing permissions."""
-        parsed = self._parsed_permissions
-        if parsed is None:
-            direct_json, group_json = self.permission_json
-            direct = _parse_names(direct_json)
-            parsed = direct, direct if self.is_superuser else _parse_names(group_json)
-            self._parsed_permissions = parsed
-        return parsed
-
-    def get_user_permissions(self) -> frozenset[str]:
-        """Returns the permissions granted directly to the user; for a superuser, all existing permissions."""
-        return self._permission_sets[0] if self.is_active else frozenset()
-
-    def get_group_permissions(self) -> frozenset[str]:
-        """Returns the permissions of the user's groups; for a superuser, all existing permissions."""
-        return self._permission_sets[1] if self.is_active else frozenset()
-
-    def get_all_permissions(self) -> frozenset[str]:
-        return self.get_user_permissions() | self.get_group_permissions()
-
-    def has_perm(self, perm: str) -> bool:
-        """Returns whether an active user has the permission `"app.codename"`.
-
-        An active superuser has every permission, even one that does not exist. An inactive user has none.
-        """
-        if not self.is_active or self.is_superuser:
-            return self.is_active
-        direct, through_groups = self._permission_sets
-        return perm in through_groups or perm in direct
-
-    def has_perms(self, perms: Iterable[str]) -> bool:
-        """Returns whether the user has all of `perms`. Raises ValueError for a single string."""
-        if isinstance(perms, str):
-            raise ValueError("has_perms() takes several permissions. Pass a list, or use has_perm().")
-        return all(map(self.has_perm, perms))
-
-    def has_module_perms(self, app_label: str) -> bool:
-        """Returns whether the user has any permission of the application `app_label`."""
-        if not self.is_active:
-            return False
-        return self.is_superuser or any(perm.startswith(f"{app_label}.") for perm in self.get_all_permissions())
-
-
 class HiddenAttributes:
     """Keeps the password hash and the permissions out of `__dict__`, which some serializers read."""
 
-    __slots__ = ("_parsed_permissions", "password", "permission_json")
+    __slots__ = ("_parsed_permissions", "backend_answers", "password", "permission_json")
 
     password: str
+    backend_answers: BackendAnswers | None
     permission_json: tuple[str | None, str | None]
     _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None
 
@@ -137,7 +84,8 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
     backend = ""  # path of the backend that accepted the credentials; set by authenticate(), read by login()
 
     def __post_init__(self, password: str) -> None:
-        self.password, self.permission_json, self._parsed_permissions = password, (None, None), None
+        self.password, self.permission_json = password, (None, None)
+        self._parsed_permissions = self.backend_answers = None
 
     def __init_subclass__(cls) -> None:
         # Without eq=False, @dataclass would compare a subclass by its fields and make it unhashable.
@@ -195,7 +143,7 @@ delattr(User, "password")  # the default of the argument, which would hide the a
 
 
 class AnonymousUser(PermissionsMixin, BaseUser):
-    """Represents a visitor who is not logged in and has no permissions."""
+    """Represents a visitor who is not logged in. Without a backend that grants some, visitors have no permissions."""
 
     id = None
     username = ""
@@ -280,7 +228,3 @@ def _with_password(cls: type[User], post_init: Callable[..., None]) -> Callable[
         post_init(self, password, *further)
 
     return wrapper
-
-
-def _parse_names(names_json: str | None) -> frozenset[str]:
-    return frozenset(json.loads(names_json)) if names_json and names_json != "[]" else frozenset()

@@ -1,10 +1,11 @@
 """Reads users from the database."""
 
 import operator
-from collections.abc import Awaitable
-from typing import Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import sqlalchemy as sa
+from starlette.requests import HTTPConnection
 
 from ..core.exceptions import ImproperlyConfigured, UnstorableValue
 from ..core.text import ascii_lower, normalize_username
@@ -25,8 +26,31 @@ COLLATION = Statement(
 )
 
 
+class PermissionSource(Protocol):
+    """What backends say about permissions, for users that are read from the database."""
+
+    owner: Any
+    known: Sequence[Any]  # the backends of `owner` for which the next two are true
+    are_asked: bool
+
+    @property
+    def may_grant(self) -> bool: ...
+
+    def update(self) -> None: ...
+
+    def bind(self, user: User) -> None: ...
+
+    async def load(self, conn: HTTPConnection | None, user: User) -> None: ...
+
+    async def find_users(
+        self, perm: str, stored: Sequence[Any], all_users: Callable[[], AsyncIterator[Any]], is_active: bool | None
+    ) -> list[Any]: ...
+
+
 class UserQueries(Generic[U]):
     """Reads users by primary key, username or email address. Each user is read with all permissions in one query."""
+
+    backend_permissions: PermissionSource | None = None  # set by `Auth`
 
     def __init__(self, gateway: Gateway, tables: Tables, user_class: type[U]) -> None:
         if "__dataclass_fields__" not in vars(user_class):
@@ -82,6 +106,9 @@ class UserQueries(Generic[U]):
         """Returns the user of a row that was selected with `columns()`."""
         user = self.user_class(**dict(zip(self._columns, self._fields_of(row), strict=True)))
         user.permission_json = (row["direct_permissions"], row["group_permissions"])
+        source = self.backend_permissions
+        if source is not None and (source.are_asked or source.known != source.owner.backends):
+            source.bind(user)
         return user
 
     def get_row(self, id: Any) -> Awaitable[Row | None]:
@@ -129,6 +156,22 @@ class UserQueries(Generic[U]):
             return bool(await self._like_username.fetch_all(normalize_username(username)))
         except UnstorableValue:
             return False
+
+    async def all_users(self, *, is_active: bool | None = None, batch: int = 500) -> AsyncIterator[U]:
+        """Yields all users in the order of their keys, or the active or inactive ones, in batches of one query each."""
+        key, query = self.tables.user_key, sa.select(*self.columns()).select_from(self.tables.user)
+        if is_active is not None and "is_active" in self.tables.fields:
+            query = query.where(self.tables.fields["is_active"] == sa.literal(is_active))
+        query, last = query.order_by(key).limit(batch), None
+        while True:
+            rows = await self.gateway.fetch_all(
+                query if last is None else query.where(key > sa.literal(last, key.type))
+            )
+            for row in rows:
+                yield self.from_row(row)
+            if len(rows) < batch:
+                return
+            last = rows[-1]["user_id"]
 
     async def count(self) -> int:
         """Returns the number of users."""

@@ -19,6 +19,7 @@ from ..database.statements import Statement
 from ..database.tables import Tables
 from ..passwords.passwords import Passwords
 from .models import User
+from .permission_holders import holds_permission
 from .permissions import GroupsAndPermissions, suggest
 from .queries import U, UserQueries
 from .unique import UniqueNames
@@ -51,26 +52,23 @@ class Users(UserQueries[U], GroupsAndPermissions):
     async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
         """Returns the users who have a permission, as Django's `with_perm`, ordered by primary key.
 
-        `is_active=None` includes active and inactive users. Raises DoesNotExist for an unknown permission.
+        `is_active=None` includes active and inactive users. Permissions that backends grant or deny count. Raises
+        DoesNotExist for an unknown permission, unless a backend may grant it.
         """
-        t, keys = self.tables, [permission.id for permission in await self._get_permissions(perm)]
-
-        def granted(links: sa.Table) -> sa.ColumnElement[bool]:
-            return sa.or_(*(links.c.permission_id == key for key in keys))
-
-        direct = sa.select(t.user_permissions.c.user_id).where(granted(t.user_permissions))
-        through_groups = (
-            sa.select(t.user_groups.c.user_id)
-            .join(t.group_permissions, t.group_permissions.c.group_id == t.user_groups.c.group_id)
-            .where(granted(t.group_permissions))
-        )
-        having = t.user_key.in_(direct) | t.user_key.in_(through_groups)
-        if include_superusers:
-            having |= t.user.c.is_superuser == sa.true()
-        if is_active is not None and "is_active" in t.fields:
-            having &= t.fields["is_active"] == sa.literal(is_active)
-        query = sa.select(*self.columns()).select_from(t.user).where(having).order_by(t.user_key)
-        return [self.from_row(row) for row in await self.gateway.fetch_all(query)]
+        source, keys = self.backend_permissions, list[int]()
+        if source is not None:
+            source.update()
+        try:
+            keys = [permission.id for permission in await self._get_permissions(perm)]
+        except DoesNotExist:
+            if source is None or not source.may_grant:
+                raise
+        condition = holds_permission(self.tables, keys, is_active=is_active, include_superusers=include_superusers)
+        query = sa.select(*self.columns()).select_from(self.tables.user).where(condition).order_by(self.tables.user_key)
+        users = [self.from_row(row) for row in await self.gateway.fetch_all(query)]
+        if source is None or not source.are_asked:
+            return users
+        return await source.find_users(perm, users, lambda: self.all_users(is_active=is_active), is_active)
 
     async def create_user(
         self,
@@ -251,6 +249,8 @@ class Users(UserQueries[U], GroupsAndPermissions):
             return False
         for name, value in fields.items():
             setattr(user, name, value)
+        if user.backend_answers is not None:
+            user.backend_answers.forget()
         return True
 
     def _update_statement(self, columns: Iterable[str], *, if_unchanged: bool) -> Statement:

@@ -17,7 +17,9 @@ from databases import Database
 
 from starlette_auth import (
     AlreadyExists,
+    AnonymousUser,
     Auth,
+    AuthenticationBackend,
     DoesNotExist,
     IntegrityError,
     MD5PasswordHasher,
@@ -620,6 +622,18 @@ async def test_permissions_work_with_every_kind_of_primary_key(shop: Auth) -> No
     assert await users.get_groups(bob) == []
     await users.delete(ann)
     assert await users.get(ann.id) is None
+
+
+async def test_all_users_are_read_in_batches_with_every_kind_of_primary_key(shop: Auth) -> None:
+    class EveryoneMay(AuthenticationBackend):
+        def permissions(self, user: User | AnonymousUser) -> list[str]:
+            return ["polls.add_vote"]
+
+    ids = sorted([(await shop.users.create_user(f"user{number}")).id for number in range(4)])
+    for batch in (1, 2, 3):
+        assert [user.id async for user in shop.users.all_users(batch=batch)] == ids
+    shop.backends.append(EveryoneMay())
+    assert [user.id for user in await shop.users.with_perm("polls.add_vote")] == ids
 
 
 async def test_a_user_that_other_users_refer_to_cannot_be_deleted(shop: Auth) -> None:

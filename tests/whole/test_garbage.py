@@ -15,7 +15,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Scope
@@ -23,10 +23,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from starlette_auth import (
     ActiveSessions,
+    AnonymousUser,
     Auth,
+    AuthenticationBackend,
     AuthenticationMiddleware,
+    PermissionDenied,
     RedisStore,
     Unavailable,
+    User,
     get_auth,
     login,
     logout,
@@ -302,6 +306,48 @@ async def test_no_store_leaves_garbage(tmp_path: Path, kind: str, name: str) -> 
     async with site_of(kind, tmp_path) as site:
         await site.log_in()
         assert await garbage_after(visit, site, expected) == []
+
+
+class AsksAll(AuthenticationBackend):
+    """Says something about permissions by each of its methods."""
+
+    def permissions(self, user: User | AnonymousUser) -> list[str]:
+        return ["polls.view_vote"] if user.has_perm("polls.add_vote") else []
+
+    def denies(self, user: User | AnonymousUser) -> list[str]:
+        return ["polls.delete_vote"]
+
+    async def load_permissions(self, conn: HTTPConnection | None, user: User | AnonymousUser) -> list[str]:
+        await asyncio.sleep(0.001)
+        return ["polls.change_vote"]
+
+    async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
+        if perm == "polls.never":
+            raise PermissionDenied("never")
+        return False
+
+
+async def test_permissions_of_backends_leave_no_garbage(site: Site) -> None:
+    async def ask(request: Request) -> Response:
+        user = request.user
+        assert [user.has_perm(f"polls.{name}") for name in ("change_vote", "delete_vote", "never")] == [
+            True,
+            False,
+            False,
+        ]
+        assert user.get_all_permissions() >= {"polls.change_vote"}
+        return Response()
+
+    site.auth.backends.insert(0, AsksAll())
+    site.app = make_app(site.auth, *ROUTES, Route("/ask", ask))
+    for path, status in (("/ask", 200), ("/vote", 303)):
+        assert await garbage_after(get(path), site, status) == []
+    await site.log_in()
+    for name in ("authenticated", "permission", "permission that is lacking", "scope", "WebSocket of a user", "logout"):
+        visit, expected = AUTHENTICATED[name]
+        assert await garbage_after(visit, site, expected) == [], name
+    await site.log_in()
+    assert await garbage_after(get("/ask"), site, 200) == []
 
 
 async def test_a_store_that_cannot_be_reached_leaves_no_garbage(site: Site) -> None:

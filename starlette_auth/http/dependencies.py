@@ -1,0 +1,41 @@
+"""How FastAPI reads a guard as a dependency, and which parameters it must not fill from the request."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from starlette.requests import HTTPConnection
+
+from ..core.exceptions import ImproperlyConfigured
+from ..core.functions import layers
+
+
+class NotADependency:
+    """Refuses a parameter that FastAPI would fill from the request, as in `Depends(permission_required)`.
+
+    An attacker would choose the permission, as in ?perm=polls.view_poll, which would let the attacker in. Therefore
+    the hook raises by which Pydantic asks an annotation for its schema: FastAPI asks when it adds the route.
+    """
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> NoReturn:
+        raise ImproperlyConfigured(self.message)
+
+
+async def _dependency(endpoint: HTTPConnection) -> None:
+    """Shows FastAPI what a guard takes, and that it is awaited."""
+
+
+def mark_as_dependency(guard: Callable[..., Any]) -> None:
+    """Makes FastAPI call `guard` with the connection and await the result.
+
+    FastAPI reads the signature of what a function wraps. It would call a function that is not async in a thread.
+    """
+    functools.update_wrapper(guard, _dependency, assigned=(), updated=())
+
+
+def is_guard(function: Any) -> bool:
+    """Returns whether this is a guard, such as `login_required`, and not an endpoint."""
+    return any(layer is _dependency for layer in layers(function))

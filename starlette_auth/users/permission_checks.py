@@ -1,0 +1,98 @@
+"""Questions about the permissions of one user."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+
+class BackendAnswers(Protocol):
+    """What authentication backends say about the permissions of one user. The methods cannot wait."""
+
+    def has_perm(self, user: Any, perm: str) -> bool: ...
+
+    def has_module_perms(self, user: Any, app_label: str) -> bool: ...
+
+    def get_all_permissions(self, user: Any) -> frozenset[str]: ...
+
+    def without_denied(self, user: Any, perms: frozenset[str]) -> frozenset[str]: ...
+
+    def forget(self) -> None: ...
+
+
+class PermissionsMixin:
+    """Answers questions about permissions in memory, from what was read with the user and what backends say."""
+
+    is_active: bool
+    is_superuser: bool
+    permission_json: tuple[str | None, str | None] = (None, None)
+    backend_answers: BackendAnswers | None = None  # None where no backend says anything about permissions
+
+    _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None = None
+
+    @property
+    def _permission_sets(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Returns the direct permissions and those of groups. For a superuser both are all existing permissions."""
+        parsed = self._parsed_permissions
+        if parsed is None:
+            direct_json, group_json = self.permission_json
+            direct = _parse_names(direct_json)
+            parsed = direct, direct if self.is_superuser else _parse_names(group_json)
+            self._parsed_permissions = parsed
+        return parsed
+
+    @property
+    def stored_permissions(self) -> frozenset[str]:
+        """The permissions of an active user in the database, without regard to backends."""
+        direct, through_groups = self._permission_sets
+        return direct | through_groups if self.is_active else frozenset()
+
+    def has_stored_perm(self, perm: str) -> bool:
+        """Returns what `has_perm` returns where no backend says anything about permissions."""
+        if not self.is_active or self.is_superuser:
+            return self.is_active
+        direct, through_groups = self._permission_sets
+        return perm in through_groups or perm in direct
+
+    def get_user_permissions(self) -> frozenset[str]:
+        """Returns the permissions granted directly to the user; for a superuser, all existing permissions."""
+        direct = self._permission_sets[0] if self.is_active else frozenset()
+        return direct if self.backend_answers is None else self.backend_answers.without_denied(self, direct)
+
+    def get_group_permissions(self) -> frozenset[str]:
+        """Returns the permissions of the user's groups; for a superuser, all existing permissions."""
+        of_groups = self._permission_sets[1] if self.is_active else frozenset()
+        return of_groups if self.backend_answers is None else self.backend_answers.without_denied(self, of_groups)
+
+    def get_all_permissions(self) -> frozenset[str]:
+        """Returns the permissions of the user, of the user's groups, and those that backends contribute."""
+        if self.backend_answers is not None:
+            return self.backend_answers.get_all_permissions(self)
+        return self.stored_permissions
+
+    def has_perm(self, perm: str) -> bool:
+        """Returns whether the user has the permission `"app.codename"`.
+
+        An active superuser has every permission, even one that does not exist. Inactive users and visitors have those
+        that a backend gives them. Raises ImproperlyConfigured if a backend would have to wait for its answer.
+        """
+        if self.backend_answers is not None:
+            return self.backend_answers.has_perm(self, perm)
+        return self.has_stored_perm(perm)
+
+    def has_perms(self, perms: Iterable[str]) -> bool:
+        """Returns whether the user has all of `perms`. Raises ValueError for a single string."""
+        if isinstance(perms, str):
+            raise ValueError("has_perms() takes several permissions. Pass a list, or use has_perm().")
+        return all(map(self.has_perm, perms))
+
+    def has_module_perms(self, app_label: str) -> bool:
+        """Returns whether the user has any permission of the application `app_label`."""
+        if self.backend_answers is not None:
+            return self.backend_answers.has_module_perms(self, app_label)
+        if not self.is_active:
+            return False
+        return self.is_superuser or any(perm.startswith(f"{app_label}.") for perm in self.stored_permissions)
+
+
+def _parse_names(names_json: str | None) -> frozenset[str]:
+    return frozenset(json.loads(names_json)) if names_json and names_json != "[]" else frozenset()

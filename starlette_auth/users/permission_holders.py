@@ -1,0 +1,30 @@
+"""Which users the database grants a permission to."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from ..database.tables import Tables
+
+
+def holds_permission(
+    tables: Tables, permission_ids: Sequence[int], *, is_active: bool | None, include_superusers: bool
+) -> sa.ColumnElement[bool]:
+    """Returns the condition for users with one of the permissions, themselves or through a group."""
+
+    def granted(links: sa.Table) -> sa.ColumnElement[bool]:
+        return sa.or_(sa.false(), *(links.c.permission_id == key for key in permission_ids))
+
+    t = tables
+    direct = sa.select(t.user_permissions.c.user_id).where(granted(t.user_permissions))
+    through_groups = (
+        sa.select(t.user_groups.c.user_id)
+        .join(t.group_permissions, t.group_permissions.c.group_id == t.user_groups.c.group_id)
+        .where(granted(t.group_permissions))
+    )
+    having = t.user_key.in_(direct) | t.user_key.in_(through_groups)
+    if include_superusers:
+        having |= t.user.c.is_superuser == sa.true()
+    if is_active is not None and "is_active" in t.fields:
+        having &= t.fields["is_active"] == sa.literal(is_active)
+    return having
