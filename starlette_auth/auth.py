@@ -37,7 +37,6 @@ from .mail.mailers import Mailer
 from .mail.queue import MailQueue
 from .mail.security_notices import SecurityNotices
 from .passwords.passwords import Passwords
-from .passwords.pwned import PwnedPasswordsValidator
 from .passwords.validators import PasswordValidator, build_validators, validate_password
 from .security.csrf_tokens import CSRFMode, parse_mode
 from .security.known_devices import KnownDevices
@@ -131,7 +130,8 @@ class Auth:
         self.clock, self.tables = clock, tables or self.defaults.tables()
         self.keys = SecretKeys(secret_key).scoped(self.tables.namespace)
         self._connect(database, connections)
-        self._build_passwords(passwords, password_validators, context_words, site_name)
+        self.passwords = passwords or self.defaults.passwords()
+        self.password_validators = build_validators(password_validators, context_words, site_name, self._check_failed)
         self._build_users(user_class, rates, throttling, trusted_proxies)
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(sessions, session_limits, max_sessions, when_full)
@@ -144,9 +144,7 @@ class Auth:
         self.logout_redirect_url = logout_redirect_url
         self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
         self.login_after_reset, self.clear_site_data, self.check_routes = login_after_reset, clear_site_data, True
-        self.login_steps: list[LoginStep] = []
         self._attach_features(features)
-        self._claim = claim_tables(self.gateway, self.tables, self.sessions)
 
     def _connect(self, database: Database, connections: int) -> None:
         if not isinstance(database, Database):
@@ -154,19 +152,6 @@ class Auth:
         self.database, self.gateway = database, Gateway.of(database)
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
-
-    def _build_passwords(
-        self,
-        passwords: Passwords | None,
-        validators: Sequence[PasswordValidator] | None,
-        context_words: Sequence[str],
-        site_name: str,
-    ) -> None:
-        self.passwords = passwords or self.defaults.passwords()
-        self.password_validators = build_validators(validators, context_words, site_name)
-        for validator in self.password_validators:
-            if isinstance(validator, PwnedPasswordsValidator) and validator.on_failure is None:
-                validator.on_failure = self._password_check_failed
 
     def _build_users(
         self,
@@ -264,10 +249,12 @@ class Auth:
             self.notices.subscribe(self.events)
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
+        self.login_steps: list[LoginStep] = []
         self.features = list(features)
         for feature in self.features:
             self.tables.features.extend(feature.tables(self.tables))
             feature.attach(self)
+        self._claim = claim_tables(self.gateway, self.tables, self.sessions)
 
     async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
         """Returns whether a user has a permission, on one object if `obj` is given. Asks the backends, and waits."""
@@ -318,7 +305,7 @@ class Auth:
         await self.sessions.close()
         await self.gateway.close()
 
-    async def _password_check_failed(self, error: Exception) -> None:
+    async def _check_failed(self, error: Exception) -> None:
         await self.events.emit(PasswordCheckUnavailable(error=error))
 
     def backends_for(self, credentials: dict[str, Any]) -> list[AuthenticationBackend]:

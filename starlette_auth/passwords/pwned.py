@@ -15,6 +15,7 @@ from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext
 
 logger = logging.getLogger("starlette_auth")
+OnFailure = Callable[[Exception], Awaitable[None] | None]
 
 
 class PwnedPasswordsValidator:
@@ -30,7 +31,7 @@ class PwnedPasswordsValidator:
         url: str = "https://api.pwnedpasswords.com/range/",
         timeout: float = 1.0,
         min_count: int = 1,
-        on_failure: Callable[[Exception], Awaitable[None] | None] | None = None,
+        on_failure: OnFailure | None = None,
     ) -> None:
         try:
             self.httpx = importlib.import_module("httpx")

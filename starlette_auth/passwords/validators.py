@@ -18,6 +18,7 @@ from ..core.translation import gettext, ngettext
 from .bloom_filter import DEFAULT_FILTER, open_filter
 from .passwords import MAX_PASSWORD_LENGTH
 from .patterns import is_pattern, variants
+from .pwned import OnFailure, PwnedPasswordsValidator
 from .words import is_joined_words, spellings
 
 logger = logging.getLogger("starlette_auth")
@@ -80,13 +81,20 @@ def default_validators(context_words: Sequence[str] = ()) -> list[PasswordValida
 
 
 def build_validators(
-    validators: Sequence[PasswordValidator] | None, context_words: Sequence[str], site_name: str = ""
+    validators: Sequence[PasswordValidator] | None,
+    context_words: Sequence[str],
+    site_name: str = "",
+    on_failure: OnFailure | None = None,
 ) -> list[PasswordValidator]:
     """Returns the given or default validators, and one for the site's own words.
 
-    Raises ImproperlyConfigured if `context_words` is a single string.
+    `on_failure` is called by a PwnedPasswordsValidator that has no such function. Raises ImproperlyConfigured if
+    `context_words` is a single string.
     """
     _require_list(context_words)
+    for validator in validators or ():
+        if isinstance(validator, PwnedPasswordsValidator):
+            validator.on_failure = validator.on_failure or on_failure
     words = [*context_words, *filter(None, [site_name])]
     if validators is None:
         return default_validators(words)
