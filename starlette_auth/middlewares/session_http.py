@@ -94,22 +94,17 @@ class SessionResponder(OpenConnection):
             await app(self.scope, self.receive, self.send)
         except BaseException as error:
             if not (self.is_ended and self.is_disconnect(error)):
+                self.stop_watching()
                 raise
         finally:
             self.task = None  # which may keep an exception, whose traceback refers to this object
-            if self.watcher is not None:
-                await self.finish_watching()
+            if self.watcher is not None and not self.is_ended:
+                self.stop_watching()
             # If the application crashes, its changes may be lost, but a logout must still take effect.
             if self.session.key_to_delete is not None:
                 await self.delete_old_key()
         if self.is_ended:
-            self.take_interrupt()  # the application has ignored it
-            if not self.is_complete:
-                raise ConnectionAbortedError(
-                    "The login of this request has ended, or may not see this response any more, so it was cut off. "
-                    "This exception makes the server close the connection: the client would otherwise take the part "
-                    "for the whole."
-                )
+            await self.finish_stream()
         elif self.session.needs_touch and self.is_in_use:
             await self.touch(self.session)
 
@@ -159,12 +154,18 @@ class SessionResponder(OpenConnection):
         if is_of_user or (user is None and session.session_key is not None):
             self.start_watching()
 
-    async def finish_watching(self) -> None:
-        """Stops watching. The end of the body is still sent, if that has begun."""
-        watcher = self.watcher
-        if self.is_ended and watcher is not None:
+    async def finish_stream(self) -> None:
+        """Waits until the end of an ended stream is sent. Raises ConnectionAbortedError if it has none."""
+        self.take_interrupt()  # if the application has ignored it
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
             await watcher
-        self.stop_watching()
+        if not self.is_complete:
+            raise ConnectionAbortedError(
+                "The login of this request has ended, or its user may not read this response any more, so the response "
+                "was cut off. This exception makes the server close the connection. The client would otherwise take "
+                "the part for the whole."
+            )
 
     async def end(self, reason: str) -> None:
         """Ends the stream, and tells the application that the client has disconnected."""
@@ -323,4 +324,4 @@ def status_code_for(error: Refusal) -> int:
 
 def is_event_stream(headers: Headers) -> bool:
     """Returns whether the response consists of server-sent events, which end at any event."""
-    return any(name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers)
+    return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)
