@@ -5,41 +5,23 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar, cast, overload
 
+from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from .auth import get_auth
 from .authentication import redirect_to_login
-from .core.exceptions import ImproperlyConfigured
-from .core.functions import layers, record_decoration
+from .core.exceptions import ImproperlyConfigured, Refused
+from .core.functions import is_async, layers, record_decoration
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
+from .http.scope import GUARDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
 Refuse = Callable[[HTTPConnection], Response]
-
-
-class Refused(Exception):
-    """Carries the response of a guard past the endpoint.
-
-    FastAPI gives the endpoint what a dependency returns, so a dependency that returned the response would let it pass.
-    """
-
-    def __init__(self, conn: HTTPConnection, response: Response) -> None:
-        super().__init__()
-        self.response = response
-        # Each application, also a mounted one, answers 500 to an exception without a handler. Without an application,
-        # as in a bare Router, AuthenticationMiddleware sends the response.
-        handlers, _ = conn.scope.get("starlette.exception_handlers", ({}, {}))
-        handlers[Refused] = _response_of
-
-
-async def _response_of(conn: HTTPConnection, refusal: Refused) -> Response:
-    return refusal.response
 
 
 class Guard:
@@ -72,7 +54,7 @@ class Guard:
         if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
             wrap = _guarded_class
         else:
-            wrap = _guarded_async if _is_async(endpoint) else _guarded_sync
+            wrap = _guarded_async if is_async(endpoint) else _guarded_sync
         guarded = wrap(endpoint, self)
         record_decoration(endpoint, guarded, self.name)
         return guarded
@@ -88,6 +70,7 @@ class Guard:
             passed = await passed
         if not passed:
             raise self.refusal(conn)
+        conn.scope.setdefault(GUARDS, set()).add(self.test)
         return conn.user
 
     def respond(self, conn: HTTPConnection, guarded: Any) -> Response:
@@ -220,6 +203,7 @@ def _guarded_async(endpoint: Any, guard: Guard) -> Any:
         if passed is not True and inspect.isawaitable(passed):
             passed = await passed
         if passed:
+            conn.scope.setdefault(GUARDS, set()).add(test)
             return await endpoint(*args, **kwargs)
         if isinstance(conn, WebSocket) and _is_endpoint(conn, guarded):
             await conn.close(1008, guard.reason)
@@ -231,6 +215,8 @@ def _guarded_async(endpoint: Any, guard: Guard) -> Any:
 
 def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
     test = guard.sync_test
+    # Later checks of an open connection are made in the event loop, where they may wait, but not block.
+    check = guard.test if guard.test is not test else lambda conn: run_in_threadpool(test, conn)
 
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -239,7 +225,10 @@ def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
         if inspect.isawaitable(passed):
             cast(Coroutine[Any, Any, bool], passed).close()
             raise ImproperlyConfigured(f"{endpoint!r} is not async, but its test is. Write it with `async def`.")
-        return endpoint(*args, **kwargs) if passed else guard.respond(conn, guarded)
+        if not passed:
+            return guard.respond(conn, guarded)
+        conn.scope.setdefault(GUARDS, set()).add(check)
+        return endpoint(*args, **kwargs)
 
     return guarded
 
@@ -249,11 +238,13 @@ def _guarded_class(endpoint: Any, guard: Guard) -> Any:
 
     class Guarded(endpoint):  # type: ignore[misc]
         async def dispatch(self) -> None:
-            conn = _connection_of(self.scope, self.receive, self.send)
+            kind = WebSocket if self.scope["type"] == "websocket" else Request
+            conn = kind(self.scope, self.receive, self.send)
             passed = guard.test(conn) if "user" in self.scope else _without_user()
             if inspect.isawaitable(passed):
                 passed = await passed
             if passed:
+                self.scope.setdefault(GUARDS, set()).add(guard.test)
                 await super().dispatch()
             elif isinstance(conn, WebSocket):
                 await conn.close(1008, guard.reason)
@@ -277,10 +268,6 @@ def _is_endpoint(conn: HTTPConnection, guarded: Any) -> bool:
     return inspect.isclass(endpoint) or any(layer is guarded for layer in layers(endpoint))
 
 
-def _connection_of(scope: Scope, receive: Receive, send: Send) -> HTTPConnection:
-    return WebSocket(scope, receive, send) if scope["type"] == "websocket" else Request(scope, receive, send)
-
-
 def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> HTTPConnection:
     for value in (*args, *kwargs.values()):
         if type(value) is Request or isinstance(value, HTTPConnection):  # isinstance() of an abstract class is slower
@@ -302,9 +289,3 @@ def _forbidden(conn: HTTPConnection, login_url: str | None) -> Response:
     if conn.user.is_authenticated:
         raise HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
     return redirect_to_login(conn, login_url)
-
-
-def _is_async(endpoint: Any) -> bool:
-    while isinstance(endpoint, functools.partial):
-        endpoint = endpoint.func
-    return inspect.iscoroutinefunction(endpoint) or inspect.iscoroutinefunction(type(endpoint).__call__)

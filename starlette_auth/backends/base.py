@@ -41,6 +41,14 @@ class AuthenticationBackend:
         """
         return None
 
+    async def identify_again(self, conn: HTTPConnection, user: User) -> User | None:
+        """Returns the user as of now of an open WebSocket or streamed response; None closes it.
+
+        It is asked at least once a minute, and calls `identify` by default. Override it if `identify` accepts a
+        credential only once, or counts something.
+        """
+        return await self.identify(conn)
+
     async def authenticate(self, conn: HTTPConnection, **credentials: Any) -> User | None:
         """Returns the user to whom the credentials belong; None if they are not valid for this backend.
 

@@ -1,6 +1,8 @@
 """The exceptions of this package."""
 
 from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
 
 class StarletteAuthError(Exception):
@@ -13,6 +15,25 @@ class ImproperlyConfigured(StarletteAuthError):
 
 class PermissionDenied(StarletteAuthError):
     """Raised by a backend to refuse at once: later backends are not called."""
+
+
+class Refused(Exception):
+    """Carries the response of a guard past the endpoint.
+
+    FastAPI gives the endpoint what a dependency returns, so a dependency that returned the response would let it pass.
+    """
+
+    def __init__(self, conn: HTTPConnection, response: Response) -> None:
+        super().__init__()
+        self.response = response
+        # Each application, also a mounted one, answers 500 to an exception without a handler. Without an application,
+        # as in a bare Router, AuthenticationMiddleware sends the response.
+        handlers, _ = conn.scope.get("starlette.exception_handlers", ({}, {}))
+        handlers[Refused] = _response_of
+
+
+async def _response_of(conn: HTTPConnection, refusal: Refused) -> Response:
+    return refusal.response
 
 
 class CrossSiteLogin(PermissionDenied, HTTPException):

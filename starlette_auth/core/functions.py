@@ -51,6 +51,13 @@ def find_decoration(function: Any) -> Decoration | None:
     return _decorations.get(id(function))
 
 
+def is_async(function: Any) -> bool:
+    """Returns whether calling this returns an awaitable: a coroutine function, or an object with such a `__call__`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
 def _decoration_of(function: Any, decorator: str) -> Decoration:
     key = id(function)
     if key not in _decorations:

@@ -10,7 +10,10 @@ SCOPE_KEY = "starlette_auth"
 SCOPE_APP = "starlette_auth.app"
 NEW_CSRF_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
 IDENTIFIED_BY = "starlette_auth.backend"
+IDENTIFIED_USER = "starlette_auth.user"  # as IDENTIFIED_BY found it, if that is not the backend of the session
 NEW_DEVICE = "starlette_auth.device"
+GUARDS = "starlette_auth.guards"  # the tests that the request has passed, for `revalidate`
+IS_CHECK = "starlette_auth.check"  # whether this is the check of a connection that is open already
 
 
 def route_path(scope: Scope) -> str:

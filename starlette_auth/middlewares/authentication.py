@@ -9,12 +9,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
 from ..backends.session import SessionBackend, session_of
-from ..core.exceptions import ImproperlyConfigured
-from ..decorators import Refused
+from ..core.exceptions import ImproperlyConfigured, Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
-from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, parse_prefixes
+from ..http.scope import (
+    GUARDS,
+    IDENTIFIED_BY,
+    IDENTIFIED_USER,
+    NEW_CSRF_SECRET,
+    NEW_DEVICE,
+    SCOPE_APP,
+    SCOPE_KEY,
+    is_below,
+    parse_prefixes,
+)
 from ..sessions.base import SessionBase
 from ..users.models import AnonymousUser, User, set_user
+from .revalidation import revalidate
 from .route_check import check_routes
 from .session_http import START_MESSAGES
 
@@ -27,6 +37,7 @@ class AuthenticationMiddleware:
         self.auth = auth
         self.exclude = parse_prefixes(exclude)
         self.must_check_routes = True
+        self.revalidate = functools.partial(revalidate, auth)
         auth.defaults.assign_backend_paths(auth.backends)  # features may have added backends
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,9 +62,10 @@ class AuthenticationMiddleware:
                 "Pass middleware=middleware(auth) to your app."
             )
         await self.identify(scope)
+        scope[GUARDS] = set()
         edit_headers, session = functools.partial(self.edit_headers, scope, outer), scope["session"]
         if isinstance(session, SessionBase):
-            session.edit_headers = edit_headers
+            session.edit_headers, session.revalidate = edit_headers, self.revalidate
         else:
             send = with_headers(edit_headers, send)
         try:
@@ -78,9 +90,10 @@ class AuthenticationMiddleware:
                     session.flush()  # the proxy names another user now, so its earlier login must not continue
                 continue
             scope[IDENTIFIED_BY] = backend
-            if session is not None and backend is not self.auth.session_backend:
+            if backend is not self.auth.session_backend:
+                scope[IDENTIFIED_USER] = user
                 # The limits of a session apply to its login, whichever backend identified the user.
-                is_logged_in = self.auth.session_backend.is_valid_for(session, user)
+                is_logged_in = session is None or self.auth.session_backend.is_valid_for(session, user)
             if backend.persists_login and session is not None and not is_logged_in:
                 # The proxy watches for new devices. A client without cookies logs in at each request, which would
                 # otherwise send the user a mail each time.
@@ -120,7 +133,7 @@ def _take_outer(scope: Scope) -> dict[str, Any]:
 
     Its user is a row of another table, perhaps, and must not be taken for a user of this Auth.
     """
-    for name in ("user", "auth", IDENTIFIED_BY):
+    for name in ("user", "auth", IDENTIFIED_BY, IDENTIFIED_USER):
         scope.pop(name, None)
     return {name: scope.pop(name) for name in (NEW_DEVICE, NEW_CSRF_SECRET) if name in scope}
 

@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..authentication import redirect_to_login
 from ..core.exceptions import ImproperlyConfigured
-from ..http.endpoints import find_endpoint
-from ..http.scope import is_below, parse_prefixes
+from ..http.endpoints import find_endpoint, is_public
+from ..http.scope import GUARDS, is_below, parse_prefixes
 
 
 class LoginRequiredMiddleware:
@@ -23,13 +23,14 @@ class LoginRequiredMiddleware:
         self.exclude = parse_prefixes(exclude)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] not in ("http", "websocket")
-            or is_below(scope, self.exclude)
-            or self._user(scope).is_authenticated
-            # Reads only the mark of the endpoint itself: a subclass of a public class is not public.
-            or getattr(find_endpoint(self.app, scope), "__dict__", {}).get("login_required", True) is False
-        ):
+        if scope["type"] not in ("http", "websocket") or is_below(scope, self.exclude):
+            await self.app(scope, receive, send)
+            return
+        if self._user(scope).is_authenticated:
+            scope.setdefault(GUARDS, set()).add(_lets_in)
+            await self.app(scope, receive, send)
+            return
+        if is_public(find_endpoint(self.app, scope)):
             await self.app(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -44,3 +45,8 @@ class LoginRequiredMiddleware:
                 "Put it behind middleware(auth), and give both the same exclude=(…)."
             )
         return scope["user"]
+
+
+def _lets_in(conn: HTTPConnection) -> bool:
+    """Returns whether the middleware would let an open connection in again, whose endpoint is known by now."""
+    return bool(conn.user.is_authenticated) or is_public(conn.scope.get("endpoint"))

@@ -1,9 +1,10 @@
 """Where is the session saved? The session around one HTTP request."""
 
+import asyncio
 import contextlib
 import logging
 
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,25 +13,42 @@ from ..core.concurrency import run_to_completion
 from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ..http.content import prefers_json
 from ..http.cookies import Cookie
-from ..http.headers import add_vary, response_headers, set_header
+from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
+from .open_connection import OpenConnection
 
 logger = logging.getLogger("starlette_auth")
 START_MESSAGES = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 RETRY_AFTER = "3"  # seconds
+WITHOUT_BODY = (204, 304)  # status codes
+DISCONNECT: Message = {"type": "http.disconnect"}
+END_OF_BODY: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
-class SessionResponder:
-    """Loads the session before the application runs and saves it when the response starts."""
+class SessionResponder(OpenConnection):
+    """Loads the session before the application runs and saves it when the response starts.
 
-    session: SessionBase
+    A streamed response of a user ends when a WebSocket would be closed. For the application this looks as if the client
+    had disconnected. For the client, server-sent events end as usual: EventSource connects again, and gets the refusal.
+    Any other response is cut off, so that nobody takes a part of a file for the whole.
+    """
+
+    is_in_use = True  # the request itself
     had_key = False
     has_started = False
     is_replaced = False  # an error response was sent; messages of the application are dropped
+    content_length: bytes | None = None
+    length = 0  # of the parts of the body that were sent
+    is_event_stream = False
+    is_sending = False
+    is_complete = False  # the body of an ended stream has its end
+    task: asyncio.Task[object] | None = None  # runs the application
+    listener: asyncio.Task[object] | None = None  # waits in receive()
+    interrupted: tuple[asyncio.Task[object], int] | None = None
 
     def __init__(
         self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
@@ -47,6 +65,7 @@ class SessionResponder:
         """Runs the application with a session. Responds with 503 if the database or Redis is unavailable."""
         try:
             if self.value:
+                self.generation = self.store.open_websockets.generation
                 session = await self.store.load(self.value)
                 self.had_key = session.session_key is not None
             else:
@@ -70,21 +89,116 @@ class SessionResponder:
             await self.send_unavailable(error)
 
     async def call_app(self, app: ASGIApp) -> None:
+        self.task = asyncio.current_task()
         try:
-            await app(self.scope, self.receive_on, self.send)
+            await app(self.scope, self.receive, self.send)
+        except BaseException as error:
+            if not (self.is_ended and self.is_disconnect(error)):
+                self.stop_watching()
+                raise
         finally:
+            self.task = None  # which may keep an exception, whose traceback refers to this object
+            if self.watcher is not None and not self.is_ended:
+                self.stop_watching()
             # If the application crashes, its changes may be lost, but a logout must still take effect.
             if self.session.key_to_delete is not None:
                 await self.delete_old_key()
-        if self.session.needs_touch:
+        if self.is_ended:
+            await self.finish_stream()
+        elif self.session.needs_touch and self.is_in_use:
             await self.touch(self.session)
+
+    async def receive(self) -> Message:
+        if self.is_ended:
+            return DISCONNECT
+        self.listener = asyncio.current_task()
+        try:
+            return await self.receive_on()
+        except asyncio.CancelledError:
+            if self.take_interrupt():
+                return DISCONNECT
+            raise
+        finally:
+            self.listener = None
 
     async def send(self, message: Message) -> None:
         if not self.has_started and message["type"] in START_MESSAGES:
             self.has_started = True
             await self.start(message)
+        elif self.is_ended:
+            raise ConnectionAbortedError("The login of this response has ended, so the response has ended too.")
         elif not self.is_replaced:
+            if self.watcher is not None or message.get("more_body", False):
+                await self.send_part(message)
+            else:
+                await self.send_on(message)
+
+    async def send_part(self, message: Message) -> None:
+        """Sends a part of a body. Watches the login from the first part on that is not the whole body."""
+        if not message.get("more_body", False):
+            self.stop_watching()
+        elif self.watcher is None:
+            self.length += len(message.get("body", b""))
+            if self.content_length is None or str(self.length).encode() != self.content_length:
+                self.watch_stream()
+        self.is_sending = True
+        try:
             await self.send_on(message)
+        finally:
+            self.is_sending = False
+
+    def watch_stream(self) -> None:
+        """Watches the login of a response that goes on. There is nothing to watch for an anonymous visitor."""
+        user, session = self.scope.get("user"), self.session
+        is_of_user = session.user_id is not None or (user is not None and user.is_authenticated)
+        if is_of_user or (user is None and session.session_key is not None):
+            self.start_watching()
+
+    async def finish_stream(self) -> None:
+        """Waits until the end of an ended stream is sent. Raises ConnectionAbortedError if it has none."""
+        self.take_interrupt()  # if the application has ignored it
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            await watcher
+        if not self.is_complete:
+            raise ConnectionAbortedError(
+                "The login of this request has ended, or its user may not read this response any more, so the response "
+                "was cut off. This exception makes the server close the connection. The client would otherwise take "
+                "the part for the whole."
+            )
+
+    async def end(self, reason: str) -> None:
+        """Ends the stream, and tells the application that the client has disconnected."""
+        self.is_ended, listener = True, self.listener
+        if self.is_event_stream and not self.is_sending:
+            with contextlib.suppress(Exception):  # the client has disconnected
+                await self.send_on(END_OF_BODY)
+                self.is_complete = True
+        if listener is None:
+            self.interrupt(self.task)
+        elif self.listener is listener:
+            self.interrupt(listener)
+
+    def interrupt(self, task: asyncio.Task[object] | None) -> None:
+        """Cancels what a task waits for. `take_interrupt` undoes it in the task."""
+        if task is not None:
+            self.interrupted = task, task.cancelling()
+            task.cancel()
+
+    def take_interrupt(self) -> bool:
+        """Returns whether this task was cancelled by `interrupt()` only, and resets that."""
+        if self.interrupted is None or self.interrupted[0] is not asyncio.current_task():
+            return False
+        (task, earlier), self.interrupted = self.interrupted, None
+        return task.uncancel() <= earlier
+
+    def is_disconnect(self, error: BaseException) -> bool:
+        """Returns whether the application failed because its stream was ended."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(self.is_disconnect, error.exceptions))
+        if isinstance(error, asyncio.CancelledError):
+            return self.take_interrupt()
+        return isinstance(error, ConnectionAbortedError | ClientDisconnect)
 
     async def start(self, message: Message) -> None:
         session, set_cookie = self.session, None
@@ -112,6 +226,15 @@ class SessionResponder:
         if set_cookie is not None or (session.accessed and session.edit_headers is None):
             add_vary(headers, "Cookie")
         await self.send_on(message)
+        if message["type"] == "http.response.start":
+            for name, value in headers:
+                if name == b"content-length":
+                    self.content_length = value
+                    break
+            else:
+                if message["status"] not in WITHOUT_BODY:
+                    self.is_event_stream = is_event_stream(headers)
+                    self.watch_stream()
 
     async def commit(self, *, save: bool) -> tuple[bytes, bytes] | None:
         """Saves and deletes as the application requested; returns the `Set-Cookie` header, if any."""
@@ -197,3 +320,8 @@ def status_code_for(error: Refusal) -> int:
     if isinstance(error, Unavailable):
         return 503
     return error.status_code if isinstance(error, TooManySessions) else 400
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Returns whether the response consists of server-sent events, which end at any event."""
+    return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)

@@ -19,6 +19,7 @@ from ..decorators import Guard
 from ..http.content import wants_json
 from ..http.dependencies import mark_as_dependency
 from ..http.problems import problem_response
+from ..http.scope import IS_CHECK
 from ..http.urls import requested_url, safe_url
 from ..passwords.passwords import is_usable
 from ..users.models import User
@@ -59,6 +60,9 @@ def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequ
     names = frozenset(keep)
 
     def is_fresh(conn: HTTPConnection) -> bool:
+        if conn.scope.get(IS_CHECK) and conn.scope["type"] == "http":
+            # The request was fresh when it was made. A long download would otherwise be cut off after `max_age`.
+            return bool(conn.user.is_authenticated)
         backend = get_auth(conn).session_backend
         return conn.user.is_authenticated and backend.auth_age(session_of(conn), conn.user) < max_age
 

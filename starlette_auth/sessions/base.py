@@ -37,6 +37,8 @@ class SessionBase(dict[str, Any]):
     after_save: Admission | None = None
     #: Edits the headers of the response; set by other middleware.
     edit_headers: Callable[[list[tuple[bytes, bytes]]], None] | None = None
+    #: Says why an open connection must be closed; set by AuthenticationMiddleware.
+    revalidate: Callable[..., Awaitable[str | None]] | None = None
     address = ""
     user_agent = ""
     _saved = EMPTY

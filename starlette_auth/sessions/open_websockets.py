@@ -1,30 +1,35 @@
-"""Open WebSockets, and the notification that their session may have ended."""
+"""Open WebSockets and streamed responses, and the notification that their session may have ended."""
 
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 from .base import SessionBase
 
+ENDED = "Your session has ended."  # the reason with which a connection is closed
+
 
 class SessionWatch:
-    """Waits for notifications about the session of one open WebSocket."""
+    """Waits for notifications about the session and the user of one open WebSocket or streamed response."""
 
-    def __init__(self, session: SessionBase) -> None:
+    is_session_deleted = False
+
+    def __init__(self, session: SessionBase, user_id: str | None = None) -> None:
         self.session = session
+        self.user_id = user_id
         self._loop = asyncio.get_running_loop()
         self._notified = asyncio.Event()
 
     def notify(self) -> None:
         """Wakes `wait()`. Can be called from any thread and any event loop."""
-        with contextlib.suppress(RuntimeError):  # its event loop is closed, and so is the WebSocket
+        with contextlib.suppress(RuntimeError):  # its event loop is closed, and so is the connection
             self._loop.call_soon_threadsafe(self._notified.set)
 
     async def wait(self, seconds: float) -> None:
         """Waits for `notify()`, or for a random 70 to 100 % of `seconds`.
 
-        The random part prevents WebSockets that were opened at the same time from checking their sessions all at once.
+        The random part prevents connections that were opened at the same time from checking their sessions all at once.
         """
         # A timer instead of `asyncio.wait_for()`, which leaves a reference cycle when it is cancelled (Python 3.11).
         delay = seconds * random.uniform(0.7, 1)  # noqa: S311  not a secret
@@ -37,9 +42,9 @@ class SessionWatch:
 
 
 class OpenWebSockets:
-    """The open WebSockets of this process whose sessions are in one store.
+    """The open WebSockets and streamed responses of this process whose sessions are in one store.
 
-    A notified WebSocket checks its session itself. `generation` counts the notifications.
+    A notified connection checks its session itself. `generation` counts the notifications.
     """
 
     def __init__(self) -> None:
@@ -47,13 +52,14 @@ class OpenWebSockets:
         self._open: set[SessionWatch] = set()
 
     @contextlib.contextmanager
-    def watching(self, session: SessionBase, *, since: int) -> Iterator[SessionWatch]:
-        """Registers a session while its WebSocket is open.
+    def watching(self, session: SessionBase, *, since: int, user_id: str | None = None) -> Iterator[SessionWatch]:
+        """Registers a session while a WebSocket or streamed response of it is open.
 
         `since` is the value of `generation` before the session was loaded. If it has changed since, the watch is
-        notified at once, because that notification may have been about this session.
+        notified at once, because that notification may have been about this session. `user_id` is the user of the
+        connection, who may not be logged in to the session: a token may identify the user.
         """
-        watch = SessionWatch(session)
+        watch = SessionWatch(session, user_id)
         self._open.add(watch)
         if self.generation != since:
             watch.notify()
@@ -63,12 +69,15 @@ class OpenWebSockets:
             self._open.discard(watch)
 
     def session_deleted(self, session_key: str) -> None:
-        self._notify(lambda session: session.session_key == session_key)
+        watches = [watch for watch in list(self._open) if watch.session.session_key == session_key]
+        for watch in watches:
+            watch.is_session_deleted = True
+        self._notify(watches)
 
     def user_changed(self, user_id: str) -> None:
-        self._notify(lambda session: session.user_id == user_id)
+        self._notify([watch for watch in list(self._open) if user_id in (watch.session.user_id, watch.user_id)])
 
-    def _notify(self, is_affected: Callable[[SessionBase], bool]) -> None:
+    def _notify(self, watches: Iterable[SessionWatch]) -> None:
         self.generation += 1
-        for watch in [watch for watch in list(self._open) if is_affected(watch.session)]:
+        for watch in watches:
             watch.notify()

@@ -43,6 +43,7 @@ from ..support.apps import make_app, public
 from ..support.server import free_port
 
 Headers = list[tuple[bytes, bytes]]
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 ROUNDS = 3
 SAME_ORIGIN, CROSS_SITE = [(b"sec-fetch-site", b"same-origin")], [(b"sec-fetch-site", b"cross-site")]
 FORM = (b"content-type", b"application/x-www-form-urlencoded")
@@ -69,6 +70,21 @@ async def stream(request: Request) -> Response:
         yield b"second"
 
     return StreamingResponse(parts())
+
+
+def outlived_stream(media_type: str) -> Endpoint:
+    async def stream_on(request: Request) -> Response:
+        """Ends its own session while it streams."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield b"first"
+            await get_auth(request).user_sessions.revoke_all(request.user)
+            await asyncio.sleep(1)
+            yield b"never"
+
+        return StreamingResponse(parts(), media_type=media_type)
+
+    return stream_on
 
 
 async def fill_and_end(request: Request) -> Response:
@@ -99,6 +115,8 @@ ROUTES = [
     Route("/log-out", log_out),
     Route("/break-down", break_down),
     Route("/stream", stream),
+    Route("/outlived-events", outlived_stream("text/event-stream")),
+    Route("/outlived-file", outlived_stream("text/csv")),
     Route("/late-write", fill_and_end),
 ]
 
@@ -142,7 +160,7 @@ class Site:
             await asyncio.sleep(0)
             messages.append(message)
 
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # which a server handles
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect, ConnectionAbortedError):  # which a server handles
             await self.app(scope, receive, send)
         first = messages[0]
         return first.get("status", first.get("code"))
@@ -207,6 +225,8 @@ AUTHENTICATED: dict[str, tuple[Visit, Any]] = {
     "endpoint class": (get("/club"), 200),
     "scope": (get("/vote-by-scope"), 200),
     "streaming": (get("/stream"), 200),
+    "streaming whose session ends": (fresh(get("/outlived-events")), 200),
+    "streaming of a file whose session ends": (fresh(get("/outlived-file")), 200),
     "write": (get("/remember?a=1"), 200),
     "failed write": (get("/remember?a=2&status=500"), 500),
     "no token": (post("/remember", "a=1", []), 403),
