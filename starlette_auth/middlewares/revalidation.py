@@ -46,7 +46,7 @@ async def revalidate(
     # The backend comes first: the rights of a token may be fewer than those of its user. The application may have set
     # another user, or have logged out.
     current: Any = next((fresh for fresh in (backend_user, session_user) if fresh is not None and fresh == user), None)
-    if current is None and isinstance(user, User) and stored is None:
+    if isinstance(user, AnonymousUser) or (current is None and isinstance(user, User) and stored is None):
         current = AnonymousUser()
     if current is not None:
         # Waits for what backends grant and deny, so that the user's own methods know it.

@@ -36,6 +36,7 @@ from starlette_auth import (
     permission_required,
     user_passes_test,
 )
+from starlette_auth.middlewares.open_connection import OpenConnection
 from starlette_auth.testing import log_in
 
 from ..conftest import client_of, count_statements, installed, with_tables
@@ -180,6 +181,7 @@ class Method(HTTPEndpoint):
 @permission_required(PERM)
 async def socket(websocket: WebSocket) -> None:
     await websocket.accept()
+    await websocket.receive()
 
 
 @permission_required(PERM)
@@ -204,7 +206,7 @@ AWAITED = ["/decorated", "/decorated-sync", "/class", "/method", "/fastapi/depen
 NOT_AWAITED = ["/by-scope", "/by-test"]
 
 
-def app_of(auth: Auth, *more: Route) -> Any:
+def app_of(auth: Auth, *more: Any) -> Any:
     return make_app(
         auth,
         *more,
@@ -891,3 +893,44 @@ async def test_an_error_of_a_backend_is_not_hidden(database: Database) -> None:
             ann.has_perm(PERM)
         async with client_of(make_app(auth, Route("/thread", in_thread))) as client:
             assert (await client.get("/thread")).status_code == 200
+
+
+# Open WebSockets
+
+
+async def tell(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for _ in websocket.iter_text():
+        await websocket.send_json(websocket.user.has_perm(PERM))
+
+
+async def answer_of(socket: Socket) -> Any:
+    socket.sent.put_nowait({"type": "websocket.receive", "text": "?"})
+    return (await socket.received.get())["text"]
+
+
+@pytest.mark.parametrize("backend", [Grants, Loads, JudgesAfterWaiting])
+async def test_an_open_websocket_is_closed_when_a_backend_grants_no_more(
+    database: Database, monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    monkeypatch.setattr(OpenConnection, "check_interval", 0.02)
+    granting = backend("ann", "")
+    async with installed(database, backends=[granting]) as auth:
+        ann = await auth.users.create_user("ann")
+        async with client_of(app := app_of(auth, WebSocketRoute("/tell", tell))) as client:
+            for user in (None, ann):
+                if user is not None:
+                    await log_in(client, user, auth)
+                granting.names = ("ann", "")
+                async with Socket(app, "/socket", client) as guarded, Socket(app, "/tell", client) as open_socket:
+                    assert guarded.answer["type"] == open_socket.answer["type"] == "websocket.accept"
+                    await asyncio.sleep(0.1)
+                    assert guarded.received.empty()
+                    granting.names = ()
+                    if user is not None:  # a visitor without a session is not checked again
+                        async with asyncio.timeout(5):
+                            assert (await guarded.received.get())["type"] == "websocket.close"
+                    if backend is not JudgesAfterWaiting and user is not None:
+                        async with asyncio.timeout(5):
+                            while await answer_of(open_socket) != "false":
+                                await asyncio.sleep(0.02)
