@@ -44,7 +44,8 @@ def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClai
     own = {tables.user, tables.user_groups, tables.user_permissions, tables.token}
     of_features = {column.table for column in tables.columns_referencing_user()} - {tables.session}
     places = set(_places(gateway, *own, *of_features))
-    if store.table is not None:
+    # A Django project has one user model, and decides itself whose sessions its table holds.
+    if store.table is not None and store.table not in tables.django_tables:
         places.update(_places(getattr(store, "gateway", gateway), store.table))
     [owner] = _places(gateway, tables.user)
     claim = TableClaim(owner, frozenset(places))
@@ -56,7 +57,7 @@ def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClai
             f"Two Auths, with the user tables {other.owner[1]} and {claim.owner[1]}, would share the table "
             f"{' and '.join(names)}: a user of one would have the rights or sessions of the user of the other with the "
             "same number. Give each a table of its own: pass another table to the session store "
-            "(DatabaseStore(table=…), DjangoProject(session_table=…)), or rename a user table."
+            "(DatabaseStore(table=…)), or rename a user table."
         )
     _claims.add(claim)
     return claim

@@ -104,14 +104,11 @@ def test_an_auth_that_is_gone_claims_nothing(url: str) -> None:
     assert auth() is None
 
 
-def test_two_django_projects_on_one_session_table_are_refused(url: str) -> None:
-    auth = make(url, django=DjangoProject())
-    with pytest.raises(ImproperlyConfigured, match=r"django_session.*session_table="):
-        make(url, django=DjangoProject(user="shop_customer"))
-    make(url, django=DjangoProject(user="shop_customer", session_table="shop_session"))
-    make(url, django=DjangoProject(user="office_staff", session_engine="signed_cookies"))
-    make(url, django=DjangoProject())
-    assert auth.tables.token.name == "auth_token"
+def test_a_django_project_and_its_custom_user_model_are_not_refused(url: str) -> None:
+    """A Django project has one user model. Which one that is may be tried out in one process."""
+    default, custom = make(url, django=DjangoProject()), make(url, django=DjangoProject(user="shop_customer"))
+    assert [auth.tables.token.name for auth in (default, custom)] == ["auth_token", "shop_customer_auth_token"]
+    assert custom.tables.user_groups.c.user_id.name == "customer_id"
 
 
 def test_user_tables_of_one_name_in_two_schemas_are_different(url: str) -> None:
