@@ -42,6 +42,7 @@ from .security.csrf_tokens import CSRFMode, parse_mode
 from .security.known_devices import KnownDevices
 from .security.reset_tokens import ResetTokens
 from .security.throttle import Throttle
+from .security.throttle_statements import MAX_FAILURES
 from .security.tokens import Tokens
 from .sessions.limits import Preset, SessionLimits
 from .sessions.store import Progress, SessionStore
@@ -129,7 +130,7 @@ class Auth:
         self.clock, self.keys = clock, SecretKeys(secret_key)
         self._connect(database, connections)
         self._build_passwords(passwords, password_validators, context_words, site_name)
-        self._build_users(tables, user_class, rates, throttling, trusted_proxies)
+        self._build_users(tables, user_class, rates, throttling, trusted_proxies, len(login_fields))
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(sessions, session_limits, max_sessions, when_full)
         self._build_backends(backends, login_fields)
@@ -172,6 +173,7 @@ class Auth:
         rates: Mapping[str, str] | None,
         throttling: bool,
         trusted_proxies: Sequence[str],
+        names: int,
     ) -> None:
         """Builds the users, and the throttle and single-use tokens that protect their accounts."""
         self.tables = tables or self.defaults.tables()
@@ -186,7 +188,13 @@ class Auth:
         self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=self.clock)
         self.proxies = TrustedProxies(trusted_proxies)
         self.throttle = Throttle(
-            self.gateway, table=self.tables.throttle, rates=rates, enabled=throttling, clock=self.clock
+            self.gateway,
+            table=self.tables.throttle,
+            rates=rates,
+            # A user has a counter for each name. With one for both, the names of a user could be told by it.
+            max_failures=MAX_FAILURES // max(1, names),
+            enabled=throttling,
+            clock=self.clock,
         )
 
     def _build_sessions(
@@ -219,8 +227,15 @@ class Auth:
         self.user_sessions.subscribe()
 
     def _build_backends(self, backends: Sequence[AuthenticationBackend], login_fields: Sequence[str]) -> None:
-        login_throttle = LoginThrottle(self.throttle, devices=self.devices, proxies=self.proxies)
+        login_throttle = LoginThrottle(
+            self.throttle,
+            devices=self.devices,
+            proxies=self.proxies,
+            events=self.events,
+            offers_reset=lambda conn: self.find_url(conn, "password_reset") is not None,
+        )
         self.model_backend = ModelBackend(self.users, login_fields=login_fields, throttle=login_throttle)
+        self.model_backend.subscribe(self.events)
         self.login_fields = self.model_backend.login_fields
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)

@@ -99,7 +99,7 @@ def update_session_auth_hash(request: HTTPConnection, user: User) -> None:
 async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, password: str, *, action: str) -> bool:
     """Returns whether this is the logged-in user's password. Attempts are throttled like those of a login."""
     session, before = session_of(conn), user.password
-    if not await auth.model_backend.check_password(conn, user, password, username=user.username, action=action):
+    if not await auth.model_backend.check_password(conn, user, password, action=action):
         return False
     if session is not None and user.password != before:
         # The same password has a new, stronger hash. The session must continue with it.

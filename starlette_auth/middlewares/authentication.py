@@ -11,7 +11,9 @@ from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured
 from ..decorators import Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
+from ..http.proxies import client_network
 from ..http.scope import IDENTIFIED_BY, NEW_CSRF_SECRET, NEW_DEVICE, SCOPE_APP, SCOPE_KEY, is_below, parse_prefixes
+from ..http.site import SAFE_METHODS
 from ..sessions.base import SessionBase
 from ..users.models import AnonymousUser, set_user
 from .route_check import check_routes
@@ -55,7 +57,12 @@ class AuthenticationMiddleware:
         else:
             send = with_headers(edit_headers, send)
         try:
-            await self.app(scope, receive, send)
+            if scope.get("method", "GET") in SAFE_METHODS:
+                await self.app(scope, receive, send)
+            else:
+                client = client_network(self.auth.proxies.client_address(HTTPConnection(scope)))
+                with self.auth.passwords.for_client(client):
+                    await self.app(scope, receive, send)
         except Refused as refusal:
             await refusal.response(scope, receive, send)
 
