@@ -16,7 +16,7 @@ from ..core.events import Events, LoginsBlocked, PasswordChanged, UserCreated
 from ..core.exceptions import ImproperlyConfigured, TooManyFailures
 from ..http.proxies import TrustedProxies, client_network
 from ..security.known_devices import KnownDevices
-from ..security.throttle import Attempt, Throttle
+from ..security.throttle import Attempt, Policy, Throttle
 from ..users.models import User
 from ..users.users import Users
 from .base import AuthenticationBackend
@@ -170,24 +170,26 @@ class LoginThrottle:
             account=username,
             address=self.proxies.client_address(conn),
             device=device,
-            refuses=functools.partial(self._refuses, conn, owner),
+            policy=functools.partial(self._policy, conn, owner),
             on_block=functools.partial(self._report_block, conn, owner),
         )
         async with counted as attempt:
             yield attempt
         if attempt.is_blocked and not attempt.succeeded and self.offers_reset(conn):
-            # The owner gets no reset mail, so the password was checked. An attacker would see by a different response
-            # that the account exists. Therefore it is that of a refused account.
+            # The owner gets no reset mail, so the password was checked. An attacker would see by another response than
+            # for a refused account that this one exists.
             raise TooManyFailures(self.throttle.longest_wait, looks_checked=True)
 
-    def _refuses(self, conn: HTTPConnection, owner: User | None) -> bool:
-        """Returns whether a blocked account is refused: unless its owner has no other way to log in."""
-        return self.offers_reset(conn) and (owner is None or bool(owner.email))
+    def _policy(self, conn: HTTPConnection, owner: User | None) -> Policy:
+        """Returns what happens to a blocked account: it is refused, unless its owner has no other way to log in."""
+        if not self.offers_reset(conn):
+            return "wait"
+        return "refuse" if owner is None or owner.email else "wait_hidden"
 
     async def _report_block(self, conn: HTTPConnection, owner: User | None) -> None:
         if owner is None:
             return
-        can_reset = self._refuses(conn, owner)
+        can_reset = self._policy(conn, owner) == "refuse"
         effect = (
             "Unknown browsers are refused until the password is reset by mail."
             if can_reset

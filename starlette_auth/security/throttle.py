@@ -8,6 +8,7 @@ import time
 import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -25,6 +26,7 @@ from .throttle_statements import MAX_FAILURES, count_statement, is_without_effec
 
 logger = logging.getLogger("starlette_auth")
 PASSWORD = "password"  # noqa: S105  the counter of all actions that try a password
+Policy = Literal["refuse", "wait", "wait_hidden"]
 PASSWORD_ACTIONS = ("login", "password_change", "reauthenticate")
 
 
@@ -48,7 +50,7 @@ class _Guess:
     account: str
     address: str
     device: str
-    refuses: Callable[[], bool]
+    policy: Callable[[], Policy]
     on_block: Callable[[], Awaitable[None]] | None
 
     @property
@@ -168,7 +170,7 @@ class Throttle:
         account: str,
         address: str,
         device: str = "",
-        refuses: Callable[[], bool] = lambda: False,
+        policy: Callable[[], Policy] = lambda: "wait",
         on_block: Callable[[], Awaitable[None]] | None = None,
     ) -> AsyncIterator[Attempt]:
         """Counts one password attempt. Check the password inside the block, and set `succeeded` if it is right.
@@ -181,8 +183,9 @@ class Throttle:
         the identifier of a known browser. Pass only a verified one: an attacker who invents identifiers would have a
         new counter for each. Raises Throttled if the attempt has to wait; a refused attempt is not counted.
 
-        An attempt at a blocked counter raises TooManyFailures if `refuses()` is true. Otherwise it has to wait until
-        `longest_wait` after the previous one. `on_block` is called once when a counter of unknown browsers is blocked.
+        If the counter is blocked, `policy()` decides: "refuse" raises TooManyFailures, and "wait" admits an attempt when
+        `longest_wait` has passed since the previous one. So does "wait_hidden", with the exception of "refuse".
+        `on_block` is called once when a counter of unknown browsers is blocked.
         """
         attempt = Attempt()
         if not self.enabled:
@@ -190,7 +193,7 @@ class Throttle:
             return
         self._warn_about_proxy(address)
         kind = PASSWORD if action in PASSWORD_ACTIONS else action
-        guess = _Guess(action, kind, _normalize_account(account), address, device, refuses, on_block)
+        guess = _Guess(action, kind, _normalize_account(account), address, device, policy, on_block)
         async with self._slots.slot(guess.slot_key):
             async with self.gateway.single_connection():
                 count = await self._count_attempt(guess)
@@ -251,8 +254,10 @@ class Throttle:
         """Raises Throttled unless the attempt may be made though the counter is blocked."""
         if failure.is_old_block:
             await self._report_block(guess)  # nobody did, because the last attempt was cancelled
-        if guess.refuses():
-            # An attacker would otherwise see which blocked accounts are still checked after the longest wait.
+        policy = guess.policy()
+        if policy == "refuse" or (policy == "wait_hidden" and failure.wait):
+            # The refusal of an attempt that would have been admitted takes as long as a check. An attacker would
+            # otherwise see whose passwords are still checked.
             raise TooManyFailures(seconds(failure.wait or self.failures.longest_wait), looks_checked=not failure.wait)
         if failure.wait:
             raise throttled(failure.wait)

@@ -397,7 +397,7 @@ def refusing(reports: list[str]) -> dict[str, Any]:
     async def on_block() -> None:
         reports.append("blocked")
 
-    return {"refuses": lambda: True, "on_block": on_block}
+    return {"policy": lambda: "refuse", "on_block": on_block}
 
 
 async def test_100_consecutive_wrong_passwords_block_unknown_browsers(throttle: Throttle, clock: Clock) -> None:
@@ -425,11 +425,11 @@ async def test_slow_guesses_are_counted_too(throttle: Throttle, clock: Clock, pa
 async def test_a_right_password_from_an_unknown_browser_ends_the_count(throttle: Throttle, clock: Clock) -> None:
     for right in (False, False, True, False, False):
         for _ in range(49):
-            assert await guess(throttle, address="", right=right, refuses=lambda: True) == 0
+            assert await guess(throttle, address="", right=right, policy=lambda: "refuse") == 0
             clock.now += 900
     # A known browser does not: an owner who logs in daily would otherwise give an attacker any number of guesses.
     assert await guess(throttle, device="her laptop", right=True) == 0
-    assert await guess_until_blocked(throttle, clock, refuses=lambda: True) == 2
+    assert await guess_until_blocked(throttle, clock, policy=lambda: "refuse") == 2
 
 
 async def test_where_nothing_can_end_a_block_each_attempt_waits_900_seconds(throttle: Throttle, clock: Clock) -> None:
@@ -448,7 +448,7 @@ async def test_where_nothing_can_end_a_block_each_attempt_waits_900_seconds(thro
 
 
 async def test_of_200_concurrent_attempts_on_a_blocked_account_one_is_checked(throttle: Throttle, clock: Clock) -> None:
-    await guess_until_blocked(throttle, clock, refuses=lambda: True)
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
     clock.now += 900
     waits = await asyncio.gather(*(guess(throttle, address="") for _ in range(100)))
     assert sorted(waits) == [0] + [900] * 99
@@ -471,9 +471,9 @@ async def test_all_actions_share_one_counter(throttle: Throttle) -> None:
 
 
 async def test_unlock_lets_unknown_browsers_try_again_at_once(throttle: Throttle, clock: Clock) -> None:
-    await guess_until_blocked(throttle, clock, refuses=lambda: True)
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
     await throttle.unlock("ANN")
-    assert [await guess(throttle, refuses=lambda: True) for _ in range(6)] == [0, 0, 0, 0, 0, 1]
+    assert [await guess(throttle, policy=lambda: "refuse") for _ in range(6)] == [0, 0, 0, 0, 0, 1]
     await throttle.unlock("nobody")
 
 
@@ -482,29 +482,29 @@ async def test_a_new_password_ends_a_block_and_leaves_other_waits(throttle: Thro
         await guess(throttle)
     await throttle.forgive(["ann"])
     assert await guess(throttle) == 1
-    await guess_until_blocked(throttle, clock, refuses=lambda: True)
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
     await throttle.forgive(["ann"])
-    assert await guess(throttle, right=True, refuses=lambda: True) == 0
+    assert await guess(throttle, right=True, policy=lambda: "refuse") == 0
 
 
 async def test_a_known_browser_with_100_wrong_passwords_counts_as_unknown(throttle: Throttle, clock: Clock) -> None:
-    laptop = {"device": "a stolen laptop", "refuses": lambda: True}
+    laptop: dict[str, Any] = {"device": "a stolen laptop", "policy": lambda: "refuse"}
     # Its own hundred, and then those of unknown browsers.
     assert await guess_until_blocked(throttle, clock, **laptop) == 200
-    assert await guess(throttle, refuses=lambda: True) == 900
-    assert await guess(throttle, device="her phone", refuses=lambda: True) == 0
+    assert await guess(throttle, policy=lambda: "refuse") == 900
+    assert await guess(throttle, device="her phone", policy=lambda: "refuse") == 0
 
 
 async def test_a_block_ends_a_year_after_the_last_attempt(auth: Auth, throttle: Throttle, clock: Clock) -> None:
-    await guess_until_blocked(throttle, clock, refuses=lambda: True)
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
     clock.now += 364 * DAY
     assert await throttle.clear_expired() == 0
-    assert await guess(throttle, refuses=lambda: True) == 900  # prolongs it
+    assert await guess(throttle, policy=lambda: "refuse") == 900  # prolongs it
     clock.now += 365 * DAY - 1
     assert await throttle.clear_expired() == 2  # the counters of the address
     assert await count_rows(auth) == 1
     clock.now += 1
-    assert await guess(throttle, refuses=lambda: True) == 0
+    assert await guess(throttle, policy=lambda: "refuse") == 0
     assert [await guess(throttle) for _ in range(5)] == [0, 0, 0, 0, 1]
 
 
