@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ class GatedHasher(PasswordHasher):
 
 
 @contextlib.asynccontextmanager
-async def passwords_with(hasher: PasswordHasher, **options: int) -> AsyncIterator[Passwords]:
+async def passwords_with(hasher: PasswordHasher, **options: Any) -> AsyncIterator[Passwords]:
     passwords = Passwords([hasher], **options)
     yield passwords
     passwords.close()
