@@ -130,12 +130,11 @@ class Auth:
         self.clock, self.tables = clock, tables or self.defaults.tables()
         self.keys = SecretKeys(secret_key).scoped(self.tables.namespace)
         self._connect(database, connections)
-        self.passwords = passwords or self.defaults.passwords()
+        self._build_users(user_class, passwords)
         self.password_validators = build_validators(password_validators, context_words, site_name, self._check_failed)
-        self._build_users(user_class, rates, throttling, trusted_proxies)
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(sessions, session_limits, max_sessions, when_full)
-        self._build_backends(backends, login_fields)
+        self._build_backends(backends, login_fields, rates, throttling, trusted_proxies)
         self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
         self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
         require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
@@ -153,14 +152,9 @@ class Auth:
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
 
-    def _build_users(
-        self,
-        user_class: type[User],
-        rates: Mapping[str, str] | None,
-        throttling: bool,
-        trusted_proxies: Sequence[str],
-    ) -> None:
-        """Builds the users, and the throttle and single-use tokens that protect their accounts."""
+    def _build_users(self, user_class: type[User], passwords: Passwords | None) -> None:
+        """Builds the users, and the single-use tokens of their links."""
+        self.passwords = passwords or self.defaults.passwords()
         self.users: Users[Any] = Users(
             self.gateway,
             tables=self.tables,
@@ -170,15 +164,6 @@ class Auth:
             clock=self.clock,
         )
         self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=self.clock)
-        self.proxies = TrustedProxies(trusted_proxies)
-        self.throttle = Throttle(
-            self.gateway,
-            table=self.tables.throttle,
-            rates=rates,
-            enabled=throttling,
-            namespace=self.tables.namespace,
-            clock=self.clock,
-        )
 
     def _build_sessions(
         self,
@@ -209,8 +194,32 @@ class Auth:
         )
         self.user_sessions.subscribe()
 
-    def _build_backends(self, backends: Sequence[AuthenticationBackend], login_fields: Sequence[str]) -> None:
-        login_throttle = LoginThrottle(self.throttle, devices=self.devices, proxies=self.proxies)
+    def _build_backends(
+        self,
+        backends: Sequence[AuthenticationBackend],
+        login_fields: Sequence[str],
+        rates: Mapping[str, str] | None,
+        throttling: bool,
+        trusted_proxies: Sequence[str],
+    ) -> None:
+        """Builds the backends, and the throttle that protects their accounts."""
+        self.proxies = TrustedProxies(trusted_proxies)
+        self.throttle = Throttle(
+            self.gateway,
+            table=self.tables.throttle,
+            rates=rates,
+            names_per_user=len(login_fields),
+            enabled=throttling,
+            namespace=self.tables.namespace,
+            clock=self.clock,
+        )
+        login_throttle = LoginThrottle(
+            self.throttle,
+            devices=self.devices,
+            proxies=self.proxies,
+            events=self.events,
+            offers_reset=lambda conn: self.find_url(conn, "password_reset") is not None,
+        )
         self.model_backend = ModelBackend(self.users, login_fields=login_fields, throttle=login_throttle)
         self.login_fields = self.model_backend.login_fields
         self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
@@ -307,10 +316,6 @@ class Auth:
 
     async def _check_failed(self, error: Exception) -> None:
         await self.events.emit(PasswordCheckUnavailable(error=error))
-
-    def backends_for(self, credentials: dict[str, Any]) -> list[AuthenticationBackend]:
-        """Returns the backends whose `authenticate` accepts credentials of these names."""
-        return [backend for backend in self.backends if backend.accepts(credentials)]
 
 
 def get_auth(conn: HTTPConnection) -> Auth:

@@ -25,8 +25,8 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
     """
     auth = get_auth(request)
     try:
-        for backend in auth.backends_for(credentials):
-            user = await backend.authenticate(request, **credentials)
+        for backend in auth.backends:
+            user = await backend.authenticate(request, **credentials) if backend.accepts(credentials) else None
             if user is not None and user.is_active:
                 user.backend = backend.path
                 return user
@@ -101,7 +101,7 @@ def update_session_auth_hash(request: HTTPConnection, user: User) -> None:
 async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, password: str, *, action: str) -> bool:
     """Returns whether this is the logged-in user's password. Attempts are throttled like those of a login."""
     session, before = session_of(conn), user.password
-    if not await auth.model_backend.check_password(conn, user, password, username=user.username, action=action):
+    if not await auth.model_backend.check_password(conn, user, password, action=action):
         return False
     if session is not None and user.password != before:
         # The same password has a new, stronger hash. The session must continue with it.

@@ -2,21 +2,26 @@
 
 import asyncio
 import contextlib
+import functools
+import logging
+import shlex
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from ..core.exceptions import ImproperlyConfigured
-from ..http.proxies import TrustedProxies
+from ..core.events import Events, LoginsBlocked, PasswordChanged, UserCreated
+from ..core.exceptions import ImproperlyConfigured, TooManyFailures
+from ..http.proxies import TrustedProxies, client_network
 from ..security.known_devices import KnownDevices
-from ..security.throttle import Attempt, Throttle
+from ..security.throttle import Attempt, Policy, Throttle
 from ..users.models import User
 from ..users.users import Users
 from .base import AuthenticationBackend, has_stored_perm
 
+logger = logging.getLogger("starlette_auth")
 MIN_REFUSAL_TIME = 0.05  # seconds
 
 
@@ -39,6 +44,10 @@ class ModelBackend(AuthenticationBackend):
         self.users = users
         self.login_fields = tuple(login_fields)
         self.throttle = throttle
+        if throttle is not None:
+            throttle.throttle.find_names = self._find_names
+            throttle.events.on(PasswordChanged)(self._forgive)
+            throttle.events.on(UserCreated)(self._forgive)
 
     async def authenticate(
         self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
@@ -49,33 +58,57 @@ class ModelBackend(AuthenticationBackend):
         user = await self._find(username)
         try:
             return user if await self.check_password(conn, user, password, username=username) else None
-        except HTTPException:
+        except HTTPException as error:
             # No password was hashed, so the response time would show how long the look-up of the user took. An
             # attacker can measure it with any number of refused requests, which would reveal whether the account
             # exists. Therefore every refusal takes at least 50 milliseconds.
-            await asyncio.sleep(started_at + MIN_REFUSAL_TIME - time.perf_counter())
+            duration = MIN_REFUSAL_TIME
+            if isinstance(error, TooManyFailures) and error.looks_checked:
+                duration = max(duration, self.users.passwords.usual_duration)
+            await asyncio.sleep(started_at + duration - time.perf_counter())
             raise
 
     async def check_password(
-        self, conn: HTTPConnection, user: User | None, password: str, *, username: str = "", action: str = "login"
+        self,
+        conn: HTTPConnection,
+        user: User | None,
+        password: str,
+        *,
+        username: str = "",
+        action: str = "login",
+        upgrade: bool = True,
     ) -> bool:
         """Returns whether the password is that of an active user; False if `user` is None, or for other types than str.
 
         Attempts are counted for the `username` that was entered, whether or not the account exists, so that both cases
-        have the same result. Raises HTTPException (429) after too many attempts.
+        have the same result; by default it is the name with which the user logs in. With `upgrade` a weak hash is
+        replaced. Raises HTTPException (429) after too many attempts.
         """
         if self.throttle is None:
-            return await self._matches(user, password)
-        async with self.throttle.attempt(conn, user, username, action) as attempt:
-            attempt.succeeded = await self._matches(user, password)
+            return await self._matches(user, password, upgrade=upgrade)
+        if user is not None:
+            username = username or self.names_of(user)[0]
+        client = client_network(self.throttle.proxies.client_address(conn))
+        owner = user if user is not None and user.is_active and self.users.has_usable_password(user) else None
+        async with self.throttle.attempt(conn, user, username, action, owner=owner) as attempt:
+            with self.users.passwords.for_client(client):
+                attempt.succeeded = await self._matches(user, password, upgrade=upgrade)
         return attempt.succeeded
 
-    async def _matches(self, user: User | None, password: str) -> bool:
+    async def _matches(self, user: User | None, password: str, *, upgrade: bool = True) -> bool:
         # An unknown user costs one hash too: the response time would otherwise reveal whether the account exists.
         if user is None or not user.is_active:
             await self.users.passwords.check(None, password)
             return False
+        if not upgrade:
+            return (await self.users.passwords.check(user.password, password)).matches
         return await self.users.check_password(user, password)
+
+    def names_of(self, user: User) -> list[str]:
+        """Returns the names with which the user can log in: the username, the e-mail address or both."""
+        fields = {"username": user.username, "email": user.email}
+        names = [name for field, name in fields.items() if field in self.login_fields and name]
+        return names or [user.username]
 
     async def _find(self, login: str) -> User | None:
         """Returns the user with this e-mail address or username.
@@ -90,20 +123,79 @@ class ModelBackend(AuthenticationBackend):
             user = await self.users.get_by_username(login)
         return user
 
+    async def _find_names(self, login: str) -> Sequence[str]:
+        user = await self._find(login)
+        return [] if user is None else self.names_of(user)
+
+    async def _forgive(self, event: PasswordChanged | UserCreated) -> None:
+        """Ends a block: the wrong passwords were guesses of another password, or of none."""
+        if self.throttle is not None:
+            await self.throttle.throttle.forgive(self.names_of(event.user))
+
 
 class LoginThrottle:
-    """Counts password attempts by account and by client address, and separately for known devices."""
+    """Counts password attempts by account and by client address, and separately for known devices.
 
-    def __init__(self, throttle: Throttle, *, devices: KnownDevices, proxies: TrustedProxies) -> None:
+    `offers_reset` tells whether the site sends reset mails and has the page for them.
+    """
+
+    def __init__(
+        self,
+        throttle: Throttle,
+        *,
+        devices: KnownDevices,
+        proxies: TrustedProxies,
+        events: Events | None = None,
+        offers_reset: Callable[[HTTPConnection], bool] = lambda conn: False,
+    ) -> None:
         self.throttle = throttle
         self.devices = devices
         self.proxies = proxies
+        self.events = events or Events()
+        self.offers_reset = offers_reset
 
     @contextlib.asynccontextmanager
     async def attempt(
-        self, conn: HTTPConnection, user: User | None, username: str, action: str
+        self, conn: HTTPConnection, user: User | None, username: str, action: str, *, owner: User | None = None
     ) -> AsyncIterator[Attempt]:
+        """Counts the attempt. Raises Throttled if it has to wait, and TooManyFailures if the account is blocked.
+
+        `owner` is the user if the user can log in with a password. Only an owner learns of a block.
+        """
         device = "" if user is None else await self.devices.known(conn, user)
-        address = self.proxies.client_address(conn)
-        async with self.throttle.attempt(action, account=username, address=address, device=device) as attempt:
+        counted = self.throttle.attempt(
+            action,
+            account=username,
+            address=self.proxies.client_address(conn),
+            device=device,
+            policy=functools.partial(self._policy, conn, owner),
+            on_block=functools.partial(self._report_block, conn, owner),
+        )
+        async with counted as attempt:
             yield attempt
+        if attempt.is_blocked and not attempt.succeeded and self.offers_reset(conn):
+            # The owner gets no reset mail, so the password was checked. An attacker would see by another response than
+            # for a refused account that this one exists.
+            raise TooManyFailures(self.throttle.longest_wait, looks_checked=True)
+
+    def _policy(self, conn: HTTPConnection, owner: User | None) -> Policy:
+        """Returns what happens to a blocked account: it is refused, unless its owner has no other way to log in."""
+        if not self.offers_reset(conn):
+            return "wait"
+        return "refuse" if owner is None or owner.email else "wait_hidden"
+
+    async def _report_block(self, conn: HTTPConnection, owner: User | None) -> None:
+        if owner is None:
+            return
+        can_reset = self._policy(conn, owner) == "refuse"
+        effect = (
+            "Unknown browsers are refused until the password is reset by mail."
+            if can_reset
+            else f"No reset mail can be sent, so each attempt in an unknown browser waits {self.throttle.longest_wait} s."
+        )
+        logger.warning(
+            "Too many wrong passwords in a row were entered for the user %r. %s To end this, run: starlette-auth unlock %s",
+            *(owner.username, effect, shlex.quote(owner.username)),
+        )
+        async with self.events.transaction(LoginsBlocked):
+            await self.events.emit(LoginsBlocked(user=owner, request=conn, can_reset=can_reset))

@@ -13,6 +13,7 @@ from databases import Database
 
 from ..auth import Auth
 from ..core.exceptions import StarletteAuthError
+from ..core.text import normalize_username
 from ..core.translation import format_time_since
 from ..database.migrations import migrate
 from ..django.project import DjangoProject
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_migrate(commands, common)
     _add_createsuperuser(commands, common)
     _add_changepassword(commands, common)
+    _add_unlock(commands, common)
     _add_clearsessions(commands, common)
     _add_sessions(commands, common)
     add_commands(commands, open_database=_database, open_app=_app)
@@ -113,6 +115,14 @@ def _add_changepassword(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("username")
     add_allow_weak_password(command)
     command.set_defaults(command=_changepassword, ask=ask_for_password)
+
+
+def _add_unlock(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "unlock", help="let a user log in again after too many wrong passwords", parents=[common]
+    )
+    command.add_argument("username", metavar="NAME", help="the username or e-mail address of the user")
+    command.set_defaults(command=_unlock, ask=_ask_nothing)
 
 
 def _add_clearsessions(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -207,6 +217,17 @@ async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
     if auth.sessions.supports_user_lookup:
         await auth.sessions.revoke_all(user.identity)
     print_line(f"Changed the password of {user.username} and ended the user's sessions.")
+
+
+async def _unlock(auth: Auth, options: argparse.Namespace) -> None:
+    name = options.username
+    user = await auth.users.get_by_username(normalize_username(name)) or await auth.users.get_by_email(name)
+    if user is None:
+        raise CommandError(f"There is no user {name!r}, or several have this e-mail address. Pass a username.")
+    # With --database, the login fields of the site are unknown.
+    for login in filter(None, (user.username, user.email)):
+        await auth.throttle.unlock(login)
+    print_line(f"Unlocked {user.username}: wrong passwords are counted from 0 again.")
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:

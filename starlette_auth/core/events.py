@@ -56,6 +56,19 @@ class LoginFailed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoginsBlocked(Event):
+    """Too many wrong passwords of a user were entered in unknown browsers, one after the other. `request` has the last.
+
+    Unknown browsers are refused until the password is reset by mail. If no such mail can be sent, `can_reset` is False
+    and each further attempt has to wait for the longest wait.
+    """
+
+    user: Any
+    request: HTTPConnection = field(repr=False)
+    can_reset: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class UserCreated(Event):
     """A user was created."""
 

@@ -104,6 +104,22 @@ class Throttled(HTTPException):
         super().__init__(429, "Too many attempts. Please try again later.", headers={"Retry-After": str(retry_after)})
 
 
+class TooManyFailures(Throttled):
+    """Too many wrong passwords were entered for an account, one after the other. The response is 429.
+
+    Only browsers that logged in before can log in, until the password is reset by mail. `looks_checked` asks for a
+    response after the time of a password check, though no password was checked.
+    """
+
+    def __init__(self, retry_after: int, *, looks_checked: bool = False) -> None:
+        super().__init__(retry_after)
+        self.looks_checked = looks_checked
+        self.detail = (
+            "Too many wrong passwords were entered. Log in with a browser that you have used here before, or reset your "
+            "password."
+        )
+
+
 class TooManySessions(HTTPException):
     """The user has as many sessions as `Auth(max_sessions=…)` allows. The response is 403."""
 

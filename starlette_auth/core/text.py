@@ -119,3 +119,11 @@ def domain_to_ascii(domain: str) -> str:
         if encoded.decode("idna") == unicodedata.normalize("NFC", domain).lower():
             return encoded.decode("ascii")
     return domain
+
+
+def fold_name(name: str) -> str:
+    """Returns one spelling for all spellings of a name that find the same account.
+
+    The text is cut to 254 characters first, the length of an email address: normalizing long input is slow.
+    """
+    return unicodedata.normalize("NFKC", name[:254]).casefold()

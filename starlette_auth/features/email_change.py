@@ -27,7 +27,7 @@ from ..pages.mailed_links import (
     user_reference,
 )
 from ..security.reset_tokens import user_binding, user_subject
-from ..security.tokens import EMAIL_UNDO, Token
+from ..security.tokens import EMAIL_UNDO, Token, TokenHash
 from ..users.models import User
 
 EMAIL_CHANGE = "email_change"
@@ -134,20 +134,39 @@ class EmailChange(Feature):
         form = _password_form() if asks_password and not _is_logged_in(request, user) else Form()
         if token is not None and user is not None and request.method == "POST":
             await form.fill_in(request)
-            await self._check_password(request, form, user)
-            if form.is_valid:
-                try:
-                    if await confirm(request, token):
-                        close_link(request, purpose)
-                        return redirect(request, f"{name}_complete")
-                    token = None
-                except AlreadyExists:
-                    form.add_error("", ValidationError(_taken_message(), "unique"))
+            is_usable = await self._use_link(request, token, user, form, confirm)
+            if is_usable and form.is_valid:
+                close_link(request, purpose)
+                return redirect(request, f"{name}_complete")
+            token = token if is_usable else None
         email = token.data["email"] if token is not None else ""
         template, status = f"registration/{name}_confirm.html", 404 if token is None else (422 if form.errors else 200)
         context = {"validlink": token is not None, "email": email}
         context["here"] = self.auth.url_for(request, f"{name}_confirm", token=IN_SESSION)
         return await render(self.auth, request, template, status, form=form, **context)
+
+    async def _use_link(
+        self,
+        request: Request,
+        token: Token,
+        user: User,
+        form: Form,
+        confirm: Callable[[Request, Token], Awaitable[bool]],
+    ) -> bool:
+        """Calls `confirm` if the form is valid; returns False if the link was used, or is used at this moment.
+
+        A password is hashed here, so the link is claimed before.
+        """
+        tokens = self.auth.tokens
+        async with tokens.claim(f"link {token.token_hash}") as is_claimed:
+            if not is_claimed or await tokens.find(token.purpose, TokenHash(token.token_hash)) is None:
+                return False
+            await self._check_password(request, form, user)
+            try:
+                return not form.is_valid or await confirm(request, token)
+            except AlreadyExists:
+                form.add_error("", ValidationError(_taken_message(), "unique"))
+                return True
 
     async def _check_password(self, request: Request, form: Form, user: User) -> None:
         """Adds an error to the form if it asks for the password and has a wrong one. Attempts count as those of a login.
@@ -156,11 +175,8 @@ class EmailChange(Feature):
         """
         if "password" not in form.fields or not form.is_valid:
             return
-        auth, device = self.auth, await self.auth.devices.known(request, user)
-        address = auth.proxies.client_address(request)
-        async with auth.throttle.attempt("login", account=user.username, address=address, device=device) as attempt:
-            attempt.succeeded = (await auth.passwords.check(user.password, form.data["password"])).matches
-        if not attempt.succeeded:
+        backend = self.auth.model_backend
+        if not await backend.check_password(request, user, form.data["password"], upgrade=False):
             message = gettext("Your password was entered incorrectly. Please enter it again.")
             form.add_error("password", ValidationError(message, "password_incorrect"))
 

@@ -18,7 +18,7 @@ from ..mail.account_mailer import TemplateMail
 from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page
 from ..pages.forms import Field, Form, email_field
 from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, user_reference
-from ..security.tokens import Token
+from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
 REGISTER = "register"
@@ -117,23 +117,31 @@ class Registration(Feature):
         match = next((candidate for candidate in pending if self._is_same_browser(request, candidate)), None)
         form = Form() if token is None or match is not None else _password_form()
         if token is not None and request.method == "POST" and await form.fill_in(request):
-            match = match or await self._match_password(request, token, form, pending)
-            try:
-                if match is not None and await self._complete(token, match):
-                    close_link(request, REGISTER)
-                    return redirect(request, "register_complete")
-                token = None if form.is_valid else token
-            except AlreadyExists as error:
-                if error.field == "email":
-                    token = None
-                else:
-                    message = gettext(
-                        "Another user has taken this username meanwhile. Please register with a different one."
-                    )
-                    form.add_error("", ValidationError(message, "unique"))
+            is_usable = await self._use_link(request, form, pending, match)
+            if is_usable and form.is_valid:
+                close_link(request, REGISTER)
+                return redirect(request, "register_complete")
+            token = token if is_usable else None
         status = 404 if token is None else (422 if form.errors else 200)
         template = "registration/register_confirm.html"
         return await render(auth, request, template, status, form=form, validlink=token is not None)
+
+    async def _use_link(self, request: Request, form: Form, pending: Sequence[Token], match: Token | None) -> bool:
+        """Completes a registration, or adds an error to the form. Returns False if the link is used up or in use.
+
+        Passwords are hashed here, so the address of the link is claimed before.
+        """
+        tokens, token = self.auth.tokens, pending[0]
+        async with tokens.claim(_subject(str(token.data["email"]))) as is_claimed:
+            if not is_claimed or await tokens.find(REGISTER, TokenHash(token.token_hash)) is None:
+                return False
+            match = match or await self._match_password(request, form, pending)
+            try:
+                return not form.is_valid or (match is not None and await self._complete(token, match))
+            except AlreadyExists as error:
+                text = gettext("Another user has taken this username meanwhile. Please register with a different one.")
+                form.add_error("", ValidationError(text, "unique"))
+                return error.field != "email"  # no registration with an address that is taken can be completed
 
     def _form(self) -> Form:
         fields: dict[str, Field] = {}
@@ -248,9 +256,7 @@ class Registration(Feature):
         recent = await self.auth.tokens.recent(REGISTER, _subject(str(token.data["email"])))
         return [token, *(candidate for candidate in recent if candidate != token)]
 
-    async def _match_password(
-        self, request: Request, token: Token, form: Form, pending: Sequence[Token]
-    ) -> Token | None:
+    async def _match_password(self, request: Request, form: Form, pending: Sequence[Token]) -> Token | None:
         """Returns the pending registration with the password in the form; adds an error and returns None for no match.
 
         An attacker registers the victim's address, with a password of the attacker, just before the victim does. The
@@ -260,17 +266,28 @@ class Registration(Feature):
         Only a few hashes are compared, because each takes long. An attacker could register the address so often that
         the victim's registration is not among them. Therefore those with the tag of the password come first.
         """
-        auth, email, password = self.auth, str(token.data["email"]), form.data["password"]
-        address = auth.proxies.client_address(request)
-        async with auth.throttle.attempt("confirm", account=email, address=address) as attempt:
-            tags = self._tags(email, password)
-            for candidate in sorted(pending, key=lambda token: token.data.get("tag") not in tags)[:MAX_CHECKED]:
-                encoded = await self._password_of(candidate)
-                if (await auth.passwords.check(encoded, password)).matches:
-                    attempt.succeeded = True
-                    return candidate
+        password, tags = form.data["password"], self._tags(str(pending[0].data["email"]), form.data["password"])
+        candidates = sorted(pending, key=lambda token: token.data.get("tag") not in tags)[:MAX_CHECKED]
+        new, check = [row for row in candidates if "user" not in row.data], self.auth.model_backend.check_password
+        if new and (match := await self._match_new(request, password, new)):
+            return match
+        for candidate in candidates:
+            # The password of an existing user is guessed here: its attempts count as those of a login.
+            user = await referenced_user(self.auth, candidate) if "user" in candidate.data else None
+            if user is not None and await check(request, user, password, upgrade=False):
+                return candidate
         message = gettext("This is not the password that you chose. If you did not register, please register now.")
         form.add_error("password", ValidationError(message, "password_incorrect"))
+        return None
+
+    async def _match_new(self, request: Request, password: str, pending: Sequence[Token]) -> Token | None:
+        """Returns which of these registrations, whose accounts do not exist yet, has this password."""
+        account, address = str(pending[0].data["email"]), self.auth.proxies.client_address(request)
+        async with self.auth.throttle.attempt("confirm", account=account, address=address) as attempt:
+            for candidate in pending:
+                if (await self.auth.passwords.check(str(candidate.data["password"]), password)).matches:
+                    attempt.succeeded = True
+                    return candidate
         return None
 
     def _tags(self, email: str, password: str) -> list[str]:
@@ -280,12 +297,6 @@ class Registration(Feature):
         """
         content = f"{ascii_lower(email)}\n{password}"
         return [salted_hmac(PASSWORD_TAG, content, key)[:3] for key in self.auth.keys.all]
-
-    async def _password_of(self, token: Token) -> str | None:
-        if "user" not in token.data:
-            return str(token.data["password"])
-        user = await referenced_user(self.auth, token)
-        return user.password if user is not None else None
 
     async def _complete(self, token: Token, match: Token) -> bool:
         """Creates the account, or stores the address of the existing one; returns False if the link is invalid."""

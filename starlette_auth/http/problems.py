@@ -10,6 +10,7 @@ from ..core.exceptions import (
     HashingBusy,
     SessionInterrupted,
     Throttled,
+    TooManyFailures,
     TooManySessions,
     Unavailable,
     ValidationError,
@@ -28,6 +29,11 @@ def error_message(error: Exception) -> str:
             return gettext("Many people are logging in at this moment. Please try again in a few seconds.")
         case TooManySessions():
             return _log_out_elsewhere(error.number)
+        case TooManyFailures():
+            return gettext(
+                "Too many wrong passwords were entered. Log in with a browser that you have used here before, or reset "
+                "your password."
+            )
         case Throttled():
             return _wait(error.retry_after)
     return str(getattr(error, "detail", error))

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock, utc_now
-from ..core.events import Events, PasswordChanged, SessionsEnded, UserLoggedIn
+from ..core.events import Events, LoginsBlocked, PasswordChanged, SessionsEnded, UserLoggedIn
 from ..core.exceptions import ImproperlyConfigured
 from ..database.gateway import Gateway
 from ..http.proxies import TrustedProxies
@@ -19,8 +19,8 @@ from .account_mailer import AccountMailer, TemplateMail
 class SecurityNotices:
     """Mails users when their account is changed in a way that an attacker would change it.
 
-    The events are: a changed or reset password, a login from a new device, and ended sessions. A mail states the event,
-    the time, the browser and the IP address. It contains no secret.
+    The events are: a changed or reset password, a login from a new device, ended sessions, and too many wrong
+    passwords. A mail states the event, the time, the browser and the IP address. It contains no secret.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class SecurityNotices:
     def subscribe(self, events: Events) -> None:
         events.on(PasswordChanged)(self._password_changed)
         events.on(UserLoggedIn, after_commit=True)(self._logged_in)
+        events.on(LoginsBlocked, after_commit=True)(self._logins_blocked)
         events.on(SessionsEnded)(self._sessions_ended)
 
     def notify(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:
@@ -76,6 +77,10 @@ class SecurityNotices:
     async def _logged_in(self, event: UserLoggedIn) -> None:
         if event.new_device:
             self.notify("new_device", event.user, event.request)
+
+    async def _logins_blocked(self, event: LoginsBlocked) -> None:
+        if event.can_reset:
+            self.notify("logins_blocked", event.user, event.request)
 
     async def _sessions_ended(self, event: SessionsEnded) -> None:
         self.notify("sessions_ended", event.user, event.request)

@@ -11,6 +11,7 @@ from ..auth import Auth
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured, Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
+from ..http.proxies import client_network
 from ..http.scope import (
     GUARDS,
     IDENTIFIED_BY,
@@ -22,6 +23,7 @@ from ..http.scope import (
     is_below,
     parse_prefixes,
 )
+from ..http.site import SAFE_METHODS
 from ..sessions.base import SessionBase
 from ..users.models import AnonymousUser, User, set_user
 from .revalidation import revalidate
@@ -69,7 +71,12 @@ class AuthenticationMiddleware:
         else:
             send = with_headers(edit_headers, send)
         try:
-            await self.app(scope, receive, send)
+            if scope.get("method", "GET") in SAFE_METHODS:
+                await self.app(scope, receive, send)
+            else:
+                client = client_network(self.auth.proxies.client_address(HTTPConnection(scope)))
+                with self.auth.passwords.for_client(client):
+                    await self.app(scope, receive, send)
         except Refused as refusal:
             await refusal.response(scope, receive, send)
 

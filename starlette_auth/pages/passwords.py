@@ -94,9 +94,7 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
     await check_new_password(auth, form, "new_password1", "new_password2", user)
     if not form.is_valid:
         return await _reset_form(auth, request, 422, form=form, account_name=user.username)
-    encoded = await auth.passwords.hash(form.data["new_password1"])
-    if not await auth.gateway.run_in_transaction(lambda: _reset_password(auth, request, user.id, token, encoded)):
-        # Another request used the link while this one hashed the password.
+    if not await _use_link(auth, request, user, token, form.data["new_password1"]):
         return await _reset_form(auth, request, 404, validlink=False)
     request.session.pop(RESET_TOKEN, None)
     if auth.login_after_reset:
@@ -105,6 +103,19 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
             return login_required_response(request)
         return await complete_login(request, current_user)
     return redirect(request, "password_reset_complete")
+
+
+async def _use_link(auth: Auth, request: Request, user: User, token: str, password: str) -> bool:
+    """Sets the password; returns False if another request used the link before, or uses it at this moment.
+
+    The claim is one for all links of the user, and ends in any case: if the hasher is busy, the link stays valid.
+    """
+    async with auth.tokens.claim(f"password reset of user {user.id}") as is_claimed:
+        current_user = await auth.users.get(user.id) if is_claimed else None
+        if current_user is None or not await auth.reset_tokens.check(current_user, token):
+            return False
+        encoded = await auth.passwords.hash(password)
+        return await auth.gateway.run_in_transaction(lambda: _reset_password(auth, request, user.id, token, encoded))
 
 
 async def _reset_password(auth: Auth, request: Request, user_id: object, token: str, encoded: str) -> bool:

@@ -6,16 +6,15 @@ import os
 import re
 import secrets
 import sys
-import threading
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
-from ..core.exceptions import HashingBusy
 from ..core.text import has_lone_surrogate, require_text
 from .hashers import BUILT_IN, GET_BCRYPT, HashTooExpensive, PasswordHasher, default_hashers, has_bcrypt
+from .hashing_queue import HashingQueue, hashing_for
 
 logger = logging.getLogger("starlette_auth")
 MAX_PASSWORD_LENGTH = 1024
@@ -43,7 +42,8 @@ class Passwords:
 
     `threads` is the size of the pool (default: one per CPU core). `max_waiting` is the length of the queue (default: 32
     per thread, a few seconds of work). When the queue is full, `hash` and `check` raise `HashingBusy`, which becomes a
-    503 response with `Retry-After`.
+    503 response with `Retry-After`. The clients of `for_client` take turns, each with a queue of its own, and one uses
+    at most half of the threads.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Passwords:
         self.threads = threads or os.cpu_count() or 1
         waiting_slots = 32 * self.threads if max_waiting is None else max_waiting
         self._durations: dict[str, float] = {}  # kind of hash: moving average of its seconds
-        self._slots = threading.BoundedSemaphore(self.threads + waiting_slots)
-        self._pool: ThreadPoolExecutor | None = None
+        self._queue = HashingQueue(self.threads, self.threads + waiting_slots, initializer=_lower_priority)
+        self._slots = self._queue.slots
 
     async def hash(self, password: str | None) -> str:
         """Returns the encoded hash of a password. For None: an unusable hash, which no password matches.
@@ -110,9 +110,16 @@ class Passwords:
 
     def close(self) -> None:
         """Shuts the thread pool down. The next password starts a new one."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
-            self._pool = None
+        self._queue.close()
+
+    def for_client(self, client: str) -> AbstractContextManager[None]:
+        """Returns a context manager in which hashes count as work for this client, such as an IP address."""
+        return hashing_for(client)
+
+    @property
+    def usual_duration(self) -> float:
+        """Returns how many seconds the check of a wrong password takes at present, without the wait for a thread."""
+        return min(max(self._durations.values(), default=0.0), MAX_DELAY)
 
     def _hashers_of(self, encoded: str) -> list[PasswordHasher]:
         """Returns the hashers of the algorithm of a hash, the first one first."""
@@ -184,14 +191,7 @@ class Passwords:
             self._durations[kind] = 0.9 * self._durations.get(kind, seconds) + 0.1 * seconds
 
     async def _run_in_pool(self, task: Callable[[], T]) -> T:
-        if not self._slots.acquire(blocking=False):
-            raise HashingBusy
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads, "starlette_auth.passwords", initializer=_lower_priority)
-        job = self._pool.submit(task)
-        # The slot is released when the job ends, not when the request does: a cancelled request's job keeps its thread.
-        job.add_done_callback(lambda _: self._slots.release())
-        return await asyncio.wrap_future(job)
+        return await asyncio.wrap_future(self._queue.submit(task))
 
 
 def is_usable(encoded: str) -> bool:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from ..core.exceptions import ImproperlyConfigured
 
+#: "login_failed" counts the wrong passwords of "login", "password_change" and "reauthenticate" together.
 DEFAULT_RATES: Mapping[str, str] = {
-    "login": "60/m/ip",
+    "login": "600/m/ip",
     "password_change": "60/m/ip",
     "reauthenticate": "60/m/ip",
+    "login_failed": "40/10m/ip",
     "password_reset": "20/m/ip",
     "password_reset_mail": "1/5m/account",
     "register": "20/m/ip",

@@ -1,51 +1,110 @@
 """Where is a login throttled? Counting attempts in the database."""
 
-import asyncio
 import contextlib
 import functools
 import json
 import logging
 import time
-import unicodedata
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import sqlalchemy as sa
 
 from ..core.clock import Clock
-from ..core.exceptions import ImproperlyConfigured, Throttled
+from ..core.exceptions import ImproperlyConfigured, Throttled, TooManyFailures
 from ..core.signing import sha256_hex
+from ..core.text import fold_name
 from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Statement
 from ..http.proxies import ProxyDetector, client_network
-from .rates import DEFAULT_RATES, parse_rates
-from .throttle_statements import count_statement, failure_statement, integer, milliseconds, refund_statement, wait_after
+from .account_slots import AccountSlots
+from .failures import Failure, FailureCounters, seconds, throttled
+from .rates import DEFAULT_RATES, Rate, parse_rates
+from .throttle_statements import MAX_FAILURES, count_statement, is_without_effect, refund_statement
 
 logger = logging.getLogger("starlette_auth")
-DAY = 24 * 60 * 60 * 1000  # milliseconds, as all times in the table
-Hit = tuple[str, int]  # the key of a counter's row, and the milliseconds that were added to its `until`
+PASSWORD = "password"  # noqa: S105  the counter of all actions that try a password
+Policy = Literal["refuse", "wait", "wait_hidden"]
+PASSWORD_ACTIONS = ("login", "password_change", "reauthenticate")
 
 
 @dataclass
 class Attempt:
-    """Holds the result of one attempt. The caller sets `succeeded` if the password was right."""
+    """Holds the result of one attempt. The caller sets `succeeded` if the password was right.
+
+    `is_blocked` tells that this attempt was admitted after `longest_wait`, though the counter is blocked.
+    """
 
     succeeded: bool = False
+    is_blocked: bool = False
 
 
-@dataclass
-class _AccountSlots:
-    semaphore: asyncio.Semaphore
-    attempts: int = 0  # that hold a slot or wait for one
+@dataclass(frozen=True)
+class _Guess:
+    """What an attempt is counted for. `kind` is the same for all actions that try a user's password."""
+
+    action: str
+    kind: str
+    account: str
+    address: str
+    device: str
+    policy: Callable[[], Policy]
+    on_block: Callable[[], Awaitable[None]] | None
+
+    @property
+    def key(self) -> str:
+        return _failures_key(self.kind, self.account, self.device)
+
+    @property
+    def slot_key(self) -> str:
+        # All known browsers of an account share their slots: many browsers could otherwise keep the hasher busy.
+        return _key(self.kind, "slot", self.account, "known" if self.device else "")
+
+    @property
+    def scopes(self) -> dict[str, str]:
+        # An attacker may share the IP address with the owner, in an office or behind a carrier's NAT, and use up its
+        # rate. Therefore the rate by IP address does not apply to known browsers.
+        if self.device:
+            return {"ip": "", "account": f"{self.device} {self.account}"}
+        return {"ip": self.address, "account": self.account}
+
+
+@dataclass(frozen=True)
+class _Hit:
+    """Represents an action that was counted at a rate: in the row with this key, whose `until` moved by an interval."""
+
+    action: str
+    rate: Rate
+    key: str
+
+    @property
+    def outlives_success(self) -> bool:
+        """Returns whether it still counts if the password was right: a rate of all logins of an address."""
+        return self.action in PASSWORD_ACTIONS and self.rate.scope == "ip"
+
+
+@dataclass(frozen=True)
+class _Count:
+    """What one attempt has added to the counters."""
+
+    guess: _Guess
+    failure: Failure
+    hits: Sequence[_Hit]
 
 
 class Throttle:
     """Limits the rate of logins and other actions. The counters are in the database, so all processes share them.
 
     Passwords: after `free_failures` wrong passwords for an account, each further attempt waits 1, 2, 4 … seconds, at
-    most `longest_wait`. Accounts are never locked. A known browser has its own counter, so an attacker's failures do
-    not keep the owner out.
+    most `longest_wait`; after a day without attempts this begins anew. A known browser has its own counter, so an
+    attacker's failures do not keep the owner out.
+
+    After `max_failures` consecutive wrong passwords, however slowly they came, a counter is blocked (NIST SP 800-63B-4
+    §3.2.2 allows 100). A right password that it counts, `forgive`, `unlock` and a year without attempts end that. A
+    known browser whose own counter is blocked counts as an unknown one. Each of `names_per_user` names has a counter and
+    an equal share of `max_failures`: one counter for all would tell which names belong to one user.
 
     Other actions: `rates` maps an action to a text such as "10/m/ip" ("" switches it off) and extends DEFAULT_RATES.
 
@@ -61,46 +120,34 @@ class Throttle:
         rates: Mapping[str, str] | None = None,
         free_failures: int = 5,
         longest_wait: int = 15 * 60,
+        max_failures: int = MAX_FAILURES,
+        names_per_user: int = 1,
         enabled: bool = True,
         namespace: str = "",
         clock: Clock = time.time,
     ) -> None:
+        max_failures //= max(1, names_per_user)
         unknown = set(rates or {}) - set(DEFAULT_RATES)
         if unknown:
             raise ImproperlyConfigured(f"There is no rate {min(unknown)!r}. Use one of {', '.join(DEFAULT_RATES)}.")
-        if free_failures < 1 or longest_wait < 1:
-            raise ImproperlyConfigured(
-                "free_failures and longest_wait must be at least 1. To switch throttling off, pass enabled=False."
-            )
+        self.failures = FailureCounters(
+            gateway, table, free_failures=free_failures, longest_wait=longest_wait, max_failures=max_failures
+        )
         self.gateway = gateway
         self.rates = {action: parse_rates(text) for action, text in {**DEFAULT_RATES, **(rates or {})}.items()}
         self.enabled = enabled
         self._namespace = namespace
-        self._longest_wait = longest_wait * 1000
+        self.longest_wait = longest_wait
+        #: Returns all names with which the owner of a name can log in, for `unlock`.
+        self.find_names: Callable[[str], Awaitable[Sequence[str]]] | None = None
         self._now: Callable[[], int] = lambda: int(clock() * 1000)
         self._proxy_detector = ProxyDetector()
-        self._free_failures = free_failures
-        self._slots: dict[tuple[asyncio.AbstractEventLoop, str], _AccountSlots] = {}
-        t = table
-        # waits[n] is the wait in milliseconds after n failures. For more failures the last one applies.
-        waits = [0] * free_failures
-        while waits[-1] < self._longest_wait:
-            waits.append(min(waits[-1] * 2 or 1000, self._longest_wait))
-        self._first_wait = waits[1]
-        self._count_statement = count_statement(gateway.dialect, t)
-        self._failure_statement = failure_statement(gateway.dialect, t, waits)
-        by_key = t.c.key_hash == sa.bindparam("key")
-        is_newest = t.c.until - wait_after(t.c.failures, waits) == milliseconds("now")
-        before = sa.case((is_newest, milliseconds("now")), else_=t.c.until)
-        # MySQL assigns in order, and `until` depends on the old value of `failures`. So `until` comes first.
-        uncount_failure = sa.update(t).ordered_values(("until", before), ("failures", t.c.failures - integer(1)))
-        self._uncount_failure = Statement(uncount_failure.where(by_key, t.c.failures > integer(0)), durable=False)
-        self._counter = Statement(sa.select(t.c.failures, t.c.until).where(by_key))
-        self._refund_statement = functools.cache(functools.partial(refund_statement, t))
-        is_forgotten = sa.or_(t.c.failures == 0, t.c.until <= milliseconds("forgotten"))
-        self._clear = delete_batch(
-            t, sa.and_(t.c.until <= milliseconds("now"), is_forgotten), t.c.until, dialect=gateway.dialect
-        )
+        self._slots = AccountSlots(free_failures)
+        self._count_statement = count_statement(gateway.dialect, table)
+        self._until = Statement(sa.select(table.c.until).where(table.c.key_hash == sa.bindparam("key")))
+        self._refund_statement = functools.cache(functools.partial(refund_statement, table))
+        is_void = is_without_effect(table, max_failures)
+        self._clear = delete_batch(table, is_void, table.c.until, dialect=gateway.dialect)
 
     async def hit(self, action: str, **scopes: str) -> None:
         """Counts an action at each of its rates, as in `hit("register", ip=address)`.
@@ -109,7 +156,7 @@ class Throttle:
         """
         if self.enabled:
             self._warn_about_proxy(scopes.get("ip", ""))
-            await self._count_all(action, scopes, self._now())
+            await self._count_all([action], scopes, self._now())
 
     async def try_hit(self, action: str, **scopes: str) -> bool:
         """Counts an action as `hit` does. Returns False if `hit` would raise Throttled; then nothing is counted."""
@@ -120,7 +167,16 @@ class Throttle:
         return True
 
     @contextlib.asynccontextmanager
-    async def attempt(self, action: str, *, account: str, address: str, device: str = "") -> AsyncIterator[Attempt]:
+    async def attempt(
+        self,
+        action: str,
+        *,
+        account: str,
+        address: str,
+        device: str = "",
+        policy: Callable[[], Policy] = lambda: "wait",
+        on_block: Callable[[], Awaitable[None]] | None = None,
+    ) -> AsyncIterator[Attempt]:
         """Counts one password attempt. Check the password inside the block, and set `succeeded` if it is right.
 
         An attacker sends many guesses at once, which would all be checked before the first failure is counted.
@@ -130,76 +186,93 @@ class Throttle:
         `account` is the username as the visitor typed it: unknown accounts are counted like existing ones. `device` is
         the identifier of a known browser. Pass only a verified one: an attacker who invents identifiers would have a
         new counter for each. Raises Throttled if the attempt has to wait; a refused attempt is not counted.
+
+        If the counter is blocked, `policy()` decides: "refuse" raises TooManyFailures, and "wait" admits an attempt when
+        `longest_wait` has passed since the previous one. So does "wait_hidden", with the exception of "refuse".
+        `on_block` is called once when a counter of unknown browsers is blocked.
         """
         attempt = Attempt()
         if not self.enabled:
             yield attempt
             return
         self._warn_about_proxy(address)
-        # An attacker may share the IP address with the owner, in an office or behind a carrier's NAT, and use up its
-        # rate. Therefore the rate by IP address does not apply to known browsers.
-        scopes = {"ip": "" if device else address, "account": f"{device} {account}" if device else account}
-        key = _key(action, "failures", self._account(account), device)
-        # All known browsers of an account share their slots: many browsers could otherwise keep the hasher busy.
-        slot_key = _key(action, "slot", self._account(account), "known" if device else "")
-        async with self._slot(slot_key), self._counted(attempt, action, scopes, key):
-            yield attempt
+        kind = PASSWORD if action in PASSWORD_ACTIONS else action
+        guess = _Guess(action, kind, self._account(account), address, device, policy, on_block)
+        async with self._slots.slot(guess.slot_key):
+            async with self.gateway.single_connection():
+                count = await self._count_attempt(guess)
+            attempt.is_blocked = count.failure.blocked_until > 0
+            try:
+                yield attempt
+            except Exception:
+                await self._refund(count.hits)
+                await self.failures.take_back(count.failure)
+                raise
+            if attempt.succeeded:
+                hits = [hit for hit in count.hits if not hit.outlives_success]
+                await self._refund(hits, reset=count.failure.key)
+            else:
+                await self._report_block(count.guess)
 
-    @contextlib.asynccontextmanager
-    async def _counted(self, attempt: Attempt, action: str, scopes: Mapping[str, str], key: str) -> AsyncIterator[None]:
-        async with self.gateway.single_connection():
-            hits, now = await self._count_attempt(action, scopes, key)
-        try:
-            yield
-        except Exception:
-            await self._refund(hits)
-            await self.gateway.execute(self._uncount_failure, key=key, now=now)
-            raise
-        if attempt.succeeded:
-            # A counter is forgotten a day after its wait. So the refund resets the failures, too, in one statement.
-            await self._refund([*hits, (key, DAY + self._longest_wait)])
+    async def unlock(self, name: str) -> None:
+        """Empties the counters of unknown browsers for a user, named as at the login.
 
-    async def _count_attempt(self, action: str, scopes: Mapping[str, str], key: str) -> tuple[list[Hit], int]:
-        """Counts an attempt at the rates and as a failure. Returns the hits, and the time of the failure."""
-        now = self._now()
-        hits = await self._count_all(action, scopes, now)
-        while not await self.gateway.execute(
-            self._failure_statement, key=key, now=now, first=now + self._first_wait, forgotten=now - DAY
-        ):
-            row = await self.gateway.fetch_one(self._counter, key=key)
-            if row is None or row["failures"] >= self._free_failures:
-                await self._refund(hits)
-                raise _throttled(row["until"] - now if row is not None else 0)
-            # A free failure has no wait. `until` is in the future because another server's clock is ahead.
-            now = max(now, row["until"])
-        return hits, now
-
-    @contextlib.asynccontextmanager
-    async def _slot(self, key: str) -> AsyncIterator[None]:
-        """Limits how many password checks of one account run at once. Further checks wait for a free slot.
-
-        A running check counts as a failure. Without the limit, a user who logs in ten times at once with the right
-        password would be refused.
+        Names of the same user count separately; all are unlocked.
         """
-        loop_and_key = (asyncio.get_running_loop(), key)
-        slots = self._slots.setdefault(loop_and_key, _AccountSlots(asyncio.Semaphore(self._free_failures)))
-        slots.attempts += 1
-        try:
-            async with slots.semaphore:
-                yield
-        finally:
-            slots.attempts -= 1
-            if not slots.attempts:
-                del self._slots[loop_and_key]
+        names = await self.find_names(name) if self.find_names is not None else ()
+        for account in {self._account(text) for text in (name, *names)}:
+            await self.failures.delete(_failures_key(PASSWORD, account))
+
+    async def forgive(self, names: Sequence[str]) -> None:
+        """Counts the consecutive failures of a user from 0 again, because the password is another one.
+
+        Unlike `unlock` it leaves the waits after recent failures, so that an attacker gets no further free attempts.
+        """
+        for account in {self._account(name) for name in names}:
+            await self.failures.forgive(_failures_key(PASSWORD, account))
 
     async def clear_expired(self) -> int:
         """Deletes counters that have no effect any more. Returns their number."""
-        now = self._now()
-        return await delete_in_batches(self.gateway, self._clear, now=now, forgotten=now - DAY)
+        return await delete_in_batches(self.gateway, self._clear, now=self._now())
 
-    async def _count_all(self, action: str, scopes: Mapping[str, str], now: int) -> list[Hit]:
-        hits: list[Hit] = []
-        for rate in self.rates[action]:
+    async def _count_attempt(self, guess: _Guess) -> _Count:
+        """Counts an attempt at the rates and as a failure."""
+        now, actions = self._now(), [guess.action]
+        if guess.kind == PASSWORD:
+            actions.append("login_failed")
+        hits = await self._count_all(actions, guess.scopes, now)
+        try:
+            failure = await self.failures.count(guess.key, now)
+            if failure.blocked_until and not guess.device:
+                await self._check_block(guess, failure)
+        except Throttled:
+            await self._refund(hits)
+            raise
+        if failure.blocked_until and guess.device:
+            # The browser has guessed too often to count as a browser of the owner.
+            await self._refund(hits)
+            return await self._count_attempt(replace(guess, device=""))
+        return _Count(guess, failure, hits)
+
+    async def _check_block(self, guess: _Guess, failure: Failure) -> None:
+        """Raises Throttled unless the attempt may be made though the counter is blocked."""
+        if failure.is_old_block:
+            await self._report_block(guess)  # nobody did, because the last attempt was cancelled
+        policy = guess.policy()
+        if policy == "refuse" or (policy == "wait_hidden" and failure.wait):
+            # The refusal of an attempt that would have been admitted takes as long as a check. An attacker would
+            # otherwise see whose passwords are still checked.
+            raise TooManyFailures(seconds(failure.wait or self.failures.longest_wait), looks_checked=not failure.wait)
+        if failure.wait:
+            raise throttled(failure.wait)
+
+    async def _report_block(self, guess: _Guess) -> None:
+        if not guess.device and await self.failures.report(guess.key) and guess.on_block is not None:
+            await guess.on_block()
+
+    async def _count_all(self, actions: Sequence[str], scopes: Mapping[str, str], now: int) -> list[_Hit]:
+        hits: list[_Hit] = []
+        for action, rate in [(name, rate) for name in actions for rate in self.rates[name]]:
             if rate.scope not in scopes:
                 known = " or ".join(scopes)
                 raise ImproperlyConfigured(f"A rate of {action!r} has the scope {rate.scope!r}. Use {known} there.")
@@ -213,25 +286,25 @@ class Throttle:
                 self._count_statement, key=key, now=now, first=now + step, latest=latest, step=step
             ):
                 await self._refund(hits)
-                row = await self.gateway.fetch_one(self._counter, key=key)
-                raise _throttled(row["until"] - latest if row is not None else 0)
-            hits.append((key, step))
+                row = await self.gateway.fetch_one(self._until, key=key)
+                raise throttled(row["until"] - latest if row is not None else 0)
+            hits.append(_Hit(action, rate, key))
         return hits
 
-    async def _refund(self, hits: Sequence[Hit]) -> None:
-        """Subtracts from each counter what was added, in one statement."""
-        values: dict[str, str | int] = {}
-        for i, (key, step) in enumerate(hits):
-            values |= {f"key{i}": key, f"step{i}": step}
-        if hits:
-            await self.gateway.execute(self._refund_statement(len(hits)), **values)
+    async def _refund(self, hits: Sequence[_Hit], *, reset: str = "") -> None:
+        """Subtracts from each counter what was added, and empties the counter of failures `reset`, in one statement."""
+        values: dict[str, str | int] = {"reset": reset} if reset else {}
+        for i, hit in enumerate(hits):
+            values |= {f"key{i}": hit.key, f"step{i}": hit.rate.interval}
+        if values:
+            await self.gateway.execute(self._refund_statement(len(hits), resets=bool(reset)), **values)
 
     def _account(self, account: str) -> str:
         """Returns what stands for an account in the keys of counters.
 
         Accounts of two user tables may have one name. " IN " occurs in no normalized name, which has no upper case.
         """
-        name = _normalize_account(account)
+        name = fold_name(account)
         return f"{name} IN {self._namespace}" if self._namespace else name
 
     def _warn_about_proxy(self, address: str) -> None:
@@ -243,19 +316,10 @@ class Throttle:
             )
 
 
-def _throttled(wait: int) -> Throttled:
-    """Returns the exception for a wait in milliseconds, which it rounds up to whole seconds."""
-    return Throttled(max(1, -(-wait // 1000)))
+def _failures_key(kind: str, account: str, device: str = "") -> str:
+    return _key(kind, "failures", account, device)
 
 
 def _key(*parts: str) -> str:
     # JSON keeps the parts apart and escapes lone surrogates, which UTF-8 cannot encode.
     return sha256_hex(json.dumps(parts))
-
-
-def _normalize_account(account: str) -> str:
-    """Returns one spelling for all spellings that find the same account.
-
-    The text is cut to 254 characters first, the length of an email address: normalizing long input is slow.
-    """
-    return unicodedata.normalize("NFKC", account[:254]).casefold()

@@ -1,15 +1,17 @@
 """Single-use tokens for links in mails."""
 
+import contextlib
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from ..core.clock import Clock
+from ..core.exceptions import IntegrityError
 from ..core.signing import SecretKeys, sha256_hex
 from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway
@@ -18,6 +20,7 @@ from ..database.statements import Statement
 BINDING = "starlette_auth.tokens"
 EMAIL_UNDO = "email_undo"
 MAX_RECENT = 1000
+MAX_CLAIM = 120  # seconds until a claim ends if its process was killed
 MAX_LENGTH = 128  # characters; a valid token has 43
 
 
@@ -72,6 +75,7 @@ class Tokens:
         self._revoke_all = Statement(sa.delete(t).where(*of_subject))
         undo = (t.c.subject == sa.bindparam("subject"), t.c.purpose == EMAIL_UNDO)
         self._revoke_undos = Statement(sa.delete(t).where(*undo, t.c.expires >= now))
+        self._release = Statement(sa.delete(t).where(by_hash, t.c.purpose == "claim", t.c.expires <= now))
         self._clear = delete_batch(t, t.c.expires <= now, t.c.expires, dialect=gateway.dialect)
 
     async def create(
@@ -118,6 +122,29 @@ class Tokens:
         row = {"purpose": "claim", "subject": key, "binding": "", "data": "{}", "expires": 1}
         await self.gateway.insert(self.table, token_hash=key, **row)
         await self.gateway.execute(self._consume, token_hash=key, now=0)
+
+    @contextlib.asynccontextmanager
+    async def claim(self, name: str) -> AsyncIterator[bool]:
+        """Yields True to one of several concurrent callers until its block ends, and False to the others.
+
+        An attacker posts one mailed link many times at once, each of which would cost a password hash. Therefore a
+        request claims the link before it hashes. Check the link again inside the block: another request may have used
+        it just before. Unlike `lock` it needs no transaction, so that none is open while a password is hashed.
+        """
+        key, now = sha256_hex(f"turn {name}"), int(self.clock())
+        await self.gateway.execute(self._release, token_hash=key, now=now)  # a claim whose process was killed
+        expires = now + MAX_CLAIM
+        row = {"purpose": "claim", "subject": key, "binding": "", "data": "{}", "expires": expires}
+        is_claimed = True
+        try:
+            await self.gateway.insert(self.table, token_hash=key, **row)
+        except IntegrityError:
+            is_claimed = False
+        try:
+            yield is_claimed
+        finally:
+            if is_claimed:
+                await self.gateway.execute(self._release, token_hash=key, now=expires)
 
     def binding_matches(self, token: Token, binding: str) -> bool:
         """Returns whether `binding` is the text that the token was created with. False for a token without one."""

@@ -17,7 +17,7 @@ from ..database.gateway import Gateway
 from ..database.introspection import foreign_keys_to
 from ..database.statements import Statement
 from ..database.tables import Tables
-from ..passwords.passwords import Passwords
+from ..passwords.passwords import Passwords, is_usable
 from .models import User
 from .permission_holders import holds_permission
 from .permissions import GroupsAndPermissions, suggest
@@ -191,6 +191,11 @@ class Users(UserQueries[U], GroupsAndPermissions):
             return False
         user.password = fresh.password
         return await self.check_password(user, raw)
+
+    @staticmethod
+    def has_usable_password(user: User) -> bool:
+        """Returns whether the user has a password at all. Users who log in elsewhere may have none."""
+        return is_usable(user.password)
 
     async def delete(self, user: User) -> None:
         """Deletes a user and all rows that refer to it. A column with ON DELETE SET NULL is set to NULL instead.

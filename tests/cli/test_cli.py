@@ -15,14 +15,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from databases import Database
 
-from starlette_auth import Auth, User
+from starlette_auth import Auth, Throttled, User
 from starlette_auth.cli.main import main
 from starlette_auth.cli.terminal import print_error
+from starlette_auth.testing import FrozenClock
 
 from ..conftest import SECRET_KEY, connected, count_statements, installed
 from ..support.server import ROOT
@@ -128,6 +130,33 @@ async def test_sessions_are_listed_and_revoked(database_url: str) -> None:
             refused = await run(*arguments, **environment)
             assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
             assert "no user" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["ann", "ann@example.org"])
+async def test_unlock_empties_the_counters_of_a_user(database_url: str, name: str) -> None:
+    both: dict[str, Any] = {"login_fields": ("username", "email")}
+    async with connected(database_url) as database, installed(database, clock=FrozenClock(), **both) as auth:
+        await auth.users.create_user("ann", "ann@example.org", "quiet pässage one")
+
+        async def waits() -> list[bool]:
+            return [not await is_checked(auth, login) for login in ("ann", "ann@example.org", "ben")]
+
+        for login in ("ann", "ann@example.org", "ben") * 5:
+            assert await is_checked(auth, login)
+        assert await waits() == [True] * 3
+        unlocked = await run("unlock", name, DATABASE_URL=database_url)
+        assert (unlocked.returncode, unlocked.stderr) == (0, "")
+        assert unlocked.stdout == "Unlocked ann: wrong passwords are counted from 0 again.\n"
+        assert await waits() == [False, False, True]
+
+
+async def is_checked(auth: Auth, login: str) -> bool:
+    """Makes an attempt with a wrong password. Returns whether it was checked."""
+    try:
+        async with auth.throttle.attempt("login", account=login, address=""):
+            return True
+    except Throttled:
+        return False
 
 
 async def test_sessions_in_cookies_cannot_be_listed(tmp_path: Path, file_url: str) -> None:
@@ -362,6 +391,7 @@ def test_an_unusable_database_is_reported_in_one_line(url: str, capsys: pytest.C
         (["createsuperuser", "--noinput", "--username", "r" * 151], "nine loud herons stand", "150"),
         (["createsuperuser", "--noinput", "--username", "root"], "x" * 1025, "1024"),
         (["changepassword", "unknown"], "x", "no user"),
+        (["unlock", "unknown"], "", "no user 'unknown'"),
     ],
 )
 def test_an_error_states_its_reason(

@@ -47,10 +47,12 @@ def make_throttle(auth: Auth, clock: Clock, **options: Any) -> Throttle:
     return Throttle(auth.gateway, table=auth.tables.throttle, **{"clock": clock, **options})
 
 
-async def guess(throttle: Throttle, account: str = "ann", *, right: bool = False, **options: str) -> int:
+async def guess(
+    throttle: Throttle, account: str = "ann", *, right: bool = False, action: str = "login", **options: Any
+) -> int:
     """Makes one attempt. Returns the seconds to wait if it was throttled; 0 if the password was checked."""
     try:
-        async with throttle.attempt("login", account=account, **{"address": ADDRESS, **options}) as attempt:
+        async with throttle.attempt(action, account=account, **{"address": ADDRESS, **options}) as attempt:
             assert isinstance(attempt, Attempt)
             attempt.succeeded = right
     except Throttled as error:
@@ -259,27 +261,40 @@ async def test_a_login_from_a_known_browser_does_not_reset_the_counter_of_other_
 
 
 async def test_one_address_cannot_try_a_password_on_all_accounts(throttle: Throttle, clock: Clock) -> None:
-    assert [await guess(throttle, f"user {number}") for number in range(60)] == [0] * 60
-    assert await guess(throttle, "user 60") == 1
-    assert await guess(throttle, "user 60", address="203.0.113.10") == 0
-    clock.now += 1
-    assert await guess(throttle, "user 60") == 0
-    assert await guess(throttle, "user 60") == 1
+    assert [await guess(throttle, f"user {number}") for number in range(40)] == [0] * 40
+    assert await guess(throttle, "user 40") == 15
+    assert await guess(throttle, "user 40", address="203.0.113.10") == 0
+    clock.now += 15
+    assert await guess(throttle, "user 40") == 0
+    assert await guess(throttle, "user 40") == 15
+
+
+async def test_all_actions_that_try_a_password_share_the_rate_of_failures(throttle: Throttle) -> None:
+    actions = ("login", "password_change", "reauthenticate")
+    waits = [await guess(throttle, f"user {number}", action=actions[number % 3]) for number in range(41)]
+    assert waits == [0] * 40 + [15]
+
+
+async def test_right_passwords_count_only_at_the_rate_of_all_logins(auth: Auth, clock: Clock) -> None:
+    throttle = make_throttle(auth, clock, rates={"login": "100/m/ip", "login_failed": "2/h/ip"})
+    assert [await guess(throttle, f"user {number}", right=True) for number in range(101)] == [0] * 100 + [1]
+    clock.now += 60
+    assert [await guess(throttle, f"user {number}") for number in range(3)] == [0, 0, 1800]
 
 
 async def test_an_attempt_refused_for_its_account_is_not_counted_for_its_address(throttle: Throttle) -> None:
     assert [await guess(throttle) for _ in range(100)] == [0] * 5 + [1] * 95
-    assert [await guess(throttle, f"user {number}") for number in range(56)] == [0] * 55 + [1]
+    assert [await guess(throttle, f"user {number}") for number in range(36)] == [0] * 35 + [15]
 
 
 async def test_an_attempt_refused_for_its_address_is_not_counted_for_its_account(throttle: Throttle) -> None:
-    for number in range(60):
+    for number in range(40):
         await guess(throttle, f"user {number}")
-    assert [await guess(throttle) for _ in range(10)] == [1] * 10
+    assert [await guess(throttle) for _ in range(10)] == [15] * 10
     assert [await guess(throttle, address="203.0.113.10") for _ in range(6)] == [0, 0, 0, 0, 0, 1]
 
 
-async def fail_busy(throttle: Throttle, **options: str) -> None:
+async def fail_busy(throttle: Throttle, **options: Any) -> None:
     with pytest.raises(HashingBusy):
         async with throttle.attempt("login", account="ann", **{"address": ADDRESS, **options}):
             raise HashingBusy
@@ -341,7 +356,7 @@ async def test_a_cancelled_attempt_is_counted_as_a_failure(throttle: Throttle) -
     assert await guess(throttle) == 1
 
 
-async def test_a_login_takes_three_statements_and_two_from_a_known_browser(
+async def test_a_login_takes_four_statements_and_two_from_a_known_browser(
     throttle: Throttle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statements: list[object] = []
@@ -359,10 +374,151 @@ async def test_a_login_takes_three_statements_and_two_from_a_known_browser(
     monkeypatch.setattr(throttle.gateway.driver, "fetch", counting_fetch)
     for _ in range(3):
         assert await guess(throttle, right=True) == 0
-    assert len(statements) == 9
+    assert len(statements) == 12
     for _ in range(3):
         assert await guess(throttle, right=True, device="her laptop") == 0
-    assert len(statements) == 15
+    assert len(statements) == 18
+
+
+# Blocks
+
+
+async def guess_until_blocked(throttle: Throttle, clock: Clock, account: str = "ann", **options: Any) -> int:
+    """Guesses as often as the waits allow for 3 days. Returns how many passwords were checked."""
+    checked, end = 0, clock.now + 3 * DAY
+    while clock.now < end:
+        wait = await guess(throttle, account, address="", **options)
+        checked += not wait
+        clock.now += wait
+    return checked
+
+
+def refusing(reports: list[str]) -> dict[str, Any]:
+    async def on_block() -> None:
+        reports.append("blocked")
+
+    return {"policy": lambda: "refuse", "on_block": on_block}
+
+
+async def test_100_consecutive_wrong_passwords_block_unknown_browsers(throttle: Throttle, clock: Clock) -> None:
+    reports: list[str] = []
+    assert await guess_until_blocked(throttle, clock, **refusing(reports)) == 100
+    assert reports == ["blocked"]
+    for _ in range(3):
+        clock.now += 100 * DAY
+        assert await guess(throttle, right=True, **refusing(reports)) == 900
+    assert reports == ["blocked"]
+    assert await guess(throttle, device="her laptop", right=True, **refusing(reports)) == 0
+    assert await guess(throttle, right=True, **refusing(reports)) == 900
+
+
+@pytest.mark.parametrize("pause", [DAY, 7 * DAY, 30 * DAY])
+async def test_slow_guesses_are_counted_too(throttle: Throttle, clock: Clock, pause: int) -> None:
+    checked, reports = 0, list[str]()
+    for _ in range(110):
+        checked += not await guess(throttle, **refusing(reports))
+        clock.now += pause
+        await throttle.clear_expired()
+    assert (checked, reports) == (100, ["blocked"])
+
+
+async def test_a_right_password_from_an_unknown_browser_ends_the_count(throttle: Throttle, clock: Clock) -> None:
+    for right in (False, False, True, False, False):
+        for _ in range(49):
+            assert await guess(throttle, address="", right=right, policy=lambda: "refuse") == 0
+            clock.now += 900
+    # A known browser does not: an owner who logs in daily would otherwise give an attacker any number of guesses.
+    assert await guess(throttle, device="her laptop", right=True) == 0
+    assert await guess_until_blocked(throttle, clock, policy=lambda: "refuse") == 2
+
+
+async def test_where_nothing_can_end_a_block_each_attempt_waits_900_seconds(throttle: Throttle, clock: Clock) -> None:
+    while clock.now < 1_800_000_000 + 2 * DAY:
+        clock.now += await guess(throttle, address="")
+    for _ in range(5):
+        while wait := await guess(throttle, address=""):
+            clock.now += wait
+        assert await guess(throttle, address="") == 900
+        clock.now += 899
+        assert await guess(throttle, address="") == 1
+        clock.now += 1
+        await fail_busy(throttle)  # a password that was not checked costs no wait
+    assert await guess(throttle, right=True) == 0
+    assert [await guess(throttle) for _ in range(6)] == [0, 0, 0, 0, 0, 1]
+
+
+async def test_of_200_concurrent_attempts_on_a_blocked_account_one_is_checked(throttle: Throttle, clock: Clock) -> None:
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
+    clock.now += 900
+    waits = await asyncio.gather(*(guess(throttle, address="") for _ in range(100)))
+    assert sorted(waits) == [0] + [900] * 99
+
+
+async def test_no_more_than_100_are_checked_under_concurrency(auth: Auth, clock: Clock) -> None:
+    throttle, reports = make_throttle(auth, clock), list[str]()
+    waits = 0
+    for _ in range(120):
+        batch = await asyncio.gather(*(guess(throttle, address="", **refusing(reports)) for _ in range(6)))
+        waits += batch.count(0)
+        clock.now += 900
+    assert (waits, reports) == (100, ["blocked"])
+
+
+async def test_all_actions_share_one_counter(throttle: Throttle) -> None:
+    actions = ("login", "password_change", "reauthenticate")
+    assert [await guess(throttle, action=actions[n % 3]) for n in range(6)] == [0, 0, 0, 0, 0, 1]
+    assert [await guess(throttle, action=action) for action in actions] == [1, 1, 1]
+
+
+async def test_unlock_lets_unknown_browsers_try_again_at_once(throttle: Throttle, clock: Clock) -> None:
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
+    await throttle.unlock("ANN")
+    assert [await guess(throttle, policy=lambda: "refuse") for _ in range(6)] == [0, 0, 0, 0, 0, 1]
+    await throttle.unlock("nobody")
+
+
+async def test_a_new_password_ends_a_block_and_leaves_other_waits(throttle: Throttle, clock: Clock) -> None:
+    for _ in range(6):
+        await guess(throttle)
+    await throttle.forgive(["ann"])
+    assert await guess(throttle) == 1
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
+    await throttle.forgive(["ann"])
+    assert await guess(throttle, right=True, policy=lambda: "refuse") == 0
+
+
+async def test_a_known_browser_with_100_wrong_passwords_counts_as_unknown(throttle: Throttle, clock: Clock) -> None:
+    laptop: dict[str, Any] = {"device": "a stolen laptop", "policy": lambda: "refuse"}
+    # Its own hundred, and then those of unknown browsers.
+    assert await guess_until_blocked(throttle, clock, **laptop) == 200
+    assert await guess(throttle, policy=lambda: "refuse") == 900
+    assert await guess(throttle, device="her phone", policy=lambda: "refuse") == 0
+
+
+async def test_a_block_ends_a_year_after_the_last_attempt(auth: Auth, throttle: Throttle, clock: Clock) -> None:
+    await guess_until_blocked(throttle, clock, policy=lambda: "refuse")
+    clock.now += 364 * DAY
+    assert await throttle.clear_expired() == 0
+    assert await guess(throttle, policy=lambda: "refuse") == 900  # prolongs it
+    clock.now += 365 * DAY - 1
+    assert await throttle.clear_expired() == 2  # the counters of the address
+    assert await count_rows(auth) == 1
+    clock.now += 1
+    assert await guess(throttle, policy=lambda: "refuse") == 0
+    assert [await guess(throttle) for _ in range(5)] == [0, 0, 0, 0, 1]
+
+
+async def test_a_block_is_reported_though_the_last_attempt_was_cancelled(throttle: Throttle, clock: Clock) -> None:
+    reports: list[str] = []
+    for _ in range(99):
+        assert await guess(throttle, address="") == 0
+        clock.now += 900
+    with pytest.raises(asyncio.CancelledError):
+        async with throttle.attempt("login", account="ann", address="", **refusing(reports)):
+            raise asyncio.CancelledError
+    assert (await guess(throttle, **refusing(reports)), reports) == (900, [])  # it may still be running elsewhere
+    clock.now += 60
+    assert (await guess(throttle, **refusing(reports)), reports) == (840, ["blocked"])
 
 
 # Rates
@@ -430,7 +586,7 @@ async def test_logins_may_have_a_rate_per_account(auth: Auth, clock: Clock) -> N
 
 
 async def test_a_rate_can_be_switched_off(auth: Auth, clock: Clock) -> None:
-    throttle = make_throttle(auth, clock, rates={"register": "", "login": " "})
+    throttle = make_throttle(auth, clock, rates={"register": "", "login": " ", "login_failed": ""})
     assert await hits(throttle, "register", 100, ip=ADDRESS) == 100
     assert [await guess(throttle, f"user {number}") for number in range(100)] == [0] * 100
     assert [await guess(throttle, "ann") for _ in range(6)] == [0, 0, 0, 0, 0, 1]
@@ -461,7 +617,7 @@ async def test_a_counter_that_is_updated_during_clear_expired_stays(auth: Auth, 
         tasks.append(asyncio.create_task(throttle.clear_expired()))
         await asyncio.sleep(0.1)
     assert await tasks[0] == 0
-    assert await count_rows(auth) == 2
+    assert await count_rows(auth) == 3
 
 
 async def test_clear_expired_deletes_counters_without_effect(auth: Auth, clock: Clock) -> None:
@@ -470,23 +626,25 @@ async def test_clear_expired_deletes_counters_without_effect(auth: Auth, clock: 
         await guess(throttle)
     await guess(throttle, "ben", right=True)
     await throttle.hit("register", ip=ADDRESS)
-    assert await count_rows(auth) == 4
+    assert await count_rows(auth) == 5
     assert await throttle.clear_expired() == 1  # the counter of ben
-    clock.now += 10
-    assert await throttle.clear_expired() == 2  # the two counters of the address
-    clock.now += DAY - 9.5
+    clock.now += 10 * 60
+    assert await throttle.clear_expired() == 3  # the three counters of the address
+    # Consecutive failures are forgotten a year after the wait.
+    clock.now += 365 * DAY - 10 * 60 - 0.5
     assert await throttle.clear_expired() == 0
     assert await guess(throttle) == 0
-    assert await guess(throttle) == 2
-    clock.now += 2 + DAY
+    clock.now += 365 * DAY - 0.001
     assert await throttle.clear_expired() == 2
-    assert await count_rows(auth) == 0
+    assert await count_rows(auth) == 1
+    clock.now += 0.001
+    assert await throttle.clear_expired() == 1
 
 
 async def test_usernames_and_addresses_are_stored_as_hashes(auth: Auth, clock: Clock) -> None:
     await guess(make_throttle(auth, clock))
     (*counters,) = await auth.gateway.fetch_all(sa.select(auth.tables.throttle))
-    assert len(counters) == 2
+    assert len(counters) == 3
     assert all(len(row["key_hash"]) == 64 for row in counters)
 
 
@@ -622,6 +780,7 @@ def test_an_invalid_rate_is_rejected(text: str) -> None:
         ({"rates": {"login": "often"}}, "'often' is not a rate"),
         ({"free_failures": 0}, "pass enabled=False"),
         ({"longest_wait": 0}, "pass enabled=False"),
+        ({"max_failures": 5}, "max_failures must be greater than free_failures. Pass max_failures=100"),
     ],
 )
 async def test_invalid_options_are_rejected(auth: Auth, clock: Clock, options: dict[str, Any], message: str) -> None:

@@ -611,3 +611,26 @@ async def test_a_session_holds_a_hash_that_finds_the_token_but_works_in_no_link(
 async def test_a_malformed_text_in_a_session_finds_no_token(auth: Auth, ann: User, junk: str) -> None:
     await auth.reset_tokens.make(ann)
     assert not await auth.reset_tokens.check(ann, auth.reset_tokens.from_session(junk))
+
+
+async def test_one_of_20_concurrent_requests_claims_a_name(auth: Auth) -> None:
+    results: list[bool] = []
+    all_asked = asyncio.Event()
+
+    async def claim() -> None:
+        async with auth.tokens.claim("a link") as is_claimed:
+            results.append(is_claimed)
+            if len(results) == 20:
+                all_asked.set()
+            await asyncio.wait_for(all_asked.wait(), 30)
+
+    for _ in range(2):
+        results.clear()
+        all_asked.clear()
+        await asyncio.gather(*(claim() for _ in range(20)))
+        assert sorted(results) == [False] * 19 + [True]
+    with pytest.raises(RuntimeError):
+        async with auth.tokens.claim("a link"):
+            raise RuntimeError
+    async with auth.tokens.claim("a link") as is_claimed:
+        assert is_claimed
