@@ -108,13 +108,16 @@ def login_required(endpoint: Any = None, *, login_url: str | None = None) -> Any
     return guard if endpoint is None else guard(endpoint)
 
 
+NAME_PERMISSION = NotADependency(
+    'Name the permission in the dependency: Depends(permission_required("polls.add_vote")).'
+)
+NAME_TEST = NotADependency("Name the test in the dependency: Depends(user_passes_test(lambda user: user.is_staff)).")
+
+
 def permission_required(
-    perm: Annotated[
-        str | Iterable[str],
-        NotADependency('Name the permission in the dependency: Depends(permission_required("polls.add_vote")).'),
-    ],
+    perm: Annotated[str | Iterable[str], NAME_PERMISSION],
     *,
-    login_url: str | None = None,
+    login_url: Annotated[str | None, NAME_PERMISSION] = None,
 ) -> Guard:
     """Allows only users with the permission, or with all permissions of a list.
 
@@ -145,13 +148,7 @@ def permission_required(
     return guard
 
 
-def user_passes_test(
-    test: Annotated[
-        Test, NotADependency("Name the test in the dependency: Depends(user_passes_test(lambda user: user.is_staff)).")
-    ],
-    *,
-    login_url: str | None = None,
-) -> Guard:
+def user_passes_test(test: Annotated[Test, NAME_TEST], *, login_url: Annotated[str | None, NAME_TEST] = None) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
     The test may be async if the endpoint is async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`.
@@ -184,7 +181,9 @@ def login_not_required(
     return endpoint
 
 
-def csrf_exempt(endpoint: F) -> F:
+def csrf_exempt(
+    endpoint: Annotated[F, NotADependency("Write @csrf_exempt above the endpoint: it is not a dependency.")],
+) -> F:
     """Marks an endpoint to which other sites may post, such as a webhook. CSRFMiddleware does not check it.
 
     `login` and `complete_login` still raise PermissionDenied for a request that another site sent.

@@ -1,5 +1,6 @@
 """Tests of the decorators as dependencies of FastAPI: who gets in, by which response, and what is refused."""
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from starlette_auth import (
     MemoryStore,
     SessionMiddleware,
     User,
+    csrf_exempt,
     fresh_login_required,
     lifespan,
     login_not_required,
@@ -265,7 +267,12 @@ def add_to_websocket(dependency: Any) -> None:
         (permission_required, r"Depends\(permission_required\("),
         (user_passes_test, r"Depends\(user_passes_test\("),
         (login_not_required, "@login_not_required above"),
+        (csrf_exempt, "@csrf_exempt above"),
+        (functools.partial(permission_required, "polls.add_vote"), r"Depends\(permission_required\("),
+        (functools.partial(permission_required, "polls.add_vote", login_url="/in"), r"Depends\(permission_required\("),
+        (functools.partial(user_passes_test, lambda user: True), r"Depends\(user_passes_test\("),
     ],
+    ids=str,
 )
 def test_a_decorator_that_needs_an_argument_is_refused_when_the_route_is_added(
     add: Callable[[Any], None], function: Any, right: str
@@ -287,6 +294,12 @@ async def test_a_decorator_that_needs_an_argument_is_refused_for_an_included_rou
 
     with pytest.raises(ImproperlyConfigured, match=r"Depends\("):
         await start()
+
+
+async def test_a_partial_guard_is_a_guard(auth: Auth) -> None:
+    app = add_accounts(by_route(auth, functools.partial(login_required), endpoint), auth)
+    async with lifespan(auth)(app), client_of(app) as client:
+        assert (await client.get("/secret", headers=JSON)).status_code == 401
 
 
 @pytest.mark.parametrize("guard", ["login_required", "login_required()", "fresh_login_required(max_age)"])

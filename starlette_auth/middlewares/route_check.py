@@ -1,5 +1,6 @@
 """Checks that routes call the decorated functions, and not the functions below the decorators."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -44,7 +45,8 @@ def _check_guard(call: Call) -> None:
     """Refuses a guard where FastAPI calls it but it cannot work."""
     if not is_guard(call.function):
         return
-    name = getattr(call.function, "name", None) or call.function.__name__
+    guard = next(layer for layer in layers(call.function) if not isinstance(layer, functools.partial))
+    name = getattr(guard, "name", None) or guard.__name__
     if call.is_endpoint:
         raise ImproperlyConfigured(
             f"{call.route} calls @{name} instead of an endpoint. Call the decorator first, as in "
