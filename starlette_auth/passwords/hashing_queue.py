@@ -30,7 +30,8 @@ class HashingQueue:
     """Runs hashing jobs in threads. The waiting clients take turns.
 
     An attacker sends many logins at once, which would keep the threads busy while others wait. Therefore a client may
-    use half of the threads at most, and the jobs that wait for a client delay only that client's own further jobs.
+    use half of the threads at most, and the jobs that wait for a client delay only that client's own further jobs. A
+    client whose job has ended also lets the running jobs of others go on alone, because one hash can use all cores.
     Jobs without a known client, as through a Unix socket, have no such share.
 
     A client has at most `size` jobs in the queue. A further job raises HashingBusy, and so does that of another client
@@ -48,6 +49,7 @@ class HashingQueue:
         self._workers = 0
         self._waiting: dict[str, deque[Job]] = {}  # by client, in the order of their turns
         self._running: Counter[str] = Counter()
+        self._last: str | None = None  # the client whose job ended last
 
     def submit(self, task: Callable[[], T]) -> "Future[T]":
         """Adds a job for the client of `hashing_for`. Raises HashingBusy if the queue is full."""
@@ -101,19 +103,32 @@ class HashingQueue:
         """Returns the job whose turn it is, after the job of the client `finished` ended."""
         with self._lock:
             if finished is not None:
+                self._last = finished
                 self._running[finished] -= 1
                 if not self._running[finished]:
                     del self._running[finished]
-            for client, jobs in self._waiting.items():
-                if not client or self._running[client] < self.share:
-                    job = jobs.popleft()
-                    del self._waiting[client]
-                    if jobs:
-                        self._waiting[client] = jobs  # behind the other clients
-                    self._running[client] += 1
-                    return client, job
-            self._workers -= 1
-            return "", None
+            client = self._whose_turn()
+            if client is None:
+                self._workers -= 1
+                return "", None
+            jobs = self._waiting.pop(client)
+            job = jobs.popleft()
+            if jobs:
+                self._waiting[client] = jobs  # behind the other clients
+            self._running[client] += 1
+            if self._workers < self.threads and self._pool is not None and self._whose_turn() is not None:
+                self._workers += 1
+                self._pool.submit(self._work)
+            return client, job
+
+    def _whose_turn(self) -> str | None:
+        """Returns the client whose job may run next, or None."""
+        others_are_running = any(client != self._last for client in self._running)
+        for client in self._waiting:
+            has_had_its_turn = client == self._last and others_are_running
+            if not client or (self._running[client] < self.share and not has_had_its_turn):
+                return client
+        return None
 
     def _release(self, client: str, future: "Future[Any]") -> None:
         """Frees the slot of a job that has ended. Removes a job whose request was cancelled while it waited."""
