@@ -686,17 +686,25 @@ async def test_a_part_of_a_file_is_not_taken_for_the_whole(tmp_path: Path, spec_
         assert body.log == (["closed", "background"] if spec_version == "2.3" else ["closed"])
 
 
+class PacedStream(Stream):
+    """A client with a slow connection."""
+
+    async def send(self, message: Any) -> None:
+        await asyncio.sleep(0.01)
+        await super().send(message)
+
+
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 async def test_a_download_is_cut_off(tmp_path: Path, spec_version: str) -> None:
     path = tmp_path / "large.bin"
-    await asyncio.to_thread(path.write_bytes, bytes(64 * 1024 * 400))
+    await asyncio.to_thread(path.write_bytes, bytes(64 * 1024 * 1000))
 
     def download(request: Request) -> Response:
         return FileResponse(path)
 
     async with (
         site("memory", tmp_path, Route("/download", download)) as (auth, app, client),
-        Stream(app, "/download", client, spec_version=spec_version) as stream,
+        PacedStream(app, "/download", client, spec_version=spec_version) as stream,
     ):
         await stream.next_part()
         await stream.next_part()
