@@ -161,15 +161,16 @@ class SessionResponder(OpenConnection):
         if watcher is not None:
             await watcher
         if not self.is_complete:
-            raise ConnectionAbortedError(
-                "The login of this request has ended, or its user may not read this response any more, so the response "
-                "was cut off. This exception makes the server close the connection. The client would otherwise take "
-                "the part for the whole."
-            )
+            # The server closes the connection. The client would otherwise take the part for the whole.
+            raise ConnectionAbortedError("The login of this response has ended, so the response was cut off.")
 
     async def end(self, reason: str) -> None:
         """Ends the stream, and tells the application that the client has disconnected."""
         self.is_ended, listener = True, self.listener
+        for _ in range(20):  # until the part that is being sent is sent, unless the client does not read it
+            if not (self.is_event_stream and self.is_sending):
+                break
+            await asyncio.sleep(0.02)
         if self.is_event_stream and not self.is_sending:
             with contextlib.suppress(Exception):  # the client has disconnected
                 await self.send_on(END_OF_BODY)

@@ -71,7 +71,7 @@ class Stream:
         self.sent.put_nowait(message)
 
     async def next_part(self) -> bytes:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             return bytes((await self.sent.get())["body"])
 
     async def goes_on(self) -> bool:
@@ -82,7 +82,7 @@ class Stream:
             return bool(await self.next_part()) and not self.task.done()
         return False
 
-    async def ended(self, within: float = 1) -> bool:
+    async def ended(self, within: float = 5) -> bool:
         """Waits until the application has ended; returns whether the body has its end."""
         await asyncio.wait([self.task], timeout=within)
         assert self.task.done(), "the stream goes on"
