@@ -76,8 +76,8 @@ class HashingQueue:
 
     def _take_room(self, client: str) -> None:
         own_jobs = len(self._waiting.get(client, ())) + self._running[client]
-        is_full = own_jobs >= self.size if client else not self.slots.acquire(blocking=False)
-        if is_full or (client not in self._waiting and len(self._waiting) >= self.size):
+        is_crowded = client not in self._waiting and len(self._waiting) >= self.size
+        if is_crowded or (own_jobs >= self.size if client else not self.slots.acquire(blocking=False)):
             raise HashingBusy
 
     def _work(self) -> None:

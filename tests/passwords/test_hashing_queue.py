@@ -122,3 +122,17 @@ async def test_the_usual_duration_is_that_of_a_wrong_password() -> None:
         assert passwords.usual_duration == 0
         await passwords.check("gated$x", "y")
         assert 0 < passwords.usual_duration < 1
+
+
+async def test_a_refusal_takes_no_place_in_the_queue() -> None:
+    hasher = GatedHasher()
+    async with passwords_with(hasher, threads=1, max_waiting=3) as passwords:
+        crowd = [asyncio.create_task(hash_for(passwords, client, client)) for client in "abcde"]
+        while len(hasher.running) < 1:
+            await asyncio.sleep(0.01)
+        for _ in range(5):
+            with pytest.raises(HashingBusy):
+                await passwords.hash("without a client")
+        hasher.gate.set()
+        await asyncio.gather(*crowd)
+        assert len(await asyncio.gather(*[passwords.hash(f"{n}") for n in range(4)])) == 4
