@@ -45,6 +45,7 @@ __all__ = [
     "PASSWORD",
     "REDIS_URL",
     "SECRET_KEY",
+    "any_database",
     "connected",
     "database_with_tables",
     "empty_database",
@@ -63,6 +64,7 @@ ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  
 # Stores of a Django project, which keep fewer details of a session.
 DJANGO = [f"django {server}" for server in dict.fromkeys((BACKENDS[0], BACKENDS[-1]))]
 with_tables = pytest.mark.with_tables
+any_database = pytest.mark.any_database
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,6 +83,17 @@ class ByFile(LoadFileScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out the other databases where the marker `any_database` says that one is enough."""
+    items[:] = [item for item in items if not (item.get_closest_marker("any_database") and _server_of(item))]
+
+
+def _server_of(item: pytest.Item) -> str:
+    """Returns the URL of the server on which a test has its database; "" for SQLite."""
+    server = item.callspec.params.get("database_url", "sqlite") if hasattr(item, "callspec") else "sqlite"
+    return "" if server == "sqlite" else str(server)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -31,10 +31,10 @@ from starlette_auth import (
     user_passes_test,
 )
 
-from .conftest import client_of, post_login, with_tables
+from .conftest import any_database, client_of, post_login, with_tables
 from .support.apps import app_routes, make_app, members, public, staff, vote
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 SAME_ORIGIN = {"origin": "http://testserver"}
 PROTECTED_PATHS = ["/members", "/members-sync", "/vote", "/recount", "/staff", "/club"]

@@ -34,9 +34,9 @@ from starlette_auth import (
 )
 from starlette_auth.testing import log_in
 
-from .conftest import client_of, installed, post_login, with_tables
+from .conftest import any_database, client_of, installed, post_login, with_tables
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 JSON = {"accept": "application/json"}
 SAME_ORIGIN = {"origin": "http://testserver"}

@@ -27,10 +27,10 @@ from starlette_auth.authentication import confirm_password
 from starlette_auth.passwords.hashers import default_hashers
 from starlette_auth.testing import CollectingMailer, log_in
 
-from ..conftest import PASSWORD, client_of, installed, with_tables
+from ..conftest import PASSWORD, any_database, client_of, installed, with_tables
 from ..support.apps import make_app
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 NOT_TEXT: list[Any] = [None, True, False, 0, 1, 1.5, [], ["None"], {}, {"a": 1}]
 HASHERS: list[PasswordHasher] = [

@@ -22,10 +22,10 @@ from starlette_auth.features.email_change import EmailChange
 from starlette_auth.sessions.base import SessionBase
 from starlette_auth.testing import CollectingMailer
 
-from ..conftest import installed, with_tables
+from ..conftest import any_database, installed, with_tables
 from ..support.apps import public
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 SECRET = "s3cret-" + "x" * 36
 LINKS = ["reset/MQ", "register/confirm", "email_change/confirm", "email_undo/confirm"]

@@ -26,9 +26,9 @@ from starlette_auth import (
 from starlette_auth.http.urls import requested_url
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import PASSWORD, client_of, installed, post_login, with_tables
+from ..conftest import PASSWORD, any_database, client_of, installed, post_login, with_tables
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 SITE = "http://testserver"
 PATHS = [

@@ -10,11 +10,11 @@ from starlette.testclient import TestClient
 from starlette_auth import Auth, Cookie, DjangoProject, MemoryStore, lifespan
 from starlette_auth.testing import log_in
 
-from ..conftest import PASSWORD, client_of, installed, post_login, with_tables
+from ..conftest import PASSWORD, any_database, client_of, installed, post_login, with_tables
 from ..support.apps import make_app
 from ..support.databases import SECRET_KEY
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 SITE = "https://shop.example"
 FORWARDED = [

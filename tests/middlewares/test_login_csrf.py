@@ -35,10 +35,10 @@ from starlette_auth import (
     middleware,
 )
 
-from ..conftest import PASSWORD, client_of, installed, post_login, with_tables
+from ..conftest import PASSWORD, any_database, client_of, installed, post_login, with_tables
 from ..support.apps import make_app
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 CREDENTIALS = {"username": "ann", "password": PASSWORD}
 CROSS_SITE: list[dict[str, str]] = [

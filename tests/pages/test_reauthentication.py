@@ -33,11 +33,11 @@ from starlette_auth import Form as OurForm
 from starlette_auth.core.translation import Languages
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import PASSWORD, SECRET_KEY, client_of, installed, post_login, token_in, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, any_database, client_of, installed, post_login, token_in, with_tables
 from ..sessions.test_sessions import Socket
 from ..support.apps import make_app
 
-pytestmark = with_tables
+pytestmark = [with_tables, any_database]
 
 PAGE = "/accounts/reauthenticate"
 SECRET_FIELDS = (
