@@ -64,6 +64,7 @@ async def test_clients_take_turns_and_use_half_of_the_threads_at_most() -> None:
         # The attacker's 18 further passwords do not keep the other client waiting.
         assert sorted(hasher.order) == ["a0", "a1", "b0", "b1"]
         tasks += [asyncio.create_task(hash_for(passwords, "c", "c0"))]
+        await asyncio.sleep(0.1)  # the threads would otherwise be through before this client's password comes
         hasher.gate.set()
         await asyncio.gather(*tasks)
         assert hasher.order.index("c0") < 12
