@@ -272,7 +272,6 @@ def add_to_websocket(dependency: Any) -> None:
         (functools.partial(permission_required, "polls.add_vote", login_url="/in"), r"Depends\(permission_required\("),
         (functools.partial(user_passes_test, lambda user: True), r"Depends\(user_passes_test\("),
     ],
-    ids=str,
 )
 def test_a_decorator_that_needs_an_argument_is_refused_when_the_route_is_added(
     add: Callable[[Any], None], function: Any, right: str
