@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -73,8 +74,9 @@ def app_of(auth: Auth, mount: str, *more: Middleware) -> Starlette:
     return Starlette(routes=inner, middleware=[*middleware(auth), *more])
 
 
-@pytest.mark.parametrize("mount", ["/accounts", "/sub/accounts"])
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(
+    ("link", "mount"), [*zip(LINKS, itertools.cycle(["/accounts", "/sub/accounts"]), strict=False)]
+)
 @pytest.mark.parametrize(
     ("status", "case", "more"),
     [

@@ -131,25 +131,22 @@ async def client(request: pytest.FixtureRequest, database: Database) -> Any:
 
 
 @pytest.mark.parametrize("path", ["/login", "/complete", "/exempt/login", "/exempt/complete"])
-@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
-async def test_another_site_cannot_log_a_visitor_in(
-    client: httpx.AsyncClient, path: str, headers: dict[str, str]
-) -> None:
-    response = await client.post(path, json=CREDENTIALS, headers={**headers, "content-type": "text/plain"})
-    assert response.status_code == 403
-    assert "another site" in response.text
-    assert not client.cookies
-    assert "set-cookie" not in response.headers
+async def test_another_site_cannot_log_a_visitor_in(client: httpx.AsyncClient, path: str) -> None:
+    for headers in CROSS_SITE:
+        response = await client.post(path, json=CREDENTIALS, headers={**headers, "content-type": "text/plain"})
+        assert response.status_code == 403, headers
+        assert "another site" in response.text, headers
+        assert not client.cookies, headers
+        assert "set-cookie" not in response.headers, headers
 
 
 @pytest.mark.parametrize("path", ["/login", "/complete", "/exempt/login", "/exempt/complete"])
-@pytest.mark.parametrize("headers", OWN_SITE, ids=str)
-async def test_the_site_itself_and_trusted_origins_can_log_a_visitor_in(
-    client: httpx.AsyncClient, path: str, headers: dict[str, str]
-) -> None:
-    response = await client.post(path, json=CREDENTIALS, headers=headers)
-    assert response.status_code in (200, 303)
-    assert "session" in client.cookies
+async def test_the_site_itself_and_trusted_origins_can_log_a_visitor_in(client: httpx.AsyncClient, path: str) -> None:
+    for headers in OWN_SITE:
+        client.cookies.clear()
+        response = await client.post(path, json=CREDENTIALS, headers=headers)
+        assert response.status_code in (200, 303), headers
+        assert "session" in client.cookies, headers
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
@@ -185,14 +182,14 @@ async def test_an_anonymous_request_from_another_site_is_rejected(
         ("/members-class", 303),
     ],
 )
-@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
 async def test_an_exempt_endpoint_takes_requests_from_other_sites(
-    client: httpx.AsyncClient, headers: dict[str, str], path: str, status: int, has_session: bool
+    client: httpx.AsyncClient, path: str, status: int, has_session: bool
 ) -> None:
     if has_session:
         await client.get("/remember?a=1")
-    assert (await client.post(path, headers=headers)).status_code == status
-    assert (await client.put("/hook-method", headers=headers)).status_code == 403
+    for headers in CROSS_SITE:
+        assert (await client.post(path, headers=headers)).status_code == status, headers
+        assert (await client.put("/hook-method", headers=headers)).status_code == 403, headers
 
 
 @pytest.mark.parametrize(
@@ -210,13 +207,13 @@ async def test_an_exempt_endpoint_takes_requests_from_other_sites(
         ("", 403),
     ],
 )
-@pytest.mark.parametrize("headers", CROSS_SITE, ids=str)
 async def test_only_a_bearer_token_shows_that_a_page_may_send_this(
-    client: httpx.AsyncClient, headers: dict[str, str], authorization: str, status: int
+    client: httpx.AsyncClient, authorization: str, status: int
 ) -> None:
-    headers = {**headers, "authorization": authorization}
-    assert (await client.post("/checked", headers=headers)).status_code == status
-    assert (await client.post("/login", json=CREDENTIALS, headers=headers)).status_code == 403
+    for foreign in CROSS_SITE:
+        headers = {**foreign, "authorization": authorization}
+        assert (await client.post("/checked", headers=headers)).status_code == status, headers
+        assert (await client.post("/login", json=CREDENTIALS, headers=headers)).status_code == 403, headers
 
 
 async def test_two_authorization_headers_are_no_bearer_token(client: httpx.AsyncClient) -> None:

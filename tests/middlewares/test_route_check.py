@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -311,8 +312,9 @@ if not hasattr(fastapi.routing, "iter_route_contexts"):  # FastAPI before 0.137 
 SOCKETS = (above_websocket, above_included_websocket, registered_socket_class_before)
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize(
+    ("wrong", "guard"), [*zip(WRONG, itertools.cycle(GUARDS), strict=False), *((WRONG[0], guard) for guard in GUARDS)]
+)
 async def test_a_function_that_is_called_past_its_decorator_stops_the_start(
     auth: Auth, wrong: Wrong, guard: str
 ) -> None:
