@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ any_database = pytest.mark.any_database
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background job of a shell; tests send this signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     coverage = config.pluginmanager.getplugin("_cov")
     if IN_CI and coverage is not None:
         coverage.options.cov_fail_under = 99  # a few lines handle races, which do not occur in every run
