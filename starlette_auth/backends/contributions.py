@@ -39,7 +39,7 @@ async def ask(
     """Returns the answer of a method that may be async or not.
 
     Raises WouldWait if the answer is needed at once, and `waited` says that the backend waited before. It is not tried
-    again, because an answer for which nobody waits still takes a connection to the database.
+    again, because a query whose result is dropped still takes a connection to the database.
     """
     attempt = attempt_in_progress.get()
     if attempt is not None:

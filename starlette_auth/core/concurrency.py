@@ -139,7 +139,7 @@ async def _complete(steps: Generator[Any, Any, Any], waits_for: Any) -> None:
 def _forget(task: asyncio.Task[None]) -> None:
     _unfinished.discard(task)
     if not task.cancelled():
-        task.exception()  # the event loop would log an exception that nobody has read
+        task.exception()  # marks it as retrieved: the event loop logs exceptions that were not
 
 
 _unfinished: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references to its tasks

@@ -86,7 +86,7 @@ class Tables:
     """Holds all tables of one installation.
 
     `user` may be a custom table with at least the columns of `user_columns()`. Its name and further columns are free.
-    Its primary key is an integer or a UUID. Each user table has tables of its own for the groups and permissions of its
+    Its primary key is an integer or a UUID. Each user table has separate tables for the groups and permissions of its
     users, their sessions and their mailed links. For `shop_customer` these are `shop_customer_groups`,
     `shop_customer_user_permissions`, `shop_customer_auth_session` and `shop_customer_auth_token`. Groups and permissions
     themselves are the same for all.

@@ -35,7 +35,7 @@ async def revalidate(
         if session_user is None or session_user.identity != session.user_id:
             return ENDED
     if scope.get("session") is not session:
-        return None  # a mounted application has sessions and users of its own, and checks them
+        return None  # a mounted application has its own sessions and users, and checks them
     mark = {IS_CHECK: True, "session": session if stored is None else stored}
     if IDENTIFIED_USER in scope and scope["user"].is_authenticated:
         identified = scope[IDENTIFIED_USER]

@@ -34,7 +34,7 @@ class SessionResponder(OpenConnection):
 
     A streamed response of a user ends when a WebSocket would be closed. For the application this looks as if the client
     had disconnected. For the client, server-sent events end as usual: EventSource connects again, and gets the refusal.
-    Any other response is cut off, so that nobody takes a part of a file for the whole.
+    Any other response is cut off, so that the client does not take a part of a file for the whole.
     """
 
     is_in_use = True  # the request itself

@@ -42,7 +42,7 @@ class Passwords:
 
     `threads` is the size of the pool (default: one per CPU core). `max_waiting` is the length of the queue (default: 32
     per thread, a few seconds of work). When the queue is full, `hash` and `check` raise `HashingBusy`, which becomes a
-    503 response with `Retry-After`. The clients of `for_client` take turns, each with a queue of its own, and one uses
+    503 response with `Retry-After`. The clients of `for_client` take turns, each with a separate queue, and one uses
     at most half of the threads.
     """
 
@@ -65,7 +65,6 @@ class Passwords:
         waiting_slots = 32 * self.threads if max_waiting is None else max_waiting
         self._durations: dict[str, float] = {}  # kind of hash: moving average of its seconds
         self._queue = HashingQueue(self.threads, self.threads + waiting_slots, initializer=_lower_priority)
-        self._slots = self._queue.slots
 
     async def hash(self, password: str | None) -> str:
         """Returns the encoded hash of a password. For None: an unusable hash, which no password matches.

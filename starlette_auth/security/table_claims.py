@@ -50,13 +50,13 @@ def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClai
     [owner] = _places(gateway, tables.user)
     claim = TableClaim(owner, frozenset(places))
     if _conflict(claim):
-        gc.collect()  # an Auth that nobody uses any more may still wait for the garbage collector
+        gc.collect()  # an Auth without references may still wait for the garbage collector
     if conflict := _conflict(claim):
         other, names = conflict
         raise ImproperlyConfigured(
             f"Two Auths, with the user tables {other.owner[1]} and {claim.owner[1]}, would share the table "
             f"{' and '.join(names)}: a user of one would have the rights or sessions of the user of the other with the "
-            "same number. Give each a table of its own: pass another table to the session store "
+            "same number. Give each a separate table: pass another table to the session store "
             "(DatabaseStore(table=…)), or rename a user table."
         )
     _claims.add(claim)
@@ -72,7 +72,7 @@ def _conflict(claim: TableClaim) -> tuple[TableClaim, list[str]] | None:
 
 def _places(gateway: Gateway, *tables: sa.Table) -> list[Place]:
     url, is_sqlite = gateway.database.url, gateway.dialect == "sqlite"
-    # Each in-memory database of SQLite is a database of its own.
+    # Each in-memory database of SQLite is a separate database.
     is_in_memory = is_sqlite and url.database in ("", ":memory:")
     location = f"memory {id(gateway)}" if is_in_memory else database_location(str(url))
     # SQLite ignores the case of names.

@@ -257,7 +257,7 @@ class Throttle:
     async def _check_block(self, guess: _Guess, failure: Failure) -> None:
         """Raises Throttled unless the attempt may be made though the counter is blocked."""
         if failure.is_old_block:
-            await self._report_block(guess)  # nobody did, because the last attempt was cancelled
+            await self._report_block(guess)  # the last attempt was cancelled before it reported the block
         policy = guess.policy()
         if policy == "refuse" or (policy == "wait_hidden" and failure.wait):
             # The refusal of an attempt that would have been admitted takes as long as a check. An attacker would

@@ -45,7 +45,7 @@ class CookieStore(SessionStore):
         """Signs cookies for the users of this table only.
 
         An attacker sends a cookie of one site to another one with the same secret key, where the user of the same number
-        is somebody else; therefore the signature depends on the user table.
+        is another person; therefore the signature depends on the user table.
         """
         if self._owner not in ("", user_table.fullname):
             raise ImproperlyConfigured(

@@ -31,7 +31,7 @@ class DatabaseStore(SessionStore):
 
     The key itself is never stored: an attacker who reads the database could otherwise use every session. With `users`,
     one statement loads the session, its user and the user's permissions. The default table is `auth_session`, and for
-    another user table than `auth_user` one of its own (`Tables.session`).
+    another user table than `auth_user` a separate one (`Tables.session`).
     """
 
     supports_user_lookup = True

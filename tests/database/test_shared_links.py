@@ -148,7 +148,7 @@ async def test_grants_of_nobody_are_refused(site: OldSite) -> None:
     await site.create(member, foreign_keys=False)
     await site.add_users(member, 1)
     await site.grant(1, 4)
-    with pytest.raises(ImproperlyConfigured, match=r"auth_user_groups for the users 4 belong to nobody in member"):
+    with pytest.raises(ImproperlyConfigured, match=r"auth_user_groups for the users 4 belong to no user in member"):
         await migrate(site.gateway, member)
     assert "member_groups" not in await all_columns(site.gateway)
 

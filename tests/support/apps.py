@@ -12,6 +12,7 @@ from starlette.websockets import WebSocket
 
 from starlette_auth import (
     Auth,
+    Throttled,
     get_auth,
     login_required,
     logout,
@@ -181,3 +182,12 @@ def app_routes(auth: Auth) -> list[Any]:
 
 def make_app(auth: Auth, *more: Any, **options: Any) -> Starlette:
     return Starlette(routes=[*more, *app_routes(auth)], middleware=middleware(auth), **options)
+
+
+async def is_throttled(auth: Auth, name: str) -> bool:
+    """Makes an attempt with a wrong password. Returns whether it was refused unchecked."""
+    try:
+        async with auth.throttle.attempt("login", account=name, address="192.0.2.1"):
+            return False
+    except Throttled:
+        return True

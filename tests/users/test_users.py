@@ -434,7 +434,7 @@ async def test_a_login_succeeds_if_the_queue_is_full_for_its_upgrade(auth: Auth,
         algorithm = "md5"
 
         def verify(self, password: str, encoded: str) -> bool:
-            passwords._slots.acquire()
+            passwords._queue.slots.acquire()
             return super().verify(password, encoded)
 
     passwords = Passwords([PBKDF2PasswordHasher(iterations=10), BusyHasher()], threads=1, max_waiting=1)

@@ -36,7 +36,6 @@ from starlette_auth import (
     user_columns,
 )
 from starlette_auth.cli.main import main
-from starlette_auth.core.exceptions import Throttled
 from starlette_auth.testing import CollectingMailer, log_in
 
 from ..conftest import (
@@ -50,6 +49,7 @@ from ..conftest import (
     redis_prefix,
     weak_passwords,
 )
+from ..support.apps import is_throttled
 
 KEYS: dict[str, Any] = {"integer": sa.Integer, "uuid": sa.Uuid}
 
@@ -312,18 +312,9 @@ async def test_no_name_of_a_default_account_counts_for_an_account_of_another_tab
     ):
         for name in ("sue", "sue IN staff", "sue \uff29\uff2e  staff", '["sue", "staff"]'):
             for _ in range(5):
-                assert not await throttled(shop, name)
-            assert await throttled(shop, name)
-        assert not await throttled(office, sue.username)
-
-
-async def throttled(auth: Auth, name: str) -> bool:
-    """Returns whether a wrong password for this name is refused unseen."""
-    try:
-        async with auth.throttle.attempt("login", account=name, address="192.0.2.1"):
-            return False
-    except Throttled:
-        return True
+                assert not await is_throttled(shop, name)
+            assert await is_throttled(shop, name)
+        assert not await is_throttled(office, sue.username)
 
 
 async def test_the_device_cookie_of_a_customer_is_unknown_to_staff_and_kept(tmp_path: Path) -> None:

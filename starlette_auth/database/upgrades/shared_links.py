@@ -48,7 +48,9 @@ class SharedTable:
         if users := await self._users(gateway, sa.and_(self.is_own, self.is_foreign)):
             problems.append(f"The rows of {name} for the users {users} may belong to {' or '.join(user_tables)}.")
         if users := await self._users(gateway, sa.and_(~self.is_own, ~self.is_foreign)):
-            problems.append(f"The rows of {name} for the users {users} belong to nobody in {' or '.join(user_tables)}.")
+            problems.append(
+                f"The rows of {name} for the users {users} belong to no user in {' or '.join(user_tables)}."
+            )
         return problems
 
     async def _users(self, gateway: Gateway, condition: sa.ColumnElement[bool]) -> str:
@@ -98,7 +100,7 @@ async def plan_moves(gateway: Gateway, tables: Tables, created: Collection[str])
         moves.append(shared.move_to(target, column))
     if problems:
         raise ImproperlyConfigured(
-            f"{' '.join(problems)} Each user table has tables of its own now. Note and delete these rows, run migrate "
+            f"{' '.join(problems)} Each user table has separate tables now. Note and delete these rows, run migrate "
             f"again, and grant these rights anew. If no row of {' and '.join(links)} belongs to {tables.user.name}, run "
             "`starlette-auth migrate --leave-grants` instead."
         )
