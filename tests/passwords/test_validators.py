@@ -219,6 +219,7 @@ def test_similarity_of_random_words_is_computed_as_in_django(
     assert errors == django_errors_of(django_validator, password, user)
 
 
+@pytest.mark.flaky(reruns=3)  # a busy machine distorts the time
 async def test_similarity_is_fast_for_long_attributes() -> None:
     user = person(username="a b" * 1_000_000, email="ab " * 1_000_000)
     started = time.perf_counter()
@@ -347,6 +348,7 @@ async def test_visible_characters_between_blanks_count(password: str) -> None:
     assert await codes(password, CommonPasswordValidator()) == []
 
 
+@pytest.mark.flaky(reruns=3)  # a busy machine distorts the time
 @pytest.mark.parametrize("worst", ["4$0!" * 32, "a1" * 64, "1!" * 64, "mypasswordissunshinetodragon1" * 4, "i" * 1024])
 async def test_words_are_found_fast_in_the_worst_passwords(worst: str) -> None:
     started = time.perf_counter()
@@ -369,6 +371,7 @@ async def test_at_most_5_of_3200_good_passwords_are_rejected() -> None:
     assert len(rejected) <= 5, rejected
 
 
+@pytest.mark.flaky(reruns=3)  # a busy machine distorts the time
 @pytest.mark.parametrize(
     "password", ["2019" * 128 + "x" + "1920" * 127, "!" * 511 + "ab" + "?" * 511, "ab" * 511 + "c", "1." * 511 + "x"]
 )
@@ -693,6 +696,7 @@ async def test_a_broken_server_does_not_reject_passwords(
         assert secret not in caplog.text
 
 
+@pytest.mark.flaky(reruns=3)  # a busy machine distorts the time
 async def test_a_slow_server_is_waited_for_until_the_timeout(
     pwned: PwnedServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -44,13 +44,13 @@ class Stream:
 
     async def __aenter__(self) -> "Stream":
         self.task: asyncio.Task[Any] = asyncio.create_task(self.app(self.scope, self.receive, self.send))  # type: ignore[arg-type]
-        start = await asyncio.wait_for(self.sent.get(), 5)
+        start = await asyncio.wait_for(self.sent.get(), 20)
         self.status, self.headers = start["status"], dict(start["headers"])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self.is_over.set()
-        await asyncio.wait([self.task], timeout=5)
+        await asyncio.wait([self.task], timeout=20)
         assert self.task.done(), "the application goes on"
         with contextlib.suppress(ConnectionAbortedError, asyncio.CancelledError):
             self.task.result()
@@ -71,7 +71,7 @@ class Stream:
         self.sent.put_nowait(message)
 
     async def next_part(self) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return bytes((await self.sent.get())["body"])
 
     async def goes_on(self) -> bool:

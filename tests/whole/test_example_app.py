@@ -53,12 +53,12 @@ def follow(client: httpx.Client, link: str, **fields: str) -> httpx.Response:
 
 
 def wait_for(find: Callable[[], T | None]) -> T:
-    for _ in range(100):
+    for _ in range(600):
         result = find()
         if result is not None:
             return result
         time.sleep(0.1)
-    raise AssertionError("The expected event did not happen within 10 seconds.")
+    raise AssertionError("The expected event did not happen within a minute.")
 
 
 def mail_to(server: Server, address: str, subject: str) -> str:

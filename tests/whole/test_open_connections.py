@@ -57,7 +57,7 @@ class Site:
         self.ann = ann
         self.url = f"http://127.0.0.1:{port}"
         self.headers = {"cookie": cookies, **JSON}
-        self.client = httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=10)
+        self.client = httpx.AsyncClient(base_url=self.url, headers=self.headers, timeout=30)
 
     def open_socket(self) -> connect:
         return connect(self.url.replace("http", "ws") + "/ask", additional_headers=self.headers)
@@ -96,7 +96,7 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         async with site.client:
             yield site
         server.should_exit = True
-        await asyncio.wait_for(task, 5)  # nothing of an ended stream goes on
+        await asyncio.wait_for(task, 20)  # nothing of an ended stream goes on
 
 
 async def is_told(socket: ClientConnection) -> bool:
@@ -152,7 +152,7 @@ async def test_the_client_notices_that_a_download_was_cut_off(site: Site, query:
         assert b"secret" in await anext(parts)
         await site.end_login("all")
         with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
-            await asyncio.wait_for(read_all(parts), 1)
+            await asyncio.wait_for(read_all(parts), 20)
 
 
 @pytest.mark.parametrize("site", ["sqlite"], indirect=True)

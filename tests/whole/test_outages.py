@@ -345,7 +345,7 @@ async def test_an_open_websocket_survives_an_outage_and_closes_when_its_session_
                     redis.start()
                     assert await still_open(socket)
                     await auth.user_sessions.revoke_all(ann)
-                    assert await closed(socket, within=3) == 1008
+                    assert await closed(socket) == 1008
 
 
 async def test_without_redis_json_clients_get_503_and_websockets_get_1013(tmp_path: Path, database: Database) -> None:
