@@ -3,7 +3,7 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import httpx
 import pytest
 from aiosmtpd.controller import Controller
 from blockbuster import BlockBuster, blockbuster_ctx
-from coverage import Coverage
 from databases import Database
 from playwright.sync_api import Browser
 from starlette.types import ASGIApp
@@ -35,7 +34,7 @@ from .support.databases import (
     weak_passwords,
     with_store,
 )
-from .support.matrix import BACKENDS, IN_CI, REDIS_URL, needs_redis, summary
+from .support.matrix import BACKENDS, FEW, REDIS_URL, needs_redis, summary
 from .support.server import Inbox, Server, Start, environment, free_port
 
 __all__ = [
@@ -71,9 +70,6 @@ any_database = pytest.mark.any_database
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background job of a shell; tests send this signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    coverage = config.pluginmanager.getplugin("_cov")
-    if IN_CI and coverage is not None:
-        coverage.options.cov_fail_under = 99  # a few lines handle races, which do not occur in every run
 
 
 class ByFile(LoadFileScheduling):  # type: ignore[misc]
@@ -89,8 +85,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out the other databases where the marker `any_database` says that one is enough."""
+    """Leaves out the other databases where the marker `any_database` says that one is enough, and most cases for FEW."""
     items[:] = [item for item in items if not (item.get_closest_marker("any_database") and _server_of(item))]
+    if FEW:
+        cases: dict[tuple[str, str], list[pytest.Item]] = {}
+        for item in items:
+            cases.setdefault((item.nodeid.partition("[")[0], _server_of(item)), []).append(item)
+        kept = {group[number] for group in cases.values() for number in (0, len(group) // 3, 2 * len(group) // 3, -1)}
+        items[:] = [item for item in items if item in kept]
 
 
 def _server_of(item: pytest.Item) -> str:
@@ -101,21 +103,6 @@ def _server_of(item: pytest.Item) -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(summary())
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measures coverage of a test on SQLite only: it takes half of the time of a test."""
-    coverage = Coverage.current() if item.get_closest_marker("with_tables") else None
-    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    is_elsewhere = any(value in (*BACKENDS[1:], "redis", "cached") for value in values)
-    if coverage is None or not is_elsewhere:
-        return (yield)
-    coverage.stop()
-    try:
-        return (yield)
-    finally:
-        coverage.start()
 
 
 def pytest_sessionstart() -> None:

@@ -31,7 +31,7 @@ class GatedHasher(PasswordHasher):
             self.order.append(password)
             self.running.append(client)
             self.most[client] = max(self.most.get(client, 0), self.running.count(client))
-        self.gate.wait(5)
+        self.gate.wait(60)
         with self.lock:
             self.running.remove(client)
         return f"gated${password}"
@@ -55,12 +55,19 @@ async def hash_for(passwords: Passwords, client: str, text: str) -> str:
         return await passwords.hash(text)
 
 
+async def started(hasher: GatedHasher, number: int) -> None:
+    """Waits until a number of hashes has begun."""
+    async with asyncio.timeout(20):
+        while len(hasher.order) < number:
+            await asyncio.sleep(0.005)
+
+
 async def test_clients_take_turns_and_use_half_of_the_threads_at_most() -> None:
     hasher = GatedHasher()
     async with passwords_with(hasher, threads=4, max_waiting=20) as passwords:
         tasks = [asyncio.create_task(hash_for(passwords, "a", f"a{number}")) for number in range(20)]
         tasks += [asyncio.create_task(hash_for(passwords, "b", f"b{number}")) for number in range(2)]
-        await asyncio.sleep(0.2)
+        await started(hasher, 4)
         # The attacker's 18 further passwords do not keep the other client waiting.
         assert sorted(hasher.order) == ["a0", "a1", "b0", "b1"]
         tasks += [asyncio.create_task(hash_for(passwords, "c", "c0"))]
@@ -75,8 +82,10 @@ async def test_one_thread_serves_the_clients_in_turn() -> None:
     hasher = GatedHasher()
     async with passwords_with(hasher, threads=1, max_waiting=20) as passwords:
         texts = ["a0", "a1", "a2", "a3", "b0", "b1", "c0"]
-        tasks = [asyncio.create_task(hash_for(passwords, text[0], text)) for text in texts]
-        await asyncio.sleep(0.1)
+        tasks = [asyncio.create_task(hash_for(passwords, text[0], text)) for text in texts[:1]]
+        await started(hasher, 1)
+        tasks += [asyncio.create_task(hash_for(passwords, text[0], text)) for text in texts[1:]]
+        await asyncio.sleep(0.01)
         hasher.gate.set()
         assert await asyncio.gather(*tasks) == [f"gated${text}" for text in texts]
         assert hasher.order == ["a0", "a1", "b0", "c0", "a2", "b1", "a3"]
@@ -110,7 +119,8 @@ async def test_requests_without_a_client_use_all_threads() -> None:
     hasher = GatedHasher()
     async with passwords_with(hasher, threads=4) as passwords:
         tasks = [asyncio.create_task(passwords.hash(f"x{number}")) for number in range(6)]
-        await asyncio.sleep(0.2)
+        await started(hasher, 4)
+        await asyncio.sleep(0.05)
         assert len(hasher.order) == 4
         hasher.gate.set()
         await asyncio.gather(*tasks)
@@ -129,8 +139,7 @@ async def test_a_refusal_takes_no_place_in_the_queue() -> None:
     hasher = GatedHasher()
     async with passwords_with(hasher, threads=1, max_waiting=3) as passwords:
         crowd = [asyncio.create_task(hash_for(passwords, client, client)) for client in "abcde"]
-        while len(hasher.running) < 1:
-            await asyncio.sleep(0.01)
+        await started(hasher, 1)
         for _ in range(5):
             with pytest.raises(HashingBusy):
                 await passwords.hash("without a client")

@@ -25,6 +25,7 @@ from starlette_auth import SessionBase, SessionInterrupted, SessionStore
 from starlette_auth.testing import FrozenClock
 
 from ..conftest import ON_SERVER, name_of, with_store
+from ..support.matrix import FEW
 
 R = TypeVar("R")
 MAX_AGE, GRACE = 1000, 60
@@ -202,7 +203,7 @@ def test_the_store_behaves_like_the_model_in_any_order_of_requests(kind: str, tm
             run_state_machine_as_test(
                 cast(Any, lambda: Sessions(auth.sessions, clock, runner)),
                 settings=settings(
-                    max_examples=150,
+                    max_examples=20 if FEW else 150,
                     stateful_step_count=40,
                     deadline=None,
                     suppress_health_check=list(HealthCheck),

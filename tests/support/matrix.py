@@ -3,6 +3,8 @@
 `TEST_DATABASE_URLS` holds URLs of servers without a database name, separated by commas, `TEST_REDIS_URL` is a Redis
 server, and `TEST_BROWSER` a Chromium, by its name or its path. With `CI=true` each of them has a default, unless the
 variable is set, even to nothing. What is named and missing fails the tests.
+
+`TEST_CASES=few` runs at most four cases of each test, and fewer random ones.
 """
 
 import os
@@ -22,6 +24,8 @@ BACKENDS = ["sqlite", *filter(None, (url.strip() for url in SERVERS.split(",")))
 REDIS_URL = _setting("TEST_REDIS_URL", "redis://127.0.0.1:6379")
 BROWSER = _setting("TEST_BROWSER", "chromium")
 CHROMIUM = shutil.which(BROWSER) or BROWSER
+
+FEW = os.environ.get("TEST_CASES") == "few"
 
 needs_redis = pytest.mark.skipif(not REDIS_URL, reason="needs Redis; name one in TEST_REDIS_URL")
 needs_postgresql = pytest.mark.skipif(

@@ -14,6 +14,7 @@ from starlette_auth import Auth, CookieStore, MemoryStore, lifespan, migrate
 
 from ..conftest import PASSWORD, SECRET_KEY, weak_passwords
 from ..support.apps import make_app
+from ..support.matrix import FEW
 
 PATHS = [
     *(
@@ -102,7 +103,13 @@ def visitor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     visitor.stop()
 
 
-@settings(max_examples=3_400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(
+    max_examples=300 if FEW else 3_400,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+    database=None,
+)
 @given(
     path=st.sampled_from(PATHS) | st.text(max_size=20).map(lambda text: "/" + text),
     method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "ODD"]),
