@@ -18,7 +18,8 @@ from ..database.deletion import BATCH, delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
 from ..database.table_definitions import django_session_table
-from ..sessions.base import AUTH_TIME, EXPIRY, SessionBase
+from ..sessions.base import AUTH_TIME, SessionBase
+from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord, check_keys, decode, encode, time_to_keep, user_in
 from ..sessions.store import Progress, SessionStore, cookie_value, interrupted
 from ..users.queries import UserQueries

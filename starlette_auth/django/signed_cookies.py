@@ -10,8 +10,9 @@ from itsdangerous import BadData
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.exceptions import SessionTooLarge
 from ..core.signing import SecretKeys
-from ..sessions.base import EXPIRY, SessionBase
+from ..sessions.base import SessionBase
 from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
+from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord
 from ..sessions.store import SessionStore, cookie_value
 from .sessions import DjangoSession, django_record

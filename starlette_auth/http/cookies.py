@@ -10,6 +10,8 @@ from starlette.types import Scope
 from ..core.clock import TWO_WEEKS
 from ..core.exceptions import ImproperlyConfigured
 
+MAX_VALUES = 3  # of one name in a request. An attacker could otherwise have a store look up any number of sessions.
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cookie:
@@ -54,25 +56,26 @@ class Cookie:
         prefix = "__Host-" if self.path == "/" and self.domain is None else "__Secure-"
         return self.name, f"{prefix}{self.name}" if self.prefix else self.name
 
-    def read(self, scope: Scope) -> str | None:
-        """Returns the value in the request, or None. Over https, a cookie without the prefix is ignored.
+    def values(self, scope: Scope) -> list[str]:
+        """Returns the different values in the request, in their order: three at most, and a fourth if there are more.
 
-        Two cookies with the prefixed name count as none: an attacker may have set one of them.
+        Applications on a parent domain and on a subdomain may have cookies of one name; a browser sends both. Over
+        https, a cookie without the prefix is ignored.
         """
-        cookie_name, values = self.names[self.is_secure(scope)].encode(), []
-        for name, value in scope["headers"]:
+        cookie_name, values = self.names[self.is_secure(scope)].encode(), list[str]()
+        for name, header in scope["headers"]:
             if name != b"cookie":
                 continue
-            for pair in value.split(b";"):
+            for pair in header.split(b";"):
                 key, _, content = pair.partition(b"=")
                 # Browsers strip only space and tab from a name; bytes.strip() strips more. An attacker could set a
                 # cookie whose name is padded with another byte: the browser would not see the protected prefix, but
                 # bytes.strip() would. Therefore only these two bytes are stripped.
                 if key.strip(b" \t") == cookie_name:
-                    values.append(content.strip(b" \t").decode("latin-1"))
-        if len(values) > 1 and cookie_name.startswith(b"__"):
-            return None
-        return values[-1] or None if values else None
+                    value = content.strip(b" \t").decode("latin-1")
+                    if value and value not in values and len(values) <= MAX_VALUES:
+                        values.append(value)
+        return values
 
     def header(self, scope: Scope, value: str, max_age: int | None) -> tuple[bytes, bytes]:
         """Returns a `Set-Cookie` header. With `max_age=None` the browser deletes the cookie when it closes."""

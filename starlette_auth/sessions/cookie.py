@@ -63,7 +63,8 @@ class CookieStore(SessionStore):
             return SessionBase(clock=self._clock)
         session = SessionBase(decode(record.data), session_key=record.public_id, record=record, clock=self._clock)
         # Other stores update `last_seen` after the response. Here it can only be stored in the cookie itself.
-        session.modified = is_old or session.needs_touch
+        if is_old or session.needs_touch:
+            session.modified = True
         return session
 
     async def save(self, session: SessionBase, max_age: int) -> str:

@@ -19,7 +19,8 @@ from ..database.statements import Row, Statement
 from ..database.table_definitions import session_table
 from ..database.tables import own_session_table
 from ..users.queries import UserQueries
-from .base import TOUCH_EVERY, SessionBase
+from .base import SessionBase
+from .expiry import TOUCH_EVERY
 from .records import SessionRecord, decode, next_record, touched_record
 from .store import Progress, SessionStore, cookie_value, first_record, interrupted
 

@@ -51,7 +51,7 @@ def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value)
     try:
         return encode(data)
     except (TypeError, ValueError) as error:
-        invalid_key = next((key for key, value in data.items() if not _is_json(value, encode)), "?")
+        invalid_key = next((key for key, value in data.items() if not is_json(value, encode)), "?")
         raise TypeError(
             f"request.session[{invalid_key!r}] cannot be stored as JSON: {error}. Store text, numbers, lists and dicts. "
             "For a datetime, store its isoformat()."
@@ -90,7 +90,7 @@ def check_keys(data: Any) -> None:
             check_keys(value)
 
 
-def _is_json(value: Any, encode: Callable[[Any], str]) -> bool:
+def is_json(value: Any, encode: Callable[[Any], str] = encode_value) -> bool:
     try:
         encode(value)
     except (TypeError, ValueError):

@@ -13,7 +13,8 @@ from ..core.signing import hash_key, is_key
 from ..database.drivers import database_location
 from ..database.redis import RedisClients
 from ..database.tables import namespace_of
-from .base import TOUCH_EVERY, SessionBase
+from .base import SessionBase
+from .expiry import TOUCH_EVERY
 from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, touched_record
 from .store import SessionStore, first_record, interrupted
 
