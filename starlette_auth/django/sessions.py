@@ -206,7 +206,7 @@ class DjangoStore(SessionStore):
             data = self._signer.loads(row["session_data"])
         except BadData:
             # The row was signed with a removed key or by another session engine. Django too reads it as empty.
-            logger.info("Ignored a row of %s that is not signed with SECRET_KEY or is not JSON.", self.table.name)
+            logger.warning("Ignored a row of %s that is not signed with SECRET_KEY or is not JSON.", self.table.name)
             return None
         record = self._record(row["session_key"], data, row["expire_date"])
         key = None if is_listed else row["session_key"]

@@ -1,6 +1,7 @@
 """Sessions in signed cookies."""
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from .base import SessionBase
 from .records import SessionRecord, decode, encode, time_to_keep, user_in
 from .store import SessionStore, cookie_value
 
+logger = logging.getLogger("starlette_auth")
 SALT = "starlette_auth.sessions.cookie"
 LIMIT = 4096  # bytes of name, value and attributes that every browser stores for a cookie (RFC 6265 §6.1)
 ROOM_FOR_NAME_AND_FLAGS = 160  # bytes
@@ -57,7 +59,10 @@ class CookieStore(SessionStore):
     async def load(self, cookie: str) -> SessionBase:
         try:
             record, is_old = self._decode_cookie(cookie)
-        except (BadData, ValueError, TypeError, UnicodeError):
+        except BadSignature:  # another application set it, or its key is not listed any more
+            return SessionBase(clock=self._clock)
+        except (BadData, ValueError, TypeError):
+            logger.warning("A cookie with a valid signature does not contain a session and is ignored.")
             return SessionBase(clock=self._clock)
         if record.expires <= self._clock():
             return SessionBase(clock=self._clock)

@@ -132,8 +132,8 @@ class DatabaseStore(SessionStore):
     def _session_from_row(self, row: Row, session_key: str | None = None) -> SessionBase | None:
         try:
             return self.session_of(_record_from_row(row), row, session_key)
-        except ValueError:
-            logger.error("A row of %s is not a valid session record and is ignored.", self.table.name)
+        except (ValueError, TypeError):
+            logger.warning("A row of %s is not a valid session record and is ignored.", self.table.name)
             return None
 
     async def _change(

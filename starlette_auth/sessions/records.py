@@ -60,7 +60,10 @@ def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value)
 
 def decode(text: str) -> dict[str, Any]:
     """Returns the dict in a JSON text. Raises ValueError for anything but a JSON object."""
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("The stored session is nested too deeply.") from error
     if not isinstance(data, dict):
         raise ValueError("The stored session is not a JSON object.")
     return data

@@ -43,7 +43,7 @@ async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield auth
 
 
-def stores(*kinds: str) -> Any:
+def stores(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", kinds, indirect=True, ids=name_of)
 
 
@@ -250,7 +250,8 @@ async def test_a_websocket_saves_at_once_after_accept(kind: Auth, caplog: pytest
             stored = (await client.get("/whoami")).json()["session"]
         if kind.sessions.is_server_side:
             assert stored == {"a": "1", "b": SECRET}
-            assert errors == caplog.records == []
+            assert not errors
+            assert caplog.records == []
         else:
             assert "before the response" in errors[0]
             assert "'b'" in caplog.text
