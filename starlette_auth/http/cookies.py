@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from starlette.types import Scope
 
-from ..core.clock import TWO_WEEKS
+from ..core.clock import DAY, TWO_WEEKS
 from ..core.exceptions import ImproperlyConfigured
 
 MAX_VALUES = 3  # of one name in a request. An attacker could otherwise have a store look up any number of sessions.
@@ -97,6 +97,16 @@ class Cookie:
         """The name of the cookie over http, and over https."""
         prefix = "__Host-" if self.is_for_host else "__Secure-"
         return self.name, f"{prefix}{self.name}" if self.prefix else self.name
+
+    @cached_property
+    def for_use(self) -> "Cookie":
+        """The cookie with the last use of a session that is itself in a cookie."""
+        return replace(self, name=f"{self.name}_used")
+
+    @cached_property
+    def for_ended(self) -> "Cookie":
+        """The cookie that names the sessions that ended in this browser, if they were in a cookie."""
+        return replace(self, name=f"{self.name}_ended", max_age=30 * DAY)
 
     def values(self, scope: Scope) -> list[str]:
         """Returns the different values in the request, in their order: three at most, and a fourth if there are more.

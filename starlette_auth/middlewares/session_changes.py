@@ -1,7 +1,7 @@
 """What is stored of the session of one connection, and which cookie does its response set?"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
@@ -17,8 +17,8 @@ from ..sessions.store import SessionStore
 from .open_connection import OpenConnection
 
 logger = logging.getLogger("starlette_auth")
+MAX_ENDED, NAME_LENGTH = 5, 32  # of the names of ended sessions in a browser
 MAX_NAMES = 10  # in one line of the log
-REPLACES = "_auth_replaces"  # the names of sessions that do not count if their cookies come with that of this one
 
 
 class SessionChanges(OpenConnection):
@@ -28,6 +28,7 @@ class SessionChanges(OpenConnection):
     has_started = False
     is_replaced = False  # an error response was sent; messages of the application are dropped
     set_cookie: tuple[bytes, bytes] | None = None  # the header that the response must get
+    ended_keys: list[str]  # of sessions that the application has ended
     rivals: Sequence[str] = ()  # the keys of the sessions of a request that brought several
 
     def __init__(
@@ -41,6 +42,7 @@ class SessionChanges(OpenConnection):
         self.clock = clock
         self.values = cookie.values(scope)
         self.value = self.values[0] if self.values else None
+        self.ended_keys = []
 
     async def load(self) -> SessionBase:
         """Returns the session of the request; a new one if its cookie opens none."""
@@ -49,7 +51,7 @@ class SessionChanges(OpenConnection):
         self.generation = self.store.open_websockets.generation
         if len(self.values) > 1:
             return await self.load_one_of_several()
-        session = await self.store.load(self.values[0])
+        session = await self.look_up(self.values[0])
         self.had_key = session.session_key is not None
         return session
 
@@ -62,13 +64,11 @@ class SessionChanges(OpenConnection):
         """
         live: dict[str, tuple[SessionBase, str]] = {}
         for value in self.values if len(self.values) <= MAX_VALUES else ():
-            session = await self.store.load(value)
+            session = await self.look_up(value)
             key = session.session_key
             # A store that keeps sessions in cookies may find an older copy of the same session.
             if key is not None and (key not in live or session.last_seen >= live[key][0].last_seen):
                 live[key] = session, value
-        replaced = {name for session, _ in live.values() for name in session.get(REPLACES, ())}
-        live = {key: pair for key, pair in live.items() if _name_of(key) not in replaced}
         if len(live) == 1:
             self.had_key = True
             [(session, self.value)] = live.values()
@@ -77,6 +77,36 @@ class SessionChanges(OpenConnection):
         if self.rivals or len(self.values) > MAX_VALUES:
             self.warn_about_cookies()
         return self.store.new_session(self.clock)
+
+    async def look_up(self, value: str) -> SessionBase:
+        """Returns the session of a cookie; a new one if it opens none, or was ended in this browser."""
+        if self.store.is_server_side:
+            return await self.store.load(value)
+        session = await self.store.load_used(value, self.cookie.for_use.values(self.scope)[:MAX_VALUES])
+        if session.session_key is not None and _name_of(session.session_key) in self.ended_names():
+            return self.store.new_session(self.clock)
+        return session
+
+    def ended_names(self) -> list[str]:
+        """Returns the names of the last sessions that ended in this browser, if the store cannot end them."""
+        texts = self.cookie.for_ended.values(self.scope)
+        return [name for text in texts for name in text.split(".") if len(name) == NAME_LENGTH][:MAX_ENDED]
+
+    def note_use(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yields the `Set-Cookie` headers about the use and the end of a session that is in a cookie."""
+        session, ended = self.session, self.ended_names()
+        names = [*map(_name_of, self.ended_keys), *ended][:MAX_ENDED]
+        if self.set_cookie is not None and session.session_key is not None:
+            # Django's cookies of two logins in the same second are the same text.
+            names = [name for name in names if name != _name_of(session.session_key)]
+        if names != ended:
+            yield self.cookie.for_ended.header(self.scope, ".".join(names), self.cookie.for_ended.max_age)
+        if session.is_flushed and self.cookie.for_use.values(self.scope):
+            yield self.cookie.for_use.deletion(self.scope)
+        elif self.set_cookie is None and self.value is not None and session.session_key is not None:
+            note = self.store.note_use(session, self.value)
+            if note:
+                yield self.cookie.for_use.header(self.scope, note, session.get_cookie_age())
 
     def warn_about_cookies(self) -> None:
         name = self.cookie.name
@@ -101,9 +131,6 @@ class SessionChanges(OpenConnection):
         session, value = self.session, None
         is_new = session.stored_key is None
         if save:
-            if self.rivals and session and not self.store.is_server_side:
-                # The store cannot end the other sessions. With this entry they do not count beside the new one.
-                session[REPLACES] = [_name_of(key) for key in self.rivals]
             try:
                 value = await self.save()
             except SessionInterrupted:
@@ -186,9 +213,10 @@ class SessionChanges(OpenConnection):
         key, rivals = self.session.key_to_delete, self.rivals
         if key is not None and not self.session.is_only_resigned:
             await self.delete(key)
+            self.ended_keys += [key] if self.session.is_flushed else []
             self.session.keep_stored()
         if rivals and (with_rivals or self.session.is_flushed):
-            self.rivals = ()
+            self.rivals, self.ended_keys = (), [*self.ended_keys, *rivals]
             for rival in rivals:
                 await self.delete(rival)
 
@@ -223,7 +251,7 @@ class SessionChanges(OpenConnection):
 
 
 def _name_of(session_key: str) -> str:
-    return hash_key(session_key)[:32]
+    return hash_key(session_key)[:NAME_LENGTH]
 
 
 def list_names(names: Sequence[str] | None) -> str:

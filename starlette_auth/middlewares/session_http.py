@@ -207,10 +207,13 @@ class SessionResponder(SessionChanges):
         headers = response_headers(message)
         if session.edit_headers is not None:
             session.edit_headers(headers)
-        if self.set_cookie is not None:
-            headers.append(self.set_cookie)
+        cookies = [] if self.set_cookie is None else [self.set_cookie]
+        if not self.store.is_server_side:
+            cookies += self.note_use()
+        if cookies:
+            headers += cookies
             set_header(headers, "Cache-Control", "no-store")
-        if self.set_cookie is not None or (session.accessed and session.edit_headers is None):
+        if cookies or (session.accessed and session.edit_headers is None):
             add_vary(headers, "Cookie")
         await self.send_on(message)
         if message["type"] == "http.response.start":

@@ -32,6 +32,8 @@ class WebSocketSessionResponder(SessionResponder):
             raise
         finally:
             self.stop_watching()
+            if self.is_flushed_too_late:
+                self.report_late_changes()
             await self.delete_ended()
 
     async def receive(self) -> Message:
@@ -49,6 +51,8 @@ class WebSocketSessionResponder(SessionResponder):
             await super().send(message)
             return
         # The WebSocket may stay open for hours, so a logout in it takes effect before the next message.
+        if self.is_flushed_too_late:
+            self.report_late_changes()
         await self.delete_ended()
         if not self.is_replaced:
             await self.send_on(message)

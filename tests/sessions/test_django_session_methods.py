@@ -55,7 +55,7 @@ def test_the_expiry_is_computed_from_the_modification_and_the_expiry_that_are_gi
     for call in (session.get_expiry_age, session.get_expiry_date):
         for name in ("modification", "expiry"):
             with pytest.raises(ValueError, match=r"Use datetime\.now\(UTC\)"):
-                call(**{name: datetime(2027, 1, 1)})  # type: ignore[arg-type]
+                call(**{name: datetime(2027, 1, 1)})
 
 
 def test_the_timeouts_of_a_login_limit_the_expiry_that_is_given() -> None:
