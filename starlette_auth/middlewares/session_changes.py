@@ -26,6 +26,7 @@ class SessionChanges(OpenConnection):
 
     had_key = False
     has_started = False
+    is_answered = False  # the response of the application has begun, with the cookies of the session
     is_replaced = False  # an error response was sent; messages of the application are dropped
     set_cookie: tuple[bytes, bytes] | None = None  # the header that the response must get
     ended_keys: list[str]  # of sessions that the application has ended
@@ -227,7 +228,7 @@ class SessionChanges(OpenConnection):
 
     def report_late_changes(self) -> None:
         """Logs which entries of the session changed after the response began, and are therefore not stored."""
-        if self.is_replaced or self.session.is_only_resigned:
+        if not self.is_answered or self.session.is_only_resigned:
             return
         names = self.session.unsaved_names()
         if names is not None or self.is_flushed_too_late:
@@ -240,7 +241,7 @@ class SessionChanges(OpenConnection):
     @property
     def is_flushed_too_late(self) -> bool:
         """Returns whether flush() came after the response began, which leaves a session that is in its cookie."""
-        return self.has_started and self.session.key_to_delete is not None and not self.store.is_server_side
+        return self.is_answered and self.session.key_to_delete is not None and not self.store.is_server_side
 
     def record_client(self, session: SessionBase) -> None:
         """Records address and user agent for the user's list of sessions. Anonymous sessions have neither."""

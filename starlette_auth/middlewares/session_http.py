@@ -82,8 +82,7 @@ class SessionResponder(SessionChanges):
             self.task = None  # which may keep an exception, whose traceback refers to this object
             if self.watcher is not None and not self.is_ended:
                 self.stop_watching()
-            if self.has_started:
-                self.report_late_changes()
+            self.report_late_changes()
             # If the application crashes, its changes may be lost, but a logout must still take effect.
             if self.must_delete:
                 await self.delete_ended()
@@ -215,6 +214,7 @@ class SessionResponder(SessionChanges):
             set_header(headers, "Cache-Control", "no-store")
         if cookies or (session.accessed and session.edit_headers is None):
             add_vary(headers, "Cookie")
+        self.is_answered = True
         await self.send_on(message)
         if message["type"] == "http.response.start":
             for name, value in headers:

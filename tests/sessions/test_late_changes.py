@@ -214,8 +214,16 @@ async def test_a_logout_or_a_value_that_is_no_json_after_the_response_began(
     async def damage(request: Request) -> Response:
         return PlainTextResponse("", background=BackgroundTask(spoil, request.session))
 
-    async with client_of(make_app(kind, Route("/end", end), Route("/damage", damage))) as client:
+    async def fail(request: Request) -> Response:
+        await spoil(request.session)
+        return PlainTextResponse("")
+
+    app = make_app(kind, Route("/end", end), Route("/damage", damage), Route("/fail-early", fail))
+    async with client_of(app) as client:
         await post_login(client)
+        with pytest.raises(TypeError, match=r"isoformat\(\)"):
+            await client.get("/fail-early")
+        assert caplog.records == [], "it is no late change"
         assert (await client.get("/damage")).status_code == 200
         assert "'when'" in caplog.text
         caplog.clear()
