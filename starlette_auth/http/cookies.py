@@ -99,6 +99,10 @@ class Cookie:
         return self.name, f"{prefix}{self.name}" if self.prefix else self.name
 
     @cached_property
+    def _encoded_names(self) -> tuple[bytes, bytes]:
+        return self.names[0].encode(), self.names[1].encode()
+
+    @cached_property
     def for_use(self) -> "Cookie":
         """The cookie with the last use of a session that is itself in a cookie."""
         return replace(self, name=f"{self.name}_used")
@@ -114,9 +118,10 @@ class Cookie:
         Applications on a parent domain and on a subdomain may have cookies of one name; a browser sends both. Over
         https, a cookie without the prefix is ignored.
         """
-        cookie_name, values = self.names[self.is_secure(scope)].encode(), list[str]()
+        cookie_name = self._encoded_names[self.is_secure(scope)]
+        values: list[str] = []
         for name, header in scope["headers"]:
-            if name != b"cookie":
+            if name != b"cookie" or cookie_name not in header:
                 continue
             for pair in header.split(b";"):
                 key, _, content = pair.partition(b"=")

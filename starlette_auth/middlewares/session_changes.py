@@ -1,7 +1,8 @@
 """What is stored of the session of one connection, and which cookie does its response set?"""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
@@ -46,13 +47,12 @@ class SessionChanges(OpenConnection):
         self.ended_keys = []
 
     async def load(self) -> SessionBase:
-        """Returns the session of the request; a new one if its cookie opens none."""
-        if not self.values:
-            return self.store.new_session(self.clock)
+        """Returns the session of a request with a cookie; a new one if the cookie opens none."""
         self.generation = self.store.open_websockets.generation
         if len(self.values) > 1:
             return await self.load_one_of_several()
-        session = await self.look_up(self.values[0])
+        value, store = self.values[0], self.store
+        session = await (store.load(value) if store.is_server_side else self.look_up(value))
         self.had_key = session.session_key is not None
         return session
 
@@ -84,30 +84,35 @@ class SessionChanges(OpenConnection):
         if self.store.is_server_side:
             return await self.store.load(value)
         session = await self.store.load_used(value, self.cookie.for_use.values(self.scope)[:MAX_VALUES])
-        if session.session_key is not None and _name_of(session.session_key) in self.ended_names():
+        key = session.session_key
+        if self.ended_names and key is not None and _name_of(key) in self.ended_names:
             return self.store.new_session(self.clock)
         return session
 
+    @cached_property
     def ended_names(self) -> list[str]:
-        """Returns the names of the last sessions that ended in this browser, if the store cannot end them."""
+        """The names of the last sessions that ended in this browser, if the store cannot end them."""
         texts = self.cookie.for_ended.values(self.scope)
         return [name for text in texts for name in text.split(".") if len(name) == NAME_LENGTH][:MAX_ENDED]
 
-    def note_use(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yields the `Set-Cookie` headers about the use and the end of a session that is in a cookie."""
-        session, ended = self.session, self.ended_names()
-        names = [*map(_name_of, self.ended_keys), *ended][:MAX_ENDED]
-        if self.set_cookie is not None and session.session_key is not None:
-            # Django's cookies of two logins in the same second are the same text.
-            names = [name for name in names if name != _name_of(session.session_key)]
-        if names != ended:
-            yield self.cookie.for_ended.header(self.scope, ".".join(names), self.cookie.for_ended.max_age)
-        if session.is_flushed and self.cookie.for_use.values(self.scope):
-            yield self.cookie.for_use.deletion(self.scope)
-        elif self.set_cookie is None and self.value is not None and session.session_key is not None:
+    def note_use(self) -> list[tuple[bytes, bytes]]:
+        """Returns the `Set-Cookie` headers about the use and the end of a session that is in a cookie."""
+        session, headers = self.session, list[tuple[bytes, bytes]]()
+        if self.ended_keys or self.set_cookie is not None:
+            names = [*map(_name_of, self.ended_keys), *self.ended_names]
+            if session.session_key is not None:
+                # Django's cookies of two logins in the same second are the same text.
+                names = [name for name in names if name != _name_of(session.session_key)]
+            if names != self.ended_names:
+                text = ".".join(names[:MAX_ENDED])
+                headers.append(self.cookie.for_ended.header(self.scope, text, self.cookie.for_ended.max_age))
+        elif self.value is not None and session.session_key is not None:
             note = self.store.note_use(session, self.value)
             if note:
-                yield self.cookie.for_use.header(self.scope, note, session.get_cookie_age())
+                headers.append(self.cookie.for_use.header(self.scope, note, session.get_cookie_age()))
+        if session.is_flushed and self.cookie.for_use.values(self.scope):
+            headers.append(self.cookie.for_use.deletion(self.scope))
+        return headers
 
     def warn_about_cookies(self) -> None:
         name = self.cookie.name
@@ -199,12 +204,6 @@ class SessionChanges(OpenConnection):
         except Unavailable as error:
             logger.warning("The last use of a session could not be recorded. %s", error)
 
-    @property
-    def must_delete(self) -> bool:
-        """Returns whether the application has ended a stored session that still exists."""
-        session = self.session
-        return session.key_to_delete is not None or (session.is_flushed and bool(self.rivals))
-
     async def delete_ended(self, *, with_rivals: bool = False) -> None:
         """Deletes the session that the application has ended.
 
@@ -228,9 +227,10 @@ class SessionChanges(OpenConnection):
 
     def report_late_changes(self) -> None:
         """Logs which entries of the session changed after the response began, and are therefore not stored."""
-        if not self.is_answered or self.session.is_only_resigned:
+        session = self.session
+        if not (session.accessed or session.has_new_key) or not self.is_answered or session.is_only_resigned:
             return
-        names = self.session.unsaved_names()
+        names = session.unsaved_names()
         if names is not None or self.is_flushed_too_late:
             logger.warning(
                 "request.session changed after the response began, and the change is lost: %s. Change the session before "
@@ -259,5 +259,5 @@ def list_names(names: Sequence[str] | None) -> str:
     """Returns the names of entries for the log: at most ten, without their values."""
     if not names:
         return "its key"
-    shown = ", ".join(f"{name[:50]!r}" for name in names[:MAX_NAMES])
+    shown = ", ".join(f"{str(name)[:50]!r}" for name in names[:MAX_NAMES])
     return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"

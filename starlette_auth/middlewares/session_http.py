@@ -45,7 +45,7 @@ class SessionResponder(SessionChanges):
     async def run(self, app: ASGIApp) -> None:
         """Runs the application with a session. Responds with 503 if the database or Redis is unavailable."""
         try:
-            session = await self.load()
+            session = await self.load() if self.values else self.store.new_session(self.clock)
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
             session.save_now = self.save_now
@@ -84,7 +84,7 @@ class SessionResponder(SessionChanges):
                 self.stop_watching()
             self.report_late_changes()
             # If the application crashes, its changes may be lost, but a logout must still take effect.
-            if self.must_delete:
+            if self.session.key_to_delete is not None or self.rivals:
                 await self.delete_ended()
         if self.is_ended:
             await self.finish_stream()

@@ -101,6 +101,11 @@ class SessionBase(ExpiringSession):
         """Returns the key of the stored session that the middleware must delete, if any."""
         return self._key_to_delete
 
+    @property
+    def has_new_key(self) -> bool:
+        """Returns whether a login, a logout or `cycle_key()` has requested a new session key since it was saved."""
+        return self._touched or self._key_to_delete is not None
+
     def keep_stored(self) -> None:
         """Notes that the session under `key_to_delete` is deleted already, or must stay."""
         self._key_to_delete = None
@@ -166,7 +171,7 @@ class SessionBase(ExpiringSession):
             return [*values, *removed]
         except (TypeError, ValueError):
             invalid = [name for name, value in self.items() if not is_json(value)]
-            return invalid or list(map(str, self))
+            return invalid or list(self)
 
     def merge_into(self, stored: str, saved: str) -> tuple[str, str | None]:
         """Returns the data to store and its user id: the changes of this session applied to the data `stored`.

@@ -88,8 +88,10 @@ class CookieStore(SessionStore):
 
         The note is valid for this cookie only. After a change of the session it says nothing about the new cookie.
         """
-        record, now, age = session.record, int(self._clock()), session.get_expiry_age()
-        if record is None or not session.needs_touch or now - record.last_seen < age // 20:
+        if not session.needs_touch:
+            return ""
+        now, age = int(self._clock()), session.get_expiry_age()
+        if now - session.last_seen < age // 20:
             return ""
         return f"{now}-{now + age}-{self.keys.sign(USE, f'{cookie}:{now}:{now + age}')}"
 

@@ -207,6 +207,7 @@ async def test_a_logout_or_a_value_that_is_no_json_after_the_response_began(
 ) -> None:
     async def spoil(session: Any) -> None:
         session["when"] = datetime.now(UTC)
+        session[5] = "a key that is no text"
 
     async def end(request: Request) -> Response:
         return PlainTextResponse("", background=BackgroundTask(logout, request))
