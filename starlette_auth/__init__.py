@@ -90,7 +90,8 @@ from .sessions.base import SessionBase
 from .sessions.cached import CachedStore
 from .sessions.cookie import CookieStore
 from .sessions.database import DatabaseStore
-from .sessions.limits import SessionLimit, SessionLimits
+from .sessions.expiry import SessionLimit
+from .sessions.limits import SessionLimits
 from .sessions.memory import MemoryStore
 from .sessions.redis import RedisStore
 from .sessions.store import SessionStore

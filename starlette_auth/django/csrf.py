@@ -7,7 +7,7 @@ import string
 from starlette.requests import HTTPConnection
 
 from ..core.signing import SecretKeys
-from ..http.cookies import Cookie
+from ..http.cookies import MAX_VALUES, Cookie
 from ..http.scope import NEW_CSRF_SECRET
 from ..security.csrf_tokens import CSRFTokens
 
@@ -58,11 +58,11 @@ class DjangoCSRFTokens(CSRFTokens):
         self.use_sessions = use_sessions
 
     def token(self, conn: HTTPConnection) -> str:
-        return mask(self._secret(conn) or self._new_secret(conn))
+        # Of several cookies Django reads the last one.
+        return mask(next(reversed(self._secrets(conn)), "") or self._new_secret(conn))
 
     def is_valid(self, conn: HTTPConnection, token: str) -> bool:
-        secret = self._secret(conn)
-        return secret is not None and is_token_of(secret, token)
+        return any(is_token_of(secret, token) for secret in self._secrets(conn))
 
     def rotate(self, conn: HTTPConnection) -> None:
         """Replaces the secret at login, which invalidates earlier tokens.
@@ -79,8 +79,9 @@ class DjangoCSRFTokens(CSRFTokens):
             conn.scope[NEW_CSRF_SECRET] = secret
         return secret
 
-    def _secret(self, conn: HTTPConnection) -> str | None:
+    def _secrets(self, conn: HTTPConnection) -> list[str]:
+        texts = [conn.scope[NEW_CSRF_SECRET]] if NEW_CSRF_SECRET in conn.scope else self.cookie.values(conn.scope)
         if self.use_sessions:
             session = conn.scope.get("session")
-            return secret_in(str(session.get(SESSION_KEY, ""))) if session else None
-        return conn.scope.get(NEW_CSRF_SECRET) or secret_in(self.cookie.read(conn.scope))
+            texts = [str(session.get(SESSION_KEY, ""))] if session else []
+        return [secret for text in texts[:MAX_VALUES] if (secret := secret_in(text)) is not None]

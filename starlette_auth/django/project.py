@@ -96,7 +96,7 @@ class DjangoProject(Defaults):
     session_save_every_request: bool = False
     csrf_use_sessions: bool = False
     csrf_cookie_name: str = "csrftoken"
-    csrf_cookie_age: int = 364 * DAY
+    csrf_cookie_age: int | None = 364 * DAY
     csrf_cookie_domain: str | None = None
     csrf_cookie_path: str = "/"
     csrf_cookie_samesite: SameSite = "Lax"
@@ -168,7 +168,8 @@ class DjangoProject(Defaults):
     def csrf_cookie(self, cookie: Cookie) -> Cookie:
         return Cookie(
             name=self.csrf_cookie_name,
-            max_age=self.csrf_cookie_age,
+            max_age=364 * DAY if self.csrf_cookie_age is None else self.csrf_cookie_age,
+            expire_at_browser_close=self.csrf_cookie_age is None,
             path=self.csrf_cookie_path,
             domain=self.csrf_cookie_domain,
             secure=self.csrf_cookie_secure,
@@ -240,7 +241,7 @@ class DjangoProject(Defaults):
 
 def _lower(samesite: SameSite) -> Literal["lax", "strict", "none"]:
     names: dict[str, Literal["lax", "strict", "none"]] = {"Lax": "lax", "Strict": "strict", "None": "none"}
-    if samesite not in names:
+    if not isinstance(samesite, str) or samesite not in names:
         raise ImproperlyConfigured(f'SameSite={samesite!r} is not a known value. Use "Lax", "Strict" or "None".')
     return names[samesite]
 

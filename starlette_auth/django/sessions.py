@@ -18,7 +18,8 @@ from ..database.deletion import BATCH, delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
 from ..database.table_definitions import django_session_table
-from ..sessions.base import AUTH_TIME, EXPIRY, SessionBase
+from ..sessions.base import AUTH_TIME, SessionBase
+from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord, check_keys, decode, encode, time_to_keep, user_in
 from ..sessions.store import Progress, SessionStore, cookie_value, interrupted
 from ..users.queries import UserQueries
@@ -205,7 +206,7 @@ class DjangoStore(SessionStore):
             data = self._signer.loads(row["session_data"])
         except BadData:
             # The row was signed with a removed key or by another session engine. Django too reads it as empty.
-            logger.info("Ignored a row of %s that is not signed with SECRET_KEY or is not JSON.", self.table.name)
+            logger.warning("Ignored a row of %s that is not signed with SECRET_KEY or is not JSON.", self.table.name)
             return None
         record = self._record(row["session_key"], data, row["expire_date"])
         key = None if is_listed else row["session_key"]

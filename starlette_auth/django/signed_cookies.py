@@ -1,22 +1,25 @@
 """Sessions in signed cookies, shared with Django."""
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import tzinfo
 from typing import Any
 
-from itsdangerous import BadData
+from itsdangerous import BadData, BadSignature
 
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.exceptions import SessionTooLarge
 from ..core.signing import SecretKeys
-from ..sessions.base import EXPIRY, SessionBase
+from ..sessions.base import SessionBase
 from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
+from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord
 from ..sessions.store import SessionStore, cookie_value
 from .sessions import DjangoSession, django_record
 from .signing import DjangoSigner
 
+logger = logging.getLogger("starlette_auth")
 COOKIE_SALT = "django.contrib.sessions.backends.signed_cookies"
 
 
@@ -50,7 +53,10 @@ class DjangoCookieStore(SessionStore):
             data = self._signer.loads(cookie, self._max_age)
             if isinstance(age := data.get(EXPIRY), int) and age:
                 self._signer.loads(cookie, age)
+        except BadSignature:  # another application set it, or it is too old, or its key is not listed any more
+            return self.new_session(self._clock)
         except BadData:
+            logger.warning("A cookie with a valid signature does not contain a session and is ignored.")
             return self.new_session(self._clock)
         record = self._record(cookie, data)
         session = DjangoSession(data, session_key=cookie, record=record, clock=self._clock, zone=self._zone)

@@ -240,13 +240,13 @@ class Registration(Feature):
 
     def _sign_browser(self, request: Request) -> str:
         """Returns a signature that identifies this browser by its CSRF cookie; "" if it has none."""
-        secret = self.auth.csrf_tokens.browser_secret(request)
-        return self.auth.keys.sign(BROWSER, secret) if secret else ""
+        secrets_of_browser = self.auth.csrf_tokens.browser_secrets(request)
+        return self.auth.keys.sign(BROWSER, secrets_of_browser[-1]) if secrets_of_browser else ""
 
     def _is_same_browser(self, request: Request, token: Token) -> bool:
         """Returns whether the account was requested in this browser."""
-        secret, signature = self.auth.csrf_tokens.browser_secret(request), str(token.data["browser"])
-        return secret is not None and self.auth.keys.verify(BROWSER, secret, signature) is not None
+        secrets_of_browser, signature = self.auth.csrf_tokens.browser_secrets(request), str(token.data["browser"])
+        return any(self.auth.keys.verify(BROWSER, secret, signature) is not None for secret in secrets_of_browser)
 
     async def _pending_tokens(self, token: Token) -> list[Token]:
         """Returns all pending registrations of the token's address, this token first.

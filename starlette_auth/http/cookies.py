@@ -1,14 +1,21 @@
 """How is a cookie named, read and written?"""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from starlette.types import Scope
 
-from ..core.clock import TWO_WEEKS
+from ..core.clock import DAY, TWO_WEEKS
 from ..core.exceptions import ImproperlyConfigured
+
+MAX_VALUES = 3  # of one name in a request. An attacker could otherwise have a store look up any number of sessions.
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265 §4.1.1
+PATH = re.compile(r'/(?:(?![;,="\\])[!-~])*')
+LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+DOMAIN = re.compile(rf"\.?{LABEL}(?:\.{LABEL})*")  # browsers ignore a leading dot (RFC 6265 §5.2.3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +27,10 @@ class Cookie:
     anonymous visitor lasts after each change, in seconds. `secure="auto"` means True for an `Auth` with an https
     `base_url`, except for http on a loopback host, and else follows the scheme of the request. `secure` may be a
     function that decides by the ASGI scope. With `expire_at_browser_close=True` the
-    browser also deletes the cookie of an anonymous visitor when it closes.
+    browser also deletes the cookie of an anonymous visitor when it closes. `partitioned=True` (CHIPS) gives a site that
+    is embedded in pages of other sites a cookie for each of them, with `samesite="none"`; without https it is left out.
+
+    Raises ImproperlyConfigured for what browsers refuse.
     """
 
     name: str = "session"
@@ -32,16 +42,50 @@ class Cookie:
     prefix: bool = True
     httponly: bool = True
     expire_at_browser_close: bool = False
+    partitioned: bool = False
 
     def __post_init__(self) -> None:
-        if any(character in f"{self.name}{self.path}{self.domain or ''}" for character in ';,= \t\r\n"\\'):
-            raise ImproperlyConfigured(
-                "A cookie's name, path and domain must not contain ; , = \\, quotes or white space. Remove them."
+        for problem in self._problems():
+            raise ImproperlyConfigured(problem)
+
+    @property
+    def is_for_host(self) -> bool:
+        """Returns whether browsers accept the prefix `__Host-`: without a domain, and with the path "/"."""
+        return self.path == "/" and self.domain is None
+
+    def _problems(self) -> Iterator[str]:
+        texts = [text for text in (self.name, self.path, self.domain) if isinstance(text, str)]
+        if any(character in "".join(texts) for character in ';,= \t\r\n"\\'):
+            yield "A cookie's name, path and domain must not contain ; , = \\, quotes or white space. Remove them."
+        if not isinstance(self.name, str) or not TOKEN.fullmatch(self.name):
+            yield f"Cookie(name={self.name!r}) is no name of a cookie. Use letters, digits, - and _ only."
+        elif self.name.lower().startswith("__host-" if self.is_for_host else "__secure-") and self.prefix:
+            yield f"Cookie(name={self.name!r}) has a prefix, which is added over https. Remove it from the name."
+        elif self.name.lower().startswith("__host-") and not self.is_for_host:
+            yield f'Browsers refuse {self.name!r} with a domain or another path. Remove "__Host-" from the name.'
+        if not isinstance(self.max_age, int) or isinstance(self.max_age, bool) or self.max_age <= 0:
+            yield f"Cookie(max_age={self.max_age!r}) is no number of seconds. Pass an int above 0, such as 14 * 24 * 60 * 60."
+        if not isinstance(self.path, str) or not PATH.fullmatch(self.path):
+            yield f'Cookie(path={self.path!r}) is no path of ASCII that starts with a slash. Pass path="/" or "/app".'
+        if self.domain is not None and not (isinstance(self.domain, str) and DOMAIN.fullmatch(self.domain)):
+            yield (
+                f"Cookie(domain={self.domain!r}) is no name of a host. Pass it without scheme, port and path, as in "
+                'domain="example.org", or None for this host only.'
             )
-        if self.samesite == "none" and self.secure is False:
-            raise ImproperlyConfigured(
-                'Browsers refuse SameSite=None without Secure. Pass secure=True or samesite="lax".'
-            )
+        if not isinstance(self.secure, bool) and not callable(self.secure) and not _is(self.secure, "auto"):
+            yield f'Cookie(secure={self.secure!r}) is not known. Pass True, False or "auto".'
+        yield from self._problems_of_flags()
+
+    def _problems_of_flags(self) -> Iterator[str]:
+        if not _is(self.samesite, "lax", "strict", "none"):
+            yield f'Cookie(samesite={self.samesite!r}) is not known. Pass "lax", "strict" or "none", in lower case.'
+        for name in ("prefix", "httponly", "expire_at_browser_close", "partitioned"):
+            if not isinstance(getattr(self, name), bool):
+                yield f"Cookie({name}={getattr(self, name)!r}) is not known. Pass True or False."
+        if self.secure is False and self.samesite == "none":
+            yield 'Browsers refuse SameSite=None without Secure. Pass secure=True or samesite="lax".'
+        if self.secure is False and self.partitioned:
+            yield "Browsers refuse Partitioned without Secure. Pass secure=True, or remove partitioned=True."
 
     def is_secure(self, scope: Scope) -> bool:
         if self.secure == "auto":
@@ -51,28 +95,44 @@ class Cookie:
     @cached_property
     def names(self) -> tuple[str, str]:
         """The name of the cookie over http, and over https."""
-        prefix = "__Host-" if self.path == "/" and self.domain is None else "__Secure-"
+        prefix = "__Host-" if self.is_for_host else "__Secure-"
         return self.name, f"{prefix}{self.name}" if self.prefix else self.name
 
-    def read(self, scope: Scope) -> str | None:
-        """Returns the value in the request, or None. Over https, a cookie without the prefix is ignored.
+    @cached_property
+    def _encoded_names(self) -> tuple[bytes, bytes]:
+        return self.names[0].encode(), self.names[1].encode()
 
-        Two cookies with the prefixed name count as none: an attacker may have set one of them.
+    @cached_property
+    def for_use(self) -> "Cookie":
+        """The cookie with the last use of a session that is itself in a cookie."""
+        return replace(self, name=f"{self.name}_used")
+
+    @cached_property
+    def for_ended(self) -> "Cookie":
+        """The cookie that names the sessions that ended in this browser, if they were in a cookie."""
+        return replace(self, name=f"{self.name}_ended", max_age=30 * DAY)
+
+    def values(self, scope: Scope) -> list[str]:
+        """Returns the different values in the request, in their order: three at most, and a fourth if there are more.
+
+        Applications on a parent domain and on a subdomain may have cookies of one name; a browser sends both. Over
+        https, a cookie without the prefix is ignored.
         """
-        cookie_name, values = self.names[self.is_secure(scope)].encode(), []
-        for name, value in scope["headers"]:
-            if name != b"cookie":
+        cookie_name = self._encoded_names[self.is_secure(scope)]
+        values: list[str] = []
+        for name, header in scope["headers"]:
+            if name != b"cookie" or cookie_name not in header:
                 continue
-            for pair in value.split(b";"):
+            for pair in header.split(b";"):
                 key, _, content = pair.partition(b"=")
                 # Browsers strip only space and tab from a name; bytes.strip() strips more. An attacker could set a
                 # cookie whose name is padded with another byte: the browser would not see the protected prefix, but
                 # bytes.strip() would. Therefore only these two bytes are stripped.
                 if key.strip(b" \t") == cookie_name:
-                    values.append(content.strip(b" \t").decode("latin-1"))
-        if len(values) > 1 and cookie_name.startswith(b"__"):
-            return None
-        return values[-1] or None if values else None
+                    value = content.strip(b" \t").decode("latin-1")
+                    if value and value not in values and len(values) <= MAX_VALUES:
+                        values.append(value)
+        return values
 
     def header(self, scope: Scope, value: str, max_age: int | None) -> tuple[bytes, bytes]:
         """Returns a `Set-Cookie` header. With `max_age=None` the browser deletes the cookie when it closes."""
@@ -88,7 +148,13 @@ class Cookie:
         parts.append(f"SameSite={self.samesite.capitalize()}")
         if self.is_secure(scope):
             parts.append("Secure")
+            if self.partitioned:
+                parts.append("Partitioned")
         return b"set-cookie", "; ".join(parts).encode("latin-1")
 
     def deletion(self, scope: Scope) -> tuple[bytes, bytes]:
         return self.header(scope, "", 0)
+
+
+def _is(value: object, *texts: str) -> bool:
+    return isinstance(value, str) and value in texts

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from ..core.exceptions import ImproperlyConfigured
 from .cookies import Cookie
 from .urls import normalize_origin, parse_base_url, parse_origins
 
@@ -28,6 +29,8 @@ class Site:
     """
 
     def __init__(self, cookie: Cookie, *, base_url: str | None = None, trusted_origins: Sequence[str] = ()) -> None:
+        if not isinstance(cookie, Cookie):
+            raise ImproperlyConfigured(f"cookie={cookie!r} is no Cookie. Pass cookie=Cookie(…).")
         self.base_url = parse_base_url(base_url) if base_url is not None else None
         self.origin = normalize_origin(self.base_url or "")
         self.trusted_origins = parse_origins(trusted_origins)
@@ -36,7 +39,15 @@ class Site:
         self._has_warned = False
 
     def resolve(self, cookie: Cookie) -> Cookie:
-        """Returns the cookie; with `secure="auto"` on an https site, one that this site decides about."""
+        """Returns the cookie; with `secure="auto"` on an https site, one that this site decides about.
+
+        Raises ImproperlyConfigured for a cookie of an http site that browsers accept over https only.
+        """
+        if cookie.secure == "auto" and cookie.samesite == "none" and self.origin.startswith("http:"):
+            raise ImproperlyConfigured(
+                f"Browsers refuse SameSite=None without Secure, and base_url is {self.base_url}. Use https, pass "
+                'Cookie(secure=True) behind a reverse proxy that does, or pass samesite="lax".'
+            )
         if cookie.secure == "auto" and self.origin.startswith("https:"):
             return replace(cookie, secure=self.must_be_secure)
         return cookie

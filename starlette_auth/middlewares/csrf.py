@@ -96,7 +96,7 @@ class CSRFMiddleware:
         """Returns whether the browser sent credentials automatically: a cookie, or what a reverse proxy adds."""
         if scope["session"].session_key is not None or getattr(scope.get(IDENTIFIED_BY), "ambient", False):
             return True
-        return any(cookie.read(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
+        return any(cookie.values(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
 
 
 class Body:

@@ -97,9 +97,13 @@ class OpenConnection:
             return self.session  # such as that of a client with a token, which is not stored
         if watch.is_session_deleted and not self.store.is_server_side:
             return None  # no store knows it, but the logout was in this process
-        stored = await self.store.load(self.value or "")
+        stored = await self.look_up(self.value or "")
         stored.max_age = self.session.max_age
         return stored if stored.session_key is not None else None
+
+    async def look_up(self, value: str) -> SessionBase:
+        """Returns the session of a cookie as it is stored now."""
+        raise NotImplementedError
 
     async def touch(self, session: SessionBase) -> None:
         """Records the last use of the session."""

@@ -1,17 +1,21 @@
 """The middleware that provides `request.session`."""
 
+import logging
 import time
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..core.clock import Clock
+from ..core.exceptions import ImproperlyConfigured
 from ..http.cookies import Cookie
 from ..http.mailed_secrets import call_without_secret, has_mailed_secret
 from ..http.scope import is_below, parse_prefixes
 from ..sessions.store import SessionStore
 from .session_http import SessionResponder
 from .session_websocket import WebSocketSessionResponder
+
+logger = logging.getLogger("starlette_auth")
 
 
 class SessionMiddleware:
@@ -23,16 +27,24 @@ class SessionMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        store: SessionStore,
+        store: SessionStore | None = None,
         cookie: Cookie | None = None,
         exclude: Sequence[str] = (),
         clock: Clock = time.time,
     ) -> None:
+        if not isinstance(store, SessionStore):
+            raise ImproperlyConfigured(
+                f"SessionMiddleware takes the store of the sessions, and store={store!r} is none. Pass "
+                "Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie), or middleware=middleware(auth)."
+            )
+        if not isinstance(cookie, Cookie | None):
+            raise ImproperlyConfigured(f"cookie={cookie!r} is no Cookie. Pass cookie=Cookie(…) or cookie=auth.cookie.")
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()
         self.exclude = parse_prefixes(exclude)
         self.clock = clock
+        self.must_check_scheme = self.cookie.secure is True or self.cookie.samesite == "none"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and has_mailed_secret(scope):
@@ -44,5 +56,29 @@ class SessionMiddleware:
         if scope["type"] not in ("http", "websocket") or (self.exclude and is_below(scope, self.exclude)):
             await self.app(scope, receive, send)
             return
+        if self.must_check_scheme:
+            self.check_scheme(scope)
         responder = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
         await responder(self.store, self.cookie, self.clock, scope, receive, send).run(self.app)
+
+    def check_scheme(self, scope: Scope) -> None:
+        """Logs the first request over http whose cookie the browser would refuse."""
+        name = self.cookie.name
+        if scope.get("scheme") in ("https", "wss"):
+            return
+        if self.cookie.secure is True:
+            logger.warning(
+                "A request came over http, and the cookie %r has secure=True, so a browser keeps it only if it used https. "
+                "If a reverse proxy terminates TLS, let it set X-Forwarded-Proto, and run uvicorn with --proxy-headers "
+                '--forwarded-allow-ips=ADDRESS_OF_THE_PROXY. Otherwise open the site with https, or pass secure="auto".',
+                name,
+            )
+        elif not self.cookie.is_secure(scope):
+            logger.warning(
+                'A request came over http, and the cookie %r has samesite="none", which browsers refuse without https. '
+                'Open the site with https, or pass samesite="lax".',
+                name,
+            )
+        else:
+            return
+        self.must_check_scheme = False

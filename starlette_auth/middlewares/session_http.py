@@ -6,19 +6,14 @@ import logging
 
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message
 
-from ..core.clock import Clock
-from ..core.concurrency import run_to_completion
 from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ..http.content import prefers_json
-from ..http.cookies import Cookie
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
-from ..sessions.base import SessionBase
-from ..sessions.store import SessionStore
-from .open_connection import OpenConnection
+from .session_changes import SessionChanges
 
 logger = logging.getLogger("starlette_auth")
 START_MESSAGES = ("http.response.start", "websocket.accept", "websocket.http.response.start")
@@ -29,7 +24,7 @@ END_OF_BODY: Message = {"type": "http.response.body", "body": b"", "more_body": 
 Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
-class SessionResponder(OpenConnection):
+class SessionResponder(SessionChanges):
     """Loads the session before the application runs and saves it when the response starts.
 
     A streamed response of a user ends when a WebSocket would be closed. For the application this looks as if the client
@@ -38,9 +33,6 @@ class SessionResponder(OpenConnection):
     """
 
     is_in_use = True  # the request itself
-    had_key = False
-    has_started = False
-    is_replaced = False  # an error response was sent; messages of the application are dropped
     content_length: bytes | None = None
     length = 0  # of the parts of the body that were sent
     is_event_stream = False
@@ -50,34 +42,24 @@ class SessionResponder(OpenConnection):
     listener: asyncio.Task[object] | None = None  # waits in receive()
     interrupted: tuple[asyncio.Task[object], int] | None = None
 
-    def __init__(
-        self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        self.store = store
-        self.cookie = cookie
-        self.scope = scope
-        self.receive_on = receive
-        self.send_on = send
-        self.clock = clock
-        self.value = cookie.read(scope)
-
     async def run(self, app: ASGIApp) -> None:
         """Runs the application with a session. Responds with 503 if the database or Redis is unavailable."""
         try:
-            if self.value:
-                self.generation = self.store.open_websockets.generation
-                session = await self.store.load(self.value)
-                self.had_key = session.session_key is not None
-            else:
-                session = self.store.new_session(self.clock)
+            session = await self.load() if self.values else self.store.new_session(self.clock)
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
+            session.save_now = self.save_now
             try:
                 await self.call_app(app)
             finally:
-                # It refers to the scope, which refers to the session. Only the garbage collector frees such a cycle,
+                # They refer to the scope, which refers to the session. Only the garbage collector frees such a cycle,
                 # and all requests of the process wait for it.
-                session.edit_headers = None
+                session.edit_headers = session.save_now = None
+        except SessionInterrupted as error:  # of `session.save()`
+            if self.has_started:
+                raise
+            self.has_started = True
+            await self.send_error(error)
         except Unavailable as error:
             if self.is_replaced:
                 # The error response was sent; this is the clean-up of the same failed save.
@@ -100,9 +82,10 @@ class SessionResponder(OpenConnection):
             self.task = None  # which may keep an exception, whose traceback refers to this object
             if self.watcher is not None and not self.is_ended:
                 self.stop_watching()
+            self.report_late_changes()
             # If the application crashes, its changes may be lost, but a logout must still take effect.
-            if self.session.key_to_delete is not None:
-                await self.delete_old_key()
+            if self.session.key_to_delete is not None or self.rivals:
+                await self.delete_ended()
         if self.is_ended:
             await self.finish_stream()
         elif self.session.needs_touch and self.is_in_use:
@@ -202,13 +185,15 @@ class SessionResponder(OpenConnection):
         return isinstance(error, ConnectionAbortedError | ClientDisconnect)
 
     async def start(self, message: Message) -> None:
-        session, set_cookie = self.session, None
+        session = self.session
         try:
             is_modified = session.modified
-            if is_modified or session.key_to_delete is not None:
+            if is_modified or session.key_to_delete is not None or session.is_flushed:
                 # An emptied session is saved even if the application fails: many applications log out that way.
                 must_save = is_modified and (message.get("status", 200) < 500 or not session)
-                set_cookie = await self.commit(save=must_save)
+                await self.commit(save=must_save)
+                if is_modified and not must_save:
+                    session.modified = False  # nothing of a failed request is stored
         except (SessionInterrupted, TooManySessions) as error:
             await self.send_error(error)
             return
@@ -221,11 +206,15 @@ class SessionResponder(OpenConnection):
         headers = response_headers(message)
         if session.edit_headers is not None:
             session.edit_headers(headers)
-        if set_cookie is not None:
-            headers.append(set_cookie)
+        cookies = [] if self.set_cookie is None else [self.set_cookie]
+        if not self.store.is_server_side:
+            cookies += self.note_use()
+        if cookies:
+            headers += cookies
             set_header(headers, "Cache-Control", "no-store")
-        if set_cookie is not None or (session.accessed and session.edit_headers is None):
+        if cookies or (session.accessed and session.edit_headers is None):
             add_vary(headers, "Cookie")
+        self.is_answered = True
         await self.send_on(message)
         if message["type"] == "http.response.start":
             for name, value in headers:
@@ -236,67 +225,6 @@ class SessionResponder(OpenConnection):
                 if message["status"] not in WITHOUT_BODY:
                     self.is_event_stream = is_event_stream(headers)
                     self.watch_stream()
-
-    async def commit(self, *, save: bool) -> tuple[bytes, bytes] | None:
-        """Saves and deletes as the application requested; returns the `Set-Cookie` header, if any."""
-        session, value = self.session, None
-        is_new = session.stored_key is None
-        if save:
-            try:
-                value = await self.save()
-            except SessionInterrupted:
-                if not session.is_only_resigned:
-                    raise
-                session.keep_stored()
-        if session.is_only_resigned:
-            return None  # it could not be saved, so the stored session and its cookie stay
-        await self.delete_old_key()
-        if value and is_new and session.after_save is not None:
-            await session.after_save(session)
-        if value:
-            return self.cookie.header(self.scope, value, session.get_cookie_age())
-        if self.had_key and (value == "" or session.session_key is None):
-            return self.cookie.deletion(self.scope)
-        return None
-
-    async def save(self) -> str:
-        """Saves the session; returns the cookie value, or "" if the session is empty."""
-        session = self.session
-        stored_key, key = session.stored_key, session.session_key
-        if stored_key is None and session.user_id is not None:
-            self.record_client(session)
-        try:
-            self.value = await self.store.save(session, session.get_expiry_age())
-        except SessionInterrupted:
-            if session:
-                raise
-            return ""  # the application emptied it, and another request has already ended it
-        if stored_key is not None and key is None:
-            self.store.open_websockets.session_deleted(stored_key)
-        return self.value
-
-    async def touch(self, session: SessionBase) -> None:
-        """Records the last use of the session, after the response. An error is only logged."""
-        self.record_client(session)
-        try:
-            await self.store.touch(session, session.get_expiry_age())
-        except Unavailable as error:
-            logger.warning("The last use of a session could not be recorded. %s", error)
-
-    async def delete_old_key(self) -> None:
-        key = self.session.key_to_delete
-        if key is not None and not self.session.is_only_resigned:
-            # A closed browser or a timeout can cancel the request; the deletion still runs to completion.
-            await run_to_completion(self.store.delete(key))
-            self.session.keep_stored()
-            self.store.open_websockets.session_deleted(key)
-
-    def record_client(self, session: SessionBase) -> None:
-        """Records address and user agent for the user's list of sessions. Anonymous sessions have neither."""
-        conn, auth = HTTPConnection(self.scope), self.scope.get(SCOPE_KEY)
-        address = conn.client.host if conn.client else ""
-        session.address = auth.proxies.client_address(conn) if auth is not None else address
-        session.user_agent = conn.headers.get("user-agent", "")
 
     async def send_unavailable(self, error: Unavailable) -> None:
         logger.error("A request was answered with 503. %s", error)

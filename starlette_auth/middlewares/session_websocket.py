@@ -8,6 +8,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from ..core.exceptions import SessionInterrupted
 from ..http.problems import error_message
+from .session_changes import list_names
 from .session_http import Refusal, SessionResponder, status_code_for
 
 logger = logging.getLogger("starlette_auth")
@@ -31,7 +32,9 @@ class WebSocketSessionResponder(SessionResponder):
             raise
         finally:
             self.stop_watching()
-            await self.delete_old_key()
+            if self.is_flushed_too_late:
+                self.report_late_changes()
+            await self.delete_ended()
 
     async def receive(self) -> Message:
         message = await self.receive_on()
@@ -48,7 +51,9 @@ class WebSocketSessionResponder(SessionResponder):
             await super().send(message)
             return
         # The WebSocket may stay open for hours, so a logout in it takes effect before the next message.
-        await self.delete_old_key()
+        if self.is_flushed_too_late:
+            self.report_late_changes()
+        await self.delete_ended()
         if not self.is_replaced:
             await self.send_on(message)
 
@@ -69,13 +74,17 @@ class WebSocketSessionResponder(SessionResponder):
         session = self.session
         if not self.has_started or not session.modified:
             return
+        names = list_names(session.unsaved_names())
         if session.session_key is None:
             logger.warning(
-                "A WebSocket changed its session key after accept(); its changes are lost. Do it before accept()."
+                "A WebSocket changed its session key after accept(), so its changes are lost: %s. Do it before accept().",
+                names,
             )
         elif not self.store.is_server_side:
             logger.warning(
-                "A WebSocket changed a CookieStore session after accept(); the change is lost. Do it before accept()."
+                "A WebSocket changed a session in a cookie after accept(); the change is lost: %s. Do it before "
+                "accept().",
+                names,
             )
         else:
             try:

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys, is_key
-from ..http.cookies import Cookie
+from ..http.cookies import MAX_VALUES, Cookie
 from ..http.scope import NEW_CSRF_SECRET
 
 FIELD = "csrfmiddlewaretoken"  # Django's names
@@ -49,7 +49,7 @@ class CSRFTokens:
 
         An attacker who can measure the size of compressed pages would learn a fixed text (BREACH).
         """
-        secret = conn.scope.get(NEW_CSRF_SECRET) or self.browser_secret(conn)
+        secret = conn.scope.get(NEW_CSRF_SECRET) or next(reversed(self.browser_secrets(conn)), None)
         if secret is None:
             secret = conn.scope[NEW_CSRF_SECRET] = secrets.token_urlsafe(32)
         signature = self.keys.sign(PURPOSE, f"{secret}:{_session_key(conn)}")
@@ -57,12 +57,13 @@ class CSRFTokens:
 
     def is_valid(self, conn: HTTPConnection, token: str) -> bool:
         """Returns whether this browser was given the token in a form of the current session."""
-        secret, signature = self.browser_secret(conn), _unmask(token)
-        if secret is None or signature is None:
+        secrets_of_browser, signature = self.browser_secrets(conn), _unmask(token)
+        if not secrets_of_browser or signature is None:
             return False
         # An anonymous visitor's page may be older than the session that another page of the same browser created.
         keys = [_session_key(conn)] if conn.user.is_authenticated else [_session_key(conn), ""]
-        return any(self.keys.verify(PURPOSE, f"{secret}:{key}", signature.hex()) is not None for key in keys)
+        subjects = [f"{secret}:{key}" for secret in secrets_of_browser for key in keys]
+        return any(self.keys.verify(PURPOSE, subject, signature.hex()) is not None for subject in subjects)
 
     def rotate(self, conn: HTTPConnection) -> None:
         """Makes the tokens from before a login invalid.
@@ -70,10 +71,12 @@ class CSRFTokens:
         There is nothing to do here: a token signs the session key, and the login changes that key.
         """
 
-    def browser_secret(self, conn: HTTPConnection) -> str | None:
-        """Returns the secret that this browser got with its first form, or None."""
-        value = self.cookie.read(conn.scope)
-        return value if value is not None and is_key(value) else None
+    def browser_secrets(self, conn: HTTPConnection) -> list[str]:
+        """Returns the secrets that this browser got with its first form: one, or none.
+
+        There are several if an application on a parent domain has set a cookie of this name.
+        """
+        return [value for value in self.cookie.values(conn.scope)[:MAX_VALUES] if is_key(value)]
 
 
 def _session_key(conn: HTTPConnection) -> str:

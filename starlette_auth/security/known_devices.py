@@ -7,7 +7,7 @@ from dataclasses import replace
 from starlette.requests import HTTPConnection
 
 from ..core.signing import is_key
-from ..http.cookies import Cookie
+from ..http.cookies import MAX_VALUES, Cookie
 from ..http.scope import NEW_DEVICE
 from ..users.models import User
 from .tokens import Tokens
@@ -19,6 +19,8 @@ ONE_YEAR = 365 * DAY
 MAX_USERS = 5  # per browser
 # When the user logged in (Unix time), the generation of the cookie, and the signature.
 ENTRY = re.compile("([0-9]{1,12})-([0-9a-f]{16})?-([0-9a-f]{64})")
+
+Browser = tuple[str, list[re.Match[str]]]  # its identifier, and an entry for each user
 
 
 class KnownDevices:
@@ -44,20 +46,29 @@ class KnownDevices:
         An attacker measures response times, which would show that an account exists. Therefore the database is asked
         only about an entry with a valid signature.
         """
-        device, entries = self._read(conn)
-        generations = {entry[2] or "" for entry in entries if self._is_signed(device, user, entry)}
-        if not generations:
+        browsers = [
+            (device, generations)
+            for device, entries in self._browsers(conn)
+            if (generations := {entry[2] or "" for entry in entries if self._is_signed(device, user, entry)})
+        ]
+        if not browsers:
             return ""
         generation = await self._generation(user)
         # Without a stored generation no entry was revoked within a year.
-        if not generation:
-            return device + max(generations)
-        return device + generation if generation in generations else ""
+        counters = (
+            device + (generation or max(own)) for device, own in browsers if not generation or generation in own
+        )
+        return next(counters, "")
 
     async def remember(self, conn: HTTPConnection, user: User) -> None:
         """Adds the user to this browser's cookie, which the response will set."""
-        device, entries = self._read(conn)
-        device = device or secrets.token_urlsafe(32)
+        browsers = self._browsers(conn) or [(secrets.token_urlsafe(32), [])]
+
+        def has_entry(browser: Browser) -> bool:
+            return any(self._is_signed(browser[0], user, entry) for entry in browser[1])
+
+        # Of several cookies, the user's own goes on, or else the one that more users would miss.
+        device, entries = max(browsers, key=lambda browser: (has_entry(browser), len(browser[1])))
         # The user's previous entry is dropped, even one by an older key: it would take the place of another user's.
         other_users = [entry[0] for entry in entries if not self._is_signed(device, user, entry)]
         generation, issued = await self._generation(user), str(int(self.tokens.clock()))
@@ -86,15 +97,19 @@ class KnownDevices:
         issued, generation, signature = entry.groups(default="")
         return self.keys.verify(PURPOSE, _subject(device, user, issued, generation), signature) is not None
 
-    def _read(self, conn: HTTPConnection) -> tuple[str, list[re.Match[str]]]:
-        value = conn.scope.get(NEW_DEVICE) or self.cookie.read(conn.scope) or ""
-        device, *texts = value.split(".")
+    def _browsers(self, conn: HTTPConnection) -> list[Browser]:
+        """Returns the identifier and the entries in the cookie; those of each one, if the browser sends several."""
+        new = conn.scope.get(NEW_DEVICE)
         # Malformed and expired entries are dropped. Otherwise they would be copied into the next cookie, and browsers
         # reject a cookie that is too long.
-        oldest = self.tokens.clock() - ONE_YEAR
-        matches = [ENTRY.fullmatch(text) for text in texts[:MAX_USERS]]
-        entries = [match for match in matches if match is not None and int(match[1]) > oldest]
-        return (device, entries) if is_key(device) else ("", [])
+        oldest, browsers = self.tokens.clock() - ONE_YEAR, list[Browser]()
+        for value in [new] if new else self.cookie.values(conn.scope)[:MAX_VALUES]:
+            device, *texts = value.split(".")
+            matches = [ENTRY.fullmatch(text) for text in texts[:MAX_USERS]]
+            entries = [match for match in matches if match is not None and int(match[1]) > oldest]
+            if is_key(device):
+                browsers.append((device, entries))
+        return browsers
 
 
 def _owner(user: User) -> str:

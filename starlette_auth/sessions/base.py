@@ -3,37 +3,46 @@
 import operator
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Never
+from typing import Any, Never, overload
 
-from ..core.clock import TWO_WEEKS, Clock, utc_now
+from ..core.clock import Clock
 from ..core.signing import new_key
 from ..database.statements import Row
-from .limits import SessionLimit
-from .records import EMPTY, IMMUTABLE_TYPES, Changes, SessionRecord, decode, encode, encode_data, encode_value, user_in
+from .expiry import MISSING, ExpiringSession
+from .records import (
+    EMPTY,
+    IMMUTABLE_TYPES,
+    Changes,
+    SessionRecord,
+    decode,
+    encode,
+    encode_data,
+    encode_value,
+    is_json,
+    user_in,
+)
 
-EXPIRY = "_session_expiry"  # as in Django
 AUTH_TIME = "_auth_time"  # of this package
-TOUCH_EVERY = 60  # seconds between two updates of `last_seen`
+TEST_COOKIE_NAME, TEST_COOKIE_VALUE = "testcookie", "worked"  # as in Django
 #: Called after the session of a new login was saved. Raises TooManySessions to refuse the login.
 Admission = Callable[["SessionBase"], Awaitable[None]]
 
 
-class SessionBase(dict[str, Any]):
+class SessionBase(ExpiringSession):
     """A dict of JSON values that records requested changes of its session key.
 
-    A store loads it, the application changes it, and the middleware saves it when the response starts. No method does
-    any I/O: `cycle_key()` and `flush()` record what the middleware must do.
+    A store loads it, the application changes it, and the middleware saves it when the response starts. Only `save()`
+    does any I/O: `cycle_key()` and `flush()` record what the middleware must do.
     """
 
     new_key = staticmethod(new_key)
 
     # Class attributes, because every request creates a session and most requests change none of these.
-    record: SessionRecord | None = None
     accessed = False
-    max_age = TWO_WEEKS
-    expire_at_browser_close = False
-    limit: SessionLimit | None = None
+    #: Whether the application called `flush()`.
+    is_flushed = False
+    #: Stores the session; set by SessionMiddleware for the time of a request.
+    save_now: Callable[[], Awaitable[None]] | None = None
     after_save: Admission | None = None
     #: Edits the headers of the response; set by other middleware.
     edit_headers: Callable[[list[tuple[bytes, bytes]]], None] | None = None
@@ -42,6 +51,8 @@ class SessionBase(dict[str, Any]):
     address = ""
     user_agent = ""
     _saved = EMPTY
+    #: The data when the application set `modified` to False.
+    _ignored: str | None = None
     _loaded: dict[str, Any] | None = None
     _touched = False
     _key_to_delete: str | None = None
@@ -90,14 +101,14 @@ class SessionBase(dict[str, Any]):
         """Returns the key of the stored session that the middleware must delete, if any."""
         return self._key_to_delete
 
+    @property
+    def has_new_key(self) -> bool:
+        """Returns whether a login, a logout or `cycle_key()` has requested a new session key since it was saved."""
+        return self._touched or self._key_to_delete is not None
+
     def keep_stored(self) -> None:
         """Notes that the session under `key_to_delete` is deleted already, or must stay."""
         self._key_to_delete = None
-
-    @property
-    def user_id(self) -> str | None:
-        """Returns the id of the logged-in user as text; None for an anonymous visitor."""
-        return user_in(self)
 
     @property
     def public_id(self) -> str:
@@ -113,11 +124,19 @@ class SessionBase(dict[str, Any]):
 
         The data is compared with the loaded data, so changes inside nested lists and dicts count.
         """
-        return self._touched or not (self._is_as_loaded() or (encode(self) if self else EMPTY) == self._saved)
+        if self._touched:
+            return True
+        if self._is_as_loaded():
+            return False
+        data = encode(self) if self else EMPTY
+        return data not in (self._saved, self._ignored)
 
     @modified.setter
     def modified(self, value: bool) -> None:
-        self._touched = value
+        """With False, what changed up to now is not a reason to save the session, as in Django."""
+        self._touched, self._ignored = value, None
+        if not value and self.modified:
+            self._ignored = encode(self)
 
     def _is_as_loaded(self) -> bool:
         """Returns whether all keys and values are the loaded objects and of immutable types."""
@@ -130,15 +149,29 @@ class SessionBase(dict[str, Any]):
             and all(map(operator.is_, loaded.values(), values))
         )
 
-    def changes(self) -> Changes:
-        """Returns the entries that were set and removed since the session was loaded or saved."""
-        saved = decode(self._saved)
+    def changes(self, since: str | None = None) -> Changes:
+        """Returns the entries that were set and removed since the session was loaded or saved, or since `since`."""
+        saved = decode(self._saved if since is None else since)
         values = {
             name: value
             for name, value in self.items()
             if name not in saved or encode_value(value) != encode_value(saved[name])
         }
         return Changes(values, [name for name in saved if name not in self])
+
+    def unsaved_names(self) -> list[str] | None:
+        """Returns the names of the entries that changed since the session was saved; None if there is nothing to save.
+
+        Entries that are not JSON are among them.
+        """
+        try:
+            if not self.modified:
+                return None
+            values, removed = self.changes(self._ignored)
+            return [*values, *removed]
+        except (TypeError, ValueError):
+            invalid = [name for name, value in self.items() if not is_json(value)]
+            return invalid or list(self)
 
     def merge_into(self, stored: str, saved: str) -> tuple[str, str | None]:
         """Returns the data to store and its user id: the changes of this session applied to the data `stored`.
@@ -149,6 +182,42 @@ class SessionBase(dict[str, Any]):
             return saved, self.user_id
         merged = self.changes().applied_to(decode(stored))
         return encode(merged), user_in(merged)
+
+    @overload
+    def pop(self, key: str, /) -> Any: ...
+
+    @overload
+    def pop(self, key: str, default: Any) -> Any: ...
+
+    def pop(self, key: str, default: Any = MISSING) -> Any:
+        """Removes and returns an entry. Raises KeyError if it is missing and there is no `default`."""
+        return super().pop(key) if default is MISSING else super().pop(key, default)
+
+    async def save(self) -> None:
+        """Stores the session at once, instead of when the response starts.
+
+        For changes after the response began: in a streamed body, a background task, or after a FastAPI `yield`. Raises
+        RuntimeError if the browser would then need another cookie, and outside a request; SessionInterrupted if the
+        session was ended in the meantime.
+        """
+        if self.save_now is None:
+            raise RuntimeError(
+                "request.session.save() needs SessionMiddleware, and works until its request ends. Call it in an endpoint, "
+                "a background task or a streamed body; elsewhere, await auth.sessions.save(session, max_age)."
+            )
+        await self.save_now()
+
+    def set_test_cookie(self) -> None:
+        """Stores an entry by which a later request sees that the browser accepts cookies, as in Django."""
+        self[TEST_COOKIE_NAME] = TEST_COOKIE_VALUE
+
+    def test_cookie_worked(self) -> bool:
+        """Returns whether the browser sent the cookie of the session in which `set_test_cookie()` was called."""
+        return self.get(TEST_COOKIE_NAME) == TEST_COOKIE_VALUE
+
+    def delete_test_cookie(self) -> None:
+        """Removes the entry of `set_test_cookie()`. Raises KeyError if there is none."""
+        del self[TEST_COOKIE_NAME]
 
     def is_empty(self) -> bool:
         """Returns whether the session holds no data and has no session key."""
@@ -186,7 +255,7 @@ class SessionBase(dict[str, Any]):
         """
         self.start_new()
         self.clear()
-        self._touched = False
+        self._touched, self.is_flushed = False, True
         self.limit = self.after_save = None
 
     def start_new(self) -> None:
@@ -198,6 +267,7 @@ class SessionBase(dict[str, Any]):
         self._discard_key()
         self._touched, self._cycled_key, self._resigned = True, None, None
         self._saved, self._loaded, self.record, self.user_row = EMPTY, None, None, None
+        self._ignored = None
 
     @property
     def stored_key(self) -> str | None:
@@ -220,77 +290,6 @@ class SessionBase(dict[str, Any]):
         if self.session_key is not None:
             self._key_to_delete, self._session_key = self.session_key, None
 
-    @property
-    def created(self) -> int:
-        """Returns when the session was created, in seconds since 1970. For a login this is the time of the login."""
-        return self.record.created if self.record is not None else int(self._clock())
-
-    @property
-    def last_seen(self) -> int:
-        """Returns when the session was last used, in seconds since 1970, accurate to a minute."""
-        return self.record.last_seen if self.record is not None else int(self._clock())
-
-    @property
-    def needs_touch(self) -> bool:
-        """Returns whether `last_seen` of a logged-in session is at least 60 seconds old and must be updated."""
-        record = self.record
-        return record is not None and int(self._clock()) - record.last_seen >= TOUCH_EVERY and self.user_id is not None
-
-    @property
-    def is_expired(self) -> bool:
-        """Returns whether the absolute timeout or the idle timeout of the login has passed."""
-        limit, record = self.limit, self.record
-        if limit is None or record is None:
-            return False
-        now = int(self._clock())
-        return now >= record.created + limit.absolute or now >= record.last_seen + limit.idle
-
-    def set_expiry(self, value: int | timedelta | datetime | None) -> None:
-        """Sets when the session expires, as Django's method of this name.
-
-        An int is a number of seconds after each change, 0 means when the browser closes, a timedelta or a datetime
-        with a time zone is a fixed time, and None restores the default. For a logged-in user this can only shorten
-        what `Auth(session_limits=…)` allows. Raises ValueError for a datetime without a time zone.
-        """
-        if value is None:
-            self.pop(EXPIRY, None)
-            return
-        if isinstance(value, timedelta):
-            value = utc_now(self._clock) + value
-        if isinstance(value, datetime):
-            if value.tzinfo is None:
-                raise ValueError("The datetime has no time zone. Use datetime.now(UTC) + timedelta(…).")
-            self[EXPIRY] = self.format_expiry(value)
-            return
-        self[EXPIRY] = value
-
-    def get_expiry_age(self) -> int:
-        """Returns the seconds until the session expires, if no further request arrives."""
-        if self.limit is None:
-            return self._requested_age()
-        allowed = max(0, min(self.limit.idle, self._until_limit()))
-        return min(self._requested_age(), allowed) if self.get(EXPIRY) else allowed
-
-    def get_cookie_age(self) -> int | None:
-        """Returns how many seconds the browser keeps the cookie; None means until the browser closes.
-
-        The cookie of a remembered login lasts until the absolute timeout. The store checks the idle timeout, which
-        each request extends (sliding expiry) without setting the cookie again.
-        """
-        if self.get_expire_at_browser_close():
-            return None
-        if self.limit is None or EXPIRY in self:
-            return self.get_expiry_age()
-        return max(0, self._until_limit())
-
-    def get_expiry_date(self) -> datetime:
-        return utc_now(self._clock) + timedelta(seconds=self.get_expiry_age())
-
-    def get_expire_at_browser_close(self) -> bool:
-        if self.limit is not None and not self.limit.persistent:
-            return True
-        return self[EXPIRY] == 0 if EXPIRY in self else self.expire_at_browser_close
-
     def encode(self) -> str:
         """Returns the data as ASCII JSON, as stores keep it. Raises TypeError for what JSON cannot represent."""
         return encode_data(self)
@@ -305,21 +304,4 @@ class SessionBase(dict[str, Any]):
             self._key_to_delete = None  # the store has replaced the old key with the new one
         self._session_key, self.record, self._saved, self._loaded = session_key, record, saved, None
         self._touched, self._cycled_key, self._next_key, self._resigned = False, None, None, None
-
-    def _requested_age(self) -> int:
-        expiry = self.get(EXPIRY)
-        if isinstance(expiry, str):
-            return max(0, int((self.parse_expiry(expiry) - utc_now(self._clock)).total_seconds()))
-        return expiry or self.max_age
-
-    def format_expiry(self, end: datetime) -> str:
-        """Returns the text that `set_expiry` stores for a datetime."""
-        return end.astimezone(UTC).isoformat()
-
-    def parse_expiry(self, text: str) -> datetime:
-        """Returns the datetime that such a text represents."""
-        return datetime.fromisoformat(text)
-
-    def _until_limit(self) -> int:
-        assert self.limit is not None  # noqa: S101  callers have checked it
-        return self.created + self.limit.absolute - int(self._clock())
+        self._ignored = None

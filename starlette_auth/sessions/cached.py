@@ -77,8 +77,8 @@ class CachedStore(SessionStore):
         if not is_key(cookie):
             return SessionBase(clock=self._clock)
         read_at = self._clock()
-        record = await self._get(cookie)
-        if record is not None and user_in(decode(record.data)) is None:
+        record, user_id = await self._get(cookie)
+        if record is not None and user_id is None:
             return self.store.session_of(record, None, cookie)
         if record is not None:
             row = await self.store.load_without_data(cookie)
@@ -123,14 +123,19 @@ class CachedStore(SessionStore):
     async def close(self) -> None:
         await self.redis.close()
 
-    async def _get(self, session_key: str) -> SessionRecord | None:
-        """Returns the cached record; None if there is none, it has expired, or Redis cannot be reached."""
+    async def _get(self, session_key: str) -> tuple[SessionRecord | None, str | None]:
+        """Returns the cached record and its user id; None if none is cached, or it has expired or is damaged.
+
+        None, too, if Redis cannot be reached.
+        """
         text = await self._try(lambda: self.redis.execute(self.redis.client.hget(self._name(session_key), RECORD)))
         try:
-            record = SessionRecord(**json.loads(text)) if text else None
-        except (ValueError, TypeError):  # written by another version of this package
-            return None
-        return record if record is not None and record.expires > self._clock() else None
+            record = SessionRecord(**decode(text)) if text else None
+            if record is not None and record.expires > self._clock():
+                return record, user_in(decode(record.data))
+        except (ValueError, TypeError):  # also if another version of this package wrote it
+            logger.warning("A record in Redis is not a valid session record. The database is asked instead.")
+        return None, None
 
     async def _put(self, session_key: str, record: SessionRecord, read_at: float) -> None:
         """Caches a record until 60 seconds after `read_at`, the time at which the database was read or written.

@@ -1,6 +1,8 @@
 """Sessions in signed cookies."""
 
 import hashlib
+import logging
+import re
 import time
 from collections.abc import Sequence
 
@@ -15,7 +17,10 @@ from .base import SessionBase
 from .records import SessionRecord, decode, encode, time_to_keep, user_in
 from .store import SessionStore, cookie_value
 
+logger = logging.getLogger("starlette_auth")
 SALT = "starlette_auth.sessions.cookie"
+USE = "starlette_auth.sessions.use"
+NOTE = re.compile("([0-9]{1,12})-([0-9]{1,12})-([0-9a-f]{64})")  # last use, expiry (Unix time), and the signature
 LIMIT = 4096  # bytes of name, value and attributes that every browser stores for a cookie (RFC 6265 §6.1)
 ROOM_FOR_NAME_AND_FLAGS = 160  # bytes
 LIMIT_UNPACKED = 16 * 1024  # bytes
@@ -28,6 +33,10 @@ class CookieStore(SessionStore):
     until it expires or the password changes, because the cookie contains a hash that depends on the password.
     `session_key` is an identifier inside the cookie. A cookie that an older secret key signed is signed again with the
     newest key by the next response. If several requests change the session at once, the last response wins.
+
+    A request that was under way at the logout must not set the cookie again. Therefore a request that only reads the
+    session does not: the browser keeps the last use in a second cookie, which opens nothing by itself. A third cookie
+    names the sessions that ended in this browser, for late responses to requests that have changed one of them.
     """
 
     is_server_side = False
@@ -55,16 +64,45 @@ class CookieStore(SessionStore):
         self._use_keys(self.keys.scoped(namespace_of(user_table)))
 
     async def load(self, cookie: str) -> SessionBase:
+        return await self.load_used(cookie, ())
+
+    async def load_used(self, cookie: str, notes: Sequence[str]) -> SessionBase:
         try:
             record, is_old = self._decode_cookie(cookie)
-        except (BadData, ValueError, TypeError, UnicodeError):
+        except BadSignature:  # another application set it, or its key is not listed any more
             return SessionBase(clock=self._clock)
+        except (BadData, ValueError, TypeError):
+            logger.warning("A cookie with a valid signature does not contain a session and is ignored.")
+            return SessionBase(clock=self._clock)
+        for note in notes:
+            record = self._last_used(record, cookie, note)
         if record.expires <= self._clock():
             return SessionBase(clock=self._clock)
         session = SessionBase(decode(record.data), session_key=record.public_id, record=record, clock=self._clock)
-        # Other stores update `last_seen` after the response. Here it can only be stored in the cookie itself.
-        session.modified = is_old or session.needs_touch
+        if is_old:
+            session.modified = True
         return session
+
+    def note_use(self, session: SessionBase, cookie: str) -> str:
+        """Returns a note of the last use, if the idle timeout would otherwise count 5 % or more of it as idle.
+
+        The note is valid for this cookie only. After a change of the session it says nothing about the new cookie.
+        """
+        if not session.needs_touch:
+            return ""
+        now, age = int(self._clock()), session.get_expiry_age()
+        if now - session.last_seen < age // 20:
+            return ""
+        return f"{now}-{now + age}-{self.keys.sign(USE, f'{cookie}:{now}:{now + age}')}"
+
+    def _last_used(self, record: SessionRecord, cookie: str, note: str) -> SessionRecord:
+        """Returns the record with the last use in a note, if the note is of this cookie and later."""
+        match = NOTE.fullmatch(note)
+        if match is None or int(match[1]) <= record.last_seen:
+            return record
+        if self.keys.verify(USE, f"{cookie}:{match[1]}:{match[2]}", match[3]) is None:
+            return record
+        return record._replace(last_seen=int(match[1]), expires=int(match[2]))
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         data, now = session.encode(), int(self._clock())

@@ -19,7 +19,8 @@ from ..database.statements import Row, Statement
 from ..database.table_definitions import session_table
 from ..database.tables import own_session_table
 from ..users.queries import UserQueries
-from .base import TOUCH_EVERY, SessionBase
+from .base import SessionBase
+from .expiry import TOUCH_EVERY
 from .records import SessionRecord, decode, next_record, touched_record
 from .store import Progress, SessionStore, cookie_value, first_record, interrupted
 
@@ -131,8 +132,8 @@ class DatabaseStore(SessionStore):
     def _session_from_row(self, row: Row, session_key: str | None = None) -> SessionBase | None:
         try:
             return self.session_of(_record_from_row(row), row, session_key)
-        except ValueError:
-            logger.error("A row of %s is not a valid session record and is ignored.", self.table.name)
+        except (ValueError, TypeError):
+            logger.warning("A row of %s is not a valid session record and is ignored.", self.table.name)
             return None
 
     async def _change(

@@ -8,37 +8,9 @@ from typing import Literal
 from ..core.clock import DAY, HOUR, MINUTE
 from ..core.exceptions import ImproperlyConfigured
 from ..users.models import User
+from .expiry import SessionLimit
 
 Preset = Literal["aal1", "aal2", "aal3"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionLimit:
-    """The timeouts of one login, in seconds.
-
-    `absolute` is the time after the login at which it ends. `idle` is the time without a request after which it ends.
-    `persistent`: whether the browser keeps the cookie when it is closed. Raises ImproperlyConfigured unless
-    0 < idle <= absolute.
-    """
-
-    absolute: int
-    idle: int
-    persistent: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.idle <= self.absolute:
-            raise ImproperlyConfigured(
-                f"SessionLimit(absolute={self.absolute}, idle={self.idle}) is not possible. "
-                "Pass both in seconds, with 0 < idle <= absolute."
-            )
-
-    def at_most(self, other: "SessionLimit") -> "SessionLimit":
-        """Returns the stricter limit: the shorter timeouts, and persistent only if both limits are."""
-        return SessionLimit(
-            absolute=min(self.absolute, other.absolute),
-            idle=min(self.idle, other.idle),
-            persistent=self.persistent and other.persistent,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

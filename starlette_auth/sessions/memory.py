@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from ..core.clock import Clock
 from ..core.signing import hash_key, is_key
-from .base import TOUCH_EVERY, SessionBase
+from .base import SessionBase
+from .expiry import TOUCH_EVERY
 from .records import SessionRecord, decode, next_record, touched_record
 from .store import Progress, SessionStore, cookie_value, first_record, interrupted
 

@@ -51,7 +51,7 @@ def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value)
     try:
         return encode(data)
     except (TypeError, ValueError) as error:
-        invalid_key = next((key for key, value in data.items() if not _is_json(value, encode)), "?")
+        invalid_key = next((key for key, value in data.items() if not is_json(value, encode)), "?")
         raise TypeError(
             f"request.session[{invalid_key!r}] cannot be stored as JSON: {error}. Store text, numbers, lists and dicts. "
             "For a datetime, store its isoformat()."
@@ -60,7 +60,10 @@ def encode(data: Mapping[str, Any], encode: Callable[[Any], str] = encode_value)
 
 def decode(text: str) -> dict[str, Any]:
     """Returns the dict in a JSON text. Raises ValueError for anything but a JSON object."""
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("The stored session is nested too deeply.") from error
     if not isinstance(data, dict):
         raise ValueError("The stored session is not a JSON object.")
     return data
@@ -90,7 +93,7 @@ def check_keys(data: Any) -> None:
             check_keys(value)
 
 
-def _is_json(value: Any, encode: Callable[[Any], str]) -> bool:
+def is_json(value: Any, encode: Callable[[Any], str] = encode_value) -> bool:
     try:
         encode(value)
     except (TypeError, ValueError):

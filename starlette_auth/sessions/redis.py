@@ -13,7 +13,8 @@ from ..core.signing import hash_key, is_key
 from ..database.drivers import database_location
 from ..database.redis import RedisClients
 from ..database.tables import namespace_of
-from .base import TOUCH_EVERY, SessionBase
+from .base import SessionBase
+from .expiry import TOUCH_EVERY
 from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, touched_record
 from .store import SessionStore, first_record, interrupted
 
@@ -26,8 +27,8 @@ RECORD_FIELDS = ("public_id", "user_id", "created", "last_seen", "expires", "add
 LUA_HELPERS = """
 local now = tonumber(ARGV[2])
 local function is_unexpired(key)
-  local expires = redis.call('HGET', key, 'expires')
-  return expires and tonumber(expires) > now
+  local expires = tonumber(redis.call('HGET', key, 'expires') or '')
+  return expires and expires > now
 end
 local function index_of(key)
   local user = redis.call('HGET', key, 'user_id')
@@ -126,11 +127,9 @@ class RedisStore(SessionStore):
     async def load(self, cookie: str) -> SessionBase:
         if is_key(cookie):
             fields = await self.redis.execute(self.redis.client.hgetall(self._name(cookie)))
-            try:
-                if fields and int(fields["expires"]) > self._now():
-                    return self._session_of(fields, cookie)
-            except (LookupError, ValueError):
-                logger.error("A hash in Redis is not a valid session record and is ignored.")
+            session = self._read(fields, cookie)
+            if session is not None:
+                return session
         return SessionBase(clock=self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
@@ -161,7 +160,8 @@ class RedisStore(SessionStore):
             await self._run(TOUCH, [self._name(session.session_key)], max_age, touched.address)
 
     async def list_sessions(self, user_id: str) -> list[SessionBase]:
-        sessions = [self._session_of(fields) for fields in await self._hashes_of(user_id)]
+        listed = [self._read(fields) for fields in await self._hashes_of(user_id)]
+        sessions = [session for session in listed if session and session.record and session.record.user_id == user_id]
         return sorted(sessions, key=lambda session: session.last_seen, reverse=True)
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
@@ -179,11 +179,19 @@ class RedisStore(SessionStore):
         pipeline = client.pipeline(transaction=False)
         for name in names:
             pipeline.hgetall(name)
-        hashes = await self.redis.execute(pipeline.execute())
-        return [fields for fields in hashes if fields and fields["user_id"] == user_id and int(fields["expires"]) > now]
+        return list(await self.redis.execute(pipeline.execute()))
 
     async def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> int:
         return int(await self.redis.run_script(script, keys, self._user, self._now(), *arguments) or 0)
+
+    def _read(self, fields: Mapping[str, str], session_key: str | None = None) -> SessionBase | None:
+        """Returns the session in a hash; None if there is none, or it has expired or is damaged."""
+        try:
+            is_live = bool(fields) and int(fields["expires"]) > self._now()
+            return self._session_of(fields, session_key) if is_live else None
+        except (LookupError, ValueError):
+            logger.warning("A hash in Redis is not a valid session record and is ignored.")
+            return None
 
     def _session_of(self, fields: Mapping[str, str], session_key: str | None = None) -> SessionBase:
         entries = (f"{name[1:]}:{value}" for name, value in fields.items() if name[0] == ".")

@@ -3,7 +3,7 @@
 import abc
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import sqlalchemy as sa
@@ -41,6 +41,17 @@ class SessionStore(abc.ABC):
 
         The new session gets a new key. An attacker could otherwise plant a key in the browser (session fixation).
         """
+
+    async def load_used(self, cookie: str, notes: Sequence[str]) -> SessionBase:
+        """Returns the session of a cookie. `notes` are what `note_use()` returned for its last use.
+
+        For stores with `is_server_side=False`; others record the last use with `touch()`.
+        """
+        return await self.load(cookie)
+
+    def note_use(self, session: SessionBase, cookie: str) -> str:
+        """Returns a note that the session of a cookie is in use now; "" if there is none to make."""
+        return ""
 
     @abc.abstractmethod
     async def save(self, session: SessionBase, max_age: int) -> str:

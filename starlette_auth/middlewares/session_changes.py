@@ -1,0 +1,263 @@
+"""What is stored of the session of one connection, and which cookie does its response set?"""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from ..core.clock import Clock
+from ..core.concurrency import run_to_completion
+from ..core.exceptions import SessionInterrupted, Unavailable
+from ..core.signing import hash_key
+from ..http.cookies import MAX_VALUES, Cookie
+from ..http.scope import SCOPE_KEY
+from ..sessions.base import SessionBase
+from ..sessions.store import SessionStore
+from .open_connection import OpenConnection
+
+logger = logging.getLogger("starlette_auth")
+MAX_ENDED, NAME_LENGTH = 5, 32  # of the names of ended sessions in a browser
+MAX_NAMES = 10  # in one line of the log
+
+
+class SessionChanges(OpenConnection):
+    """Loads the session of a connection, and saves, deletes and renews it as the application requested."""
+
+    had_key = False
+    has_started = False
+    is_answered = False  # the response of the application has begun, with the cookies of the session
+    is_replaced = False  # an error response was sent; messages of the application are dropped
+    set_cookie: tuple[bytes, bytes] | None = None  # the header that the response must get
+    ended_keys: list[str]  # of sessions that the application has ended
+    rivals: Sequence[str] = ()  # the keys of the sessions of a request that brought several
+
+    def __init__(
+        self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.store = store
+        self.cookie = cookie
+        self.scope = scope
+        self.receive_on = receive
+        self.send_on = send
+        self.clock = clock
+        self.values = cookie.values(scope)
+        self.value = self.values[0] if self.values else None
+        self.ended_keys = []
+
+    async def load(self) -> SessionBase:
+        """Returns the session of a request with a cookie; a new one if the cookie opens none."""
+        self.generation = self.store.open_websockets.generation
+        if len(self.values) > 1:
+            return await self.load_one_of_several()
+        value, store = self.values[0], self.store
+        session = await (store.load(value) if store.is_server_side else self.look_up(value))
+        self.had_key = session.session_key is not None
+        return session
+
+    async def load_one_of_several(self) -> SessionBase:
+        """Returns the only session that the cookies of a request open; a new one if they open several.
+
+        A cookie of another application, for the parent domain, opens nothing here and is passed over. An attacker on a
+        subdomain sets the cookie of the attacker's own session, which the visitor would go on with; therefore the
+        cookies of two sessions count as none, and so do too many cookies.
+        """
+        live: dict[str, tuple[SessionBase, str]] = {}
+        for value in self.values if len(self.values) <= MAX_VALUES else ():
+            session = await self.look_up(value)
+            key = session.session_key
+            # A store that keeps sessions in cookies may find an older copy of the same session.
+            if key is not None and (key not in live or session.last_seen >= live[key][0].last_seen):
+                live[key] = session, value
+        if len(live) == 1:
+            self.had_key = True
+            [(session, self.value)] = live.values()
+            return session
+        self.value, self.rivals = None, tuple(live)
+        if self.rivals or len(self.values) > MAX_VALUES:
+            self.warn_about_cookies()
+        return self.store.new_session(self.clock)
+
+    async def look_up(self, value: str) -> SessionBase:
+        """Returns the session of a cookie; a new one if it opens none, or was ended in this browser."""
+        if self.store.is_server_side:
+            return await self.store.load(value)
+        session = await self.store.load_used(value, self.cookie.for_use.values(self.scope)[:MAX_VALUES])
+        key = session.session_key
+        if self.ended_names and key is not None and _name_of(key) in self.ended_names:
+            return self.store.new_session(self.clock)
+        return session
+
+    @cached_property
+    def ended_names(self) -> list[str]:
+        """The names of the last sessions that ended in this browser, if the store cannot end them."""
+        texts = self.cookie.for_ended.values(self.scope)
+        return [name for text in texts for name in text.split(".") if len(name) == NAME_LENGTH][:MAX_ENDED]
+
+    def note_use(self) -> list[tuple[bytes, bytes]]:
+        """Returns the `Set-Cookie` headers about the use and the end of a session that is in a cookie."""
+        session, headers = self.session, list[tuple[bytes, bytes]]()
+        if self.ended_keys or self.set_cookie is not None:
+            names = [*map(_name_of, self.ended_keys), *self.ended_names]
+            if session.session_key is not None:
+                # Django's cookies of two logins in the same second are the same text.
+                names = [name for name in names if name != _name_of(session.session_key)]
+            if names != self.ended_names:
+                text = ".".join(names[:MAX_ENDED])
+                headers.append(self.cookie.for_ended.header(self.scope, text, self.cookie.for_ended.max_age))
+        elif self.value is not None and session.session_key is not None:
+            note = self.store.note_use(session, self.value)
+            if note:
+                headers.append(self.cookie.for_use.header(self.scope, note, session.get_cookie_age()))
+        if session.is_flushed and self.cookie.for_use.values(self.scope):
+            headers.append(self.cookie.for_use.deletion(self.scope))
+        return headers
+
+    def warn_about_cookies(self) -> None:
+        name = self.cookie.name
+        if self.rivals:
+            logger.warning(
+                "A request brought the cookies of %d sessions, named %r, so it counts as anonymous. A new login ends these "
+                "sessions. A page of another host may have set one of the cookies. If an application on the parent domain "
+                "uses the same name, pass Cookie(name=…) to one of the two.",
+                len(self.rivals),
+                name,
+            )
+        else:
+            logger.warning(
+                "A request brought more than %d cookies named %r, so it counts as anonymous. Pages of other hosts have set "
+                "them. Delete the cookies of this site and its parent domain in the browser.",
+                MAX_VALUES,
+                name,
+            )
+
+    async def commit(self, *, save: bool) -> None:
+        """Saves and deletes as the application requested, and notes the `Set-Cookie` header of the response."""
+        session, value = self.session, None
+        is_new = session.stored_key is None
+        if save:
+            try:
+                value = await self.save()
+            except SessionInterrupted:
+                if not session.is_only_resigned:
+                    raise
+                session.keep_stored()
+        if session.is_only_resigned:
+            return  # it could not be saved, so the stored session and its cookie stay
+        await self.delete_ended(with_rivals=bool(value) and is_new)
+        if value and is_new and session.after_save is not None:
+            await session.after_save(session)
+        if value:
+            self.set_cookie = self.cookie.header(self.scope, value, session.get_cookie_age())
+        elif value == "" or session.session_key is None:
+            # Another response may just have set a valid cookie. Therefore one that opens nothing is deleted only where
+            # the application ends the session.
+            must_delete = self.had_key or (session.is_flushed and self.values)
+            self.set_cookie = self.cookie.deletion(self.scope) if must_delete else None
+
+    async def save(self) -> str:
+        """Saves the session; returns the cookie value, or "" if the session is empty."""
+        session = self.session
+        stored_key, key = session.stored_key, session.session_key
+        if stored_key is None and session.user_id is not None:
+            self.record_client(session)
+        try:
+            self.value = await self.store.save(session, session.get_expiry_age())
+        except SessionInterrupted:
+            if session:
+                raise
+            return ""  # the application emptied it, and another request has already ended it
+        if stored_key is not None and key is None:
+            self.store.open_websockets.session_deleted(stored_key)
+        return self.value
+
+    async def save_now(self) -> None:
+        """Stores the session at once, for `request.session.save()`.
+
+        Raises RuntimeError if the response has begun and the browser would need another cookie.
+        """
+        session = self.session
+        if not self.has_started:
+            try:
+                await self.commit(save=bool(session) or session.stored_key is not None)
+            except Unavailable:
+                if session:
+                    # It could not be saved under its new key, so the row under the old key is kept.
+                    session.keep_stored()
+                raise
+        elif not self.store.is_server_side or (session and session.session_key is None):
+            raise RuntimeError(
+                "The response has begun, so the browser gets no further cookie, which this change of the session needs. "
+                "Change the session, or call request.session.save(), before the response."
+            )
+        elif session.session_key is None:
+            await self.delete_ended()
+        else:
+            await self.store.save(session, session.get_expiry_age())
+
+    async def touch(self, session: SessionBase) -> None:
+        """Records the last use of the session, after the response. An error is only logged."""
+        self.record_client(session)
+        try:
+            await self.store.touch(session, session.get_expiry_age())
+        except Unavailable as error:
+            logger.warning("The last use of a session could not be recorded. %s", error)
+
+    async def delete_ended(self, *, with_rivals: bool = False) -> None:
+        """Deletes the session that the application has ended.
+
+        `with_rivals`: also those between which the request could not choose. The browser has their cookies, so a new
+        session would not be found beside them.
+        """
+        key, rivals = self.session.key_to_delete, self.rivals
+        if key is not None and not self.session.is_only_resigned:
+            await self.delete(key)
+            self.ended_keys += [key] if self.session.is_flushed else []
+            self.session.keep_stored()
+        if rivals and (with_rivals or self.session.is_flushed):
+            self.rivals, self.ended_keys = (), [*self.ended_keys, *rivals]
+            for rival in rivals:
+                await self.delete(rival)
+
+    async def delete(self, key: str) -> None:
+        # A closed browser or a timeout can cancel the request; the deletion still runs to completion.
+        await run_to_completion(self.store.delete(key))
+        self.store.open_websockets.session_deleted(key)
+
+    def report_late_changes(self) -> None:
+        """Logs which entries of the session changed after the response began, and are therefore not stored."""
+        session = self.session
+        if not (session.accessed or session.has_new_key) or not self.is_answered or session.is_only_resigned:
+            return
+        names = session.unsaved_names()
+        if names is not None or self.is_flushed_too_late:
+            logger.warning(
+                "request.session changed after the response began, and the change is lost: %s. Change the session before "
+                "the response, or call `await request.session.save()`.",
+                list_names(names),
+            )
+
+    @property
+    def is_flushed_too_late(self) -> bool:
+        """Returns whether flush() came after the response began, which leaves a session that is in its cookie."""
+        return self.is_answered and self.session.key_to_delete is not None and not self.store.is_server_side
+
+    def record_client(self, session: SessionBase) -> None:
+        """Records address and user agent for the user's list of sessions. Anonymous sessions have neither."""
+        conn, auth = HTTPConnection(self.scope), self.scope.get(SCOPE_KEY)
+        address = conn.client.host if conn.client else ""
+        session.address = auth.proxies.client_address(conn) if auth is not None else address
+        session.user_agent = conn.headers.get("user-agent", "")
+
+
+def _name_of(session_key: str) -> str:
+    return hash_key(session_key)[:NAME_LENGTH]
+
+
+def list_names(names: Sequence[str] | None) -> str:
+    """Returns the names of entries for the log: at most ten, without their values."""
+    if not names:
+        return "its key"
+    shown = ", ".join(f"{str(name)[:50]!r}" for name in names[:MAX_NAMES])
+    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
