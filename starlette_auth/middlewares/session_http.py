@@ -13,12 +13,12 @@ from ..core.concurrency import run_to_completion
 from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ..http.content import prefers_json
 from ..http.cookies import Cookie
-from ..http.headers import Headers, add_vary, response_headers, set_header
+from ..http.headers import add_vary, is_event_stream, response_headers, set_header
 from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
-from .open_connection import OpenConnection
+from .open_connection import OpenConnection, run_logged
 
 logger = logging.getLogger("starlette_auth")
 START_MESSAGES = ("http.response.start", "websocket.accept", "websocket.http.response.start")
@@ -79,8 +79,7 @@ class SessionResponder(OpenConnection):
                 # and all requests of the process wait for it.
                 session.edit_headers = None
         except Unavailable as error:
-            if self.is_replaced:
-                # The error response was sent; this is the clean-up of the same failed save.
+            if self.is_replaced:  # by an error response, but the application has gone on
                 logger.error("The clean-up after an error response failed. %s", error)
                 return
             if self.has_started:
@@ -102,7 +101,7 @@ class SessionResponder(OpenConnection):
                 self.stop_watching()
             # If the application crashes, its changes may be lost, but a logout must still take effect.
             if self.session.key_to_delete is not None:
-                await self.delete_old_key()
+                await self.delete_at_end()
         if self.is_ended:
             await self.finish_stream()
         elif self.session.needs_touch and self.is_in_use:
@@ -277,11 +276,19 @@ class SessionResponder(OpenConnection):
 
     async def touch(self, session: SessionBase) -> None:
         """Records the last use of the session, after the response. An error is only logged."""
-        self.record_client(session)
-        try:
+
+        async def record() -> None:
+            self.record_client(session)
             await self.store.touch(session, session.get_expiry_age())
-        except Unavailable as error:
-            logger.warning("The last use of a session could not be recorded. %s", error)
+
+        await run_logged(record, "The last use of a session could not be recorded.")
+
+    async def delete_at_end(self) -> None:
+        """Deletes the old session after the application has run. Once the response has started, an error is only logged."""
+        if not self.has_started:
+            await self.delete_old_key()
+        else:
+            await run_logged(self.delete_old_key, "A session that has ended could not be deleted, and is still valid.")
 
     async def delete_old_key(self) -> None:
         key = self.session.key_to_delete
@@ -290,13 +297,6 @@ class SessionResponder(OpenConnection):
             await run_to_completion(self.store.delete(key))
             self.session.keep_stored()
             self.store.open_websockets.session_deleted(key)
-
-    def record_client(self, session: SessionBase) -> None:
-        """Records address and user agent for the user's list of sessions. Anonymous sessions have neither."""
-        conn, auth = HTTPConnection(self.scope), self.scope.get(SCOPE_KEY)
-        address = conn.client.host if conn.client else ""
-        session.address = auth.proxies.client_address(conn) if auth is not None else address
-        session.user_agent = conn.headers.get("user-agent", "")
 
     async def send_unavailable(self, error: Unavailable) -> None:
         logger.error("A request was answered with 503. %s", error)
@@ -321,8 +321,3 @@ def status_code_for(error: Refusal) -> int:
     if isinstance(error, Unavailable):
         return 503
     return error.status_code if isinstance(error, TooManySessions) else 400
-
-
-def is_event_stream(headers: Headers) -> bool:
-    """Returns whether the response consists of server-sent events, which end at any event."""
-    return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)
