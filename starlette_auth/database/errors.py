@@ -82,6 +82,11 @@ def translate(error: Exception) -> NoReturn:
     if is_integrity_error(error):
         # Only the first line: PostgreSQL's next lines contain the whole row, including password hashes.
         raise IntegrityError((str(error).splitlines() or [""])[0]) from None
+    if is_missing_schema(error):
+        raise ImproperlyConfigured(
+            f"A schema is missing ({one_line(error)}). Create it: on PostgreSQL and MySQL with CREATE SCHEMA, on SQLite with "
+            "ATTACH DATABASE on each connection."
+        ) from error
     if is_missing_table(error):
         raise ImproperlyConfigured(
             f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
@@ -103,6 +108,15 @@ def is_missing_table(error: Exception) -> bool:
     """Returns whether a table is missing: SQLSTATE 42P01, MySQL error 1146, or the message of SQLite."""
     codes = (getattr(error, "sqlstate", None), *error.args[:1])
     return "42P01" in codes or 1146 in codes or str(error).startswith("no such table")
+
+
+def is_missing_schema(error: Exception) -> bool:
+    """Returns whether a schema is missing: SQLSTATE 3F000, MySQL error 1049, or the message of SQLite."""
+    return (
+        _sqlstate(error) == "3F000"
+        or _mysql_code(error) == 1049
+        or (str(error).startswith("unknown database") or str(error).endswith(".sqlite_master"))
+    )
 
 
 def is_deadlock(error: BaseException) -> bool:
