@@ -46,7 +46,7 @@ def own_names(user: sa.Table) -> TableNames:
     links of number 1 of the other. The names are Django's: those of its default user table, or those that it gives to
     the tables of a custom user model.
     """
-    if user.fullname == DEFAULT_USER_TABLE:
+    if user.name == DEFAULT_USER_TABLE:
         return TableNames()
     base = _base_name(user)
     return TableNames(
@@ -60,7 +60,7 @@ def own_names(user: sa.Table) -> TableNames:
 def own_session_table(user: sa.Table, metadata: sa.MetaData | None = None) -> sa.Table:
     """Returns the table of the native sessions of a user table."""
     key = next(iter(user.primary_key.columns)).type
-    name = "auth_session" if user.fullname == DEFAULT_USER_TABLE else derived_name(_base_name(user), "_auth_session")
+    name = "auth_session" if user.name == DEFAULT_USER_TABLE else derived_name(_base_name(user), "_auth_session")
     return session_table(metadata if metadata is not None else sa.MetaData(), key, name)
 
 
@@ -69,7 +69,7 @@ def namespace_of(user: sa.Table) -> str:
 
     It is "" for Django's default user table.
     """
-    return "" if user.fullname == DEFAULT_USER_TABLE else user.fullname
+    return "" if user.name == DEFAULT_USER_TABLE else user.fullname
 
 
 def _base_name(user: sa.Table) -> str:
