@@ -112,11 +112,8 @@ def is_missing_table(error: Exception) -> bool:
 
 def is_missing_schema(error: Exception) -> bool:
     """Returns whether a schema is missing: SQLSTATE 3F000, MySQL error 1049, or the message of SQLite."""
-    return (
-        _sqlstate(error) == "3F000"
-        or _mysql_code(error) == 1049
-        or (str(error).startswith("unknown database") or str(error).endswith(".sqlite_master"))
-    )
+    is_said = str(error).startswith("unknown database") or str(error).endswith(".sqlite_master")
+    return is_said or _sqlstate(error) == "3F000" or _mysql_code(error) == 1049
 
 
 def is_deadlock(error: BaseException) -> bool:
@@ -163,13 +160,13 @@ def breaks_connection(error: BaseException) -> bool:
         return mysql in MYSQL_LOST
     if _sqlstate(error):
         return _sqlstate(error).startswith(POSTGRESQL_LOST)
-    if type(error).__name__ == "InterfaceError":
+    if type(error).__name__ == "InterfaceError" and not _is_named(error, "MySQLError"):
         return any(word in message for word in LOST_WORDS)
     if type(error).__name__ in ("RuntimeError", "ValueError", "ProgrammingError"):
         return any(words in message for words in LOST_MESSAGES)
-    # Of asyncpg, and of the drivers for MySQL: an error in the protocol, which has no code.
+    # Of asyncpg, and of the drivers for MySQL: an error in the protocol, or a closed connection, without a code.
     is_internal = _is_named(error, "InternalClientError") or (
-        _is_named(error, "MySQLError") and type(error).__name__ in ("Error", "InternalError")
+        _is_named(error, "MySQLError") and type(error).__name__ in ("Error", "InterfaceError", "InternalError")
     )
     return is_internal or isinstance(error, OSError | EOFError)
 
@@ -184,17 +181,17 @@ async def repeat(work: Callable[[], Awaitable[R]]) -> R:
 
     Raises Deadlock after 20 repetitions, or after 10 seconds: the request is answered with 503 and does not hang.
     """
-    end = time.monotonic() + MAX_SECONDS
-    for number in range(MAX_REPETITIONS):
+    end, number = time.monotonic() + MAX_SECONDS, 0
+    while True:
         await asyncio.sleep(random.uniform(0.001, min(0.02 * 1.5**number, 0.5)))  # noqa: S311  not a secret
         try:
             return await work()
         except Exception as error:
+            number += 1
             if not is_deadlock(error):
                 raise
-            if number == MAX_REPETITIONS - 1 or time.monotonic() > end:
+            if number == MAX_REPETITIONS or time.monotonic() > end:
                 translate(error)
-    raise AssertionError  # not reached
 
 
 def _sqlite_code(error: BaseException) -> int | None:

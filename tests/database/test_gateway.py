@@ -1148,6 +1148,7 @@ def sqlite_error(code: int) -> sqlite3.Error:
         (InterfaceError("connection has been released back to the pool"), True),
         (InterfaceError("the server expects 1 argument"), False),
         (asyncmy.errors.InternalError("Packet sequence number wrong - got 1 expected 2"), True),
+        (asyncmy.errors.InterfaceError(0, ""), True),
         (asyncmy.errors.OperationalError(3, 'Error writing file (Errcode: 28 "No space left on device")'), True),
         (asyncmy.errors.OperationalError(1153, "Got a packet bigger than 'max_allowed_packet' bytes"), False),
         (asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"), True),
