@@ -72,8 +72,10 @@ def lifespan(
             async with contextlib.AsyncExitStack() as stack:
                 yield await stack.enter_async_context(inner(app)) if inner is not None else None
         finally:
-            await auth.close()
-            if must_connect:
-                await auth.database.disconnect()
+            try:
+                await auth.close()
+            finally:
+                if must_connect:
+                    await auth.database.disconnect()
 
     return connected

@@ -79,7 +79,7 @@ def ascii_lower(text: str) -> str:
     return "".join(character.lower() if character.isascii() else character for character in text)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Returns the message of an exception on one line, for logs; its class name if the message is empty."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 

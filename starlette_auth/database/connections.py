@@ -3,16 +3,21 @@
 import abc
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
-from contextvars import Context
+from contextvars import Context, ContextVar, Token
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from databases import Database
 from databases.interfaces import ConnectionBackend
 
-from ..core.exceptions import ImproperlyConfigured, StarletteAuthError
+from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
 
+logger = logging.getLogger("starlette_auth")
+
+# The task that holds a write lock for a transaction, in its own context and in those of the tasks that it starts.
+_transaction_of: ContextVar[asyncio.Task[Any] | None] = ContextVar("transaction_of", default=None)
 PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
 
 
@@ -33,6 +38,12 @@ class Connections(abc.ABC):
     @abc.abstractmethod
     async def release(self, connection: "RawConnection", *, write: bool) -> None:
         """Releases a connection that `acquire` returned."""
+
+    def discard(self, connection: "RawConnection", *, with_others: bool) -> None:  # noqa: B027  pools do it themselves
+        """Makes sure that a kept connection is not used again, nor, with `with_others`, any other open one.
+
+        It is still to be released.
+        """
 
     async def close(self) -> None:  # noqa: B027  the pool is closed by `databases`
         """Closes the kept connections, or returns them to the pool."""
@@ -57,7 +68,10 @@ class PoolConnections(Connections):
         return connection
 
     async def release(self, connection: RawConnection, *, write: bool) -> None:
-        await cast(ConnectionBackend, connection).release()
+        try:
+            await cast(ConnectionBackend, connection).release()
+        except Exception as error:  # the driver has closed the connection; the statement itself was successful
+            logger.debug("A connection could not be returned to the pool: %s", type(error).__name__)
 
 
 class KeptPostgreSQLConnections(PoolConnections):
@@ -86,6 +100,11 @@ class KeptPostgreSQLConnections(PoolConnections):
             self._idle.append(connection)
         else:
             await super().release(connection, write=write)
+
+    def discard(self, connection: RawConnection, *, with_others: bool) -> None:
+        for kept in [*self._idle, connection] if with_others else [connection]:
+            if isinstance(kept, KeptConnection):
+                kept.drop()
 
     async def close(self) -> None:
         for kept in self._all:
@@ -130,6 +149,12 @@ class SQLiteConnections(Connections):
         if write:
             self.write_lock.release()
 
+    def discard(self, connection: RawConnection, *, with_others: bool) -> None:
+        if isinstance(connection, KeptConnection):
+            connection.drop()
+        elif connection.raw_connection is self.writer.raw_connection:
+            self.writer.is_useless = True  # its transaction must be rolled back first
+
     async def close(self) -> None:
         await self.reader.close()
         async with self.write_lock:
@@ -150,6 +175,7 @@ class KeptConnection:
         self._keeper: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self.raw_connection: Any = None  # the connection of the database driver while it is open
+        self.is_useless = False  # it is to be closed after its transaction
 
     async def opened(self) -> "KeptConnection":
         """Opens this connection if necessary, and returns it."""
@@ -186,6 +212,7 @@ class KeptConnection:
         The next statement opens a new connection.
         """
         keeper, self._opening, self._keeper, self.raw_connection = self._keeper, None, None, None
+        self.is_useless = False
         self._closing.set()
         return keeper
 
@@ -211,16 +238,20 @@ class KeptConnection:
                     self.raw_connection = None
 
     async def _require_folder(self) -> None:
-        """Raises ImproperlyConfigured for a missing folder: the error of SQLite does not name the file."""
+        """Raises MissingFolder for a missing folder: the error of SQLite does not name the file."""
         folder = Path(self._database.url.database).parent
         if not await asyncio.to_thread(folder.is_dir):
-            raise ImproperlyConfigured(
+            raise MissingFolder(
                 f"The folder {folder} of the database file does not exist. Create it, or use another path."
             )
 
 
+class MissingFolder(ImproperlyConfigured, Unavailable):
+    """The folder of the SQLite file is missing: by mistake, or because its disk is not mounted at the moment."""
+
+
 class WriteLockTimeout(StarletteAuthError, TimeoutError):
-    """A task waited too long for the write lock."""
+    """A task waited too long for the write lock, which the task holds that started it: a mistake of the application."""
 
 
 class WriteLock:
@@ -233,6 +264,7 @@ class WriteLock:
         self._owner: asyncio.Task[Any] | None = None
         self._depth = 0
         self._waiting = 0
+        self._tokens: list[Token[asyncio.Task[Any] | None]] = []
 
     async def acquire(self) -> None:
         task = asyncio.current_task()
@@ -253,8 +285,11 @@ class WriteLock:
 
     async def __aenter__(self) -> None:
         await self.acquire()
+        self._tokens.append(_transaction_of.set(self._owner))
 
     async def __aexit__(self, *exc: object) -> None:
+        with contextlib.suppress(ValueError):  # the block was left in another context, as by a fixture
+            _transaction_of.reset(self._tokens.pop())
         self.release()
 
     async def _wait(self) -> None:
@@ -263,9 +298,13 @@ class WriteLock:
             async with asyncio.timeout(self.timeout):
                 await self._lock.acquire()
         except TimeoutError:
-            raise WriteLockTimeout(
-                f"The transaction of another task has held the write lock for {self.timeout:g} seconds. "
-                "A task inside atomic() must not wait for a task that writes. Write in the same task."
+            problem = f"The write lock has been held by another task for {self.timeout:g} seconds."
+            if self._owner is not None and _transaction_of.get() is self._owner:
+                raise WriteLockTimeout(
+                    f"{problem} It has started this task, and must not wait for it inside atomic(). Write in the same task."
+                ) from None
+            raise Unavailable(
+                f"{problem} Check that no other process locks the database, and that no task waits inside atomic()."
             ) from None
         finally:
             self._waiting -= 1

@@ -33,6 +33,14 @@ class Driver(Protocol):
         """Returns a transaction that has not started yet. Inside a transaction it is a savepoint."""
         ...
 
+    def terminate(self, raw: Any) -> None:
+        """Closes a connection without asking the server, so that its pool does not use it again."""
+        ...
+
+    async def expire_connections(self, backend: Any) -> None:
+        """Replaces all connections in the pool of a `DatabaseBackend` by new ones, as soon as they are not in use."""
+        ...
+
 
 class Transaction(Protocol):
     async def start(self) -> None: ...
@@ -71,6 +79,12 @@ class SQLiteDriver:
         # After a plain BEGIN, a transaction that reads first and writes later can fail with "database is locked".
         return SQLTransaction(self, raw, "BEGIN IMMEDIATE")
 
+    def terminate(self, raw: Any) -> None:
+        """Does nothing: `databases` has no pool of SQLite connections."""
+
+    async def expire_connections(self, backend: Any) -> None:
+        """Does nothing, for the same reason."""
+
 
 class AsyncpgDriver:
     dialect = "postgresql"
@@ -91,6 +105,12 @@ class AsyncpgDriver:
 
     def transaction(self, raw: Any) -> Transaction:
         return AsyncpgTransaction(raw)
+
+    def terminate(self, raw: Any) -> None:
+        raw.terminate()
+
+    async def expire_connections(self, backend: Any) -> None:
+        await backend._pool.expire_connections()
 
 
 class MySQLDriver:
@@ -118,6 +138,12 @@ class MySQLDriver:
 
     def transaction(self, raw: Any) -> Transaction:
         return SQLTransaction(self, raw, "START TRANSACTION")
+
+    def terminate(self, raw: Any) -> None:
+        raw.close()
+
+    async def expire_connections(self, backend: Any) -> None:
+        await backend._pool.clear()
 
 
 class SQLTransaction:

@@ -1,16 +1,70 @@
-"""Translation of database driver errors to exceptions of this package."""
+"""Errors of database drivers: their translation to exceptions of this package, and what is repeated after them."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
-from typing import NoReturn
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import NoReturn, TypeVar
 
 from ..core.exceptions import ImproperlyConfigured, IntegrityError, StarletteAuthError, Unavailable
 from ..core.text import one_line
 
-# Parts of driver messages about a lost connection. asyncpg returns one to its pool ("released back") even during a
-# transaction.
-LOST = ("clos", "Not connected", "released back")
-MYSQL_LOST = [(code,) for code in (1040, 1053, 2002, 2003, 2006, 2013)]
+R = TypeVar("R")
+MAX_REPETITIONS = 20
+MAX_SECONDS = 10.0  # after which nothing is repeated any more
+
+# What the databases answer if they cannot serve at the moment. The codes of each group that ends with LOST show that
+# the connection is of no use any more: it is closed, or its server only reads.
+
+# SQLite: primary result codes, the lowest byte of `sqlite_errorcode`. ABORT, BUSY, LOCKED, INTERRUPT, FULL, SCHEMA.
+SQLITE_BUSY = frozenset({4, 5, 6, 9, 13, 17})
+# NOMEM, READONLY, IOERR, CANTOPEN, PROTOCOL. A file opened again may be on a disk that works, and writable.
+SQLITE_LOST = frozenset({7, 8, 10, 14, 15})
+
+# PostgreSQL: the beginnings of SQLSTATEs. Resources (53), the operator or a timeout (57), the system (58); 40001 to
+# 40P01 (transactions that were rolled back), 55000 (no connections are accepted), 55006 and 55P03 (object or lock in
+# use), 72000 (old snapshot).
+POSTGRESQL_BUSY = ("53", "57", "58", "40000", "40001", "40003", "40P01", "55000", "55006", "55P03", "72000")
+# Connection exceptions (08), 25006 (a standby, also after a failover), 25P03 and 25P04 (a timeout of a transaction),
+# 57P (shutdown).
+POSTGRESQL_LOST = ("08", "25006", "25P03", "25P04", "57P")
+DEADLOCK_STATES = ("40001", "40P01")  # a serialization failure, a deadlock
+
+# MySQL and MariaDB, servers and proxies: deadlocks in a database, in XA and in a cluster.
+DEADLOCK_CODES = frozenset({1020, 1213, 1614, 3101})
+MYSQL_BUSY = DEADLOCK_CODES | {
+    *(1, 2, 3, 5, 9, 20, 23),  # temporary files, memory
+    *(1004, 1015, 1016, 1021, 1023, 1024, 1026, 1030, 1037, 1038, 1041, 1114, 1878),  # disk, files, memory
+    *(1040, 1129, 1135, 1203, 1226, 1461, 1637, 9001),  # connections, threads, and limits of a user; 9001: ProxySQL
+    *(1205, 1206, 1317, 1412, 1689, 1969, 3024, 3572),  # locks, and statements that took too long or were killed
+    *(1180, 3100),  # COMMIT failed
+}
+# Also after a failover. 3032: only administrators may connect.
+MYSQL_READ_ONLY = frozenset({1036, 1207, 1290, 1792, 1836, 1874, 1881, 3032})
+MYSQL_LOST = MYSQL_READ_ONLY | {
+    *(1043, 1053, 1077, 1078, 1079, 1080, 1152, 1184, 1927, 3168, 3169, 4031),  # shutdown, killed connections
+    *range(1154, 1162),  # the network
+    1047,  # a node of a Galera cluster that is not ready
+    *(2000, 2001, 2002, 2003, 2004, 2005, 2006, 2008, 2012, 2013, 2014, 2027, 2055),  # the driver's own errors
+}
+
+# Parts of messages of drivers that know no code for a broken connection. asyncpg returns one to its pool ("released
+# back") even during a transaction; "another" operation or coroutine waits for an answer that never comes.
+LOST_WORDS = ("clos", "not connected", "released back", "another", "cancelled during")
+# uvloop raises RuntimeError for a closed transport, aiosqlite ValueError for a closed connection.
+LOST_MESSAGES = (
+    "handler is closed",
+    "closing pool",
+    "another coroutine",
+    "connection closed",
+    "no active connection",
+    "closed database",
+)
+
+
+class Deadlock(Unavailable):
+    """The database aborted the transaction because of a conflict with another one. It may succeed if it is repeated."""
 
 
 @contextlib.contextmanager
@@ -23,16 +77,30 @@ def translate_errors() -> Iterator[None]:
 
 def translate(error: Exception) -> NoReturn:
     """Raises the exception of this package that stands for a driver error, or the error itself."""
+    if isinstance(error, StarletteAuthError):
+        raise error
     if is_integrity_error(error):
         # Only the first line: PostgreSQL's next lines contain the whole row, including password hashes.
         raise IntegrityError((str(error).splitlines() or [""])[0]) from None
+    if is_missing_schema(error):
+        raise ImproperlyConfigured(
+            f"A schema is missing ({one_line(error)}). Create it: on PostgreSQL and MySQL with CREATE SCHEMA, on SQLite with "
+            "ATTACH DATABASE on each connection."
+        ) from error
     if is_missing_table(error):
         raise ImproperlyConfigured(
             f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
             "or pass lifespan=lifespan(auth, create_tables=True) to your app."
         ) from error
+    if is_deadlock(error):
+        raise Deadlock(
+            f"The database rolled a transaction back: {one_line(error)}. Run it again, or change the same rows less often."
+        ) from error
     if is_unavailable(error):
-        raise Unavailable(f"The database cannot be reached: {one_line(error)}. Check that it is running.") from error
+        raise Unavailable(
+            f"The database cannot serve at the moment: {one_line(error)}. Check that it is running, and that it is not "
+            "locked, full, read-only or out of connections."
+        ) from error
     raise error
 
 
@@ -42,29 +110,109 @@ def is_missing_table(error: Exception) -> bool:
     return "42P01" in codes or 1146 in codes or str(error).startswith("no such table")
 
 
-def is_deadlock(error: BaseException) -> bool:
-    """Returns whether the database aborted the transaction because of a conflict with another one.
+def is_missing_schema(error: Exception) -> bool:
+    """Returns whether a schema is missing: SQLSTATE 3F000, MySQL error 1049, or the message of SQLite."""
+    is_said = str(error).startswith("unknown database") or str(error).endswith(".sqlite_master")
+    return is_said or _sqlstate(error) == "3F000" or _mysql_code(error) == 1049
 
-    SQLSTATE 40P01 (deadlock) and 40001 (serialization failure); MySQL errors 1213 (deadlock) and 1020 (record changed).
-    """
-    return getattr(error, "sqlstate", None) in ("40P01", "40001") or error.args[:1] in ((1213,), (1020,))
+
+def is_deadlock(error: BaseException) -> bool:
+    """Returns whether the database aborted the transaction because of a conflict with another one."""
+    if isinstance(error, Deadlock):
+        return True
+    return _mysql_code(error) in DEADLOCK_CODES or _sqlstate(error) in DEADLOCK_STATES
 
 
 def is_integrity_error(error: Exception) -> bool:
     """Returns whether a constraint was violated: SQLSTATE class 23, or the exception name of PEP 249."""
-    return str(getattr(error, "sqlstate", "")).startswith("23") or type(error).__name__ == "IntegrityError"
+    return _sqlstate(error).startswith("23") or type(error).__name__ == "IntegrityError"
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Returns whether the server is unreachable, shutting down, or has lost the connection. A later retry may succeed.
+    """Returns whether the database cannot serve at the moment. A later retry may succeed.
 
-    SQLSTATE classes 08 and 57P, and 53300 (too many connections); MySQL errors 1040, 1053, 2002, 2003, 2006 and 2013;
-    the messages of asyncpg and asyncmy about a closed connection; errors of the operating system.
+    It is unreachable, starting, shutting down, failing over, read-only, locked, full, out of connections or too slow.
     """
-    state = str(getattr(error, "sqlstate", None) or "")
-    if state.startswith(("08", "57P")) or state == "53300" or error.args[:1] in MYSQL_LOST:
+    if isinstance(error, StarletteAuthError):
+        return isinstance(error, Unavailable)
+    sqlite, mysql = _sqlite_code(error), _mysql_code(error)
+    if breaks_connection(error):
         return True
-    if type(error).__name__ == "InterfaceError" and any(word in str(error) for word in LOST):
-        return True
-    # WriteLockTimeout is an OSError too, but it reports a mistake in the application.
-    return isinstance(error, OSError) and not isinstance(error, StarletteAuthError)
+    if sqlite is not None:
+        return sqlite in SQLITE_BUSY
+    if mysql is not None:
+        return mysql in MYSQL_BUSY
+    # A cached plan of asyncpg is out of date after a migration. asyncpg makes a new one with the next statement.
+    return _sqlstate(error).startswith(POSTGRESQL_BUSY) or type(error).__name__ == "InvalidCachedStatementError"
+
+
+def breaks_connection(error: BaseException) -> bool:
+    """Returns whether an error shows that its connection is of no use any more. It must not be used again.
+
+    It is closed, out of step with its server, or belongs to a server that was replaced and now only reads.
+    """
+    if isinstance(error, StarletteAuthError):
+        return False
+    sqlite, mysql, message = _sqlite_code(error), _mysql_code(error), str(error).lower()
+    if sqlite is not None:
+        return sqlite in SQLITE_LOST
+    if mysql is not None:
+        return mysql in MYSQL_LOST
+    if _sqlstate(error):
+        return _sqlstate(error).startswith(POSTGRESQL_LOST)
+    if type(error).__name__ == "InterfaceError" and not _is_named(error, "MySQLError"):
+        return any(word in message for word in LOST_WORDS)
+    if type(error).__name__ in ("RuntimeError", "ValueError", "ProgrammingError"):
+        return any(words in message for words in LOST_MESSAGES)
+    # Of asyncpg, and of the drivers for MySQL: an error in the protocol, or a closed connection, without a code.
+    is_internal = _is_named(error, "InternalClientError") or (
+        _is_named(error, "MySQLError") and type(error).__name__ in ("Error", "InterfaceError", "InternalError")
+    )
+    return is_internal or isinstance(error, OSError | EOFError)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Returns whether the server only reads. All its connections are of no use, if another server writes now."""
+    return _sqlstate(error) == "25006" or _mysql_code(error) in MYSQL_READ_ONLY
+
+
+async def repeat(work: Callable[[], Awaitable[R]]) -> R:
+    """Repeats `work`, which has failed with a deadlock, until it fails with none. Returns its result.
+
+    Raises Deadlock after 20 repetitions, or after 10 seconds: the request is answered with 503 and does not hang.
+    """
+    end, number = time.monotonic() + MAX_SECONDS, 0
+    while True:
+        await asyncio.sleep(random.uniform(0.001, min(0.02 * 1.5**number, 0.5)))  # noqa: S311  not a secret
+        try:
+            return await work()
+        except Exception as error:
+            number += 1
+            if not is_deadlock(error):
+                raise
+            if number == MAX_REPETITIONS or time.monotonic() > end:
+                translate(error)
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    """Returns the primary result code of SQLite. A damaged file (11, 26), for example, is no temporary failure."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def _mysql_code(error: BaseException) -> int | None:
+    """Returns the error number of MySQL. Errors of the operating system have smaller numbers, and those of other drivers none."""
+    code = error.args[0] if error.args else None
+    if not isinstance(code, int) or isinstance(error, OSError):
+        return None
+    return code if code >= 1000 or (code > 0 and _is_named(error, "MySQLError")) else None
+
+
+def _sqlstate(error: BaseException) -> str:
+    """Returns the SQLSTATE of an error of PostgreSQL; "" for others."""
+    return str(getattr(error, "sqlstate", None) or "")
+
+
+def _is_named(error: BaseException, name: str) -> bool:
+    """Returns whether a class of the error has this name: the drivers are not imported here."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)

@@ -3,29 +3,39 @@
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from databases import Database
 from databases.core import Connection
 from databases.interfaces import ConnectionBackend
 
-from ..core.concurrency import PerLoop, run_to_completion
+from ..core.concurrency import PerLoop
 from ..core.exceptions import ImproperlyConfigured
-from .commit_hooks import CommitHooks
-from .connections import Connections, KeptPostgreSQLConnections, PoolConnections, SQLiteConnections
-from .drivers import Transaction, find_driver
-from .errors import is_deadlock, translate, translate_errors
+from .connections import (
+    Connections,
+    KeptPostgreSQLConnections,
+    PoolConnections,
+    RawConnection,
+    SQLiteConnections,
+)
+from .drivers import find_driver
+from .errors import (
+    Deadlock,
+    repeat,
+    translate,
+    translate_errors,
+)
 from .statements import PreparedStatement, Row, Statement, get_dialect
+from .transactions import Transactions
 
 logger = logging.getLogger("starlette_auth")
 R = TypeVar("R")
 Query = Statement | sa.ClauseElement
 
 
-class Gateway(CommitHooks):
+class Gateway(Transactions):
     """Runs statements and transactions on one database, on the task's connection or on one acquired per statement."""
 
     def __init__(self, database: Database) -> None:
@@ -97,58 +107,6 @@ class Gateway(CommitHooks):
         return values.get(key.name, generated_key)
 
     @contextlib.asynccontextmanager
-    async def atomic(self) -> AsyncIterator[None]:
-        """Runs the block in a transaction, or in a savepoint if this task is in a transaction already.
-
-        `Database.transaction()` never returns its connection to the pool if COMMIT fails or the task is cancelled at
-        the wrong moment. This method always returns it.
-        """
-        self._require_connected()
-        async with self._committing(), self._transaction():
-            yield
-
-    async def run_in_transaction(self, work: Callable[[], Awaitable[R]]) -> R:
-        """Returns the result of `work`, which runs in a transaction. Repeats it after a deadlock.
-
-        Inside `atomic()`, `work` is part of the outer transaction and is not repeated.
-        """
-        while True:
-            starts_transaction = not self.is_in_transaction
-            try:
-                async with self.atomic():
-                    return await work()
-            except Exception as error:
-                if not (starts_transaction and is_deadlock(error)):
-                    raise
-                await asyncio.sleep(random.uniform(0.001, 0.05))  # noqa: S311  not a secret
-
-    @contextlib.asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
-            connection = self._current_connection()
-            starts_transaction = connection is None or not self.driver.in_transaction(connection.raw_connection)
-            # On SQLite, a task in a transaction must not wait for the write lock: its holder may wait for this task.
-            if self.database._global_connection is not None or (starts_transaction and self.dialect == "sqlite"):
-                await stack.enter_async_context(self._connections.get().write_lock)
-            if connection is None:
-                with translate_errors():
-                    connection = await stack.enter_async_context(
-                        self._writer_connection() if self._keeps_sqlite else self._pool_connection()
-                    )
-            transaction = self.driver.transaction(connection.raw_connection)
-            if starts_transaction:
-                stack.enter_context(_savepoints_only(connection))
-            try:
-                with translate_errors():
-                    await self._run_uncancelled(connection, transaction.start)
-                yield
-                with translate_errors():
-                    await self._run_uncancelled(connection, transaction.commit)
-            except BaseException:
-                await self._rollback(connection, transaction)
-                raise
-
-    @contextlib.asynccontextmanager
     async def single_connection(self) -> AsyncIterator[None]:
         """Runs all queries of the block on one connection. A transaction inside the block uses a separate one."""
         task = asyncio.current_task()
@@ -185,15 +143,13 @@ class Gateway(CommitHooks):
     async def _write(
         self, operation: Callable[[Any, str, Any], Awaitable[R]], prepared: PreparedStatement, values: dict[str, Any]
     ) -> R:
-        """Retries a write that the database aborted as a deadlock victim; an aborted statement has changed nothing."""
-        while True:
-            has_connection = self._current_connection() is not None
-            try:
-                return await self._run(operation, prepared, values, write=True)
-            except Exception as error:
-                if has_connection or not is_deadlock(error):
-                    raise
-                await asyncio.sleep(random.uniform(0.001, 0.02))  # noqa: S311  not a secret
+        """Repeats a write that the database aborted as a deadlock victim; an aborted statement has changed nothing."""
+        try:
+            return await self._run(operation, prepared, values, write=True)
+        except Deadlock:
+            if self._current_connection() is not None:
+                raise
+        return await repeat(lambda: self._run(operation, prepared, values, write=True))
 
     async def _run(
         self,
@@ -211,11 +167,14 @@ class Gateway(CommitHooks):
                 return await self._run_on(current, operation, prepared.sql, arguments, write=write)
             borrowed = self._borrowed.get(asyncio.current_task()) if self._borrowed else None
             if borrowed is not None:
-                return await operation(borrowed.raw_connection, prepared.sql, arguments)
+                return await self._run_borrowed(borrowed, operation, prepared.sql, arguments)
             connections = self._connections.get()
             connection = await connections.acquire(write=write, durable=prepared.durable)
             try:
                 return await operation(connection.raw_connection, prepared.sql, arguments)
+            except Exception as error:
+                await self._discard_useless(connection, error)
+                raise
             finally:
                 await connections.release(connection, write=write)
         except Exception as error:
@@ -234,79 +193,20 @@ class Gateway(CommitHooks):
         # With force_rollback all tasks share one connection. A write must not become part of another task's savepoint.
         is_shared = write and connection is self.database._global_connection
         write_lock = self._connections.get().write_lock if is_shared else contextlib.nullcontext()
+        self._require_transaction()
         async with write_lock, connection._query_lock:
-            return await operation(connection.raw_connection, sql, arguments)
-
-    def _current_connection(self) -> Connection | None:
-        """Returns the connection that this task holds through `atomic()` or the application's use of `database`."""
-        database, task = self.database, asyncio.current_task()
-        connection = database._global_connection or (database._connection_map.get(task) if task else None)
-        return connection if connection is not None and connection._connection_counter else None
-
-    @contextlib.asynccontextmanager
-    async def _pool_connection(self) -> AsyncIterator[Connection]:
-        """Acquires a connection of the pool, and always returns it, even if the task is cancelled.
-
-        It is never a kept connection: the application may run `SET ROLE` on it, for example, and only the pool resets it.
-        """
-        self.database._connection = None
-        connection = self.database.connection()
-        await connection.__aenter__()
-        try:
-            yield connection
-        finally:
             try:
-                connection._connection_counter = 1
-                await connection.__aexit__()
-            finally:
-                # If __aexit__ was cancelled, this connection would fail the task's next query with an AssertionError.
-                self.database._connection = None
+                return await operation(connection.raw_connection, sql, arguments)
+            except Exception as error:
+                await self._discard_useless(connection, error)
+                self._note_lost_transaction(connection, error)
+                raise
 
-    @contextlib.asynccontextmanager
-    async def _writer_connection(self) -> AsyncIterator[Connection]:
-        """Provides the kept SQLite connection for writing, also to the task's direct use of `database`."""
-        writer = cast(SQLiteConnections, self._connections.get()).writer
-        connection: Connection = await writer.open()
-        self.database._connection = connection
+    async def _run_borrowed(
+        self, connection: RawConnection, operation: Callable[[Any, str, Any], Awaitable[R]], sql: str, arguments: Any
+    ) -> R:
         try:
-            yield connection
-        finally:
-            self.database._connection = None
-            connection._connection_counter = 1
-            if self.driver.in_transaction(connection.raw_connection):
-                await run_to_completion(writer.close())
-
-    async def _run_uncancelled(self, connection: Connection, operation: Callable[[], Awaitable[None]]) -> None:
-        """Completes BEGIN, COMMIT or ROLLBACK even if the task is cancelled, so that the driver knows its state."""
-
-        async def run_locked() -> None:
-            async with connection._query_lock:
-                await operation()
-
-        await run_to_completion(run_locked())
-
-    async def _rollback(self, connection: Connection, transaction: Transaction) -> None:
-        try:
-            await self._run_uncancelled(connection, transaction.rollback)
+            return await operation(connection.raw_connection, sql, arguments)
         except Exception as error:
-            # There was no transaction, or the connection is lost. The caller raises the original error.
-            logger.debug("ROLLBACK failed: %s", type(error).__name__)
-
-    def _require_connected(self) -> None:
-        if not self.database.is_connected:
-            raise ImproperlyConfigured(
-                "The database is not connected. Pass lifespan=lifespan(auth) to your app (in tests, use "
-                "`with TestClient(app) as client`), or await database.connect()."
-            )
-
-
-@contextlib.contextmanager
-def _savepoints_only(connection: Connection) -> Iterator[None]:
-    """Makes each `database.transaction()` inside `atomic()` a savepoint: on MySQL it would commit the outer one."""
-    marker: Any = object()
-    stack = connection._transaction_stack
-    stack.append(marker)
-    try:
-        yield
-    finally:
-        del stack[stack.index(marker) :]
+            await self._discard_useless(connection, error)
+            raise

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from ..core.exceptions import ImproperlyConfigured
 from .columns import UTCDateTime, ascii_lowered, unique_index_name
 from .gateway import Gateway
-from .introspection import all_columns, index_names
+from .introspection import Catalog, read_catalog
 from .statements import get_dialect
 from .table_definitions import user_columns
 from .tables import Tables
@@ -67,13 +67,14 @@ async def migrate(gateway: Gateway, tables: Tables, *, leave_grants: bool = Fals
         created = [name for name, _ in missing]
         moves = [] if leave_grants else await plan_moves(gateway, tables, created)
         # MySQL commits each CREATE TABLE. If this stops before the moves, the missing session table brings them back.
-        number = created.index(tables.session.name) if tables.session.name in created else len(missing)
+        session = tables.session.fullname
+        number = created.index(session) if session in created else len(missing)
         for _, change in missing[:number]:
             await gateway.execute(change)
         await run_moves(gateway, moves)
         for _, change in missing[number:]:
             await gateway.execute(change)
-        if tables.django_tables and tables.user.name in created:
+        if tables.django_tables and tables.user.fullname in created:
             await _record_migrations(gateway)
         return created
 
@@ -95,34 +96,36 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
 
     The full list is built before the first change, because MySQL cannot roll back a CREATE TABLE.
     """
-    existing, indexed = await all_columns(gateway), await index_names(gateway)
+    catalog = await read_catalog(gateway, tables)
     missing: list[tuple[str, sa.ExecutableDDLElement]] = []
-    for table in _managed_tables(tables, existing):
-        if table.name not in existing:
-            missing.append((table.name, CreateTable(table)))
+    for table in _managed_tables(tables, catalog):
+        if not catalog.has_table(table):
+            missing.append((table.fullname, CreateTable(table)))
         else:
-            absent = [column for column in table.columns if column.name not in existing[table.name]]
-            missing.extend((f"{table.name}.{column.name}", _add(gateway, table, column)) for column in absent)
-        absent_indexes = [index for index in indexes_on(table, gateway.dialect) if index.name not in indexed]
+            absent = [column for column in table.columns if not catalog.has_column(column)]
+            missing.extend((f"{table.fullname}.{column.name}", _add(gateway, table, column)) for column in absent)
+        indexes = indexes_on(table, gateway.dialect)
+        absent_indexes = [index for index in indexes if not catalog.has_index(table, _name(index))]
         missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
     if tables.unique_email and tables.email is not None:
-        missing.extend(await _missing_unique(gateway, tables, tables.email, existing, indexed))
+        missing.extend(await _missing_unique(gateway, tables, tables.email, catalog))
     return missing
 
 
 async def _missing_unique(
-    gateway: Gateway, tables: Tables, email: sa.Column[Any], existing: Mapping[str, set[str]], indexed: set[str]
+    gateway: Gateway, tables: Tables, email: sa.Column[Any], catalog: Catalog
 ) -> list[tuple[str, sa.ExecutableDDLElement]]:
     """Returns what MySQL needs in place of the unique index on the addresses, with which users log in.
 
     Raises ImproperlyConfigured if users have one address, which the new index would reject.
     """
-    name, columns = unique_index_name(email), existing.get(tables.user.name, set())
-    if email.name in columns and (tables.django_tables or name not in indexed):
+    name = unique_index_name(email)
+    has_index = catalog.has_index(tables.user, name)
+    if catalog.has_column(email) and (tables.django_tables or not has_index):
         await _refuse_duplicates(gateway, tables, email)
-    if gateway.dialect != "mysql" or tables.django_tables or name in indexed:
+    if gateway.dialect != "mysql" or tables.django_tables or has_index:
         return []
-    return [(name, _add_hash_index(email, has_column=_hash_column(email) in columns))]
+    return [(name, _add_hash_index(email, has_column=catalog.has_column(email, _hash_column(email))))]
 
 
 async def _refuse_duplicates(gateway: Gateway, tables: Tables, email: sa.Column[Any]) -> None:
@@ -135,9 +138,7 @@ async def _refuse_duplicates(gateway: Gateway, tables: Tables, email: sa.Column[
         return
     keys = "; ".join(", ".join(map(str, keys)) for keys in groups[:MAX_LISTED])
     more = f"; and {len(groups) - MAX_LISTED} more groups" if len(groups) > MAX_LISTED else ""
-    problem = (
-        f"Users of {tables.user.name} have the same email address, with which users log in. Primary keys: {keys}{more}."
-    )
+    problem = f"Users of {tables.user.fullname} have the same email address, with which users log in. Primary keys: {keys}{more}."
     fix = 'Leave each address to one user, as in users.update(user, email="")'
     if tables.django_tables:
         logger.warning("%s These users cannot log in with it. %s.", problem, fix)
@@ -176,21 +177,22 @@ def _add_hash_index(email: sa.Column[Any], *, has_column: bool) -> sa.Executable
     return RawDDL(f"ALTER TABLE {table} {'' if has_column else column}ADD UNIQUE INDEX {index} ({name})")
 
 
-def _managed_tables(tables: Tables, existing: Mapping[str, object]) -> list[sa.Table]:
+def _managed_tables(tables: Tables, catalog: Catalog) -> list[sa.Table]:
     """Returns the tables that `migrate` may create or complete.
 
     In a Django project's database, these are only the tables that Django does not have. The project's own migrations
     define the others. If none of Django's tables exist yet, and the user model is Django's, all tables are created.
     """
-    if not tables.django_tables and migrations_table().name in existing and tables.content_type.name not in existing:
+    has_django = catalog.has_table(migrations_table())
+    if not tables.django_tables and has_django and not catalog.has_table(tables.content_type):
         raise ImproperlyConfigured(
             "This is the database of a Django project. Pass django=DjangoProject(…) to Auth, or --django to the command."
         )
     *core, _ = tables.django_tables or (None,)
-    missing = [table.name for table in core if table.name not in existing]
+    missing = [table.fullname for table in core if not catalog.has_table(table)]
     if not missing:
         return [table for table in tables if table not in tables.django_tables]
-    is_standard = tables.user.name == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
+    is_standard = tables.user.fullname == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
     if len(missing) < len(core) or not is_standard:
         raise ImproperlyConfigured(
             f"The table {missing[0]} of the Django project is missing. Run `python manage.py migrate` first. If the project "
@@ -210,12 +212,12 @@ async def _record_migrations(gateway: Gateway) -> None:
 def _add(gateway: Gateway, table: sa.Table, column: sa.Column[Any]) -> sa.ExecutableDDLElement:
     if not column.nullable and column.server_default is None:
         raise ImproperlyConfigured(
-            f"The table {table.name} has no column {column.name}, and there is no value for the rows in the table. "
+            f"The table {table.fullname} has no column {column.name}, and there is no value for the rows in the table. "
             "Add the column yourself, or give it nullable=True or a server_default."
         )
     if column.unique or column.foreign_keys:
         raise ImproperlyConfigured(
-            f"The table {table.name} has no column {column.name}, and its constraint cannot be added on every database. "
+            f"The table {table.fullname} has no column {column.name}, and its constraint cannot be added on every database. "
             "Add the column yourself, with the constraint."
         )
     dialect = get_dialect(gateway.dialect)

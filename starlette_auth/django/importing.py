@@ -10,7 +10,7 @@ from ..core.text import ascii_lower
 from ..database.columns import column_defaults, unique_index_name
 from ..database.gateway import Gateway
 from ..database.introspection import all_columns, index_names
-from ..database.statements import Row, Statement
+from ..database.statements import Row, Statement, get_dialect
 from ..database.tables import Tables
 from .survey import UserModel, in_batches
 
@@ -202,7 +202,7 @@ class UserImport:
 
     async def _names_in_target(self) -> dict[Any, str]:
         key, name = self.new.user_key, self.new.username
-        if self.new.user.name not in await all_columns(self.target):
+        if self.new.user.name not in await all_columns(self.target, self.new.user.schema):
             return {}
         rows = await self.target.fetch_all(sa.select(key.label("key"), name.label("name")))
         return {row["key"]: row["name"] for row in rows}
@@ -213,9 +213,11 @@ class UserImport:
         if email is None:
             return None
         # The index tells it if the target is named by its URL, without the application.
-        if not (self.new.unique_email or unique_index_name(email) in await index_names(self.target)):
+        if not (
+            self.new.unique_email or unique_index_name(email) in await index_names(self.target, self.new.user.schema)
+        ):
             return None
-        if self.new.user.name not in await all_columns(self.target):
+        if self.new.user.name not in await all_columns(self.target, self.new.user.schema):
             return {}
         rows = await self.target.fetch_all(sa.select(self.new.user_key.label("key"), email.label("email")))
         return {ascii_lower(row["email"]): row["key"] for row in rows if row["email"]}
@@ -232,12 +234,13 @@ class UserImport:
     def _users(self) -> sa.Table:
         """Returns the source's user table, with only the columns to read."""
         columns = dict.fromkeys([self.old.user_key, *self.columns.values()])
-        return sa.Table(self.old.user.name, sa.MetaData(), *(sa.Column(column.name, column.type) for column in columns))
+        copies = [sa.Column(column.name, column.type) for column in columns]
+        return sa.Table(self.old.user.name, sa.MetaData(), *copies, schema=self.old.user.schema)
 
     async def _set_sequence(self) -> None:
-        table, key = self.new.user.name, self.new.user_key.name
+        table, key = get_dialect("postgresql").identifier_preparer.format_table(self.new.user), self.new.user_key.name
         newest = sa.select(sa.func.max(self.new.user_key)).scalar_subquery()
-        sequence = sa.func.pg_get_serial_sequence(sa.literal(f'"{table}"'), sa.literal(key))
+        sequence = sa.func.pg_get_serial_sequence(sa.literal(table), sa.literal(key))
         await self.target.fetch_all(Statement(sa.select(sa.func.setval(sequence, newest).label("newest"))))
 
 

@@ -147,7 +147,7 @@ async def _user_model(gateway: Gateway, tables: dict[str, set[str]], inspection:
         return None
     name = candidates[0]
     for candidate in candidates[1:]:
-        if any(table == ADMIN_LOG for table, _ in await foreign_keys_to(gateway, candidate)):
+        if any(key.table == ADMIN_LOG for key in await foreign_keys_to(gateway, candidate)):
             name = candidate  # Django's admin refers to the table of AUTH_USER_MODEL
     types = await column_types(gateway, name)
     links = [column for column in tables[f"{name}_groups"] if column not in ("id", "group_id")]

@@ -54,3 +54,8 @@ def add_security_headers(response: Response, *, form_targets: Sequence[str], var
     response.headers["Content-Security-Policy"] = POLICY.format(" ".join(["'self'", *form_targets]))
     if varies_by_language:
         add_vary(response.raw_headers, "Accept-Language")
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Returns whether the response consists of server-sent events, which end at any event."""
+    return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)

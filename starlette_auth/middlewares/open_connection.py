@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import Scope
 
 from ..core.clock import Clock
+from ..core.exceptions import StarletteAuthError
 from ..core.text import one_line
 from ..http.scope import GUARDS
 from ..sessions.base import SessionBase
@@ -15,6 +17,30 @@ from ..sessions.open_websockets import ENDED, SessionWatch
 from ..sessions.store import SessionStore
 
 logger = logging.getLogger("starlette_auth")
+
+
+async def run_logged(work: Callable[[], Awaitable[object]], problem: str) -> None:
+    """Runs `work`, which comes after the response. Any failure of it is only logged, with the sentence `problem`.
+
+    The visitor has the response already. The server would close the connection if the failure reached it. Only a
+    cancellation of the task itself is passed on, as asyncio requires.
+    """
+    try:
+        await work()
+    except (Exception, asyncio.CancelledError) as error:
+        stack = ""
+        if not isinstance(error, StarletteAuthError):
+            # logger.exception() would let log collectors record local variables, such as session keys.
+            stack = "\n" + "".join(traceback.format_tb(error.__traceback__))
+        logger.error("%s %s: %s%s", problem, type(error).__name__, one_line(error), stack)
+        if is_cancelled(error):
+            raise
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Returns whether the current task was cancelled. A CancelledError may also come out of a store with a mistake."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 class OpenConnection:
@@ -65,7 +91,9 @@ class OpenConnection:
                 had_ended_it = self.has_ended_it
                 try:
                     reason = await self.check(None if had_ended_it else watch)
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
+                    if is_cancelled(error):
+                        raise
                     # Any error must not end the checks: without them the connection would stay open for good.
                     logger.warning("The session of an open connection cannot be looked up: %s", one_line(error))
                 if self.has_ended_it and not had_ended_it:

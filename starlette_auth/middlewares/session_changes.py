@@ -15,7 +15,7 @@ from ..http.cookies import MAX_VALUES, Cookie
 from ..http.scope import SCOPE_KEY
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
-from .open_connection import OpenConnection
+from .open_connection import OpenConnection, run_logged
 
 logger = logging.getLogger("starlette_auth")
 MAX_ENDED, NAME_LENGTH = 5, 32  # of the names of ended sessions in a browser
@@ -198,11 +198,19 @@ class SessionChanges(OpenConnection):
 
     async def touch(self, session: SessionBase) -> None:
         """Records the last use of the session, after the response. An error is only logged."""
-        self.record_client(session)
-        try:
+
+        async def record() -> None:
+            self.record_client(session)
             await self.store.touch(session, session.get_expiry_age())
-        except Unavailable as error:
-            logger.warning("The last use of a session could not be recorded. %s", error)
+
+        await run_logged(record, "The last use of a session could not be recorded.")
+
+    async def delete_at_end(self) -> None:
+        """Deletes the old session after the application has run. Once the response has started, an error is only logged."""
+        if not self.has_started:
+            await self.delete_ended()
+        else:
+            await run_logged(self.delete_ended, "A session that has ended could not be deleted, and is still valid.")
 
     async def delete_ended(self, *, with_rivals: bool = False) -> None:
         """Deletes the session that the application has ended.

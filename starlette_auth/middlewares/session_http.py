@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message
 
 from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ..http.content import prefers_json
-from ..http.headers import Headers, add_vary, response_headers, set_header
+from ..http.headers import add_vary, is_event_stream, response_headers, set_header
 from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
 from .session_changes import SessionChanges
@@ -61,8 +61,7 @@ class SessionResponder(SessionChanges):
             self.has_started = True
             await self.send_error(error)
         except Unavailable as error:
-            if self.is_replaced:
-                # The error response was sent; this is the clean-up of the same failed save.
+            if self.is_replaced:  # by an error response, but the application has gone on
                 logger.error("The clean-up after an error response failed. %s", error)
                 return
             if self.has_started:
@@ -85,7 +84,7 @@ class SessionResponder(SessionChanges):
             self.report_late_changes()
             # If the application crashes, its changes may be lost, but a logout must still take effect.
             if self.session.key_to_delete is not None or self.rivals:
-                await self.delete_ended()
+                await self.delete_at_end()
         if self.is_ended:
             await self.finish_stream()
         elif self.session.needs_touch and self.is_in_use:
@@ -249,8 +248,3 @@ def status_code_for(error: Refusal) -> int:
     if isinstance(error, Unavailable):
         return 503
     return error.status_code if isinstance(error, TooManySessions) else 400
-
-
-def is_event_stream(headers: Headers) -> bool:
-    """Returns whether the response consists of server-sent events, which end at any event."""
-    return any(name == b"content-type" and value.lower().startswith(b"text/event-stream") for name, value in headers)

@@ -8,6 +8,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from ..core.exceptions import SessionInterrupted
 from ..http.problems import error_message
+from .open_connection import run_logged
 from .session_changes import list_names
 from .session_http import Refusal, SessionResponder, status_code_for
 
@@ -26,15 +27,15 @@ class WebSocketSessionResponder(SessionResponder):
     async def call_app(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self.receive, self.send)
-            await self.save_late_changes()
+            await self.save_at_end()
         except WebSocketDisconnect:  # the usual end of a WebSocket
-            await self.save_late_changes()
+            await self.save_at_end()
             raise
         finally:
             self.stop_watching()
             if self.is_flushed_too_late:
                 self.report_late_changes()
-            await self.delete_ended()
+            await self.delete_at_end()
 
     async def receive(self) -> Message:
         message = await self.receive_on()
@@ -66,8 +67,11 @@ class WebSocketSessionResponder(SessionResponder):
 
     async def end(self, reason: str) -> None:
         self.is_ended = True
-        with contextlib.suppress(OSError, RuntimeError):  # it is already closed
+        with contextlib.suppress(Exception):  # it is already closed
             await self.send_on({"type": "websocket.close", "code": 1008, "reason": reason})
+
+    async def save_at_end(self) -> None:
+        await run_logged(self.save_late_changes, "The last changes of a WebSocket to its session could not be saved.")
 
     async def save_late_changes(self) -> None:
         """Saves changes made after `accept()`. A WebSocket cannot set a cookie then, so the key must be unchanged."""

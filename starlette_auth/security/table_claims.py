@@ -11,7 +11,7 @@ from ..database.drivers import database_location
 from ..database.gateway import Gateway
 from ..database.tables import Tables
 
-Place = tuple[str, str]  # a database, and the name of a table in it
+Place = tuple[str, str, str]  # a server or file, and the schema and the name of a table in it
 
 
 class HasTable(Protocol):
@@ -54,7 +54,7 @@ def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClai
     if conflict := _conflict(claim):
         other, names = conflict
         raise ImproperlyConfigured(
-            f"Two Auths, with the user tables {other.owner[1]} and {claim.owner[1]}, would share the table "
+            f"Two Auths, with the user tables {other.owner[2]} and {claim.owner[2]}, would share the table "
             f"{' and '.join(names)}: a user of one would have the rights or sessions of the user of the other with the "
             "same number. Give each a separate table: pass another table to the session store "
             "(DatabaseStore(table=…)), or rename a user table."
@@ -66,7 +66,7 @@ def claim_tables(gateway: Gateway, tables: Tables, store: HasTable) -> TableClai
 def _conflict(claim: TableClaim) -> tuple[TableClaim, list[str]] | None:
     for other in list(_claims):
         if places := claim.conflicts(other):
-            return other, sorted(name for _, name in places)
+            return other, sorted(name for *_, name in places)
     return None
 
 
@@ -75,5 +75,17 @@ def _places(gateway: Gateway, *tables: sa.Table) -> list[Place]:
     # Each in-memory database of SQLite is a separate database.
     is_in_memory = is_sqlite and url.database in ("", ":memory:")
     location = f"memory {id(gateway)}" if is_in_memory else database_location(str(url))
+    schema = "main"
+    if gateway.dialect == "postgresql":
+        schema = _first_schema(gateway)
+    elif gateway.dialect == "mysql":  # where the databases of a server are its schemas
+        location, _, schema = location.rpartition("/")
+    places = [(location, table.schema or schema, table.name) for table in tables]
     # SQLite ignores the case of names.
-    return [(location, table.fullname.lower() if is_sqlite else table.fullname) for table in tables]
+    return [(file, schema.lower(), name.lower()) for file, schema, name in places] if is_sqlite else places
+
+
+def _first_schema(gateway: Gateway) -> str:
+    """Returns the first schema on the search_path of PostgreSQL, as far as the options of the `Database` name one."""
+    settings = gateway.database._backend._options.get("server_settings") or {}
+    return str(settings.get("search_path") or "public").split(",")[0].strip().strip('"')

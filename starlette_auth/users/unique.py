@@ -111,7 +111,7 @@ class UniqueNames:
 
     def _hash(self, email: str) -> str:
         """Returns the primary key of the claim. Several user tables may share the table of tokens."""
-        return sha256_hex(f"address {self.tables.user.name} {ascii_lower(email)}")
+        return sha256_hex(f"address {self.tables.user.fullname} {ascii_lower(email)}")
 
 
 def _insert_claim(table: sa.Table, dialect: str) -> Statement:

@@ -222,17 +222,18 @@ class Users(UserQueries[U], GroupsAndPermissions):
         """
         if not self.tables.django_tables:
             return []
-        log_columns, known_names = [], {(column.table.name, column.name) for column in known}
-        for table_name, name in await foreign_keys_to(self.gateway, self.tables.user.name):
-            column: sa.Column[Any] = sa.Column(name, self.tables.user_key.type)
-            table = sa.Table(table_name, sa.MetaData(), column)
-            if table_name == ADMIN_LOG:
+        users, log_columns = self.tables.user, []
+        schemas = {(column.table.name, column.name): column.table.schema for column in known}
+        for key in await foreign_keys_to(self.gateway, users.name, users.schema):
+            column: sa.Column[Any] = sa.Column(key.column, self.tables.user_key.type)
+            table = sa.Table(key.table, sa.MetaData(), column, schema=key.schema)
+            if key.table == ADMIN_LOG:
                 log_columns.append(column)
-            elif (table_name, name) not in known_names:
+            elif key[:2] not in schemas or key.schema not in (None, schemas[key[:2]]):
                 query = sa.select(column).where(column == sa.bindparam("key")).select_from(table).limit(1)
                 if await self.gateway.fetch_one(query, key=user.id) is not None:
                     raise IntegrityError(
-                        f"Rows of {table_name} refer to {user.username!r}. Delete them first, or deactivate the "
+                        f"Rows of {table.fullname} refer to {user.username!r}. Delete them first, or deactivate the "
                         "account with update(user, is_active=False)."
                     )
         return log_columns

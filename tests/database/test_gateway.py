@@ -18,6 +18,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aiosqlite
+import asyncmy.errors
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from blockbuster import BlockBuster
@@ -1119,6 +1121,12 @@ class DriverError(Exception):
 InterfaceError = type("InterfaceError", (Exception,), {})
 
 
+def sqlite_error(code: int) -> sqlite3.Error:
+    error = sqlite3.OperationalError(f"code {code}")
+    error.sqlite_errorcode = code
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -1134,10 +1142,22 @@ InterfaceError = type("InterfaceError", (Exception,), {})
         (DriverError("too many clients", sqlstate="53300"), True),
         (DriverError("unique", sqlstate="23505"), False),
         (DriverError(2013, "Lost connection to server during query"), True),
-        (DriverError(1205, "Lock wait timeout exceeded"), False),
+        (DriverError(1205, "Lock wait timeout exceeded"), True),
+        (DriverError(1064, "You have an error in your SQL syntax"), False),
         (InterfaceError("connection is closed"), True),
         (InterfaceError("connection has been released back to the pool"), True),
         (InterfaceError("the server expects 1 argument"), False),
+        (asyncmy.errors.InternalError("Packet sequence number wrong - got 1 expected 2"), True),
+        (asyncmy.errors.InterfaceError(0, ""), True),
+        (asyncmy.errors.OperationalError(3, 'Error writing file (Errcode: 28 "No space left on device")'), True),
+        (asyncmy.errors.OperationalError(1153, "Got a packet bigger than 'max_allowed_packet' bytes"), False),
+        (asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"), True),
+        (asyncpg.DataError("invalid input for query argument $1: 'closed'"), False),
+        (RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed"), True),
+        (RuntimeError("Event loop is closed"), False),
+        (sqlite_error(sqlite3.SQLITE_IOERR_SHMSIZE), True),
+        (sqlite_error(sqlite3.SQLITE_CORRUPT), False),
+        (sqlite_error(sqlite3.SQLITE_NOTADB), False),
         (ValueError("connection"), False),
     ],
     ids=str,

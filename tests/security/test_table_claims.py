@@ -158,3 +158,25 @@ def test_a_database_store_without_a_table_uses_that_of_the_user_table(url: str) 
     assert store.table.name == auth.tables.session.name == "staff_auth_session"
     assert isinstance(store.table.c.user_id.type, sa.Uuid)
     assert DatabaseStore(database).table.name == "auth_session"
+
+
+def test_a_table_without_a_schema_is_the_one_in_the_default_schema(url: str) -> None:
+    for database_url, schema in ((url, "main"), ("postgresql://h/shop", "public"), ("mysql+asyncmy://h/shop", "shop")):
+        auth = make(database_url, "customer", sessions=sessions(Database(database_url), "web_session"))
+        named = session_table(sa.MetaData(schema=schema), sa.Integer(), "web_session")
+        second = Database(database_url)
+        with pytest.raises(ImproperlyConfigured, match="customer and staff, would share the table web_session"):
+            make(second, "staff", sessions=DatabaseStore(second, table=named))
+        make(second, tables("customer", schema), sessions=DatabaseStore(second, table=named))  # the same users
+        elsewhere = session_table(sa.MetaData(schema="elsewhere"), sa.Integer(), "web_session")
+        make(second, "staff", sessions=DatabaseStore(second, table=elsewhere))
+        del auth
+
+
+def test_a_search_path_separates_the_tables_of_two_auths() -> None:
+    first, second = (
+        Database("postgresql://h/shop", server_settings={"search_path": path}) for path in ("one, public", '"two"')
+    )
+    auth = make(first, "customer", sessions=sessions(first, "web_session"))
+    make(second, "staff", sessions=sessions(second, "web_session"))
+    del auth

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from ...core.exceptions import ImproperlyConfigured
 from ..gateway import Gateway
-from ..introspection import all_columns, column_types, foreign_keys_of, primary_key
+from ..introspection import all_columns, column_types, default_schema, foreign_keys_of, primary_key
 from ..table_definitions import user_columns
 from ..tables import Tables
 
@@ -62,7 +62,7 @@ class SharedTable:
 
     def deletion(self, user: sa.Table) -> Move:
         delete = sa.delete(self.table).where(self.is_own, ~self.is_foreign)
-        return Move([delete], f"Deleted %d sessions of {user.name} from {self.table.name}.")
+        return Move([delete], f"Deleted %d sessions of {user.fullname} from {self.table.name}.")
 
     def move_to(self, target: sa.Table, column: str) -> Move:
         old = self.table
@@ -82,12 +82,13 @@ async def plan_moves(gateway: Gateway, tables: Tables, created: Collection[str])
         "auth_user_groups": (tables.user_groups, "group_id"),
         "auth_user_user_permissions": (tables.user_permissions, "permission_id"),
     }
-    own_names = {tables.session.name, *(target.name for target, _ in links.values())}
+    own_names = {tables.session.fullname, *(target.fullname for target, _ in links.values())}
     if tables.django_tables or not tables.namespace or own_names.isdisjoint(created):
         return []
     existing = await all_columns(gateway)
     moves, problems = [], []
-    for name in (*links, SESSIONS) if tables.user.name in existing else ():
+    has_users = bool(await column_types(gateway, tables.user.name, tables.user.schema))
+    for name in (*links, SESSIONS) if has_users else ():
         others = await _other_user_tables(gateway, tables, existing, name)
         if others is None:
             continue
@@ -96,12 +97,12 @@ async def plan_moves(gateway: Gateway, tables: Tables, created: Collection[str])
             continue
         target, column = links[name]
         shared = SharedTable(name, tables, others, column)
-        problems += await shared.problems(gateway, [tables.user.name, *others])
+        problems += await shared.problems(gateway, [tables.user.fullname, *others])
         moves.append(shared.move_to(target, column))
     if problems:
         raise ImproperlyConfigured(
             f"{' '.join(problems)} Each user table has separate tables now. Note and delete these rows, run migrate "
-            f"again, and grant these rights anew. If no row of {' and '.join(links)} belongs to {tables.user.name}, run "
+            f"again, and grant these rights anew. If no row of {' and '.join(links)} belongs to {tables.user.fullname}, run "
             "`starlette-auth migrate --leave-grants` instead."
         )
     return moves
@@ -117,17 +118,19 @@ async def run_moves(gateway: Gateway, moves: Collection[Move]) -> None:
 async def check_links(gateway: Gateway, tables: Tables) -> None:
     """Raises ImproperlyConfigured if a link table is not that of the user table: grants would fail, or be another's."""
     links = [] if tables.django_tables else [tables.user_groups, tables.user_permissions]
+    user, schema = tables.user, await default_schema(gateway, tables.user.schema)
     for link in links:
-        columns, column = await column_types(gateway, link.name), link.c.user_id.name
+        columns, column = await column_types(gateway, link.name, link.schema), link.c.user_id.name
         if columns and column not in columns:
             raise ImproperlyConfigured(
                 f"The table {link.name} has no column {column}, so it is a table of your application. The name is needed "
-                f"for what links the users of {tables.user.name}. Rename your table, or the user table."
+                f"for what links the users of {user.fullname}. Rename your table, or the user table."
             )
-        target = (await foreign_keys_of(gateway, link.name)).get(column, tables.user.name)
-        if target.lower() != tables.user.name.lower():
+        referred = (await foreign_keys_of(gateway, link)).get(column, (schema, user.name))
+        if (referred[0], referred[1].lower()) != (schema, user.name.lower()):
+            target = ".".join(filter(None, referred))
             raise ImproperlyConfigured(
-                f"The table {link.name} refers to {target} and not to {tables.user.name}, because an earlier version "
+                f"The table {link.name} refers to {target} and not to {user.fullname}, because an earlier version "
                 f"shared it. Run migrate for the Auth with the user table {target}, then `DROP TABLE {link.name}` if the "
                 "table is empty, and run migrate again."
             )
@@ -143,11 +146,12 @@ async def _other_user_tables(
     if "user_id" not in existing.get(shared, ()):
         return None
     kind = _kind(await column_types(gateway, shared), "user_id")
-    if _kind(await column_types(gateway, tables.user.name), tables.user_key.name) != kind:
+    schema = await default_schema(gateway, tables.user.schema)
+    if _kind(await column_types(gateway, tables.user.name, schema), tables.user_key.name) != kind:
         return None
     others = {}
     for name, columns in existing.items():
-        if columns >= USER_COLUMNS and name.lower() != tables.user.name.lower():
+        if columns >= USER_COLUMNS and (schema is not None or name.lower() != tables.user.name.lower()):
             key = await primary_key(gateway, name)  # a view has none
             if key is not None and _kind(await column_types(gateway, name), key) == kind:
                 others[name] = key
