@@ -36,8 +36,9 @@ from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
 from .mail.security_notices import SecurityNotices
+from .passwords.password_changes import PasswordValidator
 from .passwords.passwords import Passwords
-from .passwords.validators import PasswordValidator, build_validators, validate_password
+from .passwords.validators import build_validators, validate_password
 from .security.csrf_tokens import CSRFMode, parse_mode
 from .security.known_devices import KnownDevices
 from .security.reset_tokens import ResetTokens
@@ -256,6 +257,7 @@ class Auth:
         )
         if notices:
             self.notices.subscribe(self.events)
+        self.users.attach(validators=self.password_validators, outbox=self.account_mailer)
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
         self.login_steps: list[LoginStep] = []

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from ..auth import Auth
 from ..core.exceptions import ValidationError
-from ..core.text import is_email_address, is_username, normalize_username
+from ..core.text import is_email_address, normalize_username
 from ..users.models import User
+from ..users.usernames import validate_username
 from .terminal import CommandError, ask, print_error, print_line
 
 
@@ -40,8 +41,11 @@ def _check_account(auth: Auth, name: str, address: str) -> None:
                 f"{name!r} is not an e-mail address, which is the username on this site. "
                 "Pass --username in the form ann@example.org."
             )
-    elif not is_username(name):
-        raise CommandError(f"{name!r} is not a valid username. Use letters, digits and @ . + - _ only, without blanks.")
+    else:
+        try:
+            asyncio.run(validate_username(name, auth.users.username_validator))
+        except ValidationError as error:
+            raise CommandError(f"{name!r} is not a valid username. {error}") from error
     if address and not is_email_address(address):
         raise CommandError(f"{address!r} is not an e-mail address. Pass --email in the form ann@example.org.")
 
