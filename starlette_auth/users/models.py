@@ -230,13 +230,18 @@ def set_user(scope: Scope, user: User | AnonymousUser) -> None:
     scope["user"], scope["auth"] = user, Credentials(user)
 
 
-def require_stored(user: User | AnonymousUser) -> None:
-    """Raises NotImplementedError for a visitor, as Django, and ValueError for a user without an id."""
+def require_user(user: User | AnonymousUser) -> None:
+    """Raises NotImplementedError for a visitor, as Django."""
     if isinstance(user, AnonymousUser):
         raise NotImplementedError(
             "An AnonymousUser is not in the database, and has no row to read, change or delete. "
             "Check request.user.is_authenticated first, or put @login_required above the endpoint."
         )
+
+
+def require_stored(user: User | AnonymousUser) -> None:
+    """Raises NotImplementedError for a visitor, as Django, and ValueError for a user without an id."""
+    require_user(user)
     if user.id is None:
         raise ValueError(f"The user {user.username!r} is not in the database. Create it with users.create_user().")
 

@@ -16,7 +16,7 @@ from ..database.statements import Statement
 from ..database.tables import Tables
 from ..passwords.password_changes import PasswordValidator, password_changed
 from ..passwords.passwords import Passwords
-from .models import User, require_stored
+from .models import User, require_stored, require_user
 
 
 class UserPasswords:
@@ -91,7 +91,7 @@ class UserPasswords:
         if user is None or raw is None:
             await self.passwords.check(None, "")
             return False
-        require_stored(user)
+        require_user(user)
         verification = await self.passwords.check(user.password, raw)
         if not verification.must_update:
             return verification.matches

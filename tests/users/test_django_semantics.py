@@ -274,7 +274,6 @@ async def test_a_visitor_has_no_row_that_could_change(auth: Auth, ann: User) -> 
         users.delete,
         lambda user: users.set_password(user, PASSWORD),
         lambda user: users.replace_password(user, ann.password),
-        lambda user: users.check_password(user, PASSWORD),
         lambda user: users.grant(user, PERM),
         lambda user: users.revoke(user, PERM),
         lambda user: users.add_to_group(user, group),
@@ -286,6 +285,13 @@ async def test_a_visitor_has_no_row_that_could_change(auth: Auth, ann: User) -> 
             await change(visitor)
         with pytest.raises(ValueError, match=r"create_user\(\)\.$"):
             await change(User(id=None, username="nobody"))
+    with pytest.raises(NotImplementedError, match="AnonymousUser is not in the database"):
+        await users.check_password(visitor, PASSWORD)
+    assert await users.check_password(User(id=None, username="new", password=ann.password), PASSWORD)
+    for end in (auth.user_sessions.revoke_all, lambda user: auth.user_sessions.revoke(user, "id")):
+        with pytest.raises(NotImplementedError, match="AnonymousUser is not in the database"):
+            await end(visitor)
+    assert await auth.user_sessions.list(visitor) == []
     assert events == []
     assert await users.get_groups(visitor) == []
     assert await users.count() == 1
