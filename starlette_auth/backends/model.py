@@ -43,6 +43,8 @@ class ModelBackend(AuthenticationBackend):
             users.tables.require_unique_email()
         self.users = users
         self.login_fields = tuple(login_fields)
+        if self.login_fields == ("email",):
+            users.address_is_typed = True
         self.throttle = throttle
         if throttle is not None:
             throttle.throttle.find_names = self._find_names

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, UserCreated, UserDeactivated, UserDeleted
 from ..core.exceptions import DoesNotExist, ImproperlyConfigured, IntegrityError
-from ..core.text import normalize_email, normalize_username, require_text
+from ..core.text import is_email_address, normalize_email, normalize_username, require_text
 from ..database.columns import column_defaults
 from ..database.gateway import Gateway
 from ..database.introspection import foreign_keys_to
@@ -38,6 +38,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
     """Reads, creates, changes and deletes the users of a site, with their groups and permissions."""
 
     outbox: Outbox | None = None  # set by `Auth`
+    address_is_typed = False  # whether the login form takes nothing but an address; set by `ModelBackend`
 
     def __init__(
         self,
@@ -265,6 +266,8 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
             if len(names) > 1:
                 raise ValueError("The username is the email address on this site. Pass only one of the two.")
             fields |= dict.fromkeys(("username", "email"), next(iter(names), ""))
+        if self.address_is_typed and fields.get("email") and not is_email_address(fields["email"]):
+            raise ValueError(f"{fields['email']!r} is no address with which a user can log in. Use ann@example.org.")
         if username and "username" in fields:
             require_username(fields["username"])
         elif fields.get("username") == "":

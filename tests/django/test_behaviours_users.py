@@ -35,7 +35,6 @@ from starlette_auth import (
     UserAttributeSimilarityValidator,
     UserCreated,
     ValidationError,
-    authenticate,
 )
 from starlette_auth.cli.main import main
 from starlette_auth.core.text import normalize_email, normalize_username
@@ -140,7 +139,7 @@ async def test_a_backend_that_refuses_ends_the_search_and_the_failure_is_reporte
         async with installed(database, backends=backends) as auth:
             auth.events.on(LoginFailed)(failures.append)
             user = await auth.users.get_by_username("ann") or await auth.users.create_user("ann", password=PASSWORD)
-            found = await authenticate(auth, username="ann", password=PASSWORD)
+            found = await auth.authenticate(username="ann", password=PASSWORD)
             assert found == (None if is_refused else user)
             masked = {"username": "ann", "password": "********************"}
             assert [failure.credentials for failure in failures] == ([masked] if is_refused else [])
@@ -149,13 +148,13 @@ async def test_a_backend_that_refuses_ends_the_search_and_the_failure_is_reporte
 async def test_an_error_of_a_backend_is_not_taken_for_a_failed_login(database: Database) -> None:
     async with installed(database, backends=[Broken()]) as auth:
         with pytest.raises(TypeError, match="a bug of the backend"):
-            await authenticate(auth, username="ann", password=PASSWORD)
+            await auth.authenticate(username="ann", password=PASSWORD)
 
 
 async def test_an_inactive_user_is_not_authenticated(auth: Auth, ann: User) -> None:
-    assert await authenticate(auth, username="ann", password=PASSWORD) == ann
+    assert await auth.authenticate(username="ann", password=PASSWORD) == ann
     await auth.users.update(ann, is_active=False)
-    assert await authenticate(auth, username="ann", password=PASSWORD) is None
+    assert await auth.authenticate(username="ann", password=PASSWORD) is None
 
 
 async def test_permissions_of_a_user_and_of_groups_are_told_apart(auth: Auth, ann: User) -> None:

@@ -55,12 +55,12 @@ async def test_an_address_that_is_the_name_is_a_credential_of_its_own(
     database: Database, auth: Auth, ann: User
 ) -> None:
     async with installed(database, login_fields=("username", "email")) as both:
-        assert await authenticate(both, email="ANN@example.org", password=PASSWORD) == ann
-        assert await authenticate(both, username="ann@example.org", password=PASSWORD) == ann
-        assert await authenticate(both, email="ann", password=PASSWORD) is None  # a username is no address
-        assert await authenticate(both, email="ann@example.org", password="wrong") is None
-        assert await authenticate(both, username="bob", email="ann@example.org", password=PASSWORD) is None
-    assert await authenticate(auth, email="ann@example.org", password=PASSWORD) is None  # no name here
+        assert await both.authenticate(email="ANN@example.org", password=PASSWORD) == ann
+        assert await both.authenticate(username="ann@example.org", password=PASSWORD) == ann
+        assert await both.authenticate(email="ann", password=PASSWORD) is None  # a username is no address
+        assert await both.authenticate(email="ann@example.org", password="wrong") is None
+        assert await both.authenticate(username="bob", email="ann@example.org", password=PASSWORD) is None
+    assert await auth.authenticate(email="ann@example.org", password=PASSWORD) is None  # no name here
 
 
 async def test_the_credential_may_be_called_as_djangos_username_field(database: Database) -> None:
@@ -74,24 +74,24 @@ async def test_the_credential_may_be_called_as_djangos_username_field(database: 
 
     auth.users.get_by_username = find  # type: ignore[assignment]  # the table does not exist
     auth.model_backend.throttle = None
-    assert await authenticate(auth, identifier="ann", password="x") is None
+    assert await auth.authenticate(identifier="ann", password="x") is None
     assert names == ["ann"]
 
 
 async def test_a_script_authenticates_without_a_request(auth: Auth, ann: User) -> None:
     failures: list[Event] = []
     auth.events.on(LoginFailed)(failures.append)
-    user = await authenticate(auth, username="ann", password=PASSWORD)
+    user = await auth.authenticate(username="ann", password=PASSWORD)
     assert user == ann
     assert user.backend == "starlette_auth.ModelBackend"
-    assert await authenticate(auth, username="ann", password="wrong") is None
+    assert await auth.authenticate(username="ann", password="wrong") is None
     [failure] = failures
     assert isinstance(failure, LoginFailed)
     assert (dict(failure.request.headers), failure.request.client) == ({}, None)
     for _ in range(4):
-        assert await authenticate(auth, username="ann", password="wrong") is None
+        assert await auth.authenticate(username="ann", password="wrong") is None
     with pytest.raises(Throttled):  # the attempts of a script count
-        await authenticate(auth, username="ann", password="wrong")
+        await auth.authenticate(username="ann", password="wrong")
 
 
 async def test_a_backend_finds_the_auth_of_a_script(database: Database) -> None:
@@ -103,12 +103,12 @@ async def test_a_backend_finds_the_auth_of_a_script(database: Database) -> None:
 
     async with installed(database, backends=[Codes()]) as auth:
         ann = await auth.users.create_user("ann")
-        assert await authenticate(auth, code="ann") == ann
+        assert await auth.authenticate(code="ann") == ann
 
 
 @pytest.mark.parametrize("arguments", [(), (None,)])
-async def test_without_request_and_auth_the_message_says_what_to_pass(arguments: tuple[None, ...]) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"await authenticate\(auth, username=…, password=…\)\.$"):
+async def test_without_a_request_the_message_says_what_to_call(arguments: tuple[None, ...]) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"await auth\.authenticate\(username=…, password=…\)\.$"):
         await authenticate(*arguments, username="ann", password=PASSWORD)
 
 
@@ -121,8 +121,8 @@ async def test_none_is_no_password_no_user_and_no_token(auth: Auth, ann: User) -
     assert not await users.check_password(None, PASSWORD)
     assert not await users.check_password(None, None)
     assert not (await auth.passwords.check(ann.password, None)).matches
-    assert await authenticate(auth, username="ann", password=None) is None
-    assert await authenticate(auth, username=None, password=PASSWORD) is None
+    assert await auth.authenticate(username="ann", password=None) is None
+    assert await auth.authenticate(username=None, password=PASSWORD) is None
     assert await users.get_by_username(None) is None  # type: ignore[arg-type]
     for tokens in (auth.reset_tokens, stateless):
         token = await tokens.make(ann)

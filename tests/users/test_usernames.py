@@ -20,7 +20,6 @@ from starlette_auth import (
     UnicodeUsernameValidator,
     User,
     ValidationError,
-    authenticate,
     middleware,
     migrate,
     routes,
@@ -87,6 +86,24 @@ async def test_a_password_that_no_form_accepts_is_refused(auth: Auth, ann: User)
         await auth.users.set_password(ann, PASSWORD + "\x00")
 
 
+@any_database
+@with_tables
+@pytest.mark.parametrize("address", ["ann", "ann@intranet", "a b@example.org", "ann@example.org, b@example.org"])
+async def test_where_users_log_in_with_their_address_it_is_one_that_the_form_accepts(
+    database: Database, address: str
+) -> None:
+    async with installed(database, login_fields=("email",)) as auth:
+        ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        with pytest.raises(ValueError, match=r"Use ann@example\.org\.$"):
+            await auth.users.create_user("bob", address)
+        with pytest.raises(ValueError, match=r"Use ann@example\.org\.$"):
+            await auth.users.update(ann, email=address)
+        async with client_of(site(auth)) as client:
+            assert (await post_login(client, username=ann.email)).status_code == 303
+    async with installed(database, login_fields=("username", "email")) as auth:
+        assert (await auth.users.create_user("bob", address)).email == address
+
+
 # In whatever case
 
 
@@ -100,7 +117,7 @@ async def caseless(database: Database) -> Any:
 async def test_with_the_option_a_username_is_found_and_taken_in_whatever_case(caseless: Auth) -> None:
     ann = await caseless.users.create_user("Ann", password=PASSWORD)
     assert [await caseless.users.get_by_username(name) for name in ("Ann", "ANN", "ann", "bob")] == [ann] * 3 + [None]
-    assert await authenticate(caseless, username="aNN", password=PASSWORD) == ann
+    assert await caseless.authenticate(username="aNN", password=PASSWORD) == ann
     for name in ("ann", "ANN", "Ann"):
         with pytest.raises(AlreadyExists):
             await caseless.users.create_user(name)
