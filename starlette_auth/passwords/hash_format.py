@@ -47,8 +47,8 @@ def new_salt() -> str:
 
 
 def is_poor(salt: str) -> bool:
-    """Returns whether a salt has fewer than 128 bits: 6 bits in each letter or digit, as in Django, 8 in other bytes."""
-    return len(salt) * (math.log2(62) if salt.isascii() and salt.isalnum() else 8) < SALT_ENTROPY
+    """Returns whether a salt has fewer than 128 bits: 6 in each character of a text, as in Django, 8 in other bytes."""
+    return len(salt) * (math.log2(62) if salt.isascii() and salt.isprintable() else 8) < SALT_ENTROPY
 
 
 def mask_hash(text: str, show: int = 6) -> str:

@@ -16,7 +16,7 @@ from ..database.introspection import foreign_keys_to
 from ..database.tables import Tables
 from ..passwords.password_changes import PasswordValidator, password_changed
 from ..passwords.passwords import Passwords
-from .models import Permission, User, require_stored
+from .models import Permission, User, require_stored, require_user
 from .passwords import UserPasswords
 from .permission_holders import holds_permission
 from .permissions import GroupsAndPermissions, require_name, suggest
@@ -72,7 +72,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         Raises ImproperlyConfigured without a mailer, ValueError for a line break in a header or an invalid address, and
         NotImplementedError for a visitor.
         """
-        require_stored(user)
+        require_user(user)
         if self.outbox is None:
             raise ImproperlyConfigured("These Users belong to no Auth. Call auth.users.email_user(…).")
         self.gateway.on_commit(self.outbox.prepare(user, subject, message, from_email))
