@@ -54,7 +54,7 @@ class MailQueue:
         queue = self._queue()
         job = _Job(user)
         if len(queue.tasks) >= self.max_pending:
-            logger.error("A mail%s was dropped: %d are waiting to be sent.", job, len(queue.tasks))
+            logger.error("A mail was dropped: %d are waiting to be sent.%s", len(queue.tasks), job)
             return
         task = asyncio.create_task(self._deliver(queue, self.mailer, make, job))
         queue.tasks.add(task)
@@ -98,7 +98,7 @@ class MailQueue:
             except Exception as error:
                 # logger.exception() would let log collectors record local variables, such as links with tokens.
                 stack = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("A mail%s could not be composed: %s\n%s", job, _error_text(error), stack)
+                logger.error("A mail could not be composed: %s%s\n%s", _error_text(error), job, stack)
                 return
             if message is None:
                 return
@@ -106,7 +106,7 @@ class MailQueue:
                 async with asyncio.timeout(LONGEST_SENDING):  # A hanging mailer must not block the queue.
                     await mailer.send(message)
             except Exception as error:
-                logger.error("A mail%s could not be sent: %s", job, _error_text(error))
+                logger.error("A mail could not be sent: %s%s", _error_text(error), job)
 
 
 class _LoopQueue:
@@ -120,7 +120,7 @@ class _LoopQueue:
     def finished(self, job: "_Job", task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if task.cancelled():
-            logger.error("A mail%s was cancelled before it was sent.", job)
+            logger.error("A mail was cancelled before it was sent.%s", job)
 
 
 class _Job:
@@ -130,7 +130,7 @@ class _Job:
         self.user = user
 
     def __str__(self) -> str:
-        return "" if self.user is None else f" to the user with the key {self.user.id}"
+        return "" if self.user is None else f" (To the user with the key {self.user.id})"
 
 
 _job: ContextVar[_Job | None] = ContextVar("mail_job", default=None)
