@@ -64,16 +64,15 @@ from .middlewares.session import SessionMiddleware
 from .pages.forms import Field, Form
 from .pages.reauthentication import fresh_login_required
 from .pages.routes import routes
+from .passwords.hash_format import PasswordHasher
 from .passwords.hashers import (
     Argon2PasswordHasher,
-    BCryptPasswordHasher,
-    BCryptSHA256PasswordHasher,
-    MD5PasswordHasher,
-    PasswordHasher,
     PBKDF2PasswordHasher,
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
 )
+from .passwords.older_hashers import BCryptPasswordHasher, BCryptSHA256PasswordHasher, MD5PasswordHasher
+from .passwords.password_changes import PasswordValidator
 from .passwords.passwords import Passwords
 from .passwords.pwned import PwnedPasswordsValidator
 from .passwords.validators import (
@@ -82,7 +81,6 @@ from .passwords.validators import (
     MaximumLengthValidator,
     MinimumLengthValidator,
     NumericPasswordValidator,
-    PasswordValidator,
     UserAttributeSimilarityValidator,
     default_validators,
 )
@@ -96,9 +94,11 @@ from .sessions.memory import MemoryStore
 from .sessions.redis import RedisStore
 from .sessions.store import SessionStore
 from .users.models import AnonymousUser, ContentType, Group, Permission, User
+from .users.usernames import ASCIIUsernameValidator, UnicodeUsernameValidator
 from .users.users import Users
 
 __all__ = [
+    "ASCIIUsernameValidator",
     "ActiveSessions",
     "AlreadyExists",
     "AnonymousUser",
@@ -176,6 +176,7 @@ __all__ = [
     "TooManyFailures",
     "TooManySessions",
     "Unavailable",
+    "UnicodeUsernameValidator",
     "UnstorableValue",
     "User",
     "UserAttributeSimilarityValidator",

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from .backends.base import AuthenticationBackend
+from .backends.credentials import ChecksCredentials
 from .backends.model import LoginThrottle, ModelBackend
 from .backends.permissions import BackendPermissions
 from .backends.session import SessionBackend
@@ -36,8 +37,9 @@ from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
 from .mail.security_notices import SecurityNotices
+from .passwords.password_changes import PasswordValidator
 from .passwords.passwords import Passwords
-from .passwords.validators import PasswordValidator, build_validators, validate_password
+from .passwords.validators import build_validators, validate_password
 from .security.csrf_tokens import CSRFMode, parse_mode
 from .security.known_devices import KnownDevices
 from .security.reset_tokens import ResetTokens
@@ -67,7 +69,7 @@ class Feature:
         return ()
 
 
-class Auth:
+class Auth(ChecksCredentials):
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
@@ -77,11 +79,10 @@ class Auth:
     `next_hosts`: hosts that a login may redirect to. `trusted_origins`: origins whose pages may post here.
 
     `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
-    except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site, such as
-    its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies;
-    without them all visitors behind a proxy count as one client. `django`: the defaults of a Django project with the
-    same database and secret key. `connections`: PostgreSQL connections of the pool that only this package uses; leave
-    some to the application. `clock`: tells all parts the time; a store that you pass has its own.
+    except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
+    `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without them all visitors
+    behind a proxy count as one client. `django`: the defaults of a Django project with the same database and secret
+    key. `connections`: PostgreSQL connections that only this package uses. `clock`: tells all parts the time.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ class Auth:
         )
         self.model_backend = ModelBackend(self.users, login_fields=login_fields, throttle=login_throttle)
         self.login_fields = self.model_backend.login_fields
-        self.backends: list[AuthenticationBackend] = [*backends, self.session_backend, self.model_backend]
+        self.backends = [*backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)
         self.session_backend.require_backend(lambda: self.backends, is_shared=self.defaults.shares_sessions)
         self.backend_permissions = self.users.backend_permissions = BackendPermissions(self)
@@ -256,6 +257,7 @@ class Auth:
         )
         if notices:
             self.notices.subscribe(self.events)
+        self.users.attach(validators=self.password_validators, outbox=self.account_mailer)
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
         self.login_steps: list[LoginStep] = []

@@ -8,8 +8,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .auth import Auth, get_auth
 from .backends.session import require_session, session_of
-from .core.events import LoginFailed, UserLoggedOut, clean_credentials
-from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, PermissionDenied
+from .core.events import UserLoggedOut
+from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured
 from .core.translation import gettext
 from .http.content import prefers_json
 from .http.mailed_secrets import has_mailed_secret
@@ -17,24 +17,17 @@ from .http.urls import requested_url
 from .users.models import AnonymousUser, User, set_user
 
 
-async def authenticate(request: HTTPConnection, **credentials: Any) -> User | None:
+async def authenticate(request: HTTPConnection | None = None, **credentials: Any) -> User | None:
     """Returns the user whose credentials these are, or None. The user is not logged in by this.
 
-    The backends are asked in order, and the first that returns an active user decides. A backend that raises
-    PermissionDenied ends the search.
+    It calls `auth.authenticate`, which a script calls itself, because only a request knows its Auth. Raises
+    ImproperlyConfigured without a request.
     """
-    auth = get_auth(request)
-    try:
-        for backend in auth.backends:
-            user = await backend.authenticate(request, **credentials) if backend.accepts(credentials) else None
-            if user is not None and user.is_active:
-                user.backend = backend.path
-                return user
-    except PermissionDenied:
-        pass  # no further backend may be asked
-    async with auth.events.transaction(LoginFailed):
-        await auth.events.emit(LoginFailed(credentials=clean_credentials(credentials), request=request))
-    return None
+    if request is None:
+        raise ImproperlyConfigured(
+            "authenticate() finds the Auth by the request. Without one, call await auth.authenticate(username=…, password=…)."
+        )
+    return await get_auth(request).authenticate(request, **credentials)
 
 
 async def login(request: HTTPConnection, user: User, *, backend: str = "", remember: bool = False) -> None:

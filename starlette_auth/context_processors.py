@@ -66,6 +66,13 @@ class Perms:
     def __bool__(self) -> bool:
         return bool(self._app_label) and self._user.has_module_perms(self._app_label)
 
+    def __repr__(self) -> str:
+        """Returns the permissions of the application, or whose permissions `perms` answers for."""
+        if not self._app_label:
+            return f"{type(self).__name__}(<{type(self._user).__name__}: {self._user}>)"
+        names = sorted(self._user.get_all_permissions())
+        return str([name for name in names if name.startswith(f"{self._app_label}.")])
+
     def __iter__(self) -> Any:
         raise TypeError("perms cannot be listed. Use perms.app.codename or user.get_all_permissions().")
 

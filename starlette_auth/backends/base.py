@@ -101,21 +101,30 @@ class AuthenticationBackend:
     async def with_perm(self, perm: str) -> Iterable[User]:
         """Returns the users to whom this backend grants a permission, for `Users.with_perm`.
 
-        Without an override, all users are read and asked about, which is slow for a large table.
+        Without an override, all users are read and asked about, which is slow for a large table. An override with a
+        second parameter `obj` is also called for permissions on an object.
         """
         return ()
 
     def accepts(self, credentials: Mapping[str, Any]) -> bool:
         """Returns whether the signature of `authenticate` accepts these credentials."""
-        try:
-            self._signature.bind(None, **credentials)
-        except TypeError:
-            return False
-        return True
+        return _fits(self._signature, None, **credentials)
+
+    def lists_holders(self, *arguments: Any) -> bool:
+        """Returns whether the signature of `with_perm` accepts these arguments: a permission, and perhaps an object."""
+        return _fits(inspect.signature(self.with_perm), *arguments)
 
     @functools.cached_property
     def _signature(self) -> inspect.Signature:
         return inspect.signature(self.authenticate)
+
+
+def _fits(signature: inspect.Signature, *args: Any, **credentials: Any) -> bool:
+    try:
+        signature.bind(*args, **credentials)
+    except TypeError:
+        return False
+    return True
 
 
 async def has_stored_perm(

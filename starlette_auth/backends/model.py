@@ -43,6 +43,8 @@ class ModelBackend(AuthenticationBackend):
             users.tables.require_unique_email()
         self.users = users
         self.login_fields = tuple(login_fields)
+        if self.login_fields == ("email",):
+            users.address_is_typed = True
         self.throttle = throttle
         if throttle is not None:
             throttle.throttle.find_names = self._find_names
@@ -50,12 +52,27 @@ class ModelBackend(AuthenticationBackend):
             throttle.events.on(UserCreated)(self._forgive)
 
     async def authenticate(
-        self, conn: HTTPConnection, *, username: str = "", password: str = "", **credentials: Any
+        self,
+        conn: HTTPConnection,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        **credentials: Any,
     ) -> User | None:
+        """Returns the user with this name and password, or None.
+
+        Without `username`, the name is the credential that is called as the column of the usernames (USERNAME_FIELD in
+        Django), or `email` where users log in with their addresses.
+        """
+        is_email = False
+        if username is None:
+            username = credentials.get(self.users.tables.username.name)
+            is_email = username is None and "email" in self.login_fields
+            username = credentials.get("email") if is_email else username
         if not isinstance(username, str):  # a JSON request may contain other types
             username = ""
         started_at = time.perf_counter()
-        user = await self._find(username)
+        user = await self._find(username, is_email=is_email)
         try:
             return user if await self.check_password(conn, user, password, username=username) else None
         except HTTPException as error:
@@ -72,7 +89,7 @@ class ModelBackend(AuthenticationBackend):
         self,
         conn: HTTPConnection,
         user: User | None,
-        password: str,
+        password: str | None,
         *,
         username: str = "",
         action: str = "login",
@@ -95,7 +112,7 @@ class ModelBackend(AuthenticationBackend):
                 attempt.succeeded = await self._matches(user, password, upgrade=upgrade)
         return attempt.succeeded
 
-    async def _matches(self, user: User | None, password: str, *, upgrade: bool = True) -> bool:
+    async def _matches(self, user: User | None, password: str | None, *, upgrade: bool = True) -> bool:
         # An unknown user costs one hash too: the response time would otherwise reveal whether the account exists.
         if user is None or not user.is_active:
             await self.users.passwords.check(None, password)
@@ -110,7 +127,7 @@ class ModelBackend(AuthenticationBackend):
         names = [name for field, name in fields.items() if field in self.login_fields and name]
         return names or [user.username]
 
-    async def _find(self, login: str) -> User | None:
+    async def _find(self, login: str, *, is_email: bool = False) -> User | None:
         """Returns the user with this e-mail address or username.
 
         A text with "@" is looked up as an e-mail address first. An attacker could otherwise register the address of
@@ -119,7 +136,7 @@ class ModelBackend(AuthenticationBackend):
         user: User | None = None
         if "email" in self.login_fields and "@" in login:
             user = await self.users.get_by_email(login)
-        if user is None and "username" in self.login_fields:
+        if user is None and not is_email and "username" in self.login_fields:
             user = await self.users.get_by_username(login)
         return user
 

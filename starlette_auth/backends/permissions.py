@@ -1,14 +1,18 @@
 """What the backends of an `Auth` say about permissions, beside those in the database."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import HTTPConnection
 
 from ..core.concurrency import WouldWait, is_in_loop, run_now, run_without_waiting
 from ..core.exceptions import ImproperlyConfigured, PermissionDenied
+from ..core.text import require_text
 from ..users.models import User
-from .base import AuthenticationBackend
+from ..users.permission_checks import require_several
+from ..users.queries import Question
+from .base import AuthenticationBackend, has_stored_perm
 from .contributions import (
     AnyUser,
     Attempt,
@@ -92,7 +96,8 @@ class BackendPermissions:
         return await self._decide(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
 
     async def has_perms(self, user: AnyUser, perms: Iterable[str]) -> bool:
-        """Returns whether a user has all of `perms`."""
+        """Returns whether a user has all of `perms`. Raises ValueError for a single one, and for what is no list."""
+        require_several(perms)
         for perm in perms:
             if not await self.has_perm(user, perm):
                 return False
@@ -122,32 +127,71 @@ class BackendPermissions:
             return perms
         return frozenset([perm for perm in perms if await self._decide(user, perm, None, is_granted=True)])
 
+    def asks_database(self, path: str | None) -> bool:
+        """Returns whether the permissions in the database count: for every backend, or for the one with this path.
+
+        Raises ValueError if no backend has the path, and TypeError if it is not text.
+        """
+        if path is None:
+            return True
+        require_text(path, "backend")
+        paths = {backend.path: backend for backend in self.known}
+        if path not in paths:
+            raise ValueError(f"There is no backend {path!r}. Pass one of these: {', '.join(sorted(paths))}.")
+        return type(paths[path]).has_perm is has_stored_perm
+
     async def find_users(
-        self, perm: str, stored: Sequence[User], all_users: Callable[[], AsyncIterator[User]], is_active: bool | None
+        self, question: Question, stored: Sequence[User], all_users: Callable[[], AsyncIterator[User]]
     ) -> list[User]:
         """Returns the users who have a permission: those of `stored`, to whom the database grants it, and others."""
-        users = list(stored)
+        users, (perm, is_active, path, obj) = list(stored), question
         if self._contributors or self._judges:
             users = [
                 user for user in stored if user.is_superuser or await self._decide(user, perm, None, is_granted=True)
             ]
         found = {user.id for user in stored}
-        async for user in self._candidates(perm, all_users):
+        granters, is_listed = self._granters, False
+        if path is not None:
+            granters = [backend for backend in self.known if backend.path == path]
+            is_listed = all(_lists_holders(backend, question) for backend in granters)
+        async for user in self._candidates(granters, question, all_users):
             if user.id in found or is_active not in (None, user.is_active):
                 continue
             found.add(user.id)
-            if await self._decide(user, perm, None, is_granted=False):
+            is_granted = is_listed or (path is not None and await self._grants(granters, user, perm, obj))
+            if (is_granted or path is None) and await self._decide(user, perm, obj, is_granted=is_granted):
                 users.append(user)
         return sorted(users, key=lambda user: user.id)
 
-    async def _candidates(self, perm: str, all_users: Callable[[], AsyncIterator[User]]) -> AsyncIterator[User]:
-        if not all(overrides(backend, "with_perm") for backend in self._granters):
+    async def _candidates(
+        self,
+        granters: Sequence[AuthenticationBackend],
+        question: Question,
+        all_users: Callable[[], AsyncIterator[User]],
+    ) -> AsyncIterator[User]:
+        if not all(_lists_holders(backend, question) for backend in granters):
             async for user in all_users():
                 yield user
             return
-        for backend in self._granters:
-            for user in await backend.with_perm(perm):
+        for backend in granters:
+            with_perm: Callable[..., Awaitable[Iterable[User]]] = backend.with_perm
+            for user in await with_perm(*_arguments(question)):
                 yield user
+
+    async def _grants(self, backends: Sequence[AuthenticationBackend], user: AnyUser, perm: str, obj: object) -> bool:
+        """Returns whether one of these backends grants a permission, without regard to others."""
+        for backend in backends:
+            with contextlib.suppress(PermissionDenied):
+                if await ask(self._waited, backend, perm, backend.has_perm, user, perm, obj):
+                    return True
+            if obj is not None:
+                continue
+            loaded = await ask(self._waited, backend, "", backend.load_permissions, None, user)
+            if perm in permission_names(backend, "load_permissions", loaded):
+                return True
+            if perm in permission_names(backend, "permissions", backend.permissions(user)):
+                return True
+        return False
 
     async def _decide(self, user: AnyUser, perm: str, obj: object, *, is_granted: bool) -> bool:
         contributions = await self._contributions(user)
@@ -230,6 +274,14 @@ class BackendPermissions:
             "`if obj is None: return False`. A user who was not identified in this request has to be asked about with "
             "`await auth.has_perm(…)` first."
         )
+
+
+def _arguments(question: Question) -> tuple[Any, ...]:
+    return (question.perm,) if question.obj is None else (question.perm, question.obj)
+
+
+def _lists_holders(backend: AuthenticationBackend, question: Question) -> bool:
+    return overrides(backend, "with_perm") and backend.lists_holders(*_arguments(question))
 
 
 class Answers:

@@ -19,7 +19,7 @@ from ..security.known_devices import KnownDevices
 from ..security.tokens import Tokens
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
-from ..users.models import User, set_user
+from ..users.models import User, require_user, set_user
 from .session import SessionBackend, require_session, session_of
 
 WhenFull = Literal["drop_oldest", "reject"]
@@ -116,6 +116,7 @@ class UserSessions:
 
     async def revoke(self, user: User, public_id: str, *, request: HTTPConnection | None = None) -> bool:
         """Ends one session of a user; returns whether it existed. `request` is passed to the event SessionEnded."""
+        require_user(user)
         async with self.gateway.atomic():
             has_ended = await self.store.revoke(user.identity, public_id)
             if has_ended:
@@ -129,6 +130,7 @@ class UserSessions:
 
         All browsers become unknown devices, except that of `request` if its session is kept.
         """
+        require_user(user)
         known = (
             request if request is not None and keep is not None and await self.devices.known(request, user) else None
         )

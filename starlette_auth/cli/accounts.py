@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from ..auth import Auth
 from ..core.exceptions import ValidationError
-from ..core.text import is_email_address, is_username, normalize_username
+from ..core.text import is_email_address, normalize_username
 from ..users.models import User
+from ..users.usernames import UnicodeUsernameValidator, validate_username
 from .terminal import CommandError, ask, print_error, print_line
 
 
@@ -26,8 +27,10 @@ def ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
         raise CommandError("A username is needed. Pass --username.")
     if options.email is None and not options.noinput:
         options.email = ask("E-mail address (optional): ")
-    options.username, options.email = normalize_username(options.username), (options.email or "").strip()
-    _check_account(auth, options.username, options.email)
+    name, options.email = options.username, (options.email or "").strip()
+    options.username = normalize_username(name)
+    # Blanks around the name may be those of a wrong variable in a script.
+    _check_account(auth, options.username if name == name.strip() else name, options.email)
     user = User(id=None, username=options.username, email=options.email)
     options.password = _new_password(auth, user, options, may_ask=not options.noinput)
 
@@ -40,8 +43,13 @@ def _check_account(auth: Auth, name: str, address: str) -> None:
                 f"{name!r} is not an e-mail address, which is the username on this site. "
                 "Pass --username in the form ann@example.org."
             )
-    elif not is_username(name):
-        raise CommandError(f"{name!r} is not a valid username. Use letters, digits and @ . + - _ only, without blanks.")
+    else:
+        try:
+            asyncio.run(validate_username(name, auth.users.username_validator))
+        except ValidationError as error:
+            is_default = type(auth.users.username_validator) is UnicodeUsernameValidator
+            hint = "Use letters, digits and @ . + - _ only, without blanks." if is_default else str(error)
+            raise CommandError(f"{name!r} is not a valid username. {hint}") from error
     if address and not is_email_address(address):
         raise CommandError(f"{address!r} is not an e-mail address. Pass --email in the form ann@example.org.")
 

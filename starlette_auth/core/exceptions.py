@@ -1,5 +1,8 @@
 """The exceptions of this package."""
 
+import contextlib
+from collections.abc import Mapping
+
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -131,12 +134,20 @@ class TooManySessions(HTTPException):
 
 
 class ValidationError(StarletteAuthError, ValueError):
-    """A value entered by a visitor is invalid. `message` is for the visitor, `code` (Django's) for programs."""
+    """A value entered by a visitor is invalid. `message` is for the visitor, `code` (Django's) for programs.
 
-    def __init__(self, message: str, code: str = "invalid") -> None:
-        super().__init__(message)
+    `params` are the values of the message, as in Django: they replace `%(name)s` in it.
+    """
+
+    def __init__(self, message: str, code: str = "invalid", params: Mapping[str, object] | None = None) -> None:
         self.message = message
         self.code = code
+        self.params = params
+        if params and "%(" in message:
+            # A message with the values in it may contain a percent sign that is none of a placeholder.
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                self.message = message % params
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message

@@ -13,6 +13,7 @@ _is_filler = re.compile(
     r"\U0001d159\U000e0000-\U000e0fff]"
 ).match
 MAX_NAME_LENGTH = 512
+UNUSABLE = "!"  # how the hash of a user begins who has no password, as in Django
 INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
 USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 ATOM = r'[^\s\x00-\x20\x7f"(),.:;<>@\[\\\]]+'
@@ -38,6 +39,11 @@ def has_lone_surrogate(text: str) -> bool:
     return not text.isascii() and _find_lone_surrogate(text) is not None
 
 
+def is_usable(encoded: str) -> bool:
+    """Returns whether a password can match this hash. The hash of a user without a password is unusable."""
+    return not encoded.startswith(UNUSABLE)
+
+
 def visible_characters(text: str) -> str:
     """Returns a text without white space and invisible characters (Unicode categories Z, Cc, Cf; fillers)."""
     return "".join(
@@ -48,9 +54,13 @@ def visible_characters(text: str) -> str:
 
 
 def normalize_username(username: str) -> str:
-    """Returns a username in Unicode form NFKC, as Django does: ａｎｎ and ann are one name."""
+    """Returns a username in Unicode form NFKC and without white space around it, as Django's forms do.
+
+    ａｎｎ, ann and "ann " are one name.
+    """
+    username = username.strip()
     # Normalisation takes quadratic time. A name that is too long for the column is therefore returned unchanged.
-    return unicodedata.normalize("NFKC", username) if len(username) <= MAX_NAME_LENGTH else username
+    return unicodedata.normalize("NFKC", username).strip() if len(username) <= MAX_NAME_LENGTH else username
 
 
 def is_username(username: str) -> bool:

@@ -107,39 +107,43 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
         indexes = indexes_on(table, gateway.dialect)
         absent_indexes = [index for index in indexes if not catalog.has_index(table, _name(index))]
         missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
-    if tables.unique_email and tables.email is not None:
-        missing.extend(await _missing_unique(gateway, tables, tables.email, catalog))
+    for column in tables.caseless_columns:
+        missing.extend(await _missing_unique(gateway, tables, column, catalog))
     return missing
 
 
 async def _missing_unique(
-    gateway: Gateway, tables: Tables, email: sa.Column[Any], catalog: Catalog
+    gateway: Gateway, tables: Tables, column: sa.Column[Any], catalog: Catalog
 ) -> list[tuple[str, sa.ExecutableDDLElement]]:
-    """Returns what MySQL needs in place of the unique index on the addresses, with which users log in.
+    """Returns what MySQL needs in place of the unique index on the names or addresses, with which users log in.
 
-    Raises ImproperlyConfigured if users have one address, which the new index would reject.
+    Raises ImproperlyConfigured if users have one name or address, which the new index would reject.
     """
-    name = unique_index_name(email)
+    name = unique_index_name(column)
     has_index = catalog.has_index(tables.user, name)
-    if catalog.has_column(email) and (tables.django_tables or not has_index):
-        await _refuse_duplicates(gateway, tables, email)
+    if catalog.has_column(column) and (tables.django_tables or not has_index):
+        await _refuse_duplicates(gateway, tables, column)
     if gateway.dialect != "mysql" or tables.django_tables or has_index:
         return []
-    return [(name, _add_hash_index(email, has_column=catalog.has_column(email, _hash_column(email))))]
+    return [(name, _add_hash_index(column, has_column=catalog.has_column(column, _hash_column(column))))]
 
 
-async def _refuse_duplicates(gateway: Gateway, tables: Tables, email: sa.Column[Any]) -> None:
-    """Raises ImproperlyConfigured if users have one address. In a Django project's table it only logs a warning.
+async def _refuse_duplicates(gateway: Gateway, tables: Tables, column: sa.Column[Any]) -> None:
+    """Raises ImproperlyConfigured if users have one name or address. In a Django project's table it logs a warning.
 
     Django may add such users at any time, and the application must still start.
     """
-    groups = await duplicate_emails(gateway, tables.user_key, email)
+    groups = await duplicate_emails(gateway, tables.user_key, column)
     if not groups:
         return
     keys = "; ".join(", ".join(map(str, keys)) for keys in groups[:MAX_LISTED])
     more = f"; and {len(groups) - MAX_LISTED} more groups" if len(groups) > MAX_LISTED else ""
-    problem = f"Users of {tables.user.fullname} have the same email address, with which users log in. Primary keys: {keys}{more}."
+    is_email = column is tables.email
+    text = "email address, with which users log in" if is_email else "username, apart from the case of its letters"
+    problem = f"Users of {tables.user.fullname} have the same {text}. Primary keys: {keys}{more}."
     fix = 'Leave each address to one user, as in users.update(user, email="")'
+    if not is_email:
+        fix = 'Rename all but one, as in users.update(user, username="…")'
     if tables.django_tables:
         logger.warning("%s These users cannot log in with it. %s.", problem, fix)
     else:

@@ -90,9 +90,11 @@ class Tables:
     users, their sessions and their mailed links. For `shop_customer` these are `shop_customer_groups`,
     `shop_customer_user_permissions`, `shop_customer_auth_session` and `shop_customer_auth_token`. Groups and permissions
     themselves are the same for all.
+
+    With `username_case_sensitive=False` a username is found, and is taken, whatever the case of its letters A to Z.
     """
 
-    def __init__(self, *, user: sa.Table | None = None) -> None:
+    def __init__(self, *, user: sa.Table | None = None, username_case_sensitive: bool = True) -> None:
         self.metadata = sa.MetaData()
         self.user = user if user is not None else user_table(self.metadata)
         missing = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())
@@ -101,6 +103,9 @@ class Tables:
         self._build(own_names(self.user))
         for column in (self.username, self.user.c.email):
             add_lookup_index(column)
+        self.username_case_sensitive = username_case_sensitive
+        if not username_case_sensitive:
+            add_unique_index(self.username)
         self.session = own_session_table(self.user, self.metadata)
         #: The tables of a Django project. They are never altered, and are created only if none of them exists.
         self.django_tables: tuple[sa.Table, ...] = ()
@@ -128,6 +133,7 @@ class Tables:
         self.features: list[sa.Table] = []
         #: Whether no two users may have one email address, ignoring case: users log in with it.
         self.unique_email = self.username is self.email
+        self.username_case_sensitive = True
 
     @classmethod
     def django(
@@ -195,6 +201,12 @@ class Tables:
         self.unique_email = self.email is not None
         if self.email is not None and not self.django_tables:
             add_unique_index(self.email)
+
+    @property
+    def caseless_columns(self) -> list[sa.Column[Any]]:
+        """The columns of which no two users have the same text, ignoring the case of ASCII letters."""
+        columns = [] if self.username_case_sensitive else [self.username]
+        return [*columns, self.email] if self.unique_email and self.email is not None else columns
 
     def columns_referencing_user(self) -> list[sa.Column[Any]]:
         """Returns the columns that refer to a user, including that of the sessions.

@@ -19,16 +19,15 @@ from ..core.signing import SecretKeys
 from ..database.tables import Tables
 from ..defaults import Defaults
 from ..http.cookies import Cookie
+from ..passwords.hash_format import PasswordHasher
 from ..passwords.hashers import (
     Argon2PasswordHasher,
-    BCryptSHA256PasswordHasher,
-    PasswordHasher,
     PBKDF2PasswordHasher,
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
-    default_hashers,
 )
-from ..passwords.passwords import Passwords
+from ..passwords.older_hashers import BCryptSHA256PasswordHasher
+from ..passwords.passwords import Passwords, default_hashers
 from ..security.csrf_tokens import CSRFTokens
 from ..security.reset_tokens import ResetTokens
 from ..security.tokens import Tokens

@@ -42,7 +42,9 @@ class PasswordResetTokens:
     async def make(self, user: User) -> str:
         return self._sign(user, self._now(), self.keys.all[0])
 
-    async def check(self, user: User, token: str) -> bool:
+    async def check(self, user: User | None, token: str | None) -> bool:
+        if user is None or token is None:
+            return False
         stamp, dash, _ = token.partition("-")
         # 13 digits is Django's limit. An attacker sends a very long one, which would be slow to convert to a number.
         if not dash or not 0 < len(stamp) <= 13 or not all(digit in DIGITS for digit in stamp):
@@ -55,7 +57,7 @@ class PasswordResetTokens:
         ]
         return any(matches) and self._now() - created <= self.max_age
 
-    async def consume(self, user: User, token: str) -> bool:
+    async def consume(self, user: User | None, token: str | None) -> bool:
         """Returns whether the token is valid, as `check` does.
 
         The new password invalidates the token. Of two concurrent requests, `Users.replace_password` lets one succeed.

@@ -9,14 +9,15 @@ import sqlalchemy as sa
 from itsdangerous import BadData
 from sqlalchemy.schema import CreateIndex
 
+from ..core.text import is_usable
 from ..database.columns import add_lookup_index
 from ..database.gateway import Gateway
 from ..database.introspection import all_columns, column_types, foreign_keys_to, index_definitions
 from ..database.migrations import indexes_on, migrations_table
 from ..database.statements import Row, Statement, get_dialect
 from ..database.table_definitions import django_session_table, user_columns
-from ..passwords.hashers import GET_BCRYPT, default_hashers
-from ..passwords.passwords import is_usable
+from ..passwords.older_hashers import GET_BCRYPT
+from ..passwords.passwords import default_hashers
 from ..users.users import ADMIN_LOG
 from .project import ITERATIONS
 from .sessions import SALT

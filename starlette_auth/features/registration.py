@@ -11,13 +11,15 @@ from starlette.routing import BaseRoute, Route
 from ..auth import Auth, Feature
 from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
 from ..core.signing import salted_hmac
-from ..core.text import ascii_lower, is_username, normalize_email, normalize_username
+from ..core.text import ascii_lower, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
 from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page
 from ..pages.forms import Field, Form, email_field
 from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, user_reference
+from ..pages.usernames import MAX_USERNAME_LENGTH, check_new_username, username_field
+from ..passwords.password_changes import are_told
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
@@ -25,7 +27,6 @@ REGISTER = "register"
 BROWSER = "starlette_auth.registration"
 PASSWORD_TAG = "starlette_auth.registration.password"  # noqa: S105  a purpose
 MAX_CHECKED = 6  # pending registrations whose password hash is compared with one submitted password
-MAX_USERNAME_LENGTH = 150
 
 
 class Registration(Feature):
@@ -108,13 +109,15 @@ class Registration(Feature):
     async def confirm(self, auth: Auth, request: Request) -> Response:
         """Shows the page of the confirmation link, and creates the account.
 
-        It asks for the password unless this browser has registered the address.
+        It asks for the password unless this browser has registered the address, and no validator is told of it.
         """
         token = await open_link(auth, request, REGISTER, "register_confirm")
         if isinstance(token, Response):
             return token
         pending = await self._pending_tokens(token) if token is not None else []
         match = next((candidate for candidate in pending if self._is_same_browser(request, candidate)), None)
+        if self.verify == "before" and are_told(auth.password_validators):
+            match = None
         form = Form() if token is None or match is not None else _password_form()
         if token is not None and request.method == "POST" and await form.fill_in(request):
             is_usable = await self._use_link(request, form, pending, match)
@@ -137,7 +140,8 @@ class Registration(Feature):
                 return False
             match = match or await self._match_password(request, form, pending)
             try:
-                return not form.is_valid or (match is not None and await self._complete(token, match))
+                raw = form.data.get("password")
+                return not form.is_valid or (match is not None and await self._complete(token, match, raw))
             except AlreadyExists as error:
                 text = gettext("Another user has taken this username meanwhile. Please register with a different one.")
                 form.add_error("", ValidationError(text, "unique"))
@@ -146,12 +150,7 @@ class Registration(Feature):
     def _form(self) -> Form:
         fields: dict[str, Field] = {}
         if "username" in self.fields:
-            fields["username"] = Field(
-                label=gettext("Username"),
-                autocomplete="username",
-                max_length=MAX_USERNAME_LENGTH,
-                help_text=gettext("Letters, digits and @ . + - _ only."),
-            )
+            fields["username"] = username_field(self.auth)
         if "email" in self.fields:
             fields["email"] = email_field(autocomplete="email" if "username" in self.fields else "username")
         passwords = new_password_fields(self.auth, "password1", "password2")
@@ -162,12 +161,7 @@ class Registration(Feature):
         if "email" in form.fields:
             form.data["email"] = normalize_email(form.data["email"])
         if "username" in form.fields and "username" not in form.errors:
-            form.data["username"] = normalize_username(form.data["username"])
-            if not is_username(form.data["username"]):
-                message = gettext(
-                    "Enter a valid username. This value may contain only letters, numbers, and @/./+/-/_ characters."
-                )
-                form.add_error("username", ValidationError(message, "invalid"))
+            await check_new_username(self.auth, form)
         # NFKC normalization may lengthen a text, and the database column limits the normalized text.
         name = "username" if "username" in form.fields else "email"
         if name not in form.errors and len(self._username(form.data)) > MAX_USERNAME_LENGTH:
@@ -189,7 +183,9 @@ class Registration(Feature):
         data: dict[str, Any] = {"username": username, "email": email, "password": encoded}
         if self.verify != "before":
             try:
-                user = await self.auth.gateway.run_in_transaction(lambda: self._create(username, encoded))
+                user = await self.auth.gateway.run_in_transaction(
+                    lambda: self._create(username, encoded, form.data["password1"])
+                )
             except AlreadyExists:
                 message = gettext("A user with that username already exists.")
                 form.add_error("username", ValidationError(message, "unique"))
@@ -202,12 +198,12 @@ class Registration(Feature):
             self.auth.mail_queue.enqueue(lambda: self._send(request, token, data))
         return True
 
-    async def _create(self, username: str, encoded: str, email: str = "") -> User:
+    async def _create(self, username: str, encoded: str, raw: str | None, email: str = "") -> User:
         """Creates the user. Needs a transaction. Raises AlreadyExists also for a name that differs only in case."""
         await self.auth.tokens.lock(f"name {ascii_lower(username)}")
         if await self.auth.users.has_username(username):
             raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.")
-        user: User = await self.auth.users.create_user(username, email, encoded_password=encoded)
+        user: User = await self.auth.users.create_user(username, email, raw, encoded_password=encoded)
         return user
 
     async def _send(self, request: Request, token: str, data: dict[str, Any]) -> None:
@@ -298,7 +294,7 @@ class Registration(Feature):
         content = f"{ascii_lower(email)}\n{password}"
         return [salted_hmac(PASSWORD_TAG, content, key)[:3] for key in self.auth.keys.all]
 
-    async def _complete(self, token: Token, match: Token) -> bool:
+    async def _complete(self, token: Token, match: Token, raw: str | None) -> bool:
         """Creates the account, or stores the address of the existing one; returns False if the link is invalid."""
         auth, data = self.auth, match.data
         email = str(data["email"])
@@ -313,7 +309,7 @@ class Registration(Feature):
                     return False
                 await auth.users.update(user, email=email)
             else:
-                await self._create(data["username"], data["password"], email)
+                await self._create(data["username"], data["password"], raw, email)
             await auth.tokens.revoke_all(_subject(email))
             return True
 
@@ -325,6 +321,7 @@ def _subject(email: str) -> str:
 
 
 def _password_form() -> Form:
-    help_text = gettext("The password that you chose when you registered.")
-    field = Field(label=gettext("Password"), type="password", autocomplete="current-password", help_text=help_text)
-    return Form(password=field)
+    text = gettext("The password that you chose when you registered.")
+    return Form(
+        password=Field(label=gettext("Password"), type="password", autocomplete="current-password", help_text=text)
+    )

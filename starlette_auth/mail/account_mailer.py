@@ -1,5 +1,6 @@
 """Mail about accounts, rendered from templates."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from ..core.templating import Templates
 from ..core.translation import current_language
 from ..http.urls import parse_base_url
 from .messages import build_message
-from .queue import MailQueue
+from .queue import MailQueue, note_recipient
+
+logger = logging.getLogger("starlette_auth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +79,10 @@ class AccountMailer:
         """Returns the absolute URL of an account page, built from `base_url`."""
         return f"{self.base_url}{self._path_for(conn, name, **params)}"
 
-    def enqueue_from(self, find: Callable[[], Awaitable[TemplateMail | None]]) -> None:
+    def enqueue_from(self, find: Callable[[], Awaitable[TemplateMail | None]], *, user: Any = None) -> None:
         """Queues the mail that `find` returns; None sends no mail. `find` runs in a background task.
+
+        `user` is the recipient, if known before. Failures are logged with the user's key.
 
         An attacker measures response times, which would show whether an account exists. Therefore the response waits
         neither for the database query in `find` nor for the mail server.
@@ -85,9 +90,11 @@ class AccountMailer:
 
         async def make() -> EmailMessage | None:
             mail = await find()
+            if mail is not None and mail.context.get("user") is not None:
+                note_recipient(mail.context["user"])
             return None if mail is None else await self._render(mail)
 
-        self.queue.enqueue(make)
+        self.queue.enqueue(make, user=user)
 
     def enqueue(self, mail: TemplateMail) -> None:
         """Queues `mail`. It is rendered and sent after the response."""
@@ -95,7 +102,21 @@ class AccountMailer:
         async def find() -> TemplateMail:
             return mail
 
-        self.enqueue_from(find)
+        self.enqueue_from(find, user=mail.context.get("user"))
+
+    def prepare(self, user: Any, subject: str, message: str, from_email: str | None) -> Callable[[], None]:
+        """Returns a function that queues a mail in plain text to a user. Errors in the mail are raised at once."""
+        if self.queue.mailer is None:
+            raise ImproperlyConfigured('email_user() needs a mailer. Pass Auth(mailer=SMTPMailer("smtp.example")).')
+        if not user.email:
+            return lambda: logger.warning("The user with the key %s has no address, and got no mail.", user.id)
+        sender, date = from_email or self.from_email, utc_now(self._clock)
+        built = build_message(sender=sender, to=user.email, subject=subject, text=message, date=date)
+
+        async def make() -> EmailMessage:
+            return built
+
+        return lambda: self.queue.enqueue(make, user=user)
 
     async def _render(self, mail: TemplateMail) -> EmailMessage:
         language = current_language()
@@ -118,7 +139,7 @@ class AccountMailer:
             to=mail.to,
             subject=parts[0],
             text=parts[1],
-            html=parts[2],
+            html=parts[2] if parts[2].strip() else None,
             language=language.tag,
             date=utc_now(self._clock),
         )

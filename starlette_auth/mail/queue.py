@@ -1,13 +1,16 @@
 """A queue that sends mail after the response."""
 
 import asyncio
+import functools
 import logging
 import random
 import re
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from email.message import EmailMessage
+from typing import Any
 
 from ..core.concurrency import PerLoop
 from ..core.exceptions import ImproperlyConfigured
@@ -16,6 +19,7 @@ from .messages import CONTROL
 
 logger = logging.getLogger("starlette_auth")
 LONGEST_SENDING = 60.0
+ADDRESS = re.compile(r"""[^\s<>()\[\],;:"']+@[^\s<>()\[\],;:"']+""")
 chance = random.SystemRandom()
 
 
@@ -39,20 +43,22 @@ class MailQueue:
         self.max_pending = max_pending
         self._queues: PerLoop[_LoopQueue] = PerLoop(lambda: _LoopQueue(self.workers))
 
-    def enqueue(self, make: Callable[[], Awaitable[EmailMessage | None]]) -> None:
+    def enqueue(self, make: Callable[[], Awaitable[EmailMessage | None]], *, user: Any = None) -> None:
         """Calls `make` in a background task and sends the message that it returns.
 
+        `user` is the recipient, whose key the log names if that fails; or `make` calls `note_recipient`.
         `make` runs in the caller's language. If `make` returns None, no message is sent. Without a mailer, `make` is not called.
         """
         if self.mailer is None:
             return
         queue = self._queue()
+        job = _Job(user)
         if len(queue.tasks) >= self.max_pending:
-            logger.error("A mail was dropped: %d are waiting to be sent.", len(queue.tasks))
+            logger.error("A mail was dropped: %d are waiting to be sent.%s", len(queue.tasks), job)
             return
-        task = asyncio.create_task(self._deliver(queue, self.mailer, make))
+        task = asyncio.create_task(self._deliver(queue, self.mailer, make, job))
         queue.tasks.add(task)
-        task.add_done_callback(queue.finished)
+        task.add_done_callback(functools.partial(queue.finished, job))
 
     async def drain(self, timeout: float = 10) -> None:  # noqa: ASYNC109 (only late mails are cancelled)
         """Sends all queued mails of this event loop without delay.
@@ -81,8 +87,9 @@ class MailQueue:
             raise ImproperlyConfigured("Mail needs a running event loop. Call this from a coroutine.") from None
 
     async def _deliver(
-        self, queue: "_LoopQueue", mailer: Mailer, make: Callable[[], Awaitable[EmailMessage | None]]
+        self, queue: "_LoopQueue", mailer: Mailer, make: Callable[[], Awaitable[EmailMessage | None]], job: "_Job"
     ) -> None:
+        _job.set(job)
         with suppress(TimeoutError):
             await asyncio.wait_for(queue.flush.wait(), chance.uniform(0, self.longest_delay))
         async with queue.worker_slots:
@@ -91,7 +98,7 @@ class MailQueue:
             except Exception as error:
                 # logger.exception() would let log collectors record local variables, such as links with tokens.
                 stack = "".join(traceback.format_tb(error.__traceback__))
-                logger.error("A mail could not be composed: %s\n%s", _error_text(error), stack)
+                logger.error("A mail could not be composed: %s%s\n%s", _error_text(error), job, stack)
                 return
             if message is None:
                 return
@@ -99,7 +106,7 @@ class MailQueue:
                 async with asyncio.timeout(LONGEST_SENDING):  # A hanging mailer must not block the queue.
                     await mailer.send(message)
             except Exception as error:
-                logger.error("A mail could not be sent: %s", _error_text(error))
+                logger.error("A mail could not be sent: %s%s", _error_text(error), job)
 
 
 class _LoopQueue:
@@ -110,16 +117,36 @@ class _LoopQueue:
         self.flush = asyncio.Event()
         self.worker_slots = asyncio.Semaphore(workers)
 
-    def finished(self, task: asyncio.Task[None]) -> None:
+    def finished(self, job: "_Job", task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         if task.cancelled():
-            logger.error("A mail was cancelled before it was sent.")
+            logger.error("A mail was cancelled before it was sent.%s", job)
+
+
+class _Job:
+    """One mail in the queue. Its text is for the log: the key of the recipient, and no address."""
+
+    def __init__(self, user: Any) -> None:
+        self.user = user
+
+    def __str__(self) -> str:
+        return "" if self.user is None else f" (To the user with the key {self.user.id})"
+
+
+_job: ContextVar[_Job | None] = ContextVar("mail_job", default=None)
+
+
+def note_recipient(user: Any) -> None:
+    """Names the user for whom the current background task composes a mail, for the log."""
+    job = _job.get()
+    if job is not None:
+        job.user = user
 
 
 def _error_text(error: Exception) -> str:
-    """Returns the error as one line, with URLs removed.
+    """Returns the error as one line, with URLs and addresses removed.
 
     Mail servers quote rejected messages, and links in those messages grant access to an account.
     """
-    text = re.sub(r"\w+://\S+", "[link]", str(error)[:500])
+    text = ADDRESS.sub("[address]", re.sub(r"\w+://\S+", "[link]", str(error)[:500]))
     return f"{type(error).__name__}: {CONTROL.sub(' ', text)}"

@@ -68,7 +68,7 @@ class SecurityNotices:
                 return None
             return mail
 
-        self.gateway.on_commit(lambda: self.mailer.enqueue_from(find))
+        self.gateway.on_commit(lambda: self.mailer.enqueue_from(find, user=user))
 
     async def _password_changed(self, event: PasswordChanged) -> None:
         kind = "password_reset" if event.by_reset else "password_changed"

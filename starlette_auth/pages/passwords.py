@@ -5,9 +5,10 @@ from starlette.responses import Response
 
 from ..auth import Auth
 from ..authentication import complete_login, update_session_auth_hash
+from ..core.text import is_usable
 from ..core.translation import gettext
 from ..http.urls import redirect
-from ..passwords.passwords import is_usable
+from ..mail.queue import note_recipient
 from ..security.reset_tokens import decode_uid, user_subject
 from ..users.models import User
 from .base import check_new_password, check_old_password, login_required_response, new_password_fields, render
@@ -33,8 +34,8 @@ async def password_change(auth: Auth, request: Request) -> Response:
         await check_new_password(auth, form, "new_password1", "new_password2", user)
         await check_old_password(auth, request, form, user)
         if form.is_valid:
-            encoded = await auth.passwords.hash(form.data["new_password1"])
-            if not await auth.users.replace_password(user, encoded, request=request):
+            raw = form.data["new_password1"]
+            if not await auth.users.replace_password(user, await auth.passwords.hash(raw), raw=raw, request=request):
                 # The password was reset meanwhile. An attacker who knows the old password must not overwrite it.
                 return login_required_response(request)
             update_session_auth_hash(request, user)
@@ -115,18 +116,18 @@ async def _use_link(auth: Auth, request: Request, user: User, token: str, passwo
         if current_user is None or not await auth.reset_tokens.check(current_user, token):
             return False
         encoded = await auth.passwords.hash(password)
-        return await auth.gateway.run_in_transaction(lambda: _reset_password(auth, request, user.id, token, encoded))
 
+        async def reset() -> bool:
+            """Consumes the token and sets the password; returns False if another request consumed it first."""
+            reset_user = await auth.users.get(user.id)
+            if reset_user is None or not await auth.reset_tokens.consume(reset_user, token):
+                return False
+            if not await auth.users.replace_password(reset_user, encoded, raw=password, request=request, by_reset=True):
+                return False
+            await auth.tokens.revoke_all(user_subject(reset_user))
+            return True
 
-async def _reset_password(auth: Auth, request: Request, user_id: object, token: str, encoded: str) -> bool:
-    """Consumes the token and sets the password; returns False if another request consumed it first."""
-    user = await auth.users.get(user_id)
-    if user is None or not await auth.reset_tokens.consume(user, token):
-        return False
-    if not await auth.users.replace_password(user, encoded, request=request, by_reset=True):
-        return False
-    await auth.tokens.revoke_all(user_subject(user))
-    return True
+        return await auth.gateway.run_in_transaction(reset)
 
 
 async def _send_reset_mails(auth: Auth, request: Request, email: str) -> None:
@@ -139,6 +140,7 @@ async def _send_reset_mails(auth: Auth, request: Request, email: str) -> None:
         # A user without a password logs in elsewhere, through a reverse proxy for example, and gets no password here.
         if not user.is_active or not is_usable(user.password):
             continue
+        note_recipient(user)  # for the log, if composing the mail fails
         # The limit counts per account. An attacker could otherwise use up the owner's mails with look-alike addresses.
         if await auth.throttle.try_hit("password_reset_mail", account=f"user {user.id}"):
             await send_reset_mail(auth, request, user)

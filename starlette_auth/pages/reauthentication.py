@@ -14,6 +14,7 @@ from ..auth import Auth, get_auth
 from ..authentication import confirm_password, redirect_to_login
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured, ValidationError
+from ..core.text import is_usable
 from ..core.translation import gettext
 from ..decorators import Guard
 from ..http.content import wants_json
@@ -21,7 +22,6 @@ from ..http.dependencies import mark_as_dependency
 from ..http.problems import problem_response
 from ..http.scope import IS_CHECK
 from ..http.urls import requested_url, safe_url
-from ..passwords.passwords import is_usable
 from ..users.models import User
 from .base import login_required_response, render
 from .forms import Field, Form, read_fields

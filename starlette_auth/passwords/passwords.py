@@ -10,20 +10,37 @@ import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from ..core.text import has_lone_surrogate, require_text
-from .hashers import BUILT_IN, GET_BCRYPT, HashTooExpensive, PasswordHasher, default_hashers, has_bcrypt
+from ..core.text import UNUSABLE, has_lone_surrogate, is_usable, require_text
+from .hash_format import HashTooExpensive, PasswordHasher
+from .hashers import Argon2PasswordHasher, PBKDF2PasswordHasher, PBKDF2SHA1PasswordHasher, ScryptPasswordHasher
 from .hashing_queue import HashingQueue, hashing_for
+from .older_hashers import (
+    GET_BCRYPT,
+    BCryptPasswordHasher,
+    BCryptSHA256PasswordHasher,
+    MD5PasswordHasher,
+    has_bcrypt,
+)
 
 logger = logging.getLogger("starlette_auth")
 MAX_PASSWORD_LENGTH = 1024
-UNUSABLE = "!"
 TIMING_MARGIN = 1.25
 MAX_DELAY = 2.0  # seconds
 MAX_KINDS = 50
 COST = re.compile(r"[\d,=mtpv]{1,30}")
 T = TypeVar("T")
+#: The classes that read a hash by its own parameters only, so that one object of a class reads what another made.
+BUILT_IN: tuple[type, ...] = (
+    Argon2PasswordHasher,
+    PBKDF2PasswordHasher,
+    PBKDF2SHA1PasswordHasher,
+    ScryptPasswordHasher,
+    BCryptSHA256PasswordHasher,
+    BCryptPasswordHasher,
+    MD5PasswordHasher,
+)
 
 
 class Verification(NamedTuple):
@@ -69,17 +86,17 @@ class Passwords:
     async def hash(self, password: str | None) -> str:
         """Returns the encoded hash of a password. For None: an unusable hash, which no password matches.
 
-        Raises TypeError for other types than str, ValueError above 1,024 characters or for a lone surrogate, and
-        HashingBusy if the queue is full.
+        Raises TypeError for other types than str, ValueError above 1,024 characters or for a character that cannot be
+        entered (a null character, a lone surrogate), and HashingBusy if the queue is full.
         """
         if password is None:
             return UNUSABLE + secrets.token_urlsafe(30)
         require_text(password, "password")
-        if not is_hashable(password):
+        if not is_hashable(password) or "\x00" in password:  # the login form accepts no null character
             raise ValueError(f"A password is text of at most {MAX_PASSWORD_LENGTH} characters. Choose another one.")
         return await self._run_in_pool(lambda: self.preferred.encode(unicodedata.normalize("NFC", password)))
 
-    async def check(self, encoded: str | None, password: str) -> Verification:
+    async def check(self, encoded: str | None, password: str | None) -> Verification:
         """Returns whether `password` matches the hash `encoded`, and whether to hash it again.
 
         A value that is not text, such as JSON's null, matches no hash.
@@ -91,7 +108,7 @@ class Passwords:
         """
         encoded = encoded or UNUSABLE
         hashers = self._hashers_of(encoded)
-        if not is_hashable(password):
+        if password is None or not is_hashable(password):
             hashers, password = [], ""
         started_at = time.perf_counter()
         verification = await self._run_in_pool(lambda: self._check(hashers, encoded, password))
@@ -106,6 +123,17 @@ class Passwords:
     def is_encoded(self, text: str) -> bool:
         """Returns whether `text` is a hash: one that a hasher reads, or an unusable one."""
         return not is_usable(text) or ("$" in text and _algorithm(text) in self.hashers)
+
+    def safe_summary(self, encoded: str) -> dict[str, Any]:
+        """Returns what may be shown to staff of a hash: its algorithm and cost; salt and hash are masked.
+
+        It is empty for an unusable or unknown hash.
+        """
+        hasher = self.hashers.get(_algorithm(encoded)) if is_usable(encoded) else None
+        if hasher is None:
+            return {}
+        summary: Callable[[str], dict[str, Any]] | None = getattr(hasher, "safe_summary", None)
+        return {"algorithm": hasher.algorithm} if summary is None else summary(encoded)
 
     def close(self) -> None:
         """Shuts the thread pool down. The next password starts a new one."""
@@ -193,11 +221,6 @@ class Passwords:
         return await asyncio.wrap_future(self._queue.submit(task))
 
 
-def is_usable(encoded: str) -> bool:
-    """Returns whether a password can match this hash. The hash of a user without a password is unusable."""
-    return not encoded.startswith(UNUSABLE)
-
-
 def is_hashable(password: object) -> bool:
     """Returns whether a password is text of at most 1,024 characters without a lone surrogate."""
     return isinstance(password, str) and len(password) <= MAX_PASSWORD_LENGTH and not has_lone_surrogate(password)
@@ -224,3 +247,16 @@ def _kind(encoded: str) -> str:
 
 def _algorithm(encoded: str) -> str:
     return encoded.split("$", 1)[0]
+
+
+def default_hashers() -> list[PasswordHasher]:
+    """Returns Django's hashers, with Argon2id first. The bcrypt hashers are included if bcrypt is installed."""
+    hashers: list[PasswordHasher] = [
+        Argon2PasswordHasher(),
+        PBKDF2PasswordHasher(),
+        PBKDF2SHA1PasswordHasher(),
+        ScryptPasswordHasher(),
+    ]
+    if has_bcrypt():
+        hashers += [BCryptSHA256PasswordHasher(), BCryptPasswordHasher()]
+    return hashers

@@ -58,10 +58,10 @@ class PwnedPasswordsValidator:
                 await result
             return
         if count >= self.min_count:
-            raise ValidationError(
-                gettext("This password is known from data breaches elsewhere. Choose one that you never used."),
-                "password_breached",
-            )
+            raise ValidationError(self.get_error_message(), "password_breached")
+
+    def get_error_message(self) -> str:
+        return gettext("This password is known from data breaches elsewhere. Choose one that you never used.")
 
     async def _range(self, prefix: str) -> str:
         if self._certificates is None:  # reads files, so it runs in a thread

@@ -1,14 +1,15 @@
 """Password validators: which passwords may be chosen?"""
 
+import copy
 import inspect
 import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
@@ -16,6 +17,7 @@ from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.text import require_text, visible_characters
 from ..core.translation import gettext, ngettext
 from .bloom_filter import DEFAULT_FILTER, open_filter
+from .password_changes import PasswordValidator
 from .passwords import MAX_PASSWORD_LENGTH
 from .patterns import is_pattern, variants
 from .pwned import OnFailure, PwnedPasswordsValidator
@@ -35,14 +37,6 @@ def _verbose_names() -> dict[str, str]:
         "last_name": gettext("last name"),
         "email": gettext("email address"),
     }
-
-
-class PasswordValidator(Protocol):
-    """Checks one rule: `validate` raises `ValidationError` for a password that breaks it. It may be a coroutine."""
-
-    def validate(self, password: str, user: Any = None) -> Awaitable[None] | None: ...
-
-    def get_help_text(self) -> str: ...
 
 
 async def validate_password(
@@ -114,12 +108,17 @@ class MinimumLengthValidator:
     def validate(self, password: str, user: Any = None) -> None:
         min_length = self.with_second_factor if getattr(user, "has_second_factor", False) else self.min_length
         if len(password) < min_length:
-            message = ngettext(
-                "This password is too short. It must contain at least %(min_length)d character.",
-                "This password is too short. It must contain at least %(min_length)d characters.",
-                min_length,
-            )
-            raise ValidationError(message % {"min_length": min_length}, "password_too_short")
+            rule = copy.copy(self)  # `get_error_message` may be overridden, and takes no arguments in Django
+            rule.min_length = min_length
+            raise ValidationError(rule.get_error_message(), "password_too_short", {"min_length": min_length})
+
+    def get_error_message(self) -> str:
+        message = ngettext(
+            "This password is too short. It must contain at least %(min_length)d character.",
+            "This password is too short. It must contain at least %(min_length)d characters.",
+            self.min_length,
+        )
+        return message % {"min_length": self.min_length}
 
     def get_help_text(self) -> str:
         message = ngettext(
@@ -141,12 +140,15 @@ class MaximumLengthValidator:
 
     def validate(self, password: str, user: Any = None) -> None:
         if len(password) > self.max_length:
-            message = ngettext(
-                "This password is too long. It must contain at most %(max_length)d character.",
-                "This password is too long. It must contain at most %(max_length)d characters.",
-                self.max_length,
-            )
-            raise ValidationError(message % {"max_length": self.max_length}, "password_too_long")
+            raise ValidationError(self.get_error_message(), "password_too_long", {"max_length": self.max_length})
+
+    def get_error_message(self) -> str:
+        message = ngettext(
+            "This password is too long. It must contain at most %(max_length)d character.",
+            "This password is too long. It must contain at most %(max_length)d characters.",
+            self.max_length,
+        )
+        return message % {"max_length": self.max_length}
 
     def get_help_text(self) -> str:
         if self.max_length >= MAX_PASSWORD_LENGTH:
@@ -182,8 +184,10 @@ class UserAttributeSimilarityValidator:
             value = getattr(user, attribute, None)
             if value and isinstance(value, str) and self._is_similar(characters, value.lower()):
                 name = _verbose_names().get(attribute, attribute)
-                message = gettext("The password is too similar to the %(verbose_name)s.")
-                raise ValidationError(message % {"verbose_name": name}, "password_too_similar")
+                raise ValidationError(self.get_error_message(), "password_too_similar", {"verbose_name": name})
+
+    def get_error_message(self) -> str:
+        return gettext("The password is too similar to the %(verbose_name)s.")
 
     def _is_similar(self, characters: Counter[str], value: str) -> bool:
         value = value[:MAX_ATTRIBUTE_LENGTH]
@@ -217,7 +221,10 @@ class CommonPasswordValidator:
     async def validate(self, password: str, user: Any = None) -> None:
         # In a thread: opening the filter reads a file, and so may access to a mapped page.
         if await run_in_threadpool(self._is_common, password):
-            raise ValidationError(gettext("This password is too common."), "password_too_common")
+            raise ValidationError(self.get_error_message(), "password_too_common")
+
+    def get_error_message(self) -> str:
+        return gettext("This password is too common.")
 
     def _is_common(self, password: str) -> bool:
         common = open_filter(self.filter_path)
@@ -243,7 +250,10 @@ class NumericPasswordValidator:
 
     def validate(self, password: str, user: Any = None) -> None:
         if password.isdigit():
-            raise ValidationError(gettext("This password is entirely numeric."), "password_entirely_numeric")
+            raise ValidationError(self.get_error_message(), "password_entirely_numeric")
+
+    def get_error_message(self) -> str:
+        return gettext("This password is entirely numeric.")
 
     def get_help_text(self) -> str:
         return gettext("Your password can’t be entirely numeric.")
@@ -267,10 +277,10 @@ class ContextWordsValidator:
         for word in self.words:
             rest = rest.replace(word, " ")
         if rest != password.lower() and sum(map(str.isalpha, rest)) < 8:
-            raise ValidationError(
-                gettext("This password is made of this site’s own words. Choose one that has nothing to do with it."),
-                "password_context_word",
-            )
+            raise ValidationError(self.get_error_message(), "password_context_word")
+
+    def get_error_message(self) -> str:
+        return gettext("This password is made of this site’s own words. Choose one that has nothing to do with it.")
 
     def get_help_text(self) -> str:
         return gettext("Your password can’t be made of this site’s own words.")

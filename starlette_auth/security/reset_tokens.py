@@ -51,10 +51,10 @@ class DatabaseResetTokens:
             PASSWORD_RESET, user_subject(user), max_age=self.max_age, binding=user_binding(user)
         )
 
-    async def check(self, user: User, token: str) -> bool:
+    async def check(self, user: User | None, token: str | None) -> bool:
         return await self._find(user, token) is not None
 
-    async def consume(self, user: User, token: str) -> bool:
+    async def consume(self, user: User | None, token: str | None) -> bool:
         row = await self._find(user, token)
         return row is not None and await self.tokens.consume(row)
 
@@ -64,7 +64,9 @@ class DatabaseResetTokens:
     def from_session(self, text: str) -> str:
         return TokenHash(text)
 
-    async def _find(self, user: User, token: str) -> Token | None:
+    async def _find(self, user: User | None, token: str | None) -> Token | None:
+        if user is None or token is None:
+            return None
         row = await self.tokens.find(PASSWORD_RESET, token)
         if row is None or row.subject != sha256_hex(user_subject(user)):
             return None

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.authentication import AuthCredentials, BaseUser
 from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
+from ..core.text import is_usable
 from .permission_checks import BackendAnswers, PermissionsMixin
 
 
@@ -23,18 +24,25 @@ class ContentType:
     app_label: str
     model: str
 
+    def __str__(self) -> str:
+        return f"{self.app_label} | {self.model}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Permission:
-    """Represents the right to perform one action. Its full name is `app_label.codename`."""
+    """Represents the right to perform one action. `user_perm_str` is its name for `has_perm`: `app_label.codename`."""
 
     id: int
     codename: str
     name: str
     content_type: ContentType
 
-    def __str__(self) -> str:
+    @property
+    def user_perm_str(self) -> str:
         return f"{self.content_type.app_label}.{self.codename}"
+
+    def __str__(self) -> str:
+        return f"{self.content_type} | {self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,9 @@ class Group:
 
     id: int
     name: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class HiddenAttributes:
@@ -81,6 +92,8 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
     last_login: datetime | None = None
     date_joined: datetime | None = None
 
+    #: Checks the names that visitors choose, by raising ValidationError; UnicodeUsernameValidator() if None.
+    username_validator: ClassVar[Any] = None
     backend = ""  # path of the backend that accepted the credentials; set by authenticate(), read by login()
 
     def __post_init__(self, password: str) -> None:
@@ -128,6 +141,10 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
     @property
     def identity(self) -> str:
         return str(self.id)
+
+    def has_usable_password(self) -> bool:
+        """Returns whether the user has a password at all. Users who log in elsewhere may have none."""
+        return is_usable(self.password)
 
     def get_username(self) -> str:
         return self.username
@@ -211,6 +228,22 @@ class Credentials(AuthCredentials):
 def set_user(scope: Scope, user: User | AnonymousUser) -> None:
     """Sets `request.user` and `request.auth`."""
     scope["user"], scope["auth"] = user, Credentials(user)
+
+
+def require_user(user: User | AnonymousUser) -> None:
+    """Raises NotImplementedError for a visitor, as Django."""
+    if isinstance(user, AnonymousUser):
+        raise NotImplementedError(
+            "An AnonymousUser is not in the database, and has no row to read, change or delete. "
+            "Check request.user.is_authenticated first, or put @login_required above the endpoint."
+        )
+
+
+def require_stored(user: User | AnonymousUser) -> None:
+    """Raises NotImplementedError for a visitor, as Django, and ValueError for a user without an id."""
+    require_user(user)
+    if user.id is None:
+        raise ValueError(f"The user {user.username!r} is not in the database. Create it with users.create_user().")
 
 
 def _with_password(cls: type[User], post_init: Callable[..., None]) -> Callable[..., None]:

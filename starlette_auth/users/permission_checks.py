@@ -80,9 +80,8 @@ class PermissionsMixin:
         return self.has_stored_perm(perm)
 
     def has_perms(self, perms: Iterable[str]) -> bool:
-        """Returns whether the user has all of `perms`. Raises ValueError for a single string."""
-        if isinstance(perms, str):
-            raise ValueError("has_perms() takes several permissions. Pass a list, or use has_perm().")
+        """Returns whether the user has all of `perms`. Raises ValueError for a single one, and for what is no list."""
+        require_several(perms)
         return all(map(self.has_perm, perms))
 
     def has_module_perms(self, app_label: str) -> bool:
@@ -92,6 +91,12 @@ class PermissionsMixin:
         if not self.is_active:
             return False
         return self.is_superuser or any(perm.startswith(f"{app_label}.") for perm in self.stored_permissions)
+
+
+def require_several(perms: object) -> None:
+    """Raises ValueError unless `perms` is an iterable of permissions, as Django. A text would be one of its letters."""
+    if isinstance(perms, (str, bytes)) or not isinstance(perms, Iterable):
+        raise ValueError("has_perms() takes several permissions. Pass a list, or use has_perm().")
 
 
 def _parse_names(names_json: str | None) -> frozenset[str]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from ..core.exceptions import AlreadyExists, DoesNotExist, IntegrityError
 from ..database.gateway import Gateway
 from ..database.tables import Tables
-from .models import ContentType, Group, Permission, User
+from .models import AnonymousUser, ContentType, Group, Permission, User, require_stored
 
 MODEL_PERMISSIONS = ("add", "change", "delete", "view")
 
@@ -40,8 +40,10 @@ class GroupsAndPermissions:
             )
         return groups[name]
 
-    async def get_groups(self, user: User) -> list[Group]:
-        """Returns the groups of a user, ordered by name."""
+    async def get_groups(self, user: User | AnonymousUser) -> list[Group]:
+        """Returns the groups of a user, ordered by name; none for a visitor."""
+        if isinstance(user, AnonymousUser):
+            return []
         t = self.tables
         query = (
             sa.select(t.group.c.id, t.group.c.name)
@@ -61,9 +63,8 @@ class GroupsAndPermissions:
         Raises ValueError if `perm` is malformed (UnstorableValue if it does not fit its columns), and AlreadyExists if
         the database treats an existing name as equal.
         """
+        require_name(perm)
         app_label, _, codename = perm.partition(".")
-        if not app_label or not codename or "." in codename:
-            raise ValueError(f"{perm!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'.")
         existing = (await self._permissions()).get(perm)
         if existing is not None:
             return existing[0]
@@ -97,22 +98,24 @@ class GroupsAndPermissions:
 
         Raises DoesNotExist for an unknown group name, and IntegrityError if the user was deleted.
         """
+        require_stored(user)
         group_id = (await self._group(group)).id
         await self._get_or_create(self.tables.user_groups, {"user_id": user.id, "group_id": group_id})
 
     async def remove_from_group(self, user: User, group: Group | str) -> None:
         """Removes a user from a group. Raises DoesNotExist for an unknown group name."""
+        require_stored(user)
         await self._remove(self.tables.user_groups, {"user_id": user.id, "group_id": (await self._group(group)).id})
 
-    async def grant(self, holder: User | Group, perm: str) -> None:
+    async def grant(self, holder: User | Group, perm: str | Permission) -> None:
         """Grants a permission to a user or a group. It takes effect at the next request.
 
         Raises DoesNotExist for an unknown permission, and IntegrityError if the user or group was deleted.
         """
         table, values = self._grant_table(holder)
-        await self._get_or_create(table, {**values, "permission_id": (await self.get_permission(perm)).id})
+        await self._get_or_create(table, {**values, "permission_id": (await self._get_permissions(perm))[0].id})
 
-    async def revoke(self, holder: User | Group, perm: str) -> None:
+    async def revoke(self, holder: User | Group, perm: str | Permission) -> None:
         """Revokes a permission from a user or a group. It takes effect at the next request.
 
         A user who also has the permission through a group keeps it. Raises DoesNotExist for an unknown permission.
@@ -125,12 +128,15 @@ class GroupsAndPermissions:
     def _grant_table(self, holder: User | Group) -> tuple[sa.Table, dict[str, Any]]:
         if isinstance(holder, Group):
             return self.tables.group_permissions, {"group_id": holder.id}
+        require_stored(holder)
         return self.tables.user_permissions, {"user_id": holder.id}
 
     async def _group(self, group: Group | str) -> Group:
         return await self.get_group(group) if isinstance(group, str) else group
 
-    async def _get_permissions(self, perm: str) -> list[Permission]:
+    async def _get_permissions(self, perm: str | Permission) -> list[Permission]:
+        if isinstance(perm, Permission):
+            return [perm]
         permissions = await self._permissions()
         if perm not in permissions:
             fix = f"Create it with create_permission({perm!r})." if "." in perm else "Write it as app.codename."
@@ -155,7 +161,7 @@ class GroupsAndPermissions:
         for row in await self.gateway.fetch_all(query):
             model = ContentType(id=row["content_type_id"], app_label=row["app_label"], model=row["model"])
             match = Permission(id=row["id"], codename=row["codename"], name=row["name"], content_type=model)
-            permissions.setdefault(str(match), []).append(match)
+            permissions.setdefault(match.user_perm_str, []).append(match)
         return permissions
 
     async def _get_or_create(self, table: sa.Table, unique: dict[str, Any], **defaults: Any) -> Any:
@@ -185,6 +191,18 @@ class GroupsAndPermissions:
 
     async def _remove(self, table: sa.Table, values: dict[str, Any]) -> None:
         await self.gateway.execute(sa.delete(table).where(*_equal(table, values)))
+
+
+def require_name(perm: object, *, may_have_dots: bool = False) -> None:
+    """Raises ValueError unless a text is of the form `app.codename`, as Django, and TypeError for other types.
+
+    Names that only backends know may contain further dots.
+    """
+    if not isinstance(perm, str):
+        raise TypeError(f"A permission is a text or a Permission, and this is {perm!r}. Pass 'polls.add_vote'.")
+    app_label, _, codename = perm.partition(".")
+    if not app_label or not codename or ("." in codename and not may_have_dots):
+        raise ValueError(f"{perm!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'.")
 
 
 def suggest(name: str, names: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
@@ -14,6 +14,7 @@ from ..database.gateway import Gateway
 from ..database.statements import Row, Statement, json_list
 from ..database.tables import Tables
 from .models import User
+from .usernames import parse_validator
 
 U = TypeVar("U", bound=User)
 COLLATION = Statement(
@@ -24,6 +25,15 @@ COLLATION = Statement(
     .bindparams(sa.bindparam("table_name", type_=sa.String), sa.bindparam("column_name", type_=sa.String))
     .columns(sa.column("collation", sa.String))
 )
+
+
+class Question(NamedTuple):
+    """Asks which users have a permission: from any backend or from one, by its path, and for an object or for none."""
+
+    perm: str
+    is_active: bool | None
+    backend: str | None
+    obj: object
 
 
 class PermissionSource(Protocol):
@@ -42,8 +52,10 @@ class PermissionSource(Protocol):
 
     async def load(self, conn: HTTPConnection | None, user: User) -> None: ...
 
+    def asks_database(self, backend: str | None) -> bool: ...
+
     async def find_users(
-        self, perm: str, stored: Sequence[Any], all_users: Callable[[], AsyncIterator[Any]], is_active: bool | None
+        self, question: Question, stored: Sequence[Any], all_users: Callable[[], AsyncIterator[Any]]
     ) -> list[Any]: ...
 
 
@@ -63,6 +75,7 @@ class UserQueries(Generic[U]):
         self.gateway = gateway
         self.tables = tables
         self.user_class = user_class
+        self.username_validator = parse_validator(user_class.username_validator)
         fields = set(user_class.__dataclass_fields__)
         self._columns = {name: column for name, column in tables.fields.items() if name in fields}
         self._fields_of = operator.itemgetter(*(f"user_{name}" for name in self._columns))
@@ -71,6 +84,11 @@ class UserQueries(Generic[U]):
         self._by_username = Statement(selected.where(column == sa.bindparam("username")))
         same_name = sa.select(tables.user_key.label("key")).limit(1)
         self._like_username = CaseInsensitiveQuery(gateway, column, same_name)
+        self._by_any_case = CaseInsensitiveQuery(gateway, column, selected.order_by(tables.user_key))
+        # Locking reads: MySQL's plain SELECT would read the snapshot of the transaction's start.
+        names = sa.select(tables.user_key.label("key")).with_for_update(read=True)
+        self._locked_name = Statement(names.where(column == sa.bindparam("username")))
+        self._locked_names = CaseInsensitiveQuery(gateway, column, names)
         if tables.email is not None:
             self._by_email = CaseInsensitiveQuery(gateway, tables.email, selected.order_by(tables.user_key))
             emails = sa.select(tables.user_key.label("key"), tables.email.label("email"))
@@ -121,10 +139,23 @@ class UserQueries(Generic[U]):
         return self.from_row(row) if row else None
 
     async def get_by_username(self, username: str) -> U | None:
-        """Returns the user with exactly this username, or None."""
+        """Returns the user with exactly this username, or None. Only `username_case_sensitive=False` ignores case."""
+        if not isinstance(username, str):
+            return None
+        if not self.tables.username_case_sensitive:
+            return await self._get_by_any_case(username)
         user = await self._fetch_user(self._by_username, username=username)
         # MariaDB's collations treat "ann", "ANN" and "ann " as equal.
         return user if user is not None and user.username == username else None
+
+    async def _get_by_any_case(self, username: str) -> U | None:
+        try:
+            rows = await self._by_any_case.fetch_all(username)
+        except UnstorableValue:
+            return None
+        users = [user for user in map(self.from_row, rows) if ascii_lower(user.username) == ascii_lower(username)]
+        # Before `migrate` has made the index, several users may have one name. The one who has this spelling counts.
+        return next((user for user in users if user.username == username), users[0] if len(users) == 1 else None)
 
     async def get_by_email(self, email: str) -> U | None:
         """Returns the user with this email address, ignoring case. Returns None if no user or several users have it."""
@@ -149,6 +180,12 @@ class UserQueries(Generic[U]):
         """
         rows = await (self._locked_emails if lock else self._emails).fetch_all(email)
         return [row["key"] for row in rows if ascii_lower(row["email"]) == ascii_lower(email)]
+
+    async def _keys_by_username(self, username: str) -> list[Any]:
+        """Returns the primary keys of all users whose name the database takes for this one. It locks their rows."""
+        if self.tables.username_case_sensitive:
+            return [row["key"] for row in await self.gateway.fetch_all(self._locked_name, username=username)]
+        return [row["key"] for row in await self._locked_names.fetch_all(username)]
 
     async def has_username(self, username: str) -> bool:
         """Returns whether a user has this username, ignoring case (on SQLite: of ASCII letters)."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -36,14 +36,22 @@ class UniqueNames:
     be out of date if Django deletes or changes a user. Addresses that Django itself writes are not claimed.
     """
 
-    def __init__(self, gateway: Gateway, tables: Tables, *, keys_by_email: KeysByEmail, clock: Clock) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        tables: Tables,
+        *,
+        keys_by_username: Callable[[str], Awaitable[list[Any]]],
+        keys_by_email: KeysByEmail,
+        clock: Clock,
+    ) -> None:
         self.gateway = gateway
         self.tables = tables
+        self._keys_by_username = keys_by_username
         self._keys_by_email = keys_by_email
         self._clock = clock
-        key, name, token = tables.user_key.label("key"), tables.username, tables.token
+        token = tables.token
         # Locking reads: MySQL's plain SELECT would read the snapshot of the transaction's start.
-        self._by_username = Statement(sa.select(key).where(name == sa.bindparam("username")).with_for_update(read=True))
         if tables.email is not None:
             of_user = tables.user_key == sa.bindparam("id")
             self._email_of = Statement(sa.select(tables.email.label("email")).where(of_user).with_for_update(read=True))
@@ -83,8 +91,8 @@ class UniqueNames:
         try:
             yield
         except IntegrityError as error:
-            holder = await self.gateway.fetch_one(self._by_username, username=username)
-            if holder is not None and holder["key"] != key:
+            holders = [] if username is None else await self._keys_by_username(username)
+            if any(holder != key for holder in holders):
                 message = f"There is a user called {username!r} already. Choose another name."
                 raise AlreadyExists(message) from error
             if email and self._is_about_email(error) and await self._is_taken(email, key, lock=True):

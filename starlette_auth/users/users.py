@@ -1,35 +1,44 @@
 """Creates, changes and deletes users."""
 
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import sqlalchemy as sa
-from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock, utc_now
-from ..core.events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
-from ..core.exceptions import DoesNotExist, HashingBusy, IntegrityError
-from ..core.text import normalize_email, normalize_username, require_text
+from ..core.events import Events, UserCreated, UserDeactivated, UserDeleted
+from ..core.exceptions import DoesNotExist, ImproperlyConfigured, IntegrityError
+from ..core.text import is_email_address, normalize_email, normalize_username, require_text
 from ..database.columns import column_defaults
 from ..database.gateway import Gateway
 from ..database.introspection import foreign_keys_to
-from ..database.statements import Statement
 from ..database.tables import Tables
-from ..passwords.passwords import Passwords, is_usable
-from .models import User
+from ..passwords.password_changes import PasswordValidator, password_changed
+from ..passwords.passwords import Passwords
+from .models import Permission, User, require_stored, require_user
+from .passwords import UserPasswords
 from .permission_holders import holds_permission
-from .permissions import GroupsAndPermissions, suggest
-from .queries import U, UserQueries
+from .permissions import GroupsAndPermissions, require_name, suggest
+from .queries import Question, U, UserQueries
 from .unique import UniqueNames
+from .usernames import require_username
 
 ADMIN_LOG = "django_admin_log"
 FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email": normalize_email}
 
 
-class Users(UserQueries[U], GroupsAndPermissions):
+class Outbox(Protocol):
+    """Sends mail. `prepare` returns a function that queues one."""
+
+    def prepare(self, user: User, subject: str, message: str, from_email: str | None) -> Callable[[], None]: ...
+
+
+class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
     """Reads, creates, changes and deletes the users of a site, with their groups and permissions."""
+
+    outbox: Outbox | None = None  # set by `Auth`
+    address_is_typed = False  # whether the login form takes nothing but an address; set by `ModelBackend`
 
     def __init__(
         self,
@@ -43,37 +52,76 @@ class Users(UserQueries[U], GroupsAndPermissions):
     ) -> None:
         GroupsAndPermissions.__init__(self, gateway, tables)
         UserQueries.__init__(self, gateway, tables, user_class)
-        self._clock = clock
-        self._unique = UniqueNames(gateway, tables, keys_by_email=self._keys_by_email, clock=clock)
-        self.passwords = passwords
-        self.events = events
-        self._updates: dict[tuple[object, ...], Statement] = {}
+        UserPasswords.__init__(self, gateway, tables=tables, passwords=passwords, events=events, clock=clock)
+        self._unique = UniqueNames(
+            gateway,
+            tables,
+            keys_by_username=self._keys_by_username,
+            keys_by_email=self._keys_by_email,
+            clock=clock,
+        )
 
-    async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
+    def attach(self, *, validators: Sequence[PasswordValidator], outbox: Outbox) -> None:
+        """Connects what `Auth` builds later: who is told of new passwords, and what sends mail."""
+        self.password_validators, self.outbox = validators, outbox
+
+    async def email_user(self, user: User, subject: str, message: str, from_email: str | None = None) -> None:
+        """Queues a mail in plain text to a user, as Django's `user.email_user`. It is sent once the change is committed.
+
+        The sender is `Auth(from_email=…)` by default. A mail to a user without an address is logged and not sent.
+        Raises ImproperlyConfigured without a mailer, ValueError for a line break in a header or an invalid address, and
+        NotImplementedError for a visitor.
+        """
+        require_user(user)
+        if self.outbox is None:
+            raise ImproperlyConfigured("These Users belong to no Auth. Call auth.users.email_user(…).")
+        self.gateway.on_commit(self.outbox.prepare(user, subject, message, from_email))
+
+    async def with_perm(
+        self,
+        perm: str | Permission,
+        *,
+        is_active: bool | None = True,
+        include_superusers: bool = True,
+        backend: str | None = None,
+        obj: object = None,
+    ) -> list[U]:
         """Returns the users who have a permission, as Django's `with_perm`, ordered by primary key.
 
-        `is_active=None` includes active and inactive users. Permissions that backends grant or deny count. Raises
+        `is_active=None` includes active and inactive users. Permissions that backends grant or deny count. `backend` is
+        the path of one backend: only what it grants counts. With `obj` only what backends grant for that object counts;
+        the database knows no objects, so it names no users and no superusers.
+
+        Raises ValueError for a name without `app.` and for an unknown backend, TypeError for other types, and
         DoesNotExist for an unknown permission, unless a backend may grant it.
         """
         source, keys = self.backend_permissions, list[int]()
+        asks_database = obj is None
         if source is not None:
             source.update()
+            asks_database = source.asks_database(backend) and asks_database
+        name = perm.user_perm_str if isinstance(perm, Permission) else perm
         try:
-            keys = [permission.id for permission in await self._get_permissions(perm)]
+            require_name(name, may_have_dots=source is not None and source.may_grant)
+            keys = [perm.id] if isinstance(perm, Permission) else [row.id for row in await self._get_permissions(name)]
         except DoesNotExist:
             if source is None or not source.may_grant:
                 raise
-        condition = holds_permission(self.tables, keys, is_active=is_active, include_superusers=include_superusers)
-        query = sa.select(*self.columns()).select_from(self.tables.user).where(condition).order_by(self.tables.user_key)
-        users = [self.from_row(row) for row in await self.gateway.fetch_all(query)]
+        users: list[U] = []
+        if asks_database:
+            condition = holds_permission(self.tables, keys, is_active=is_active, include_superusers=include_superusers)
+            query = sa.select(*self.columns()).select_from(self.tables.user).where(condition)
+            rows = await self.gateway.fetch_all(query.order_by(self.tables.user_key))
+            users = [self.from_row(row) for row in rows]
         if source is None or not source.are_asked:
             return users
-        return await source.find_users(perm, users, lambda: self.all_users(is_active=is_active), is_active)
+        question = Question(name, is_active, backend, obj)
+        return await source.find_users(question, users, lambda: self.all_users(is_active=is_active))
 
     async def create_user(
         self,
         username: str,
-        email: str = "",
+        email: str | None = None,
         password: str | None = None,
         *,
         encoded_password: str = "",
@@ -90,6 +138,7 @@ class Users(UserQueries[U], GroupsAndPermissions):
         (UnstorableValue if it does not fit its column).
         """
         has_email = "email" in self.tables.fields
+        email = "" if email is None else email  # as in Django
         self._check_fields({**fields, "username": username, **({"email": email} if has_email else {})})
         self._check_fields({"password": encoded_password} if encoded_password else {})
         defaults = {"is_active": True, "is_staff": False, "is_superuser": False, "last_login": None}
@@ -108,27 +157,38 @@ class Users(UserQueries[U], GroupsAndPermissions):
             # USERNAME_FIELD is another column. The column `username` needs a value, but is not used for logins.
             columns.setdefault("username", values["username"][:150])
         async with self._unique.report(values["username"], values["email"]):
-            return await self.gateway.run_in_transaction(lambda: self._create(columns, values["email"]))
+            return await self.gateway.run_in_transaction(lambda: self._create(columns, values["email"], password))
 
-    async def _create(self, columns: Mapping[str, Any], email: str | None) -> U:
+    async def _create(self, columns: Mapping[str, Any], email: str | None, password: str | None) -> U:
         await self._unique.claim(email)
         key = await self.gateway.insert(self.tables.user, **columns)
         await self._unique.hold(email, key)
         user: U = await self.get(key)  # type: ignore[assignment]
         await self.events.emit(UserCreated(user=user))
+        await password_changed(password, user, self.password_validators)
         return user
 
-    async def create_superuser(self, username: str, email: str = "", password: str | None = None, **fields: Any) -> U:
-        """Creates a user with `is_staff` and `is_superuser`, who has all permissions. Otherwise as `create_user`."""
-        return await self.create_user(username, email, password, **{"is_staff": True, "is_superuser": True, **fields})
+    async def create_superuser(
+        self, username: str, email: str | None = None, password: str | None = None, **fields: Any
+    ) -> U:
+        """Creates a user with `is_staff` and `is_superuser`, who has all permissions. Otherwise as `create_user`.
+
+        Raises ValueError if one of the two is passed and not True, as Django.
+        """
+        fields = {"is_staff": True, "is_superuser": True, **fields}
+        for name in ("is_staff", "is_superuser"):
+            if fields[name] is not True:
+                raise ValueError(f"Superuser must have {name}=True. Leave {name} out, or use create_user().")
+        return await self.create_user(username, email, password, **fields)
 
     async def update(self, user: User, **fields: Any) -> None:
         """Writes some fields of one user to the database and to `user`.
 
         Raises DoesNotExist if the user was deleted, AlreadyExists if the username is taken, or the address where users
-        log in with it, TypeError for an unknown field or for a name or address that is not text, and ValueError for an
-        invalid value (UnstorableValue if it does not fit its column).
+        log in with it, TypeError for an unknown field or for a name or address that is not text, ValueError for an
+        invalid value (UnstorableValue if it does not fit its column), and NotImplementedError for a visitor.
         """
+        require_stored(user)
         self._check_fields(fields)
         if not fields:
             return
@@ -136,72 +196,20 @@ class Users(UserQueries[U], GroupsAndPermissions):
 
         async def write() -> None:
             await self._unique.claim(fields.get("email"), user.id)
-            if not await self._update_row(user, **fields):
-                raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
+            await self._require_update(user, **fields)
             if fields.get("is_active") is False:
                 await self.events.emit(UserDeactivated(user=user))
 
         async with self._unique.report(fields.get("username"), fields.get("email"), user.id):
             await self.gateway.run_in_transaction(write)
 
-    async def record_login(self, user: User) -> None:
-        """Writes the current time to `last_login`."""
-        await self._update_row(user, last_login=utc_now(self._clock))
-
-    async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
-        """Sets a new password; None makes it unusable. Ends all sessions that were started with the old password.
-
-        `request` is the request that changes the password. The notice to the user describes it.
-        Raises TypeError for other types, ValueError above 1,024 characters, HashingBusy if the queue is full, and
-        DoesNotExist if the user was deleted.
-        """
-        encoded = await self.passwords.hash(raw)
-        async with self._restore_password_on_error(user), self.gateway.atomic():
-            await self.update(user, password=encoded)
-            await self.events.emit(PasswordChanged(user=user, request=request))
-
-    async def replace_password(
-        self, user: User, encoded: str, *, request: HTTPConnection | None = None, by_reset: bool = False
-    ) -> bool:
-        """Sets a new password hash, unless the password has changed since `user` was read.
-
-        Returns whether it was set. Ends all sessions that were started with the old password.
-        """
-        async with self._restore_password_on_error(user), self.gateway.atomic():
-            if not await self._update_row(user, if_unchanged=True, password=encoded):
-                return False
-            await self.events.emit(PasswordChanged(user=user, request=request, by_reset=by_reset))
-        return True
-
-    async def check_password(self, user: User, raw: str) -> bool:
-        """Returns whether this is the user's password. If so, a weak hash is replaced by a new one."""
-        verification = await self.passwords.check(user.password, raw)
-        if not verification.must_update:
-            return verification.matches
-        try:
-            encoded = await self.passwords.hash(raw)
-        except HashingBusy:
-            return True  # a later login will replace the hash
-        # Only if the old hash is still stored: a concurrent change of the password must not be overwritten.
-        if await self._update_row(user, if_unchanged=True, password=encoded):
-            return True
-        # A concurrent login has replaced the hash, or the password was changed and `raw` is the old one.
-        fresh = await self.get(user.id)
-        if fresh is None or fresh.password == user.password:
-            return False
-        user.password = fresh.password
-        return await self.check_password(user, raw)
-
-    @staticmethod
-    def has_usable_password(user: User) -> bool:
-        """Returns whether the user has a password at all. Users who log in elsewhere may have none."""
-        return is_usable(user.password)
-
     async def delete(self, user: User) -> None:
         """Deletes a user and all rows that refer to it. A column with ON DELETE SET NULL is set to NULL instead.
 
-        Raises IntegrityError if rows of a table that this package does not know refer to the user.
+        Raises IntegrityError if rows of a table that this package does not know refer to the user, and
+        NotImplementedError for a visitor.
         """
+        require_stored(user)
         async with self.gateway.atomic():
             await self.events.emit(UserDeleted(user=user))
             known_columns = self.tables.columns_referencing_user()
@@ -238,53 +246,12 @@ class Users(UserQueries[U], GroupsAndPermissions):
                     )
         return log_columns
 
-    async def _update_row(self, user: User, *, if_unchanged: bool = False, **fields: Any) -> bool:
-        """Writes fields to the database and then to `user`. Returns whether the row was updated.
-
-        With `if_unchanged` the row is updated only if it has the password hash of `user`.
-        """
-        fields = {**column_defaults(self.tables.user, "onupdate"), **fields}
-        columns = self._by_column(fields)
-        values = {f"new_{name}": value for name, value in columns.items()}
-        if if_unchanged:
-            values["old_password"] = user.password
-        shape = (if_unchanged, *columns)
-        if shape not in self._updates:
-            self._updates[shape] = self._update_statement(columns, if_unchanged=if_unchanged)
-        if not await self.gateway.execute(self._updates[shape], key_of_user=user.id, **values):
-            return False
-        for name, value in fields.items():
-            setattr(user, name, value)
-        if user.backend_answers is not None:
-            user.backend_answers.forget()
-        return True
-
-    def _update_statement(self, columns: Iterable[str], *, if_unchanged: bool) -> Statement:
-        # A column could have the same name as a bind parameter. The prefixes keep them apart.
-        new: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
-        query = sa.update(self.tables.user).values(new).where(self.tables.user_key == sa.bindparam("key_of_user"))
-        if if_unchanged:
-            query = query.where(self.tables.user.c.password == sa.bindparam("old_password"))
-        return Statement(query)
-
-    @contextlib.asynccontextmanager
-    async def _restore_password_on_error(self, user: User) -> AsyncIterator[None]:
-        """Resets `user.password` if the block raises: the transaction was rolled back."""
-        previous_password = user.password
-        try:
-            yield
-        except BaseException:
-            user.password = previous_password
-            raise
-
     def _check_fields(self, fields: Mapping[str, Any]) -> None:
         for name in fields:
             if name not in self.tables.fields:
                 raise TypeError(f"A user has no field {name!r}.{suggest(name, self.tables.fields)}")
             if name == "username" or (name == "email" and fields[name] is not None):
                 require_text(fields[name], name)
-        if fields.get("username", "…") == "":
-            raise ValueError("A user needs a username. Pass one that is not empty.")
         encoded = fields.get("password", "!")
         if not (isinstance(encoded, str) and self.passwords.is_encoded(encoded)):
             raise ValueError("A password is stored as a hash only. Use set_password(user, raw).")
@@ -300,9 +267,10 @@ class Users(UserQueries[U], GroupsAndPermissions):
             if len(names) > 1:
                 raise ValueError("The username is the email address on this site. Pass only one of the two.")
             fields |= dict.fromkeys(("username", "email"), next(iter(names), ""))
+        if self.address_is_typed and fields.get("email") and not is_email_address(fields["email"]):
+            raise ValueError(f"{fields['email']!r} is no address with which a user can log in. Use ann@example.org.")
+        if username and "username" in fields:
+            require_username(fields["username"])
+        elif fields.get("username") == "":
+            raise ValueError("A user needs a username. Pass one that is not empty.")
         return fields
-
-    def _by_column(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the values by column name. Fields without a column, such as some defaults, are left out."""
-        columns = self.tables.fields
-        return {columns[name].name: value for name, value in fields.items() if name in columns}

@@ -24,7 +24,7 @@ from starlette_auth import (
     login,
 )
 from starlette_auth.authentication import confirm_password
-from starlette_auth.passwords.hashers import default_hashers
+from starlette_auth.passwords.passwords import default_hashers
 from starlette_auth.testing import CollectingMailer, log_in
 
 from ..conftest import PASSWORD, any_database, client_of, installed, with_tables

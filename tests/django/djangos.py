@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from starlette_auth import Auth, DjangoProject, Passwords, PBKDF2PasswordHasher
 from starlette_auth.database.migrations import migrate
-from starlette_auth.passwords.hashers import default_hashers
+from starlette_auth.passwords.passwords import default_hashers
 
 from ..conftest import connected, empty_database
 from ..support.server import ROOT, environment, free_port

@@ -21,7 +21,7 @@ from starlette_auth import (
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
 )
-from starlette_auth.passwords.hashers import default_hashers
+from starlette_auth.passwords.passwords import default_hashers
 
 from ..django.vectors import ALL
 
@@ -111,26 +111,38 @@ def test_argon2_is_the_first_default_hasher_and_md5_is_not_a_default() -> None:
 @pytest.mark.parametrize(
     ("hasher", "stored", "expected"),
     [
-        (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$999$salt$AA==", True),
-        (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$1000$salt$AA==", False),
+        (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$999$abcdefghijklmnopqrstuv$AA==", True),
+        (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$1000$abcdefghijklmnopqrstuv$AA==", False),
         # A stronger hash is kept: Django would otherwise replace it again, and two applications would take turns.
-        (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$1500000$salt$AA==", False),
-        (PBKDF2SHA1PasswordHasher(iterations=1000), "pbkdf2_sha1$999$salt$AA==", True),
-        (ScryptPasswordHasher(), "scrypt$16384$salt$8$5$AA==", False),
-        (ScryptPasswordHasher(), "scrypt$16384$salt$8$1$AA==", True),
-        (ScryptPasswordHasher(), "scrypt$8192$salt$8$5$AA==", True),
-        (ScryptPasswordHasher(), "scrypt$32768$salt$8$5$AA==", False),
+        (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$1500000$abcdefghijklmnopqrstuv$AA==", False),
+        (PBKDF2SHA1PasswordHasher(iterations=1000), "pbkdf2_sha1$999$abcdefghijklmnopqrstuv$AA==", True),
+        (ScryptPasswordHasher(), "scrypt$16384$abcdefghijklmnopqrstuv$8$5$AA==", False),
+        (ScryptPasswordHasher(), "scrypt$16384$abcdefghijklmnopqrstuv$8$1$AA==", True),
+        (ScryptPasswordHasher(), "scrypt$8192$abcdefghijklmnopqrstuv$8$5$AA==", True),
+        (ScryptPasswordHasher(), "scrypt$32768$abcdefghijklmnopqrstuv$8$5$AA==", False),
         (BCryptSHA256PasswordHasher(), "bcrypt_sha256$$2b$11$abcdefghijklmnopqrstuu", True),
         (BCryptSHA256PasswordHasher(), "bcrypt_sha256$$2b$12$abcdefghijklmnopqrstuu", False),
         (BCryptPasswordHasher(), "bcrypt$$2b$11$abcdefghijklmnopqrstuu", True),
         (BCryptPasswordHasher(), "bcrypt$$2b$13$abcdefghijklmnopqrstuu", False),
-        (MD5PasswordHasher(), "md5$salt$00", False),
-        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$AAAAAAAA", False),
-        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=102400,t=2,p=8$c2FsdHNhbHQ$AAAAAAAA", False),
-        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=65536,t=2,p=4$c2FsdHNhbHQ$AAAAAAAA", True),
-        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=8192,t=100,p=4$c2FsdHNhbHQ$AAAAAAAA", True),
-        (Argon2PasswordHasher(), "argon2$argon2i$v=19$m=102400,t=3,p=4$c2FsdHNhbHQ$AAAAAAAA", True),
-        (Argon2PasswordHasher(), "argon2$argon2d$v=19$m=102400,t=3,p=4$c2FsdHNhbHQ$AAAAAAAA", True),
+        (MD5PasswordHasher(), "md5$abcdefghijklmnopqrstuv$00", False),
+        # A salt of fewer than 128 bits is poor.
+        (MD5PasswordHasher(), "md5$salt$00", True),
+        (PBKDF2PasswordHasher(iterations=1000), "pbkdf2_sha256$1000$abcdefghijklmnopqrstu$AA==", True),
+        (PBKDF2SHA1PasswordHasher(iterations=1000), "pbkdf2_sha1$1000$salt$AA==", True),
+        (ScryptPasswordHasher(), "scrypt$16384$salt$8$5$AA==", True),
+        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$AAAAAAAA", True),
+        # 16 random bytes, as other programs make them
+        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=65536,t=3,p=4$/////////////////////w$AAAAAAAA", False),
+        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=65536,t=3,p=4$YWJjZGVmZ2hpamtsbW5vcHFyc3R1dg$AAAAAAAA", False),
+        (
+            Argon2PasswordHasher(),
+            "argon2$argon2id$v=19$m=102400,t=2,p=8$YWJjZGVmZ2hpamtsbW5vcHFyc3R1dg$AAAAAAAA",
+            False,
+        ),
+        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=65536,t=2,p=4$YWJjZGVmZ2hpamtsbW5vcHFyc3R1dg$AAAAAAAA", True),
+        (Argon2PasswordHasher(), "argon2$argon2id$v=19$m=8192,t=100,p=4$YWJjZGVmZ2hpamtsbW5vcHFyc3R1dg$AAAAAAAA", True),
+        (Argon2PasswordHasher(), "argon2$argon2i$v=19$m=102400,t=3,p=4$YWJjZGVmZ2hpamtsbW5vcHFyc3R1dg$AAAAAAAA", True),
+        (Argon2PasswordHasher(), "argon2$argon2d$v=19$m=102400,t=3,p=4$YWJjZGVmZ2hpamtsbW5vcHFyc3R1dg$AAAAAAAA", True),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -179,14 +191,14 @@ def test_without_bcrypt_its_hashers_name_the_package_to_install(
 
 def test_without_bcrypt_the_other_hashers_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bcrypt", None)
-    hashers = import_copy("starlette_auth.passwords.hashers_without_bcrypt")
+    hashers = import_copy("starlette_auth.passwords.passwords_without_bcrypt")
     assert not hasattr(hashers, "bcrypt")
     assert [hasher.algorithm for hasher in hashers.default_hashers()][-1] == "scrypt"
 
 
 def import_copy(name: str) -> Any:
     """Imports a second copy of the module, as a process with other packages installed would."""
-    spec = importlib.util.find_spec("starlette_auth.passwords.hashers")
+    spec = importlib.util.find_spec("starlette_auth.passwords.passwords")
     assert spec is not None
     copy = importlib.util.spec_from_file_location(name, spec.origin)
     assert copy is not None

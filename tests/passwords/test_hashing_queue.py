@@ -10,7 +10,7 @@ import pytest
 
 from starlette_auth import Passwords
 from starlette_auth.core.exceptions import HashingBusy
-from starlette_auth.passwords.hashers import PasswordHasher
+from starlette_auth.passwords.hash_format import PasswordHasher
 
 
 class GatedHasher(PasswordHasher):

@@ -31,8 +31,7 @@ from starlette_auth import (
     PBKDF2SHA1PasswordHasher,
     ScryptPasswordHasher,
 )
-from starlette_auth.passwords.hashers import default_hashers
-from starlette_auth.passwords.passwords import MAX_KINDS
+from starlette_auth.passwords.passwords import MAX_KINDS, default_hashers
 
 from ..conftest import PASSWORD, weak_passwords
 

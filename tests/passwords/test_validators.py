@@ -34,6 +34,7 @@ from starlette_auth.cli.build_filter import PasswordList, build_filter
 from starlette_auth.cli.main import main
 from starlette_auth.core.exceptions import ImproperlyConfigured, ValidationError
 from starlette_auth.passwords.bloom_filter import DEFAULT_FILTER, BloomFilter, open_filter
+from starlette_auth.passwords.password_changes import PasswordValidator
 from starlette_auth.passwords.patterns import is_pattern, variants
 from starlette_auth.passwords.pwned import PwnedPasswordsValidator
 from starlette_auth.passwords.validators import (
@@ -42,7 +43,6 @@ from starlette_auth.passwords.validators import (
     MaximumLengthValidator,
     MinimumLengthValidator,
     NumericPasswordValidator,
-    PasswordValidator,
     UserAttributeSimilarityValidator,
     default_validators,
     validate_password,

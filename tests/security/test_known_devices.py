@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 
 from starlette_auth import ActiveSessions, Argon2PasswordHasher, Auth, Passwords, User, UserLoggedIn
 from starlette_auth.features.email_change import EmailChange
-from starlette_auth.passwords.hashers import default_hashers
+from starlette_auth.passwords.passwords import default_hashers
 from starlette_auth.security.known_devices import MAX_USERS
 from starlette_auth.security.reset_tokens import encode_uid
 from starlette_auth.security.throttle import Throttle

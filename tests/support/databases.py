@@ -30,7 +30,7 @@ from starlette_auth import (
 from starlette_auth.core.clock import Clock
 from starlette_auth.database.gateway import Gateway
 from starlette_auth.database.introspection import all_columns, index_names
-from starlette_auth.passwords.hashers import default_hashers
+from starlette_auth.passwords.passwords import default_hashers
 
 from .matrix import BACKENDS, IN_CI, REDIS_URL
 

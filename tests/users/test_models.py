@@ -138,11 +138,12 @@ def test_a_user_who_was_not_read_from_the_database_has_no_permissions() -> None:
     assert User(id=1, username="ann").get_all_permissions() == set()
 
 
-def test_a_permission_is_named_by_app_label_and_codename() -> None:
+def test_groups_and_permissions_have_a_text_for_people() -> None:
     content_type = ContentType(id=1, app_label="polls", model="vote")
-    assert (
-        str(Permission(id=1, codename="add_vote", name="Can add vote", content_type=content_type)) == "polls.add_vote"
-    )
+    permission = Permission(id=1, codename="add_vote", name="Can add vote", content_type=content_type)
+    assert str(permission) == "polls | vote | Can add vote"
+    assert permission.user_perm_str == "polls.add_vote"
+    assert str(Group(id=1, name="editors")) == "editors"
     assert Group(id=1, name="editors") == Group(id=1, name="editors")
 
 

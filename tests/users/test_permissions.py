@@ -37,7 +37,7 @@ async def permissions_of(auth: Auth, user: User) -> set[str]:
 
 async def test_the_model_of_a_permission_is_taken_from_its_codename(auth: Auth) -> None:
     permission = await auth.users.create_permission("polls.add_vote")
-    assert str(permission) == "polls.add_vote"
+    assert permission.user_perm_str == "polls.add_vote"
     assert permission.name == "Add vote"
     assert (permission.content_type.app_label, permission.content_type.model) == ("polls", "vote")
     assert await auth.users.get_permission("polls.add_vote") == permission
@@ -66,7 +66,7 @@ async def test_creating_a_permission_again_returns_the_existing_one(auth: Auth) 
 
 async def test_create_model_permissions_creates_the_four_of_django(auth: Auth) -> None:
     permissions = await auth.users.create_model_permissions("polls", "vote")
-    assert [(str(permission), permission.name) for permission in permissions] == [
+    assert [(permission.user_perm_str, permission.name) for permission in permissions] == [
         ("polls.add_vote", "Can add vote"),
         ("polls.change_vote", "Can change vote"),
         ("polls.delete_vote", "Can delete vote"),
@@ -98,7 +98,7 @@ async def test_20_concurrent_creations_of_a_permission_return_the_same(auth: Aut
 async def test_different_permissions_of_a_new_model_can_be_created_concurrently(auth: Auth) -> None:
     names = [f"polls.{verb}_vote" for verb in ("add", "change", "delete", "view")] * 5
     permissions = await asyncio.gather(*(auth.users.create_permission(name) for name in names))
-    assert [str(permission) for permission in permissions] == names
+    assert [permission.user_perm_str for permission in permissions] == names
     assert len(await auth.gateway.fetch_all(sa.select(auth.tables.content_type))) == 1
 
 

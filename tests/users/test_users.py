@@ -107,7 +107,8 @@ async def test_create_superuser_sets_is_superuser_and_is_staff(auth: Auth) -> No
     user = await auth.users.create_superuser("root", "", PASSWORD)
     assert user.is_staff
     assert user.is_superuser
-    assert not (await auth.users.create_superuser("half", is_staff=False)).is_staff
+    with pytest.raises(ValueError, match="Superuser must have is_staff=True"):
+        await auth.users.create_superuser("half", is_staff=False)
 
 
 async def test_a_user_without_a_password_cannot_log_in_with_a_password(auth: Auth) -> None:
@@ -266,7 +267,7 @@ async def test_a_username_is_compared_exactly(auth: Auth, ann: User, name: str) 
     assert await auth.users.get_by_username("ann") == ann
 
 
-@pytest.mark.parametrize("name", ["ANN", "ann ", "ánn"])
+@pytest.mark.parametrize("name", ["ANN", "ánn"])
 async def test_a_username_that_the_database_treats_as_equal_is_taken(auth: Auth, ann: User, name: str) -> None:
     if has_lax_collation(auth):
         with pytest.raises(AlreadyExists, match=f"called {name!r} already"):

@@ -1,0 +1,78 @@
+"""Which usernames may be chosen, and which could never be entered at a login?"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..core.exceptions import ImproperlyConfigured, ValidationError
+from ..core.text import is_username, visible_characters
+from ..core.translation import gettext
+
+UsernameValidator = Callable[[str], Awaitable[None] | None]
+
+
+class UnicodeUsernameValidator:
+    """Requires letters and digits of any script and @ . + - _, as Django's validator, and none that is invisible.
+
+    It is the default of `User.username_validator`.
+    """
+
+    def __call__(self, username: str) -> None:
+        if not is_username(username):
+            message = gettext(
+                "Enter a valid username. This value may contain only letters, numbers, and @/./+/-/_ characters."
+            )
+            raise ValidationError(message, "invalid")
+
+    def get_help_text(self) -> str:
+        return gettext("Letters, digits and @ . + - _ only.")
+
+
+class ASCIIUsernameValidator(UnicodeUsernameValidator):
+    """Requires the letters A to Z, digits and @ . + - _, as Django's validator.
+
+    No two names of these letters look alike to a reader as a Latin and a Cyrillic one may.
+    """
+
+    def __call__(self, username: str) -> None:
+        if not username.isascii() or not is_username(username):
+            message = gettext(
+                "Enter a valid username. This value may contain only unaccented lowercase a-z and uppercase A-Z letters, "
+                "numbers, and @/./+/-/_ characters."
+            )
+            raise ValidationError(message, "invalid")
+
+    def get_help_text(self) -> str:
+        return gettext("The letters A to Z, digits and @ . + - _ only.")
+
+
+def parse_validator(validator: Any) -> UsernameValidator:
+    """Validates `User.username_validator` and returns it, or the default for None."""
+    if validator is None:
+        return UnicodeUsernameValidator()
+    if isinstance(validator, type) or not callable(validator):
+        name = getattr(validator, "__name__", "ASCIIUsernameValidator")
+        raise ImproperlyConfigured(f"username_validator is called with a name. Write username_validator = {name}().")
+    return validator  # type: ignore[no-any-return]
+
+
+async def validate_username(username: str, validator: UsernameValidator) -> None:
+    """Raises the ValidationError of the validator, which may be a coroutine function, for a name that it refuses."""
+    result = validator(username)
+    if inspect.isawaitable(result):
+        await result
+
+
+def username_help(validator: UsernameValidator) -> str:
+    """Returns what the validator's method `get_help_text` returns; "" if it has none."""
+    get_help_text: Callable[[], str] | None = getattr(validator, "get_help_text", None)
+    return "" if get_help_text is None else get_help_text()
+
+
+def require_username(username: str) -> None:
+    """Raises ValueError for a name with which a user could never log in: the login form accepts no such text."""
+    if not username:
+        raise ValueError("A user needs a username. Pass one that is not empty.")
+    plain = username.replace(" ", "").replace("\x00", "")  # the database refuses a null character
+    if visible_characters(plain) != plain:
+        raise ValueError(f"The username {username!r} contains invisible characters. Remove them.")
