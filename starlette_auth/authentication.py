@@ -13,6 +13,7 @@ from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, PermissionDen
 from .core.translation import gettext
 from .http.content import prefers_json
 from .http.mailed_secrets import has_mailed_secret
+from .http.scope import CLAIMED_USER
 from .http.urls import requested_url
 from .users.models import AnonymousUser, User, set_user
 
@@ -33,7 +34,8 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
     except PermissionDenied:
         pass  # no further backend may be asked
     async with auth.events.transaction(LoginFailed):
-        await auth.events.emit(LoginFailed(credentials=clean_credentials(credentials), request=request))
+        claimed = request.scope.pop(CLAIMED_USER, None)
+        await auth.events.emit(LoginFailed(credentials=clean_credentials(credentials), request=request, user=claimed))
     return None
 
 

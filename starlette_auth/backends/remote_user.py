@@ -71,7 +71,7 @@ class RemoteUserBackend(AuthenticationBackend):
             user = None
         # The proxy names no user any more, or one who may not log in. The user of the session must not stay logged in.
         if session is not None and is_own_login and user is None and (username or not self.persistent):
-            session.flush()
+            await SessionBackend.expire(session, conn, self.users.events, "proxy")
         return user
 
     async def _create(self, conn: HTTPConnection, username: str) -> User | None:

@@ -7,6 +7,7 @@ from starlette.requests import HTTPConnection
 
 from ..core.events import (
     Events,
+    EverybodyLoggedOut,
     PasswordChanged,
     SessionEnded,
     SessionsEnded,
@@ -140,6 +141,18 @@ class UserSessions:
                 await self.devices.revoke_all(user)
         if known is not None:
             await self.devices.remember(known, user)
+        return number
+
+    async def revoke_everybody(self, *, request: HTTPConnection | None = None) -> int:
+        """Ends the sessions of all users and visitors; returns their number. Emits EverybodyLoggedOut.
+
+        Open WebSockets and streamed responses end, too: within a second in this process, within a minute in others.
+        Raises ImproperlyConfigured if the sessions are in cookies: another secret key ends those.
+        """
+        number = await self.store.revoke_everybody()
+        self.store.open_websockets.everybody_changed()
+        async with self.events.transaction(EverybodyLoggedOut):
+            await self.events.emit(EverybodyLoggedOut(number=number, request=request))
         return number
 
     async def check_limit(self, user: User, here: SessionBase | None = None) -> None:

@@ -138,12 +138,12 @@ def _add_sessions(commands: Any, common: argparse.ArgumentParser) -> None:
     verb.add_argument("username")
     verb.set_defaults(command=_list_sessions, ask=_ask_nothing)
 
-    verb = verbs.add_parser("revoke", help="end sessions of a user, by ID or all of them", parents=[common])
-    verb.add_argument("username")
-    selection = verb.add_mutually_exclusive_group(required=True)
-    selection.add_argument("ids", metavar="ID", nargs="*", default=[], help="an ID printed by `sessions list`")
-    selection.add_argument("--all", action="store_true", help="all sessions of the user")
-    verb.set_defaults(command=_revoke_sessions, ask=_ask_nothing)
+    verb = verbs.add_parser("revoke", help="end sessions: some or all of a user, or everybody's", parents=[common])
+    verb.add_argument("username", nargs="?")
+    verb.add_argument("ids", metavar="ID", nargs="*", default=[], help="an ID printed by `sessions list`")
+    verb.add_argument("--all", action="store_true", help="all sessions of the user")
+    verb.add_argument("--everybody", action="store_true", help="all sessions of all users and visitors")
+    verb.set_defaults(command=_revoke_sessions, ask=_check_selection)
 
 
 def _auth(options: argparse.Namespace) -> Auth:
@@ -265,7 +265,22 @@ async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
         print_line(f"{options.username} has no sessions.")
 
 
+def _check_selection(auth: Auth, options: argparse.Namespace) -> None:
+    selections = [bool(options.ids), options.all, options.everybody]
+    if selections.count(True) != 1 or bool(options.username) is options.everybody:
+        raise CommandError(
+            "Say which sessions to end: `sessions revoke USERNAME ID …`, `sessions revoke USERNAME --all` or "
+            "`sessions revoke --everybody`."
+        )
+
+
 async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
+    if options.everybody:
+        # With --database, the site may keep its sessions elsewhere: the store in the message shows it.
+        number, store = await auth.user_sessions.revoke_everybody(), auth.sessions
+        table = f", table {store.table.name}" if store.table is not None else ""
+        print_line(f"Ended all {number} sessions ({type(store).__name__}{table}).")
+        return
     user = await _user(auth, options)
     if options.all:
         print_line(f"Ended {await auth.user_sessions.revoke_all(user)} sessions of {user.username}.")

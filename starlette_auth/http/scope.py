@@ -13,6 +13,8 @@ IDENTIFIED_BY = "starlette_auth.backend"
 IDENTIFIED_USER = "starlette_auth.user"  # as IDENTIFIED_BY found it, if that is not the backend of the session
 NEW_DEVICE = "starlette_auth.device"
 GUARDS = "starlette_auth.guards"  # the tests that the request has passed, for `revalidate`
+IS_LOGGED = "starlette_auth.logged"  # the security log has a line about the refusal of this request
+CLAIMED_USER = "starlette_auth.claimed"  # the user whose name was entered at a login
 IS_CHECK = "starlette_auth.check"  # whether this is the check of a connection that is open already
 
 

@@ -57,13 +57,16 @@ class CSRFMiddleware:
             await self.app(scope, receive, send)
             return
         conn, body = HTTPConnection(scope), Body(receive)
-        with self.auth.override_language(conn):
-            reason = await check(self.auth, conn, body)
-            response = await rejection(self.auth, conn, reason) if reason and scope["type"] == "http" else None
+        reason = await check(self.auth, conn, body)
         if reason is None:
             await self.app(scope, body.replay, send)
-        elif response is None:
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            return
+        self.auth.security_log.refused(conn, f"CSRF: {reason}")
+        with self.auth.override_language(conn):
+            message = gettext(reason)
+            response = await rejection(self.auth, conn, message) if scope["type"] == "http" else None
+        if response is None:
+            await send({"type": "websocket.close", "code": 1008, "reason": message})
         else:
             await response(scope, receive, send)
 
@@ -120,7 +123,7 @@ class Body:
 
 
 async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
-    """Returns why the request is rejected, as a message for the visitor; None if it may pass."""
+    """Returns why the request is rejected, as a message in English, for the log; None if it may pass."""
     is_own = auth.site.is_own_request(conn)
     if is_own is False:
         return cross_site_message()

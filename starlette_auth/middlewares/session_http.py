@@ -220,7 +220,7 @@ class SessionResponder(OpenConnection):
             return
         headers = response_headers(message)
         if session.edit_headers is not None:
-            session.edit_headers(headers)
+            session.edit_headers(headers, message.get("status", 200))
         if set_cookie is not None:
             headers.append(set_cookie)
             set_header(headers, "Cache-Control", "no-store")
@@ -306,6 +306,8 @@ class SessionResponder(OpenConnection):
         self.is_replaced = True
         auth, headers = self.scope.get(SCOPE_KEY), {"Cache-Control": "no-store", "Vary": "Cookie"}
         status = status_code_for(error)
+        if status == 403 and auth is not None:
+            auth.security_log.refused(HTTPConnection(self.scope), "too many sessions")
         if status == 503:
             headers["Retry-After"] = RETRY_AFTER
         with auth.override_language(HTTPConnection(self.scope)) if auth is not None else contextlib.nullcontext():

@@ -287,7 +287,7 @@ class Throttle:
             ):
                 await self._refund(hits)
                 row = await self.gateway.fetch_one(self._until, key=key)
-                raise throttled(row["until"] - latest if row is not None else 0)
+                raise throttled(row["until"] - latest if row is not None else 0, action)
             hits.append(_Hit(action, rate, key))
         return hits
 

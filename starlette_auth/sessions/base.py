@@ -35,8 +35,8 @@ class SessionBase(dict[str, Any]):
     expire_at_browser_close = False
     limit: SessionLimit | None = None
     after_save: Admission | None = None
-    #: Edits the headers of the response; set by other middleware.
-    edit_headers: Callable[[list[tuple[bytes, bytes]]], None] | None = None
+    #: Edits the headers of the response, given its status; set by other middleware.
+    edit_headers: Callable[[list[tuple[bytes, bytes]], int], None] | None = None
     #: Says why an open connection must be closed; set by AuthenticationMiddleware.
     revalidate: Callable[..., Awaitable[str | None]] | None = None
     address = ""

@@ -120,6 +120,10 @@ class CachedStore(SessionStore):
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         return await self.store.revoke_all(user_id, keep=keep)
 
+    async def revoke_everybody(self) -> int:
+        """Deletes all sessions. The cached sessions of anonymous visitors end within 60 seconds."""
+        return await self.store.revoke_everybody()
+
     async def close(self) -> None:
         await self.redis.close()
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -169,6 +170,25 @@ class RedisStore(SessionStore):
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         return await self._run(REVOKE, [], user_id, keep, 0)
+
+    async def revoke_everybody(self) -> int:
+        """Deletes all sessions, and then the indexes of their users. Other data in Redis stays."""
+        number = 0
+        # Repeated until no session is left: a session that got a new key during the scan may have been missed.
+        while deleted := await self._delete_below(self._session):
+            number += deleted
+        await self._delete_below(self._user)
+        return number
+
+    async def _delete_below(self, prefix: str) -> int:
+        pattern, number = re.sub(r"([*?\[\]\\^-])", r"\\\1", prefix) + "*", 0
+
+        async def names() -> list[str]:
+            return [name async for name in self.redis.client.scan_iter(pattern, count=1000)]
+
+        for name in await self.redis.execute(names()):
+            number += await self.redis.execute(self.redis.client.unlink(name))
+        return number
 
     async def close(self) -> None:
         await self.redis.close()
