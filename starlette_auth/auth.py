@@ -32,7 +32,7 @@ from .http.headers import add_security_headers
 from .http.proxies import TrustedProxies
 from .http.scope import SCOPE_KEY
 from .http.site import Site
-from .http.urls import RedirectTargets, find_url_path, url_path_for
+from .http.urls import RedirectTargets, connection_to, find_url_path, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -232,6 +232,13 @@ class Auth:
         )
         if given.notices:
             self.notices.subscribe(self.events)
+        self.users.send_reset = self._send_reset
+        self.app: Any = None  # the application that `lifespan` started
+
+    async def _send_reset(self, user: User, request: HTTPConnection | None, app: Any) -> None:
+        conn = request if request is not None else connection_to(app if app is not None else self.app)
+        with self.override_language(conn):
+            await self.account_mailer.send_reset(conn, user, self.reset_tokens)
 
     def _set_up_pages(self, given: Settings) -> None:
         self.csrf, self.csrf_tokens = parse_mode(given.csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket
 
 from .auth import get_auth
 from .authentication import redirect_to_login
+from .core.arguments import as_texts
 from .core.exceptions import ImproperlyConfigured, Refused
 from .core.functions import is_async, layers, record_decoration
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
@@ -126,7 +127,9 @@ def permission_required(
     """
     if callable(perm):
         raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
-    perms = [perm] if isinstance(perm, str) else list(perm)
+    perms = (
+        [perm] if isinstance(perm, str) else as_texts(perm, "perm", 'Pass "polls.add_vote", or a list of such names.')
+    )
     if not perms:
         raise ImproperlyConfigured(
             "An empty list of permissions would allow every user. Name a permission, or use login_required."

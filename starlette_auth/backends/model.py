@@ -12,6 +12,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import as_texts
 from ..core.events import Events, LoginsBlocked, PasswordChanged, PasswordRefused, TooManyAttempts, UserCreated
 from ..core.exceptions import ImproperlyConfigured, Throttled, TooManyFailures
 from ..http.proxies import TrustedProxies, client_network
@@ -35,15 +36,15 @@ class ModelBackend(AuthenticationBackend):
     def __init__(
         self, users: Users[Any], *, login_fields: Sequence[str] = ("username",), throttle: "LoginThrottle | None" = None
     ) -> None:
-        if not login_fields or set(login_fields) - {"username", "email"}:
-            raise ImproperlyConfigured(
-                f'login_fields={login_fields!r} is not known. Pass ("username",), ("email",) or ("username", "email").'
-            )
+        fix = 'Pass ("username",), ("email",) or ("username", "email").'
+        login_fields = tuple(as_texts(login_fields, "login_fields", fix))
+        if not login_fields or set(login_fields) - {"username", "email"} or len(set(login_fields)) < len(login_fields):
+            raise ImproperlyConfigured(f"login_fields={login_fields!r} is not known. {fix}")
         if "email" in login_fields:
             # An attacker takes the address of another user, who could not log in any more: two accounts have it.
             users.tables.require_unique_email()
         self.users = users
-        self.login_fields = tuple(login_fields)
+        self.login_fields = login_fields
         self.throttle = throttle
         if throttle is not None:
             throttle.throttle.find_names = self._find_names

@@ -5,6 +5,7 @@ from typing import Literal
 
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_integer
 from ..core.events import (
     Events,
     EverybodyLoggedOut,
@@ -48,9 +49,11 @@ class UserSessions:
     ) -> None:
         if when_full not in ("drop_oldest", "reject"):
             raise ImproperlyConfigured(f'when_full={when_full!r} is not known. Use "drop_oldest" or "reject".')
-        if max_sessions is not None and (max_sessions < 1 or not store.supports_user_lookup):
+        if max_sessions is not None:
+            require_integer(max_sessions, "max_sessions")
+        if max_sessions is not None and not store.supports_user_lookup:
             raise ImproperlyConfigured(
-                "max_sessions must be at least 1, and needs a store that can list the sessions of a user. "
+                "max_sessions needs a store that can list the sessions of a user. "
                 "Use DatabaseStore, RedisStore or CachedStore."
             )
         self.store = store

@@ -1,7 +1,10 @@
 """Is an argument of the right kind? Checks of settings, whose messages end with the fix."""
 
+import asyncio
 import math
 from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from .exceptions import ImproperlyConfigured
@@ -81,6 +84,29 @@ def as_texts(values: Any, name: str, fix: str) -> list[str]:
         if not isinstance(text, str) or not text.strip():
             raise ImproperlyConfigured(f"{name} contains {describe(text) if text else repr(text)}. {fix}")
     return texts
+
+
+def as_folders(values: Any, name: str, fix: str) -> list[Any]:
+    """Returns the folders of a list. Raises ImproperlyConfigured if one is neither text nor a path.
+
+    It also raises if one does not exist, unless an event loop runs, which must not wait for the disk.
+    """
+    folders = as_list(None if isinstance(values, PathLike) else values, name, fix)
+    for folder in folders:
+        require_instance(folder, (str, PathLike), f"An item of {name}", fix)
+    if asyncio._get_running_loop() is None:
+        require_folders(folders, name)
+    return folders
+
+
+def require_folders(folders: Iterable[Any], name: str) -> None:
+    """Raises ImproperlyConfigured for a folder that does not exist: its files would be missing without a word."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ImproperlyConfigured(
+                f"The folder {folder} in {name} does not exist, seen from {Path.cwd()}. Create it, or pass an absolute "
+                'path, such as Path(__file__).parent / "templates".'
+            )
 
 
 def as_instances(values: Any, kind: type, name: str, fix: str) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from .exceptions import ImproperlyConfigured
+from .arguments import as_folders
 from .translation import gettext, ngettext
 
 PACKAGE = Path(__file__).parent.parent
@@ -22,9 +22,7 @@ class Templates:
     """Finds and renders Jinja templates: first in the application's directories, then in the built-in one."""
 
     def __init__(self, directories: Sequence[str | PathLike[str]] = ()) -> None:
-        if isinstance(directories, str):
-            raise ImproperlyConfigured('templates is a list. Pass templates=["templates"].')
-        self._directories = [*directories]
+        self._directories = as_folders(directories, "templates", 'Pass templates=["templates"].')
         self._loaded: set[str] = set()
 
     @functools.cached_property

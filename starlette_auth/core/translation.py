@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from os import PathLike
 from pathlib import Path
 
+from .arguments import as_folders, as_texts
 from .clock import DAY, HOUR, MINUTE
 from .exceptions import ImproperlyConfigured
 
@@ -38,9 +39,11 @@ class Languages:
     """
 
     def __init__(self, tags: Sequence[str] = ("en",), directories: Sequence[str | PathLike[str]] = ()) -> None:
-        if isinstance(tags, str) or not tags:
-            raise ImproperlyConfigured('languages is a list, the default first. Pass languages=["en", "de"].')
-        self.all: Mapping[str, Language] = {tag.lower(): _load(tag, directories) for tag in tags}
+        names = as_texts(tags, "languages", fix := 'Pass the default language first, as in languages=["en", "de"].')
+        if not names:
+            raise ImproperlyConfigured(f"languages is empty. {fix}")
+        folders = as_folders(directories, "locale_dirs", 'Pass locale_dirs=["locale"].')
+        self.all: Mapping[str, Language] = {tag.lower(): _load(tag, folders) for tag in names}
         self.default = next(iter(self.all.values()))
 
     def negotiate(self, accept: str) -> Language:

@@ -12,6 +12,7 @@ from databases import Database
 from databases.core import Connection
 from databases.interfaces import ConnectionBackend
 
+from ..core.arguments import require_instance
 from ..core.concurrency import PerLoop, run_to_completion
 from ..core.exceptions import ImproperlyConfigured
 from .commit_hooks import CommitHooks
@@ -50,6 +51,7 @@ class Gateway(CommitHooks):
     @classmethod
     def of(cls, database: Database) -> "Gateway":
         """Returns the gateway of a database: one object per database, because the write lock must be shared."""
+        require_instance(database, Database, "database", "Pass Database(url), from the package `databases`.")
         gateway: Gateway | None = vars(database).get("_starlette_auth")
         if gateway is None:
             gateway = vars(database)["_starlette_auth"] = cls(database)

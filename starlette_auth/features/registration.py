@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
+from ..core.arguments import require_integer
 from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
 from ..core.signing import salted_hmac
 from ..core.text import ascii_lower, is_username, normalize_email, normalize_username
@@ -52,9 +53,8 @@ class Registration(Feature):
             raise ImproperlyConfigured(
                 'Without a username, verify="after" would reveal which addresses are taken. Use verify="before".'
             )
-        self.fields = tuple(fields)
-        self.verify = verify if "email" in fields else ""
-        self.max_age = max_age
+        require_integer(max_age, "max_age")
+        self.fields, self.verify, self.max_age = tuple(fields), verify if "email" in fields else "", max_age
 
     def attach(self, auth: Auth) -> None:
         self.auth = auth

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from starlette.types import Scope
 
+from ..core.arguments import as_texts
 from ..core.exceptions import ImproperlyConfigured
 
 SCOPE_KEY = "starlette_auth"
@@ -29,9 +30,10 @@ def parse_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
 
     A wrong prefix, such as "/" or "", would exclude every path. It raises ImproperlyConfigured.
     """
-    if isinstance(exclude, str) or not all(prefix.startswith("/") and len(prefix) > 1 for prefix in exclude):
-        raise ImproperlyConfigured('exclude is a list of paths that start with a slash. Pass exclude=("/static",).')
-    return tuple(exclude)
+    prefixes = as_texts(exclude, "exclude", fix := 'Pass paths that start with a slash, as in exclude=("/static",).')
+    if not all(prefix.startswith("/") and len(prefix) > 1 for prefix in prefixes):
+        raise ImproperlyConfigured(f"exclude contains a text that is not a path. {fix}")
+    return tuple(prefixes)
 
 
 def is_below(scope: Scope, prefixes: Iterable[str]) -> bool:

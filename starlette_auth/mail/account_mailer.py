@@ -9,11 +9,13 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_text
 from ..core.clock import Clock, utc_now
 from ..core.exceptions import ImproperlyConfigured
 from ..core.templating import Templates
-from ..core.translation import current_language
+from ..core.translation import current_language, format_duration
 from ..http.urls import parse_base_url
+from ..security.reset_tokens import ResetTokens, encode_uid
 from .messages import build_message
 from .queue import MailQueue
 
@@ -47,6 +49,8 @@ class AccountMailer:
     ) -> None:
         self.templates = templates
         self.queue = queue
+        require_text(site_name, "site_name", 'Pass site_name="Shop".')
+        require_text(from_email, "from_email", 'Pass from_email="Shop <accounts@shop.example>".')
         self.base_url = parse_base_url(base_url) if base_url is not None else None
         host = urlsplit(self.base_url or "").hostname or "localhost"
         self.site_name = site_name or host
@@ -96,6 +100,17 @@ class AccountMailer:
             return mail
 
         self.enqueue_from(find)
+
+    async def reset_mail(self, conn: HTTPConnection, user: Any, tokens: ResetTokens) -> TemplateMail:
+        """Returns the mail with a new reset link for a user."""
+        link = self.link(conn, "password_reset_confirm", uidb64=encode_uid(user), token=await tokens.make(user))
+        context = {"user": user, "link": link, "valid_for": format_duration(tokens.max_age)}
+        return TemplateMail(to=user.email, name="password_reset", context=context)
+
+    async def send_reset(self, conn: HTTPConnection, user: Any, tokens: ResetTokens) -> None:
+        """Sends a reset link at once, for an administrator. Raises Unavailable if the mail server does not take it."""
+        self.require_configured()
+        await self.queue.send(await self._render(await self.reset_mail(conn, user, tokens)))
 
     async def _render(self, mail: TemplateMail) -> EmailMessage:
         language = current_language()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from email.message import EmailMessage
 
 from ..core.concurrency import PerLoop
-from ..core.exceptions import ImproperlyConfigured
+from ..core.exceptions import ImproperlyConfigured, Unavailable
 from .mailers import Mailer
 from .messages import CONTROL
 
@@ -53,6 +53,17 @@ class MailQueue:
         task = asyncio.create_task(self._deliver(queue, self.mailer, make))
         queue.tasks.add(task)
         task.add_done_callback(queue.finished)
+
+    async def send(self, message: EmailMessage) -> None:
+        """Sends a message without the queue. Raises Unavailable if that fails."""
+        if self.mailer is None:
+            raise ImproperlyConfigured('There is no mailer. Pass Auth(mailer=SMTPMailer("smtp.example")).')
+        try:
+            async with asyncio.timeout(LONGEST_SENDING):
+                await self.mailer.send(message)
+        except Exception as error:
+            # Without the cause: it may quote the message, whose link lets its reader in.
+            raise Unavailable(f"The mail could not be sent: {_error_text(error)}. Check the mail server.") from None
 
     async def drain(self, timeout: float = 10) -> None:  # noqa: ASYNC109 (only late mails are cancelled)
         """Sends all queued mails of this event loop without delay.

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
 from ..backends.session import SessionBackend, session_of
+from ..core.arguments import require_instance
 from ..core.exceptions import ImproperlyConfigured, Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.proxies import client_network
@@ -30,13 +31,17 @@ from .revalidation import revalidate
 from .route_check import check_routes
 from .session_http import START_MESSAGES
 
+MISSING: Any = None
 REFUSALS = (403, 429)  # status codes
 
 
 class AuthenticationMiddleware:
     """Sets `request.user`: asks the backends in turn which user the request is from."""
 
-    def __init__(self, app: ASGIApp, auth: Auth, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, auth: Auth = MISSING, exclude: Sequence[str] = ()) -> None:
+        require_instance(
+            auth, Auth, "The auth of AuthenticationMiddleware", "Write Middleware(AuthenticationMiddleware, auth=auth)."
+        )
         self.app = app
         self.auth = auth
         self.exclude = parse_prefixes(exclude)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
 from ..context_processors import template_context
+from ..core.arguments import require_instance
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
 from ..http.content import FORMS, content_type, is_utf8, sent_json
@@ -19,6 +20,7 @@ from ..http.scope import IDENTIFIED_BY, SCOPE_KEY
 from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import FIELD, HEADER
 
+MISSING: Any = None
 MAX_BODY = 1024 * 1024
 BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
 
@@ -36,7 +38,8 @@ class CSRFMiddleware:
     cookies too. A request with `Authorization: Bearer`, or to an endpoint marked with `csrf_exempt`, is not checked.
     """
 
-    def __init__(self, app: ASGIApp, auth: Auth) -> None:
+    def __init__(self, app: ASGIApp, auth: Auth = MISSING) -> None:
+        require_instance(auth, Auth, "The auth of CSRFMiddleware", "Write Middleware(CSRFMiddleware, auth=auth).")
         self.app = app
         self.auth = auth
 

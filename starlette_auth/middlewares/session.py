@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..core.arguments import require_instance
 from ..core.clock import Clock
 from ..http.cookies import Cookie
 from ..http.mailed_secrets import call_without_secret, has_mailed_secret
@@ -12,6 +14,12 @@ from ..http.scope import is_below, parse_prefixes
 from ..sessions.store import SessionStore
 from .session_http import SessionResponder
 from .session_websocket import WebSocketSessionResponder
+
+MISSING: Any = None
+FIX = (
+    "Pass middleware=middleware(auth) to your app, or write Middleware(SessionMiddleware, store=auth.sessions, "
+    "cookie=auth.cookie)."
+)
 
 
 class SessionMiddleware:
@@ -23,11 +31,14 @@ class SessionMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        store: SessionStore,
+        store: SessionStore = MISSING,
         cookie: Cookie | None = None,
         exclude: Sequence[str] = (),
         clock: Clock = time.time,
     ) -> None:
+        require_instance(store, SessionStore, "The store of SessionMiddleware", FIX)
+        if cookie is not None:
+            require_instance(cookie, Cookie, "The cookie of SessionMiddleware", "Pass cookie=auth.cookie.")
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import argon2
 
+from ..core.arguments import require_integer
 from ..core.exceptions import ImproperlyConfigured
 from ..core.text import require_text
 
@@ -66,6 +67,11 @@ def _check_cost(encoded: str, **costs: tuple[int, int]) -> None:
             )
 
 
+def _check_parameters(**numbers: int) -> None:
+    for name, number in numbers.items():
+        require_integer(number, name)
+
+
 def _to_bytes(password: str) -> bytes:
     require_text(password, "password")
     return password.encode()
@@ -90,6 +96,9 @@ class Argon2PasswordHasher:
         max_parallelism: int = 64,
     ) -> None:
         """Sets the parameters: `time_cost` passes, `memory_cost` KiB and `parallelism` lanes."""
+        _check_parameters(time_cost=time_cost, parallelism=parallelism)
+        require_integer(memory_cost, "memory_cost", minimum=8 * parallelism)  # RFC 9106 §3.1
+        _check_parameters(max_memory_cost=max_memory_cost, max_work=max_work, max_parallelism=max_parallelism)
         self.max_memory_cost = max(max_memory_cost, memory_cost)
         self.max_work = max(max_work, time_cost * memory_cost)
         self.max_parallelism = max(max_parallelism, parallelism)
@@ -136,6 +145,7 @@ class PBKDF2PasswordHasher:
     digest = "sha256"
 
     def __init__(self, *, iterations: int = 1_000_000, max_iterations: int = 10_000_000) -> None:
+        _check_parameters(iterations=iterations, max_iterations=max_iterations)
         self.iterations = iterations
         self.max_iterations = max(max_iterations, iterations)
 
@@ -179,6 +189,10 @@ class ScryptPasswordHasher:
         max_memory: int = 256 * 1024 * 1024,
         max_work: int = 2**22,
     ) -> None:
+        _check_parameters(block_size=block_size, parallelism=parallelism, max_memory=max_memory, max_work=max_work)
+        require_integer(work_factor, "work_factor", minimum=2)
+        if work_factor & (work_factor - 1):
+            raise ImproperlyConfigured(f"work_factor is {work_factor}. Pass a power of two, such as 2**14.")
         self.parameters = (work_factor, block_size, parallelism)
         self.max_memory = max(max_memory, _scrypt_memory(*self.parameters))
         self.max_work = max(max_work, work_factor * block_size * parallelism)
@@ -218,6 +232,8 @@ class BCryptSHA256PasswordHasher:
     def __init__(self, *, rounds: int = 12, max_rounds: int = 15) -> None:
         if not has_bcrypt():
             raise ImproperlyConfigured(f"bcrypt is missing. {GET_BCRYPT}")
+        require_integer(rounds, "rounds", minimum=4, maximum=31)
+        require_integer(max_rounds, "max_rounds", minimum=4, maximum=31)
         self.rounds = rounds
         self.max_rounds = max(max_rounds, rounds)
         self._bcrypt: Any = importlib.import_module("bcrypt")

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
+from ..core.arguments import as_list, require_bool, require_integer, require_methods
 from ..core.text import has_lone_surrogate, require_text
 from .hashers import BUILT_IN, GET_BCRYPT, HashTooExpensive, PasswordHasher, default_hashers, has_bcrypt
 from .hashing_queue import HashingQueue, hashing_for
 
 logger = logging.getLogger("starlette_auth")
 MAX_PASSWORD_LENGTH = 1024
+HASHERS = "Pass objects, as in Passwords([Argon2PasswordHasher(), PBKDF2PasswordHasher()])."
 UNUSABLE = "!"
 TIMING_MARGIN = 1.25
 MAX_DELAY = 2.0  # seconds
@@ -54,6 +56,13 @@ class Passwords:
         threads: int | None = None,
         max_waiting: int | None = None,
     ) -> None:
+        require_bool(upgrade, "upgrade")
+        for name, number in {"threads": threads, "max_waiting": max_waiting}.items():
+            if number is not None:
+                require_integer(number, name, minimum=0 if name == "max_waiting" else 1)
+        hashers = as_list(hashers, "hashers", HASHERS)
+        for hasher in hashers:
+            require_methods(hasher, ("encode", "verify", "must_update"), "An item of hashers", HASHERS)
         self.upgrade = upgrade
         self.hashers: dict[str, PasswordHasher] = {}  # the first hasher of each algorithm
         self._further_hashers: dict[str, list[PasswordHasher]] = {}  # the others, by algorithm

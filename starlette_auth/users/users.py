@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
-from ..core.exceptions import DoesNotExist, HashingBusy, IntegrityError
+from ..core.exceptions import DoesNotExist, HashingBusy, ImproperlyConfigured, IntegrityError
 from ..core.text import normalize_email, normalize_username, require_text
 from ..database.columns import column_defaults
 from ..database.gateway import Gateway
@@ -47,6 +47,8 @@ class Users(UserQueries[U], GroupsAndPermissions):
         self._unique = UniqueNames(gateway, tables, keys_by_email=self._keys_by_email, clock=clock)
         self.passwords = passwords
         self.events = events
+        #: Sends a reset mail, given the user, a request and an application; set by `Auth`.
+        self.send_reset: Callable[[User, HTTPConnection | None, Any], Awaitable[None]] | None = None
         self._updates: dict[tuple[object, ...], Statement] = {}
 
     async def with_perm(self, perm: str, *, is_active: bool | None = True, include_superusers: bool = True) -> list[U]:
@@ -172,6 +174,22 @@ class Users(UserQueries[U], GroupsAndPermissions):
                 return False
             await self.events.emit(PasswordChanged(user=user, request=request, by_reset=by_reset))
         return True
+
+    async def send_password_reset(self, user: User, *, request: HTTPConnection | None = None, app: Any = None) -> None:
+        """Mails a user the link with which they choose a new password; also to a new user, who has none yet.
+
+        The link leads to the page `password_reset_confirm` of the application of `request`, or else of `app`, which is
+        by default the application that `lifespan(auth)` started. The mail is sent at once. Raises Unavailable if the
+        mail server does not take it, ValueError for an inactive user or one without an address, and
+        ImproperlyConfigured without a mailer, a base URL or that page.
+        """
+        if not user.is_active or not user.email:
+            raise ValueError(
+                f"{user.username!r} is inactive or has no e-mail address. Set is_active and email with update() first."
+            )
+        if self.send_reset is None:
+            raise ImproperlyConfigured("These Users belong to no Auth, which sends mail. Use auth.users.")
+        await self.send_reset(user, request, app)
 
     async def check_password(self, user: User, raw: str) -> bool:
         """Returns whether this is the user's password. If so, a weak hash is replaced by a new one."""
