@@ -18,6 +18,7 @@ from .backends.permissions import BackendPermissions
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions, WhenFull
 from .core.arguments import as_instances
+from .core.awaiting import must_be_awaited
 from .core.clock import Clock
 from .core.events import Events, PasswordCheckUnavailable
 from .core.exceptions import ImproperlyConfigured, ValidationError
@@ -259,6 +260,7 @@ class Auth:
             feature.attach(self)
         self._claim = claim_tables(self.gateway, self.tables, self.sessions)
 
+    @must_be_awaited
     async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
         """Returns whether a user has a permission, on one object if `obj` is given. Asks the backends, and waits."""
         return await self.backend_permissions.has_perm(user, perm, obj)

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..auth import Auth
 from ..backends.session import SessionBackend, session_of
 from ..core.arguments import require_instance
+from ..core.awaiting import UNAWAITED
 from ..core.exceptions import ImproperlyConfigured, Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.proxies import client_network
@@ -157,6 +158,9 @@ class AuthenticationMiddleware:
             max_age = None if cookie.expire_at_browser_close else cookie.max_age
             headers.append(cookie.header(scope, scope.pop(NEW_CSRF_SECRET), max_age))
             set_header(headers, "Cache-Control", "no-store")
+        if UNAWAITED in scope:
+            # The application took a logout for done. The response must not say so.
+            raise ImproperlyConfigured(scope.pop(UNAWAITED))
         if status in REFUSALS:
             self.auth.security_log.refused(HTTPConnection(scope), f"status {status}")
         scope.update(outer)

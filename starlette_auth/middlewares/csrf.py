@@ -21,6 +21,8 @@ from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import FIELD, HEADER
 
 MISSING: Any = None
+#: For the log: what a programmer may have forgotten.
+HINT = " The form needs {{ csrf_input }}, and its Jinja2Templates context_processors=[auth_context]."
 MAX_BODY = 1024 * 1024
 BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
 
@@ -64,7 +66,8 @@ class CSRFMiddleware:
         if reason is None:
             await self.app(scope, body.replay, send)
             return
-        self.auth.security_log.refused(conn, f"CSRF: {reason}")
+        hint = HINT if reason == missing_token_message() else ""
+        self.auth.security_log.refused(conn, f"CSRF: {reason}{hint}")
         with self.auth.override_language(conn):
             message = gettext(reason)
             response = await rejection(self.auth, conn, message) if scope["type"] == "http" else None
@@ -145,7 +148,7 @@ async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
     if token is None and sent_json(conn):
         return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
     if token is None:
-        return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
+        return missing_token_message()
     if not auth.csrf_tokens.is_valid(conn, token):
         return gettext("This form is too old. Go back, load the page again, and send it once more.")
     return None
@@ -161,6 +164,10 @@ async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
         response = HTMLResponse(page, 403)
     auth.add_security_headers(response)
     return response
+
+
+def missing_token_message() -> str:
+    return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
 
 
 def cross_site_message() -> str:

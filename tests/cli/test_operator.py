@@ -150,7 +150,9 @@ def test_the_command_sends_a_reset(
 
 
 async def _set_email(auth: Auth, email: str) -> None:
-    await auth.users.update(await auth.users.get_by_username("ann"), email=email)
+    ann = await auth.users.get_by_username("ann")
+    assert ann is not None
+    await auth.users.update(ann, email=email)
 
 
 def test_a_name_without_an_account_can_be_unlocked(file_url: str, capsys: pytest.CaptureFixture[str]) -> None:
