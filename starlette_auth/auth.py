@@ -42,7 +42,7 @@ from .passwords.passwords import Passwords
 from .passwords.validators import PasswordValidator, build_validators, validate_password
 from .security.csrf_tokens import CSRFMode, parse_mode
 from .security.known_devices import KnownDevices
-from .security.reset_tokens import ResetTokens
+from .security.reset_tokens import ResetTokens, make_reset_link
 from .security.security_log import SecurityLog
 from .security.table_claims import claim_tables
 from .security.throttle import Throttle
@@ -189,7 +189,7 @@ class Auth:
     def _build_backends(self, given: Settings) -> None:
         """Builds the backends, and the throttle that protects their accounts."""
         self.proxies = TrustedProxies(given.trusted_proxies)
-        self.security_log = SecurityLog(self.keys, self.proxies)
+        self.security_log = SecurityLog(self.keys, self.proxies, namespace=self.tables.namespace)
         self.security_log.subscribe(self.events)
         self.throttle = Throttle(
             self.gateway,
@@ -239,7 +239,9 @@ class Auth:
     async def _send_reset(self, user: User, request: HTTPConnection | None, app: Any) -> None:
         conn = request if request is not None else connection_to(app if app is not None else self.app)
         with self.override_language(conn):
-            await self.account_mailer.send_reset(conn, user, self.reset_tokens)
+            self.account_mailer.require_configured()
+            link = await make_reset_link(self.reset_tokens, user)
+            await self.account_mailer.send(self.account_mailer.reset_mail(conn, user, link, self.reset_tokens.max_age))
 
     def _set_up_pages(self, given: Settings) -> None:
         self.csrf, self.csrf_tokens = parse_mode(given.csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)

@@ -36,7 +36,7 @@ async def authenticate(request: HTTPConnection, **credentials: Any) -> User | No
     except PermissionDenied:
         pass  # no further backend may be asked
     async with auth.events.transaction(LoginFailed):
-        claimed = request.scope.pop(CLAIMED_USER, None)
+        claimed = request.scope.pop(CLAIMED_USER, None) if request is not None else None
         await auth.events.emit(LoginFailed(credentials=clean_credentials(credentials), request=request, user=claimed))
     return None
 

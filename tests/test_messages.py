@@ -139,11 +139,19 @@ async def test_calls_that_are_awaited_in_other_ways_work(auth: Auth, ann: User) 
         allowed, user = await asyncio.gather(
             auth.has_perm(ann, "a.b"), authenticate(request, username="ann", password=PASSWORD)
         )
-        return JSONResponse([allowed, user == ann], background=BackgroundTask(auth.has_perm, ann, "a.b"))
+        return JSONResponse([allowed, user == ann])
 
-    async with client_of(make_app(auth, Route("/own", in_a_task, methods=["POST"])), headers=SITE) as client:
+    async def afterwards(request: Request) -> Response:
+        return JSONResponse({}, background=BackgroundTask(login, request, ann))
+
+    endpoints = {"/own": in_a_task, "/afterwards": afterwards}
+    app = make_app(auth, *(Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()))
+    async with client_of(app, headers=SITE) as client:
         assert (await client.post("/own")).json() == [False, True]
         assert (await client.get("/members")).status_code == 200
+        before = (await auth.users.get(ann.id)).last_login  # type: ignore[union-attr]
+        await client.post("/afterwards")
+        assert (await auth.users.get(ann.id)).last_login > before  # type: ignore[union-attr]
     call = auth.has_perm(ann, "a.b")
     call.close()
 

@@ -115,7 +115,7 @@ WRONG: dict[str, list[Any]] = {
     "login_url": [None, "", 5, ["login"]],
     "login_redirect_url": [None, "", 5],
     "logout_redirect_url": [None, "", 5],
-    "next_hosts": ["shop.example", ["https://shop.example"], ["*"], ["*.shop.example"], [None], [""], None, ["a/b"]],
+    "next_hosts": ["shop.example", ["https://shop.example"], ["*"], [None], [""], None, ["a/b"]],
     "csrf": ["off", None, True, []],
     "mailer": [CollectingMailer, "smtp://host", 5, object()],
     "base_url": ["shop.example", "https://shop.example/path", 5, b"https://shop.example", "", "ftp://a.example"],

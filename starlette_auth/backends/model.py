@@ -58,7 +58,8 @@ class ModelBackend(AuthenticationBackend):
             username = ""
         started_at = time.perf_counter()
         user = await self._find(username)
-        conn.scope[CLAIMED_USER] = user
+        if conn is not None:
+            conn.scope[CLAIMED_USER] = user
         try:
             return user if await self._check(conn, user, password, username=username) else None
         except HTTPException as error:

@@ -1,6 +1,8 @@
 """Calls that do nothing until they are awaited: `logout(request)` without `await` is reported, and does not pass."""
 
+import asyncio
 import functools
+import inspect
 import logging
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar
@@ -25,7 +27,16 @@ def must_be_awaited(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P
     def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return PendingCall(function.__name__, functools.partial(function, *args, **kwargs))
 
+    _mark_as_async(call)
     return call
+
+
+def _mark_as_async(function: Any) -> None:
+    """Lets frameworks see that a function is async, as for BackgroundTask(logout, request): they would use a thread."""
+    if hasattr(inspect, "markcoroutinefunction"):
+        inspect.markcoroutinefunction(function)
+    else:  # Python 3.11
+        function._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
 
 class PendingCall(Coroutine[Any, Any, R]):

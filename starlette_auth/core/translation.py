@@ -14,6 +14,7 @@ from .clock import DAY, HOUR, MINUTE
 from .exceptions import ImproperlyConfigured
 
 DOMAIN = "starlette_auth"
+LANGUAGES = 'Pass languages=["en", "de"].'
 BUILT_IN = Path(__file__).parent / "locale"
 RIGHT_TO_LEFT = frozenset(("ar", "ckb", "dv", "fa", "he", "ks", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"))
 
@@ -39,9 +40,9 @@ class Languages:
     """
 
     def __init__(self, tags: Sequence[str] = ("en",), directories: Sequence[str | PathLike[str]] = ()) -> None:
-        names = as_texts(tags, "languages", fix := 'Pass the default language first, as in languages=["en", "de"].')
+        names = as_texts(tags if tags and not isinstance(tags, str) else (), "languages", fix := LANGUAGES)
         if not names:
-            raise ImproperlyConfigured(f"languages is empty. {fix}")
+            raise ImproperlyConfigured(f"languages is a list, the default first. {fix}")
         folders = as_folders(directories, "locale_dirs", 'Pass locale_dirs=["locale"].')
         self.all: Mapping[str, Language] = {tag.lower(): _load(tag, folders) for tag in names}
         self.default = next(iter(self.all.values()))

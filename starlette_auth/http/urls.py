@@ -92,10 +92,9 @@ def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     """Validates the setting `next_hosts` and returns it as a tuple."""
     names = as_texts(hosts, "next_hosts", fix := 'Pass hosts, with the port if it is another, as in ["shop.example"].')
     for name in names:
-        if not HOST.fullmatch(name):
-            raise ImproperlyConfigured(
-                f"next_hosts contains {name!r}, which is not a host: schemes, paths and wildcards are not supported. {fix}"
-            )
+        # A wildcard counts only in the header Content-Security-Policy, which allows the redirect after a form.
+        if not HOST.fullmatch(name.removeprefix("*.")):
+            raise ImproperlyConfigured(f"next_hosts contains {name!r}, which is not a host. {fix}")
     return tuple(names)
 
 

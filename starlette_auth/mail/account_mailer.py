@@ -15,7 +15,6 @@ from ..core.exceptions import ImproperlyConfigured
 from ..core.templating import Templates
 from ..core.translation import current_language, format_duration
 from ..http.urls import parse_base_url
-from ..security.reset_tokens import ResetTokens, encode_uid
 from .messages import build_message
 from .queue import MailQueue
 
@@ -101,16 +100,15 @@ class AccountMailer:
 
         self.enqueue_from(find)
 
-    async def reset_mail(self, conn: HTTPConnection, user: Any, tokens: ResetTokens) -> TemplateMail:
-        """Returns the mail with a new reset link for a user."""
-        link = self.link(conn, "password_reset_confirm", uidb64=encode_uid(user), token=await tokens.make(user))
-        context = {"user": user, "link": link, "valid_for": format_duration(tokens.max_age)}
+    def reset_mail(self, conn: HTTPConnection, user: Any, link: Mapping[str, str], max_age: int) -> TemplateMail:
+        """Returns the mail with a reset link. `link` has the parameters of the page, from `make_reset_link`."""
+        url = self.link(conn, "password_reset_confirm", **link)
+        context = {"user": user, "link": url, "valid_for": format_duration(max_age)}
         return TemplateMail(to=user.email, name="password_reset", context=context)
 
-    async def send_reset(self, conn: HTTPConnection, user: Any, tokens: ResetTokens) -> None:
-        """Sends a reset link at once, for an administrator. Raises Unavailable if the mail server does not take it."""
-        self.require_configured()
-        await self.queue.send(await self._render(await self.reset_mail(conn, user, tokens)))
+    async def send(self, mail: TemplateMail) -> None:
+        """Sends a mail at once, for an administrator. Raises Unavailable if the mail server does not take it."""
+        await self.queue.send(await self._render(mail))
 
     async def _render(self, mail: TemplateMail) -> EmailMessage:
         language = current_language()

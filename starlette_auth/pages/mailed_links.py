@@ -8,6 +8,7 @@ from ..core.signing import sha256_hex
 from ..core.text import ascii_lower
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
+from ..security.reset_tokens import make_reset_link
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
@@ -56,7 +57,8 @@ def _key(purpose: str) -> str:
 
 
 async def send_reset_mail(auth: Auth, request: Request, user: User) -> None:
-    auth.account_mailer.enqueue(await auth.account_mailer.reset_mail(request, user, auth.reset_tokens))
+    link = await make_reset_link(auth.reset_tokens, user)
+    auth.account_mailer.enqueue(auth.account_mailer.reset_mail(request, user, link, auth.reset_tokens.max_age))
 
 
 async def send_mail_once(auth: Auth, email: str, mail: TemplateMail) -> None:

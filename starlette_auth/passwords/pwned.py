@@ -42,10 +42,10 @@ class PwnedPasswordsValidator:
             ) from error
         require_text(url, "url", "Leave it out for Have I Been Pwned.", may_be_empty=False)
         require_number(timeout, "timeout")
-        require_integer(min_count, "min_count")
+        require_integer(min_count, "min_count", minimum=0)
         self.url = url
         self.timeout = timeout
-        self.min_count = min_count
+        self.min_count = max(1, min_count)
         self.on_failure = on_failure
         self._certificates: Any = None
 

@@ -289,4 +289,7 @@ class ContextWordsValidator:
 
 
 def _word_list(context_words: Sequence[str]) -> list[str]:
-    return as_texts(context_words, "context_words", 'Pass context_words=["Acme Shop", "acme.example"].')
+    fix = 'Pass context_words=["Acme Shop", "acme.example"].'
+    if isinstance(context_words, str):
+        raise ImproperlyConfigured(f"context_words must be a list. {fix}")
+    return as_texts(context_words, "context_words", fix)

@@ -30,26 +30,28 @@ from ..core.text import fold_name
 from ..http.mailed_secrets import mask_path
 from ..http.proxies import TrustedProxies
 from ..http.scope import IS_LOGGED
+from ..users.models import User
 
 logger = logging.getLogger("starlette_auth.security")
 PURPOSE = "starlette_auth.security_log"
 MAX_LENGTH = 255  # characters of what the client has sent
 SIMPLE = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 #: The fields of each record beside `event`, in their order on the line. Log formatters find all of them.
-FIELDS = ("account", "address", "browser", "method", "path", "claimed", "reason")
+FIELDS = ("account", "users", "address", "browser", "method", "path", "claimed", "reason")
 
 
 class SecurityLog:
     """Logs logins, refusals, changes of accounts and ends of sessions.
 
-    `account` is the primary key of a user. An attacker who reads the log must not find passwords in it, and visitors
-    type passwords into the field of the name. Therefore a name that no account has is logged as a keyed hash, which
-    only shows that two attempts were for one name. What the client has sent is escaped: an attacker sends line breaks
-    or terminal sequences, which would forge lines of the log.
+    `account` is the primary key of a user, and `users` names a custom user table. An attacker who reads the log must not
+    find passwords in it, and visitors type passwords into the field of the name. Therefore a name that no account has
+    is logged as a keyed hash, which only shows that two attempts were for one name. What the client has sent is escaped:
+    an attacker sends line breaks or terminal sequences, which would forge lines of the log.
     """
 
-    def __init__(self, keys: SecretKeys, proxies: TrustedProxies) -> None:
+    def __init__(self, keys: SecretKeys, proxies: TrustedProxies, *, namespace: str = "") -> None:
         self.keys = keys
+        self.namespace = namespace
         self.proxies = proxies
 
     def subscribe(self, events: Events) -> None:
@@ -77,11 +79,12 @@ class SecurityLog:
     def refused(self, conn: HTTPConnection, reason: str) -> None:
         """Logs that a request, or a WebSocket, was refused. Only the first call for a request counts."""
         if IS_LOGGED not in conn.scope:
-            self.warn("refused", conn, getattr(conn.scope.get("user"), "identity", ""), reason=reason)
+            self.warn("refused", conn, _account(conn.scope.get("user")), reason=reason)
 
-    def warn(self, event: str, conn: HTTPConnection, account: str = "", **details: str) -> None:
+    def warn(self, event: str, conn: HTTPConnection | None, account: str = "", **details: str) -> None:
         """Logs a warning, and notes that the refusal of this request was logged."""
-        conn.scope[IS_LOGGED] = True
+        if conn is not None:
+            conn.scope[IS_LOGGED] = True
         self.log(event, conn, account, level=logging.WARNING, **details)
 
     def log(
@@ -89,7 +92,12 @@ class SecurityLog:
     ) -> None:
         if not logger.isEnabledFor(level):
             return
-        given = {"account": account, **(self._about(conn) if conn is not None else {}), **details}
+        given = {
+            "account": account,
+            "users": self.namespace if account else "",
+            **(self._about(conn) if conn is not None else {}),
+            **details,
+        }
         fields = {name: escape(given.get(name, "")) for name in FIELDS}
         pairs = [f"{name}={_quoted(value)}" for name, value in fields.items() if value]
         logger.log(level, "%s", " ".join([event, *pairs]), extra={"event": event, **fields})
@@ -113,14 +121,14 @@ class SecurityLog:
     def _login_failed(self, event: LoginFailed) -> None:
         names = [value for value in (event.credentials.get(key) for key in ("username", "email")) if value]
         details = {"claimed": self._hashed(names[0])} if event.user is None and names else {}
-        self.warn("login_failed", event.request, getattr(event.user, "identity", ""), **details)
+        self.warn("login_failed", event.request, _account(event.user), **details)
 
     def _password_refused(self, event: PasswordRefused) -> None:
         self.warn("password_refused", event.request, event.user.identity, reason=event.action)
 
     def _too_many_attempts(self, event: TooManyAttempts) -> None:
         reason = f"{event.action}, retry after {event.retry_after} s"
-        self.warn("too_many_attempts", event.request, getattr(event.user, "identity", ""), reason=reason)
+        self.warn("too_many_attempts", event.request, _account(event.user), reason=reason)
 
     def _password_changed(self, event: PasswordChanged) -> None:
         reason = "by a mailed link; " if event.by_reset else ""
@@ -137,11 +145,15 @@ class SecurityLog:
 
     def _everybody_logged_out(self, event: EverybodyLoggedOut) -> None:
         user = event.request.scope.get("user") if event.request is not None else None
-        account = getattr(user, "identity", "")
-        self.log("everybody_logged_out", event.request, account, reason=f"{event.number} sessions")
+        self.log("everybody_logged_out", event.request, _account(user), reason=f"{event.number} sessions")
 
     def _hashed(self, name: object) -> str:
         return self.keys.sign(PURPOSE, fold_name(str(name)).encode("utf-8", "replace").decode())[:12]
+
+
+def _account(user: Any) -> str:
+    """Returns the primary key of a user; "" for a visitor, and for a user object of the application's own."""
+    return user.identity if isinstance(user, User) else ""
 
 
 def escape(text: str) -> str:

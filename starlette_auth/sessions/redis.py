@@ -19,6 +19,7 @@ from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, touche
 from .store import SessionStore, first_record, interrupted
 
 logger = logging.getLogger("starlette_auth")
+DELETE_BATCH = 500  # names
 # Each session is a Redis hash. It has these fields of the record, and one field for each entry of the session, named
 # "." plus the entry's name as JSON. Concurrent requests that change different entries thus change different fields.
 RECORD_FIELDS = ("public_id", "user_id", "created", "last_seen", "expires", "address", "user_agent")
@@ -186,8 +187,12 @@ class RedisStore(SessionStore):
         async def names() -> list[str]:
             return [name async for name in self.redis.client.scan_iter(pattern, count=1000)]
 
-        for name in await self.redis.execute(names()):
-            number += await self.redis.execute(self.redis.client.unlink(name))
+        found = await self.redis.execute(names())
+        for start in range(0, len(found), DELETE_BATCH):
+            pipeline = self.redis.client.pipeline(transaction=False)
+            for name in found[start : start + DELETE_BATCH]:
+                pipeline.unlink(name)
+            number += sum(await self.redis.execute(pipeline.execute()))
         return number
 
     async def close(self) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from databases import Database
+from starlette.authentication import SimpleUser
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,19 +18,23 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from starlette_auth import (
     ActiveSessions,
     Auth,
+    Cookie,
     EmailChange,
     Event,
     PasswordRefused,
+    Tables,
     TooManyAttempts,
     User,
     authenticate,
     fresh_login_required,
+    migrate,
     permission_required,
+    user_columns,
 )
 from starlette_auth.core.translation import Languages
 from starlette_auth.testing import CollectingMailer
 
-from ..conftest import PASSWORD, any_database, client_of, post_login, with_store, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, any_database, client_of, post_login, with_store, with_tables
 from ..support.apps import make_app
 
 pytestmark = [with_tables, any_database]
@@ -293,3 +299,26 @@ def test_the_logger_is_left_to_the_application() -> None:
     logger = logging.getLogger("starlette_auth.security")
     assert logger.propagate
     assert logger.handlers == []
+
+
+async def test_users_of_a_custom_table_are_told_apart(auth: Auth, ann: User, caplog: pytest.LogCaptureFixture) -> None:
+    member = sa.Table("member", sa.MetaData(), *user_columns())
+    other = Auth(auth.database, secret_key=SECRET_KEY, tables=Tables(user=member), cookie=Cookie(name="member"))
+    await migrate(other.gateway, other.tables)
+    await other.users.create_user("ann", "ann@example.org")
+    await auth.users.update(ann, is_active=False)
+    assert [record.getMessage() for record in records(caplog)] == [
+        "user_created account=1 users=member",
+        "user_deactivated account=1",
+    ]
+
+
+async def test_a_user_object_of_the_application_is_no_problem(auth: Auth, caplog: pytest.LogCaptureFixture) -> None:
+    async def own(request: Request) -> Response:
+        request.scope["user"] = SimpleUser("someone")
+        return JSONResponse({}, 403)
+
+    async with client_of(make_app(auth, Route("/own", own))) as client:
+        assert (await client.get("/own")).status_code == 403
+    (record,) = records(caplog)
+    assert (record.event, record.account) == ("refused", "")
