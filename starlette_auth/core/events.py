@@ -62,10 +62,11 @@ class LoginFailed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PasswordRefused(Event):
-    """A wrong password of a user was entered on another page than the login page.
+    """A wrong password was entered on another page than the login page.
 
     `action` is the name under which the attempt counts: "password_change" (also of pages that ask for the old
-    password), "reauthenticate", or "login" for the pages of mailed links.
+    password), "reauthenticate", "login" for the pages of mailed links, or "confirm" for a registration, whose account
+    does not exist yet: `user` is None then.
     """
 
     user: Any

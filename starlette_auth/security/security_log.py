@@ -124,7 +124,7 @@ class SecurityLog:
         self.warn("login_failed", event.request, _account(event.user), **details)
 
     def _password_refused(self, event: PasswordRefused) -> None:
-        self.warn("password_refused", event.request, event.user.identity, reason=event.action)
+        self.warn("password_refused", event.request, _account(event.user), reason=event.action)
 
     def _too_many_attempts(self, event: TooManyAttempts) -> None:
         reason = f"{event.action}, retry after {event.retry_after} s"

@@ -22,6 +22,7 @@ from starlette_auth import (
     EmailChange,
     Event,
     PasswordRefused,
+    Registration,
     Tables,
     TooManyAttempts,
     User,
@@ -322,3 +323,29 @@ async def test_a_user_object_of_the_application_is_no_problem(auth: Auth, caplog
         assert (await client.get("/own")).status_code == 403
     (record,) = records(caplog)
     assert (record.event, record.account) == ("refused", "")
+
+
+@pytest.mark.parametrize("page", ["register", "email_change"])
+async def test_a_wrong_password_at_a_mailed_link_is_an_event(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, page: str
+) -> None:
+    seen: list[Any] = []
+    mailer, site = CollectingMailer(), "http://testserver"
+    features = [Registration(), EmailChange()]
+    async with with_store("sqlite", tmp_path, features=features, mailer=mailer, base_url=site) as auth:
+        ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        auth.events.on(PasswordRefused)(seen.append)
+        app = make_app(auth)
+        async with client_of(app, headers=SITE) as client, client_of(app, headers=SITE) as other:
+            if page == "email_change":
+                await post_login(client)
+            names = ("password1", "password2")
+            data = {"username": "ben", "email": "ben@example.org", **dict.fromkeys(names, NEW_PASSWORD)}
+            assert (await client.post(f"/accounts/{page}", data={**data, "old_password": PASSWORD})).is_redirect
+            await auth.mail_queue.drain()
+            form = await other.get(mailer.links()[0], follow_redirects=True)
+            assert (await other.post(str(form.url), data={"password": "wrong"})).status_code == 422
+    (event,) = seen
+    assert (event.user, event.action) == (None, "confirm") if page == "register" else (ann, "login")
+    (record,) = [record for record in records(caplog) if record.event == "password_refused"]
+    assert (record.account, record.path) == ("" if event.user is None else "1", f"/accounts/{page}/confirm/...")
