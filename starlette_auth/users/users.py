@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
+from ..core.awaiting import must_be_awaited
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, PasswordChanged, UserCreated, UserDeactivated, UserDeleted
 from ..core.exceptions import DoesNotExist, HashingBusy, ImproperlyConfigured, IntegrityError
@@ -191,6 +192,7 @@ class Users(UserQueries[U], GroupsAndPermissions):
             raise ImproperlyConfigured("These Users belong to no Auth, which sends mail. Use auth.users.")
         await self.send_reset(user, request, app)
 
+    @must_be_awaited
     async def check_password(self, user: User, raw: str) -> bool:
         """Returns whether this is the user's password. If so, a weak hash is replaced by a new one."""
         verification = await self.passwords.check(user.password, raw)
