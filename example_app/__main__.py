@@ -1,5 +1,6 @@
 """Runs the application server: `python -m example_app`."""
 
+import asyncio
 import contextlib
 import importlib
 import os
@@ -9,7 +10,8 @@ from typing import Any
 
 import uvicorn
 
-from starlette_auth import ImproperlyConfigured
+from starlette_auth import ImproperlyConfigured, StarletteAuthError
+from starlette_auth.cli.terminal import print_error
 
 from . import settings
 
@@ -23,8 +25,10 @@ def main() -> None:
         os.environ["PORT"] = str(port)
         proxies, workers = settings.trusted_proxies(), settings.workers()
         importlib.import_module("example_app.main")  # validates the other settings
-    except ImproperlyConfigured as error:
-        sys.exit(" ".join(str(error).split()))
+        asyncio.run(settings.check_database())
+    except Exception as error:
+        print_error(str(error) if isinstance(error, StarletteAuthError) else f"{type(error).__name__}: {error}")
+        sys.exit(1)
     print(f"{settings.url_of(host, port)} (Ctrl+C to stop)", flush=True)
     # By default, uvicorn trusts the X-Forwarded-For header of every process on this machine.
     options: dict[str, Any] = {"app": "example_app.main:app", "forwarded_allow_ips": proxies}

@@ -1,6 +1,7 @@
 """The application: its Auth, routes, middleware and first start."""
 
 import contextlib
+import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator
@@ -72,6 +73,8 @@ async def healthz(request: Request) -> PlainTextResponse:
 @contextlib.asynccontextmanager
 async def first_start(app: Any) -> AsyncIterator[None]:
     """Creates missing permissions, groups and the first user. Retries if another worker created them first."""
+    logging.basicConfig(format="%(levelname)s:     %(name)s: %(message)s")
+    logging.getLogger("starlette_auth.security").setLevel(logging.INFO)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             await _create_what_is_missing()

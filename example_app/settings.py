@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
+import sqlalchemy as sa
 from databases import Database
 
 from starlette_auth import (
@@ -19,6 +20,7 @@ from starlette_auth import (
     CookieStore,
     DatabaseStore,
     DjangoProject,
+    Gateway,
     ImproperlyConfigured,
     Mailer,
     MemoryStore,
@@ -31,6 +33,7 @@ from starlette_auth import (
     default_validators,
 )
 from starlette_auth.core.translation import Languages
+from starlette_auth.database.drivers import connect, open_database
 from starlette_auth.http.proxies import TrustedProxies
 from starlette_auth.mail.messages import build_message
 from starlette_auth.sessions.limits import PRESETS, Preset
@@ -159,18 +162,21 @@ def password_validators(context_words: list[str]) -> list[PasswordValidator]:
 def database() -> Database:
     """DATABASE_URL: the database. Error messages do not contain the URL, because it may contain a password."""
     try:
-        return Database(os.environ.get("DATABASE_URL") or DEFAULT_DATABASE)
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            f"DATABASE_URL needs {error.name}, which is not installed. "
-            "Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql]."
-        ) from error
-    except Exception:
-        # `from None`, because a traceback with the cause would show parts of the URL.
-        raise ImproperlyConfigured(
-            "DATABASE_URL is not valid. Set it to sqlite+aiosqlite:///example.sqlite3, "
-            "postgresql://user@host/name or mysql+asyncmy://user@host/name."
-        ) from None
+        return open_database(os.environ.get("DATABASE_URL") or DEFAULT_DATABASE)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"DATABASE_URL cannot be used. {error}") from None
+
+
+async def check_database() -> None:
+    """Raises StarletteAuthError if the database cannot be opened. The server would show a traceback otherwise."""
+    checked = database()
+    gateway = Gateway.of(checked)
+    await connect(checked)
+    try:
+        await gateway.fetch_one(sa.select(sa.literal(1)))
+    finally:
+        await gateway.close()
+        await checked.disconnect()
 
 
 def secret_keys() -> list[str]:
@@ -237,8 +243,13 @@ def _number(name: str) -> int:
 
 
 def django_project() -> DjangoProject | None:
-    """DJANGO=1: the database belongs to a Django project, such as `example_app.django_site`."""
-    if not _switch("DJANGO", default=False):
+    """DJANGO=1: the database belongs to a Django project, such as `example_app.django_site`.
+
+    DJANGO=6.1 names its version, which decides the cost of new password hashes.
+    """
+    version = os.environ.get("DJANGO", "")
+    is_version = "." in version
+    if not is_version and not _switch("DJANGO", default=False):
         return None
     engines = {"": "db", "database": "db", "cookie": "signed_cookies"}
     engine = engines.get(os.environ.get("SESSION_STORE", ""))
@@ -246,7 +257,10 @@ def django_project() -> DjangoProject | None:
         raise ImproperlyConfigured(
             "With DJANGO=1, Django's session settings apply. Unset SESSION_LIMITS, and set SESSION_STORE to database or cookie."
         )
-    return DjangoProject(session_engine=engine)
+    try:
+        return DjangoProject(session_engine=engine, version=version if is_version else DjangoProject.version)
+    except ImproperlyConfigured as error:
+        raise ImproperlyConfigured(f"DJANGO={version!r} is not known. {error} Or set DJANGO=1.") from None
 
 
 def _list(name: str) -> list[str]:

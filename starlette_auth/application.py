@@ -11,8 +11,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from .auth import Auth
+from .core.arguments import require_bool, require_callable, require_instance
+from .database.drivers import connect
 from .database.migrations import migrate
 from .decorators import login_not_required
+from .http.scope import parse_prefixes
 from .http.urls import redirect
 from .middlewares import route_check
 from .middlewares.authentication import AuthenticationMiddleware
@@ -24,6 +27,8 @@ Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
     """Returns the recommended middlewares in the right order. Paths in `exclude` have neither session nor user."""
+    require_instance(auth, Auth, "auth", "Pass the Auth, as in middleware(auth).")
+    exclude = parse_prefixes(exclude)
     return [
         Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie, exclude=exclude, clock=auth.clock),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
@@ -36,6 +41,8 @@ def well_known(auth: Auth) -> list[BaseRoute]:
 
     It belongs to the routes of the outermost application, because the path is absolute.
     """
+
+    require_instance(auth, Auth, "auth", "Pass the Auth, as in well_known(auth).")
 
     @login_not_required
     async def change_password(request: Request) -> Response:
@@ -57,6 +64,11 @@ def lifespan(
     `@app.get(…)` would have it: it would be open to all visitors. `check_routes=False` switches this check off, also
     for the first request, at which AuthenticationMiddleware makes it otherwise.
     """
+    require_instance(auth, Auth, "auth", "Pass the Auth, as in lifespan(auth).")
+    require_bool(create_tables, "create_tables")
+    require_bool(check_routes, "check_routes")
+    if inner is not None:
+        require_callable(inner, "The inner lifespan", "Pass your own lifespan function, as in lifespan(auth, yours).")
     auth.check_routes = check_routes
 
     @contextlib.asynccontextmanager
@@ -65,7 +77,8 @@ def lifespan(
             route_check.check_routes(app)
         must_connect = not auth.database.is_connected
         if must_connect:
-            await auth.database.connect()
+            await connect(auth.database)
+        auth.app = app
         try:
             if create_tables:
                 await migrate(auth.gateway, auth.tables)

@@ -18,6 +18,8 @@ from .backends.model import LoginThrottle, ModelBackend
 from .backends.permissions import BackendPermissions
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions, WhenFull
+from .core.arguments import as_instances
+from .core.awaiting import must_be_awaited
 from .core.clock import Clock
 from .core.events import Events, PasswordCheckUnavailable
 from .core.exceptions import ImproperlyConfigured, ValidationError
@@ -32,7 +34,7 @@ from .http.headers import add_security_headers
 from .http.proxies import TrustedProxies
 from .http.scope import SCOPE_KEY
 from .http.site import Site
-from .http.urls import RedirectTargets, find_url_path, url_path_for
+from .http.urls import RedirectTargets, connection_to, find_url_path, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -42,12 +44,14 @@ from .passwords.passwords import Passwords
 from .passwords.validators import build_validators, validate_password
 from .security.csrf_tokens import CSRFMode, parse_mode
 from .security.known_devices import KnownDevices
-from .security.reset_tokens import ResetTokens
+from .security.reset_tokens import ResetTokens, make_reset_link
+from .security.security_log import SecurityLog
 from .security.table_claims import claim_tables
 from .security.throttle import Throttle
 from .security.tokens import Tokens
 from .sessions.limits import Preset, SessionLimits
 from .sessions.store import Progress, SessionStore
+from .settings import Settings
 from .users.models import AnonymousUser, User
 from .users.users import Users
 
@@ -127,6 +131,7 @@ class Auth(ChecksCredentials):
         connections: int = 0,
         clock: Clock = time.time,
     ) -> None:
+        given = Settings(**{name: value for name, value in locals().items() if name in Settings.__annotations__})
         self.defaults = django or Defaults()
         self.clock, self.tables = clock, tables or self.defaults.tables()
         self.keys = SecretKeys(secret_key).scoped(self.tables.namespace)
@@ -134,21 +139,15 @@ class Auth(ChecksCredentials):
         self._build_users(user_class, passwords)
         self.password_validators = build_validators(password_validators, context_words, site_name, self._check_failed)
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
-        self._build_sessions(sessions, session_limits, max_sessions, when_full)
-        self._build_backends(backends, login_fields, rates, throttling, trusted_proxies)
-        self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
+        self._build_sessions(given)
+        self._build_backends(given)
+        self._build_mail(given)
         self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
         require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
-        self.csrf, self.csrf_tokens = parse_mode(csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
-        self.login_url, self.login_redirect_url = login_url, login_redirect_url
-        self.logout_redirect_url = logout_redirect_url
-        self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
-        self.login_after_reset, self.clear_site_data, self.check_routes = login_after_reset, clear_site_data, True
+        self._set_up_pages(given)
         self._attach_features(features)
 
     def _connect(self, database: Database, connections: int) -> None:
-        if not isinstance(database, Database):
-            raise ImproperlyConfigured("Auth takes a Database. Pass Database(url), from the package `databases`.")
         self.database, self.gateway = database, Gateway.of(database)
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
@@ -166,17 +165,10 @@ class Auth(ChecksCredentials):
         )
         self.tokens = Tokens(self.gateway, table=self.tables.token, keys=self.keys, clock=self.clock)
 
-    def _build_sessions(
-        self,
-        sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None,
-        limits: SessionLimits | Preset | None,
-        max_sessions: int | None,
-        when_full: WhenFull,
-    ) -> None:
-        self.session_limits = self.defaults.session_limits(limits)
-        if sessions is None:
-            sessions = self.defaults.sessions(self.database, self.users, self.keys, self.clock)
-        self.sessions: SessionStore = sessions if isinstance(sessions, SessionStore) else sessions(self.users)
+    def _build_sessions(self, given: Settings) -> None:
+        self.session_limits = self.defaults.session_limits(given.session_limits)
+        store = given.make_store(self.users)
+        self.sessions = store or self.defaults.sessions(self.database, self.users, self.keys, self.clock)
         self.sessions.attach(str(self.database.url), self.tables.user)
         self.cookie = self.site.cookie
         self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
@@ -190,27 +182,22 @@ class Auth(ChecksCredentials):
             devices=self.devices,
             tokens=self.tokens,
             events=self.events,
-            max_sessions=max_sessions,
-            when_full=when_full,
+            max_sessions=given.max_sessions,
+            when_full=given.when_full,
         )
         self.user_sessions.subscribe()
 
-    def _build_backends(
-        self,
-        backends: Sequence[AuthenticationBackend],
-        login_fields: Sequence[str],
-        rates: Mapping[str, str] | None,
-        throttling: bool,
-        trusted_proxies: Sequence[str],
-    ) -> None:
+    def _build_backends(self, given: Settings) -> None:
         """Builds the backends, and the throttle that protects their accounts."""
-        self.proxies = TrustedProxies(trusted_proxies)
+        self.proxies = TrustedProxies(given.trusted_proxies)
+        self.security_log = SecurityLog(self.keys, self.proxies, namespace=self.tables.namespace)
+        self.security_log.subscribe(self.events)
         self.throttle = Throttle(
             self.gateway,
             table=self.tables.throttle,
-            rates=rates,
-            names_per_user=len(login_fields),
-            enabled=throttling,
+            rates=given.rates,
+            names_per_user=len(given.login_fields),
+            enabled=given.throttling,
             namespace=self.tables.namespace,
             clock=self.clock,
         )
@@ -221,52 +208,62 @@ class Auth(ChecksCredentials):
             events=self.events,
             offers_reset=lambda conn: self.find_url(conn, "password_reset") is not None,
         )
-        self.model_backend = ModelBackend(self.users, login_fields=login_fields, throttle=login_throttle)
+        self.model_backend = ModelBackend(self.users, login_fields=given.login_fields, throttle=login_throttle)
         self.login_fields = self.model_backend.login_fields
-        self.backends = [*backends, self.session_backend, self.model_backend]
+        self.backends: list[AuthenticationBackend] = [*given.backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)
         self.session_backend.require_backend(lambda: self.backends, is_shared=self.defaults.shares_sessions)
         self.backend_permissions = self.users.backend_permissions = BackendPermissions(self)
 
-    def _build_mail(
-        self,
-        mailer: Mailer | None,
-        base_url: str | None,
-        site_name: str,
-        from_email: str,
-        notices: bool,
-        templates: Sequence[str | PathLike[str]],
-        languages: Sequence[str],
-        locale_dirs: Sequence[str | PathLike[str]],
-    ) -> None:
+    def _build_mail(self, given: Settings) -> None:
         """Builds mail, and the templates and languages that pages and mail share."""
-        self.templates = Templates(templates)
-        self.languages = Languages(languages, locale_dirs)
-        self.mail_queue, self.site_name = MailQueue(mailer), site_name
+        self.templates = Templates(given.templates)
+        self.languages = Languages(given.languages, given.locale_dirs)
+        self.mail_queue, self.site_name = MailQueue(given.mailer), given.site_name
         self.account_mailer = AccountMailer(
             self.templates,
             self.mail_queue,
-            base_url=base_url,
-            site_name=site_name,
-            from_email=from_email,
+            base_url=given.base_url,
+            site_name=given.site_name,
+            from_email=given.from_email,
             path_for=self.url_for,
             clock=self.clock,
         )
         self.notices = SecurityNotices(
             self.account_mailer, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle, clock=self.clock
         )
-        if notices:
+        if given.notices:
             self.notices.subscribe(self.events)
-        self.users.attach(validators=self.password_validators, outbox=self.account_mailer)
+        self.users.attach(validators=self.password_validators, outbox=self.account_mailer, send_reset=self._send_reset)
+        self.app: Any = None  # the application that `lifespan` started
+
+    async def _send_reset(self, user: User, request: HTTPConnection | None, app: Any) -> None:
+        conn = request if request is not None else connection_to(app if app is not None else self.app)
+        with self.override_language(conn):
+            self.account_mailer.require_configured()
+            link = await make_reset_link(self.reset_tokens, user)
+            await self.account_mailer.send(self.account_mailer.reset_mail(conn, user, link, self.reset_tokens.max_age))
+
+    def _set_up_pages(self, given: Settings) -> None:
+        self.csrf, self.csrf_tokens = parse_mode(given.csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
+        self.login_url, self.login_redirect_url = given.login_url, given.login_redirect_url
+        self.logout_redirect_url = given.logout_redirect_url
+        self.redirects = RedirectTargets(
+            allowed_hosts=given.next_hosts, default=given.login_redirect_url, cookie=self.cookie
+        )
+        self.login_after_reset, self.clear_site_data = given.login_after_reset, given.clear_site_data
+        self.check_routes = True
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
         self.login_steps: list[LoginStep] = []
-        self.features = list(features)
+        fix = "Pass objects, as in features=[Registration()]."
+        self.features: list[Feature] = as_instances(features, Feature, "features", fix)
         for feature in self.features:
             self.tables.features.extend(feature.tables(self.tables))
             feature.attach(self)
         self._claim = claim_tables(self.gateway, self.tables, self.sessions)
 
+    @must_be_awaited
     async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
         """Returns whether a user has a permission, on one object if `obj` is given. Asks the backends, and waits."""
         return await self.backend_permissions.has_perm(user, perm, obj)

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .auth import Auth, get_auth
 from .backends.session import require_session, session_of
+from .core.awaiting import must_be_awaited
 from .core.events import UserLoggedOut
 from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured
 from .core.translation import gettext
@@ -17,6 +18,7 @@ from .http.urls import requested_url
 from .users.models import AnonymousUser, User, set_user
 
 
+@must_be_awaited
 async def authenticate(request: HTTPConnection | None = None, **credentials: Any) -> User | None:
     """Returns the user whose credentials these are, or None. The user is not logged in by this.
 
@@ -30,6 +32,7 @@ async def authenticate(request: HTTPConnection | None = None, **credentials: Any
     return await get_auth(request).authenticate(request, **credentials)
 
 
+@must_be_awaited
 async def login(request: HTTPConnection, user: User, *, backend: str = "", remember: bool = False) -> None:
     """Makes `user` the user of this session, under a new session key. Data of an anonymous visitor stays.
 
@@ -44,6 +47,7 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
     await auth.user_sessions.begin(request, user, path, remember=remember)
 
 
+@must_be_awaited
 async def complete_login(request: Request, user: User, next: str | None = None, *, remember: bool = False) -> Response:
     """Logs in a user who has proved who they are, and returns the redirect to `next`. Every login page ends here.
 
@@ -74,6 +78,7 @@ def _refuse_cross_site(auth: Auth, conn: HTTPConnection) -> None:
     raise CrossSiteSocketLogin(text) if conn.scope["type"] == "websocket" else CrossSiteLogin(text)
 
 
+@must_be_awaited
 async def logout(request: HTTPConnection) -> None:
     """Ends the session. Its data is gone at once; its key is invalid when the response starts, even if that fails."""
     auth, session = get_auth(request), require_session(request)

@@ -14,8 +14,9 @@ from starlette.websockets import WebSocket
 
 from .auth import get_auth
 from .authentication import redirect_to_login
+from .core.arguments import as_texts, describe
 from .core.exceptions import ImproperlyConfigured, Refused
-from .core.functions import is_async, layers, record_decoration
+from .core.functions import describe_function, is_async, layers, record_decoration
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
 from .http.scope import GUARDS
 
@@ -48,7 +49,7 @@ class Guard:
             return self.require(endpoint)
         if not callable(endpoint):
             raise ImproperlyConfigured(
-                f"{endpoint!r} is not an endpoint. Write @{self.name} above a function or an endpoint class, and give "
+                f"{describe(endpoint)} is no endpoint. Write @{self.name} above a function or an endpoint class, and give "
                 "options by name."
             )
         if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
@@ -126,7 +127,9 @@ def permission_required(
     """
     if callable(perm):
         raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
-    perms = [perm] if isinstance(perm, str) else list(perm)
+    perms = (
+        [perm] if isinstance(perm, str) else as_texts(perm, "perm", 'Pass "polls.add_vote", or a list of such names.')
+    )
     if not perms:
         raise ImproperlyConfigured(
             "An empty list of permissions would allow every user. Name a permission, or use login_required."
@@ -155,7 +158,7 @@ def user_passes_test(test: Annotated[Test, NAME_TEST], *, login_url: Annotated[s
     """
     if not callable(test) or is_guard(test):
         raise ImproperlyConfigured(
-            f"{test!r} is not a test of a user. Pass a function, as in user_passes_test(lambda user: user.is_staff)."
+            f"{describe(test)} is no test of a user. Pass a function, as in user_passes_test(lambda user: user.is_staff)."
         )
     return _user_guard("user_passes_test", test, login_url)
 
@@ -223,7 +226,9 @@ def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
         passed = test(conn)
         if inspect.isawaitable(passed):
             cast(Coroutine[Any, Any, bool], passed).close()
-            raise ImproperlyConfigured(f"{endpoint!r} is not async, but its test is. Write it with `async def`.")
+            raise ImproperlyConfigured(
+                f"{describe_function(endpoint)} is not async, but its test is. Write it with `async def`."
+            )
         if not passed:
             return guard.respond(conn, guarded)
         conn.scope.setdefault(GUARDS, set()).add(check)
@@ -272,7 +277,7 @@ def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> H
         if type(value) is Request or isinstance(value, HTTPConnection):  # isinstance() of an abstract class is slower
             return value if "user" in value.scope else _without_user()
     raise ImproperlyConfigured(
-        f"{endpoint!r} is called without a request. Give it an argument `request: Request` "
+        f"{describe_function(endpoint)} is called without a request. Give it an argument `request: Request` "
         "(or `websocket: WebSocket`), which the decorator reads."
     )
 

@@ -1,7 +1,9 @@
 """Runs both servers on one database: `python -m example_app.django_site`."""
 
+import asyncio
 import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import signal
@@ -12,7 +14,9 @@ import uvicorn
 
 from example_app import settings
 from example_app.__main__ import listen
-from starlette_auth import ImproperlyConfigured
+from starlette_auth import ImproperlyConfigured, StarletteAuthError
+from starlette_auth.cli.terminal import print_error
+from starlette_auth.django.project import ITERATIONS
 
 
 def main() -> None:
@@ -25,12 +29,16 @@ def main() -> None:
         listener = listen(host, port + 1)
         # Another file than that of the example application, whose tables differ from Django's.
         os.environ.setdefault("DATABASE_URL", "sqlite+aiosqlite:///example_django.sqlite3")
-        os.environ["DJANGO"], os.environ["STARLETTE_URL"] = "1", settings.url_of(host, port)
+        os.environ["STARLETTE_URL"] = settings.url_of(host, port)
+        # Django replaces hashes of another cost than its own at the next login.
+        installed = ".".join(importlib.metadata.version("django").split(".")[:2])
+        os.environ.setdefault("DJANGO", installed if installed in ITERATIONS else "1")
         settings.secret_keys()  # creates the key file before two processes need it
-        settings.database()
+        asyncio.run(settings.check_database())
         settings.django_project()
-    except ImproperlyConfigured as error:
-        sys.exit(" ".join(str(error).split()))
+    except Exception as error:
+        print_error(str(error) if isinstance(error, StarletteAuthError) else f"{type(error).__name__}: {error}")
+        sys.exit(1)
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_app.django_site.settings"
     django = importlib.import_module("django")
     django.setup()

@@ -4,9 +4,10 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from ..core.awaiting import must_be_awaited
 from ..core.events import Events, LoginFailed, clean_credentials
 from ..core.exceptions import PermissionDenied
-from ..http.scope import SCOPE_KEY
+from ..http.scope import CLAIMED_USER, SCOPE_KEY
 from ..users.models import User
 from .base import AuthenticationBackend
 
@@ -17,6 +18,7 @@ class ChecksCredentials:
     backends: list[AuthenticationBackend]
     events: Events
 
+    @must_be_awaited
     async def authenticate(self, request: HTTPConnection | None = None, **credentials: Any) -> User | None:
         """Returns the user whose credentials these are, or None. The user is not logged in by this.
 
@@ -36,5 +38,7 @@ class ChecksCredentials:
         except PermissionDenied:
             pass  # no further backend may be asked
         async with self.events.transaction(LoginFailed):
-            await self.events.emit(LoginFailed(credentials=clean_credentials(credentials), request=request))
+            claimed = request.scope.pop(CLAIMED_USER, None)
+            credentials = clean_credentials(credentials)
+            await self.events.emit(LoginFailed(credentials=credentials, request=request, user=claimed))
         return None

@@ -12,9 +12,11 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from ..core.events import Events, LoginsBlocked, PasswordChanged, UserCreated
-from ..core.exceptions import ImproperlyConfigured, TooManyFailures
+from ..core.arguments import as_texts
+from ..core.events import Events, LoginsBlocked, PasswordChanged, PasswordRefused, TooManyAttempts, UserCreated
+from ..core.exceptions import ImproperlyConfigured, Throttled, TooManyFailures
 from ..http.proxies import TrustedProxies, client_network
+from ..http.scope import CLAIMED_USER
 from ..security.known_devices import KnownDevices
 from ..security.throttle import Attempt, Policy, Throttle
 from ..users.models import User
@@ -34,16 +36,16 @@ class ModelBackend(AuthenticationBackend):
     def __init__(
         self, users: Users[Any], *, login_fields: Sequence[str] = ("username",), throttle: "LoginThrottle | None" = None
     ) -> None:
-        if not login_fields or set(login_fields) - {"username", "email"}:
-            raise ImproperlyConfigured(
-                f'login_fields={login_fields!r} is not known. Pass ("username",), ("email",) or ("username", "email").'
-            )
+        fix = 'Pass ("username",), ("email",) or ("username", "email").'
+        login_fields = tuple(as_texts(login_fields, "login_fields", fix))
+        if not login_fields or set(login_fields) - {"username", "email"} or len(set(login_fields)) < len(login_fields):
+            raise ImproperlyConfigured(f"login_fields={login_fields!r} is not known. {fix}")
         if "email" in login_fields:
             # An attacker takes the address of another user, who could not log in any more: two accounts have it.
             users.tables.require_unique_email()
         self.users = users
-        self.login_fields = tuple(login_fields)
-        if self.login_fields == ("email",):
+        self.login_fields = login_fields
+        if login_fields == ("email",):
             users.address_is_typed = True
         self.throttle = throttle
         if throttle is not None:
@@ -73,8 +75,9 @@ class ModelBackend(AuthenticationBackend):
             username = ""
         started_at = time.perf_counter()
         user = await self._find(username, is_email=is_email)
+        conn.scope[CLAIMED_USER] = user
         try:
-            return user if await self.check_password(conn, user, password, username=username) else None
+            return user if await self._check(conn, user, password, username=username) else None
         except HTTPException as error:
             # No password was hashed, so the response time would show how long the look-up of the user took. An
             # attacker can measure it with any number of refused requests, which would reveal whether the account
@@ -99,8 +102,24 @@ class ModelBackend(AuthenticationBackend):
 
         Attempts are counted for the `username` that was entered, whether or not the account exists, so that both cases
         have the same result; by default it is the name with which the user logs in. With `upgrade` a weak hash is
-        replaced. Raises HTTPException (429) after too many attempts.
+        replaced. Raises HTTPException (429) after too many attempts. Emits PasswordRefused for a wrong password.
         """
+        is_right = await self._check(conn, user, password, username=username, action=action, upgrade=upgrade)
+        if not is_right and user is not None:
+            async with self.users.events.transaction(PasswordRefused):
+                await self.users.events.emit(PasswordRefused(user=user, request=conn, action=action))
+        return is_right
+
+    async def _check(
+        self,
+        conn: HTTPConnection,
+        user: User | None,
+        password: str | None,
+        *,
+        username: str = "",
+        action: str = "login",
+        upgrade: bool = True,
+    ) -> bool:
         if self.throttle is None:
             return await self._matches(user, password, upgrade=upgrade)
         if user is not None:
@@ -188,12 +207,17 @@ class LoginThrottle:
             policy=functools.partial(self._policy, conn, owner),
             on_block=functools.partial(self._report_block, conn, owner),
         )
-        async with counted as attempt:
-            yield attempt
-        if attempt.is_blocked and not attempt.succeeded and self.offers_reset(conn):
-            # The owner gets no reset mail, so the password was checked. An attacker would see by another response than
-            # for a refused account that this one exists.
-            raise TooManyFailures(self.throttle.longest_wait, looks_checked=True)
+        try:
+            async with counted as attempt:
+                yield attempt
+            if attempt.is_blocked and not attempt.succeeded and self.offers_reset(conn):
+                # The owner gets no reset mail, so the password was checked. An attacker would see by another response
+                # than for a refused account that this one exists.
+                raise TooManyFailures(self.throttle.longest_wait, looks_checked=True)
+        except Throttled as error:
+            error.action = error.action or action
+            await report_throttled(self.events, conn, error, user)
+            raise
 
     def _policy(self, conn: HTTPConnection, owner: User | None) -> Policy:
         """Returns what happens to a blocked account: it is refused, unless its owner has no other way to log in."""
@@ -216,3 +240,13 @@ class LoginThrottle:
         )
         async with self.events.transaction(LoginsBlocked):
             await self.events.emit(LoginsBlocked(user=owner, request=conn, can_reset=can_reset))
+
+
+async def report_throttled(events: Events, conn: HTTPConnection, error: Throttled, user: User | None = None) -> None:
+    """Emits TooManyAttempts, unless it was emitted for this exception already."""
+    if not error.is_reported:
+        error.is_reported = True
+        async with events.transaction(TooManyAttempts):
+            await events.emit(
+                TooManyAttempts(action=error.action, retry_after=error.retry_after, request=conn, user=user)
+            )

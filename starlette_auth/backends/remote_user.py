@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_bool, require_instance, require_text
 from ..core.text import normalize_email
 from ..http.proxies import TrustedProxies
 from ..users.models import User
@@ -38,6 +39,10 @@ class RemoteUserBackend(AuthenticationBackend):
         create_unknown_user: bool = True,
         persistent: bool = False,
     ) -> None:
+        require_text(header, "header", 'Pass header="remote-user".', may_be_empty=False)
+        require_bool(create_unknown_user, "create_unknown_user")
+        require_bool(persistent, "persistent")
+        require_instance(users, Users, "users", "Pass auth.users.")
         self.users = users
         self.header = header
         self.create_unknown_user = create_unknown_user
@@ -71,7 +76,7 @@ class RemoteUserBackend(AuthenticationBackend):
             user = None
         # The proxy names no user any more, or one who may not log in. The user of the session must not stay logged in.
         if session is not None and is_own_login and user is None and (username or not self.persistent):
-            session.flush()
+            await SessionBackend.expire(session, conn, self.users.events, "proxy")
         return user
 
     async def _create(self, conn: HTTPConnection, username: str) -> User | None:

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock
+from ..core.events import Events, SessionExpired
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys
 from ..sessions.base import AUTH_TIME, SessionBase
@@ -67,20 +68,41 @@ class SessionBackend(AuthenticationBackend):
         session = session_of(conn)
         if not session or USER_ID not in session:
             return None
-        user = await self.get_user(session)
-        if user is None:
-            # The session is deleted, because it would otherwise be valid again when the account is reactivated.
-            session.flush()
-        return user
+        user = await self._load_user(session)
+        if user is not None and self.is_valid(session, user):
+            return user
+        # The session is deleted, because it would otherwise be valid again when the account is reactivated.
+        await self.expire(session, conn, self.users.events, self._why_invalid(session, user))
+        return None
+
+    @staticmethod
+    async def expire(session: SessionBase, conn: HTTPConnection, events: Events, reason: str) -> None:
+        """Deletes a session whose login is not valid any more, and emits SessionExpired."""
+        user_id = str(session.get(USER_ID, ""))
+        session.flush()
+        await events.emit(SessionExpired(user_id=user_id, reason=reason, request=conn))
 
     async def get_user(self, session: SessionBase) -> User | None:
         """Returns the user who is logged in to a session; None if the login is not valid any more."""
+        user = await self._load_user(session)
+        return user if user is not None and self.is_valid(session, user) else None
+
+    async def _load_user(self, session: SessionBase) -> User | None:
         row = session.user_row
         if row is not None and str(row["user_id"]) == session[USER_ID]:
             user: User | None = self.users.from_row(row)
         else:
             user = await self.users.get(session[USER_ID])
-        return user if user is not None and self.is_valid(session, user) else None
+        return user
+
+    def _why_invalid(self, session: SessionBase, user: User | None) -> str:
+        if user is None:
+            return "user deleted"
+        if not user.is_active:
+            return "user inactive"
+        if not self._has_backend(session):
+            return "backend removed"
+        return "timeout" if self._verify(session, user) else "password changed"
 
     def is_valid(self, session: SessionBase, user: User) -> bool:
         """Returns whether the user is active, has the backend and the password of the login, and no timeout has passed.

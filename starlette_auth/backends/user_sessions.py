@@ -5,8 +5,10 @@ from typing import Literal
 
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_integer
 from ..core.events import (
     Events,
+    EverybodyLoggedOut,
     PasswordChanged,
     SessionEnded,
     SessionsEnded,
@@ -47,9 +49,11 @@ class UserSessions:
     ) -> None:
         if when_full not in ("drop_oldest", "reject"):
             raise ImproperlyConfigured(f'when_full={when_full!r} is not known. Use "drop_oldest" or "reject".')
-        if max_sessions is not None and (max_sessions < 1 or not store.supports_user_lookup):
+        if max_sessions is not None:
+            require_integer(max_sessions, "max_sessions")
+        if max_sessions is not None and not store.supports_user_lookup:
             raise ImproperlyConfigured(
-                "max_sessions must be at least 1, and needs a store that can list the sessions of a user. "
+                "max_sessions needs a store that can list the sessions of a user. "
                 "Use DatabaseStore, RedisStore or CachedStore."
             )
         self.store = store
@@ -142,6 +146,18 @@ class UserSessions:
                 await self.devices.revoke_all(user)
         if known is not None:
             await self.devices.remember(known, user)
+        return number
+
+    async def revoke_everybody(self, *, request: HTTPConnection | None = None) -> int:
+        """Ends the sessions of all users and visitors; returns their number. Emits EverybodyLoggedOut.
+
+        Open WebSockets and streamed responses end, too: within a second in this process, within a minute in others.
+        Raises ImproperlyConfigured if the sessions are in cookies: another secret key ends those.
+        """
+        number = await self.store.revoke_everybody()
+        self.store.open_websockets.everybody_changed()
+        async with self.events.transaction(EverybodyLoggedOut):
+            await self.events.emit(EverybodyLoggedOut(number=number, request=request))
         return number
 
     async def check_limit(self, user: User, here: SessionBase | None = None) -> None:

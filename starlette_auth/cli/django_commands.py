@@ -14,6 +14,7 @@ from databases import Database
 
 from ..auth import Auth
 from ..core.exceptions import ImproperlyConfigured
+from ..database.drivers import connect
 from ..database.gateway import Gateway
 from ..database.migrations import migrate
 from ..database.tables import Tables
@@ -263,12 +264,13 @@ def _unlimited(column_type: Any) -> Any:
 @contextlib.asynccontextmanager
 async def _open(open_database: Callable[[str], Database], url: str) -> AsyncIterator[Gateway]:
     database = open_database(url)
-    async with database:
-        gateway = Gateway.of(database)
-        try:
-            yield gateway
-        finally:
-            await gateway.close()
+    gateway = Gateway.of(database)
+    await connect(database)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+        await database.disconnect()
 
 
 @contextlib.asynccontextmanager
@@ -278,8 +280,9 @@ async def _target(options: argparse.Namespace) -> AsyncIterator[tuple[Gateway, T
         async with _open(options.open_database, options.to) as gateway:
             yield gateway, Tables()
         return
-    async with auth.database:
-        try:
-            yield auth.gateway, auth.tables
-        finally:
-            await auth.close()
+    await connect(auth.database)
+    try:
+        yield auth.gateway, auth.tables
+    finally:
+        await auth.close()
+        await auth.database.disconnect()

@@ -2,26 +2,22 @@
 
 import argparse
 import asyncio
-import importlib
 import os
-import secrets
-import sys
 from collections.abc import Sequence
 from typing import Any
-
-from databases import Database
 
 from ..auth import Auth
 from ..core.exceptions import StarletteAuthError
 from ..core.text import normalize_username
 from ..core.translation import format_time_since
+from ..database.drivers import connect, open_database
 from ..database.migrations import migrate
-from ..django.project import DjangoProject
 from ..http.user_agents import describe_user_agent
 from ..users.models import User
 from .accounts import add_allow_weak_password, ask_for_password, ask_for_superuser, check_password
 from .build_filter import add_filter_command
 from .django_commands import add_commands
+from .loading import find_application, load_app, load_auth
 from .terminal import CommandError, print_error, print_line, show_progress
 
 
@@ -55,7 +51,7 @@ def _find_auth(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 
 def _with_auth(options: argparse.Namespace) -> None:
-    auth = _auth(options)
+    auth = load_auth(options)
     # Ask before the event loop runs: inside it, Ctrl-C would not interrupt input().
     options.ask(auth, options)
     asyncio.run(_run(auth, options))
@@ -72,9 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_createsuperuser(commands, common)
     _add_changepassword(commands, common)
     _add_unlock(commands, common)
+    _add_sendreset(commands, common)
     _add_clearsessions(commands, common)
     _add_sessions(commands, common)
-    add_commands(commands, open_database=_database, open_app=_app)
+    add_commands(commands, open_database=open_database, open_app=load_app)
     add_filter_command(commands)
     return parser
 
@@ -121,8 +118,14 @@ def _add_unlock(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "unlock", help="let a user log in again after too many wrong passwords", parents=[common]
     )
-    command.add_argument("username", metavar="NAME", help="the username or e-mail address of the user")
+    command.add_argument("username", metavar="NAME", help="the username or e-mail address, as entered at the login")
     command.set_defaults(command=_unlock, ask=_ask_nothing)
+
+
+def _add_sendreset(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser("sendreset", help="mail a user the link to choose a new password", parents=[common])
+    command.add_argument("username", metavar="NAME", help="the username or e-mail address of the user")
+    command.set_defaults(command=_sendreset, ask=_ask_nothing)
 
 
 def _add_clearsessions(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -138,50 +141,16 @@ def _add_sessions(commands: Any, common: argparse.ArgumentParser) -> None:
     verb.add_argument("username")
     verb.set_defaults(command=_list_sessions, ask=_ask_nothing)
 
-    verb = verbs.add_parser("revoke", help="end sessions of a user, by ID or all of them", parents=[common])
-    verb.add_argument("username")
-    selection = verb.add_mutually_exclusive_group(required=True)
-    selection.add_argument("ids", metavar="ID", nargs="*", default=[], help="an ID printed by `sessions list`")
-    selection.add_argument("--all", action="store_true", help="all sessions of the user")
-    verb.set_defaults(command=_revoke_sessions, ask=_ask_nothing)
-
-
-def _auth(options: argparse.Namespace) -> Auth:
-    if options.app:
-        return _app(options.app)
-    django = DjangoProject() if options.django else None
-    return Auth(_database(options.database), secret_key=secrets.token_urlsafe(50), django=django)
-
-
-def _app(name: str) -> Auth:
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        auth = getattr(importlib.import_module(module), attribute or "auth")
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise CommandError(f"{name} cannot be loaded: {error}. Pass --app module:attribute.") from error
-    if not isinstance(auth, Auth):
-        raise CommandError(f"{name} is a {type(auth).__name__}, not an Auth. Pass the Auth, as in --app {module}:auth.")
-    return auth
-
-
-def _database(url: str) -> Database:
-    try:
-        return Database(url)
-    except ImportError as error:
-        raise CommandError(
-            f"{error}. Install starlette-contrib-auth[postgres] or starlette-contrib-auth[mysql]."
-        ) from error
-    except (LookupError, AssertionError, ValueError):
-        # The message does not contain the URL, because it may contain a password.
-        raise CommandError(
-            "This is not a supported database URL. Use sqlite+aiosqlite:///file, postgresql://user@host/name or "
-            "mysql+asyncmy://user@host/name. Write %40 for an @ in the password, and %2F for a /."
-        ) from None
+    verb = verbs.add_parser("revoke", help="end sessions: some or all of a user, or everybody's", parents=[common])
+    verb.add_argument("username", nargs="?")
+    verb.add_argument("ids", metavar="ID", nargs="*", default=[], help="an ID printed by `sessions list`")
+    verb.add_argument("--all", action="store_true", help="all sessions of the user")
+    verb.add_argument("--everybody", action="store_true", help="all sessions of all users and visitors")
+    verb.set_defaults(command=_revoke_sessions, ask=_check_selection)
 
 
 async def _run(auth: Auth, options: argparse.Namespace) -> None:
-    await auth.database.connect()
+    await connect(auth.database)
     try:
         await options.command(auth, options)
     finally:
@@ -221,13 +190,29 @@ async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _unlock(auth: Auth, options: argparse.Namespace) -> None:
     name = options.username
-    user = await auth.users.get_by_username(normalize_username(name)) or await auth.users.get_by_email(name)
-    if user is None:
-        raise CommandError(f"There is no user {name!r}, or several have this e-mail address. Pass a username.")
+    users = await _find_users(auth, name)
     # With --database, the login fields of the site are unknown.
-    for login in filter(None, (user.username, user.email)):
+    for login in {name, *(login for user in users for login in (user.username, user.email) if login)}:
         await auth.throttle.unlock(login)
-    print_line(f"Unlocked {user.username}: wrong passwords are counted from 0 again.")
+    who = " and ".join(user.username for user in users) or f"the name {name!r}, which no user has"
+    print_line(f"Unlocked {who}: wrong passwords are counted from 0 again.")
+
+
+async def _sendreset(auth: Auth, options: argparse.Namespace) -> None:
+    if not options.app:
+        raise CommandError("The mail needs the application's mailer and pages. Pass --app MODULE:ATTRIBUTE.")
+    users = await _find_users(auth, options.username)
+    if len(users) != 1:
+        raise CommandError(f"{len(users)} users have the name or address {options.username!r}. Pass a username.")
+    app = find_application(options.app)
+    await auth.users.send_password_reset(users[0], app=app)
+    print_line(f"Sent {users[0].username} the link to choose a new password.")
+
+
+async def _find_users(auth: Auth, name: str) -> list[User]:
+    """Returns the user with this username, or else the users with this e-mail address."""
+    user: User | None = await auth.users.get_by_username(normalize_username(name))
+    return [user] if user is not None else await auth.users.list_by_email(name)
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -265,7 +250,22 @@ async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
         print_line(f"{options.username} has no sessions.")
 
 
+def _check_selection(auth: Auth, options: argparse.Namespace) -> None:
+    selections = [bool(options.ids), options.all, options.everybody]
+    if selections.count(True) != 1 or bool(options.username) is options.everybody:
+        raise CommandError(
+            "Say which sessions to end: `sessions revoke USERNAME ID …`, `sessions revoke USERNAME --all` or "
+            "`sessions revoke --everybody`."
+        )
+
+
 async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
+    if options.everybody:
+        # With --database, the site may keep its sessions elsewhere: the store in the message shows it.
+        number, store = await auth.user_sessions.revoke_everybody(), auth.sessions
+        table = f", table {store.table.name}" if store.table is not None else ""
+        print_line(f"Ended all {number} sessions ({type(store).__name__}{table}).")
+        return
     user = await _user(auth, options)
     if options.all:
         print_line(f"Ended {await auth.user_sessions.revoke_all(user)} sessions of {user.username}.")

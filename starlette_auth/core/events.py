@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
 
+from .arguments import require_callable
 from .exceptions import ImproperlyConfigured
 
 CLEANSED = "********************"
@@ -49,10 +50,42 @@ class UserLoggedOut(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class LoginFailed(Event):
-    """No backend accepted the credentials. Fields of `credentials` that may be secret are replaced by asterisks."""
+    """No backend accepted the credentials. Fields of `credentials` that may be secret are replaced by asterisks.
+
+    `user` is the user whose name or address was entered, or None. A visitor must not learn which of both it is.
+    """
 
     credentials: Mapping[str, Any]
     request: HTTPConnection = field(repr=False)
+    user: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasswordRefused(Event):
+    """A wrong password was entered on another page than the login page.
+
+    `action` is the name under which the attempt counts: "password_change" (also of pages that ask for the old
+    password), "reauthenticate", "login" for the pages of mailed links, or "confirm" for a registration, whose account
+    does not exist yet: `user` is None then.
+    """
+
+    user: Any
+    request: HTTPConnection = field(repr=False)
+    action: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TooManyAttempts(Event):
+    """A request was refused with 429 because of a rate limit or of earlier wrong passwords.
+
+    `action` names the limit, as in `Auth(rates={"login": …})`. `user` is the user whose password was entered, or None.
+    The request may be repeated after `retry_after` seconds.
+    """
+
+    action: str
+    retry_after: int
+    request: HTTPConnection = field(repr=False)
+    user: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +165,26 @@ class SessionsEnded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SessionExpired(Event):
+    """A request came with a session whose login is not valid any more. The session was deleted.
+
+    `reason` is "timeout", "password changed", "user inactive", "user deleted", "backend removed" or "proxy".
+    """
+
+    user_id: str
+    reason: str
+    request: HTTPConnection = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EverybodyLoggedOut(Event):
+    """The sessions of all users and visitors were deleted. `number` tells how many."""
+
+    number: int
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PasswordCheckUnavailable(Event):
     """The breached-password service did not answer. The password was accepted without that check."""
 
@@ -170,6 +223,7 @@ class Events:
             raise ImproperlyConfigured("events.on() needs an event class. Use @auth.events.on(UserLoggedIn).")
 
         def register(listener: Listener[E]) -> Listener[E]:
+            require_callable(listener, "A listener", "Write @auth.events.on(UserLoggedIn) above a function.")
             listeners = self._after_commit_listeners if after_commit else self._listeners
             listeners.setdefault(kind, []).append(listener)
             return listener

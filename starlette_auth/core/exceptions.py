@@ -100,10 +100,15 @@ class HashingBusy(HTTPException):
 
 
 class Throttled(HTTPException):
-    """Too many attempts were made. The response is 429 (RFC 6585 §4) with `Retry-After`, in seconds."""
+    """Too many attempts were made. The response is 429 (RFC 6585 §4) with `Retry-After`, in seconds.
 
-    def __init__(self, retry_after: int) -> None:
+    `action` names the limit. `is_reported` tells whether the event TooManyAttempts was emitted.
+    """
+
+    def __init__(self, retry_after: int, *, action: str = "") -> None:
         self.retry_after = retry_after
+        self.action = action
+        self.is_reported = False
         super().__init__(429, "Too many attempts. Please try again later.", headers={"Retry-After": str(retry_after)})
 
 

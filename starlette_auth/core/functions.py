@@ -58,6 +58,16 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
+def describe_function(function: Any) -> str:
+    """Returns the name of a function and where it is written, as in "shop.orders (shop.py:41)"."""
+    *_, inner = layers(function)
+    name = f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return name
+    return f"{name} ({code.co_filename.replace(chr(92), '/').rpartition('/')[2]}:{code.co_firstlineno})"
+
+
 def _decoration_of(function: Any, decorator: str) -> Decoration:
     key = id(function)
     if key not in _decorations:

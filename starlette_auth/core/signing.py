@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .exceptions import ImproperlyConfigured
 from .text import visible_characters
@@ -27,7 +27,8 @@ class SecretKeys:
 
     def __init__(self, secret_key: str | Sequence[str]) -> None:
         self._scope = ""
-        self.all = (secret_key,) if isinstance(secret_key, (str, bytes)) else tuple(secret_key or ())
+        is_one = isinstance(secret_key, str | bytes | Mapping) or not isinstance(secret_key, Iterable)
+        self.all: tuple[str, ...] = (secret_key,) if is_one else tuple(secret_key)  # type: ignore[assignment]
         if not self.all or not all(isinstance(key, str) and key for key in self.all):
             raise ImproperlyConfigured(
                 f"secret_key is empty or not a str. {GENERATE_KEY[:-1]} and keep it out of the repository."

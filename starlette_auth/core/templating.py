@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from .exceptions import ImproperlyConfigured
+from .arguments import as_folders, require_folders
 from .translation import gettext, ngettext
 
 PACKAGE = Path(__file__).parent.parent
@@ -22,32 +22,16 @@ class Templates:
     """Finds and renders Jinja templates: first in the application's directories, then in the built-in one."""
 
     def __init__(self, directories: Sequence[str | PathLike[str]] = ()) -> None:
-        if isinstance(directories, str):
-            raise ImproperlyConfigured('templates is a list. Pass templates=["templates"].')
-        self._directories = [*directories]
+        self._directories = as_folders(directories, "templates", 'Pass templates=["templates"].')
         self._loaded: set[str] = set()
 
     @functools.cached_property
     def environment(self) -> Any:
         """The jinja2.Environment. Jinja2 is imported on first use, so an application without pages does not need it."""
-        jinja2 = importlib.import_module("jinja2")
-        built_in = jinja2.FileSystemLoader(BUILT_IN)
-        environment = jinja2.Environment(
-            loader=jinja2.ChoiceLoader(
-                [
-                    jinja2.FileSystemLoader(self._directories),
-                    built_in,
-                    # A replacement can extend the original: {% extends "starlette_auth/auth_base.html" %}
-                    jinja2.PrefixLoader({"starlette_auth": built_in}),
-                ]
-            ),
-            autoescape=jinja2.select_autoescape(("html", "htm", "xml"), default=False, default_for_string=True),
-            extensions=["jinja2.ext.i18n"],
-            auto_reload=False,
-            trim_blocks=True,
-            lstrip_blocks=True,
+        require_folders(self._directories, "templates")
+        environment = importlib.import_module(f"{__package__}.template_environment").Environment(
+            self._directories, BUILT_IN
         )
-        environment.policies["ext.i18n.trimmed"] = True
         # Jinja calls these at each rendering, because the language depends on the request.
         environment.install_gettext_callables(gettext, ngettext, newstyle=True)
         return environment

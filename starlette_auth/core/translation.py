@@ -9,10 +9,12 @@ from contextvars import ContextVar
 from os import PathLike
 from pathlib import Path
 
+from .arguments import as_folders, as_texts
 from .clock import DAY, HOUR, MINUTE
 from .exceptions import ImproperlyConfigured
 
 DOMAIN = "starlette_auth"
+LANGUAGES = 'Pass languages=["en", "de"].'
 BUILT_IN = Path(__file__).parent / "locale"
 RIGHT_TO_LEFT = frozenset(("ar", "ckb", "dv", "fa", "he", "ks", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"))
 
@@ -38,9 +40,11 @@ class Languages:
     """
 
     def __init__(self, tags: Sequence[str] = ("en",), directories: Sequence[str | PathLike[str]] = ()) -> None:
-        if isinstance(tags, str) or not tags:
-            raise ImproperlyConfigured('languages is a list, the default first. Pass languages=["en", "de"].')
-        self.all: Mapping[str, Language] = {tag.lower(): _load(tag, directories) for tag in tags}
+        names = as_texts(tags if tags and not isinstance(tags, str) else (), "languages", fix := LANGUAGES)
+        if not names:
+            raise ImproperlyConfigured(f"languages is a list, the default first. {fix}")
+        folders = as_folders(directories, "locale_dirs", 'Pass locale_dirs=["locale"].')
+        self.all: Mapping[str, Language] = {tag.lower(): _load(tag, folders) for tag in names}
         self.default = next(iter(self.all.values()))
 
     def negotiate(self, accept: str) -> Language:

@@ -23,6 +23,10 @@ class UTCDateTime(sa.DateTime):
         self.zone = zone
 
 
+class Bool(sa.Boolean):
+    """A column for True and False, which is spelled `bool` on SQLite, as Django spells it."""
+
+
 class LongText(sa.Text):
     """A column for text of any length. MySQL limits TEXT to 64 KiB, so it is LONGTEXT there."""
 
@@ -30,6 +34,11 @@ class LongText(sa.Text):
 @compiles(UTCDateTime, "mysql", "mariadb")
 def _mysql_datetime(kind: UTCDateTime, compiler: Any, **options: Any) -> str:
     return "DATETIME(6)"
+
+
+@compiles(Bool, "sqlite")
+def _sqlite_bool(kind: Bool, compiler: Any, **options: Any) -> str:
+    return "bool"
 
 
 @compiles(LongText, "mysql", "mariadb")

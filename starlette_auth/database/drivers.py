@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from databases import Database
 
-from ..core.exceptions import ImproperlyConfigured
+from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
+from ..core.text import one_line
 
 
 class Driver(Protocol):
@@ -206,6 +207,60 @@ DRIVERS: dict[str, type[Driver]] = {
     "mysql+aiomysql": MySQLDriver,
     "mysql+asyncmy": MySQLDriver,
 }
+
+
+#: The extra of this package that brings a driver, and how its URLs begin.
+EXTRAS = {"asyncpg": ("postgres", "postgresql://"), "asyncmy": ("mysql", "mysql+asyncmy://")}
+#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
+WRONG_NAME = "Create the database first, or correct its name in the URL."
+WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
+FIXES: dict[object, str] = {
+    **dict.fromkeys(("3D000", 1049), WRONG_NAME),
+    **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
+}
+
+
+def open_database(url: str) -> Database:
+    """Returns the Database for a URL. `mysql://` stands for asyncmy here, the driver of the extra `mysql`.
+
+    Raises ImproperlyConfigured for a URL that is not supported, and for a driver that is not installed. The message
+    does not contain the URL, because it may contain a password.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme in ("mysql", "mariadb", "mariadb+asyncmy"):
+        scheme = "mysql+asyncmy"
+    try:
+        database = Database(f"{scheme}{separator}{rest}")
+    except ImportError as error:
+        extra, beginning = EXTRAS.get(error.name or "", ("mysql", "mysql+asyncmy://"))
+        raise ImproperlyConfigured(
+            f"The driver {error.name} of this database is not installed. For {beginning}, run "
+            f"`pip install starlette-contrib-auth[{extra}]`."
+        ) from None
+    except Exception:
+        raise ImproperlyConfigured(
+            "This is not a supported database URL. Use sqlite+aiosqlite:///file, postgresql://user@host/name or "
+            "mysql+asyncmy://user@host/name. Write %40 for an @ in the password, and %2F for a /."
+        ) from None
+    find_driver(database)
+    return database
+
+
+async def connect(database: Database) -> None:
+    """Connects a database. Raises Unavailable or ImproperlyConfigured if it is not there or refuses the user."""
+    try:
+        await database.connect()
+    except StarletteAuthError:
+        raise
+    except Exception as error:
+        code = getattr(error, "sqlstate", None) or next(iter(error.args), None)
+        fix = FIXES.get(code) if isinstance(code, str | int) else None
+        if fix is not None:
+            raise ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}") from error
+        raise Unavailable(
+            f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in "
+            "the URL."
+        ) from error
 
 
 def find_driver(database: Database) -> Driver:

@@ -11,6 +11,7 @@ from databases import Database
 from databases.core import Connection
 from databases.interfaces import ConnectionBackend
 
+from ..core.arguments import require_instance
 from ..core.concurrency import PerLoop
 from ..core.exceptions import ImproperlyConfigured
 from .connections import (
@@ -60,6 +61,7 @@ class Gateway(Transactions):
     @classmethod
     def of(cls, database: Database) -> "Gateway":
         """Returns the gateway of a database: one object per database, because the write lock must be shared."""
+        require_instance(database, Database, "database", "Pass Database(url), from the package `databases`.")
         gateway: Gateway | None = vars(database).get("_starlette_auth")
         if gateway is None:
             gateway = vars(database)["_starlette_auth"] = cls(database)

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .columns import LongText, UTCDateTime, derived_name, foreign_key, key_column, like_index, unique_together
+from .columns import Bool, LongText, UTCDateTime, derived_name, foreign_key, key_column, like_index, unique_together
 
 DEFAULT_USER_TABLE = "auth_user"  # Django's
 
@@ -16,13 +16,13 @@ def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
         key if key is not None else key_column(),
         sa.Column("password", sa.String(128), nullable=False),
         sa.Column("last_login", UTCDateTime(), nullable=True),
-        sa.Column("is_superuser", sa.Boolean, nullable=False),
+        sa.Column("is_superuser", Bool(), nullable=False),
         sa.Column("username", sa.String(150), nullable=False, unique=True),
         sa.Column("first_name", sa.String(150), nullable=False),
         sa.Column("last_name", sa.String(150), nullable=False),
         sa.Column("email", sa.String(254), nullable=False),
-        sa.Column("is_staff", sa.Boolean, nullable=False),
-        sa.Column("is_active", sa.Boolean, nullable=False),
+        sa.Column("is_staff", Bool(), nullable=False),
+        sa.Column("is_active", Bool(), nullable=False),
         sa.Column("date_joined", UTCDateTime(), nullable=False),
     ]
 

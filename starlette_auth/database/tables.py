@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from ..core.arguments import require_bool, require_instance
 from ..core.exceptions import ImproperlyConfigured
 from .columns import UTCDateTime, add_lookup_index, add_unique_index, derived_name
 from .table_definitions import (
@@ -95,6 +96,9 @@ class Tables:
     """
 
     def __init__(self, *, user: sa.Table | None = None, username_case_sensitive: bool = True) -> None:
+        if user is not None:
+            require_instance(user, sa.Table, "user", "Pass user=sa.Table(…, *user_columns()).")
+        require_bool(username_case_sensitive, "username_case_sensitive")
         self.metadata = sa.MetaData()
         self.user = user if user is not None else user_table(self.metadata)
         missing = {column.name for column in user_columns()} - {"id"} - set(self.user.columns.keys())

@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import zoneinfo
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, tzinfo
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from databases import Database
 
 from ..backends.base import AuthenticationBackend
 from ..backends.model import ModelBackend
+from ..core.arguments import require_bool, require_instance, require_integer, require_text
 from ..core.clock import DAY, TWO_WEEKS, Clock
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys
@@ -107,6 +108,7 @@ class DjangoProject(Defaults):
     shares_sessions = True
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.version not in ITERATIONS:
             raise ImproperlyConfigured(f"version={self.version!r} is not supported. Use {', '.join(ITERATIONS)}.")
         if self.engine not in ENGINES:
@@ -129,6 +131,18 @@ class DjangoProject(Defaults):
                 "Django's cache keeps sessions that end in this application: a user who logs out here stays logged in "
                 "to Django. Pass invalidate_session to DjangoProject, as in invalidate_session=DjangoCache(url)."
             )
+
+    def _check_kinds(self) -> None:
+        for setting in fields(self):
+            value, kind = getattr(self, setting.name), setting.type
+            fix = f"Pass the value of {setting.name.upper()} in Django's settings."
+            if kind is int:
+                require_integer(value, setting.name)
+            elif kind is bool:
+                require_bool(value, setting.name)
+            elif kind is str:
+                require_text(value, setting.name, fix)
+        require_instance(self.auth_backends, Mapping, "auth_backends", 'Pass {"yours.Backend": "django.path.Backend"}.')
 
     @property
     def engine(self) -> str:

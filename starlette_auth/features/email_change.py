@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
+from ..core.arguments import require_integer
 from ..core.events import EmailChanged, SessionsEnded
 from ..core.exceptions import AlreadyExists, ValidationError
 from ..core.text import ascii_lower, normalize_email, normalize_username
@@ -42,6 +43,8 @@ class EmailChange(Feature):
     """
 
     def __init__(self, *, max_age: int = 24 * 60 * 60, undo_age: int = 7 * 24 * 60 * 60) -> None:
+        require_integer(max_age, "max_age")
+        require_integer(undo_age, "undo_age")
         self.max_age = max_age
         self.undo_age = undo_age
 

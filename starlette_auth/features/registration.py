@@ -9,6 +9,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
+from ..core.arguments import require_integer
+from ..core.events import PasswordRefused
 from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
 from ..core.signing import salted_hmac
 from ..core.text import ascii_lower, normalize_email, normalize_username
@@ -53,9 +55,8 @@ class Registration(Feature):
             raise ImproperlyConfigured(
                 'Without a username, verify="after" would reveal which addresses are taken. Use verify="before".'
             )
-        self.fields = tuple(fields)
-        self.verify = verify if "email" in fields else ""
-        self.max_age = max_age
+        require_integer(max_age, "max_age")
+        self.fields, self.verify, self.max_age = tuple(fields), verify if "email" in fields else "", max_age
 
     def attach(self, auth: Auth) -> None:
         self.auth = auth
@@ -125,8 +126,7 @@ class Registration(Feature):
                 close_link(request, REGISTER)
                 return redirect(request, "register_complete")
             token = token if is_usable else None
-        status = 404 if token is None else (422 if form.errors else 200)
-        template = "registration/register_confirm.html"
+        template, status = "registration/register_confirm.html", 404 if token is None else (422 if form.errors else 200)
         return await render(auth, request, template, status, form=form, validlink=token is not None)
 
     async def _use_link(self, request: Request, form: Form, pending: Sequence[Token], match: Token | None) -> bool:
@@ -207,8 +207,7 @@ class Registration(Feature):
         return user
 
     async def _send(self, request: Request, token: str, data: dict[str, Any]) -> None:
-        email, mailer = data["email"], self.auth.account_mailer
-        name = "register"
+        email, name, mailer = data["email"], "register", self.auth.account_mailer
         if await self.auth.users.list_by_email(email):
             name = "address_taken"
         elif "username" in data and await self.auth.users.has_username(data["username"]):
@@ -284,6 +283,7 @@ class Registration(Feature):
                 if (await self.auth.passwords.check(str(candidate.data["password"]), password)).matches:
                     attempt.succeeded = True
                     return candidate
+        await self.auth.events.emit(PasswordRefused(user=None, request=request, action="confirm"))
         return None
 
     def _tags(self, email: str, password: str) -> list[str]:

@@ -19,6 +19,11 @@ def has_mailed_secret(scope: Scope) -> bool:
     return ("/confirm/" in path or "/reset/" in path) and SECRET.search(path) is not None
 
 
+def mask_path(path: str) -> str:
+    """Returns a path without the secret of a mailed link."""
+    return SECRET.sub(rf"\1{HIDDEN}", path)
+
+
 def set_logged_path(scope: Scope, path: str) -> None:
     """Replaces the path, which servers log when the response starts."""
     scope["path"], scope["raw_path"] = path, path.encode("utf-8", "replace")
@@ -32,7 +37,7 @@ async def call_without_secret(app: ASGIApp, scope: Scope, receive: Receive, send
     """
 
     def mask() -> None:
-        set_logged_path(scope, SECRET.sub(rf"\1{HIDDEN}", scope["path"]))
+        set_logged_path(scope, mask_path(scope["path"]))
 
     async def send_masked(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import as_texts
 from ..core.exceptions import ImproperlyConfigured
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+PROXIES = 'Pass addresses ("10.0.0.1"), networks ("10.0.0.0/8") or "unix".'
 MAX_LENGTH = 45  # characters of an IPv6 address in its longest form
 NAT64 = int(ipaddress.IPv6Address("64:ff9b::")) >> 32
 
@@ -21,8 +23,7 @@ class TrustedProxies:
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
-        if isinstance(trusted, str):
-            raise ImproperlyConfigured('trusted_proxies is a list. Pass trusted_proxies=["10.0.0.0/8"].')
+        trusted = as_texts(trusted, "trusted_proxies", PROXIES)
         self.trusts_socket = "unix" in trusted
         self.networks = [_network(proxy) for proxy in trusted if proxy != "unix"]
 
@@ -98,9 +99,7 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
-        raise ImproperlyConfigured(
-            f'trusted_proxies: {error}. Pass addresses ("10.0.0.1"), networks ("10.0.0.0/8") or "unix".'
-        ) from None
+        raise ImproperlyConfigured(f"trusted_proxies: {error}. {PROXIES}") from None
 
 
 def _address(text: str) -> Address | None:

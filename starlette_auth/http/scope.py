@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from starlette.types import Scope
 
+from ..core.arguments import as_texts
 from ..core.exceptions import ImproperlyConfigured
 
 SCOPE_KEY = "starlette_auth"
@@ -13,6 +14,8 @@ IDENTIFIED_BY = "starlette_auth.backend"
 IDENTIFIED_USER = "starlette_auth.user"  # as IDENTIFIED_BY found it, if that is not the backend of the session
 NEW_DEVICE = "starlette_auth.device"
 GUARDS = "starlette_auth.guards"  # the tests that the request has passed, for `revalidate`
+IS_LOGGED = "starlette_auth.logged"  # the security log has a line about the refusal of this request
+CLAIMED_USER = "starlette_auth.claimed"  # the user whose name was entered at a login
 IS_CHECK = "starlette_auth.check"  # whether this is the check of a connection that is open already
 
 
@@ -27,9 +30,10 @@ def parse_prefixes(exclude: Sequence[str]) -> tuple[str, ...]:
 
     A wrong prefix, such as "/" or "", would exclude every path. It raises ImproperlyConfigured.
     """
-    if isinstance(exclude, str) or not all(prefix.startswith("/") and len(prefix) > 1 for prefix in exclude):
-        raise ImproperlyConfigured('exclude is a list of paths that start with a slash. Pass exclude=("/static",).')
-    return tuple(exclude)
+    prefixes = as_texts(exclude, "exclude", fix := 'Pass paths that start with a slash, as in exclude=("/static",).')
+    if not all(prefix.startswith("/") and len(prefix) > 1 for prefix in prefixes):
+        raise ImproperlyConfigured(f"exclude contains a text that is not a path. {fix}")
+    return tuple(prefixes)
 
 
 def is_below(scope: Scope, prefixes: Iterable[str]) -> bool:

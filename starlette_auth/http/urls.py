@@ -10,12 +10,15 @@ from starlette.responses import RedirectResponse
 from starlette.routing import NoMatchFound
 from starlette.types import Scope
 
+from ..core.arguments import as_texts, require_text
 from ..core.exceptions import ImproperlyConfigured
 from ..core.text import domain_to_ascii, has_lone_surrogate
 from .cookies import Cookie
 from .scope import SCOPE_APP
 
 MAX_URL_LENGTH = 2048
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@\\:*\[\]]+)(:[0-9]{1,5})?")
+ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{HOST.pattern}/?")
 BASE_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE = "/:@!$&'()*+,;=-._~%"
@@ -87,20 +90,31 @@ def _with_one_slash(path: str) -> str:
 
 def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     """Validates the setting `next_hosts` and returns it as a tuple."""
-    if isinstance(hosts, str) or not all(hosts):
-        raise ImproperlyConfigured('next_hosts is a list of hosts. Pass next_hosts=["shop.example"].')
-    return tuple(hosts)
+    names = as_texts(hosts, "next_hosts", fix := 'Pass hosts, with the port if it is another, as in ["shop.example"].')
+    for name in names:
+        # A wildcard counts only in the header Content-Security-Policy, which allows the redirect after a form.
+        if not HOST.fullmatch(name.removeprefix("*.")):
+            raise ImproperlyConfigured(f"next_hosts contains {name!r}, which is not a host. {fix}")
+    return tuple(names)
 
 
 def parse_origins(origins: Sequence[str]) -> frozenset[str]:
     """Validates the setting `trusted_origins` and returns it as browsers write origins."""
-    if isinstance(origins, str) or not all("://" in origin for origin in origins):
-        raise ImproperlyConfigured('trusted_origins is a list. Pass trusted_origins=["https://shop.example"].')
-    return frozenset(normalize_origin(origin) for origin in origins)
+    names = as_texts(origins, "trusted_origins", fix := 'Name each origin, as in ["https://shop.example"].')
+    for name in names:
+        if "*" in name:
+            # Every page of a subdomain, also one that an attacker controls, could otherwise send forms to this site.
+            raise ImproperlyConfigured(f"trusted_origins contains {name!r}, but wildcards are not supported. {fix}")
+        if not ORIGIN.fullmatch(name):
+            raise ImproperlyConfigured(
+                f"trusted_origins contains {name!r}, which is not an origin: a scheme and a host, without a path. {fix}"
+            )
+    return frozenset(normalize_origin(name) for name in names)
 
 
 def parse_base_url(base_url: str) -> str:
     """Validates the setting `base_url` and returns it without a slash at the end."""
+    require_text(base_url, "base_url", 'Pass base_url="https://shop.example".')
     try:
         parts = urlsplit(base_url)
         host, port, rest = parts.hostname or "", parts.port, parts.path.strip("/") + parts.query + parts.fragment
@@ -148,6 +162,17 @@ def url_path_for(scope: Scope, name: str, **params: Any) -> str:
             f'There is no route with the name {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '
             'or pass the path of your own page, as in Auth(login_url="/login").'
         ) from error
+
+
+def connection_to(app: Any) -> HTTPConnection:
+    """Returns a connection without a request, for which links to the pages of `app` can be made."""
+    if app is None:
+        raise ImproperlyConfigured(
+            "The link needs the application that has the account pages. Pass request=request, app=app, or "
+            "lifespan=lifespan(auth) to your app."
+        )
+    scope = {"type": "http", "method": "GET", "path": "/", "root_path": "", "query_string": b"", "headers": []}
+    return HTTPConnection({**scope, "app": app})
 
 
 def find_url_path(scope: Scope, name: str) -> str | None:

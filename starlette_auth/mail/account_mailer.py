@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_text
 from ..core.clock import Clock, utc_now
 from ..core.exceptions import ImproperlyConfigured
 from ..core.templating import Templates
-from ..core.translation import current_language
+from ..core.translation import current_language, format_duration
 from ..http.urls import parse_base_url
 from .messages import build_message
 from .queue import MailQueue, note_recipient
@@ -50,6 +51,8 @@ class AccountMailer:
     ) -> None:
         self.templates = templates
         self.queue = queue
+        require_text(site_name, "site_name", 'Pass site_name="Shop".')
+        require_text(from_email, "from_email", 'Pass from_email="Shop <accounts@shop.example>".')
         self.base_url = parse_base_url(base_url) if base_url is not None else None
         host = urlsplit(self.base_url or "").hostname or "localhost"
         self.site_name = site_name or host
@@ -117,6 +120,16 @@ class AccountMailer:
             return built
 
         return lambda: self.queue.enqueue(make, user=user)
+
+    def reset_mail(self, conn: HTTPConnection, user: Any, link: Mapping[str, str], max_age: int) -> TemplateMail:
+        """Returns the mail with a reset link. `link` has the parameters of the page, from `make_reset_link`."""
+        url = self.link(conn, "password_reset_confirm", **link)
+        context = {"user": user, "link": url, "valid_for": format_duration(max_age)}
+        return TemplateMail(to=user.email, name="password_reset", context=context)
+
+    async def send(self, mail: TemplateMail) -> None:
+        """Sends a mail at once, for an administrator. Raises Unavailable if the mail server does not take it."""
+        await self.queue.send(await self._render(mail))
 
     async def _render(self, mail: TemplateMail) -> EmailMessage:
         language = current_language()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from email.message import EmailMessage
 from typing import Any, Literal, Protocol, TextIO
 
+from ..core.arguments import require_integer, require_number, require_text
 from ..core.exceptions import ImproperlyConfigured
 from .messages import CONTROL, plain_text
 
@@ -40,7 +41,13 @@ class SMTPMailer:
         tls_context: ssl.SSLContext | None = None,
         timeout: float = 10.0,
     ) -> None:
-        if tls not in PORTS:
+        require_text(host, "host", 'Pass SMTPMailer("smtp.example").', may_be_empty=False)
+        if "://" in host or any(character.isspace() for character in host):
+            raise ImproperlyConfigured('host is not the name of a host. Pass SMTPMailer("smtp.example", port=587).')
+        if port is not None:
+            require_integer(port, "port", maximum=65_535)
+        require_number(timeout, "timeout")
+        if not isinstance(tls, str) or tls not in PORTS:
             raise ImproperlyConfigured(f'tls={tls!r} is unknown. Pass tls="starttls", "implicit" or "none".')
         if (username is None) != (password is None):
             raise ImproperlyConfigured("SMTPMailer needs username and password, or neither. Pass both.")

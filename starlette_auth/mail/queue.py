@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from typing import Any
 
 from ..core.concurrency import PerLoop
-from ..core.exceptions import ImproperlyConfigured
+from ..core.exceptions import ImproperlyConfigured, Unavailable
 from .mailers import Mailer
 from .messages import CONTROL
 
@@ -59,6 +59,17 @@ class MailQueue:
         task = asyncio.create_task(self._deliver(queue, self.mailer, make, job))
         queue.tasks.add(task)
         task.add_done_callback(functools.partial(queue.finished, job))
+
+    async def send(self, message: EmailMessage) -> None:
+        """Sends a message without the queue. Raises Unavailable if that fails."""
+        if self.mailer is None:
+            raise ImproperlyConfigured('There is no mailer. Pass Auth(mailer=SMTPMailer("smtp.example")).')
+        try:
+            async with asyncio.timeout(LONGEST_SENDING):
+                await self.mailer.send(message)
+        except Exception as error:
+            # Without the cause: it may quote the message, whose link lets its reader in.
+            raise Unavailable(f"The mail could not be sent: {_error_text(error)}. Check the mail server.") from None
 
     async def drain(self, timeout: float = 10) -> None:  # noqa: ASYNC109 (only late mails are cancelled)
         """Sends all queued mails of this event loop without delay.

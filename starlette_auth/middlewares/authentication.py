@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
 from ..backends.session import SessionBackend, session_of
+from ..core.arguments import require_instance
+from ..core.awaiting import UNAWAITED
 from ..core.exceptions import ImproperlyConfigured, Refused
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.proxies import client_network
@@ -30,11 +32,17 @@ from .revalidation import revalidate
 from .route_check import check_routes
 from .session_http import START_MESSAGES
 
+MISSING: Any = None
+REFUSALS = (403, 429)  # status codes
+
 
 class AuthenticationMiddleware:
     """Sets `request.user`: asks the backends in turn which user the request is from."""
 
-    def __init__(self, app: ASGIApp, auth: Auth, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, auth: Auth = MISSING, exclude: Sequence[str] = ()) -> None:
+        require_instance(
+            auth, Auth, "The auth of AuthenticationMiddleware", "Write Middleware(AuthenticationMiddleware, auth=auth)."
+        )
         self.app = app
         self.auth = auth
         self.exclude = parse_prefixes(exclude)
@@ -70,6 +78,8 @@ class AuthenticationMiddleware:
             session.edit_headers, session.revalidate = edit_headers, self.revalidate
         else:
             send = with_headers(edit_headers, send)
+        if scope["type"] == "websocket":
+            send = self.log_refusal(scope, send)
         try:
             if scope.get("method", "GET") in SAFE_METHODS:
                 await self.app(scope, receive, send)
@@ -94,7 +104,8 @@ class AuthenticationMiddleware:
                     and session is not None
                     and SessionBackend.backend_of(session) == backend.path
                 ):
-                    session.flush()  # the proxy names another user now, so its earlier login must not continue
+                    # The proxy names another user now, so its earlier login must not continue.
+                    await SessionBackend.expire(session, conn, self.auth.events, "proxy")
                 continue
             scope[IDENTIFIED_BY] = backend
             if backend is not self.auth.session_backend:
@@ -117,8 +128,23 @@ class AuthenticationMiddleware:
             await permissions.load(conn, user)
         set_user(scope, user)
 
-    def edit_headers(self, scope: Scope, outer: Mapping[str, Any], headers: Headers) -> None:
+    def log_refusal(self, scope: Scope, send: Send) -> Send:
+        """Returns a `send` that logs the refusal of a WebSocket: one that is closed with code 1008 unaccepted."""
+        is_accepted = False
+
+        async def send_logged(message: Message) -> None:
+            nonlocal is_accepted
+            is_accepted = is_accepted or message["type"] == "websocket.accept"
+            if message["type"] == "websocket.close" and message.get("code") == 1008 and not is_accepted:
+                self.auth.security_log.refused(HTTPConnection(scope), str(message.get("reason") or "code 1008"))
+            await send(message)
+
+        return send_logged
+
+    def edit_headers(self, scope: Scope, outer: Mapping[str, Any], headers: Headers, status: int = 200) -> None:
         """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package.
+
+        Logs a refusal: a response with the status 403 or 429.
 
         `outer` are the entries of another Auth, around the application in which this one is mounted. They are put back
         for its cookies.
@@ -132,6 +158,11 @@ class AuthenticationMiddleware:
             max_age = None if cookie.expire_at_browser_close else cookie.max_age
             headers.append(cookie.header(scope, scope.pop(NEW_CSRF_SECRET), max_age))
             set_header(headers, "Cache-Control", "no-store")
+        if UNAWAITED in scope:
+            # The application took a logout for done. The response must not say so.
+            raise ImproperlyConfigured(scope.pop(UNAWAITED))
+        if status in REFUSALS:
+            self.auth.security_log.refused(HTTPConnection(scope), f"status {status}")
         scope.update(outer)
 
 
@@ -145,12 +176,12 @@ def _take_outer(scope: Scope) -> dict[str, Any]:
     return {name: scope.pop(name) for name in (NEW_DEVICE, NEW_CSRF_SECRET) if name in scope}
 
 
-def with_headers(edit_headers: Callable[[Headers], None], send: Send) -> Send:
+def with_headers(edit_headers: Callable[[Headers, int], None], send: Send) -> Send:
     """Returns a `send` that edits the headers. Sessions of other packages do not call `edit_headers`."""
 
     async def send_edited(message: Message) -> None:
         if message["type"] in START_MESSAGES:
-            edit_headers(response_headers(message))
+            edit_headers(response_headers(message), message.get("status", 200))
         await send(message)
 
     return send_edited

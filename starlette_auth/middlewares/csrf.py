@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
 from ..context_processors import template_context
+from ..core.arguments import require_instance
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
 from ..http.content import FORMS, content_type, is_utf8, sent_json
@@ -19,6 +20,9 @@ from ..http.scope import IDENTIFIED_BY, SCOPE_KEY
 from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import FIELD, HEADER
 
+MISSING: Any = None
+#: For the log: what a programmer may have forgotten.
+HINT = " The form needs {{ csrf_input }}, and its Jinja2Templates context_processors=[auth_context]."
 MAX_BODY = 1024 * 1024
 BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
 
@@ -36,7 +40,8 @@ class CSRFMiddleware:
     cookies too. A request with `Authorization: Bearer`, or to an endpoint marked with `csrf_exempt`, is not checked.
     """
 
-    def __init__(self, app: ASGIApp, auth: Auth) -> None:
+    def __init__(self, app: ASGIApp, auth: Auth = MISSING) -> None:
+        require_instance(auth, Auth, "The auth of CSRFMiddleware", "Write Middleware(CSRFMiddleware, auth=auth).")
         self.app = app
         self.auth = auth
 
@@ -57,13 +62,17 @@ class CSRFMiddleware:
             await self.app(scope, receive, send)
             return
         conn, body = HTTPConnection(scope), Body(receive)
-        with self.auth.override_language(conn):
-            reason = await check(self.auth, conn, body)
-            response = await rejection(self.auth, conn, reason) if reason and scope["type"] == "http" else None
+        reason = await check(self.auth, conn, body)
         if reason is None:
             await self.app(scope, body.replay, send)
-        elif response is None:
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+            return
+        hint = HINT if reason == missing_token_message() else ""
+        self.auth.security_log.refused(conn, f"CSRF: {reason}{hint}")
+        with self.auth.override_language(conn):
+            message = gettext(reason)
+            response = await rejection(self.auth, conn, message) if scope["type"] == "http" else None
+        if response is None:
+            await send({"type": "websocket.close", "code": 1008, "reason": message})
         else:
             await response(scope, receive, send)
 
@@ -120,7 +129,7 @@ class Body:
 
 
 async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
-    """Returns why the request is rejected, as a message for the visitor; None if it may pass."""
+    """Returns why the request is rejected, as a message in English, for the log; None if it may pass."""
     is_own = auth.site.is_own_request(conn)
     if is_own is False:
         return cross_site_message()
@@ -139,7 +148,7 @@ async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
     if token is None and sent_json(conn):
         return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
     if token is None:
-        return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
+        return missing_token_message()
     if not auth.csrf_tokens.is_valid(conn, token):
         return gettext("This form is too old. Go back, load the page again, and send it once more.")
     return None
@@ -155,6 +164,10 @@ async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
         response = HTMLResponse(page, 403)
     auth.add_security_headers(response)
     return response
+
+
+def missing_token_message() -> str:
+    return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
 
 
 def cross_site_message() -> str:

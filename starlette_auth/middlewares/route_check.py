@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from starlette.routing import WebSocketRoute
 
 from ..core.exceptions import ImproperlyConfigured
-from ..core.functions import find_decoration, layers
+from ..core.functions import describe_function, find_decoration, layers
 from ..http.dependencies import is_guard
 
 
@@ -35,7 +35,7 @@ def check_routes(*apps: Any) -> None:
             decoration = find_decoration(layer)
             if decoration is not None and not any(id(result) in called for result in decoration.results):
                 raise ImproperlyConfigured(
-                    f"{call.route} calls {_describe(layer)} past its @{decoration.decorator}, which protects nothing. "
+                    f"{call.route} calls {describe_function(layer)} past its @{decoration.decorator}, which protects nothing. "
                     "Write the decorator below the one of the route, or give the decorated function to the route. "
                     "Where this is intended, pass check_routes=False to lifespan()."
                 )
@@ -98,13 +98,3 @@ def _calls_of(route: Any, path: str) -> Iterator[Call]:
         dependant = dependencies.pop()
         yield Call(name, dependant.call, False, getattr(dependant, "own_oauth_scopes", None) or ())
         dependencies += dependant.dependencies
-
-
-def _describe(function: Any) -> str:
-    """Returns the name of a function and where it is written, as in "shop.orders (shop.py:41)"."""
-    *_, inner = layers(function)
-    name = f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
-    code = getattr(inner, "__code__", None)
-    if code is None:
-        return name
-    return f"{name} ({code.co_filename.replace(chr(92), '/').rpartition('/')[2]}:{code.co_firstlineno})"

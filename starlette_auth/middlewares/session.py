@@ -3,11 +3,12 @@
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..core.arguments import require_instance
 from ..core.clock import Clock
-from ..core.exceptions import ImproperlyConfigured
 from ..http.cookies import Cookie
 from ..http.mailed_secrets import call_without_secret, has_mailed_secret
 from ..http.scope import is_below, parse_prefixes
@@ -16,6 +17,11 @@ from .session_http import SessionResponder
 from .session_websocket import WebSocketSessionResponder
 
 logger = logging.getLogger("starlette_auth")
+MISSING: Any = None
+FIX = (
+    "Pass middleware=middleware(auth) to your app, or write Middleware(SessionMiddleware, store=auth.sessions, "
+    "cookie=auth.cookie)."
+)
 
 
 class SessionMiddleware:
@@ -27,18 +33,14 @@ class SessionMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        store: SessionStore | None = None,
+        store: SessionStore = MISSING,
         cookie: Cookie | None = None,
         exclude: Sequence[str] = (),
         clock: Clock = time.time,
     ) -> None:
-        if not isinstance(store, SessionStore):
-            raise ImproperlyConfigured(
-                f"SessionMiddleware takes the store of the sessions, and store={store!r} is none. Pass "
-                "Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie), or middleware=middleware(auth)."
-            )
-        if not isinstance(cookie, Cookie | None):
-            raise ImproperlyConfigured(f"cookie={cookie!r} is no Cookie. Pass cookie=Cookie(…) or cookie=auth.cookie.")
+        require_instance(store, SessionStore, "The store of SessionMiddleware", FIX)
+        if cookie is not None:
+            require_instance(cookie, Cookie, "The cookie of SessionMiddleware", "Pass cookie=auth.cookie.")
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()

@@ -204,7 +204,7 @@ class SessionResponder(SessionChanges):
             return
         headers = response_headers(message)
         if session.edit_headers is not None:
-            session.edit_headers(headers)
+            session.edit_headers(headers, message.get("status", 200))
         cookies = [] if self.set_cookie is None else [self.set_cookie]
         if not self.store.is_server_side:
             cookies += self.note_use()
@@ -233,6 +233,8 @@ class SessionResponder(SessionChanges):
         self.is_replaced = True
         auth, headers = self.scope.get(SCOPE_KEY), {"Cache-Control": "no-store", "Vary": "Cookie"}
         status = status_code_for(error)
+        if status == 403 and auth is not None:
+            auth.security_log.refused(HTTPConnection(self.scope), "too many sessions")
         if status == 503:
             headers["Retry-After"] = RETRY_AFTER
         with auth.override_language(HTTPConnection(self.scope)) if auth is not None else contextlib.nullcontext():

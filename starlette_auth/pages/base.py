@@ -9,8 +9,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ..auth import Auth, get_auth
 from ..authentication import confirm_password, redirect_to_login
+from ..backends.model import report_throttled
 from ..context_processors import template_context
-from ..core.exceptions import ValidationError
+from ..core.exceptions import Throttled, ValidationError
 from ..core.translation import gettext
 from ..decorators import login_not_required
 from ..http.content import sent_json
@@ -37,6 +38,7 @@ def account_page(view: View) -> Endpoint:
         with auth.override_language(request):
             try:
                 if auth.site.is_cross_site(request):
+                    auth.security_log.refused(request, "CSRF: This request came from another site.")
                     response = await rejection(auth, request, cross_site_message())
                 else:
                     response = await view(auth, request)
@@ -134,6 +136,9 @@ def _redirect_as_json(redirect: Response) -> Response:
 
 
 async def _error(auth: Auth, request: Request, error: HTTPException) -> Response:
+    if isinstance(error, Throttled):
+        user = request.user if isinstance(request.user, User) else None
+        await report_throttled(auth.events, request, error, user)
     detail = error_message(error)
     if sent_json(request):
         response: Response = problem_response(error.status_code, detail)

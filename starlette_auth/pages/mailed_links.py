@@ -6,10 +6,9 @@ from starlette.responses import Response
 from ..auth import Auth
 from ..core.signing import sha256_hex
 from ..core.text import ascii_lower
-from ..core.translation import format_duration
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
-from ..security.reset_tokens import encode_uid
+from ..security.reset_tokens import make_reset_link
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
@@ -58,10 +57,8 @@ def _key(purpose: str) -> str:
 
 
 async def send_reset_mail(auth: Auth, request: Request, user: User) -> None:
-    token = await auth.reset_tokens.make(user)
-    link = auth.account_mailer.link(request, "password_reset_confirm", uidb64=encode_uid(user), token=token)
-    context = {"user": user, "link": link, "valid_for": format_duration(auth.reset_tokens.max_age)}
-    auth.account_mailer.enqueue(TemplateMail(to=user.email, name="password_reset", context=context))
+    link = await make_reset_link(auth.reset_tokens, user)
+    auth.account_mailer.enqueue(auth.account_mailer.reset_mail(request, user, link, auth.reset_tokens.max_age))
 
 
 async def send_mail_once(auth: Auth, email: str, mail: TemplateMail) -> None:

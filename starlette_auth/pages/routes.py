@@ -5,6 +5,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth
+from ..core.arguments import require_instance
 from ..core.templating import ASSETS
 from ..decorators import login_not_required
 from .base import Endpoint, account_page, template_page
@@ -15,6 +16,7 @@ from .reauthentication import reauthenticate
 
 def routes(auth: Auth) -> list[BaseRoute]:
     """Returns the routes of the account pages, to be mounted: `Mount("/accounts", routes=routes(auth))`."""
+    require_instance(auth, Auth, "auth", "Pass the Auth, as in routes(auth).")
     both, get, post = ["GET", "POST"], ["GET"], ["POST"]
     pages: list[BaseRoute] = [
         Route("/login", account_page(login_page), name="login", methods=both),

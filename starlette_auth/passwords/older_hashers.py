@@ -6,6 +6,7 @@ import importlib.util
 import re
 from typing import Any
 
+from ..core.arguments import require_integer
 from ..core.exceptions import ImproperlyConfigured
 from .hash_format import check_cost, is_poor, mask_hash, new_salt, split_hash, to_bytes
 
@@ -24,6 +25,8 @@ class BCryptSHA256PasswordHasher:
     def __init__(self, *, rounds: int = 12, max_rounds: int = 15) -> None:
         if not has_bcrypt():
             raise ImproperlyConfigured(f"bcrypt is missing. {GET_BCRYPT}")
+        require_integer(rounds, "rounds", minimum=4, maximum=31)
+        require_integer(max_rounds, "max_rounds", minimum=4, maximum=31)
         self.rounds = rounds
         self.max_rounds = max(max_rounds, rounds)
         self._bcrypt: Any = importlib.import_module("bcrypt")

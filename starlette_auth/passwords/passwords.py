@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
+from ..core.arguments import as_list, require_bool, require_integer, require_methods
 from ..core.text import UNUSABLE, has_lone_surrogate, is_usable, require_text
 from .hash_format import HashTooExpensive, PasswordHasher
 from .hashers import Argon2PasswordHasher, PBKDF2PasswordHasher, PBKDF2SHA1PasswordHasher, ScryptPasswordHasher
@@ -26,6 +27,7 @@ from .older_hashers import (
 
 logger = logging.getLogger("starlette_auth")
 MAX_PASSWORD_LENGTH = 1024
+HASHERS = "Pass objects, as in Passwords([Argon2PasswordHasher(), PBKDF2PasswordHasher()])."
 TIMING_MARGIN = 1.25
 MAX_DELAY = 2.0  # seconds
 MAX_KINDS = 50
@@ -71,6 +73,13 @@ class Passwords:
         threads: int | None = None,
         max_waiting: int | None = None,
     ) -> None:
+        require_bool(upgrade, "upgrade")
+        for name, number in {"threads": threads, "max_waiting": max_waiting}.items():
+            if number is not None:
+                require_integer(number, name, minimum=0 if name == "max_waiting" else 1)
+        hashers = as_list(hashers, "hashers", HASHERS)
+        for hasher in hashers:
+            require_methods(hasher, ("encode", "verify", "must_update"), "An item of hashers", HASHERS)
         self.upgrade = upgrade
         self.hashers: dict[str, PasswordHasher] = {}  # the first hasher of each algorithm
         self._further_hashers: dict[str, list[PasswordHasher]] = {}  # the others, by algorithm

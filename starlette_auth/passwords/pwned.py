@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from ..core.arguments import require_integer, require_number, require_text
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext
 
@@ -39,6 +40,9 @@ class PwnedPasswordsValidator:
             raise ImproperlyConfigured(
                 "PwnedPasswordsValidator needs httpx. Run `pip install starlette-contrib-auth[pwned]`."
             ) from error
+        require_text(url, "url", "Leave it out for Have I Been Pwned.", may_be_empty=False)
+        require_number(timeout, "timeout")
+        require_integer(min_count, "min_count", minimum=0)
         self.url = url
         self.timeout = timeout
         self.min_count = max(1, min_count)

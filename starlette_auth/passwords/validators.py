@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from ..core.arguments import as_list, as_texts, require_instance, require_integer, require_methods, require_number
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.text import require_text, visible_characters
 from ..core.translation import gettext, ngettext
@@ -27,6 +28,7 @@ logger = logging.getLogger("starlette_auth")
 # An attacker fills in a very long name, which would be compared with each password. Therefore the rest is ignored.
 MAX_ATTRIBUTE_LENGTH = 4096
 MIN_VISIBLE_CHARACTERS = 4
+VALIDATORS = "Pass objects, as in password_validators=[MinimumLengthValidator(12), CommonPasswordValidator()]."
 
 
 def _verbose_names() -> dict[str, str]:
@@ -85,8 +87,11 @@ def build_validators(
     `on_failure` is called by a PwnedPasswordsValidator that has no such function. Raises ImproperlyConfigured if
     `context_words` is a single string.
     """
-    _require_list(context_words)
+    context_words = _word_list(context_words)
+    if validators is not None:
+        validators = as_list(validators, "password_validators", VALIDATORS)
     for validator in validators or ():
+        require_methods(validator, ("validate", "get_help_text"), "An item of password_validators", VALIDATORS)
         if isinstance(validator, PwnedPasswordsValidator):
             validator.on_failure = validator.on_failure or on_failure
     words = [*context_words, *filter(None, [site_name])]
@@ -102,6 +107,8 @@ class MinimumLengthValidator:
     """
 
     def __init__(self, min_length: int = 15, *, with_second_factor: int = 8) -> None:
+        require_integer(min_length, "min_length")
+        require_integer(with_second_factor, "with_second_factor")
         self.min_length = min_length
         self.with_second_factor = min(min_length, with_second_factor)
 
@@ -136,6 +143,7 @@ class MaximumLengthValidator:
     """
 
     def __init__(self, max_length: int = MAX_PASSWORD_LENGTH) -> None:
+        require_integer(max_length, "max_length")
         self.max_length = max_length
 
     def validate(self, password: str, user: Any = None) -> None:
@@ -173,9 +181,10 @@ class UserAttributeSimilarityValidator:
         user_attributes: Sequence[str] = ("username", "first_name", "last_name", "email"),
         max_similarity: float = 0.7,
     ) -> None:
+        require_number(max_similarity, "max_similarity")
         if max_similarity < 0.1:
             raise ImproperlyConfigured("max_similarity must be at least 0.1. Pass a larger one, such as 0.7.")
-        self.user_attributes = user_attributes
+        self.user_attributes = as_texts(user_attributes, "user_attributes", 'Pass ("username", "email").')
         self.max_similarity = max_similarity
 
     def validate(self, password: str, user: Any = None) -> None:
@@ -216,6 +225,9 @@ class CommonPasswordValidator:
     """
 
     def __init__(self, filter_path: str | PathLike[str] | None = None) -> None:
+        if filter_path is not None:
+            fix = 'Pass the path of a filter, as in CommonPasswordValidator(filter_path="own.bloom").'
+            require_instance(filter_path, (str, PathLike), "filter_path", fix)
         self.filter_path = DEFAULT_FILTER if filter_path is None else Path(filter_path)
 
     async def validate(self, password: str, user: Any = None) -> None:
@@ -267,7 +279,7 @@ class ContextWordsValidator:
     """
 
     def __init__(self, context_words: Sequence[str]) -> None:
-        _require_list(context_words)
+        context_words = _word_list(context_words)
         words = {part for word in context_words for part in (word.lower(), *re.split(r"[\W_]+", word.lower()))}
         # Words of one or two letters occur in most passwords.
         self.words = sorted((word for word in words if len(word) >= 3), key=len, reverse=True)
@@ -286,6 +298,8 @@ class ContextWordsValidator:
         return gettext("Your password can’t be made of this site’s own words.")
 
 
-def _require_list(context_words: Sequence[str]) -> None:
+def _word_list(context_words: Sequence[str]) -> list[str]:
+    fix = 'Pass context_words=["Acme Shop", "acme.example"].'
     if isinstance(context_words, str):
-        raise ImproperlyConfigured('context_words must be a list. Pass context_words=["Acme Shop", "acme.example"].')
+        raise ImproperlyConfigured(f"context_words must be a list. {fix}")
+    return as_texts(context_words, "context_words", fix)

@@ -111,9 +111,9 @@ class FailureCounters:
         return failures >= self.max_failures * sql.CONSECUTIVE
 
 
-def throttled(wait: int) -> Throttled:
+def throttled(wait: int, action: str = "") -> Throttled:
     """Returns the exception for a wait in milliseconds, which it rounds up to whole seconds."""
-    return Throttled(seconds(wait))
+    return Throttled(seconds(wait), action=action)
 
 
 def seconds(milliseconds: int) -> int:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..core.arguments import require_text
 from ..core.exceptions import ImproperlyConfigured
 
 #: "login_failed" counts the wrong passwords of "login", "password_change" and "reauthenticate" together.
@@ -55,6 +56,7 @@ def parse_rates(text: str) -> tuple[Rate, ...]:
     The example allows 10 actions per minute for each IP address, and 5 per 5 minutes for each account. The units are
     s, m, h and d. An empty text gives no rates. Raises ImproperlyConfigured for a malformed text.
     """
+    require_text(text, "A rate", 'Write "10/m/ip", or several: "10/m/ip, 5/5m/account".')
     return tuple(_parse(part.strip()) for part in text.split(",")) if text.strip() else ()
 
 

@@ -73,6 +73,11 @@ class DatabaseResetTokens:
         return row if self.tokens.binding_matches(row, user_binding(user)) else None
 
 
+async def make_reset_link(tokens: ResetTokens, user: User) -> dict[str, str]:
+    """Returns the parameters of the page `password_reset_confirm`, with a new token for a user."""
+    return {"uidb64": encode_uid(user), "token": await tokens.make(user)}
+
+
 def encode_uid(user: User) -> str:
     """Returns the user's primary key in URL-safe base64, as Django's `uidb64`."""
     return base64.urlsafe_b64encode(str(user.id).encode()).decode().rstrip("=")

@@ -11,6 +11,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from ..core.arguments import require_instance
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, Throttled, TooManyFailures
 from ..core.signing import sha256_hex
@@ -127,9 +128,13 @@ class Throttle:
         clock: Clock = time.time,
     ) -> None:
         max_failures //= max(1, names_per_user)
+        if rates is not None:
+            require_instance(rates, Mapping, "rates", 'Pass rates={"login": "10/m/ip"}.')
         unknown = set(rates or {}) - set(DEFAULT_RATES)
         if unknown:
-            raise ImproperlyConfigured(f"There is no rate {min(unknown)!r}. Use one of {', '.join(DEFAULT_RATES)}.")
+            raise ImproperlyConfigured(
+                f"There is no rate {min(map(str, unknown))!r}. Use one of {', '.join(DEFAULT_RATES)}."
+            )
         self.failures = FailureCounters(
             gateway, table, free_failures=free_failures, longest_wait=longest_wait, max_failures=max_failures
         )
@@ -287,7 +292,7 @@ class Throttle:
             ):
                 await self._refund(hits)
                 row = await self.gateway.fetch_one(self._until, key=key)
-                raise throttled(row["until"] - latest if row is not None else 0)
+                raise throttled(row["until"] - latest if row is not None else 0, action)
             hits.append(_Hit(action, rate, key))
         return hits
 

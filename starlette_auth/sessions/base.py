@@ -44,8 +44,8 @@ class SessionBase(ExpiringSession):
     #: Stores the session; set by SessionMiddleware for the time of a request.
     save_now: Callable[[], Awaitable[None]] | None = None
     after_save: Admission | None = None
-    #: Edits the headers of the response; set by other middleware.
-    edit_headers: Callable[[list[tuple[bytes, bytes]]], None] | None = None
+    #: Edits the headers of the response, given its status; set by other middleware.
+    edit_headers: Callable[[list[tuple[bytes, bytes]], int], None] | None = None
     #: Says why an open connection must be closed; set by AuthenticationMiddleware.
     revalidate: Callable[..., Awaitable[str | None]] | None = None
     address = ""

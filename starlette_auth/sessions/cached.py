@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..core.arguments import require_instance
 from ..core.clock import Clock
 from ..core.exceptions import Unavailable
 from ..core.signing import hash_key, is_key
@@ -57,6 +58,7 @@ class CachedStore(SessionStore):
     def __init__(
         self, store: DatabaseStore, url: str, *, prefix: str = "starlette_auth:cached:", clock: Clock = time.time
     ) -> None:
+        require_instance(store, DatabaseStore, "store", "Pass CachedStore(DatabaseStore(database, users=users), url).")
         self.store, self.table, self.gateway = store, store.table, store.gateway
         # A short timeout and one retry: the database answers sooner than a slow cache.
         self.redis = RedisClients(url, timeout=0.25, retries=1)
@@ -119,6 +121,10 @@ class CachedStore(SessionStore):
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         return await self.store.revoke_all(user_id, keep=keep)
+
+    async def revoke_everybody(self) -> int:
+        """Deletes all sessions. The cached sessions of anonymous visitors end within 60 seconds."""
+        return await self.store.revoke_everybody()
 
     async def close(self) -> None:
         await self.redis.close()

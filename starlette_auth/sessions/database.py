@@ -129,6 +129,13 @@ class DatabaseStore(SessionStore):
         values = {"of_user": self._key(user_id), "public_id": keep, "now": self._now()}
         return await self.gateway.execute(self._statements.revoke_others, **values)
 
+    async def revoke_everybody(self) -> int:
+        number = 0
+        # Repeated until no session is left: a session that got a new key during the pass may have been missed.
+        while deleted := await delete_in_batches(self.gateway, self._statements.delete_all):
+            number += deleted
+        return number
+
     def _session_from_row(self, row: Row, session_key: str | None = None) -> SessionBase | None:
         try:
             return self.session_of(_record_from_row(row), row, session_key)
@@ -221,6 +228,7 @@ class SessionStatements:
         public_id: sa.BindParameter[str] = sa.bindparam("public_id")
         self.revoke = Statement(sa.delete(t).where(of_user, is_unexpired, t.c.public_id == public_id))
         self.revoke_others = Statement(sa.delete(t).where(of_user, is_unexpired, t.c.public_id != public_id))
+        self.delete_all = delete_batch(t, t.c.expires >= sa.literal_column("0"), t.c.expires, dialect=dialect)
         self.clear = delete_batch(t, t.c.expires <= _timestamp("now"), t.c.expires, dialect=dialect)
 
 

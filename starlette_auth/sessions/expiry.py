@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from ..core.arguments import require_bool, require_integer
 from ..core.clock import TWO_WEEKS, Clock, utc_now
 from ..core.exceptions import ImproperlyConfigured
 from .records import SessionRecord, user_in
@@ -34,6 +35,9 @@ class SessionLimit:
     persistent: bool = False
 
     def __post_init__(self) -> None:
+        require_integer(self.absolute, "absolute")
+        require_integer(self.idle, "idle")
+        require_bool(self.persistent, "persistent")
         if not 0 < self.idle <= self.absolute:
             raise ImproperlyConfigured(
                 f"SessionLimit(absolute={self.absolute}, idle={self.idle}) is not possible. "

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ..core.arguments import require_instance, require_text
 from ..core.clock import DAY, HOUR, MINUTE
 from ..core.exceptions import ImproperlyConfigured
 from ..users.models import User
@@ -23,6 +24,11 @@ class SessionLimits:
     remembered: SessionLimit
     default: SessionLimit
     staff: SessionLimit
+
+    def __post_init__(self) -> None:
+        for name in ("remembered", "default", "staff"):
+            fix = f"Pass {name}=SessionLimit(absolute=…, idle=…)."
+            require_instance(getattr(self, name), SessionLimit, name, fix)
 
     @property
     def offers_remember_me(self) -> bool:
@@ -60,8 +66,8 @@ def session_limits(limits: SessionLimits | Preset) -> SessionLimits:
     """Returns the given limits, or the preset of a NIST level. Raises ImproperlyConfigured for an unknown level."""
     if isinstance(limits, SessionLimits):
         return limits
+    fix = f"Use {', '.join(PRESETS)} or SessionLimits(…)."
+    require_text(limits, "session_limits", fix)
     if limits not in PRESETS:
-        raise ImproperlyConfigured(
-            f"session_limits={limits!r} is not known. Use {', '.join(PRESETS)} or SessionLimits(…)."
-        )
+        raise ImproperlyConfigured(f"session_limits={limits!r} is not known. {fix}")
     return PRESETS[limits]

@@ -68,6 +68,9 @@ class MemoryStore(SessionStore):
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         return self._delete_keys(key for key, record in self._records_of(user_id) if record.public_id != keep)
 
+    async def revoke_everybody(self) -> int:
+        return self._delete_keys(self._records)
+
     def _records_of(self, user_id: str) -> list[tuple[str, SessionRecord]]:
         now = self._now()
         return [

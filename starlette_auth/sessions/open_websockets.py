@@ -77,6 +77,9 @@ class OpenWebSockets:
     def user_changed(self, user_id: str) -> None:
         self._notify([watch for watch in list(self._open) if user_id in (watch.session.user_id, watch.user_id)])
 
+    def everybody_changed(self) -> None:
+        self._notify(list(self._open))
+
     def _notify(self, watches: Iterable[SessionWatch]) -> None:
         self.generation += 1
         for watch in watches:

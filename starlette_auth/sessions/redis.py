@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, touche
 from .store import SessionStore, first_record, interrupted
 
 logger = logging.getLogger("starlette_auth")
+DELETE_BATCH = 500  # names
 # Each session is a Redis hash. It has these fields of the record, and one field for each entry of the session, named
 # "." plus the entry's name as JSON. Concurrent requests that change different entries thus change different fields.
 RECORD_FIELDS = ("public_id", "user_id", "created", "last_seen", "expires", "address", "user_agent")
@@ -169,6 +171,29 @@ class RedisStore(SessionStore):
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         return await self._run(REVOKE, [], user_id, keep, 0)
+
+    async def revoke_everybody(self) -> int:
+        """Deletes all sessions, and then the indexes of their users. Other data in Redis stays."""
+        number = 0
+        # Repeated until no session is left: a session that got a new key during the scan may have been missed.
+        while deleted := await self._delete_below(self._session):
+            number += deleted
+        await self._delete_below(self._user)
+        return number
+
+    async def _delete_below(self, prefix: str) -> int:
+        pattern, number = re.sub(r"([*?\[\]\\^-])", r"\\\1", prefix) + "*", 0
+
+        async def names() -> list[str]:
+            return [name async for name in self.redis.client.scan_iter(pattern, count=1000)]
+
+        found = await self.redis.execute(names())
+        for start in range(0, len(found), DELETE_BATCH):
+            pipeline = self.redis.client.pipeline(transaction=False)
+            for name in found[start : start + DELETE_BATCH]:
+                pipeline.unlink(name)
+            number += sum(await self.redis.execute(pipeline.execute()))
+        return number
 
     async def close(self) -> None:
         await self.redis.close()

@@ -105,6 +105,10 @@ class SessionStore(abc.ABC):
         """Ends all sessions of a user except the one with the public id `keep`; returns their number."""
         raise self._not_supported()
 
+    async def revoke_everybody(self) -> int:
+        """Deletes all sessions, also those of anonymous visitors; returns their number."""
+        raise self._not_supported()
+
     def _not_supported(self) -> ImproperlyConfigured:
         return ImproperlyConfigured(
             f"{type(self).__name__} cannot list or end the sessions of a user. "

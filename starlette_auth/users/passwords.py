@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
+from ..core.awaiting import must_be_awaited
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, PasswordChanged
 from ..core.exceptions import DoesNotExist, HashingBusy
@@ -83,6 +84,7 @@ class UserPasswords:
             await password_changed(raw, user, self.password_validators)
         return True
 
+    @must_be_awaited
     async def check_password(self, user: User | None, raw: str | None) -> bool:
         """Returns whether this is the user's password. If so, a weak hash is replaced by a new one.
 

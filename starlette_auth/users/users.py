@@ -1,10 +1,11 @@
 """Creates, changes and deletes users."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import sqlalchemy as sa
+from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, UserCreated, UserDeactivated, UserDeleted
@@ -28,6 +29,9 @@ ADMIN_LOG = "django_admin_log"
 FORMS: dict[str, Callable[[str], str]] = {"username": normalize_username, "email": normalize_email}
 
 
+SendReset = Callable[[User, HTTPConnection | None, Any], Awaitable[None]]
+
+
 class Outbox(Protocol):
     """Sends mail. `prepare` returns a function that queues one."""
 
@@ -38,6 +42,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
     """Reads, creates, changes and deletes the users of a site, with their groups and permissions."""
 
     outbox: Outbox | None = None  # set by `Auth`
+    send_reset: SendReset | None = None  # set by `Auth`
     address_is_typed = False  # whether the login form takes nothing but an address; set by `ModelBackend`
 
     def __init__(
@@ -61,9 +66,9 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
             clock=clock,
         )
 
-    def attach(self, *, validators: Sequence[PasswordValidator], outbox: Outbox) -> None:
+    def attach(self, *, validators: Sequence[PasswordValidator], outbox: Outbox, send_reset: SendReset) -> None:
         """Connects what `Auth` builds later: who is told of new passwords, and what sends mail."""
-        self.password_validators, self.outbox = validators, outbox
+        self.password_validators, self.outbox, self.send_reset = validators, outbox, send_reset
 
     async def email_user(self, user: User, subject: str, message: str, from_email: str | None = None) -> None:
         """Queues a mail in plain text to a user, as Django's `user.email_user`. It is sent once the change is committed.
@@ -202,6 +207,23 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
 
         async with self._unique.report(fields.get("username"), fields.get("email"), user.id):
             await self.gateway.run_in_transaction(write)
+
+    async def send_password_reset(self, user: User, *, request: HTTPConnection | None = None, app: Any = None) -> None:
+        """Mails a user the link with which they choose a new password; also to a new user, who has none yet.
+
+        The link leads to the page `password_reset_confirm` of the application of `request`, or else of `app`, which is
+        by default the application that `lifespan(auth)` started. The mail is sent at once. Raises Unavailable if the
+        mail server does not take it, ValueError for an inactive user or one without an address, and
+        ImproperlyConfigured without a mailer, a base URL or that page.
+        """
+        require_stored(user)
+        if not user.is_active or not user.email:
+            raise ValueError(
+                f"{user.username!r} is inactive or has no e-mail address. Set is_active and email with update() first."
+            )
+        if self.send_reset is None:
+            raise ImproperlyConfigured("These Users belong to no Auth, which sends mail. Use auth.users.")
+        await self.send_reset(user, request, app)
 
     async def delete(self, user: User) -> None:
         """Deletes a user and all rows that refer to it. A column with ON DELETE SET NULL is set to NULL instead.

@@ -47,7 +47,7 @@ async def main():
 
 asyncio.run(main())
 """
-TYPES = {"bool": "boolean", "datetime": "timestamp"}
+TYPES = {"datetime": "timestamp"}
 
 
 class Extended(Tables):

@@ -628,6 +628,7 @@ async def test_the_secret_is_in_no_page_no_header_and_no_log(
     logged = [record for record in caplog.records if record.name.split(".")[0] not in ("httpx", "httpcore")]
     assert {record.name for record in logged} <= {
         "starlette_auth",
+        "starlette_auth.security",
         "databases",
         "aiosqlite",
         "asyncio",

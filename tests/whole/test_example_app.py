@@ -19,6 +19,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 
+from example_app import settings
 from starlette_auth.mail.messages import plain_text
 
 from ..conftest import REDIS_URL, needs_redis, token_in
@@ -430,6 +431,16 @@ def test_servers_that_start_at_once_create_one_admin(tmp_path: Path) -> None:
     assert sum(printed) == 1
 
 
+def test_django_names_the_version_whose_hash_cost_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = {}
+    for version in ("1", "6.1", "4.2"):
+        monkeypatch.setenv("DJANGO", version)
+        project = settings.django_project()
+        assert project is not None
+        costs[version] = project.passwords().preferred.iterations  # type: ignore[attr-defined]
+    assert costs == {"1": 1_000_000, "6.1": 1_500_000, "4.2": 600_000}
+
+
 def test_a_taken_port_is_reported_before_anything_is_created(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -450,6 +461,7 @@ def test_a_taken_port_is_reported_before_anything_is_created(tmp_path: Path) -> 
         {"MAX_SESSIONS": "0"},
         {"WORKERS": "many"},
         {"DJANGO": "maybe"},
+        {"DJANGO": "7.0"},
         {"DJANGO": "1", "SESSION_STORE": "redis"},
         {"DJANGO": "1", "SESSION_LIMITS": "aal2"},
         {"PORT": "eighty"},

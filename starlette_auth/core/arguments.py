@@ -1,0 +1,117 @@
+"""Is an argument of the right kind? Checks of settings, whose messages end with the fix."""
+
+import asyncio
+import math
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from .exceptions import ImproperlyConfigured
+
+
+def describe(value: object) -> str:
+    """Returns what a value is, without the value, which may be a secret: "the class Registration", "a str"."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def require_instance(value: object, kind: type | tuple[type, ...], name: str, fix: str) -> None:
+    """Raises ImproperlyConfigured unless a value is an object of a class. `fix` says what to pass."""
+    if not isinstance(value, kind):
+        raise ImproperlyConfigured(f"{name} is {describe(value)}. {fix}")
+
+
+def require_methods(value: object, names: Iterable[str], name: str, fix: str) -> None:
+    """Raises ImproperlyConfigured unless a value is an object with these methods; a class is none."""
+    if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in names):
+        raise ImproperlyConfigured(f"{name} is {describe(value)}. {fix}")
+
+
+def require_bool(value: object, name: str) -> None:
+    """Raises ImproperlyConfigured unless a value is a bool. The text "off" would count as True."""
+    require_instance(value, bool, name, f"Pass {name}=True or {name}=False.")
+
+
+def require_text(value: object, name: str, fix: str, *, may_be_empty: bool = True) -> None:
+    """Raises ImproperlyConfigured unless a value is text."""
+    require_instance(value, str, name, fix)
+    if not value and not may_be_empty:
+        raise ImproperlyConfigured(f"{name} is empty. {fix}")
+
+
+def require_integer(value: object, name: str, *, minimum: int = 1, maximum: int | None = None) -> None:
+    """Raises ImproperlyConfigured unless a value is a whole number within the limits. A bool is no number here."""
+    fix = f"Pass a whole number, {minimum} or greater." if maximum is None else f"Pass {minimum} to {maximum}."
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ImproperlyConfigured(f"{name} is {describe(value)}. {fix}")
+    if value < minimum or (maximum is not None and value > maximum):
+        raise ImproperlyConfigured(f"{name} is {value}. {fix}")
+
+
+def require_number(value: object, name: str, *, above: float = 0.0) -> None:
+    """Raises ImproperlyConfigured unless a value is a finite number above a limit."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= above:  # type: ignore[arg-type, operator]
+        what = str(value) if is_number else describe(value)
+        raise ImproperlyConfigured(f"{name} is {what}. Pass a number above {above:g}.")
+
+
+def require_callable(value: object, name: str, fix: str) -> None:
+    """Raises ImproperlyConfigured unless a value can be called."""
+    if not callable(value):
+        raise ImproperlyConfigured(f"{name} is {describe(value)}. {fix}")
+
+
+def as_list(values: Any, name: str, fix: str) -> list[Any]:
+    """Returns the items of a list, a tuple, a set or a generator. Raises ImproperlyConfigured for anything else.
+
+    A text is refused, because its items would be its letters.
+    """
+    if isinstance(values, str | bytes | Mapping | type) or not isinstance(values, Iterable):
+        raise ImproperlyConfigured(f"{name} is a list, and this is {describe(values)}. {fix}")
+    return list(values)
+
+
+def as_texts(values: Any, name: str, fix: str) -> list[str]:
+    """Returns the texts of a list. Raises ImproperlyConfigured if one is no text, or is empty."""
+    texts = as_list(values, name, fix)
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise ImproperlyConfigured(f"{name} contains {describe(text) if text else repr(text)}. {fix}")
+    return texts
+
+
+def as_folders(values: Any, name: str, fix: str) -> list[Any]:
+    """Returns the folders of a list. Raises ImproperlyConfigured if one is neither text nor a path.
+
+    It also raises if one does not exist, unless an event loop runs, which must not wait for the disk.
+    """
+    folders = as_list(None if isinstance(values, PathLike) else values, name, fix)
+    for folder in folders:
+        require_instance(folder, (str, PathLike), f"An item of {name}", fix)
+    if asyncio._get_running_loop() is None:
+        require_folders(folders, name)
+    return folders
+
+
+def require_folders(folders: Iterable[Any], name: str) -> None:
+    """Raises ImproperlyConfigured for a folder that does not exist: its files would be missing without a word."""
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ImproperlyConfigured(
+                f"The folder {folder} in {name} does not exist, seen from {Path.cwd()}. Create it, or pass an absolute "
+                'path, such as Path(__file__).parent / "templates".'
+            )
+
+
+def as_instances(values: Any, kind: type, name: str, fix: str) -> list[Any]:
+    """Returns the objects of a list. Raises ImproperlyConfigured if one is not of the class `kind`."""
+    items = as_list(values, name, fix)
+    for item in items:
+        require_instance(item, kind, f"An item of {name}", fix)
+    return items

@@ -1,0 +1,137 @@
+"""The arguments of `Auth`, checked: a wrong one is refused at the start, with a message that ends with the fix."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from databases import Database
+
+from .backends.base import AuthenticationBackend
+from .core.arguments import (
+    as_instances,
+    as_texts,
+    describe,
+    require_bool,
+    require_callable,
+    require_instance,
+    require_integer,
+    require_methods,
+    require_text,
+)
+from .core.clock import Clock
+from .core.exceptions import ImproperlyConfigured
+from .database.tables import Tables
+from .http.cookies import Cookie
+from .mail.mailers import Mailer
+from .passwords.password_changes import PasswordValidator
+from .passwords.passwords import Passwords
+from .security.csrf_tokens import CSRFMode
+from .security.reset_tokens import ResetTokens
+from .sessions.limits import Preset, SessionLimits
+from .sessions.store import SessionStore
+from .users.models import User
+from .users.users import Users
+
+#: Parts that must be objects of a class, if they are given, and what to write otherwise.
+PARTS: Mapping[str, tuple[type, str]] = {
+    "tables": (Tables, "Pass tables=Tables(user=member)."),
+    "cookie": (Cookie, 'Pass cookie=Cookie(name="shop").'),
+    "passwords": (Passwords, "Pass passwords=Passwords([Argon2PasswordHasher(), …])."),
+}
+TEXTS: Mapping[str, str] = {
+    "login_url": 'Pass the name of a route, or a path, as in login_url="/login".',
+    "login_redirect_url": 'Pass the name of a route, or a path, as in login_redirect_url="/".',
+    "logout_redirect_url": 'Pass the name of a route, or a path, as in logout_redirect_url="/".',
+}
+BOOLS = ("notices", "login_after_reset", "clear_site_data", "throttling")
+LOGIN_FIELDS = 'Pass login_fields=("username",), ("email",) or ("username", "email").'
+SESSIONS = "Pass a store, as in sessions=MemoryStore(), or a function that makes one: sessions=lambda users: …."
+BACKENDS = "Pass objects, as in backends=[TokenBackend()]."
+MAILER = 'Pass an object with `async def send(self, message)`, as in mailer=SMTPMailer("smtp.example").'
+RESET_TOKENS = "Pass an object, as in reset_tokens=PasswordResetTokens(SECRET)."
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Holds the arguments of `Auth`. Raises ImproperlyConfigured for those that no part of `Auth` checks itself."""
+
+    database: Database
+    secret_key: str | Sequence[str]
+    tables: Tables | None
+    user_class: type[User]
+    login_fields: Sequence[str]
+    sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None
+    cookie: Cookie | None
+    session_limits: SessionLimits | Preset | None
+    max_sessions: int | None
+    when_full: Any
+    backends: Sequence[AuthenticationBackend]
+    passwords: Passwords | None
+    templates: Sequence[str | PathLike[str]]
+    login_url: str
+    login_redirect_url: str
+    logout_redirect_url: str
+    next_hosts: Sequence[str]
+    trusted_origins: Sequence[str]
+    csrf: CSRFMode
+    mailer: Mailer | None
+    base_url: str | None
+    site_name: str
+    from_email: str
+    notices: bool
+    languages: Sequence[str]
+    locale_dirs: Sequence[str | PathLike[str]]
+    password_validators: Sequence[PasswordValidator] | None
+    context_words: Sequence[str]
+    reset_tokens: ResetTokens | None
+    login_after_reset: bool
+    clear_site_data: bool
+    rates: Mapping[str, str] | None
+    throttling: bool
+    trusted_proxies: Sequence[str]
+    features: Sequence[Any]
+    django: Any
+    connections: int
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        require_instance(self.database, Database, "database", "Pass Database(url), from the package `databases`.")
+        for name, (kind, fix) in PARTS.items():
+            if getattr(self, name) is not None:
+                require_instance(getattr(self, name), kind, name, fix)
+        for name, fix in TEXTS.items():
+            require_text(getattr(self, name), name, fix, may_be_empty=False)
+        for name in BOOLS:
+            require_bool(getattr(self, name), name)
+        if not (isinstance(self.user_class, type) and issubclass(self.user_class, User)):
+            raise ImproperlyConfigured(
+                f"user_class is {describe(self.user_class)}. Pass a subclass of User, as in user_class=Member."
+            )
+        self.login_fields = tuple(as_texts(self.login_fields, "login_fields", LOGIN_FIELDS))
+        self.backends = as_instances(self.backends, AuthenticationBackend, "backends", BACKENDS)
+        if self.sessions is not None and not isinstance(self.sessions, SessionStore):
+            is_class = isinstance(self.sessions, type)
+            require_callable(None if is_class else self.sessions, "sessions", SESSIONS)
+        if self.mailer is not None:
+            require_methods(self.mailer, ["send"], "mailer", MAILER)
+        if self.reset_tokens is not None:
+            methods = ("make", "check", "consume", "to_session", "from_session")
+            require_methods(self.reset_tokens, methods, "reset_tokens", RESET_TOKENS)
+        if self.django is not None:
+            require_methods(self.django, ["tables", "session_limits"], "django", 'Pass DjangoProject(version="5.2").')
+        require_integer(self.connections, "connections", minimum=0)
+        self._check_clock()
+
+    def _check_clock(self) -> None:
+        fix = "Pass a function that returns seconds since 1970, such as time.time."
+        require_callable(None if isinstance(self.clock, type) else self.clock, "clock", fix)
+        require_instance(self.clock(), (int, float), "What clock() returned", fix)
+
+    def make_store(self, users: Users[Any]) -> SessionStore | None:
+        """Returns the given store, or the one that the given function makes; None if none is given."""
+        if self.sessions is None or isinstance(self.sessions, SessionStore):
+            return self.sessions
+        store = self.sessions(users)
+        require_instance(store, SessionStore, "What the function of sessions returned", SESSIONS)
+        return store
