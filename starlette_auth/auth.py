@@ -29,9 +29,10 @@ from .defaults import Defaults
 from .http.cookies import Cookie
 from .http.headers import add_security_headers
 from .http.proxies import TrustedProxies
+from .http.redirects import RedirectTargets
 from .http.scope import SCOPE_KEY
 from .http.site import Site
-from .http.urls import RedirectTargets, find_url_path, url_path_for
+from .http.urls import find_url_path, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -73,9 +74,9 @@ class Auth:
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
     (default: the table `auth_session`). `session_limits`: limits of a login: "aal1", "aal2", "aal3" (NIST's levels) or
     `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject". `backends`: asked before
-    the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, or paths.
-    `next_hosts`: hosts that a login may redirect to. `trusted_origins`: origins whose pages may post here.
-
+    the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, paths or
+    URLs. `redirect_authenticated_user`: whether the login page sends logged-in users on. `redirect_field_name`: the
+    field with the page to return to. `next_hosts`: hosts it may be on. `trusted_origins`: origins that may post here.
     `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
     except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site, such as
     its name, for these. `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies;
@@ -103,6 +104,8 @@ class Auth:
         login_url: str = "login",
         login_redirect_url: str = "/",
         logout_redirect_url: str = "logged_out",
+        redirect_authenticated_user: bool = True,
+        redirect_field_name: str = "next",
         next_hosts: Sequence[str] = (),
         trusted_origins: Sequence[str] = (),
         csrf: CSRFMode = "headers",
@@ -129,31 +132,29 @@ class Auth:
         self.defaults = django or Defaults()
         self.clock, self.tables = clock, tables or self.defaults.tables()
         self.keys = SecretKeys(secret_key).scoped(self.tables.namespace)
-        self._connect(database, connections)
-        self._build_users(user_class, passwords)
+        self._connect(database, connections, user_class, passwords)
         self.password_validators = build_validators(password_validators, context_words, site_name, self._check_failed)
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(sessions, session_limits, max_sessions, when_full)
         self._build_backends(backends, login_fields, rates, throttling, trusted_proxies)
         self._build_mail(mailer, base_url, site_name, from_email, notices, templates, languages, locale_dirs)
         self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
-        require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
         self.csrf, self.csrf_tokens = parse_mode(csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
         self.login_url, self.login_redirect_url = login_url, login_redirect_url
-        self.logout_redirect_url = logout_redirect_url
-        self.redirects = RedirectTargets(allowed_hosts=next_hosts, default=login_redirect_url, cookie=self.cookie)
+        self.logout_redirect_url, self.redirect_authenticated_user = logout_redirect_url, redirect_authenticated_user
+        self.redirects = RedirectTargets(self.site, next_hosts, default=login_redirect_url, field=redirect_field_name)
         self.login_after_reset, self.clear_site_data, self.check_routes = login_after_reset, clear_site_data, True
         self._attach_features(features)
 
-    def _connect(self, database: Database, connections: int) -> None:
+    def _connect(
+        self, database: Database, connections: int, user_class: type[User], passwords: Passwords | None
+    ) -> None:
+        """Builds the access to the database, the users, and the single-use tokens of their links."""
         if not isinstance(database, Database):
             raise ImproperlyConfigured("Auth takes a Database. Pass Database(url), from the package `databases`.")
         self.database, self.gateway = database, Gateway.of(database)
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
-
-    def _build_users(self, user_class: type[User], passwords: Passwords | None) -> None:
-        """Builds the users, and the single-use tokens of their links."""
         self.passwords = passwords or self.defaults.passwords()
         self.users: Users[Any] = Users(
             self.gateway,
@@ -239,8 +240,7 @@ class Auth:
         locale_dirs: Sequence[str | PathLike[str]],
     ) -> None:
         """Builds mail, and the templates and languages that pages and mail share."""
-        self.templates = Templates(templates)
-        self.languages = Languages(languages, locale_dirs)
+        self.templates, self.languages = Templates(templates), Languages(languages, locale_dirs)
         self.mail_queue, self.site_name = MailQueue(mailer), site_name
         self.account_mailer = AccountMailer(
             self.templates,
@@ -258,8 +258,8 @@ class Auth:
             self.notices.subscribe(self.events)
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
-        self.login_steps: list[LoginStep] = []
-        self.features = list(features)
+        require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
+        self.features, self.login_steps = list(features), list[LoginStep]()
         for feature in self.features:
             self.tables.features.extend(feature.tables(self.tables))
             feature.attach(self)
@@ -279,8 +279,8 @@ class Auth:
 
     def add_security_headers(self, response: Response) -> None:
         """Adds the security headers of an account page."""
-        varies = len(self.languages.all) > 1
-        add_security_headers(response, form_targets=self.redirects.allowed_hosts, varies_by_language=varies)
+        targets = self.redirects.form_targets(self.login_redirect_url, self.logout_redirect_url, self.login_url)
+        add_security_headers(response, form_targets=targets, varies_by_language=len(self.languages.all) > 1)
 
     def find_url(self, conn: HTTPConnection, name: str) -> str | None:
         """Returns what `url_for` returns, or None if this site has no such page."""

@@ -60,9 +60,14 @@ class DjangoCSRFTokens(CSRFTokens):
     def token(self, conn: HTTPConnection) -> str:
         return mask(self._secret(conn) or self._new_secret(conn))
 
-    def is_valid(self, conn: HTTPConnection, token: str) -> bool:
+    def is_valid(
+        self, conn: HTTPConnection, token: str, *, ended_key: str | None = None, by_visitor: bool = False
+    ) -> bool:
         secret = self._secret(conn)
         return secret is not None and is_token_of(secret, token)
+
+    def ensure_secret(self, conn: HTTPConnection) -> str:
+        return self._secret(conn) or self._new_secret(conn)
 
     def rotate(self, conn: HTTPConnection) -> None:
         """Replaces the secret at login, which invalidates earlier tokens.

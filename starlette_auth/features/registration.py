@@ -15,9 +15,9 @@ from ..core.text import ascii_lower, is_username, normalize_email, normalize_use
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
-from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page
+from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page, visitor_page
 from ..pages.forms import Field, Form, email_field
-from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, user_reference
+from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, url_to_reload, user_reference
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
@@ -64,13 +64,13 @@ class Registration(Feature):
     def routes(self) -> Sequence[BaseRoute]:
         both, get = ["GET", "POST"], ["GET"]
         routes = [
-            Route("/register", account_page(self.register), name="register", methods=both),
+            Route("/register", visitor_page(self.register), name="register", methods=both),
             Route("/register/done", account_page(self.done), name="register_done", methods=get),
         ]
         if self.verify:
             routes += [
-                Route("/register/resend", account_page(self.resend), name="register_resend", methods=both),
-                Route("/register/confirm/{token}", account_page(self.confirm), name="register_confirm", methods=both),
+                Route("/register/resend", visitor_page(self.resend), name="register_resend", methods=both),
+                Route("/register/confirm/{token}", visitor_page(self.confirm), name="register_confirm", methods=both),
                 Route("/register/complete", template_page("register_complete"), name="register_complete", methods=get),
             ]
         return routes
@@ -119,12 +119,12 @@ class Registration(Feature):
         if token is not None and request.method == "POST" and await form.fill_in(request):
             is_usable = await self._use_link(request, form, pending, match)
             if is_usable and form.is_valid:
-                close_link(request, REGISTER)
-                return redirect(request, "register_complete")
+                return close_link(auth, request, REGISTER, redirect(request, "register_complete"))
             token = token if is_usable else None
         status = 404 if token is None else (422 if form.errors else 200)
-        template = "registration/register_confirm.html"
-        return await render(auth, request, template, status, form=form, validlink=token is not None)
+        reload = url_to_reload(auth, request, "register_confirm") if token is not None else ""
+        context = {"validlink": token is not None, "reload": reload}
+        return await render(auth, request, "registration/register_confirm.html", status, form=form, **context)
 
     async def _use_link(self, request: Request, form: Form, pending: Sequence[Token], match: Token | None) -> bool:
         """Completes a registration, or adds an error to the form. Returns False if the link is used up or in use.

@@ -55,13 +55,23 @@ class CSRFTokens:
         signature = self.keys.sign(PURPOSE, f"{secret}:{_session_key(conn)}")
         return _mask(bytes.fromhex(signature))
 
-    def is_valid(self, conn: HTTPConnection, token: str) -> bool:
-        """Returns whether this browser was given the token in a form of the current session."""
+    def is_valid(
+        self, conn: HTTPConnection, token: str, *, ended_key: str | None = None, by_visitor: bool = False
+    ) -> bool:
+        """Returns whether this browser was given the token in a form of the current session.
+
+        An anonymous visitor's page may be older than the session that another page of the same browser created. It may
+        also be of a session that has ended; its key is `ended_key`, from the cookie. `by_visitor` accepts a form from
+        before a login, for pages that act in the name of no user, such as the login page in a second tab.
+        """
         secret, signature = self.browser_secret(conn), _unmask(token)
         if secret is None or signature is None:
             return False
-        # An anonymous visitor's page may be older than the session that another page of the same browser created.
-        keys = [_session_key(conn)] if conn.user.is_authenticated else [_session_key(conn), ""]
+        keys = [_session_key(conn)]
+        if by_visitor or not conn.user.is_authenticated:
+            keys.append("")
+        if ended_key and not conn.user.is_authenticated:
+            keys.append(ended_key)
         return any(self.keys.verify(PURPOSE, f"{secret}:{key}", signature.hex()) is not None for key in keys)
 
     def rotate(self, conn: HTTPConnection) -> None:
@@ -69,6 +79,11 @@ class CSRFTokens:
 
         There is nothing to do here: a token signs the session key, and the login changes that key.
         """
+
+    def ensure_secret(self, conn: HTTPConnection) -> str:
+        """Returns the secret of this browser, and sets a new one if it has none."""
+        self.token(conn)
+        return str(conn.scope.get(NEW_CSRF_SECRET) or self.browser_secret(conn))
 
     def browser_secret(self, conn: HTTPConnection) -> str | None:
         """Returns the secret that this browser got with its first form, or None."""
