@@ -54,6 +54,7 @@ class AuthenticationMiddleware:
             if self.auth.check_routes:
                 check_routes(scope.get("app"), self.app)
             self.must_check_routes = False
+            self.auth.proxies.client_address(HTTPConnection(scope))  # logs a warning where there is none
             self.routed = self.app if routes_of(self.app) else None
         outer = _take_outer(scope) if scope.get(SCOPE_KEY, self.auth) is not self.auth else {}
         scope[SCOPE_KEY] = self.auth

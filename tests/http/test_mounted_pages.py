@@ -90,9 +90,9 @@ def outer_with_middleware(auth: Auth) -> ASGIApp:
     return Starlette(routes=[Mount("/a", app=inner)], middleware=middleware(auth))
 
 
-def wrapped(auth: Auth) -> ASGIApp:
+def wrapped(auth: Auth) -> Any:
     inner = Starlette(routes=[members_route(), *routes(auth)])
-    app = Starlette(routes=[Mount("/a", app=GZipMiddleware(inner))])
+    app: Any = Starlette(routes=[Mount("/a", app=GZipMiddleware(inner))])
     for layer in reversed(middleware(auth)):
         app = layer.cls(app, *layer.args, **layer.kwargs)
     return app

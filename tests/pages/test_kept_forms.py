@@ -232,6 +232,6 @@ def test_keep_is_a_list_of_names() -> None:
     for keep in ("title", [1], [None]):
         for decorate in (login_required, fresh_login_required):
             with pytest.raises(ImproperlyConfigured, match="keep is a list"):
-                decorate(keep=keep)  # type: ignore[call-overload]
+                decorate(keep=keep)  # type: ignore[arg-type]
         with pytest.raises(ImproperlyConfigured, match="keep is a list"):
             permission_required("polls.add_vote", keep=keep)  # type: ignore[arg-type]
