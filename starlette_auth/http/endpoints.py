@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette import authentication
-from starlette.routing import Match, NoMatchFound, replace_params
+from starlette.routing import Match, replace_params
 from starlette.types import Scope
 
 from ..core.functions import layers
@@ -53,13 +53,8 @@ def find_route_path(app: Any, scope: Scope, name: str, params: Mapping[str, Any]
     """
     requested_path = route_path(scope)
     place = _Place("", "", requested_path, scope.get("path_params", {}))
-    paths = list(_Search(name, params).run(routes_of(app), place))
-    if paths:
-        return max(paths, key=lambda path: _shared_segments(path, requested_path))
-    try:
-        return str(app.url_path_for(name, **params))  # a mount with a name, as that of static files
-    except (NoMatchFound, AttributeError):
-        return None
+    paths = _Search(name, params).run(routes_of(app), place)
+    return max(paths, key=lambda path: _shared_segments(path, requested_path), default=None)
 
 
 class _Place(NamedTuple):
@@ -86,17 +81,24 @@ class _Search:
         self.seen.add(id(routes))
         for route in _flat(routes):
             own_name = getattr(route, "name", None) or ""
-            if getattr(route, "endpoint", None) is not None:
-                if self.name in (own_name, place.names + own_name) and (path := self.path_of(route, place)) is not None:
+            is_endpoint = getattr(route, "endpoint", None) is not None
+            # A mount without routes, such as one of static files, has a name with the parameter "path".
+            if (is_endpoint or "path" in self.params) and self.name in (own_name, place.names + own_name):
+                path = self.path_of(route, place)
+                if path is not None:
                     yield place.prefix + path
-            elif (inner := self.enter(route, place, own_name)) is not None:
+            if not is_endpoint and (inner := self.enter(route, place, own_name)) is not None:
                 yield from self.run(routes_of(route), inner)
         self.seen.remove(id(routes))
 
     def path_of(self, route: Any, place: _Place) -> str | None:
         """Returns the path of a route; None if a parameter is missing, or if one is left over."""
-        is_complete = all(key in route.param_convertors or key in place.values for key in self.params)
-        return _expand(route, {**place.values, **self.params}) if is_complete else None
+        values, convertors = {**place.values, **self.params}, getattr(route, "param_convertors", {})
+        if any(key not in convertors and key not in place.values for key in self.params):
+            return None
+        if getattr(route, "endpoint", None) is None:
+            values["path"] = str(values["path"]).lstrip("/")  # as Starlette's mounts do
+        return _expand(route, values)
 
     def enter(self, route: Any, place: _Place, name: str) -> _Place | None:
         """Returns the place below a mount or a host; None if a parameter of the mount is unknown."""

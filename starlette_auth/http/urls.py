@@ -12,7 +12,7 @@ from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
 from ..core.text import domain_to_ascii, has_lone_surrogate
-from .endpoints import find_endpoint, find_route_path
+from .endpoints import find_endpoint, find_route_path, routes_of
 from .scope import SCOPE_APP, full_path
 
 MAX_URL_LENGTH = 2048
@@ -142,18 +142,36 @@ def url_path_for(scope: Scope, name: str, **params: Any) -> str:
 
 def _frames(scope: Scope) -> Iterator[tuple[Any, str]]:
     """Yields the applications whose routes may have a name, and the root_path of each."""
-    if SCOPE_APP in scope:
-        yield scope[SCOPE_APP]
-    outermost = scope.get("app_root_path", scope.get("root_path", ""))  # Starlette's names
-    yield scope.get("router", scope.get("app")), outermost
+    inner, root_path = scope.get(SCOPE_APP, (None, scope.get("root_path", "")))
+    outermost = scope.get("router", scope.get("app"))  # Starlette's names
+    outermost_path = scope.get("app_root_path", scope.get("root_path", ""))
+    if inner is not None:
+        yield inner, root_path
+    if inner is None or routes_of(inner) is not routes_of(outermost):
+        yield outermost, outermost_path
+    innermost = scope.get("app")
+    if not any(routes_of(innermost) is routes_of(app) for app in (inner, outermost)):
+        yield innermost, _root_of(innermost, scope)
+
+
+def _root_of(app: Any, scope: Scope) -> str:
+    """Returns the root_path of the application that a request is in, below mounts of its own.
+
+    Another application may hide it from the search, with a middleware that is a function.
+    """
+    parts = str(scope.get("root_path", "")).split("/")
+    for end in range(1, len(parts) + 1):
+        root_path = "/".join(parts[:end])
+        if find_endpoint(app, {**scope, "root_path": root_path}) is scope.get("endpoint"):
+            return root_path
+    return "/".join(parts)
 
 
 def endpoint_of(scope: Scope, url: str) -> Any:
     """Returns the endpoint of a page of this site, or None. `url` is what `url_path_for` returned."""
-    path = unquote(urlsplit(url).path)
+    request = {**scope, "type": "http", "method": "GET", "path": unquote(urlsplit(url).path), "path_params": {}}
     for app, root_path in _frames(scope):
-        request = {"type": "http", "method": "GET", "path": path, "root_path": root_path, "headers": scope["headers"]}
-        endpoint = find_endpoint(app, request)
+        endpoint = find_endpoint(app, {**request, "root_path": root_path})
         if endpoint is not None:
             return endpoint
     return None

@@ -11,7 +11,7 @@ from ..authentication import LoginOptions, ask_login
 from ..core.exceptions import ImproperlyConfigured
 from ..http.endpoints import find_endpoint, is_public
 from ..http.scope import GUARDS, is_below, parse_prefixes
-from ..http.urls import requested_url
+from ..http.urls import find_url_path, requested_url
 
 
 class LoginRequiredMiddleware:
@@ -45,8 +45,7 @@ class LoginRequiredMiddleware:
 
     def _is_login_page(self, scope: Scope, options: LoginOptions) -> bool:
         """Returns whether this is the page to which the browser would be redirected again and again."""
-        auth = get_auth(HTTPConnection(scope))
-        login_url = auth.url_for(HTTPConnection(scope), options.login_url or auth.login_url)
+        login_url = find_url_path(scope, options.login_url or get_auth(HTTPConnection(scope)).login_url) or ""
         return login_url.partition("?")[0] == requested_url({**scope, "query_string": b""})
 
     def _user(self, scope: Scope) -> Any:

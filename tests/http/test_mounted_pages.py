@@ -287,6 +287,19 @@ async def test_an_application_that_is_mounted_in_itself_has_links(auth: Auth) ->
         assert (await client.get("/members")).headers["location"] == "/login?next=%2Fmembers"
 
 
+@pytest.mark.parametrize("path", ["/a/members", "/a/b/members"])
+async def test_pages_behind_a_middleware_that_hides_them_find_each_other(auth: Auth, path: str) -> None:
+    inner = Starlette(routes=[members_route(), Mount("/b", routes=[members_route(), *routes(auth)])])
+
+    async def hiding(scope: Scope, receive: Receive, send: Send) -> None:
+        await inner(scope, receive, send)
+
+    async with client_of(Starlette(routes=[Mount("/a", app=hiding)], middleware=middleware(auth))) as client:
+        login = (await client.get(path)).headers["location"]
+        assert login.startswith("/a/b/login?next=")
+        assert 'action="/a/b/login"' in (await client.get(login)).text
+
+
 async def test_a_function_may_redirect_to_the_login_from_everywhere(database: Database) -> None:
     async def page(request: Request) -> Response:
         return redirect_to_login(request)
