@@ -11,7 +11,7 @@ from ..core.text import normalize_username
 from ..core.translation import gettext
 from ..http.content import wants_json
 from ..http.endpoints import required_scopes
-from ..http.urls import endpoint_of, find_url_path, requested_url
+from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_url
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from .base import render
 from .forms import Field, Form
@@ -100,7 +100,8 @@ def _own_path(request: Request) -> str:
 
 def _has_scopes(request: Request, url: str) -> bool:
     """Returns whether the user has the scopes that Starlette's `@requires` demands of this page, as far as is known."""
-    page = {"type": "http", "method": "GET", "endpoint": endpoint_of(request.scope, url)}
+    endpoint = None if is_absolute(url) else endpoint_of(request.scope, url)
+    page = {"type": "http", "method": "GET", "endpoint": endpoint}
     return has_required_scope(request, list(required_scopes(page)))
 
 
