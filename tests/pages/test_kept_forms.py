@@ -119,6 +119,18 @@ async def test_the_named_fields_are_sent_after_the_login(database: Database, nam
             assert (await send_form(client, logged_in.text)).json() == KEPT
 
 
+async def test_endpoints_that_are_not_async_and_single_methods_keep_fields_too(auth: Auth, ann: User) -> None:
+    class Methods(HTTPEndpoint):
+        @login_required(keep=KEEP)
+        async def post(self, request: Request) -> Response:
+            return PlainTextResponse("saved")
+
+    for endpoint in (login_required(keep=KEEP)(save_sync), Methods):
+        async with client_of(app_of(auth, endpoint), headers=SITE) as client:
+            page = await client.post("/save", data=FIELDS)
+            assert (await send_form(client, (await log_in(client, page.text)).text)).text == "saved"
+
+
 async def test_the_required_login_keeps_the_fields_too(auth: Auth, ann: User) -> None:
     stack = [*middleware(auth), Middleware(LoginRequiredMiddleware)]
     pages = [Route("/save", ENDPOINTS["login"], methods=["POST"]), Mount("/accounts", routes=routes(auth))]
