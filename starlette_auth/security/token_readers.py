@@ -18,12 +18,14 @@ class Found(Exception):
 
 
 def form_reader(conn: HTTPConnection) -> "UrlencodedReader | MultipartReader | None":
-    """Returns a reader for the body of a form, or None if the form has no boundary."""
+    """Returns a reader for the body of a form, or None if the form has no boundary that can be used."""
     if content_type(conn) == FORMS[0]:
         return UrlencodedReader()
     _, options = parse_options_header(conn.headers.get("content-type", ""))
-    boundary = options.get(b"boundary")
-    return MultipartReader(boundary) if boundary else None
+    try:
+        return MultipartReader(options[b"boundary"])
+    except (KeyError, FormParserError):
+        return None
 
 
 class UrlencodedReader:

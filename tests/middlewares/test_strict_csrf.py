@@ -131,6 +131,14 @@ async def test_what_is_no_token_field_is_no_token(client: httpx.AsyncClient, bod
     assert "sent without its token" in answer.text
 
 
+@pytest.mark.parametrize("boundary", ["", "; boundary=", f"; boundary={'x' * 300}", "; boundary=é"])
+async def test_a_form_without_a_usable_boundary_has_no_token(client: httpx.AsyncClient, boundary: str) -> None:
+    await client.get("/form")
+    headers = {**SITE, "content-type": f"multipart/form-data{boundary}".encode("latin-1")}
+    answer = await client.post("/upload", content=b"--x\r\n", headers=headers)  # type: ignore[arg-type]
+    assert answer.status_code == 403
+
+
 async def test_the_second_login_tab_works_after_the_login_of_the_first(client: httpx.AsyncClient) -> None:
     tokens = [token_in((await client.get("/accounts/login")).text) for _ in range(2)]
     for token in tokens:
