@@ -2,7 +2,7 @@
 
 from .application import lifespan, middleware, well_known
 from .auth import Auth, Feature, get_auth
-from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
+from .authentication import authenticate, complete_login, login, logout, redirect_to_login, update_session_auth_hash
 from .backends.base import AuthenticationBackend
 from .backends.model import ModelBackend
 from .backends.remote_user import RemoteUserBackend
@@ -213,6 +213,7 @@ __all__ = [
     "middleware",
     "migrate",
     "permission_required",
+    "redirect_to_login",
     "routes",
     "update_session_auth_hash",
     "user_columns",

@@ -32,9 +32,10 @@ from .defaults import Defaults
 from .http.cookies import Cookie
 from .http.headers import add_security_headers
 from .http.proxies import TrustedProxies
+from .http.redirects import RedirectTargets
 from .http.scope import SCOPE_KEY
 from .http.site import Site
-from .http.urls import RedirectTargets, connection_to, find_url_path, url_path_for
+from .http.urls import connection_to, find_url_path, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -79,9 +80,9 @@ class Auth(ChecksCredentials):
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
     (default: the table `auth_session`). `session_limits`: limits of a login: "aal1", "aal2", "aal3" (NIST's levels) or
     `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject". `backends`: asked before
-    the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, or paths.
-    `next_hosts`: hosts that a login may redirect to. `trusted_origins`: origins whose pages may post here.
-
+    the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, paths or
+    URLs. `redirect_authenticated_user`: whether the login page sends logged-in users on. `redirect_field_name`: the
+    field with the page to return to. `next_hosts`: hosts it may be on. `trusted_origins`: origins that may post here.
     `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
     except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
     `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without them all visitors
@@ -108,6 +109,8 @@ class Auth(ChecksCredentials):
         login_url: str = "login",
         login_redirect_url: str = "/",
         logout_redirect_url: str = "logged_out",
+        redirect_authenticated_user: bool = True,
+        redirect_field_name: str = "next",
         next_hosts: Sequence[str] = (),
         trusted_origins: Sequence[str] = (),
         csrf: CSRFMode = "headers",
@@ -135,25 +138,23 @@ class Auth(ChecksCredentials):
         self.defaults = django or Defaults()
         self.clock, self.tables = clock, tables or self.defaults.tables()
         self.keys = SecretKeys(secret_key).scoped(self.tables.namespace)
-        self._connect(database, connections)
-        self._build_users(user_class, passwords)
+        self._connect(database, connections, user_class, passwords)
         self.password_validators = build_validators(password_validators, context_words, site_name, self._check_failed)
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(given)
         self._build_backends(given)
         self._build_mail(given)
         self.reset_tokens = reset_tokens or self.defaults.reset_tokens(self.tokens, self.keys, clock)
-        require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
         self._set_up_pages(given)
         self._attach_features(features)
 
-    def _connect(self, database: Database, connections: int) -> None:
+    def _connect(
+        self, database: Database, connections: int, user_class: type[User], passwords: Passwords | None
+    ) -> None:
+        """Builds the access to the database, the users, and the single-use tokens of their links."""
         self.database, self.gateway = database, Gateway.of(database)
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
-
-    def _build_users(self, user_class: type[User], passwords: Passwords | None) -> None:
-        """Builds the users, and the single-use tokens of their links."""
         self.passwords = passwords or self.defaults.passwords()
         self.users: Users[Any] = Users(
             self.gateway,
@@ -217,8 +218,7 @@ class Auth(ChecksCredentials):
 
     def _build_mail(self, given: Settings) -> None:
         """Builds mail, and the templates and languages that pages and mail share."""
-        self.templates = Templates(given.templates)
-        self.languages = Languages(given.languages, given.locale_dirs)
+        self.templates, self.languages = Templates(given.templates), Languages(given.languages, given.locale_dirs)
         self.mail_queue, self.site_name = MailQueue(given.mailer), given.site_name
         self.account_mailer = AccountMailer(
             self.templates,
@@ -248,13 +248,15 @@ class Auth(ChecksCredentials):
         self.csrf, self.csrf_tokens = parse_mode(given.csrf), self.defaults.csrf_tokens(self.keys, self.csrf_cookie)
         self.login_url, self.login_redirect_url = given.login_url, given.login_redirect_url
         self.logout_redirect_url = given.logout_redirect_url
+        self.redirect_authenticated_user = given.redirect_authenticated_user
         self.redirects = RedirectTargets(
-            allowed_hosts=given.next_hosts, default=given.login_redirect_url, cookie=self.cookie
+            self.site, given.next_hosts, default=given.login_redirect_url, field=given.redirect_field_name
         )
         self.login_after_reset, self.clear_site_data = given.login_after_reset, given.clear_site_data
         self.check_routes = True
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
+        require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
         self.login_steps: list[LoginStep] = []
         fix = "Pass objects, as in features=[Registration()]."
         self.features: list[Feature] = as_instances(features, Feature, "features", fix)
@@ -278,8 +280,8 @@ class Auth(ChecksCredentials):
 
     def add_security_headers(self, response: Response) -> None:
         """Adds the security headers of an account page."""
-        varies = len(self.languages.all) > 1
-        add_security_headers(response, form_targets=self.redirects.allowed_hosts, varies_by_language=varies)
+        targets = self.redirects.form_targets(self.login_redirect_url, self.logout_redirect_url, self.login_url)
+        add_security_headers(response, form_targets=targets, varies_by_language=len(self.languages.all) > 1)
 
     def find_url(self, conn: HTTPConnection, name: str) -> str | None:
         """Returns what `url_for` returns, or None if this site has no such page."""

@@ -1,10 +1,12 @@
 """Logging in and out."""
 
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from .auth import Auth, get_auth
 from .backends.session import require_session, session_of
@@ -12,10 +14,15 @@ from .core.awaiting import must_be_awaited
 from .core.events import UserLoggedOut
 from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured
 from .core.translation import gettext
-from .http.content import prefers_json
+from .http.content import prefers_json, wants_json
 from .http.mailed_secrets import has_mailed_secret
-from .http.urls import requested_url
+from .http.urls import accepts_get, endpoint_of
+from .security.saved_forms import Pairs, read_form
 from .users.models import AnonymousUser, User, set_user
+
+MAX_VISITS = 4  # of one URL in ten seconds, to which the login page sends a logged-in user on
+SAVED_FORM = "starlette_auth.saved_form"  # a key of the scope
+SHOWS_SAVED_FORMS = "shows_saved_forms"  # an attribute of the endpoint of our login page
 
 
 @must_be_awaited
@@ -107,14 +114,85 @@ async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, passwor
     return True
 
 
-def redirect_to_login(conn: HTTPConnection, login_url: str | None = None) -> Response:
-    """Returns a redirect to the login page and back here afterwards, or 401 for a client that wants JSON."""
-    if prefers_json(conn):
+def redirect_to_login(
+    request: HTTPConnection, next: str | None = None, login_url: str | None = None, redirect_field_name: str = ""
+) -> Response:
+    """Returns a redirect to the login page and back to `next`, or 401 for a client that wants JSON.
+
+    It is for permission logic of your own. `next` is this request by default, or the page with the form if the request
+    cannot be repeated by a link. `login_url` (name, path or URL) and `redirect_field_name` are those of `Auth` by
+    default. A logged-in user who is sent here lacks a permission, and the login page does not send that user back.
+    """
+    if prefers_json(request):
         return JSONResponse({"detail": "Log in first, then send this request again."}, 401)
-    auth = get_auth(conn)
-    url = auth.url_for(conn, login_url or auth.login_url)
-    # After a login the browser sends a GET. It can return to a page, and not to the target of a form.
-    # The query is logged; therefore no path with the secret of a mailed link is in it.
-    if conn.scope.get("method") in ("GET", "HEAD") and not has_mailed_secret(conn.scope):
-        url += ("&" if "?" in url else "?") + urlencode({"next": requested_url(conn.scope)})
-    return RedirectResponse(url, status_code=303)
+    auth = get_auth(request)
+    url = auth.url_for(request, login_url or auth.login_url)
+    next = next or _page_to_return_to(auth, request, url)
+    if not next:
+        return RedirectResponse(url, status_code=303)
+    query = urlencode({redirect_field_name or auth.redirects.field: next})
+    response = RedirectResponse(f"{url}{'&' if '?' in url else '?'}{query}", status_code=303)
+    if "user" in request.scope and request.user.is_authenticated:
+        target = auth.redirects.choose(request.scope, next)
+        auth.redirects.count_visit(request.scope, response, target, MAX_VISITS)
+    return response
+
+
+def _page_to_return_to(auth: Auth, conn: HTTPConnection, login_url: str) -> str:
+    """Returns the URL of the requested page, or of the page with the form that was sent; "" if neither is known.
+
+    After a login the browser sends a GET. The query of the login page is logged; therefore no path with the secret of a
+    mailed link is in it.
+    """
+    page = None
+    if conn.scope.get("method") not in ("GET", "HEAD"):
+        page = auth.redirects.referring_page(conn)
+        if page is None and not accepts_get(conn.scope):
+            return ""
+    if has_mailed_secret({"path": page} if page else conn.scope):
+        return ""
+    return auth.redirects.for_login(conn.scope, login_url, page)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginOptions:
+    """How an endpoint asks an anonymous visitor to log in.
+
+    `keep` names the fields of a small form that are kept over the login. The rest are arguments of
+    `redirect_to_login`.
+    """
+
+    login_url: str | None = None
+    redirect_field_name: str = ""
+    keep: frozenset[str] = frozenset()
+
+
+def ask_login(conn: HTTPConnection, options: LoginOptions) -> Response:
+    """Returns the redirect to the login page, or that page with the fields of the submitted form."""
+    if options.keep and conn.scope.get("method") == "POST" and not wants_json(conn):
+        return _LoginPageWithForm(conn, options)
+    return redirect_to_login(conn, None, options.login_url, options.redirect_field_name)
+
+
+class _LoginPageWithForm(Response):
+    """A response that is made when it is sent, because it has to read the submitted form first."""
+
+    def __init__(self, conn: HTTPConnection, options: LoginOptions) -> None:
+        super().__init__()
+        self.conn = conn
+        self.options = options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        auth, conn = get_auth(self.conn), self.conn
+        page = endpoint_of(conn.scope, auth.url_for(conn, self.options.login_url or auth.login_url))
+        pairs: Pairs = []
+        # An attacker's page could send a form to an endpoint marked with csrf_exempt, and the visitor would send it
+        # again after the login. Therefore no form of another site is kept.
+        if getattr(page, SHOWS_SAVED_FORMS, False) and not auth.site.is_cross_site(conn):
+            pairs = await read_form(conn, self.options.keep)
+        if pairs:
+            conn.scope[SAVED_FORM] = pairs
+            response: Response = await page(conn)
+        else:
+            response = redirect_to_login(conn, None, self.options.login_url, self.options.redirect_field_name)
+        await response(scope, receive, send)

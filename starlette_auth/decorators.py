@@ -13,12 +13,13 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from .auth import get_auth
-from .authentication import redirect_to_login
+from .authentication import LoginOptions, ask_login
 from .core.arguments import as_texts, describe
 from .core.exceptions import ImproperlyConfigured, Refused
 from .core.functions import describe_function, is_async, layers, record_decoration
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
 from .http.scope import GUARDS
+from .security.saved_forms import parse_keep
 
 F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
@@ -31,11 +32,12 @@ class Guard:
     `Depends(guard)` is the user. It refuses other requests before the endpoint is called.
     """
 
-    def __init__(self, name: str, test: Test, refuse: Refuse, reason: str) -> None:
+    def __init__(self, name: str, test: Test, refuse: Refuse, reason: str, login: LoginOptions | None = None) -> None:
         self.name = name
         self.test = self.sync_test = test  # the second is that of an endpoint that is not async
         self.refuse = refuse
         self.reason = reason
+        self.login = login
         mark_as_dependency(self)
 
     @overload
@@ -57,6 +59,8 @@ class Guard:
         else:
             wrap = _guarded_async if is_async(endpoint) else _guarded_sync
         guarded = wrap(endpoint, self)
+        if self.login is not None:
+            guarded.login_options = self.login  # for LoginRequiredMiddleware
         record_decoration(endpoint, guarded, self.name)
         return guarded
 
@@ -96,16 +100,24 @@ def login_required(endpoint: HTTPConnection) -> Coroutine[Any, Any, Any]: ...
 
 
 @overload
-def login_required(*, login_url: str | None = None) -> Guard: ...
+def login_required(
+    *, login_url: str | None = None, redirect_field_name: str = "", keep: Sequence[str] = ()
+) -> Guard: ...
 
 
-def login_required(endpoint: Any = None, *, login_url: str | None = None) -> Any:
+def login_required(
+    endpoint: Any = None, *, login_url: str | None = None, redirect_field_name: str = "", keep: Sequence[str] = ()
+) -> Any:
     """Allows only logged-in users. Other browsers are redirected to the login page; JSON clients get 401.
 
     It decorates functions (async or not), HTTPEndpoint classes and their methods, and WebSocket endpoints. An
     anonymous WebSocket is closed with code 1008. In FastAPI it is a dependency too: `Depends(login_required)`.
+
+    `keep` names form fields, as in keep=("title", "text"): if the session has ended when a form of at most 16 KiB is
+    sent, these fields stay in the login page, and the user sends them after the login with one click.
     """
-    guard = _login_guard if login_url is None else _user_guard("login_required", _is_authenticated, login_url)
+    options = _login_options(login_url, redirect_field_name, keep)
+    guard = _login_guard if options == LoginOptions() else _user_guard("login_required", _is_authenticated, options)
     return guard if endpoint is None else guard(endpoint)
 
 
@@ -119,11 +131,13 @@ def permission_required(
     perm: Annotated[str | Iterable[str], NAME_PERMISSION],
     *,
     login_url: Annotated[str | None, NAME_PERMISSION] = None,
+    redirect_field_name: Annotated[str, NAME_PERMISSION] = "",
+    keep: Annotated[Sequence[str], NAME_PERMISSION] = (),
 ) -> Guard:
     """Allows only users with the permission, or with all permissions of a list.
 
     Anonymous visitors are redirected to the login page, or get 401 if they want JSON. Other users get 403. In FastAPI
-    it is a dependency too: `Depends(permission_required("polls.add_vote"))`.
+    it is a dependency too: `Depends(permission_required("polls.add_vote"))`. The options are those of `login_required`.
     """
     if callable(perm):
         raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
@@ -146,33 +160,45 @@ def permission_required(
             return bool(user.has_perms(perms))
         return get_auth(conn).backend_permissions.has_perms(user, perms)  # backends may wait for their answers
 
-    guard = _user_guard("permission_required", lambda user: user.has_perms(perms), login_url)
+    options = _login_options(login_url, redirect_field_name, keep)
+    guard = _user_guard("permission_required", lambda user: user.has_perms(perms), options)
     guard.test = test
     return guard
 
 
-def user_passes_test(test: Annotated[Test, NAME_TEST], *, login_url: Annotated[str | None, NAME_TEST] = None) -> Guard:
+def user_passes_test(
+    test: Annotated[Test, NAME_TEST],
+    *,
+    login_url: Annotated[str | None, NAME_TEST] = None,
+    redirect_field_name: Annotated[str, NAME_TEST] = "",
+    keep: Annotated[Sequence[str], NAME_TEST] = (),
+) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
     The test may be async if the endpoint is async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`.
+    The options are those of `login_required`.
     """
     if not callable(test) or is_guard(test):
         raise ImproperlyConfigured(
             f"{describe(test)} is no test of a user. Pass a function, as in user_passes_test(lambda user: user.is_staff)."
         )
-    return _user_guard("user_passes_test", test, login_url)
+    return _user_guard("user_passes_test", test, _login_options(login_url, redirect_field_name, keep))
 
 
-def _user_guard(name: str, test: Test, login_url: str | None) -> Guard:
+def _login_options(login_url: str | None, redirect_field_name: str, keep: Sequence[str]) -> LoginOptions:
+    return LoginOptions(login_url=login_url, redirect_field_name=redirect_field_name, keep=parse_keep(keep))
+
+
+def _user_guard(name: str, test: Test, options: LoginOptions) -> Guard:
     reason = "Log in first, with a user who may do this."
-    return Guard(name, lambda conn: test(conn.user), lambda conn: _forbidden(conn, login_url), reason)
+    return Guard(name, lambda conn: test(conn.user), lambda conn: _forbidden(conn, options), reason, options)
 
 
 def _is_authenticated(user: Any) -> bool:
     return bool(user.is_authenticated)
 
 
-_login_guard = _user_guard("login_required", _is_authenticated, None)
+_login_guard = _user_guard("login_required", _is_authenticated, LoginOptions())
 mark_as_dependency(login_required)
 
 
@@ -288,8 +314,8 @@ def _without_user() -> NoReturn:
     )
 
 
-def _forbidden(conn: HTTPConnection, login_url: str | None) -> Response:
-    """Returns the redirect to the login page. Raises 403 for a logged-in user, whom it would redirect in a loop."""
+def _forbidden(conn: HTTPConnection, options: LoginOptions) -> Response:
+    """Returns the response that asks to log in. Raises 403 for a logged-in user, whom it would redirect in a loop."""
     if conn.user.is_authenticated:
         raise HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
-    return redirect_to_login(conn, login_url)
+    return ask_login(conn, options)

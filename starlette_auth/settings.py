@@ -44,7 +44,7 @@ TEXTS: Mapping[str, str] = {
     "login_redirect_url": 'Pass the name of a route, or a path, as in login_redirect_url="/".',
     "logout_redirect_url": 'Pass the name of a route, or a path, as in logout_redirect_url="/".',
 }
-BOOLS = ("notices", "login_after_reset", "clear_site_data", "throttling")
+BOOLS = ("redirect_authenticated_user", "notices", "login_after_reset", "clear_site_data", "throttling")
 LOGIN_FIELDS = 'Pass login_fields=("username",), ("email",) or ("username", "email").'
 SESSIONS = "Pass a store, as in sessions=MemoryStore(), or a function that makes one: sessions=lambda users: …."
 BACKENDS = "Pass objects, as in backends=[TokenBackend()]."
@@ -72,6 +72,8 @@ class Settings:
     login_url: str
     login_redirect_url: str
     logout_redirect_url: str
+    redirect_authenticated_user: bool
+    redirect_field_name: str
     next_hosts: Sequence[str]
     trusted_origins: Sequence[str]
     csrf: CSRFMode

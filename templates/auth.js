@@ -4,7 +4,7 @@
 
 // Submits the form that was saved while the visitor confirmed the password. A page from the back/forward cache
 // does not submit it again.
-const resend = document.querySelector(".auth-resend");
+const resend = document.querySelector(":not(.auth-waits) > .auth-resend");
 window.addEventListener("pageshow", (event) => {
   if (resend && !event.persisted) {
     resend.requestSubmit();

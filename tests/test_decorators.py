@@ -59,9 +59,9 @@ async def test_a_client_that_wants_json_gets_401(auth: Auth) -> None:
         assert browser.status_code == 303
 
 
-async def test_the_login_after_a_post_does_not_redirect_back(auth: Auth) -> None:
+async def test_the_login_after_a_post_redirects_back_to_a_page(auth: Auth) -> None:
     async with client_of(make_app(auth)) as client:
-        assert (await client.post("/members")).headers["location"] == "/accounts/login"
+        assert (await client.post("/members")).headers["location"] == "/accounts/login?next=%2Fmembers"
 
 
 async def test_a_user_without_permission_gets_403_and_no_redirect(auth: Auth, ann: User) -> None:

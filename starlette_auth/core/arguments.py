@@ -53,6 +53,12 @@ def require_integer(value: object, name: str, *, minimum: int = 1, maximum: int 
         raise ImproperlyConfigured(f"{name} is {value}. {fix}")
 
 
+def require_integers(**numbers: object) -> None:
+    """Raises ImproperlyConfigured unless all of these arguments are whole numbers of at least 1."""
+    for name, number in numbers.items():
+        require_integer(number, name)
+
+
 def require_number(value: object, name: str, *, above: float = 0.0) -> None:
     """Raises ImproperlyConfigured unless a value is a finite number above a limit."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

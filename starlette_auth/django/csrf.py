@@ -3,6 +3,7 @@
 import hmac
 import secrets
 import string
+from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 
@@ -58,11 +59,16 @@ class DjangoCSRFTokens(CSRFTokens):
         self.use_sessions = use_sessions
 
     def token(self, conn: HTTPConnection) -> str:
-        # Of several cookies Django reads the last one.
-        return mask(next(reversed(self._secrets(conn)), "") or self._new_secret(conn))
+        return mask(self.ensure_secret(conn))
 
-    def is_valid(self, conn: HTTPConnection, token: str) -> bool:
+    def is_valid(
+        self, conn: HTTPConnection, token: str, *, ended_keys: Sequence[str] = (), by_visitor: bool = False
+    ) -> bool:
         return any(is_token_of(secret, token) for secret in self._secrets(conn))
+
+    def ensure_secret(self, conn: HTTPConnection) -> str:
+        # Of several cookies Django reads the last one.
+        return next(reversed(self._secrets(conn)), "") or self._new_secret(conn)
 
     def rotate(self, conn: HTTPConnection) -> None:
         """Replaces the secret at login, which invalidates earlier tokens.

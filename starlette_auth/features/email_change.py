@@ -16,15 +16,16 @@ from ..core.text import ascii_lower, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
-from ..pages.base import account_page, check_old_password, login_required_response, render, template_page
+from ..pages.base import account_page, check_old_password, login_required_response, render, template_page, visitor_page
 from ..pages.forms import Field, Form, email_field
 from ..pages.mailed_links import (
-    IN_SESSION,
+    IN_COOKIE,
     close_link,
     open_link,
     referenced_user,
     send_mail_once,
     send_reset_mail,
+    url_to_reload,
     user_reference,
 )
 from ..security.reset_tokens import user_binding, user_subject
@@ -69,7 +70,12 @@ class EmailChange(Feature):
             Route(
                 "/email_undo/complete", template_page("email_undo_complete"), name="email_undo_complete", methods=get
             ),
-            Route("/email_undo/confirm/{token}", account_page(self.undo), name="email_undo_confirm", methods=both),
+            Route(
+                "/email_undo/confirm/{token}",
+                visitor_page(self.undo),
+                name="email_undo_confirm",
+                methods=both,
+            ),
         ]
 
     async def change(self, auth: Auth, request: Request) -> Response:
@@ -139,13 +145,13 @@ class EmailChange(Feature):
             await form.fill_in(request)
             is_usable = await self._use_link(request, token, user, form, confirm)
             if is_usable and form.is_valid:
-                close_link(request, purpose)
-                return redirect(request, f"{name}_complete")
+                return close_link(self.auth, request, purpose, redirect(request, f"{name}_complete"))
             token = token if is_usable else None
         email = token.data["email"] if token is not None else ""
         template, status = f"registration/{name}_confirm.html", 404 if token is None else (422 if form.errors else 200)
-        context = {"validlink": token is not None, "email": email}
-        context["here"] = self.auth.url_for(request, f"{name}_confirm", token=IN_SESSION)
+        reload = url_to_reload(self.auth, request, f"{name}_confirm") if token is not None else ""
+        context = {"validlink": token is not None, "email": email, "reload": reload}
+        context["here"] = self.auth.url_for(request, f"{name}_confirm", token=IN_COOKIE)
         return await render(self.auth, request, template, status, form=form, **context)
 
     async def _use_link(

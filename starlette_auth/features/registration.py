@@ -17,9 +17,16 @@ from ..core.text import ascii_lower, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
-from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page
-from ..pages.forms import Field, Form, email_field
-from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, user_reference
+from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page, visitor_page
+from ..pages.forms import Field, Form, email_field, password_field
+from ..pages.mailed_links import (
+    close_link,
+    open_link,
+    referenced_user,
+    send_mail_once,
+    url_to_reload,
+    user_reference,
+)
 from ..pages.usernames import MAX_USERNAME_LENGTH, check_new_username, username_field
 from ..passwords.password_changes import are_told
 from ..security.tokens import Token, TokenHash
@@ -66,13 +73,13 @@ class Registration(Feature):
     def routes(self) -> Sequence[BaseRoute]:
         both, get = ["GET", "POST"], ["GET"]
         routes = [
-            Route("/register", account_page(self.register), name="register", methods=both),
+            Route("/register", visitor_page(self.register), name="register", methods=both),
             Route("/register/done", account_page(self.done), name="register_done", methods=get),
         ]
         if self.verify:
             routes += [
-                Route("/register/resend", account_page(self.resend), name="register_resend", methods=both),
-                Route("/register/confirm/{token}", account_page(self.confirm), name="register_confirm", methods=both),
+                Route("/register/resend", visitor_page(self.resend), name="register_resend", methods=both),
+                Route("/register/confirm/{token}", visitor_page(self.confirm), name="register_confirm", methods=both),
                 Route("/register/complete", template_page("register_complete"), name="register_complete", methods=get),
             ]
         return routes
@@ -119,15 +126,17 @@ class Registration(Feature):
         match = next((candidate for candidate in pending if self._is_same_browser(request, candidate)), None)
         if self.verify == "before" and are_told(auth.password_validators):
             match = None
-        form = Form() if token is None or match is not None else _password_form()
+        text = gettext("The password that you chose when you registered.")
+        form = Form() if token is None or match is not None else Form(password=password_field(text))
         if token is not None and request.method == "POST" and await form.fill_in(request):
             is_usable = await self._use_link(request, form, pending, match)
             if is_usable and form.is_valid:
-                close_link(request, REGISTER)
-                return redirect(request, "register_complete")
+                return close_link(auth, request, REGISTER, redirect(request, "register_complete"))
             token = token if is_usable else None
-        template, status = "registration/register_confirm.html", 404 if token is None else (422 if form.errors else 200)
-        return await render(auth, request, template, status, form=form, validlink=token is not None)
+        status = 404 if token is None else (422 if form.errors else 200)
+        reload = url_to_reload(auth, request, "register_confirm") if token is not None else ""
+        context = {"validlink": token is not None, "reload": reload}
+        return await render(auth, request, "registration/register_confirm.html", status, form=form, **context)
 
     async def _use_link(self, request: Request, form: Form, pending: Sequence[Token], match: Token | None) -> bool:
         """Completes a registration, or adds an error to the form. Returns False if the link is used up or in use.
@@ -318,10 +327,3 @@ class Registration(Feature):
 
 def _subject(email: str) -> str:
     return f"address {ascii_lower(email)}"
-
-
-def _password_form() -> Form:
-    text = gettext("The password that you chose when you registered.")
-    return Form(
-        password=Field(label=gettext("Password"), type="password", autocomplete="current-password", help_text=text)
-    )

@@ -1,10 +1,21 @@
-"""What did the client send, and what does it accept? Media types and encodings."""
+"""What did the client send, and what does it accept? Media types, encodings and bodies."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.multipart import parse_options_header
-from starlette.requests import HTTPConnection
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import HTTPConnection, Request
+
+from ..core.translation import gettext
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 JSON = "application/json"
+MAX_BODY = 64 * 1024
+MAX_FIELDS = 50
 
 
 def content_type(conn: HTTPConnection) -> str:
@@ -35,3 +46,86 @@ def prefers_json(conn: HTTPConnection) -> bool:
     """Tells whether the `Accept` header names JSON but not HTML."""
     accept = conn.headers.get("accept", "")
     return "application/json" in accept and "text/html" not in accept
+
+
+async def read_fields(request: Request) -> dict[str, list[Any]]:
+    """Returns the values of a form or JSON object by field name, each as a list.
+
+    Raises HTTPException: 415 for other media types, 413 for more than 64 KiB, 400 for malformed bodies. A body that is
+    not in UTF-8 is malformed: with replaced characters, a password would be set that its user does not know.
+    """
+    media_type = content_type(request)
+    if media_type not in (*FORMS, JSON):
+        raise HTTPException(415, gettext("Send this as a form, or as JSON."))
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal() or len(length) > 10 or int(length) > MAX_BODY:
+        raise _too_long()
+    body = b"".join([chunk async for chunk in _limited(request)])
+    if not is_utf8(request) or not _is_utf8_text(body):
+        raise HTTPException(400, gettext("This form is not in UTF-8. Please reload the page and send it again."))
+    try:
+        if media_type == JSON:
+            return _from_json(body)
+        return _from_urlencoded(body) if media_type == FORMS[0] else await _from_multipart(request, body)
+    except UnicodeDecodeError as error:
+        raise HTTPException(
+            400, gettext("This form is not in UTF-8. Please reload the page and send it again.")
+        ) from error
+    except (MultiPartException, ValueError, KeyError, RecursionError) as error:
+        raise HTTPException(
+            400, gettext("This request cannot be read. Please reload the page and send it again.")
+        ) from error
+
+
+async def _limited(request: Request) -> AsyncIterator[bytes]:
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > MAX_BODY:
+            raise _too_long()
+        yield chunk
+
+
+def _is_utf8_text(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _from_json(body: bytes) -> dict[str, list[Any]]:
+    pairs = json.loads(body.decode(), object_pairs_hook=tuple)
+    if not isinstance(pairs, tuple):
+        raise ValueError("The body is not a JSON object. Send an object.")
+    fields: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+def _from_urlencoded(body: bytes) -> dict[str, list[Any]]:
+    """Reads a form as browsers write it (WHATWG URL §5.1). Starlette would replace bytes that are not UTF-8."""
+    pairs = [pair for pair in body.split(b"&") if pair]
+    if len(pairs) > MAX_FIELDS:
+        raise ValueError("The form has too many fields. Send fewer.")
+    fields: dict[str, list[Any]] = {}
+    for pair in pairs:
+        name, value = (unquote_to_bytes(part.replace(b"+", b" ")).decode() for part in pair.partition(b"=")[::2])
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+async def _from_multipart(request: Request, body: bytes) -> dict[str, list[Any]]:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    try:
+        async with Request(request.scope, receive).form(max_files=0, max_fields=MAX_FIELDS) as form:
+            return {name: form.getlist(name) for name in form}
+    except HTTPException as error:  # Starlette's error for a malformed body
+        raise ValueError(error.detail) from error
+
+
+def _too_long() -> HTTPException:
+    return HTTPException(413, gettext("This form is too long. Please shorten your entries."))

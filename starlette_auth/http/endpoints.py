@@ -1,36 +1,144 @@
-"""Which endpoint do the routes call for a request, and which scopes does it require?"""
+"""Which endpoint do the routes call for a request, and under which paths do they have a name?"""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from starlette import authentication
-from starlette.routing import Match
+from starlette.routing import Match, replace_params
 from starlette.types import Scope
 
 from ..core.functions import layers
+from .scope import route_path
 
 
-def find_endpoint(app: Any, scope: Scope) -> Any:
+def find_endpoint(app: Any, scope: Scope, *, any_method: bool = True) -> Any:
     """Returns the endpoint that the routes behind `app` call for this request, or None if it is unknown.
 
-    Starlette has no hook for this; therefore it matches the routes as Starlette's router does.
+    Starlette has no hook for this; therefore it matches the routes as Starlette's router does. `any_method=False`
+    passes over routes that do not allow the method.
     """
-    while app is not None and not hasattr(app, "routes"):
-        app = getattr(app, "app", None)
-    route_scope: dict[str, Any] = dict(scope)
-    routes = getattr(app, "routes", [])
+    route_scope: dict[str, Any] = {**scope, "endpoint": None}
+    routes = routes_of(app)
     while routes:
-        matches = [(match, child, route) for route in routes for match, child in [route.matches(route_scope)]]
+        matches = [(match, child, route) for route in _flat(routes) for match, child in [route.matches(route_scope)]]
         # Starlette takes the first full match, or else the first that differs only in the method.
         best = [candidate for candidate in matches if candidate[0] is Match.FULL] or [
-            candidate for candidate in matches if candidate[0] is Match.PARTIAL
+            candidate for candidate in matches if candidate[0] is Match.PARTIAL and any_method
         ]
         if not best:
             return None
         _, child, route = best[0]
         route_scope.update(child)
-        routes = getattr(route, "routes", None)
+        routes = routes_of(route) if getattr(route, "endpoint", None) is None else ()
     return route_scope.get("endpoint")
+
+
+def routes_of(app: Any) -> Sequence[Any]:
+    """Returns the routes of an application, or of the first one that its middlewares stand around."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        routes = getattr(app, "routes", None)
+        if routes and isinstance(routes, Sequence):
+            return routes
+        app = getattr(app, "app", None)
+    return ()
+
+
+def find_route_path(app: Any, scope: Scope, name: str, params: Mapping[str, Any]) -> str | None:
+    """Returns the path of the route with this name, relative to `app`; None if there is no such route.
+
+    Of several, for example if the account pages are mounted twice, it is the one that shares the most segments with
+    the requested path. Parameters of a mount, as in "/{tenant}/accounts", have their values from the request.
+    """
+    requested_path = route_path(scope)
+    place = _Place("", "", requested_path, scope.get("path_params", {}))
+    paths = _Search(name, params).run(routes_of(app), place)
+    return max(paths, key=lambda path: _shared_segments(path, requested_path), default=None)
+
+
+class _Place(NamedTuple):
+    """Where in the routes the search is: below which mounts."""
+
+    prefix: str  # the path of the mounts
+    names: str  # their names, as in "shop:"
+    path: str  # what they leave of the requested path
+    values: Mapping[str, Any]  # path parameters of the request
+
+
+class _Search:
+    """Searches routes for a name, below mounts and hosts, and in included routers."""
+
+    def __init__(self, name: str, params: Mapping[str, Any]) -> None:
+        self.name = name
+        self.params = params
+        self.seen: set[int] = set()  # the routes that the search is in; an application may be mounted in itself
+
+    def run(self, routes: Sequence[Any], place: _Place) -> Iterator[str]:
+        """Yields the path of each route with the name, also if that begins with names of mounts, as in "shop:login"."""
+        if id(routes) in self.seen:
+            return
+        self.seen.add(id(routes))
+        for route in _flat(routes):
+            own_name = getattr(route, "name", None) or ""
+            is_endpoint = getattr(route, "endpoint", None) is not None
+            # A mount without routes, such as one of static files, has a name with the parameter "path".
+            if (is_endpoint or "path" in self.params) and self.name in (own_name, place.names + own_name):
+                path = self.path_of(route, place)
+                if path is not None:
+                    yield place.prefix + path
+            if not is_endpoint and (inner := self.enter(route, place, own_name)) is not None:
+                yield from self.run(routes_of(route), inner)
+        self.seen.remove(id(routes))
+
+    def path_of(self, route: Any, place: _Place) -> str | None:
+        """Returns the path of a route; None if a parameter is missing, or if one is left over."""
+        values, convertors = {**place.values, **self.params}, getattr(route, "param_convertors", {})
+        if any(key not in convertors and key not in place.values for key in self.params):
+            return None
+        if getattr(route, "endpoint", None) is None:
+            values["path"] = str(values["path"]).lstrip("/")  # as Starlette's mounts do
+        return _expand(route, values)
+
+    def enter(self, route: Any, place: _Place, name: str) -> _Place | None:
+        """Returns the place below a mount or a host; None if a parameter of the mount is unknown."""
+        regex, names = getattr(route, "path_regex", None), f"{place.names}{name}:" if name else place.names
+        if regex is None or "path" not in regex.groupindex:
+            return place._replace(names=names)
+        match = regex.match(place.path)
+        given = {key: self.params[key] for key in route.param_convertors if key in self.params and key != "path"}
+        values = {**place.values, **(match.groupdict() if match else {}), **given}
+        prefix = _expand(route, {**values, "path": ""})
+        if prefix is None:
+            return None
+        rest = "/" + match["path"] if match else place.path
+        return _Place(place.prefix + prefix.rstrip("/"), names, rest, values)
+
+
+def _expand(route: Any, values: Mapping[str, Any]) -> str | None:
+    """Returns the path of a route with its parameters; None if one is missing or not allowed."""
+    convertors = route.param_convertors
+    if not convertors.keys() <= values.keys():
+        return None
+    try:
+        return str(replace_params(route.path_format, convertors, {key: values[key] for key in convertors})[0])
+    except (AssertionError, TypeError, ValueError):  # such as a slash in a parameter that holds one segment
+        return None
+
+
+def _shared_segments(path: str, other: str) -> int:
+    pairs = list(zip(path.split("/"), other.split("/"), strict=False))
+    return next((index for index, (one, two) in enumerate(pairs) if one != two), len(pairs))
+
+
+def _flat(routes: Sequence[Any]) -> Iterator[Any]:
+    """Yields the routes, and those of a router that FastAPI includes in place of that router."""
+    for route in routes:
+        if hasattr(route, "effective_route_contexts"):
+            for context in route.effective_route_contexts():
+                yield getattr(context, "starlette_route", None) or context
+        else:
+            yield route
 
 
 def is_public(endpoint: Any) -> bool:

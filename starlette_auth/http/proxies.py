@@ -2,6 +2,7 @@
 
 import functools
 import ipaddress
+import logging
 import re
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from starlette.requests import HTTPConnection
 from ..core.arguments import as_texts
 from ..core.exceptions import ImproperlyConfigured
 
+logger = logging.getLogger("starlette_auth")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PROXIES = 'Pass addresses ("10.0.0.1"), networks ("10.0.0.0/8") or "unix".'
 MAX_LENGTH = 45  # characters of an IPv6 address in its longest form
@@ -26,10 +28,11 @@ class TrustedProxies:
         trusted = as_texts(trusted, "trusted_proxies", PROXIES)
         self.trusts_socket = "unix" in trusted
         self.networks = [_network(proxy) for proxy in trusted if proxy != "unix"]
+        self._has_warned = False
 
     def is_trusted(self, conn: HTTPConnection) -> bool:
         """Tells whether the connection comes from a trusted proxy."""
-        if conn.client is None:
+        if conn.client is None or not conn.client.host:
             return self.trusts_socket
         address = _address(conn.client.host)
         return address is not None and self._includes(address)
@@ -38,8 +41,19 @@ class TrustedProxies:
         """Returns the address of the client; empty if it is unknown, as on a Unix socket.
 
         Behind a trusted proxy this is the rightmost address in `X-Forwarded-For` that is not a trusted proxy. An
-        attacker can write anything to the left of it. Therefore the rest of the header is ignored.
+        attacker can write anything to the left of it. Therefore the rest of the header is ignored. Logs the first request
+        with an unknown address, to which no limit by address applies.
         """
+        address = self._find_address(conn)
+        if not address and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "A request has no client address, as on a Unix socket (uvicorn --uds). Limits by IP address are off. "
+                'Let the reverse proxy set X-Forwarded-For, and pass Auth(trusted_proxies=["unix"]).'
+            )
+        return address
+
+    def _find_address(self, conn: HTTPConnection) -> str:
         last_address = str(_address(conn.client.host) or conn.client.host) if conn.client else ""
         if not self.is_trusted(conn):
             return last_address

@@ -84,7 +84,24 @@ class Site:
             return site in ("same-origin", "none")
         if not origin:
             return False if self._has_foreign_referer(conn) else None
-        return origin == self._requested_origin(conn)
+        return origin == self.requested_origin(conn)
+
+    def is_own_url(self, scope: Scope, url: str) -> bool:
+        """Returns whether an absolute URL is one of this site: of `base_url`, or of the host that was requested.
+
+        The scheme may be the other one of http and https: behind a proxy that terminates TLS, the application sees http.
+        """
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return False
+        # Browsers and Python read backslashes and control characters differently.
+        is_plain = "\\" not in url and "@" not in parts.netloc and not any(c <= " " or c == "\x7f" for c in url)
+        if parts.scheme not in ("http", "https") or not parts.netloc or not is_plain:
+            return False
+        host = HTTPConnection(scope).headers.get("host", "")
+        origin = normalize_origin(f"{parts.scheme}://{parts.netloc}")
+        return origin in (self.origin, normalize_origin(f"{parts.scheme}://{host}"))
 
     def is_cross_site(self, conn: HTTPConnection) -> bool:
         """Returns whether another site sent a WebSocket, or a request with an unsafe method (RFC 9110 §9.2.1)."""
@@ -96,7 +113,8 @@ class Site:
         # An attacker in the network can serve a page as http://shop.example. It must not count as https://shop.example.
         return origin != "" and origin == self.origin and (origin.startswith("https:") or not self.is_https(scope))
 
-    def _requested_origin(self, conn: HTTPConnection) -> str:
+    def requested_origin(self, conn: HTTPConnection) -> str:
+        """Returns the scheme and host that the browser asked for."""
         scheme = "https" if self.is_https(conn.scope) else "http"
         return normalize_origin(f"{scheme}://{conn.headers.get('host', '')}")
 
@@ -108,7 +126,7 @@ class Site:
         be unknown, so https is right for an http site as well.
         """
         origin = referring_origin(conn)
-        own_origin = self._requested_origin(conn)
+        own_origin = self.requested_origin(conn)
         own_origins = (own_origin, own_origin.replace("http:", "https:", 1))
         return origin not in ("", *own_origins) and not self._is_trusted(origin, conn.scope)
 

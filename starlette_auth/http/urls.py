@@ -1,27 +1,28 @@
 """Which URLs may a redirect lead to, and what are the URLs of the pages?"""
 
+import inspect
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
-from starlette.routing import NoMatchFound
 from starlette.types import Scope
 
 from ..core.arguments import as_texts, require_text
 from ..core.exceptions import ImproperlyConfigured
 from ..core.text import domain_to_ascii, has_lone_surrogate
-from .cookies import Cookie
-from .scope import SCOPE_APP
+from .endpoints import find_endpoint, find_route_path, routes_of
+from .scope import SCOPE_APP, full_path
 
 MAX_URL_LENGTH = 2048
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@\\:*\[\]]+)(:[0-9]{1,5})?")
 ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{HOST.pattern}/?")
 BASE_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
-SAFE = "/:@!$&'()*+,;=-._~%"
+SAFE_DECODED = "/:@!$&'()*+,;=-._~"
+SAFE = f"{SAFE_DECODED}%"  # for text that is quoted already
 
 
 def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = (), require_https: bool = False) -> str:
@@ -54,38 +55,24 @@ def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = 
     return urlunsplit((parts.scheme, host, path, query, fragment))
 
 
-class RedirectTargets:
-    """Decides where a login or a logout may redirect to: this site, or one of `allowed_hosts`.
-
-    An attacker could send a victim a link to our login page that leads to the attacker's site afterwards. Therefore
-    every URL from a request passes here. `default` is the name of a route, or a path.
-    """
-
-    def __init__(self, *, allowed_hosts: Sequence[str], default: str, cookie: Cookie) -> None:
-        self.allowed_hosts = parse_hosts(allowed_hosts)
-        self.default = default
-        self.cookie = cookie
-
-    def choose(self, scope: Scope, url: str | None, default: str = "") -> str:
-        """Returns `url` if it is allowed, or else the URL of `default`: the name of a route, or a path."""
-        fallback = url_path_for(scope, default or self.default)
-        secure = self.cookie.is_secure(scope)
-        return safe_url(url, default=fallback, allowed_hosts=self.allowed_hosts, require_https=secure)
-
-
 def requested_url(scope: Scope) -> str:
-    """Returns the path and query string of a request, quoted, with one slash at the start.
+    """Returns the path and query string of a request as the browser sent it, quoted, with one slash at the start.
 
     An attacker posts a form to "//evil.example/x" on this site. A page would send that form again to another site,
     because browsers read this path as a host. Therefore the second slash is quoted; the path stays the same one.
     """
     query = scope.get("query_string", b"").decode("latin-1")
-    path = _with_one_slash(quote(scope["path"]))
+    path = _with_one_slash(quote(full_path(scope)))
     return (path if path.startswith("/") else f"/{path}") + (f"?{query}" if query else "")
 
 
 def _with_one_slash(path: str) -> str:
     return f"/%2F{path[2:]}" if path.startswith("//") else path
+
+
+def is_absolute(url: str) -> bool:
+    """Returns whether a setting is the URL of a page on another host, and not the name of a route or a path."""
+    return url.startswith(("https://", "http://"))
 
 
 def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
@@ -145,23 +132,73 @@ def normalize_origin(url: str) -> str:
 
 
 def url_path_for(scope: Scope, name: str, **params: Any) -> str:
-    """Returns the path of the named route, with the application's root_path in front.
+    """Returns the path of the named route, with the prefixes of mounts and of a proxy in front.
 
-    A `name` that starts with a slash is a path of the application; it gets the root_path, too. Routes are looked up in
-    the outermost application, so links between pages also work inside a mounted application.
+    A `name` that starts with a slash is a path of the application; it gets the root_path, too. An absolute URL stays as
+    it is. The route is looked up behind AuthenticationMiddleware, and else in the outermost application, so links
+    between pages also work inside a mounted application.
     """
-    app, root_path = scope.get(SCOPE_APP, (scope.get("app"), scope.get("root_path", "")))
+    if is_absolute(name):
+        return name
+    frames = list(_frames(scope))
     # An application that is mounted at "/{tenant:path}" has a root_path from the request, such as "//evil.example".
-    root_path = quote(root_path, SAFE)
     if name.startswith("/"):
-        return _with_one_slash(f"{root_path}{name}")
-    try:
-        return _with_one_slash(f"{root_path}{app.url_path_for(name, **params)}")
-    except (NoMatchFound, AttributeError) as error:
-        raise ImproperlyConfigured(
-            f'There is no route with the name {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '
-            'or pass the path of your own page, as in Auth(login_url="/login").'
-        ) from error
+        return _with_one_slash(f"{quote(frames[0][1], SAFE_DECODED)}{name}")
+    for app, root_path in frames:
+        path = find_route_path(app, {**scope, "root_path": root_path}, name, params)
+        if path is not None:
+            return _with_one_slash(quote(root_path + path, SAFE_DECODED))
+    raise ImproperlyConfigured(
+        f'There is no route with the name {name!r}. Add Mount("/accounts", routes=routes(auth)) to your app, '
+        'or pass the path of your own page, as in Auth(login_url="/login").'
+    )
+
+
+def _frames(scope: Scope) -> Iterator[tuple[Any, str]]:
+    """Yields the applications whose routes may have a name, and the root_path of each."""
+    inner, root_path = scope.get(SCOPE_APP, (None, scope.get("root_path", "")))
+    outermost = scope.get("router", scope.get("app"))  # Starlette's names
+    outermost_path = scope.get("app_root_path", scope.get("root_path", ""))
+    if inner is not None:
+        yield inner, root_path
+    if inner is None or routes_of(inner) is not routes_of(outermost):
+        yield outermost, outermost_path
+    innermost = scope.get("app")
+    if not any(routes_of(innermost) is routes_of(app) for app in (inner, outermost)):
+        yield innermost, _root_of(innermost, scope)
+
+
+def _root_of(app: Any, scope: Scope) -> str:
+    """Returns the root_path of the application that a request is in, below mounts of its own.
+
+    Another application may hide it from the search, with a middleware that is a function.
+    """
+    parts = str(scope.get("root_path", "")).split("/")
+    for end in range(1, len(parts) + 1):
+        root_path = "/".join(parts[:end])
+        if find_endpoint(app, {**scope, "root_path": root_path}) is scope.get("endpoint"):
+            return root_path
+    return "/".join(parts)
+
+
+def endpoint_of(scope: Scope, url: str) -> Any:
+    """Returns the endpoint of a page of this site, or None. `url` is what `url_path_for` returned."""
+    request = {**scope, "type": "http", "method": "GET", "path": unquote(urlsplit(url).path), "path_params": {}}
+    for app, root_path in _frames(scope):
+        endpoint = find_endpoint(app, {**request, "root_path": root_path})
+        if endpoint is not None:
+            return endpoint
+    return None
+
+
+def accepts_get(scope: Scope) -> bool:
+    """Returns whether the routes have a page for a GET of the requested path."""
+    request = {**scope, "type": "http", "method": "GET", "path": full_path(scope)}
+    for app, root_path in _frames(scope):
+        endpoint = find_endpoint(app, {**request, "root_path": root_path}, any_method=False)
+        if endpoint is not None:
+            return not inspect.isclass(endpoint) or hasattr(endpoint, "get")
+    return False
 
 
 def connection_to(app: Any) -> HTTPConnection:

@@ -12,6 +12,7 @@ from ..backends.session import SessionBackend, session_of
 from ..core.arguments import require_instance
 from ..core.awaiting import UNAWAITED
 from ..core.exceptions import ImproperlyConfigured, Refused
+from ..http.endpoints import routes_of
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.proxies import client_network
 from ..http.scope import (
@@ -22,6 +23,7 @@ from ..http.scope import (
     NEW_DEVICE,
     SCOPE_APP,
     SCOPE_KEY,
+    full_path,
     is_below,
     parse_prefixes,
 )
@@ -47,6 +49,7 @@ class AuthenticationMiddleware:
         self.auth = auth
         self.exclude = parse_prefixes(exclude)
         self.must_check_routes = True
+        self.routed: ASGIApp | None = None  # what has the routes behind this middleware
         self.revalidate = functools.partial(revalidate, auth)
         auth.defaults.assign_backend_paths(auth.backends)  # features may have added backends
 
@@ -59,10 +62,13 @@ class AuthenticationMiddleware:
             if self.auth.check_routes:
                 check_routes(scope.get("app"), self.app)
             self.must_check_routes = False
+            self.auth.proxies.client_address(HTTPConnection(scope))  # logs a warning where there is none
+            self.routed = self.app if routes_of(self.app) else None
         outer = _take_outer(scope) if scope.get(SCOPE_KEY, self.auth) is not self.auth else {}
         scope[SCOPE_KEY] = self.auth
-        if "app" in scope:
-            scope[SCOPE_APP] = (scope["app"], scope.get("root_path", ""))
+        if root_path := scope.get("root_path", ""):
+            scope["path"] = full_path(scope)  # Starlette's mounts find nothing where a proxy has removed its prefix
+        scope[SCOPE_APP] = (scope.get("app") if self.routed is None else self.routed, root_path)
         if self.exclude and is_below(scope, self.exclude):
             await self.app(scope, receive, send)
             return

@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-from starlette.formparsers import MultiPartException
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,17 +13,51 @@ from ..core.arguments import require_instance
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
 from ..http.content import FORMS, content_type, is_utf8, sent_json
+from ..http.cookies import MAX_VALUES
 from ..http.endpoints import find_endpoint
 from ..http.problems import problem_response
-from ..http.scope import IDENTIFIED_BY, SCOPE_KEY
+from ..http.scope import IDENTIFIED_BY, IS_STALE, SCOPE_KEY
 from ..http.site import SAFE_METHODS, referring_origin
-from ..security.csrf_tokens import FIELD, HEADER
+from ..security.csrf_tokens import HEADER
+from ..security.token_readers import form_reader
 
 MISSING: Any = None
 #: For the log: what a programmer may have forgotten.
 HINT = " The form needs {{ csrf_input }}, and its Jinja2Templates context_processors=[auth_context]."
-MAX_BODY = 1024 * 1024
+FOR_VISITORS = "for_visitors"  # an attribute of endpoints that act in the name of no user
+MAX_BODY = 1024 * 1024  # bytes that are searched for the token
 BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
+
+
+class Body:
+    """Reads the body of a request as far as its CSRF token, and replays it to the application."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.messages: list[Message] = []
+        self.is_too_long = False  # the token is not in the part that was read
+
+    async def find_token(self, conn: HTTPConnection) -> str | None:
+        """Returns the token in a form, or None. What stands behind the token stays unread, as a large file would."""
+        if content_type(conn) not in FORMS or not is_utf8(conn):
+            return None
+        reader = form_reader(conn)
+        size, more_body = 0, reader is not None
+        while reader is not None and more_body:
+            message = await self.receive()
+            self.messages.append(message)
+            more_body = message.get("more_body", False)
+            body = message.get("body", b"")[: MAX_BODY - size]
+            size += len(body)
+            if not reader.feed(body) or reader.is_found:
+                break
+            if size >= MAX_BODY:
+                self.is_too_long = True
+                return None
+        return reader.finish() if reader is not None else None
+
+    async def replay(self) -> Message:
+        return self.messages.pop(0) if self.messages else await self.receive()
 
 
 class CSRFMiddleware:
@@ -62,7 +95,7 @@ class CSRFMiddleware:
             await self.app(scope, receive, send)
             return
         conn, body = HTTPConnection(scope), Body(receive)
-        reason = await check(self.auth, conn, body)
+        reason = await self.check(conn, body)
         if reason is None:
             await self.app(scope, body.replay, send)
             return
@@ -75,6 +108,45 @@ class CSRFMiddleware:
             await send({"type": "websocket.close", "code": 1008, "reason": message})
         else:
             await response(scope, receive, send)
+
+    async def check(self, conn: HTTPConnection, body: Body) -> str | None:
+        """Returns why the request is rejected, as a message in English, for the log; None if it may pass."""
+        auth = self.auth
+        is_own = auth.site.is_own_request(conn)
+        if is_own is False:
+            return cross_site_message()
+        if is_own is True and auth.csrf != "strict":
+            return None
+        if conn.scope["type"] == "websocket":
+            # Browsers always send the origin of a WebSocket, so this client is no browser.
+            return None
+        must_name_page = is_own is None and auth.csrf_tokens.need_origin and auth.site.is_https(conn.scope)
+        if must_name_page and not referring_origin(conn):
+            return gettext(
+                "This request does not say which page sent it. Allow the browser to send the header Referer, or send the "
+                "header Origin."
+            )
+        token = conn.headers.get(HEADER) or await body.find_token(conn)
+        if token is None:
+            return _missing_token(conn, body)
+        if auth.csrf_tokens.is_valid(conn, token, ended_keys=auth.cookie.values(conn.scope)[:MAX_VALUES]):
+            return None
+        return self.check_older(conn, token, is_own=is_own is True)
+
+    def check_older(self, conn: HTTPConnection, token: str, *, is_own: bool) -> str | None:
+        """Returns why a token is rejected that the current session does not accept; None if the page does.
+
+        The login page may be open in a second tab while the first tab logs in, and two tabs that open at once get
+        different secrets. A page that acts in the name of no user accepts the former, and shows the form again for the
+        latter.
+        """
+        if getattr(find_endpoint(self.app, conn.scope), FOR_VISITORS, False):
+            if self.auth.csrf_tokens.is_valid(conn, token, by_visitor=True):
+                return None
+            if is_own:
+                conn.scope[IS_STALE] = True
+                return None
+        return gettext("This form is too old. Go back, load the page again, and send it once more.")
 
     def must_check(self, scope: Scope) -> bool:
         """Returns whether the request could be an attacker's, who acts through the browser of a visitor."""
@@ -108,50 +180,15 @@ class CSRFMiddleware:
         return any(cookie.values(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
 
 
-class Body:
-    """Reads the body of a request, and replays it to the application."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.receive = receive
-        self.messages: list[Message] = []
-        self.size = 0
-
-    async def read(self) -> Message:
-        message = await self.receive()
-        self.messages.append(message)
-        self.size += len(message.get("body", b""))
-        if self.size > MAX_BODY:
-            raise MultiPartException("too large")
-        return message
-
-    async def replay(self) -> Message:
-        return self.messages.pop(0) if self.messages else await self.receive()
-
-
-async def check(auth: Auth, conn: HTTPConnection, body: Body) -> str | None:
-    """Returns why the request is rejected, as a message in English, for the log; None if it may pass."""
-    is_own = auth.site.is_own_request(conn)
-    if is_own is False:
-        return cross_site_message()
-    if is_own is True and auth.csrf != "strict":
-        return None
-    if conn.scope["type"] == "websocket":
-        # Browsers always send the origin of a WebSocket, so this client is no browser.
-        return None
-    must_name_page = is_own is None and auth.csrf_tokens.need_origin and auth.site.is_https(conn.scope)
-    if must_name_page and not referring_origin(conn):
-        return gettext(
-            "This request does not say which page sent it. Allow the browser to send the header Referer, or send the "
-            "header Origin."
-        )
-    token = conn.headers.get(HEADER) or await _token_in_form(conn, body)
-    if token is None and sent_json(conn):
+def _missing_token(conn: HTTPConnection, body: Body) -> str:
+    if sent_json(conn):
         return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
-    if token is None:
-        return missing_token_message()
-    if not auth.csrf_tokens.is_valid(conn, token):
-        return gettext("This form is too old. Go back, load the page again, and send it once more.")
-    return None
+    if body.is_too_long:
+        return gettext(
+            "The CSRF token of this form is missing, or stands behind a file. Put it in front of all other fields, or "
+            "send it in the header X-CSRFToken."
+        )
+    return missing_token_message()
 
 
 async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
@@ -172,14 +209,3 @@ def missing_token_message() -> str:
 
 def cross_site_message() -> str:
     return gettext("This request came from another site.")
-
-
-async def _token_in_form(conn: HTTPConnection, body: Body) -> str | None:
-    if content_type(conn) not in FORMS or not is_utf8(conn):
-        return None
-    try:
-        async with Request(conn.scope, body.read).form() as form:
-            token = form.get(FIELD)
-    except Exception:
-        return None
-    return token if isinstance(token, str) else None

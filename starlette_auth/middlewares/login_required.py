@@ -3,19 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..authentication import redirect_to_login
+from ..auth import get_auth
+from ..authentication import LoginOptions, ask_login
 from ..core.exceptions import ImproperlyConfigured
 from ..http.endpoints import find_endpoint, is_public
 from ..http.scope import GUARDS, is_below, parse_prefixes
+from ..http.urls import find_url_path, requested_url
 
 
 class LoginRequiredMiddleware:
     """Requires a login for every endpoint that is not marked with `login_not_required` or in `exclude`.
 
-    A request whose endpoint is unknown requires a login too, also a path without a route.
+    A request whose endpoint is unknown requires a login too, also a path without a route. The options of an endpoint
+    that is decorated with `login_required(…)` or its siblings apply, such as `login_url`.
     """
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
@@ -30,13 +33,20 @@ class LoginRequiredMiddleware:
             scope.setdefault(GUARDS, set()).add(_lets_in)
             await self.app(scope, receive, send)
             return
-        if is_public(find_endpoint(self.app, scope)):
+        endpoint = find_endpoint(self.app, scope)
+        if is_public(endpoint):
             await self.app(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
+        elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "Log in first."})
+        elif self._is_login_page(scope, options := _login_options(endpoint, scope["method"])):
+            await self.app(scope, receive, send)
         else:
-            await redirect_to_login(HTTPConnection(scope))(scope, receive, send)
+            await ask_login(Request(scope, receive), options)(scope, receive, send)
+
+    def _is_login_page(self, scope: Scope, options: LoginOptions) -> bool:
+        """Returns whether this is the page to which the browser would be redirected again and again."""
+        login_url = find_url_path(scope, options.login_url or get_auth(HTTPConnection(scope)).login_url) or ""
+        return login_url.partition("?")[0] == requested_url({**scope, "query_string": b""})
 
     def _user(self, scope: Scope) -> Any:
         if "user" not in scope:
@@ -45,6 +55,15 @@ class LoginRequiredMiddleware:
                 "Put it behind middleware(auth), and give both the same exclude=(…)."
             )
         return scope["user"]
+
+
+def _login_options(endpoint: Any, method: str) -> LoginOptions:
+    """Returns how a decorated endpoint, or its method of an HTTPEndpoint, asks for a login."""
+    for part in (getattr(endpoint, method.lower(), None), endpoint):
+        options = getattr(part, "login_options", None)
+        if isinstance(options, LoginOptions):
+            return options
+    return LoginOptions()
 
 
 def _lets_in(conn: HTTPConnection) -> bool:

@@ -9,6 +9,7 @@ from starlette.routing import WebSocketRoute
 from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import describe_function, find_decoration, layers
 from ..http.dependencies import is_guard
+from ..http.endpoints import routes_of
 
 
 class Call(NamedTuple):
@@ -26,7 +27,7 @@ def check_routes(*apps: Any) -> None:
     A decorator above the route's own decorator protects nothing: the route has the function already. The first of
     `apps` that has routes is checked.
     """
-    routes = next(filter(None, map(_find_routes, apps)), ())
+    routes = next(filter(None, map(routes_of, apps)), ())
     calls = [call for route, path in _walk(routes, "", set()) for call in _calls_of(route, path)]
     called = {id(layer) for call in calls for layer in layers(call.function)}
     for call in calls:
@@ -73,19 +74,7 @@ def _walk(routes: Sequence[Any], prefix: str, seen: set[int]) -> Iterator[tuple[
         if getattr(route, "endpoint", None) is not None:
             yield route, path
         else:
-            yield from _walk(_find_routes(route), path, {*seen, id(routes)})
-
-
-def _find_routes(app: Any) -> Sequence[Any]:
-    """Returns the routes of an application, or of the first one that its middlewares stand around."""
-    seen: set[int] = set()
-    while app is not None and id(app) not in seen:
-        seen.add(id(app))
-        routes = getattr(app, "routes", None)
-        if routes and isinstance(routes, Sequence):
-            return routes
-        app = getattr(app, "app", None)
-    return ()
+            yield from _walk(routes_of(route), path, {*seen, id(routes)})
 
 
 def _calls_of(route: Any, path: str) -> Iterator[Call]:

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ..auth import Auth, get_auth
-from ..authentication import confirm_password, redirect_to_login
+from ..authentication import SHOWS_SAVED_FORMS, confirm_password, redirect_to_login
 from ..backends.model import report_throttled
 from ..context_processors import template_context
 from ..core.exceptions import Throttled, ValidationError
@@ -17,7 +17,7 @@ from ..decorators import login_not_required
 from ..http.content import sent_json
 from ..http.mailed_secrets import HIDDEN, set_logged_path
 from ..http.problems import error_message, problem_response
-from ..middlewares.csrf import cross_site_message, rejection
+from ..middlewares.csrf import FOR_VISITORS, cross_site_message, rejection
 from ..users.models import User
 from .forms import Field, Form
 
@@ -25,10 +25,11 @@ View = Callable[[Auth, Request], Awaitable[Response]]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def account_page(view: View) -> Endpoint:
+def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: bool = False) -> Endpoint:
     """Wraps a view: rejects cross-site forms, adds security headers, selects the visitor's language.
 
     The headers forbid caches and frames. An HTTPException becomes an error page. A client that sent JSON gets JSON.
+    `for_visitors`: the page acts in the name of no user; its forms stay valid when another tab logs in.
     """
 
     @login_not_required
@@ -49,7 +50,14 @@ def account_page(view: View) -> Endpoint:
         auth.add_security_headers(response)
         return response
 
+    setattr(guarded, FOR_VISITORS, for_visitors)
+    setattr(guarded, SHOWS_SAVED_FORMS, shows_saved_forms)
     return guarded
+
+
+def visitor_page(view: View) -> Endpoint:
+    """Wraps the view of a page that acts in the name of no user; its forms stay valid when another tab logs in."""
+    return account_page(view, for_visitors=True)
 
 
 def template_page(name: str) -> Endpoint:
@@ -124,7 +132,8 @@ def _mask_token_in_path(request: Request) -> None:
     """Removes the secret of a mailed link from the path, which servers log when the response starts."""
     secret = request.path_params.get("token")
     if secret:
-        set_logged_path(request.scope, request.scope["path"].replace(secret, HIDDEN))
+        path = request.scope["path"]
+        set_logged_path(request.scope, path.removesuffix(secret) + HIDDEN if path.endswith(secret) else HIDDEN)
 
 
 def _redirect_as_json(redirect: Response) -> Response:

@@ -1,21 +1,17 @@
-"""Forms: fields, reading a request body into them, and errors."""
+"""Forms: fields, filling them in from a request, and errors."""
 
-import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from ..core.exceptions import ValidationError
 from ..core.text import has_lone_surrogate, is_email_address
 from ..core.translation import gettext, ngettext
-from ..http.content import FORMS, JSON, content_type, is_utf8
+from ..http.content import read_fields
+from ..http.scope import IS_STALE
 
-MAX_BODY = 64 * 1024
-MAX_FIELDS = 50
 MAX_EMAIL_LENGTH = 254
 
 
@@ -78,6 +74,8 @@ class Form:
         or is not text.
         """
         submitted = await read_fields(request)
+        if request.scope.pop(IS_STALE, False):
+            self.add_error("", ValidationError(gettext("This form was too old. Please send it again."), "csrf"))
         for name, field in self.fields.items():
             values = submitted.get(name, [""])
             if field.type == "checkbox" and isinstance(values[0], bool):
@@ -102,57 +100,6 @@ def email_field(label: str = "", *, autocomplete: str = "email") -> Field:
     )
 
 
-async def read_fields(request: Request) -> dict[str, list[Any]]:
-    """Returns the values of a form or JSON object by field name, each as a list.
-
-    Raises HTTPException: 415 for other media types, 413 for more than 64 KiB, 400 for malformed bodies.
-    """
-    media_type = content_type(request)
-    if media_type not in (*FORMS, JSON):
-        raise HTTPException(415, gettext("Send this as a form, or as JSON."))
-    length = request.headers.get("content-length", "0")
-    if not length.isdecimal() or len(length) > 10 or int(length) > MAX_BODY:
-        raise _too_long()
-    body = b"".join([chunk async for chunk in _limited(request)])
-    try:
-        return _from_json(body) if media_type == JSON else await _from_form(request, body)
-    except (MultiPartException, ValueError, KeyError, RecursionError) as error:
-        raise HTTPException(
-            400, gettext("This request cannot be read. Please reload the page and send it again.")
-        ) from error
-
-
-async def _limited(request: Request) -> AsyncIterator[bytes]:
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > MAX_BODY:
-            raise _too_long()
-        yield chunk
-
-
-def _from_json(body: bytes) -> dict[str, list[Any]]:
-    pairs = json.loads(body.decode(), object_pairs_hook=tuple)
-    if not isinstance(pairs, tuple):
-        raise ValueError("The body is not a JSON object. Send an object.")
-    fields: dict[str, list[Any]] = {}
-    for name, value in pairs:
-        fields.setdefault(name, []).append(value)
-    return fields
-
-
-async def _from_form(request: Request, body: bytes) -> dict[str, list[Any]]:
-    async def receive() -> Any:
-        return {"type": "http.request", "body": body}
-
-    if not is_utf8(request):
-        raise ValueError("The form is not in UTF-8. Send it in UTF-8.")
-    try:
-        async with Request(request.scope, receive).form(max_files=0, max_fields=MAX_FIELDS) as form:
-            return {name: form.getlist(name) for name in form}
-    except HTTPException as error:  # Starlette's error for a malformed body
-        raise ValueError(error.detail) from error
-
-
-def _too_long() -> HTTPException:
-    return HTTPException(413, gettext("This form is too long. Please shorten your entries."))
+def password_field(help_text: str) -> Field:
+    """Returns the field for a password that the visitor has chosen before."""
+    return Field(label=gettext("Password"), type="password", autocomplete="current-password", help_text=help_text)

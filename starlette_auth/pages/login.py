@@ -1,42 +1,127 @@
 """The login and logout pages."""
 
+from starlette.authentication import has_required_scope
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..auth import Auth
-from ..authentication import authenticate, complete_login, logout
+from ..authentication import MAX_VISITS, SAVED_FORM, authenticate, complete_login, logout
 from ..core.exceptions import ValidationError
 from ..core.text import normalize_username
 from ..core.translation import gettext
+from ..http.content import wants_json
+from ..http.endpoints import required_scopes
+from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_url
+from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from .base import render
 from .forms import Field, Form
 
 
 async def login_page(auth: Auth, request: Request) -> Response:
-    """Shows the login form and logs the user in."""
-    form = _login_form(auth)
-    requested_url = request.query_params.get("next")
+    """Shows the login form and logs the user in. A user who is logged in already is sent on to `next`."""
+    form, field = _login_form(auth), auth.redirects.field
+    pairs: Pairs = request.scope.pop(SAVED_FORM, [])
+    if pairs:
+        return await _login_to_send_form(auth, request, form, pairs)
+    url = auth.redirects.read(request)
     if request.method == "POST":
         is_filled_in = await form.fill_in(request)
-        requested_url = form.data["next"] or requested_url
+        url = form.data[field] or url
         if is_filled_in:
-            credentials = {"username": normalize_username(form.data["username"]), "password": form.data["password"]}
-            user = await authenticate(request, **credentials)
-            if user is not None:
-                return await complete_login(request, user, requested_url, remember=bool(form.data.get("remember")))
+            response = await _log_in(auth, request, form, url)
+            if response is not None:
+                return response
             form.add_error("", _invalid_login_error(auth))
-    form.data["next"] = _next_field(auth, request, requested_url)
+    elif (sent_on := _send_on(auth, request, url)) is not None:
+        return sent_on
+    form.data[field] = url or "" if form.data["saved"] else _next_field(auth, request, url)
     return await render(auth, request, "registration/login.html", 422 if form.errors else 200, form=form)
 
 
+async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> Response | None:
+    """Returns the response after a login: the redirect, or the page that sends a saved form; None for wrong data."""
+    saved: Pairs = []
+    if form.data["saved"]:  # checked before the login, which may give the browser a new secret
+        saved = read_signed_form(auth.keys, _browser(auth, request), url or "", form.data["saved"])
+    credentials = {"username": normalize_username(form.data["username"]), "password": form.data["password"]}
+    user = await authenticate(request, **credentials)
+    if user is None:
+        return None
+    response = await complete_login(request, user, url, remember=bool(form.data.get("remember")))
+    if not saved or not request.user.is_authenticated:
+        return response
+    return await render(auth, request, "registration/saved_form.html", action=url, saved=saved)
+
+
+async def _login_to_send_form(auth: Auth, request: Request, form: Form, pairs: Pairs) -> Response:
+    """Shows the login form with the fields of a form that was refused, because its user is not logged in any more."""
+    url = requested_url(request.scope)
+    form.data[auth.redirects.field] = url
+    form.data["saved"] = sign_form(auth.keys, _browser(auth, request), url, pairs)
+    return await render(auth, request, "registration/login.html", 403, form=form)
+
+
+def _browser(auth: Auth, request: Request) -> str:
+    return f"browser {auth.csrf_tokens.ensure_secret(request)}"
+
+
+def _send_on(auth: Auth, request: Request, url: str | None) -> Response | None:
+    """Returns the redirect to `url` for a logged-in user; None if the login page is to be shown.
+
+    Another site opens the login page in an image or a frame, with a `next` whose result it can see, which would tell it
+    who is logged in (Django's warning about `redirect_authenticated_user`). Therefore only the visitor's own navigation
+    is sent on. A page that redirects a user without a permission here would send that user back and forth. Therefore the
+    scopes that the page requires are asked, and a page is not tried more than four times in ten seconds.
+    """
+    is_navigation = request.headers.get("sec-fetch-dest") == "document"
+    is_own = request.headers.get("sec-fetch-site") in ("none", "same-origin")
+    wants_redirect = auth.redirect_authenticated_user and request.method == "GET" and not wants_json(request)
+    if not (wants_redirect and request.user.is_authenticated and is_navigation and is_own):
+        return None
+    target = auth.redirects.choose(request.scope, url)
+    if _leads_to_login(auth, request, target):
+        target = auth.redirects.choose(request.scope, None)
+    visits = auth.redirects.visits(request.scope, target) + 1
+    if visits > MAX_VISITS or _leads_to_login(auth, request, target) or not _has_scopes(request, target):
+        return None
+    response = RedirectResponse(target, status_code=303)
+    auth.redirects.count_visit(request.scope, response, target, visits)
+    return response
+
+
+def _leads_to_login(auth: Auth, request: Request, url: str) -> bool:
+    """Returns whether a URL is that of the login page, whatever its query is."""
+    return url.partition("?")[0].partition("#")[0] in (find_url_path(request.scope, auth.login_url), _own_path(request))
+
+
+def _own_path(request: Request) -> str:
+    return requested_url({**request.scope, "query_string": b""})
+
+
+def _has_scopes(request: Request, url: str) -> bool:
+    """Returns whether the user has the scopes that Starlette's `@requires` demands of this page, as far as is known."""
+    endpoint = None if is_absolute(url) else endpoint_of(request.scope, url)
+    page = {"type": "http", "method": "GET", "endpoint": endpoint}
+    return has_required_scope(request, list(required_scopes(page)))
+
+
 async def logout_page(auth: Auth, request: Request) -> Response:
-    """Ends the session and redirects to `next`, or else to `logout_redirect_url`."""
-    form = Form(next=Field(type="hidden", required=False))
+    """Ends the session and redirects to `next`, or else to `logout_redirect_url`. A GET shows the button for it.
+
+    Another site could log visitors out with a link or an image. Therefore only a POST ends the session.
+    """
+    field, url = auth.redirects.field, auth.redirects.read(request)
+    form = Form(**{field: Field(type="hidden", required=False)})
+    if request.method != "POST":
+        if not request.user.is_authenticated:
+            return await render(auth, request, "registration/logged_out.html")
+        form.data[field] = auth.redirects.choose(request.scope, url, auth.logout_redirect_url) if url else ""
+        return await render(auth, request, "registration/logout.html", form=form)
     if request.headers.get("content-type"):
         await form.fill_in(request)
     await logout(request)
-    url = auth.redirects.choose(request.scope, form.data["next"], auth.logout_redirect_url)
-    response = RedirectResponse(url, status_code=303)
+    target = auth.redirects.choose(request.scope, form.data[field] or url, auth.logout_redirect_url)
+    response = RedirectResponse(target, status_code=303)
     if auth.clear_site_data:
         response.headers["Clear-Site-Data"] = '"cache", "storage"'
     return response
@@ -56,7 +141,8 @@ def _login_form(auth: Auth) -> Form:
         fields["remember"] = Field(
             label=gettext("Stay logged in"), type="checkbox", required=False, help_text=help_text
         )
-    return Form(**fields, next=Field(type="hidden", required=False))
+    hidden = Field(type="hidden", required=False)
+    return Form(**fields, **{auth.redirects.field: hidden, "saved": hidden})
 
 
 def _invalid_login_error(auth: Auth) -> ValidationError:
@@ -70,8 +156,8 @@ def _invalid_login_error(auth: Auth) -> ValidationError:
     return ValidationError(message % {"username": username}, "invalid_login")
 
 
-def _next_field(auth: Auth, request: Request, requested_url: str | None) -> str:
+def _next_field(auth: Auth, request: Request, requested: str | None) -> str:
     """Returns the value of the hidden field `next`; "" if the login redirects to the default URL."""
     default_url = auth.redirects.choose(request.scope, None)
-    url = auth.redirects.choose(request.scope, requested_url)
+    url = auth.redirects.choose(request.scope, requested)
     return "" if url == default_url else url

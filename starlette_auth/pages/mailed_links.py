@@ -1,41 +1,100 @@
 """Links in mails: opens them, and sends the mails that contain them."""
 
+from dataclasses import replace
+from urllib.parse import quote, unquote
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..auth import Auth
 from ..core.signing import sha256_hex
 from ..core.text import ascii_lower
+from ..http.cookies import MAX_VALUES, Cookie
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
 from ..security.reset_tokens import make_reset_link
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
-IN_SESSION = "open"  # replaces the secret in the URL after the secret moved into the session
+SIGNATURE = "starlette_auth.link"
+IN_COOKIE = "open"  # replaces the secret in the URL after its hash moved into a cookie
+RELOADED = "reloaded"  # the query of a page that has loaded itself again
 
 
 async def open_link(auth: Auth, request: Request, purpose: str, route: str) -> Token | Response | None:
     """Returns the token whose secret is in the path, None if it is invalid, or a redirect.
 
     A GET uses no token up, because mail scanners open links too; the page has a button that sends a POST. The first
-    GET stores the token's hash in the session and redirects to the page without the secret, so that neither the
-    browser history nor a `Referer` contains the secret.
+    GET stores the token's hash in a cookie and redirects to the page without the secret, so that neither the browser
+    history nor a `Referer` contains the secret.
     """
     secret = request.path_params["token"]
-    in_session = secret == IN_SESSION
-    if in_session:
-        secret = TokenHash(request.session.get(_key(purpose), ""))
+    in_cookie = secret == IN_COOKIE
+    if in_cookie:
+        secret = TokenHash(read_link(auth, request, purpose))
     token = await auth.tokens.find(purpose, secret)
-    if token is None or in_session or request.method == "POST":
+    if token is None or in_cookie or request.method == "POST":
         return token
     await auth.throttle.hit("confirm", ip=auth.proxies.client_address(request))
-    request.session[_key(purpose)] = token.token_hash
-    return redirect(request, route, token=IN_SESSION)
+    return store_link(auth, request, purpose, token.token_hash, redirect(request, route, token=IN_COOKIE))
 
 
-def close_link(request: Request, purpose: str) -> None:
-    request.session.pop(_key(purpose), None)
+def store_link(auth: Auth, request: Request, purpose: str, text: str, response: Response) -> Response:
+    """Stores what represents the token of a link in this browser. Returns the response.
+
+    An attacker who reads the database knows the hash of each token, and could write it into a cookie. Therefore the
+    cookie is signed.
+    """
+    value = f"{auth.keys.sign(SIGNATURE, f'{purpose} {text}')}.{quote(text, safe='')}"
+    response.raw_headers.append(_cookie(auth, purpose).header(request.scope, value, None))
+    return response
+
+
+def read_link(auth: Auth, request: Request, purpose: str) -> str:
+    """Returns what `store_link` stored in this browser, or ""."""
+    for content in _cookie(auth, purpose).values(request.scope)[:MAX_VALUES]:
+        signature, _, value = content.partition(".")
+        text = unquote(value)
+        if auth.keys.verify(SIGNATURE, f"{purpose} {text}", signature) is not None:
+            return text
+    return ""
+
+
+def close_link(auth: Auth, request: Request, purpose: str, response: Response) -> Response:
+    """Removes what `store_link` stored in this browser. Returns the response."""
+    cookie = _cookie(auth, purpose)
+    if cookie.values(request.scope):
+        response.raw_headers.append(cookie.deletion(request.scope))
+    return response
+
+
+def url_to_reload(auth: Auth, request: Request, route: str, token: str = IN_COOKIE, **params: str) -> str:
+    """Returns the URL with which the page of a link loads itself again, to get cookies that were left out; or "".
+
+    A browser that follows a link from a mail in another site leaves out cookies with SameSite=Strict, also at redirects
+    of our own. The page is complete, but does not know who is logged in. A page that loads itself gets the cookies.
+    """
+    is_foreign = request.headers.get("sec-fetch-site") == "cross-site"
+    if (
+        auth.cookie.samesite != "strict"
+        or not is_foreign
+        or request.method != "GET"
+        or RELOADED in request.query_params
+    ):
+        return ""
+    return f"{auth.url_for(request, route, token=token, **params)}?{RELOADED}"
+
+
+def _cookie(auth: Auth, purpose: str) -> Cookie:
+    """Returns the cookie that represents an opened link. It lives until the browser closes.
+
+    A link is opened from a page of another site, and from outside the path of the session cookie. Therefore the cookie
+    is sent with links, and to all paths.
+    """
+    cookie = auth.site.configured_cookie
+    samesite = "lax" if cookie.samesite == "strict" else cookie.samesite
+    name = f"{cookie.name}_{purpose}"
+    return auth.site.resolve(replace(cookie, name=name, path="/", domain=None, samesite=samesite, httponly=True))
 
 
 def user_reference(user: User) -> dict[str, str]:
@@ -50,10 +109,6 @@ async def referenced_user(auth: Auth, token: Token) -> User | None:
     """
     user: User | None = await auth.users.get(token.data["user"])
     return user if user is not None and token.data["joined"] == str(user.date_joined) else None
-
-
-def _key(purpose: str) -> str:
-    return f"_{purpose}_token"
 
 
 async def send_reset_mail(auth: Auth, request: Request, user: User) -> None:

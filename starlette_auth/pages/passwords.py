@@ -9,15 +9,13 @@ from ..core.text import is_usable
 from ..core.translation import gettext
 from ..http.urls import redirect
 from ..mail.queue import note_recipient
-from ..security.reset_tokens import decode_uid, user_subject
+from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
 from .base import check_new_password, check_old_password, login_required_response, new_password_fields, render
 from .forms import Field, Form, email_field
-from .mailed_links import send_reset_mail
+from .mailed_links import close_link, read_link, send_reset_mail, store_link, url_to_reload
 
-# Django's names: the session entry for the secret of a link, and what replaces the secret in the URL.
-RESET_TOKEN = "_password_reset_token"  # noqa: S105
-RESET_URL_TOKEN = "set-password"  # noqa: S105
+RESET_URL_TOKEN = "set-password"  # noqa: S105  Django's name for what replaces the secret in the URL
 
 
 async def password_change(auth: Auth, request: Request) -> Response:
@@ -72,38 +70,42 @@ async def password_reset(auth: Auth, request: Request) -> Response:
 async def password_reset_confirm(auth: Auth, request: Request) -> Response:
     """Shows the form for a new password to the owner of a reset link.
 
-    The secret moves from the URL into the session, so that neither the browser history nor a `Referer` contains it.
+    What represents the secret moves from the URL into a cookie, so that neither the browser history nor a `Referer` contains it.
     """
     token = request.path_params["token"]
     user = await auth.users.get(decode_uid(request.path_params["uidb64"]))
-    in_session = token == RESET_URL_TOKEN
-    if in_session:
-        token = auth.reset_tokens.from_session(str(request.session.get(RESET_TOKEN, "")))
+    in_cookie = token == RESET_URL_TOKEN
+    if in_cookie:
+        token = auth.reset_tokens.from_session(read_link(auth, request, PASSWORD_RESET))
     # An unknown user costs the same work, so that the response time does not reveal which users exist.
     is_valid = await auth.reset_tokens.check(user or User(id=None, username=""), token)
     if user is None or not user.is_active or not is_valid:
         return await _reset_form(auth, request, 404, validlink=False)
-    if request.method != "POST" and not in_session:
+    route, params = "password_reset_confirm", {"uidb64": request.path_params["uidb64"], "token": RESET_URL_TOKEN}
+    if request.method != "POST" and not in_cookie:
         await auth.throttle.hit("confirm", ip=auth.proxies.client_address(request))
-        request.session[RESET_TOKEN] = auth.reset_tokens.to_session(token)
-        params = {"uidb64": request.path_params["uidb64"], "token": RESET_URL_TOKEN}
-        return redirect(request, "password_reset_confirm", **params)
+        text = auth.reset_tokens.to_session(token)
+        return store_link(auth, request, PASSWORD_RESET, text, redirect(request, route, **params))
     form = Form(**new_password_fields(auth, "new_password1", "new_password2"))
     if request.method != "POST":
-        return await _reset_form(auth, request, form=form, account_name=user.username)
+        reload = url_to_reload(auth, request, route, **params)
+        return await _reset_form(auth, request, form=form, account_name=user.username, reload=reload)
     await form.fill_in(request)
     await check_new_password(auth, form, "new_password1", "new_password2", user)
     if not form.is_valid:
         return await _reset_form(auth, request, 422, form=form, account_name=user.username)
     if not await _use_link(auth, request, user, token, form.data["new_password1"]):
         return await _reset_form(auth, request, 404, validlink=False)
-    request.session.pop(RESET_TOKEN, None)
-    if auth.login_after_reset:
-        current_user = await auth.users.get(user.id)
-        if current_user is None:
-            return login_required_response(request)
-        return await complete_login(request, current_user)
-    return redirect(request, "password_reset_complete")
+    return close_link(auth, request, PASSWORD_RESET, await _finish_reset(auth, request, user))
+
+
+async def _finish_reset(auth: Auth, request: Request, user: User) -> Response:
+    if not auth.login_after_reset:
+        return redirect(request, "password_reset_complete")
+    current_user = await auth.users.get(user.id)
+    if current_user is None:
+        return login_required_response(request)
+    return await complete_login(request, current_user)
 
 
 async def _use_link(auth: Auth, request: Request, user: User, token: str, password: str) -> bool:
@@ -154,6 +156,7 @@ async def _reset_form(
     form: Form | None = None,
     validlink: bool = True,
     account_name: str = "",
+    reload: str = "",
 ) -> Response:
     return await render(
         auth,
@@ -164,4 +167,5 @@ async def _reset_form(
         validlink=validlink,
         account_name=account_name,
         password_help=auth.password_help(),
+        reload=reload,
     )

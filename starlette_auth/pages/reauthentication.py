@@ -1,19 +1,17 @@
 """Reauthentication: asks for the password again before a sensitive action."""
 
-import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, overload
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ..auth import Auth, get_auth
-from ..authentication import confirm_password, redirect_to_login
+from ..authentication import LoginOptions, ask_login, confirm_password, redirect_to_login
 from ..backends.session import SessionBackend, session_of
-from ..core.arguments import as_instances, require_number
+from ..core.arguments import require_number
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.text import is_usable
 from ..core.translation import gettext
@@ -22,15 +20,13 @@ from ..http.content import wants_json
 from ..http.dependencies import mark_as_dependency
 from ..http.problems import problem_response
 from ..http.scope import IS_CHECK
-from ..http.urls import requested_url, safe_url
+from ..http.urls import requested_url
+from ..security.saved_forms import parse_keep, read_form, read_signed_form, sign_form
 from ..users.models import User
 from .base import login_required_response, render
-from .forms import Field, Form, read_fields
+from .forms import Field, Form
 
 F = TypeVar("F", bound=Callable[..., Any])
-Pairs = list[tuple[str, str]]
-MAX_SAVED = 16 * 1024  # characters of a form, as JSON
-SAVED_FORM = "starlette_auth.saved"
 
 
 @overload
@@ -57,7 +53,8 @@ def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequ
     require_number(max_age, "max_age")
     if max_age < 1:
         raise ImproperlyConfigured("max_age is shorter than one second. Pass max_age in seconds, as in max_age=300.")
-    names = frozenset(as_instances(keep, str, "keep", 'Pass keep=("title", "text").'))
+    names = parse_keep(keep)
+    login = LoginOptions(keep=names)
 
     def is_fresh(conn: HTTPConnection) -> bool:
         if conn.scope.get(IS_CHECK) and conn.scope["type"] == "http":
@@ -67,9 +64,9 @@ def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequ
         return conn.user.is_authenticated and backend.auth_age(session_of(conn), conn.user) < max_age
 
     def refuse(conn: HTTPConnection) -> Response:
-        return ReauthenticationResponse(conn, names) if conn.user.is_authenticated else redirect_to_login(conn)
+        return ReauthenticationResponse(conn, names) if conn.user.is_authenticated else ask_login(conn, login)
 
-    guard = Guard("fresh_login_required", is_fresh, refuse, "Confirm that it is you, then connect again.")
+    guard = Guard("fresh_login_required", is_fresh, refuse, "Confirm that it is you, then connect again.", login)
     return guard if endpoint is None else guard(endpoint)
 
 
@@ -83,7 +80,7 @@ async def reauthenticate(auth: Auth, request: Request) -> Response:
         return login_required_response(request)
     form = _form()
     if request.method != "POST":
-        form.data["next"] = auth.redirects.choose(request.scope, request.query_params.get("next"))
+        form.data["next"] = auth.redirects.choose(request.scope, auth.redirects.read(request))
         return await _page(auth, request, form)
     if await form.fill_in(request):
         if await confirm_password(auth, request, user, form.data["password"], action="reauthenticate"):
@@ -100,7 +97,7 @@ async def _return_to_page(auth: Auth, request: Request, form: Form) -> Response:
     auth.session_backend.renew_auth_time(session)
     if not form.data["saved"]:
         return RedirectResponse(auth.redirects.choose(request.scope, form.data["next"]), status_code=303)
-    saved = _read_signed_form(auth, request, form.data["next"], form.data["saved"])
+    saved = read_signed_form(auth.keys, request.user.identity, form.data["next"], form.data["saved"])
     return await render(auth, request, "registration/reauthenticated.html", action=form.data["next"], saved=saved)
 
 
@@ -129,22 +126,16 @@ async def _ask_password(auth: Auth, conn: HTTPConnection, keep: frozenset[str]) 
         detail = gettext("Confirm your password first, at %(url)s; then send this request again.") % {"url": url}
         return problem_response(403, detail)
     if method != "POST":
-        return RedirectResponse(f"{url}?{urlencode({'next': current_url})}", status_code=303)
-    form, pairs = _form(), await _read_form(conn, keep)
+        return RedirectResponse(f"{url}?{urlencode({auth.redirects.field: current_url})}", status_code=303)
+    form, pairs = _form(), await read_form(conn, keep)
     if pairs:
-        form.data["next"], form.data["saved"] = current_url, _sign_form(auth, conn, current_url, pairs)
+        form.data["next"], form.data["saved"] = (
+            current_url,
+            sign_form(auth.keys, conn.user.identity, current_url, pairs),
+        )
     else:
-        form.data["next"] = _referring_page(auth, conn)
+        form.data["next"] = auth.redirects.referring_page(conn) or auth.redirects.choose(conn.scope, None)
     return await _page(auth, conn, form, 403, is_lost=not pairs)
-
-
-def _referring_page(auth: Auth, conn: HTTPConnection) -> str:
-    """Returns the path of the page with the form, from the header `Referer`, or else the default URL."""
-    try:
-        path = urlsplit(conn.headers.get("referer", "")).path
-    except ValueError:
-        path = ""
-    return safe_url(path, default=auth.redirects.choose(conn.scope, None))
 
 
 def _can_confirm(conn: HTTPConnection) -> bool:
@@ -164,41 +155,3 @@ def _form() -> Form:
 
 async def _page(auth: Auth, conn: HTTPConnection, form: Form, status: int = 200, *, is_lost: bool = False) -> Response:
     return await render(auth, conn, "registration/reauthenticate.html", status, form=form, is_lost=is_lost)
-
-
-async def _read_form(conn: HTTPConnection, keep: frozenset[str]) -> Pairs:
-    """Returns the form fields named in `keep`; an empty list if it is not a form, has files, or is too long."""
-    if not keep or not isinstance(conn, Request):
-        return []
-    try:
-        submitted = await read_fields(conn)
-    except HTTPException:
-        return []
-    except RuntimeError:  # FastAPI has already read the body for the arguments of the endpoint
-        form = await conn.form()
-        submitted = {name: form.getlist(name) for name in form}
-    is_text = all(isinstance(value, str) for values in submitted.values() for value in values)
-    pairs = [(name, value) for name, values in submitted.items() for value in values if name in keep]
-    return pairs if is_text and len(json.dumps(pairs)) <= MAX_SAVED else []
-
-
-def _sign_form(auth: Auth, conn: HTTPConnection, action: str, pairs: Pairs) -> str:
-    """Returns the fields as JSON with a signature over user, action and fields.
-
-    Another user could log in on the same device and submit the saved form, which would send it in that user's name.
-    Therefore the signature includes the user.
-    """
-    text = json.dumps(pairs)
-    return f"{auth.keys.sign(SAVED_FORM, _signed_content(conn, action, text))}:{text}"
-
-
-def _read_signed_form(auth: Auth, conn: HTTPConnection, action: str, saved: str) -> Pairs:
-    """Returns the fields given to `_sign_form`. Raises HTTPException 400 if they were changed."""
-    signature, _, text = saved.partition(":")
-    if auth.keys.verify(SAVED_FORM, _signed_content(conn, action, text), signature) is None:
-        raise HTTPException(400, gettext("This request cannot be read. Please reload the page and send it again."))
-    return [(name, value) for name, value in json.loads(text)]
-
-
-def _signed_content(conn: HTTPConnection, action: str, text: str) -> str:
-    return json.dumps([conn.user.identity, action, text])

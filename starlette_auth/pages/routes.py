@@ -8,7 +8,7 @@ from ..auth import Auth
 from ..core.arguments import require_instance
 from ..core.templating import ASSETS
 from ..decorators import login_not_required
-from .base import Endpoint, account_page, template_page
+from .base import Endpoint, account_page, template_page, visitor_page
 from .login import login_page, logout_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
 from .reauthentication import reauthenticate
@@ -17,18 +17,26 @@ from .reauthentication import reauthenticate
 def routes(auth: Auth) -> list[BaseRoute]:
     """Returns the routes of the account pages, to be mounted: `Mount("/accounts", routes=routes(auth))`."""
     require_instance(auth, Auth, "auth", "Pass the Auth, as in routes(auth).")
-    both, get, post = ["GET", "POST"], ["GET"], ["POST"]
+    both, get = ["GET", "POST"], ["GET"]
     pages: list[BaseRoute] = [
-        Route("/login", account_page(login_page), name="login", methods=both),
-        Route("/logout", account_page(logout_page), name="logout", methods=post),
+        Route(
+            "/login",
+            account_page(login_page, for_visitors=True, shows_saved_forms=True),
+            name="login",
+            methods=both,
+        ),
+        Route("/logout", account_page(logout_page), name="logout", methods=both),
         Route("/logged_out", template_page("logged_out"), name="logged_out", methods=get),
         Route("/reauthenticate", account_page(reauthenticate), name="reauthenticate", methods=both),
         Route("/password_change", account_page(password_change), name="password_change", methods=both),
         Route("/password_change/done", account_page(password_change_done), name="password_change_done", methods=get),
-        Route("/password_reset", account_page(password_reset), name="password_reset", methods=both),
+        Route("/password_reset", visitor_page(password_reset), name="password_reset", methods=both),
         Route("/password_reset/done", template_page("password_reset_done"), name="password_reset_done", methods=get),
         Route(
-            "/reset/{uidb64}/{token}", account_page(password_reset_confirm), name="password_reset_confirm", methods=both
+            "/reset/{uidb64}/{token}",
+            visitor_page(password_reset_confirm),
+            name="password_reset_confirm",
+            methods=both,
         ),
         Route("/reset/done", template_page("password_reset_complete"), name="password_reset_complete", methods=get),
         Route("/auth.css", asset("auth.css", "text/css"), name="auth_style", methods=get),

@@ -5,7 +5,6 @@ import secrets
 import string
 from typing import Protocol
 
-from ..core.arguments import require_integer
 from ..core.text import require_text
 
 SALT_ENTROPY = 128  # bits
@@ -77,12 +76,6 @@ def check_cost(encoded: str, **costs: tuple[int, int]) -> None:
                 f"A stored {encoded.split('$', 1)[0]} hash was refused: its cost is {cost:,}, and the hasher's bound is "
                 f"{name}={bound:,}. Set a new password, or pass a higher {name} to the hasher."
             )
-
-
-def check_parameters(**numbers: int) -> None:
-    """Raises ImproperlyConfigured unless all parameters of a hasher are positive integers."""
-    for name, number in numbers.items():
-        require_integer(number, name)
 
 
 def to_bytes(password: str) -> bytes:

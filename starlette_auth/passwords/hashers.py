@@ -7,9 +7,9 @@ from typing import Any
 
 import argon2
 
-from ..core.arguments import require_integer
+from ..core.arguments import require_integer, require_integers
 from ..core.exceptions import ImproperlyConfigured
-from .hash_format import check_cost, check_parameters, is_poor, mask_hash, new_salt, split_hash, to_bytes
+from .hash_format import check_cost, is_poor, mask_hash, new_salt, split_hash, to_bytes
 
 
 class Argon2PasswordHasher:
@@ -31,9 +31,9 @@ class Argon2PasswordHasher:
         max_parallelism: int = 64,
     ) -> None:
         """Sets the parameters: `time_cost` passes, `memory_cost` KiB and `parallelism` lanes."""
-        check_parameters(time_cost=time_cost, parallelism=parallelism)
+        require_integers(time_cost=time_cost, parallelism=parallelism)
         require_integer(memory_cost, "memory_cost", minimum=8 * parallelism)  # RFC 9106 §3.1
-        check_parameters(max_memory_cost=max_memory_cost, max_work=max_work, max_parallelism=max_parallelism)
+        require_integers(max_memory_cost=max_memory_cost, max_work=max_work, max_parallelism=max_parallelism)
         self.max_memory_cost = max(max_memory_cost, memory_cost)
         self.max_work = max(max_work, time_cost * memory_cost)
         self.max_parallelism = max(max_parallelism, parallelism)
@@ -109,7 +109,7 @@ class PBKDF2PasswordHasher:
     digest = "sha256"
 
     def __init__(self, *, iterations: int = 1_000_000, max_iterations: int = 10_000_000) -> None:
-        check_parameters(iterations=iterations, max_iterations=max_iterations)
+        require_integers(iterations=iterations, max_iterations=max_iterations)
         self.iterations = iterations
         self.max_iterations = max(max_iterations, iterations)
 
@@ -163,7 +163,7 @@ class ScryptPasswordHasher:
         max_memory: int = 256 * 1024 * 1024,
         max_work: int = 2**22,
     ) -> None:
-        check_parameters(block_size=block_size, parallelism=parallelism, max_memory=max_memory, max_work=max_work)
+        require_integers(block_size=block_size, parallelism=parallelism, max_memory=max_memory, max_work=max_work)
         require_integer(work_factor, "work_factor", minimum=2)
         if work_factor & (work_factor - 1):
             raise ImproperlyConfigured(f"work_factor is {work_factor}. Pass a power of two, such as 2**14.")

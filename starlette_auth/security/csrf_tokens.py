@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+from collections.abc import Sequence
 from typing import Literal, cast
 
 from starlette.requests import HTTPConnection
@@ -49,19 +50,27 @@ class CSRFTokens:
 
         An attacker who can measure the size of compressed pages would learn a fixed text (BREACH).
         """
-        secret = conn.scope.get(NEW_CSRF_SECRET) or next(reversed(self.browser_secrets(conn)), None)
-        if secret is None:
-            secret = conn.scope[NEW_CSRF_SECRET] = secrets.token_urlsafe(32)
-        signature = self.keys.sign(PURPOSE, f"{secret}:{_session_key(conn)}")
+        signature = self.keys.sign(PURPOSE, f"{self.ensure_secret(conn)}:{_session_key(conn)}")
         return _mask(bytes.fromhex(signature))
 
-    def is_valid(self, conn: HTTPConnection, token: str) -> bool:
-        """Returns whether this browser was given the token in a form of the current session."""
+    def is_valid(
+        self, conn: HTTPConnection, token: str, *, ended_keys: Sequence[str] = (), by_visitor: bool = False
+    ) -> bool:
+        """Returns whether this browser was given the token in a form of the current session.
+
+        An anonymous visitor's page may be older than the session that another page of the same browser created. It may
+        also be of a session that has ended; the keys in the cookies of the request are `ended_keys`. `by_visitor`
+        accepts a form from before a login, for pages that act in the name of no user, such as the login page in a
+        second tab.
+        """
         secrets_of_browser, signature = self.browser_secrets(conn), _unmask(token)
         if not secrets_of_browser or signature is None:
             return False
-        # An anonymous visitor's page may be older than the session that another page of the same browser created.
-        keys = [_session_key(conn)] if conn.user.is_authenticated else [_session_key(conn), ""]
+        keys = [_session_key(conn)]
+        if by_visitor or not conn.user.is_authenticated:
+            keys.append("")
+        if not conn.user.is_authenticated:
+            keys.extend(ended_keys)
         subjects = [f"{secret}:{key}" for secret in secrets_of_browser for key in keys]
         return any(self.keys.verify(PURPOSE, subject, signature.hex()) is not None for subject in subjects)
 
@@ -77,6 +86,13 @@ class CSRFTokens:
         There are several if an application on a parent domain has set a cookie of this name.
         """
         return [value for value in self.cookie.values(conn.scope)[:MAX_VALUES] if is_key(value)]
+
+    def ensure_secret(self, conn: HTTPConnection) -> str:
+        """Returns the secret of this browser, and sets a new one if it has none."""
+        secret = conn.scope.get(NEW_CSRF_SECRET) or next(reversed(self.browser_secrets(conn)), None)
+        if secret is None:
+            secret = conn.scope[NEW_CSRF_SECRET] = secrets.token_urlsafe(32)
+        return str(secret)
 
 
 def _session_key(conn: HTTPConnection) -> str:

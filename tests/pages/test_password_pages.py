@@ -121,7 +121,7 @@ async def test_changing_a_password_needs_a_login(client: httpx.AsyncClient) -> N
     assert page.status_code == 303
     assert page.headers["location"] == "/accounts/login?next=%2Faccounts%2Fpassword_change"
     sent = await client.post("/accounts/password_change", data=CHANGE)
-    assert (sent.status_code, sent.headers["location"]) == (303, "/accounts/login")
+    assert (sent.status_code, sent.headers["location"]) == (303, "/accounts/login?next=%2Faccounts%2Fpassword_change")
     done = await client.get("/accounts/password_change/done")
     assert done.headers["location"].startswith("/accounts/login")
 
@@ -765,16 +765,16 @@ async def test_login_after_reset_logs_in_under_a_new_key(database: Database) -> 
         auth.events.on(UserLoggedIn)(events.append)
         ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         page = await client.get(await link_of(auth, ann), follow_redirects=True)
+        await client.get("/remember?colour=green")
         before = client.cookies["session"]
         done = await client.post(page.url, data=RESET)
         assert (done.status_code, done.headers["location"]) == (303, "/home")
         assert client.cookies["session"] != before
         identity = (await client.get("/whoami")).json()
-        assert (identity["username"], identity["session"]) == ("ann", {})
+        assert (identity["username"], identity["session"]) == ("ann", {"colour": "green"})
         assert [event.user for event in events] == [ann]
-        data = await rows(auth, auth.tables.session)
-        assert len(data) == 1
-        assert "_password_reset_token" not in data[0]["data"]
+        assert len(await rows(auth, auth.tables.session)) == 1
+        assert "session_password_reset" not in client.cookies
 
 
 async def test_login_after_reset_runs_the_login_steps(database: Database) -> None:
@@ -851,7 +851,7 @@ async def test_a_password_change_does_not_overwrite_a_concurrent_reset(
     new_passwords = dict.fromkeys(RESET, "a password of the attacker")
     answer = await client.post("/accounts/password_change", data={"old_password": PASSWORD, **new_passwords})
     assert resets
-    assert answer.headers["location"] == "/accounts/login"
+    assert answer.headers["location"] == "/accounts/login?next=%2Faccounts%2Fpassword_change"
     assert await has_password(auth, ann, NEW)
 
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -257,7 +258,7 @@ async def test_the_page_says_if_a_form_could_not_be_saved(site: Auth, clock: Fro
             assert answer.status_code == 403, body
             assert "could not be saved" in answer.text
             done = await confirm(client, answer.text)
-            assert (done.status_code, done.headers["location"]) == (303, "/danger-sync")
+            assert (done.status_code, done.headers["location"]) == (303, "/danger-sync?form")
             clock.tick(300)
         # The redirect leads neither to another site nor to a path that a browser takes for one.
         for referer in ("https://evil.example/danger", "http://testserver//evil.example", "x", "http://["):
@@ -302,7 +303,8 @@ async def test_a_websocket_needs_a_fresh_login(site: Auth, clock: FrozenClock) -
 async def test_guesses_are_throttled_and_the_page_needs_a_login(site: Auth, clock: FrozenClock) -> None:
     async with client_of(make_site(site)) as client:
         assert (await client.get(PAGE)).headers["location"].startswith("/accounts/login")
-        assert (await client.post(PAGE, data={"password": PASSWORD})).headers["location"] == "/accounts/login"
+        anonymous = await client.post(PAGE, data={"password": PASSWORD})
+        assert anonymous.headers["location"] == f"/accounts/login?{urlencode({'next': PAGE})}"
         await post_login(client)
         page = (await client.get(PAGE)).text
         statuses = [(await confirm(client, page, "wrong")).status_code for _ in range(7)]
@@ -394,7 +396,7 @@ async def test_a_user_without_a_password_has_to_log_in_again(site: Auth, clock: 
         assert (await client.get("/danger")).text == "danger"
         clock.tick(300)
         assert (await client.get("/danger")).headers["location"] == "/accounts/login?next=%2Fdanger"
-        assert (await client.post("/danger", data={"a": "1"})).headers["location"] == "/accounts/login"
+        assert (await client.post("/danger", data={"a": "1"})).headers["location"] == "/accounts/login?next=%2Fdanger"
 
 
 async def test_a_reauthentication_does_not_extend_the_session(site: Auth, clock: FrozenClock) -> None:
@@ -500,4 +502,5 @@ async def test_a_user_of_a_backend_without_a_session_has_to_log_in(site: Auth, c
     async with client_of(make_site(site), headers={"authorization": "Bearer x"}) as client:
         assert (await client.get("/danger")).status_code == 303
         assert (await client.get("/danger", headers={"accept": "application/json"})).status_code == 401
-        assert (await client.post(PAGE, data={"password": PASSWORD})).headers["location"] == "/accounts/login"
+        answer = await client.post(PAGE, data={"password": PASSWORD})
+        assert answer.headers["location"] == f"/accounts/login?{urlencode({'next': PAGE})}"

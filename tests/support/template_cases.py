@@ -80,6 +80,12 @@ def pages(say: Say = str) -> list[Case]:
         Case("registration/login.html", {"form": _all_wrong(_login(say), say)}, "Error: Log in"),
         Case("registration/logged_out.html", {}, "You are logged out"),
         Case("registration/logged_out.html", user, "You are still logged in"),
+        Case("registration/logout.html", {"form": Form(), **user}, "Log out to end your session"),
+        Case(
+            "registration/saved_form.html",
+            {"action": "/notes?a=1", "saved": [("name", NAME), ("text", "a\nb"), ("empty", "")], **user},
+            "has not been sent yet",
+        ),
         *_with_errors("registration/reauthenticate.html", _again, say, "enter your password again", **user),
         Case("registration/reauthenticate.html", {"form": _again(say), "is_lost": True, **user}, "could not be saved"),
         Case(

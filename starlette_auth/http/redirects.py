@@ -1,0 +1,106 @@
+"""Where may a login or a logout redirect to?"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Scope
+
+from ..core.exceptions import ImproperlyConfigured
+from ..core.signing import sha256_hex
+from ..core.translation import gettext
+from .site import Site
+from .urls import is_absolute, parse_hosts, requested_url, safe_url, url_path_for
+
+OTHER_FIELDS = ("username", "password", "remember", "saved", "csrfmiddlewaretoken")  # of the login page
+
+
+class RedirectTargets:
+    """Decides where a login or a logout may redirect to: this site, or one of `allowed_hosts`.
+
+    An attacker could send a victim a link to our login page that leads to the attacker's site afterwards. Therefore
+    every URL from a request passes here. `default` is the name of a route, a path, or the URL of a page on another
+    host. `field` is the name of the query parameter, and of the form field, that holds the URL (Django's
+    `redirect_field_name`).
+    """
+
+    def __init__(self, site: Site, allowed_hosts: Sequence[str], *, default: str, field: str) -> None:
+        self.site = site
+        self.allowed_hosts = parse_hosts(allowed_hosts)
+        self.default = default
+        self.field = parse_field_name(field)
+        visits = replace(site.configured_cookie, name=f"{site.cookie.name}_visits", path="/", samesite="lax")
+        self._visits = site.resolve(replace(visits, max_age=10, httponly=True))
+
+    def choose(self, scope: Scope, url: str | None, default: str = "") -> str:
+        """Returns `url` if it is allowed, or else the URL of `default`: the name of a route, a path or a URL."""
+        fallback = url_path_for(scope, default or self.default)
+        secure = self.site.cookie.is_secure(scope)
+        url = self._without_own_origin(scope, url) if url else url
+        return safe_url(url, default=fallback, allowed_hosts=self.allowed_hosts, require_https=secure)
+
+    def read(self, conn: HTTPConnection) -> str | None:
+        """Returns the URL in the query string of a page. Raises HTTPException 400 for bytes that are not UTF-8."""
+        # parse_qsl would replace bytes that are not UTF-8; as Latin-1 they stay what they are.
+        pairs = parse_qsl(conn.scope.get("query_string", b"").decode("latin-1"), encoding="latin-1")
+        urls = [value for name, value in pairs if name == self.field]
+        try:
+            return urls[-1].encode("latin-1").decode() if urls else None
+        except UnicodeDecodeError as error:
+            raise HTTPException(
+                400, gettext("The address of this page is not in UTF-8. Open the page that you want again.")
+            ) from error
+
+    def for_login(self, scope: Scope, login_url: str, page: str | None = None) -> str:
+        """Returns `page`, or else the requested URL, for the login page: absolute if that is on another host."""
+        url = page or requested_url(scope)
+        if not is_absolute(login_url) or self.site.is_own_url(scope, login_url):
+            return url
+        return f"{self.site.base_url or self.site.requested_origin(HTTPConnection(scope))}{url}"
+
+    def visits(self, scope: Scope, url: str) -> int:
+        """Returns how often this browser was sent on from the login page to this URL in the last ten seconds."""
+        number, _, name = next(iter(self._visits.values(scope)), "").partition("-")
+        return int(number) if name == _hash(url) and len(number) == 1 and number in "123456789" else 0
+
+    def count_visit(self, scope: Scope, response: Response, url: str, number: int) -> None:
+        """Stores `number` in the browser, as what `visits` returns for the next ten seconds."""
+        header = self._visits.header(scope, f"{number}-{_hash(url)}", self._visits.max_age)
+        response.raw_headers.append(header)
+
+    def referring_page(self, conn: HTTPConnection) -> str | None:
+        """Returns the path and query of the page of this site in the header `Referer`, or None."""
+        referer = conn.headers.get("referer", "")
+        if not self.site.is_own_url(conn.scope, referer):
+            return None
+        return safe_url(self._without_own_origin(conn.scope, referer), default="") or None
+
+    def form_targets(self, *settings: str) -> list[str]:
+        """Returns the hosts to which a form may lead: `allowed_hosts`, and those of settings that are URLs."""
+        hosts = (urlsplit(url).netloc for url in settings if is_absolute(url))
+        return list(dict.fromkeys([*self.allowed_hosts, *hosts]))
+
+    def _without_own_origin(self, scope: Scope, url: str) -> str:
+        """Returns the path of an absolute URL of this site, as Starlette's `@requires` writes it; else the same URL."""
+        if not self.site.is_own_url(scope, url):
+            return url
+        parts = urlsplit(url)
+        # "http://here//evil.example" becomes "//evil.example", which safe_url() refuses.
+        return (parts.path or "/") + urlunsplit(("", "", "", parts.query, parts.fragment))
+
+
+def _hash(url: str) -> str:
+    return sha256_hex(url)[:16]
+
+
+def parse_field_name(name: str) -> str:
+    """Returns the setting `redirect_field_name`, checked."""
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z_][A-Za-z0-9_-]*", name) or name in OTHER_FIELDS:
+        raise ImproperlyConfigured(
+            f'redirect_field_name={name!r} is not a name of letters, or another field has it. Pass "next" or "goto".'
+        )
+    return name

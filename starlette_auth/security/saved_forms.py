@@ -1,0 +1,61 @@
+"""Saved forms: the named fields of a form that was refused, signed, to be sent again after a login."""
+
+import json
+from collections.abc import Collection
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+
+from ..core.exceptions import ImproperlyConfigured
+from ..core.signing import SecretKeys
+from ..core.translation import gettext
+from ..http.content import read_fields
+
+Pairs = list[tuple[str, str]]
+MAX_SAVED = 16 * 1024  # characters of a form, as JSON
+PURPOSE = "starlette_auth.saved"
+
+
+def parse_keep(keep: Collection[str]) -> frozenset[str]:
+    """Validates the argument `keep` of a decorator."""
+    if isinstance(keep, str) or not all(isinstance(name, str) for name in keep):
+        raise ImproperlyConfigured('keep is a list of field names. Pass keep=("title", "text").')
+    return frozenset(keep)
+
+
+async def read_form(conn: HTTPConnection, keep: Collection[str]) -> Pairs:
+    """Returns the form fields named in `keep`; an empty list if it is not a form, has files, or is too long."""
+    if not keep or not isinstance(conn, Request):
+        return []
+    try:
+        submitted = await read_fields(conn)
+    except HTTPException:
+        return []
+    except RuntimeError:  # FastAPI has already read the body for the arguments of the endpoint
+        form = await conn.form()
+        submitted = {name: form.getlist(name) for name in form}
+    is_text = all(isinstance(value, str) for values in submitted.values() for value in values)
+    pairs = [(name, value) for name, values in submitted.items() for value in values if name in keep]
+    return pairs if is_text and len(json.dumps(pairs)) <= MAX_SAVED else []
+
+
+def sign_form(keys: SecretKeys, owner: str, action: str, pairs: Pairs) -> str:
+    """Returns the fields as JSON with a signature over owner, action and fields.
+
+    Another user could log in on the same device and submit the saved form, which would send it in that user's name.
+    Therefore the signature includes the user, or the browser of a visitor, as `owner`.
+    """
+    text = json.dumps(pairs)
+    return f"{keys.sign(PURPOSE, _content(owner, action, text))}:{text}"
+
+
+def read_signed_form(keys: SecretKeys, owner: str, action: str, saved: str) -> Pairs:
+    """Returns the fields given to `sign_form`. Raises HTTPException 400 if they were changed."""
+    signature, _, text = saved.partition(":")
+    if keys.verify(PURPOSE, _content(owner, action, text), signature) is None:
+        raise HTTPException(400, gettext("This request cannot be read. Please reload the page and send it again."))
+    return [(name, value) for name, value in json.loads(text)]
+
+
+def _content(owner: str, action: str, text: str) -> str:
+    return json.dumps([owner, action, text])
