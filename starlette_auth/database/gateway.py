@@ -124,8 +124,7 @@ class Gateway(Transactions):
             yield
         finally:
             del self._borrowed[task]
-            with translate_errors():
-                await connection.release()
+            await self._connections.get().release(connection, write=False)
 
     async def close(self) -> None:
         """Closes the kept connections of this event loop. Call it before the database disconnects."""

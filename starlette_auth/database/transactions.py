@@ -68,10 +68,16 @@ class CommitHooks:
         except BaseException:
             del self._callbacks[task]
             raise
+        failures = []
         for callback in self._callbacks.pop(task):
-            awaitable = callback()
-            if awaitable is not None:
-                await awaitable
+            try:
+                awaitable = callback()
+                if awaitable is not None:
+                    await awaitable
+            except Exception as error:  # the change is committed, so the further callbacks must run, too
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
 
 class Transactions(CommitHooks):
@@ -223,8 +229,9 @@ class Transactions(CommitHooks):
         finally:
             try:
                 connection._connection_counter = 1
-                with translate_errors():
-                    await connection.__aexit__()
+                await connection.__aexit__()
+            except Exception as error:  # the driver has closed the connection; the transaction itself was successful
+                logger.debug("A connection could not be returned to the pool: %s", type(error).__name__)
             finally:
                 # If __aexit__ was cancelled, this connection would fail the task's next query with an AssertionError.
                 self.database._connection = None

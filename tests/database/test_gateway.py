@@ -26,14 +26,14 @@ from blockbuster import BlockBuster
 from databases import Database
 from sqlalchemy.schema import CreateTable
 
-from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, UnstorableValue
+from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, Unavailable, UnstorableValue
 from starlette_auth.core.concurrency import run_to_completion
 from starlette_auth.database.columns import LongText, UTCDateTime
 from starlette_auth.database.connections import SQLiteConnections, WriteLock, WriteLockTimeout
 from starlette_auth.database.errors import is_unavailable
 from starlette_auth.database.statements import PreparedStatement, Statement
 
-from ..conftest import BACKENDS
+from ..conftest import BACKENDS, any_database
 
 METADATA = sa.MetaData()
 ITEMS = sa.Table(
@@ -1108,6 +1108,26 @@ async def test_run_in_transaction_is_not_repeated_inside_atomic(auth: Auth) -> N
     with pytest.raises(Deadlock):
         async with auth.gateway.atomic():
             await auth.gateway.run_in_transaction(work)
+
+
+@any_database
+async def test_after_a_commit_each_callback_runs_and_the_transaction_is_not_repeated(auth: Auth) -> None:
+    """The first callback fails with a deadlock, as that of a transaction of its own would."""
+    runs: list[str] = []
+
+    def fail() -> None:
+        raise DriverError(1213, "Deadlock found")
+
+    async def work() -> None:
+        runs.append("work")
+        auth.gateway.on_commit(fail)
+        auth.gateway.on_commit(lambda: runs.append("callback"))
+        await auth.gateway.insert(auth.tables.group, name="a")
+
+    with pytest.raises(Unavailable, match="Deadlock found"):
+        await auth.gateway.run_in_transaction(work)
+    assert runs == ["work", "callback"]
+    assert await auth.gateway.fetch_all(sa.select(auth.tables.group.c.name)) == [{"name": "a"}]
 
 
 class DriverError(Exception):
