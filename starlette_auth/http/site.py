@@ -48,8 +48,9 @@ class Site:
                 f"Browsers refuse SameSite=None without Secure, and base_url is {self.base_url}. Use https, pass "
                 'Cookie(secure=True) behind a reverse proxy that does, or pass samesite="lax".'
             )
-        if cookie.secure == "auto" and self.origin.startswith("https:"):
-            return replace(cookie, secure=self.must_be_secure)
+        if self.origin.startswith("https:") and cookie.secure in ("auto", True):
+            # A proxy terminates TLS where requests come over http; SessionMiddleware need not warn about secure=True.
+            return replace(cookie, secure=self.must_be_secure if cookie.secure == "auto" else _always)
         return cookie
 
     def must_be_secure(self, scope: Scope) -> bool:
@@ -139,6 +140,10 @@ def referring_origin(conn: HTTPConnection) -> str:
     except ValueError:
         return text
     return normalize_origin(f"{referer.scheme}://{referer.netloc}") if referer.netloc else ""
+
+
+def _always(scope: Scope) -> bool:
+    return True
 
 
 def _is_local(scope: Scope) -> bool:
