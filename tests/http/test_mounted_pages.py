@@ -225,6 +225,17 @@ async def test_pages_that_are_mounted_twice_lead_to_their_own_mount(auth: Auth) 
             assert f'href="/{name}/accounts/auth.css' in page
 
 
+async def test_a_page_of_the_application_with_the_name_of_ours_replaces_it_everywhere(auth: Auth) -> None:
+    async def own_login(request: Request) -> Response:
+        return PlainTextResponse("own login")
+
+    own = Route("/enter", own_login, name="login")
+    app = Starlette(routes=[own, Mount("/accounts", routes=routes(auth))], middleware=middleware(auth))
+    async with client_of(app) as client:
+        location = (await client.get("/accounts/password_change")).headers["location"]
+        assert location == "/enter?next=%2Faccounts%2Fpassword_change"
+
+
 @pytest.mark.parametrize("build", [nested, outer_with_middleware, wrapped, included], ids=lambda build: build.__name__)
 async def test_the_required_login_lets_the_pages_through_however_they_are_mounted(auth: Auth, build: Build) -> None:
     members_path, pages = SITES[build]
