@@ -48,12 +48,14 @@ def routes_of(app: Any) -> Sequence[Any]:
 def find_route_path(app: Any, scope: Scope, name: str, params: Mapping[str, Any]) -> str | None:
     """Returns the path of the route with this name, relative to `app`; None if there is no such route.
 
-    Of several, for example if the account pages are mounted twice, it is the one that shares the most segments with
-    the requested path. Parameters of a mount, as in "/{tenant}/accounts", have their values from the request.
+    It is the first one, with which an application replaces a page of ours. If that page is mounted several times, it is
+    the mount that shares the most segments with the requested path. Parameters of a mount, as in "/{tenant}/accounts",
+    have their values from the request.
     """
     requested_path = route_path(scope)
     place = _Place("", "", requested_path, scope.get("path_params", {}))
-    paths = _Search(name, params).run(routes_of(app), place)
+    matches = list(_Search(name, params).run(routes_of(app), place))
+    paths = [path for path, kind in matches if kind == matches[0][1]]
     return max(paths, key=lambda path: _shared_segments(path, requested_path), default=None)
 
 
@@ -74,8 +76,11 @@ class _Search:
         self.params = params
         self.seen: set[int] = set()  # the routes that the search is in; an application may be mounted in itself
 
-    def run(self, routes: Sequence[Any], place: _Place) -> Iterator[str]:
-        """Yields the path of each route with the name, also if that begins with names of mounts, as in "shop:login"."""
+    def run(self, routes: Sequence[Any], place: _Place) -> Iterator[tuple[str, Any]]:
+        """Yields the path of each route with the name, and what is the same for each mount of one page.
+
+        The name may begin with names of mounts, as in "shop:login".
+        """
         if id(routes) in self.seen:
             return
         self.seen.add(id(routes))
@@ -86,7 +91,7 @@ class _Search:
             if (is_endpoint or "path" in self.params) and self.name in (own_name, place.names + own_name):
                 path = self.path_of(route, place)
                 if path is not None:
-                    yield place.prefix + path
+                    yield place.prefix + path, _kind_of(getattr(route, "endpoint", None))
             if not is_endpoint and (inner := self.enter(route, place, own_name)) is not None:
                 yield from self.run(routes_of(route), inner)
         self.seen.remove(id(routes))
@@ -124,6 +129,10 @@ def _expand(route: Any, values: Mapping[str, Any]) -> str | None:
         return str(replace_params(route.path_format, convertors, {key: values[key] for key in convertors})[0])
     except (AssertionError, TypeError, ValueError):  # such as a slash in a parameter that holds one segment
         return None
+
+
+def _kind_of(endpoint: Any) -> tuple[Any, Any]:
+    return getattr(endpoint, "__module__", None), getattr(endpoint, "__qualname__", None)
 
 
 def _shared_segments(path: str, other: str) -> int:

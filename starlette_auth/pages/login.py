@@ -11,6 +11,7 @@ from ..core.text import normalize_username
 from ..core.translation import gettext
 from ..http.content import wants_json
 from ..http.endpoints import required_scopes
+from ..http.problems import problem_response
 from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_url
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from .base import render
@@ -113,6 +114,10 @@ async def logout_page(auth: Auth, request: Request) -> Response:
     field, url = auth.redirects.field, auth.redirects.read(request)
     form = Form(**{field: Field(type="hidden", required=False)})
     if request.method != "POST":
+        if wants_json(request):
+            response: Response = problem_response(405, gettext("Send a POST to log out."))
+            response.headers["Allow"] = "POST"
+            return response
         if not request.user.is_authenticated:
             return await render(auth, request, "registration/logged_out.html")
         form.data[field] = auth.redirects.choose(request.scope, url, auth.logout_redirect_url) if url else ""

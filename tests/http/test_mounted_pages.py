@@ -192,15 +192,19 @@ async def test_the_pages_find_each_other_however_they_are_mounted(database: Data
             assert "Choose a new password" in page.text
 
 
-@pytest.mark.parametrize("keeps_prefix", [False, True], ids=["path without prefix", "path with prefix"])
-@pytest.mark.parametrize("build", [nested, bare, inner_with_middleware, included], ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    ("build", "keeps_prefix"),
+    [
+        *((build, keeps_prefix) for build in (nested, bare, included) for keeps_prefix in (False, True)),
+        (inner_with_middleware, True),  # without the prefix, Starlette does not find the mount around our middleware
+    ],
+    ids=lambda value: getattr(value, "__name__", f"keeps prefix {value}"),
+)
 async def test_behind_a_proxy_all_links_have_its_prefix(database: Database, build: Build, keeps_prefix: bool) -> None:
     mailer = CollectingMailer()
     async with installed(database, mailer=mailer, **OPTIONS) as auth:
         await site_of(auth)
         members_path, pages = SITES[build]
-        if build is inner_with_middleware and not keeps_prefix:
-            pytest.skip("Starlette finds no mount outside of our middleware there")
         app = Prefixed(build(auth), keeps_prefix=keeps_prefix)
         async with client_of(app, headers={"origin": SITE}) as client:
             await walk(client, f"/proxied{members_path}", f"/proxied{pages}")
@@ -219,6 +223,17 @@ async def test_pages_that_are_mounted_twice_lead_to_their_own_mount(auth: Auth) 
             page = (await client.get(login)).text
             assert f'action="/{name}/accounts/login"' in page
             assert f'href="/{name}/accounts/auth.css' in page
+
+
+async def test_a_page_of_the_application_with_the_name_of_ours_replaces_it_everywhere(auth: Auth) -> None:
+    async def own_login(request: Request) -> Response:
+        return PlainTextResponse("own login")
+
+    own = Route("/enter", own_login, name="login")
+    app = Starlette(routes=[own, Mount("/accounts", routes=routes(auth))], middleware=middleware(auth))
+    async with client_of(app) as client:
+        location = (await client.get("/accounts/password_change")).headers["location"]
+        assert location == "/enter?next=%2Faccounts%2Fpassword_change"
 
 
 @pytest.mark.parametrize("build", [nested, outer_with_middleware, wrapped, included], ids=lambda build: build.__name__)

@@ -131,6 +131,8 @@ async def test_a_link_to_the_logout_shows_a_page_with_the_button(auth: Auth, ann
         assert 'name="next" value="/x"' in page.text
         assert (await client.post("/accounts/logout", data=data)).headers["location"] == "/x"
         assert (await client.head("/accounts/logout")).status_code == 200
+        answer = await client.get("/accounts/logout", headers={"accept": "application/json"})
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 async def test_the_logout_may_redirect_to_itself_by_its_name(database: Database) -> None:
