@@ -51,7 +51,7 @@ class Guard:
             return self.require(endpoint)
         if not callable(endpoint):
             raise ImproperlyConfigured(
-                f"{describe(endpoint)} is no endpoint. Write @{self.name} above a function or an endpoint class, and give "
+                f"{describe(endpoint)} is not an endpoint. Write @{self.name} above a function or an endpoint class, and give "
                 "options by name."
             )
         if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
@@ -180,7 +180,7 @@ def user_passes_test(
     """
     if not callable(test) or is_guard(test):
         raise ImproperlyConfigured(
-            f"{describe(test)} is no test of a user. Pass a function, as in user_passes_test(lambda user: user.is_staff)."
+            f"{describe(test)} is not a test of a user. Pass a function, as in user_passes_test(lambda user: user.is_staff)."
         )
     return _user_guard("user_passes_test", test, _login_options(login_url, redirect_field_name, keep))
 

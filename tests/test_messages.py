@@ -194,5 +194,5 @@ async def test_messages_name_an_endpoint_by_its_name(auth: Auth) -> None:
     for message in (str(caught.value),):
         assert " at 0x" not in message
     for wrong in (5, "orders"):
-        with pytest.raises(ImproperlyConfigured, match="is no endpoint"):
+        with pytest.raises(ImproperlyConfigured, match="is not an endpoint"):
             login_required(wrong)  # type: ignore[call-overload]

@@ -146,7 +146,7 @@ def _add_sessions(commands: Any, common: argparse.ArgumentParser) -> None:
     verb.add_argument("ids", metavar="ID", nargs="*", default=[], help="an ID printed by `sessions list`")
     verb.add_argument("--all", action="store_true", help="all sessions of the user")
     verb.add_argument("--everybody", action="store_true", help="all sessions of all users and visitors")
-    verb.set_defaults(command=_revoke_sessions, ask=_check_selection)
+    verb.set_defaults(command=_revoke_sessions, ask=_check_selection, error=verb.error)
 
 
 async def _run(auth: Auth, options: argparse.Namespace) -> None:
@@ -194,7 +194,12 @@ async def _unlock(auth: Auth, options: argparse.Namespace) -> None:
     # With --database, the login fields of the site are unknown.
     for login in {name, *(login for user in users for login in (user.username, user.email) if login)}:
         await auth.throttle.unlock(login)
-    who = " and ".join(user.username for user in users) or f"the name {name!r}, which no user has"
+    if not users:
+        raise CommandError(
+            f"There is no user {name!r}. The name was unlocked anyway: wrong passwords are counted from 0 again. If an "
+            "account should have it, check the spelling."
+        )
+    who = " and ".join(user.username for user in users)
     print_line(f"Unlocked {who}: wrong passwords are counted from 0 again.")
 
 
@@ -253,9 +258,9 @@ async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
 def _check_selection(auth: Auth, options: argparse.Namespace) -> None:
     selections = [bool(options.ids), options.all, options.everybody]
     if selections.count(True) != 1 or bool(options.username) is options.everybody:
-        raise CommandError(
-            "Say which sessions to end: `sessions revoke USERNAME ID …`, `sessions revoke USERNAME --all` or "
-            "`sessions revoke --everybody`."
+        options.error(
+            "say which sessions to end: `sessions revoke USERNAME ID …`, `sessions revoke USERNAME --all` or "
+            "`sessions revoke --everybody`"
         )
 
 

@@ -35,8 +35,8 @@ class SessionLimit:
     persistent: bool = False
 
     def __post_init__(self) -> None:
-        require_integer(self.absolute, "absolute")
-        require_integer(self.idle, "idle")
+        require_integer(self.absolute, "absolute of SessionLimit")
+        require_integer(self.idle, "idle of SessionLimit")
         require_bool(self.persistent, "persistent")
         if not 0 < self.idle <= self.absolute:
             raise ImproperlyConfigured(
