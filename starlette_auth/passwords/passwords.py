@@ -136,13 +136,16 @@ class Passwords:
     def safe_summary(self, encoded: str) -> dict[str, Any]:
         """Returns what may be shown to staff of a hash: its algorithm and cost; salt and hash are masked.
 
-        It is empty for an unusable or unknown hash.
+        It is empty for an unusable, unknown or damaged hash.
         """
         hasher = self.hashers.get(_algorithm(encoded)) if is_usable(encoded) else None
         if hasher is None:
             return {}
         summary: Callable[[str], dict[str, Any]] | None = getattr(hasher, "safe_summary", None)
-        return {"algorithm": hasher.algorithm} if summary is None else summary(encoded)
+        try:
+            return {"algorithm": hasher.algorithm} if summary is None else summary(encoded)
+        except (ValueError, LookupError):
+            return {}
 
     def close(self) -> None:
         """Shuts the thread pool down. The next password starts a new one."""

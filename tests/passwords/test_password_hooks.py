@@ -328,6 +328,15 @@ def test_passwords_summarize_any_hash() -> None:
     for hasher in HASHERS:
         assert passwords.safe_summary(hasher.encode(PASSWORD))["algorithm"] == hasher.algorithm
     assert passwords.safe_summary("!unusable") == passwords.safe_summary("") == passwords.safe_summary("what$1") == {}
+    for damaged in (
+        "argon2$x",
+        "argon2$argon2id$v=19$m=8,t=1,p=1$a",
+        "pbkdf2_sha256$x$y$z",
+        "md5",
+        "bcrypt$$2b$",
+        "scrypt$",
+    ):
+        assert passwords.safe_summary(damaged) == {}
 
 
 @any_database
