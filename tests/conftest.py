@@ -41,6 +41,7 @@ from .support.server import Inbox, Server, Start, environment, free_port
 __all__ = [
     "BACKENDS",
     "DJANGO",
+    "ON_MANY_REDIS",
     "ON_SERVER",
     "OUR_TABLES",
     "PASSWORD",
@@ -62,6 +63,8 @@ __all__ = [
 
 PASSWORD = "correct horse battery staple"
 ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  # stores that can revoke a session
+# RedisStore on several servers.
+ON_MANY_REDIS = ["redis cluster", "redis sentinel"] if REDIS_URL else []
 # Stores of a Django project, which keep fewer details of a session.
 DJANGO = [f"django {server}" for server in dict.fromkeys((BACKENDS[0], BACKENDS[-1]))]
 with_tables = pytest.mark.with_tables
@@ -108,7 +111,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Measures coverage of a test on SQLite only: it takes half of the time of a test."""
     coverage = Coverage.current() if item.get_closest_marker("with_tables") else None
     values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    is_elsewhere = any(value in (*BACKENDS[1:], "redis", "cached") for value in values)
+    is_elsewhere = any(value in (*BACKENDS[1:], *ON_MANY_REDIS, "redis", "cached") for value in values)
     if coverage is None or not is_elsewhere:
         return (yield)
     coverage.stop()
