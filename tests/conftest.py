@@ -40,6 +40,7 @@ from .support.server import Inbox, Server, Start, environment, free_port
 __all__ = [
     "BACKENDS",
     "DJANGO",
+    "ON_MANY_REDIS",
     "ON_SERVER",
     "OUR_TABLES",
     "PASSWORD",
@@ -61,6 +62,8 @@ __all__ = [
 
 PASSWORD = "correct horse battery staple"
 ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  # stores that can revoke a session
+# RedisStore on several servers.
+ON_MANY_REDIS = ["redis cluster", "redis sentinel"] if REDIS_URL else []
 # Stores of a Django project, which keep fewer details of a session.
 DJANGO = [f"django {server}" for server in dict.fromkeys((BACKENDS[0], BACKENDS[-1]))]
 with_tables = pytest.mark.with_tables

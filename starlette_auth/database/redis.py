@@ -1,53 +1,116 @@
 """Redis or Valkey: one client per event loop."""
 
 import asyncio
+import codecs
+import contextlib
+import hashlib
 import importlib
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from ..core.concurrency import PerLoop
 from ..core.exceptions import ImproperlyConfigured, Unavailable
 from ..core.text import one_line
 
 R = TypeVar("R")
+URL_FORMS = (
+    "redis://user:password@host:6379/0, rediss://… for TLS, unix:///path, redis+sentinel://host:26379,host:26379/service "
+    "or redis+cluster://host:6379,host:6379"
+)
+DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
+FAILOVER_TIMEOUT = 2.0  # seconds, after which a silent server is left for the one that replaces it
+
+
+class RedisClient(Protocol):
+    """What `redis.asyncio.Redis` and `redis.asyncio.RedisCluster` have in common. The package redis is an extra."""
+
+    def get_encoder(self) -> Any: ...
+
+    async def aclose(self) -> None: ...
 
 
 class RedisClients:
     """Keeps one Redis client with a connection pool per event loop. The next command replaces a lost connection.
 
+    `url` names a single Redis, Sentinels or the nodes of a Redis Cluster, or is a client of `redis.asyncio`. A given
+    client belongs to the application, which closes it, and to one event loop.
+
     `timeout` limits the time to connect, and the time to wait for each reply, in seconds. `retries` is the number of
-    further attempts after a connection error; together they take at most half a second.
+    further attempts after a connection error; together they take at most half a second. Given clients have their own
+    settings; each command of theirs has an answer after `timeout` and one second.
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, retries: int = 2, max_connections: int = 50) -> None:
+    def __init__(
+        self, url: str | RedisClient, *, timeout: float = 5.0, retries: int = 2, max_connections: int = 50
+    ) -> None:
         try:
             self._library: Any = importlib.import_module("redis.asyncio")
+            self._errors: Any = importlib.import_module("redis.exceptions")
             retry: Any = importlib.import_module("redis.asyncio.retry")
             backoff: Any = importlib.import_module("redis.backoff")
-            self._errors: Any = importlib.import_module("redis.exceptions")
-            importlib.import_module("redis.asyncio.connection").parse_url(url)
         except ModuleNotFoundError as error:
             raise ImproperlyConfigured(
                 "Redis needs the package redis. Run `pip install starlette-contrib-auth[redis]`."
             ) from error
-        except ValueError:
-            # Neither the message nor its cause contains the URL, because it may contain a password.
-            raise ImproperlyConfigured(
-                "This is not a Redis URL. Use redis://user:password@host:6379/0, rediss://… or unix:///path."
-            ) from None
         self._url = url
-        connection_errors = (self._errors.ConnectionError, self._errors.TimeoutError, OSError)
+        self._given: Any = None if isinstance(url, str) else url
+        self._servers = self._servers_of(url)
+        self.is_cluster = self._servers.kind == "cluster"
+        self._is_single = self._given is None and not self._servers.kind
+        errors = (self._errors.ConnectionError, self._errors.TimeoutError, OSError)
+        reply_timeout = timeout if self._is_single else min(timeout, FAILOVER_TIMEOUT)
         self._options = {
             "decode_responses": True,
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "retry": retry.Retry(backoff.ExponentialBackoff(cap=0.2, base=0.02), retries, connection_errors),
+            "socket_timeout": reply_timeout,
+            "socket_connect_timeout": reply_timeout,
+            "retry": retry.Retry(backoff.ExponentialBackoff(cap=0.2, base=0.02), retries, errors),
+            "retry_on_error": list(errors),  # without it, redis-py before 6 does not repeat a command
             "max_connections": max_connections,
         }
         self._timeout = timeout
-        self._scripts: dict[str, Any] = {}
+        self._hashes: dict[str, str] = {}
         self._max_connections = max_connections
+        self._is_decoded = self._given is None or self._given.get_encoder().decode_responses
+        self._loop: asyncio.AbstractEventLoop | None = None  # of a given client
         self._clients: PerLoop[tuple[Any, asyncio.Semaphore]] = PerLoop(self._make_client)
+        # A client of several servers closes connections that other requests use, and these raise AttributeError or what
+        # else happens then. A credential provider of the application may raise anything.
+        redis_errors = (self._errors.RedisError, self._errors.RedisClusterException, OSError)
+        self._failures = redis_errors if self._is_single else (Exception,)
+        if self._given is None:
+            self._check_options()
+
+    def _servers_of(self, url: object) -> "RedisServers":
+        """Returns the servers of a URL, or the kind of a client. Raises ImproperlyConfigured for anything else."""
+        if isinstance(url, str):
+            try:
+                return parse_servers(url, importlib.import_module("redis.asyncio.connection").parse_url)
+            except ValueError:
+                # Neither the message nor its cause contains the URL, because it may contain a password.
+                raise ImproperlyConfigured(f"This is not a Redis URL. Use {URL_FORMS}.") from None
+        if not isinstance(url, self._library.Redis | self._library.RedisCluster):
+            raise ImproperlyConfigured(
+                f"{type(url).__module__}.{type(url).__name__} is no Redis client of redis.asyncio. Pass a URL, or a "
+                "client such as redis.asyncio.Redis(…)."
+            )
+        encoding = url.get_encoder().encoding
+        if codecs.lookup(encoding).name != "utf-8":
+            raise ImproperlyConfigured(
+                f'This Redis client has the encoding {encoding}, which not every text has. Pass encoding="utf-8" to it.'
+            )
+        return RedisServers("cluster" if isinstance(url, self._library.RedisCluster) else "")
+
+    def _check_options(self) -> None:
+        """Raises ImproperlyConfigured if the query of the URL has an option that redis-py does not know."""
+        try:
+            pool = getattr(self._client_of_url(), "connection_pool", None)  # a cluster has checked its options
+            if pool is not None:
+                pool.connection_class(**pool.connection_kwargs)
+        except TypeError as error:
+            raise ImproperlyConfigured(
+                f"The Redis URL has an option that redis-py does not know: {one_line(error)}. Remove it from the URL."
+            ) from None
 
     @property
     def client(self) -> Any:
@@ -55,13 +118,36 @@ class RedisClients:
 
     def _make_client(self) -> tuple[Any, asyncio.Semaphore]:
         """Returns a client, and the semaphore of its free connections."""
-        pool = self._library.ConnectionPool.from_url(self._url, **self._options)
-        return self._library.Redis.from_pool(pool), asyncio.Semaphore(self._max_connections)
+        client = self._client_of_url() if self._given is None else self._given_client()
+        return client, asyncio.Semaphore(min(self._max_connections, _pool_size(client)))
+
+    def _client_of_url(self) -> Any:
+        if self._is_single:
+            return self._library.Redis.from_pool(self._library.ConnectionPool.from_url(self._url, **self._options))
+        servers = self._servers
+        options = {**self._options, **servers.options}
+        if self.is_cluster:
+            cluster: Any = importlib.import_module("redis.asyncio.cluster")
+            options.pop("db", None)
+            return cluster.RedisCluster(startup_nodes=[cluster.ClusterNode(*node) for node in servers.nodes], **options)
+        shared = {name: value for name, value in self._options.items() if name.startswith("socket") or name == "retry"}
+        sentinel = self._library.Sentinel(servers.nodes, sentinel_kwargs={**shared, **servers.sentinel_options})
+        return sentinel.master_for(servers.service, **options)
+
+    def _given_client(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise ImproperlyConfigured(
+                "This Redis client is used in a second event loop, but its connections belong to the first one. Pass a "
+                "URL instead, from which a client is made for each event loop."
+            )
+        self._loop = loop
+        return self._given
 
     async def execute(self, command: Coroutine[Any, Any, R]) -> R:
         """Returns the reply of Redis to a command. Raises Unavailable if there is none, or if it is an error."""
-        _, free_connections = self._clients.get()
         try:
+            client, free_connections = self._clients.get()
             # The blocking pool of redis-py would add a tenth to the time of each command.
             if free_connections.locked():
                 async with asyncio.timeout(self._timeout):
@@ -74,20 +160,127 @@ class RedisClients:
                 raise Unavailable("All connections to Redis are busy. Check that it responds.") from error
             raise
         try:
-            return await command
-        except (self._errors.RedisError, OSError) as error:
-            raise Unavailable(f"Redis does not answer: {one_line(error)}. Check that it is running.") from error
+            if self._is_single:
+                return await command
+            async with asyncio.timeout(self._timeout + 1):
+                reply = await command
+            return reply if self._is_decoded else _decoded(reply)
+        except self._failures as error:
+            await self._drop_useless(client, error)
+            raise Unavailable(self._reason(error)) from error
         finally:
             free_connections.release()
 
+    async def _drop_useless(self, client: Any, error: Exception) -> None:
+        """Closes the connections that would not serve again after this error."""
+        if self.is_cluster:
+            # The client knows no reachable node any more. Another one begins with the nodes of the URL.
+            is_lost = self._given is None and isinstance(error, self._errors.RedisClusterException)
+            if is_lost and client is self.client:
+                await self.close()
+            return
+        # Redis before version 7 wraps the error of a command in that of its script.
+        if isinstance(error, self._errors.ReadOnlyError) or "READONLY" in str(error):
+            # The server became a replica. Its name may lead to another server now.
+            with contextlib.suppress(Exception):
+                await client.connection_pool.disconnect(inuse_connections=False)
+
+    def _reason(self, error: Exception) -> str:
+        text = one_line(error) or type(error).__name__
+        is_refusal = isinstance(error, (self._errors.AuthenticationError, self._errors.NoPermissionError))
+        if is_refusal or "unauthenticated" in text:
+            return f"Redis refuses the credentials or a command: {text}. Check the user, the password and the ACL."
+        is_elsewhere = isinstance(error, (self._errors.MovedError, self._errors.ClusterCrossSlotError))
+        is_elsewhere = is_elsewhere or text.startswith(("MOVED", "CROSSSLOT")) or "in a cluster node" in text
+        if is_elsewhere and not self.is_cluster:
+            return f"This Redis is a node of a cluster: {text}. Use redis+cluster://host:6379 or a RedisCluster client."
+        return f"Redis does not answer: {text}. Check that it is running."
+
     async def run_script(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """Returns the result of a Lua script, which Redis runs atomically."""
-        registered = self._scripts.get(script)
-        if registered is None:
-            registered = self._scripts[script] = self.client.register_script(script)
-        return await self.execute(registered(keys, arguments, client=self.client))
+        return await self.execute(self._evaluate(script, len(keys), *keys, *arguments))
+
+    async def _evaluate(self, script: str, *arguments: Any) -> Any:
+        digest = self._hashes.get(script)
+        if digest is None:
+            digest = self._hashes[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        try:
+            return await self.client.execute_command("EVALSHA", digest, *arguments)
+        except self._errors.NoScriptError:
+            return await self.client.execute_command("EVAL", script, *arguments)
 
     async def close(self) -> None:
+        """Closes the connections of the running event loop. A given client stays open."""
         client, _ = self._clients.pop() or (None, None)
-        if client is not None:
-            await client.aclose()
+        if client is None or client is self._given:
+            self._loop = None
+            return
+        await client.aclose()
+        if not (self._is_single or self.is_cluster):
+            for sentinel in client.connection_pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
+
+
+def _pool_size(client: Any) -> int:
+    """Returns how many connections a client may open."""
+    pool = getattr(client, "connection_pool", None)  # a cluster has one for each node
+    return int(pool.max_connections if pool is not None else client.get_connection_kwargs()["max_connections"])
+
+
+def _decoded(reply: Any) -> Any:
+    """Returns a reply with text instead of bytes."""
+    if isinstance(reply, bytes):
+        return reply.decode()
+    if isinstance(reply, list):
+        return [_decoded(item) for item in reply]
+    return reply
+
+
+class RedisServers(NamedTuple):
+    """The servers that a URL names, and the options of a connection to them.
+
+    `kind` is "sentinel", "cluster" or "" for a single Redis, which has neither `nodes` nor `options`. `service` is the
+    name under which the Sentinels know the primary.
+    """
+
+    kind: str
+    nodes: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    options: dict[str, Any] = {}  # noqa: RUF012  it is not changed
+    sentinel_options: dict[str, Any] = {}  # noqa: RUF012
+
+
+def parse_servers(url: str, parse_url: Callable[[str], dict[str, Any]]) -> RedisServers:
+    """Returns the servers of a URL. `parse_url` is that of redis-py. Raises ValueError for an invalid URL."""
+    parts = urlsplit(url)
+    base, _, kind = parts.scheme.partition("+")
+    if not kind:
+        parse_url(url)
+        return RedisServers("")
+    if base not in ("redis", "rediss") or kind not in DEFAULT_PORTS:
+        raise ValueError
+    credentials, at, hosts = parts.netloc.rpartition("@")
+    nodes = tuple(_node(host, DEFAULT_PORTS[kind]) for host in hosts.split(","))
+    service, _, database = parts.path.removeprefix("/").partition("/")
+    if kind == "cluster":
+        service, database = "", service  # it has the database 0 only
+    is_valid = database in ("", "0") if kind == "cluster" else service and (database or "0").isdecimal()
+    if not is_valid:
+        raise ValueError
+    options = parse_url(f"{base}://{credentials}{at}host/{database or 0}?{parts.query}")
+    sentinel_options = {
+        name: options.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in options
+    }
+    for name in ("host", "port", "connection_class"):
+        options.pop(name, None)
+    if base == "rediss":
+        options["ssl"] = True
+        sentinel_options |= {name: value for name, value in options.items() if name.startswith("ssl")}
+    return RedisServers(kind, nodes, unquote(service), options, sentinel_options)
+
+
+def _node(text: str, default_port: int) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or parts.path or parts.username is not None:
+        raise ValueError
+    return parts.hostname, parts.port or default_port

@@ -1,16 +1,17 @@
 """The Redis cache in which a Django project stores its sessions."""
 
-from ..database.redis import RedisClients
+from ..database.redis import RedisClient, RedisClients
 
 
 class DjangoCache:
     """Deletes sessions of Django's engine `cached_db` from `django.core.cache.backends.redis.RedisCache`.
 
-    Pass it to `DjangoProject(invalidate_session=…)`. `url` is the cache's LOCATION; `key_prefix` and `version` are its
-    KEY_PREFIX and VERSION. If Redis does not answer, ending a session fails here, as it does in Django.
+    Pass it to `DjangoProject(invalidate_session=…)`. `url` is the cache's LOCATION, or a URL or a client as for
+    `RedisStore`; `key_prefix` and `version` are its KEY_PREFIX and VERSION. If Redis does not answer, ending a session
+    fails here, as it does in Django.
     """
 
-    def __init__(self, url: str, *, key_prefix: str = "", version: int = 1) -> None:
+    def __init__(self, url: str | RedisClient, *, key_prefix: str = "", version: int = 1) -> None:
         self.redis = RedisClients(url)
         self._prefix = f"{key_prefix}:{version}:django.contrib.sessions.cached_db"
 

@@ -12,7 +12,7 @@ from ..core.arguments import require_instance
 from ..core.clock import Clock
 from ..core.exceptions import Unavailable
 from ..core.signing import hash_key, is_key
-from ..database.redis import RedisClients
+from ..database.redis import RedisClient, RedisClients
 from ..database.tables import namespace_of
 from .base import SessionBase
 from .database import DatabaseStore
@@ -49,6 +49,8 @@ class CachedStore(SessionStore):
     A session is saved when the response starts. If the application has a transaction open at that time and rolls it
     back later, Redis keeps the unsaved session for up to 60 seconds.
 
+    `url` names a single Redis, Sentinels or a Redis Cluster, or is a client of redis.asyncio, as for `RedisStore`.
+
     If Redis cannot be reached, sessions are read from the database. Redis is tried again after 60 seconds; by then
     every record that was cached before has expired.
     """
@@ -56,7 +58,12 @@ class CachedStore(SessionStore):
     supports_user_lookup = True
 
     def __init__(
-        self, store: DatabaseStore, url: str, *, prefix: str = "starlette_auth:cached:", clock: Clock = time.time
+        self,
+        store: DatabaseStore,
+        url: str | RedisClient,
+        *,
+        prefix: str = "starlette_auth:cached:",
+        clock: Clock = time.time,
     ) -> None:
         require_instance(store, DatabaseStore, "store", "Pass CachedStore(DatabaseStore(database, users=users), url).")
         self.store, self.table, self.gateway = store, store.table, store.gateway

@@ -1,5 +1,7 @@
 """Sessions in Redis or Valkey."""
 
+import base64
+import hashlib
 import json
 import logging
 import re
@@ -10,96 +12,55 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..core.clock import Clock
+from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
 from ..database.drivers import database_location
-from ..database.redis import RedisClients
+from ..database.redis import RedisClient, RedisClients
 from ..database.tables import namespace_of
 from .base import SessionBase
-from .expiry import TOUCH_EVERY
-from .records import GRACE, USER_ID, SessionRecord, decode, encode_value, touched_record
+from .records import USER_ID, SessionRecord, decode, encode_value, touched_record
+from .redis_scripts import DELETE, LIST, LOAD, RECORD_FIELDS, REVOKE, SAVE, TAKE, TOUCH
 from .store import SessionStore, first_record, interrupted
 
 logger = logging.getLogger("starlette_auth")
-DELETE_BATCH = 500  # names
-# Each session is a Redis hash. It has these fields of the record, and one field for each entry of the session, named
-# "." plus the entry's name as JSON. Concurrent requests that change different entries thus change different fields.
-RECORD_FIELDS = ("public_id", "user_id", "created", "last_seen", "expires", "address", "user_agent")
-# The index of a user is a sorted set of the keys of their sessions, with the expiry time as score. For all scripts,
-# ARGV[1] is the prefix of the index names and ARGV[2] is the current time.
-LUA_HELPERS = """
-local now = tonumber(ARGV[2])
-local function is_unexpired(key)
-  local expires = tonumber(redis.call('HGET', key, 'expires') or '')
-  return expires and expires > now
-end
-local function index_of(key)
-  local user = redis.call('HGET', key, 'user_id')
-  return user and user ~= '' and ARGV[1] .. user
-end
-local function remove_from_index(key)
-  local index = index_of(key)
-  if index then redis.call('ZREM', index, key) end
-end
-local function extend(key, seconds)
-  redis.call('HSET', key, 'last_seen', now, 'expires', now + seconds)
-  local index = index_of(key)
-  if index then
-    redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
-    redis.call('ZADD', index, now + seconds, key)
-    if redis.call('TTL', index) < seconds then redis.call('EXPIRE', index, seconds) end
-  end
-  redis.call('EXPIRE', key, seconds)
-end
-"""
-SAVE = f"""{LUA_HELPERS}
-local old_key, new_key, seconds, last_pair = KEYS[1], KEYS[2], tonumber(ARGV[3]), 4 + 2 * tonumber(ARGV[4])
-if old_key ~= '' then
-  if is_unexpired(old_key) then
-    remove_from_index(old_key)
-    if old_key ~= new_key then redis.call('RENAME', old_key, new_key) end
-  elseif old_key == new_key or not is_unexpired(new_key) then
-    return -1
-  end -- otherwise this is a retry: the first call was executed, but its reply was lost
-end
-for i = 5, last_pair, 2 do redis.call('HSET', new_key, ARGV[i], ARGV[i + 1]) end
-for i = last_pair + 1, #ARGV do redis.call('HDEL', new_key, ARGV[i]) end
-local entry_count = redis.call('HLEN', new_key) - {len(RECORD_FIELDS)}
-if entry_count == 0 then seconds = math.min(seconds, {GRACE}) end
-extend(new_key, seconds)
-return entry_count
-"""
-TOUCH = f"""{LUA_HELPERS}
-if is_unexpired(KEYS[1]) and tonumber(redis.call('HGET', KEYS[1], 'last_seen')) <= now - {TOUCH_EVERY} then
-  redis.call('HSET', KEYS[1], 'address', ARGV[4])
-  extend(KEYS[1], tonumber(ARGV[3]))
-end
-"""
-DELETE = f"""{LUA_HELPERS}
-remove_from_index(KEYS[1])
-return redis.call('DEL', KEYS[1])
-"""
-# One script, because a session that got a new key between two commands would not be found. ARGV[5] is '1' to end only
-# the session with the public id ARGV[4], and '0' to end all others.
-REVOKE = f"""{LUA_HELPERS}
-local count = 0
-for _, key in ipairs(redis.call('ZRANGEBYSCORE', ARGV[1] .. ARGV[3], '(' .. ARGV[2], '+inf')) do
-  local fields = redis.call('HMGET', key, 'user_id', 'public_id')
-  local has_public_id = fields[2] == ARGV[4]
-  if is_unexpired(key) and fields[1] == ARGV[3] and has_public_id == (ARGV[5] == '1') then
-    remove_from_index(key)
-    count = count + redis.call('DEL', key)
-  end
-end
-return count
-"""
+DELETE_BATCH = 1000  # names
+TAG_LENGTH = 2  # characters
+
+
+class ClusterSession(SessionBase):
+    """A session in a Redis Cluster: its key begins with the hash tag of its user.
+
+    The cluster thus keeps all sessions of a user, and their index, in one slot, where a script can change them in one
+    step. The rest of the key has 246 random bits.
+    """
+
+    @property
+    def next_key(self) -> str:
+        old_key = self.stored_key or ""
+        tag = hash_tag(self.user_id) if self.user_id is not None else old_key[:TAG_LENGTH]
+        for key in (self.session_key, self._next_key):
+            if key is not None and key.startswith(tag):
+                return key
+        self._next_key = tag + self.new_key()[len(tag) :]
+        return self._next_key
+
+
+def hash_tag(user_id: str) -> str:
+    """Returns the first characters of the keys of all sessions of a user. 4096 tags share the slots of a cluster."""
+    return base64.urlsafe_b64encode(hashlib.sha256(user_id.encode()).digest())[:TAG_LENGTH].decode()
 
 
 class RedisStore(SessionStore):
     """Keeps sessions in Redis or Valkey, under a hash of the session key. Redis deletes expired sessions itself.
 
-    `url` is redis://user:password@host:6379/0, rediss://… for TLS or unix:///path. Without persistence (`appendonly yes`),
-    a restart of Redis deletes all sessions and logs all users out. Redis Cluster is not supported, because the scripts
-    use keys that a cluster may place on different nodes. Replicas are supported.
+    `url` names a single Redis (redis://user:password@host:6379/0, rediss://… for TLS, unix:///path), Sentinels
+    (redis+sentinel://user:password@host:26379,host:26379/service/0, where `sentinel_username` and `sentinel_password` in
+    the query are for the Sentinels) or nodes of a Redis Cluster (redis+cluster://user:password@host:6379,host:6379); with
+    rediss+ they use TLS. Or it is a client of redis.asyncio, which the application closes, and whose store is used in
+    one event loop only.
+
+    Without persistence (`appendonly yes`), a restart of Redis deletes all sessions and logs all users out. If Redis
+    evicts keys, the list of a user's sessions may lack some until they are used again; they can be ended nevertheless.
 
     All names in Redis begin with `prefix`, and with the name of a custom user table after it. The default differs for each
     database and user table: two sites with the same prefix would list and end each other's sessions. Pass a prefix if the
@@ -109,8 +70,9 @@ class RedisStore(SessionStore):
 
     supports_user_lookup = True
 
-    def __init__(self, url: str, *, prefix: str | None = None, clock: Clock = time.time) -> None:
+    def __init__(self, url: str | RedisClient, *, prefix: str | None = None, clock: Clock = time.time) -> None:
         self.redis = RedisClients(url)
+        self._session_class = ClusterSession if self.redis.is_cluster else SessionBase
         self._clock = clock
         self._given_prefix = prefix
         self._set_prefix("starlette_auth:" if prefix is None else prefix)
@@ -124,15 +86,21 @@ class RedisStore(SessionStore):
             self._set_prefix(f"{self._given_prefix}{namespace}:")
 
     def _set_prefix(self, prefix: str) -> None:
+        if self.redis.is_cluster and "{" in prefix and not re.match(r"[^{]*\{[^}]+\}", prefix):
+            raise ImproperlyConfigured(
+                f"prefix={prefix!r} would place a user's sessions in different slots of the cluster. Use a prefix without braces."
+            )
         self._session, self._user = f"{prefix}session:", f"{prefix}user:"
+
+    def new_session(self, clock: Clock = time.time) -> SessionBase:
+        return self._session_class(clock=clock)
 
     async def load(self, cookie: str) -> SessionBase:
         if is_key(cookie):
-            fields = await self.redis.execute(self.redis.client.hgetall(self._name(cookie)))
-            session = self._read(fields, cookie)
+            session = self._read(_pairs(await self._run(LOAD, [self._name(cookie)], cookie)), cookie)
             if session is not None:
                 return session
-        return SessionBase(clock=self._clock)
+        return self.new_session(self._clock)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, stored_key = session.encode(), session.next_key, session.stored_key
@@ -144,33 +112,49 @@ class RedisStore(SessionStore):
             fields = {"user_id": fields["user_id"]} if USER_ID in values or USER_ID in removed else {}
             if fields.get("user_id") == "":
                 fields |= {"address": "", "user_agent": ""}  # are not kept for anonymous visitors
+        if stored_key is not None and self._tag(stored_key) != self._tag(key):
+            fields, stored_key = await self._take(stored_key, key) | fields, None
         pairs = fields | {_field(name): encode_value(value) for name, value in values.items()}
         flat_pairs = [part for pair in pairs.items() for part in pair]
-        keys = [self._name(stored_key) if stored_key else "", self._name(key)]
-        entry_count = await self._run(SAVE, keys, max_age, len(pairs), *flat_pairs, *map(_field, removed))
+        names = [self._name(each) for each in dict.fromkeys((stored_key or key, key))]
+        has_old_key = int(stored_key is not None)
+        arguments = (max_age, len(pairs), has_old_key, *flat_pairs, *map(_field, removed))
+        entry_count = int(await self._run(SAVE, names, key, *arguments))
         if entry_count < 0:
             raise interrupted()
         session.mark_saved(key, record, saved)
         return key if entry_count else ""
 
+    async def _take(self, old_key: str, new_key: str) -> dict[str, str]:
+        """Returns the fields of a session whose user has changed. It moves to another slot of the cluster.
+
+        No script can move it. It ends under its old key, and is then saved under the new one.
+        """
+        name = self._name(old_key)
+        fields = _pairs(await self._run(TAKE, [name, f"{name}:{hash_key(new_key)}"], old_key))
+        if not fields:
+            raise interrupted()
+        return fields
+
     async def delete(self, session_key: str) -> None:
-        await self._run(DELETE, [self._name(session_key)])
+        await self._run(DELETE, [self._name(session_key)], session_key)
 
     async def touch(self, session: SessionBase, max_age: int) -> None:
-        if session.session_key is not None and session.record is not None:
+        key = session.session_key
+        if key is not None and session.record is not None:
             touched = touched_record(session.record, session.address, max_age=max_age, now=self._now())
-            await self._run(TOUCH, [self._name(session.session_key)], max_age, touched.address)
+            await self._run(TOUCH, [self._name(key)], key, max_age, touched.address)
 
     async def list_sessions(self, user_id: str) -> list[SessionBase]:
-        listed = [self._read(fields) for fields in await self._hashes_of(user_id)]
+        listed = [self._read(fields) for fields in map(_pairs, await self._run_for(user_id, LIST))]
         sessions = [session for session in listed if session and session.record and session.record.user_id == user_id]
         return sorted(sessions, key=lambda session: session.last_seen, reverse=True)
 
     async def revoke(self, user_id: str, public_id: str) -> bool:
-        return await self._run(REVOKE, [], user_id, public_id, 1) == 1
+        return int(await self._run_for(user_id, REVOKE, user_id, public_id, 1)) == 1
 
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
-        return await self._run(REVOKE, [], user_id, keep, 0)
+        return int(await self._run_for(user_id, REVOKE, user_id, keep, 0))
 
     async def revoke_everybody(self) -> int:
         """Deletes all sessions, and then the indexes of their users. Other data in Redis stays."""
@@ -184,13 +168,20 @@ class RedisStore(SessionStore):
     async def _delete_below(self, prefix: str) -> int:
         pattern, number = re.sub(r"([*?\[\]\\^-])", r"\\\1", prefix) + "*", 0
 
-        async def names() -> list[str]:
-            return [name async for name in self.redis.client.scan_iter(pattern, count=1000)]
+        names = self.redis.client.scan_iter(pattern, count=DELETE_BATCH)
 
-        found = await self.redis.execute(names())
-        for start in range(0, len(found), DELETE_BATCH):
+        async def next_names() -> list[Any]:
+            """Returns the next names, which a client of the application may give as bytes."""
+            batch = []
+            async for name in names:
+                batch.append(name)
+                if len(batch) == DELETE_BATCH:
+                    break
+            return batch
+
+        while found := await self.redis.execute(next_names()):
             pipeline = self.redis.client.pipeline(transaction=False)
-            for name in found[start : start + DELETE_BATCH]:
+            for name in found:
                 pipeline.unlink(name)
             number += sum(await self.redis.execute(pipeline.execute()))
         return number
@@ -198,16 +189,14 @@ class RedisStore(SessionStore):
     async def close(self) -> None:
         await self.redis.close()
 
-    async def _hashes_of(self, user_id: str) -> list[dict[str, str]]:
-        now, client = self._now(), self.redis.client
-        names = await self.redis.execute(client.zrange(self._user + user_id, f"({now}", "+inf", byscore=True))
-        pipeline = client.pipeline(transaction=False)
-        for name in names:
-            pipeline.hgetall(name)
-        return list(await self.redis.execute(pipeline.execute()))
+    async def _run(self, script: str, names: Sequence[str], session_key: str, *arguments: Any) -> Any:
+        """Returns the result of a script for a session, and for the index in the same slot."""
+        return await self.redis.run_script(script, names, self._user + self._tag(session_key), self._now(), *arguments)
 
-    async def _run(self, script: str, keys: Sequence[str], *arguments: Any) -> int:
-        return int(await self.redis.run_script(script, keys, self._user, self._now(), *arguments) or 0)
+    async def _run_for(self, user_id: str, script: str, *arguments: Any) -> Any:
+        """Returns the result of a script for the index of a user."""
+        prefix = self._user + self._tag(hash_tag(user_id))
+        return await self.redis.run_script(script, [prefix + user_id], prefix, self._now(), *arguments)
 
     def _read(self, fields: Mapping[str, str], session_key: str | None = None) -> SessionBase | None:
         """Returns the session in a hash; None if there is none, or it has expired or is damaged."""
@@ -230,13 +219,22 @@ class RedisStore(SessionStore):
             address=fields["address"],
             user_agent=fields["user_agent"],
         )
-        return SessionBase(decode(record.data), session_key=session_key, record=record, clock=self._clock)
+        return self._session_class(decode(record.data), session_key=session_key, record=record, clock=self._clock)
 
     def _name(self, session_key: str) -> str:
-        return self._session + hash_key(session_key)
+        return self._session + self._tag(session_key) + hash_key(session_key)
+
+    def _tag(self, session_key: str) -> str:
+        """Returns the hash tag of a session key, which decides the slot in a cluster; "" without a cluster."""
+        return f"{{{session_key[:TAG_LENGTH]}}}" if self.redis.is_cluster else ""
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+def _pairs(reply: Sequence[str]) -> dict[str, str]:
+    """Returns the fields of a hash, as a script lists them."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _field(name: str) -> str:

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from starlette_auth import SessionBase, SessionInterrupted, SessionStore
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import ON_SERVER, name_of, with_store
+from ..conftest import ON_MANY_REDIS, ON_SERVER, name_of, with_store
 from ..support.matrix import FEW
 
 R = TypeVar("R")
@@ -193,7 +193,7 @@ def sorted_items(data: dict[str, Any]) -> list[tuple[str, Any]]:
     return sorted(data.items())
 
 
-@pytest.mark.parametrize("kind", ON_SERVER, ids=name_of)
+@pytest.mark.parametrize("kind", [*ON_SERVER, *ON_MANY_REDIS], ids=name_of)
 def test_the_store_behaves_like_the_model_in_any_order_of_requests(kind: str, tmp_path: Path) -> None:
     clock = FrozenClock()
     with asyncio.Runner() as runner:

@@ -30,7 +30,18 @@ from starlette_auth.database.statements import Row
 from starlette_auth.sessions.records import SessionRecord
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import DJANGO, ON_SERVER, PASSWORD, SECRET_KEY, client_of, installed, name_of, post_login, with_store
+from ..conftest import (
+    DJANGO,
+    ON_MANY_REDIS,
+    ON_SERVER,
+    PASSWORD,
+    SECRET_KEY,
+    client_of,
+    installed,
+    name_of,
+    post_login,
+    with_store,
+)
 from ..support.apps import make_app
 
 
@@ -39,13 +50,13 @@ def clock() -> FrozenClock:
     return FrozenClock()
 
 
-@pytest.fixture(params=["cookie", "django cookie", *ON_SERVER, *DJANGO], ids=name_of)
+@pytest.fixture(params=["cookie", "django cookie", *ON_SERVER, *ON_MANY_REDIS, *DJANGO], ids=name_of)
 async def store(request: pytest.FixtureRequest, clock: FrozenClock, tmp_path: Path) -> AsyncIterator[SessionStore]:
     async with with_store(request.param, tmp_path, clock) as auth:
         yield auth.sessions
 
 
-@pytest.fixture(params=[*ON_SERVER, *DJANGO], ids=name_of)
+@pytest.fixture(params=[*ON_SERVER, *ON_MANY_REDIS, *DJANGO], ids=name_of)
 async def server_side(
     request: pytest.FixtureRequest, clock: FrozenClock, tmp_path: Path
 ) -> AsyncIterator[SessionStore]:

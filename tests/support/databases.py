@@ -1,5 +1,6 @@
 """Databases, session stores and Auth objects for the tests."""
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -33,11 +34,16 @@ from starlette_auth.database.introspection import all_columns, index_names
 from starlette_auth.passwords.passwords import default_hashers
 
 from .matrix import BACKENDS, IN_CI, REDIS_URL
+from .redis_servers import Cluster, Sentinels, shared_cluster, shared_sentinels
 
 SECRET_KEY = "a secret key that is for tests only, and long enough"
 EMPTY: dict[str, list[str]] = defaultdict(list)  # names of empty databases that can be used again, by server
 READY: dict[str, list[str]] = defaultdict(list)  # names of databases that hold our tables and no row, by server
 SHAPE: dict[str, tuple[object, object]] = {}  # the columns and indexes of a database with our tables, by server
+MANY_REDIS: dict[str, Callable[[], Cluster | Sentinels]] = {
+    "redis cluster": shared_cluster,
+    "redis sentinel": shared_sentinels,
+}
 FILES: list[bytes] = []  # a SQLite file with our tables, after it was made once
 OUR_TABLES = [table.name for table in reversed(list(Tables()))]
 DISCONNECT_OTHERS = (
@@ -192,11 +198,14 @@ async def redis_prefix() -> AsyncIterator[str]:
 async def store_maker(kind: str, database: Database, clock: Clock) -> AsyncIterator[Callable[[Any], SessionStore]]:
     """Yields a function for `Auth(sessions=…)` that makes a store of this kind."""
     async with contextlib.AsyncExitStack() as stack:
-        prefix = await stack.enter_async_context(redis_prefix()) if kind in ("redis", "cached") else ""
+        is_shared = kind in ("redis", "cached")
+        prefix = await stack.enter_async_context(redis_prefix()) if is_shared else f"{secrets.token_hex(4)}:"
+        url = (await asyncio.to_thread(MANY_REDIS[kind])).url if kind in MANY_REDIS else REDIS_URL
         makers: dict[str, Callable[[Any], SessionStore]] = {
             "memory": lambda users: MemoryStore(clock=clock),
             "cookie": lambda users: CookieStore(SECRET_KEY, clock=clock),
             "redis": lambda users: RedisStore(REDIS_URL, prefix=prefix, clock=clock),
+            **dict.fromkeys(MANY_REDIS, lambda users: RedisStore(url, prefix=prefix, clock=clock)),
             "cached": lambda users: CachedStore(
                 DatabaseStore(database, users=users, clock=clock), REDIS_URL, prefix=prefix, clock=clock
             ),
