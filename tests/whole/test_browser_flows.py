@@ -334,15 +334,15 @@ def test_somebody_stays_logged_in_where_she_wants_to(visit: Visit) -> None:
     ann = visit()
     person = register(ann)
     for stays in (True, False):
+        ann.go("/accounts/logout")
+        ann.see("Log out")
+        ann.send("Log out")
+        ann.see("You are logged out")
         ann.go("/accounts/login")
         ann.page.get_by_label("Stay logged in").set_checked(stays)
         log_in(ann, person)
         (cookie,) = [cookie for cookie in ann.context.cookies() if cookie["name"] == "session"]
         assert (cookie["expires"] > 0) is stays, "-1 is: until the browser closes"
-        ann.go("/accounts/logout")
-        ann.see("Log out")
-        ann.send("Log out")
-        ann.see("You are logged out")
 
 
 def test_before_something_grave_the_password_is_asked_for_once_more(visit: Visit, javascript: bool) -> None:
