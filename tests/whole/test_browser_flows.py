@@ -133,9 +133,8 @@ def test_a_stranger_registers_logs_in_and_logs_out(visit: Visit) -> None:
     assert (cookies["session"]["httpOnly"], cookies["session"]["sameSite"]) == (True, "Lax")
     ann.go("/accounts/logged_out")
     ann.see("You are still logged in")
-    ann.go("/accounts/login")
-    ann.see("Log in")
-    ann.go("/me")
+    ann.go("/accounts/login?next=/me")
+    ann.see("My session")
     ann.send("Log out")
     ann.see("You are logged out")
     assert "session" not in {cookie["name"] for cookie in ann.context.cookies()}
@@ -335,6 +334,10 @@ def test_somebody_stays_logged_in_where_she_wants_to(visit: Visit) -> None:
     ann = visit()
     person = register(ann)
     for stays in (True, False):
+        ann.go("/accounts/logout")
+        ann.see("Log out")
+        ann.send("Log out")
+        ann.see("You are logged out")
         ann.go("/accounts/login")
         ann.page.get_by_label("Stay logged in").set_checked(stays)
         log_in(ann, person)
