@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 
-from ..core.arguments import as_texts
+from ..core.arguments import as_list, as_texts
 from ..core.exceptions import ImproperlyConfigured
 
 logger = logging.getLogger("starlette_auth")
@@ -25,6 +25,7 @@ class TrustedProxies:
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
+        trusted = as_list(trusted, "trusted_proxies", 'Pass trusted_proxies=["10.0.0.0/8"].')
         trusted = as_texts(trusted, "trusted_proxies", PROXIES)
         self.trusts_socket = "unix" in trusted
         self.networks = [_network(proxy) for proxy in trusted if proxy != "unix"]
