@@ -57,10 +57,15 @@ def parse_validator(validator: Any) -> UsernameValidator:
 
 
 async def validate_username(username: str, validator: UsernameValidator) -> None:
-    """Raises the ValidationError of the validator, which may be a coroutine function, for a name that it refuses."""
+    """Raises the ValidationError of the validator, which may be a coroutine function, for a name that it refuses.
+
+    A name that no user can have is refused in any case.
+    """
     result = validator(username)
     if inspect.isawaitable(result):
         await result
+    if not username or _has_invisible(username):
+        raise ValidationError(gettext("This contains a character that cannot be saved. Type it again."), "invalid")
 
 
 def username_help(validator: UsernameValidator) -> str:
@@ -73,6 +78,10 @@ def require_username(username: str) -> None:
     """Raises ValueError for a name with which a user could never log in: the login form accepts no such text."""
     if not username:
         raise ValueError("A user needs a username. Pass one that is not empty.")
-    plain = username.replace(" ", "").replace("\x00", "")  # the database refuses a null character
-    if visible_characters(plain) != plain:
+    if _has_invisible(username):
         raise ValueError(f"The username {username!r} contains invisible characters. Remove them.")
+
+
+def _has_invisible(username: str) -> bool:
+    plain = username.replace(" ", "").replace("\x00", "")  # the database refuses a null character
+    return visible_characters(plain) != plain

@@ -229,6 +229,10 @@ async def test_a_username_validator_of_the_site_decides_at_the_registration(data
         refused = await client.post("/accounts/register", json=form, headers=headers)
         assert refused.status_code == 422
         assert "ann admin is reserved." in refused.text
+        for name in ("an\u200bn", "ann\u2028b", "\u3164"):  # the validator accepts these, and no user can have them
+            refused = await client.post("/accounts/register", json={**form, "username": name}, headers=headers)
+            assert refused.status_code == 422
+            assert "cannot be saved" in refused.text
         accepted = await client.post("/accounts/register", json={**form, "username": "ann o'neill"}, headers=headers)
         assert accepted.status_code == 200
         assert await auth.users.get_by_username("ann o'neill") is not None
