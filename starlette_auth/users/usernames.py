@@ -36,10 +36,7 @@ class ASCIIUsernameValidator(UnicodeUsernameValidator):
 
     def __call__(self, username: str) -> None:
         if not username.isascii() or not is_username(username):
-            message = gettext(
-                "Enter a valid username. This value may contain only unaccented lowercase a-z and uppercase A-Z letters, "
-                "numbers, and @/./+/-/_ characters."
-            )
+            message = gettext("Use only the letters A to Z in upper or lower case, digits, and @ . + - _ in a username.")
             raise ValidationError(message, "invalid")
 
     def get_help_text(self) -> str:
