@@ -75,7 +75,8 @@ class ModelBackend(AuthenticationBackend):
             username = ""
         started_at = time.perf_counter()
         user = await self._find(username, is_email=is_email)
-        conn.scope[CLAIMED_USER] = user
+        if conn is not None:
+            conn.scope[CLAIMED_USER] = user
         try:
             return user if await self._check(conn, user, password, username=username) else None
         except HTTPException as error:

@@ -82,9 +82,9 @@ async def test_samesite_none_on_an_http_site_is_refused(database: Database) -> N
 
 @pytest.mark.parametrize("cookie", ["sid", Cookie, {"name": "sid"}], ids=["str", "class", "dict"])
 async def test_what_is_no_cookie_is_refused(database: Database, cookie: Any) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"Pass cookie=Cookie\(…\)"):
+    with pytest.raises(ImproperlyConfigured, match=r"Pass cookie=Cookie\("):
         Auth(database, secret_key=SECRET_KEY, cookie=cookie)
-    with pytest.raises(ImproperlyConfigured, match=r"Pass cookie=Cookie\(…\)"):
+    with pytest.raises(ImproperlyConfigured, match=r"Pass cookie=Cookie\("):
         SessionMiddleware(Starlette(), MemoryStore(), cookie)
 
 

@@ -83,7 +83,7 @@ def pages(say: Say = str) -> list[Case]:
         Case("registration/logout.html", {"form": Form(), **user}, "Log out to end your session"),
         Case(
             "registration/saved_form.html",
-            {"action": "/notes?a=1", "saved": [("name", NAME), ("text", "a\nb"), ("empty", "")], **user},
+            {"action": "/notes?a=1", "saved": [("name", NAME), ("text", f"{NAME}\n{NAME}"), ("empty", "")], **user},
             "has not been sent yet",
         ),
         *_with_errors("registration/reauthenticate.html", _again, say, "enter your password again", **user),
