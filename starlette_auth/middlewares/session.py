@@ -40,7 +40,9 @@ class SessionMiddleware:
     ) -> None:
         require_instance(store, SessionStore, "The store of SessionMiddleware", FIX)
         if cookie is not None:
-            require_instance(cookie, Cookie, "The cookie of SessionMiddleware", "Pass cookie=auth.cookie.")
+            require_instance(
+                cookie, Cookie, "The cookie of SessionMiddleware", "Pass cookie=Cookie(…), or cookie=auth.cookie."
+            )
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()

@@ -36,7 +36,9 @@ class ASCIIUsernameValidator(UnicodeUsernameValidator):
 
     def __call__(self, username: str) -> None:
         if not username.isascii() or not is_username(username):
-            message = gettext("Use only the letters A to Z in upper or lower case, digits, and @ . + - _ in a username.")
+            message = gettext(
+                "Use only the letters A to Z in upper or lower case, digits, and @ . + - _ in a username."
+            )
             raise ValidationError(message, "invalid")
 
     def get_help_text(self) -> str:
