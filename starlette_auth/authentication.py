@@ -20,14 +20,14 @@ from .http.urls import accepts_get, endpoint_of
 from .security.saved_forms import Pairs, read_form
 from .users.models import AnonymousUser, User, set_user
 
-MAX_VISITS = 4  # of one URL in ten seconds, to which the login page sends a logged-in user on
+MAX_VISITS = 4  # redirects of a logged-in user from the login page to one URL in ten seconds
 SAVED_FORM = "starlette_auth.saved_form"  # a key of the scope
 SHOWS_SAVED_FORMS = "shows_saved_forms"  # an attribute of the endpoint of our login page
 
 
 @must_be_awaited
 async def authenticate(request: HTTPConnection | None = None, **credentials: Any) -> User | None:
-    """Returns the user whose credentials these are, or None. The user is not logged in by this.
+    """Returns the user who has these credentials, or None. Does not log the user in.
 
     It calls `auth.authenticate`, which a script calls itself, because only a request knows its Auth. Raises
     ImproperlyConfigured without a request.
@@ -139,10 +139,10 @@ def redirect_to_login(
 
 
 def _page_to_return_to(auth: Auth, conn: HTTPConnection, login_url: str) -> str:
-    """Returns the URL of the requested page, or of the page with the form that was sent; "" if neither is known.
+    """Returns the URL of the requested page or of the submitted form's page; "" if unknown.
 
-    After a login the browser sends a GET. The query of the login page is logged; therefore no path with the secret of a
-    mailed link is in it.
+    After a login the browser sends a GET. An attacker reads the access log, which contains the query of the login page;
+    therefore that query contains no path with the secret of a mailed link.
     """
     page = None
     if conn.scope.get("method") not in ("GET", "HEAD"):
@@ -158,8 +158,7 @@ def _page_to_return_to(auth: Auth, conn: HTTPConnection, login_url: str) -> str:
 class LoginOptions:
     """How an endpoint asks an anonymous visitor to log in.
 
-    `keep` names the fields of a small form that are kept over the login. The rest are arguments of
-    `redirect_to_login`.
+    `keep` names the form fields that are kept during the login. The other fields are arguments of `redirect_to_login`.
     """
 
     login_url: str | None = None
@@ -175,7 +174,7 @@ def ask_login(conn: HTTPConnection, options: LoginOptions) -> Response:
 
 
 class _LoginPageWithForm(Response):
-    """A response that is made when it is sent, because it has to read the submitted form first."""
+    """Reads the submitted form and then responds with the login page or a redirect to it."""
 
     def __init__(self, conn: HTTPConnection, options: LoginOptions) -> None:
         super().__init__()
@@ -186,7 +185,7 @@ class _LoginPageWithForm(Response):
         auth, conn = get_auth(self.conn), self.conn
         page = endpoint_of(conn.scope, auth.url_for(conn, self.options.login_url or auth.login_url))
         pairs: Pairs = []
-        # An attacker's page could send a form to an endpoint marked with csrf_exempt, and the visitor would send it
+        # An attacker's page sends a form to an endpoint marked with csrf_exempt, which would make the visitor send it
         # again after the login. Therefore no form of another site is kept.
         if getattr(page, SHOWS_SAVED_FORMS, False) and not auth.site.is_cross_site(conn):
             pairs = await read_form(conn, self.options.keep)

@@ -108,7 +108,7 @@ def login_required(
 def login_required(
     endpoint: Any = None, *, login_url: str | None = None, redirect_field_name: str = "", keep: Sequence[str] = ()
 ) -> Any:
-    """Allows only logged-in users. Other browsers are redirected to the login page; JSON clients get 401.
+    """Allows only logged-in users. Browsers are redirected to the login page; JSON clients get 401.
 
     It decorates functions (async or not), HTTPEndpoint classes and their methods, and WebSocket endpoints. An
     anonymous WebSocket is closed with code 1008. In FastAPI it is a dependency too: `Depends(login_required)`.
@@ -315,7 +315,7 @@ def _without_user() -> NoReturn:
 
 
 def _forbidden(conn: HTTPConnection, options: LoginOptions) -> Response:
-    """Returns the response that asks to log in. Raises 403 for a logged-in user, whom it would redirect in a loop."""
+    """Returns the response that asks to log in. Raises 403 for a logged-in user, against redirect loops."""
     if conn.user.is_authenticated:
         raise HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
     return ask_login(conn, options)

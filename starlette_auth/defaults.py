@@ -41,9 +41,9 @@ class Defaults:
     def csrf_cookie(self, cookie: Cookie) -> Cookie:
         """Returns the cookie that holds the CSRF secret of a browser.
 
-        The secret is separate from the session, so that a visitor without a session can use forms. Browsers leave a
-        cookie with SameSite=Strict out when they follow a link from another site: the page would replace the secret,
-        and the forms of all other tabs would be void. Therefore this cookie is Lax, and sent to all paths.
+        The secret is separate from the session, so that a visitor without a session can use forms. A browser that
+        follows a link from another site leaves out cookies with SameSite=Strict. The page would then replace the
+        secret, which would invalidate the forms in all other tabs. Therefore this cookie is Lax, and sent to all paths.
         """
         samesite = "lax" if cookie.samesite == "strict" else cookie.samesite
         return replace(cookie, name=f"{cookie.name}_csrf", path="/", samesite=samesite, expire_at_browser_close=True)

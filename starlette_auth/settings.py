@@ -1,4 +1,4 @@
-"""The arguments of `Auth`, checked: a wrong one is refused at the start, with a message that ends with the fix."""
+"""Checks the arguments of `Auth`. The message about a wrong argument ends with the fix."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from .sessions.store import SessionStore
 from .users.models import User
 from .users.users import Users
 
-#: Parts that must be objects of a class, if they are given, and what to write otherwise.
+#: Optional parts, their classes, and what to pass.
 PARTS: Mapping[str, tuple[type, str]] = {
     "tables": (Tables, "Pass tables=Tables(user=member)."),
     "cookie": (Cookie, 'Pass cookie=Cookie(name="shop").'),
@@ -54,7 +54,7 @@ RESET_TOKENS = "Pass an object, as in reset_tokens=PasswordResetTokens(SECRET)."
 
 @dataclass(kw_only=True)
 class Settings:
-    """Holds the arguments of `Auth`. Raises ImproperlyConfigured for those that no part of `Auth` checks itself."""
+    """Holds the arguments of `Auth`, and checks those that no part of `Auth` checks."""
 
     database: Database
     secret_key: str | Sequence[str]
@@ -131,7 +131,7 @@ class Settings:
         require_instance(self.clock(), (int, float), "What clock() returned", fix)
 
     def make_store(self, users: Users[Any]) -> SessionStore | None:
-        """Returns the given store, or the one that the given function makes; None if none is given."""
+        """Returns the given store or the store that the given function makes, or None."""
         if self.sessions is None or isinstance(self.sessions, SessionStore):
             return self.sessions
         store = self.sessions(users)

@@ -20,7 +20,7 @@ class ChecksCredentials:
 
     @must_be_awaited
     async def authenticate(self, request: HTTPConnection | None = None, **credentials: Any) -> User | None:
-        """Returns the user whose credentials these are, or None. The user is not logged in by this.
+        """Returns the user who has these credentials, or None. Does not log the user in.
 
         The backends are asked in order, and the first that returns an active user decides. A backend that raises
         PermissionDenied ends the search. Raises Throttled after too many attempts, also without a request, as in a

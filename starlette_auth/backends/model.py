@@ -99,11 +99,12 @@ class ModelBackend(AuthenticationBackend):
         action: str = "login",
         upgrade: bool = True,
     ) -> bool:
-        """Returns whether the password is that of an active user; False if `user` is None, or for other types than str.
+        """Returns whether this is the password of an active user.
 
-        Attempts are counted for the `username` that was entered, whether or not the account exists, so that both cases
-        have the same result; by default it is the name with which the user logs in. With `upgrade` a weak hash is
-        replaced. Raises HTTPException (429) after too many attempts. Emits PasswordRefused for a wrong password.
+        It is not if `user` is None or the password is no str. Attempts are counted for the `username` that was entered,
+        whether or not the account exists, so that both cases have the same result; by default it is the name with which
+        the user logs in. With `upgrade` a weak hash is replaced. Raises HTTPException (429) after too many attempts.
+        Emits PasswordRefused for a wrong password.
         """
         is_right = await self._check(conn, user, password, username=username, action=action, upgrade=upgrade)
         if not is_right and user is not None:
@@ -212,8 +213,8 @@ class LoginThrottle:
             async with counted as attempt:
                 yield attempt
             if attempt.is_blocked and not attempt.succeeded and self.offers_reset(conn):
-                # The owner gets no reset mail, so the password was checked. An attacker would see by another response
-                # than for a refused account that this one exists.
+                # The owner gets no reset mail, so the password was checked. An attacker compares this response with
+                # that of a refused account, which would show that this account exists; therefore both are equal.
                 raise TooManyFailures(self.throttle.longest_wait, looks_checked=True)
         except Throttled as error:
             error.action = error.action or action

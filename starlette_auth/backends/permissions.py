@@ -96,7 +96,7 @@ class BackendPermissions:
         return await self._decide(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
 
     async def has_perms(self, user: AnyUser, perms: Iterable[str]) -> bool:
-        """Returns whether a user has all of `perms`. Raises ValueError for a single one, and for what is no list."""
+        """Returns whether a user has all of `perms`. Raises ValueError unless `perms` is an iterable."""
         require_several(perms)
         for perm in perms:
             if not await self.has_perm(user, perm):
@@ -128,7 +128,7 @@ class BackendPermissions:
         return frozenset([perm for perm in perms if await self._decide(user, perm, None, is_granted=True)])
 
     def asks_database(self, path: str | None) -> bool:
-        """Returns whether the permissions in the database count: for every backend, or for the one with this path.
+        """Returns whether permissions in the database count for the backend with this path, or for all.
 
         Raises ValueError if no backend has the path, and TypeError if it is not text.
         """
@@ -179,7 +179,7 @@ class BackendPermissions:
                 yield user
 
     async def _grants(self, backends: Sequence[AuthenticationBackend], user: AnyUser, perm: str, obj: object) -> bool:
-        """Returns whether one of these backends grants a permission, without regard to others."""
+        """Returns whether one of these backends grants a permission. Other backends are not asked."""
         for backend in backends:
             with contextlib.suppress(PermissionDenied):
                 if await ask(self._waited, backend, perm, backend.has_perm, user, perm, obj):

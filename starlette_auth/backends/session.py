@@ -77,7 +77,7 @@ class SessionBackend(AuthenticationBackend):
 
     @staticmethod
     async def expire(session: SessionBase, conn: HTTPConnection, events: Events, reason: str) -> None:
-        """Deletes a session whose login is not valid any more, and emits SessionExpired."""
+        """Deletes a session whose login is no longer valid, and emits SessionExpired."""
         user_id = str(session.get(USER_ID, ""))
         session.flush()
         await events.emit(SessionExpired(user_id=user_id, reason=reason, request=conn))

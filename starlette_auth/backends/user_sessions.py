@@ -152,7 +152,7 @@ class UserSessions:
         """Ends the sessions of all users and visitors; returns their number. Emits EverybodyLoggedOut.
 
         Open WebSockets and streamed responses end, too: within a second in this process, within a minute in others.
-        Raises ImproperlyConfigured if the sessions are in cookies: another secret key ends those.
+        Raises ImproperlyConfigured if the sessions are in cookies, which only a new secret key ends.
         """
         number = await self.store.revoke_everybody()
         self.store.open_websockets.everybody_changed()

@@ -29,7 +29,7 @@ def ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
         options.email = ask("E-mail address (optional): ")
     name, options.email = options.username, (options.email or "").strip()
     options.username = normalize_username(name)
-    # Blanks around the name may be those of a wrong variable in a script.
+    # Blanks around the name may come from a mistake in a script. Therefore the name is refused as it was passed.
     _check_account(auth, options.username if name == name.strip() else name, options.email)
     user = User(id=None, username=options.username, email=options.email)
     options.password = _new_password(auth, user, options, may_ask=not options.noinput)

@@ -207,7 +207,9 @@ async def _sendreset(auth: Auth, options: argparse.Namespace) -> None:
     if not options.app:
         raise CommandError("The mail needs the application's mailer and pages. Pass --app MODULE:ATTRIBUTE.")
     users = await _find_users(auth, options.username)
-    if len(users) != 1:
+    if not users:
+        raise CommandError(f"There is no user {options.username!r}. Check the spelling.")
+    if len(users) > 1:
         raise CommandError(f"{len(users)} users have the name or address {options.username!r}. Pass a username.")
     app = find_application(options.app)
     await auth.users.send_password_reset(users[0], app=app)
@@ -266,7 +268,7 @@ def _check_selection(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
     if options.everybody:
-        # With --database, the site may keep its sessions elsewhere: the store in the message shows it.
+        # With --database, the site may keep its sessions in another store. Therefore the message names the store.
         number, store = await auth.user_sessions.revoke_everybody(), auth.sessions
         table = f", table {store.table.name}" if store.table is not None else ""
         print_line(f"Ended all {number} sessions ({type(store).__name__}{table}).")

@@ -1,4 +1,4 @@
-"""Is an argument of the right kind? Checks of settings, whose messages end with the fix."""
+"""Is an argument of the right type? The messages of these checks end with the fix."""
 
 import asyncio
 import math
@@ -11,7 +11,7 @@ from .exceptions import ImproperlyConfigured
 
 
 def describe(value: object) -> str:
-    """Returns what a value is, without the value, which may be a secret: "the class Registration", "a str"."""
+    """Returns the type of a value, which may be secret, as text: "the class Registration", "a str"."""
     if value is None:
         return "None"
     if isinstance(value, type):
@@ -21,13 +21,13 @@ def describe(value: object) -> str:
 
 
 def require_instance(value: object, kind: type | tuple[type, ...], name: str, fix: str) -> None:
-    """Raises ImproperlyConfigured unless a value is an object of a class. `fix` says what to pass."""
+    """Raises ImproperlyConfigured unless a value is an instance of `kind`. `fix` says what to pass."""
     if not isinstance(value, kind):
         raise ImproperlyConfigured(f"{name} is {describe(value)}. {fix}")
 
 
 def require_methods(value: object, names: Iterable[str], name: str, fix: str) -> None:
-    """Raises ImproperlyConfigured unless a value is an object with these methods; a class is none."""
+    """Raises ImproperlyConfigured unless a value has these methods. A class is refused."""
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in names):
         raise ImproperlyConfigured(f"{name} is {describe(value)}. {fix}")
 
@@ -45,7 +45,7 @@ def require_text(value: object, name: str, fix: str, *, may_be_empty: bool = Tru
 
 
 def require_integer(value: object, name: str, *, minimum: int = 1, maximum: int | None = None) -> None:
-    """Raises ImproperlyConfigured unless a value is a whole number within the limits. A bool is no number here."""
+    """Raises ImproperlyConfigured unless a value is an int within the limits. A bool is refused."""
     fix = f"Pass a whole number, {minimum} or greater." if maximum is None else f"Pass {minimum} to {maximum}."
     if isinstance(value, bool) or not isinstance(value, int):
         raise ImproperlyConfigured(f"{name} is {describe(value)}. {fix}")
@@ -74,9 +74,10 @@ def require_callable(value: object, name: str, fix: str) -> None:
 
 
 def as_list(values: Any, name: str, fix: str) -> list[Any]:
-    """Returns the items of a list, a tuple, a set or a generator. Raises ImproperlyConfigured for anything else.
+    """Returns the items of an iterable as a list.
 
-    A text is refused, because its items would be its letters.
+    Raises ImproperlyConfigured for anything but a list, tuple, set or generator. A text is refused, because its items
+    would be its letters.
     """
     if isinstance(values, str | bytes | Mapping | type) or not isinstance(values, Iterable):
         raise ImproperlyConfigured(f"{name} is a list, and this is {describe(values)}. {fix}")
@@ -84,7 +85,7 @@ def as_list(values: Any, name: str, fix: str) -> list[Any]:
 
 
 def as_texts(values: Any, name: str, fix: str) -> list[str]:
-    """Returns the texts of a list. Raises ImproperlyConfigured if one is no text, or is empty."""
+    """Returns the texts of a list. Raises ImproperlyConfigured for an item that is not text or is blank."""
     texts = as_list(values, name, fix)
     for text in texts:
         if not isinstance(text, str) or not text.strip():
@@ -93,9 +94,9 @@ def as_texts(values: Any, name: str, fix: str) -> list[str]:
 
 
 def as_folders(values: Any, name: str, fix: str) -> list[Any]:
-    """Returns the folders of a list. Raises ImproperlyConfigured if one is neither text nor a path.
+    """Returns the folders of a list. Raises ImproperlyConfigured for an item of another type.
 
-    It also raises if one does not exist, unless an event loop runs, which must not wait for the disk.
+    A folder that does not exist is refused, too, unless an event loop is running, which must not wait for the disk.
     """
     folders = as_list(None if isinstance(values, PathLike) else values, name, fix)
     for folder in folders:
@@ -106,7 +107,7 @@ def as_folders(values: Any, name: str, fix: str) -> list[Any]:
 
 
 def require_folders(folders: Iterable[Any], name: str) -> None:
-    """Raises ImproperlyConfigured for a folder that does not exist: its files would be missing without a word."""
+    """Raises ImproperlyConfigured for a folder that does not exist. Jinja and gettext would ignore it."""
     for folder in folders:
         if not Path(folder).is_dir():
             raise ImproperlyConfigured(
@@ -116,7 +117,7 @@ def require_folders(folders: Iterable[Any], name: str) -> None:
 
 
 def as_instances(values: Any, kind: type, name: str, fix: str) -> list[Any]:
-    """Returns the objects of a list. Raises ImproperlyConfigured if one is not of the class `kind`."""
+    """Returns the objects of a list. Raises ImproperlyConfigured unless all are of the class `kind`."""
     items = as_list(values, name, fix)
     for item in items:
         require_instance(item, kind, f"An item of {name}", fix)

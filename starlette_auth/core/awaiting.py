@@ -1,4 +1,4 @@
-"""Calls that do nothing until they are awaited: `logout(request)` without `await` is reported, and does not pass."""
+"""Reports calls of coroutine functions, such as `logout(request)`, without `await`."""
 
 import asyncio
 import functools
@@ -18,9 +18,9 @@ UNAWAITED = "starlette_auth.unawaited"  # key of the ASGI scope: the message abo
 def must_be_awaited(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Makes a coroutine function report a call without `await`.
 
-    An endpoint without `async` cannot await. It calls `logout(request)`, which would do nothing without a word; and
-    `if authenticate(…):` would be true for any password. Therefore the response becomes an error, and a test of the
-    call itself raises an exception.
+    An endpoint without `async` calls `logout(request)`, which would do nothing, without an error.
+    `if authenticate(…):` would be true for any password. Therefore the response becomes an error, and the truth value
+    of a call raises ImproperlyConfigured.
     """
 
     @functools.wraps(function)
@@ -32,7 +32,10 @@ def must_be_awaited(function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P
 
 
 def _mark_as_async(function: Any) -> None:
-    """Lets frameworks see that a function is async, as for BackgroundTask(logout, request): they would use a thread."""
+    """Marks a function as async for frameworks.
+
+    Starlette would run BackgroundTask(logout, request) in a thread otherwise.
+    """
     if hasattr(inspect, "markcoroutinefunction"):
         inspect.markcoroutinefunction(function)
     else:  # Python 3.11
@@ -40,7 +43,7 @@ def _mark_as_async(function: Any) -> None:
 
 
 class PendingCall(Coroutine[Any, Any, R]):
-    """One call. It is a coroutine, which begins when it is awaited."""
+    """A call of a coroutine function, which begins when the call is awaited."""
 
     def __init__(self, name: str, start: Callable[[], Coroutine[Any, Any, R]]) -> None:
         self._name = name

@@ -52,7 +52,8 @@ class UserLoggedOut(Event):
 class LoginFailed(Event):
     """No backend accepted the credentials. Fields of `credentials` that may be secret are replaced by asterisks.
 
-    `user` is the user whose name or address was entered, or None. A visitor must not learn which of both it is.
+    `user` is the user whose name or address was entered, or None. Do not show it to visitors: an attacker would learn
+    which accounts exist.
     """
 
     credentials: Mapping[str, Any]
@@ -166,7 +167,7 @@ class SessionsEnded(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionExpired(Event):
-    """A request came with a session whose login is not valid any more. The session was deleted.
+    """A request had a session whose login is no longer valid. The session was deleted.
 
     `reason` is "timeout", "password changed", "user inactive", "user deleted", "backend removed" or "proxy".
     """

@@ -149,7 +149,7 @@ class ValidationError(StarletteAuthError, ValueError):
         self.code = code
         self.params = params
         if params and "%(" in message:
-            # A message with the values in it may contain a percent sign that is none of a placeholder.
+            # A message that already contains its values may have a percent sign that starts no placeholder.
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 self.message = message % params
         super().__init__(self.message)

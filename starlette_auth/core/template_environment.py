@@ -10,7 +10,7 @@ from jinja2.utils import missing
 
 from .exceptions import ImproperlyConfigured
 
-#: Variables that `auth_context` adds. A page without them would show no form token, and no user.
+#: Variables that `auth_context` adds.
 FROM_AUTH_CONTEXT = frozenset(("auth_link", "auth_url", "csrf_input", "csrf_token", "perms", "user"))
 
 
@@ -27,7 +27,7 @@ class TemplateMissing(ImproperlyConfigured, jinja2.TemplateNotFound):
 
 
 class AuthUndefined(jinja2.Undefined):
-    """An unknown variable. For those of `auth_context`, the error says where they come from."""
+    """Represents an unknown variable. For a variable of `auth_context`, the error says what to pass."""
 
     __slots__ = ()
 

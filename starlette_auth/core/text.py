@@ -13,7 +13,7 @@ _is_filler = re.compile(
     r"\U0001d159\U000e0000-\U000e0fff]"
 ).match
 MAX_NAME_LENGTH = 512
-UNUSABLE = "!"  # how the hash of a user begins who has no password, as in Django
+UNUSABLE = "!"  # the start of the hash of a user without a password, as in Django
 INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
 USERNAME = re.compile(r"[\w.@+-]+")  # Django's UnicodeUsernameValidator
 ATOM = r'[^\s\x00-\x20\x7f"(),.:;<>@\[\\\]]+'
@@ -40,7 +40,7 @@ def has_lone_surrogate(text: str) -> bool:
 
 
 def is_usable(encoded: str) -> bool:
-    """Returns whether a password can match this hash. The hash of a user without a password is unusable."""
+    """Returns whether a password can match this hash, unlike that of a user without a password."""
     return not encoded.startswith(UNUSABLE)
 
 

@@ -24,7 +24,7 @@ class UTCDateTime(sa.DateTime):
 
 
 class Bool(sa.Boolean):
-    """A column for True and False, which is spelled `bool` on SQLite, as Django spells it."""
+    """Represents a column for True and False. On SQLite it is spelled `bool`, as in Django."""
 
 
 class LongText(sa.Text):

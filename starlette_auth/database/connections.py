@@ -16,7 +16,7 @@ from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavaila
 
 logger = logging.getLogger("starlette_auth")
 
-# The task that holds a write lock for a transaction, in its own context and in those of the tasks that it starts.
+# The task that holds a write lock. The variable is also set in tasks that the holder starts during its transaction.
 _transaction_of: ContextVar[asyncio.Task[Any] | None] = ContextVar("transaction_of", default=None)
 PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
 
@@ -40,9 +40,9 @@ class Connections(abc.ABC):
         """Releases a connection that `acquire` returned."""
 
     def discard(self, connection: "RawConnection", *, with_others: bool) -> None:  # noqa: B027  pools do it themselves
-        """Makes sure that a kept connection is not used again, nor, with `with_others`, any other open one.
+        """Prevents further use of a kept connection; with `with_others`, of all kept connections.
 
-        It is still to be released.
+        The caller still has to release the connection.
         """
 
     async def close(self) -> None:  # noqa: B027  the pool is closed by `databases`
@@ -175,7 +175,7 @@ class KeptConnection:
         self._keeper: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self.raw_connection: Any = None  # the connection of the database driver while it is open
-        self.is_useless = False  # it is to be closed after its transaction
+        self.is_useless = False  # the connection must be closed after its transaction
 
     async def opened(self) -> "KeptConnection":
         """Opens this connection if necessary, and returns it."""
@@ -238,7 +238,7 @@ class KeptConnection:
                     self.raw_connection = None
 
     async def _require_folder(self) -> None:
-        """Raises MissingFolder for a missing folder: the error of SQLite does not name the file."""
+        """Raises MissingFolder if the folder is missing. The error of SQLite does not name the file."""
         folder = Path(self._database.url.database).parent
         if not await asyncio.to_thread(folder.is_dir):
             raise MissingFolder(
@@ -247,11 +247,14 @@ class KeptConnection:
 
 
 class MissingFolder(ImproperlyConfigured, Unavailable):
-    """The folder of the SQLite file is missing: by mistake, or because its disk is not mounted at the moment."""
+    """The folder of the SQLite file is missing: a wrong path, or a disk that is not mounted."""
 
 
 class WriteLockTimeout(StarletteAuthError, TimeoutError):
-    """A task waited too long for the write lock, which the task holds that started it: a mistake of the application."""
+    """A task waited too long for a write lock that the task which started it holds.
+
+    This is a mistake of the application: the holder waits for a task that waits for the lock.
+    """
 
 
 class WriteLock:
@@ -301,7 +304,7 @@ class WriteLock:
             problem = f"The write lock has been held by another task for {self.timeout:g} seconds."
             if self._owner is not None and _transaction_of.get() is self._owner:
                 raise WriteLockTimeout(
-                    f"{problem} It has started this task, and must not wait for it inside atomic(). Write in the same task."
+                    f"{problem} That task started this one and must not wait for it inside atomic(). Write in that task."
                 ) from None
             raise Unavailable(
                 f"{problem} Check that no other process locks the database, and that no task waits inside atomic()."

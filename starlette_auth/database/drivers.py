@@ -35,11 +35,11 @@ class Driver(Protocol):
         ...
 
     def terminate(self, raw: Any) -> None:
-        """Closes a connection without asking the server, so that its pool does not use it again."""
+        """Closes a connection without a message to the server. Its pool does not use it again."""
         ...
 
     async def expire_connections(self, backend: Any) -> None:
-        """Replaces all connections in the pool of a `DatabaseBackend` by new ones, as soon as they are not in use."""
+        """Replaces all connections in the pool of a `DatabaseBackend`, each when it is returned."""
         ...
 
 
@@ -84,7 +84,7 @@ class SQLiteDriver:
         """Does nothing: `databases` has no pool of SQLite connections."""
 
     async def expire_connections(self, backend: Any) -> None:
-        """Does nothing, for the same reason."""
+        """Does nothing: `databases` has no pool of SQLite connections."""
 
 
 class AsyncpgDriver:
@@ -211,9 +211,9 @@ DRIVERS: dict[str, type[Driver]] = {
 
 #: The extra of this package that brings a driver, and how its URLs begin.
 EXTRAS = {"asyncpg": ("postgres", "postgresql://"), "asyncmy": ("mysql", "mysql+asyncmy://")}
-#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
 WRONG_NAME = "Create the database first, or correct its name in the URL."
 WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
+#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
 FIXES: dict[object, str] = {
     **dict.fromkeys(("3D000", 1049), WRONG_NAME),
     **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
@@ -247,7 +247,10 @@ def open_database(url: str) -> Database:
 
 
 async def connect(database: Database) -> None:
-    """Connects a database. Raises Unavailable or ImproperlyConfigured if it is not there or refuses the user."""
+    """Connects a database.
+
+    Raises Unavailable if it cannot be reached, and ImproperlyConfigured if it does not exist or refuses the user.
+    """
     try:
         await database.connect()
     except StarletteAuthError:

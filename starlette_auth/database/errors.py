@@ -1,4 +1,4 @@
-"""Errors of database drivers: their translation to exceptions of this package, and what is repeated after them."""
+"""What do errors of database drivers mean? Exceptions of this package, and repetitions after a deadlock."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,13 @@ from ..core.text import one_line
 
 R = TypeVar("R")
 MAX_REPETITIONS = 20
-MAX_SECONDS = 10.0  # after which nothing is repeated any more
+MAX_SECONDS = 10.0  # after which no transaction is repeated
 
-# What the databases answer if they cannot serve at the moment. The codes of each group that ends with LOST show that
-# the connection is of no use any more: it is closed, or its server only reads.
+# Error codes of databases that cannot serve at the moment. After a code in a group whose name ends with LOST the
+# connection cannot be used again: it is closed, or its server only reads.
 
 # SQLite: primary result codes, the lowest byte of `sqlite_errorcode`. ABORT, BUSY, LOCKED, INTERRUPT, FULL, SCHEMA.
+# CORRUPT and NOTADB (11, 26) are missing: a damaged file is no temporary failure.
 SQLITE_BUSY = frozenset({4, 5, 6, 9, 13, 17})
 # NOMEM, READONLY, IOERR, CANTOPEN, PROTOCOL. A file opened again may be on a disk that works, and writable.
 SQLITE_LOST = frozenset({7, 8, 10, 14, 15})
@@ -49,8 +50,8 @@ MYSQL_LOST = MYSQL_READ_ONLY | {
     *(2000, 2001, 2002, 2003, 2004, 2005, 2006, 2008, 2012, 2013, 2014, 2027, 2055),  # the driver's own errors
 }
 
-# Parts of messages of drivers that know no code for a broken connection. asyncpg returns one to its pool ("released
-# back") even during a transaction; "another" operation or coroutine waits for an answer that never comes.
+# Parts of messages for broken connections, of drivers that have no code for them. asyncpg returns one to its pool
+# ("released back") even during a transaction; "another" operation or coroutine waits for an answer that never comes.
 LOST_WORDS = ("clos", "not connected", "released back", "another", "cancelled during")
 # uvloop raises RuntimeError for a closed transport, aiosqlite ValueError for a closed connection.
 LOST_MESSAGES = (
@@ -64,7 +65,7 @@ LOST_MESSAGES = (
 
 
 class Deadlock(Unavailable):
-    """The database aborted the transaction because of a conflict with another one. It may succeed if it is repeated."""
+    """The database aborted the transaction because of a conflict. It may succeed if it is repeated."""
 
 
 @contextlib.contextmanager
@@ -147,7 +148,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def breaks_connection(error: BaseException) -> bool:
-    """Returns whether an error shows that its connection is of no use any more. It must not be used again.
+    """Returns whether an error shows that its connection cannot be used again.
 
     It is closed, out of step with its server, or belongs to a server that was replaced and now only reads.
     """
@@ -172,12 +173,12 @@ def breaks_connection(error: BaseException) -> bool:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Returns whether the server only reads. All its connections are of no use, if another server writes now."""
+    """Returns whether the server only reads. After a failover, another server writes."""
     return _sqlstate(error) == "25006" or _mysql_code(error) in MYSQL_READ_ONLY
 
 
 async def repeat(work: Callable[[], Awaitable[R]]) -> R:
-    """Repeats `work`, which has failed with a deadlock, until it fails with none. Returns its result.
+    """Repeats `work`, which has failed with a deadlock, until it succeeds. Returns its result.
 
     Raises Deadlock after 20 repetitions, or after 10 seconds: the request is answered with 503 and does not hang.
     """
@@ -195,13 +196,13 @@ async def repeat(work: Callable[[], Awaitable[R]]) -> R:
 
 
 def _sqlite_code(error: BaseException) -> int | None:
-    """Returns the primary result code of SQLite. A damaged file (11, 26), for example, is no temporary failure."""
+    """Returns the primary result code of an error of SQLite."""
     code = getattr(error, "sqlite_errorcode", None)
     return None if code is None else int(code) & 0xFF
 
 
 def _mysql_code(error: BaseException) -> int | None:
-    """Returns the error number of MySQL. Errors of the operating system have smaller numbers, and those of other drivers none."""
+    """Returns the error number of MySQL. Errors of the operating system have smaller numbers."""
     code = error.args[0] if error.args else None
     if not isinstance(code, int) or isinstance(error, OSError):
         return None
@@ -214,5 +215,5 @@ def _sqlstate(error: BaseException) -> str:
 
 
 def _is_named(error: BaseException, name: str) -> bool:
-    """Returns whether a class of the error has this name: the drivers are not imported here."""
+    """Returns whether a class of the error has this name. The drivers are not imported here."""
     return any(kind.__name__ == name for kind in type(error).__mro__)

@@ -1,8 +1,8 @@
 """Queries for the tables, columns, indexes and foreign keys of a database.
 
-A table is looked up in the schema of its `sa.Table`, as another program may have a table of that name elsewhere. Without
-a schema it is the table that a statement without a schema means: on PostgreSQL the first one on the search_path, on
-MySQL that of the connection's database, on SQLite that of `main`, where CREATE TABLE creates it.
+A table is looked up in the schema of its `sa.Table`, because another program may have a table of that name in another
+schema. Without a schema it is the table that a statement without a schema means: on PostgreSQL the first one on the
+search_path, on MySQL that of the connection's database, on SQLite that of `main`, where CREATE TABLE creates it.
 """
 
 from collections.abc import Iterable
@@ -135,7 +135,7 @@ class Catalog:
 
 
 async def read_catalog(gateway: Gateway, tables: Iterable[sa.Table]) -> Catalog:
-    """Returns what exists in the default schema and in those of the tables."""
+    """Returns the tables, columns and indexes in the default schema and in the schemas of the tables."""
     catalog = Catalog(ignores_case=gateway.dialect == "sqlite")
     for schema in {None, *(table.schema for table in tables)}:
         await catalog.read(gateway, schema)
@@ -143,7 +143,7 @@ async def read_catalog(gateway: Gateway, tables: Iterable[sa.Table]) -> Catalog:
 
 
 async def all_columns(gateway: Gateway, schema: str | None = None) -> dict[str, set[str]]:
-    """Returns the names of all tables of a schema, each with the names of its columns."""
+    """Returns the names of all tables of a schema, with the names of their columns."""
     columns: dict[str, set[str]] = {}
     for row in await _fetch(gateway, COLUMNS, "table_name", "column_name", schema=schema):
         columns.setdefault(row["table_name"], set()).add(row["column_name"])
@@ -151,7 +151,7 @@ async def all_columns(gateway: Gateway, schema: str | None = None) -> dict[str, 
 
 
 async def all_indexes(gateway: Gateway, schema: str | None = None) -> dict[str, set[str]]:
-    """Returns the names of the tables of a schema that have indexes, each with the names of its indexes."""
+    """Returns the names of the indexes of a schema, by the names of their tables."""
     indexes: dict[str, set[str]] = {}
     for row in await _fetch(gateway, INDEXES, "table_name", "index_name", schema=schema):
         indexes.setdefault(row["table_name"], set()).add(row["index_name"])
@@ -170,7 +170,7 @@ async def foreign_keys_to(gateway: Gateway, table: str, schema: str | None = Non
 
 
 async def foreign_keys_of(gateway: Gateway, table: sa.Table) -> dict[str, tuple[str | None, str]]:
-    """Returns the columns of a table that refer to another table, with the schemas and names of these tables."""
+    """Returns the foreign keys of a table, with the schemas and names of the tables they refer to."""
     names = ("column_name", "table_name", "schema_name")
     rows = await _fetch(gateway, TARGETS, *names, schema=table.schema, name=table.name)
     return {row["column_name"]: (row["schema_name"], row["table_name"]) for row in rows}
@@ -212,7 +212,7 @@ async def default_schema(gateway: Gateway, schema: str | None) -> str | None:
 async def _fetch(
     gateway: Gateway, queries: dict[str, str], *names: str, schema: str | None, name: str | None = None
 ) -> list[Row]:
-    """Runs the query for this database, about the tables of a schema or about the one called `name`."""
+    """Runs the query for this database, about one table or all tables of a schema."""
     dialect = gateway.dialect
     here = (HERE if schema is not None else DEFAULT_HERE).get(dialect, "")
     is_of_default = dialect == "mysql" and schema is None

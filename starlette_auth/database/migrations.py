@@ -115,7 +115,7 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
 async def _missing_unique(
     gateway: Gateway, tables: Tables, column: sa.Column[Any], catalog: Catalog
 ) -> list[tuple[str, sa.ExecutableDDLElement]]:
-    """Returns what MySQL needs in place of the unique index on the names or addresses, with which users log in.
+    """Returns the statements for MySQL instead of a unique index on the names or addresses.
 
     Raises ImproperlyConfigured if users have one name or address, which the new index would reject.
     """
@@ -129,9 +129,10 @@ async def _missing_unique(
 
 
 async def _refuse_duplicates(gateway: Gateway, tables: Tables, column: sa.Column[Any]) -> None:
-    """Raises ImproperlyConfigured if users have one name or address. In a Django project's table it logs a warning.
+    """Raises ImproperlyConfigured if several users have one name or address.
 
-    Django may add such users at any time, and the application must still start.
+    In a Django project's table it logs a warning instead: Django may add such users at any time, and the application
+    must still start.
     """
     groups = await duplicate_emails(gateway, tables.user_key, column)
     if not groups:

@@ -19,11 +19,11 @@ URL_FORMS = (
     "or redis+cluster://host:6379,host:6379"
 )
 DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
-FAILOVER_TIMEOUT = 2.0  # seconds, after which a silent server is left for the one that replaces it
+FAILOVER_TIMEOUT = 2.0  # seconds after which the client looks for the server that replaces a silent one
 
 
 class RedisClient(Protocol):
-    """What `redis.asyncio.Redis` and `redis.asyncio.RedisCluster` have in common. The package redis is an extra."""
+    """The common methods of `redis.asyncio.Redis` and `RedisCluster`. The package redis is an extra."""
 
     def get_encoder(self) -> Any: ...
 
@@ -38,7 +38,7 @@ class RedisClients:
 
     `timeout` limits the time to connect, and the time to wait for each reply, in seconds. `retries` is the number of
     further attempts after a connection error; together they take at most half a second. Given clients have their own
-    settings; each command of theirs has an answer after `timeout` and one second.
+    settings; each of their commands ends after `timeout` and one second.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class RedisClients:
         self._is_decoded = self._given is None or self._given.get_encoder().decode_responses
         self._loop: asyncio.AbstractEventLoop | None = None  # of a given client
         self._clients: PerLoop[tuple[Any, asyncio.Semaphore]] = PerLoop(self._make_client)
-        # A client of several servers closes connections that other requests use, and these raise AttributeError or what
-        # else happens then. A credential provider of the application may raise anything.
+        # A client of several servers closes connections that other requests use, which then raise AttributeError or
+        # another exception. A credential provider of the application may raise anything.
         redis_errors = (self._errors.RedisError, self._errors.RedisClusterException, OSError)
         self._failures = redis_errors if self._is_single else (Exception,)
         if self._given is None:
             self._check_options()
 
     def _servers_of(self, url: object) -> "RedisServers":
-        """Returns the servers of a URL, or the kind of a client. Raises ImproperlyConfigured for anything else."""
+        """Returns the servers of a URL or client. Raises ImproperlyConfigured for anything else."""
         if isinstance(url, str):
             try:
                 return parse_servers(url, importlib.import_module("redis.asyncio.connection").parse_url)
@@ -102,7 +102,7 @@ class RedisClients:
         return RedisServers("cluster" if isinstance(url, self._library.RedisCluster) else "")
 
     def _check_options(self) -> None:
-        """Raises ImproperlyConfigured if the query of the URL has an option that redis-py does not know."""
+        """Raises ImproperlyConfigured if the URL has an option that redis-py does not know."""
         try:
             pool = getattr(self._client_of_url(), "connection_pool", None)  # a cluster has checked its options
             if pool is not None:
@@ -172,9 +172,9 @@ class RedisClients:
             free_connections.release()
 
     async def _drop_useless(self, client: Any, error: Exception) -> None:
-        """Closes the connections that would not serve again after this error."""
+        """Closes the connections that cannot be used again after this error."""
         if self.is_cluster:
-            # The client knows no reachable node any more. Another one begins with the nodes of the URL.
+            # The client knows no reachable node. A new client starts with the nodes of the URL.
             is_lost = self._given is None and isinstance(error, self._errors.RedisClusterException)
             if is_lost and client is self.client:
                 await self.close()
@@ -237,7 +237,7 @@ def _decoded(reply: Any) -> Any:
 
 
 class RedisServers(NamedTuple):
-    """The servers that a URL names, and the options of a connection to them.
+    """The servers of a URL, and the options of a connection to them.
 
     `kind` is "sentinel", "cluster" or "" for a single Redis, which has neither `nodes` nor `options`. `service` is the
     name under which the Sentinels know the primary.

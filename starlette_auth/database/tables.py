@@ -208,7 +208,7 @@ class Tables:
 
     @property
     def caseless_columns(self) -> list[sa.Column[Any]]:
-        """The columns of which no two users have the same text, ignoring the case of ASCII letters."""
+        """The columns whose texts are unique, ignoring the case of ASCII letters."""
         columns = [] if self.username_case_sensitive else [self.username]
         return [*columns, self.email] if self.unique_email and self.email is not None else columns
 

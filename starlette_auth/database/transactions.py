@@ -21,7 +21,7 @@ Connection = Any  # of `databases`
 
 
 class CommitHooks:
-    """Tracks which tasks are inside `atomic()`, and the callbacks to run after the commit."""
+    """Tracks which tasks are inside `atomic()`, and which callbacks run after the commit."""
 
     def __init__(self) -> None:
         self._callbacks: dict[asyncio.Task[Any] | None, list[Callable[[], Awaitable[None] | None]]] = {}
@@ -81,7 +81,7 @@ class CommitHooks:
 
 
 class Transactions(CommitHooks):
-    """Runs transactions on the connection that the task holds, or on one of its own."""
+    """Runs transactions on the connection that the task holds, or on another one."""
 
     database: Database
     driver: Driver
@@ -95,7 +95,7 @@ class Transactions(CommitHooks):
 
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
-        """Runs the block in a transaction, or in a savepoint if this task is in a transaction already.
+        """Runs the block in a transaction, or in a savepoint inside a transaction of this task.
 
         `Database.transaction()` never returns its connection to the pool if COMMIT fails or the task is cancelled at
         the wrong moment. This method always returns it.
@@ -110,10 +110,10 @@ class Transactions(CommitHooks):
                 self._lost.discard(asyncio.current_task())
 
     async def run_in_transaction(self, work: Callable[[], Awaitable[R]]) -> R:
-        """Returns the result of `work`, which runs in a transaction. Repeats it after a deadlock, up to 20 times.
+        """Runs `work` in a transaction and returns its result. Repeats it after a deadlock, up to 20 times.
 
-        Inside `atomic()` or a transaction of the application, `work` is part of that one and is not repeated: the
-        database has rolled back everything before it, too. Raises Unavailable after the last repetition.
+        Inside `atomic()` or a transaction of the application, `work` is part of that transaction and is not repeated:
+        the database has rolled back the earlier statements, too. Raises Unavailable after the last repetition.
         """
         if self._is_inside_transaction():
             async with self.atomic():
@@ -169,9 +169,9 @@ class Transactions(CommitHooks):
                 raise
 
     async def _discard_useless(self, connection: RawConnection, error: Exception) -> None:
-        """Makes sure that a connection is not used again if the error shows that it is of no use.
+        """Discards a connection if the error shows that it cannot be used again.
 
-        If the server only reads, another one may have taken its place; then this holds for all of its connections.
+        If the server only reads, another server may have replaced it; then all connections to it are discarded.
         """
         if not breaks_connection(error):
             return
@@ -210,14 +210,14 @@ class Transactions(CommitHooks):
         )
 
     def _current_connection(self) -> Connection:
-        """Returns the connection that this task holds through `atomic()` or its own use of `database`, or None."""
+        """Returns the connection that this task holds by `atomic()` or `database`, or None."""
         database, task = self.database, asyncio.current_task()
         connection = database._global_connection or (database._connection_map.get(task) if task else None)
         return connection if connection is not None and connection._connection_counter else None
 
     @contextlib.asynccontextmanager
     async def _pool_connection(self) -> AsyncIterator[Connection]:
-        """Acquires a connection of the pool, and always returns it, even if the task is cancelled.
+        """Acquires a connection of the pool, and returns it even if the task is cancelled.
 
         It is never a kept connection: the application may run `SET ROLE` on it, for example, and only the pool resets it.
         """
@@ -251,7 +251,7 @@ class Transactions(CommitHooks):
                 await run_to_completion(writer.close())
 
     async def _run_uncancelled(self, connection: Connection, operation: Callable[[], Awaitable[None]]) -> None:
-        """Completes BEGIN, COMMIT or ROLLBACK even if the task is cancelled, so that the driver knows its state."""
+        """Completes BEGIN, COMMIT or ROLLBACK even if the task is cancelled. The driver then knows its state."""
 
         async def run_locked() -> None:
             async with connection._query_lock:
@@ -280,7 +280,7 @@ class Transactions(CommitHooks):
 
 @contextlib.contextmanager
 def savepoints_only(connection: Connection) -> Iterator[None]:
-    """Makes each `database.transaction()` inside `atomic()` a savepoint: on MySQL it would commit the outer one."""
+    """Makes each `database.transaction()` inside `atomic()` a savepoint. MySQL would commit the outer one."""
     marker: Any = object()
     stack = connection._transaction_stack
     stack.append(marker)

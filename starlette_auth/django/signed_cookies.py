@@ -53,7 +53,7 @@ class DjangoCookieStore(SessionStore):
             data = self._signer.loads(cookie, self._max_age)
             if isinstance(age := data.get(EXPIRY), int) and age:
                 self._signer.loads(cookie, age)
-        except BadSignature:  # another application set it, or it is too old, or its key is not listed any more
+        except BadSignature:  # another application set it, it is too old, or its key was removed
             return self.new_session(self._clock)
         except BadData:
             logger.warning("A cookie with a valid signature does not contain a session and is ignored.")
@@ -81,7 +81,7 @@ class DjangoCookieStore(SessionStore):
         """Does nothing: the server stores no session."""
 
     async def revoke_everybody(self) -> int:
-        """Raises ImproperlyConfigured: only another secret key ends the sessions, which are in the cookies."""
+        """Raises ImproperlyConfigured: only a new secret key ends sessions in cookies."""
         raise ImproperlyConfigured(NOTHING_TO_DELETE.format(name=type(self).__name__))
 
     def _record(self, key: str, data: dict[str, Any]) -> SessionRecord:

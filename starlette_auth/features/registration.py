@@ -28,7 +28,7 @@ from ..pages.mailed_links import (
     user_reference,
 )
 from ..pages.usernames import MAX_USERNAME_LENGTH, check_new_username, username_field
-from ..passwords.password_changes import are_told
+from ..passwords.password_changes import has_change_listener
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
@@ -117,14 +117,15 @@ class Registration(Feature):
     async def confirm(self, auth: Auth, request: Request) -> Response:
         """Shows the page of the confirmation link, and creates the account.
 
-        It asks for the password unless this browser has registered the address, and no validator is told of it.
+        It asks for the password unless this browser has registered the address and no validator has the method
+        `password_changed`.
         """
         token = await open_link(auth, request, REGISTER, "register_confirm")
         if isinstance(token, Response):
             return token
         pending = await self._pending_tokens(token) if token is not None else []
         match = next((candidate for candidate in pending if self._is_same_browser(request, candidate)), None)
-        if self.verify == "before" and are_told(auth.password_validators):
+        if self.verify == "before" and has_change_listener(auth.password_validators):
             match = None
         text = gettext("The password that you chose when you registered.")
         form = Form() if token is None or match is not None else Form(password=password_field(text))

@@ -52,7 +52,7 @@ async def read_fields(request: Request) -> dict[str, list[Any]]:
     """Returns the values of a form or JSON object by field name, each as a list.
 
     Raises HTTPException: 415 for other media types, 413 for more than 64 KiB, 400 for malformed bodies. A body that is
-    not in UTF-8 is malformed: with replaced characters, a password would be set that its user does not know.
+    not in UTF-8 is malformed: replaced characters would set a password that the user does not know.
     """
     media_type = content_type(request)
     if media_type not in (*FORMS, JSON):
@@ -105,7 +105,7 @@ def _from_json(body: bytes) -> dict[str, list[Any]]:
 
 
 def _from_urlencoded(body: bytes) -> dict[str, list[Any]]:
-    """Reads a form as browsers write it (WHATWG URL §5.1). Starlette would replace bytes that are not UTF-8."""
+    """Reads a form (WHATWG URL §5.1). Starlette would replace bytes that are not UTF-8."""
     pairs = [pair for pair in body.split(b"&") if pair]
     if len(pairs) > MAX_FIELDS:
         raise ValueError("The form has too many fields. Send fewer.")

@@ -11,7 +11,8 @@ from starlette.types import Scope
 from ..core.clock import DAY, TWO_WEEKS
 from ..core.exceptions import ImproperlyConfigured
 
-MAX_VALUES = 3  # of one name in a request. An attacker could otherwise have a store look up any number of sessions.
+# Cookies of one name that are tried. An attacker sends thousands, each of which the store would look up.
+MAX_VALUES = 3
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265 §4.1.1
 PATH = re.compile(r'/(?:(?![;,="\\])[!-~])*')
 LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
@@ -30,7 +31,7 @@ class Cookie:
     browser also deletes the cookie of an anonymous visitor when it closes. `partitioned=True` (CHIPS) gives a site that
     is embedded in pages of other sites a cookie for each of them, with `samesite="none"`; without https it is left out.
 
-    Raises ImproperlyConfigured for what browsers refuse.
+    Raises ImproperlyConfigured for settings that browsers refuse.
     """
 
     name: str = "session"
@@ -104,16 +105,16 @@ class Cookie:
 
     @cached_property
     def for_use(self) -> "Cookie":
-        """The cookie with the last use of a session that is itself in a cookie."""
+        """The cookie with the last use of a session, for stores that keep sessions in cookies."""
         return replace(self, name=f"{self.name}_used")
 
     @cached_property
     def for_ended(self) -> "Cookie":
-        """The cookie that names the sessions that ended in this browser, if they were in a cookie."""
+        """The cookie with the names of ended sessions, for stores that keep sessions in cookies."""
         return replace(self, name=f"{self.name}_ended", max_age=30 * DAY)
 
     def values(self, scope: Scope) -> list[str]:
-        """Returns the different values in the request, in their order: three at most, and a fourth if there are more.
+        """Returns the different values in the request, in order: at most three, or four for more.
 
         Applications on a parent domain and on a subdomain may have cookies of one name; a browser sends both. Over
         https, a cookie without the prefix is ignored.

@@ -1,4 +1,4 @@
-"""Which endpoint do the routes call for a request, and under which paths do they have a name?"""
+"""Which endpoint do the routes call for a request, and which path has a named route?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ def find_endpoint(app: Any, scope: Scope, *, any_method: bool = True) -> Any:
 
 
 def routes_of(app: Any) -> Sequence[Any]:
-    """Returns the routes of an application, or of the first one that its middlewares stand around."""
+    """Returns the routes of an application, also if middlewares wrap it."""
     seen: set[int] = set()
     while app is not None and id(app) not in seen:
         seen.add(id(app))
@@ -48,9 +48,9 @@ def routes_of(app: Any) -> Sequence[Any]:
 def find_route_path(app: Any, scope: Scope, name: str, params: Mapping[str, Any]) -> str | None:
     """Returns the path of the route with this name, relative to `app`; None if there is no such route.
 
-    It is the first one, with which an application replaces a page of ours. If that page is mounted several times, it is
-    the mount that shares the most segments with the requested path. Parameters of a mount, as in "/{tenant}/accounts",
-    have their values from the request.
+    The first route with the name counts, so that an application can replace a page of this package. If that page is
+    mounted several times, the mount that shares the most segments with the requested path counts. Parameters of a
+    mount, as in "/{tenant}/accounts", get their values from the request.
     """
     requested_path = route_path(scope)
     place = _Place("", "", requested_path, scope.get("path_params", {}))
@@ -60,11 +60,11 @@ def find_route_path(app: Any, scope: Scope, name: str, params: Mapping[str, Any]
 
 
 class _Place(NamedTuple):
-    """Where in the routes the search is: below which mounts."""
+    """The position of a search in the routes: the mounts above it."""
 
     prefix: str  # the path of the mounts
     names: str  # their names, as in "shop:"
-    path: str  # what they leave of the requested path
+    path: str  # the requested path without the path of the mounts
     values: Mapping[str, Any]  # path parameters of the request
 
 
@@ -77,7 +77,7 @@ class _Search:
         self.seen: set[int] = set()  # the routes that the search is in; an application may be mounted in itself
 
     def run(self, routes: Sequence[Any], place: _Place) -> Iterator[tuple[str, Any]]:
-        """Yields the path of each route with the name, and what is the same for each mount of one page.
+        """Yields the path of each route with the name, and what identifies the page of the route.
 
         The name may begin with names of mounts, as in "shop:login".
         """
@@ -97,7 +97,7 @@ class _Search:
         self.seen.remove(id(routes))
 
     def path_of(self, route: Any, place: _Place) -> str | None:
-        """Returns the path of a route; None if a parameter is missing, or if one is left over."""
+        """Returns the path of a route; None if its parameters are not exactly the given ones."""
         values, convertors = {**place.values, **self.params}, getattr(route, "param_convertors", {})
         if any(key not in convertors and key not in place.values for key in self.params):
             return None
@@ -106,7 +106,7 @@ class _Search:
         return _expand(route, values)
 
     def enter(self, route: Any, place: _Place, name: str) -> _Place | None:
-        """Returns the place below a mount or a host; None if a parameter of the mount is unknown."""
+        """Returns the place below a mount or host; None if a parameter of it is unknown."""
         regex, names = getattr(route, "path_regex", None), f"{place.names}{name}:" if name else place.names
         if regex is None or "path" not in regex.groupindex:
             return place._replace(names=names)
@@ -121,7 +121,7 @@ class _Search:
 
 
 def _expand(route: Any, values: Mapping[str, Any]) -> str | None:
-    """Returns the path of a route with its parameters; None if one is missing or not allowed."""
+    """Returns the path with its parameters filled in; None if one is missing or invalid."""
     convertors = route.param_convertors
     if not convertors.keys() <= values.keys():
         return None
@@ -141,7 +141,7 @@ def _shared_segments(path: str, other: str) -> int:
 
 
 def _flat(routes: Sequence[Any]) -> Iterator[Any]:
-    """Yields the routes, and those of a router that FastAPI includes in place of that router."""
+    """Yields the routes. A router that FastAPI includes is replaced by its routes."""
     for route in routes:
         if hasattr(route, "effective_route_contexts"):
             for context in route.effective_route_contexts():

@@ -37,15 +37,15 @@ class RedirectTargets:
         self._visits = site.resolve(replace(visits, max_age=10, httponly=True))
 
     def choose(self, scope: Scope, url: str | None, default: str = "") -> str:
-        """Returns `url` if it is allowed, or else the URL of `default`: the name of a route, a path or a URL."""
+        """Returns `url` if it is allowed, or else the URL of `default` (route name, path or URL)."""
         fallback = url_path_for(scope, default or self.default)
         secure = self.site.cookie.is_secure(scope)
         url = self._without_own_origin(scope, url) if url else url
         return safe_url(url, default=fallback, allowed_hosts=self.allowed_hosts, require_https=secure)
 
     def read(self, conn: HTTPConnection) -> str | None:
-        """Returns the URL in the query string of a page. Raises HTTPException 400 for bytes that are not UTF-8."""
-        # parse_qsl would replace bytes that are not UTF-8; as Latin-1 they stay what they are.
+        """Returns the URL in the query string. Raises HTTPException 400 for bytes that are not UTF-8."""
+        # parse_qsl would replace bytes that are not UTF-8. Latin-1 keeps all bytes.
         pairs = parse_qsl(conn.scope.get("query_string", b"").decode("latin-1"), encoding="latin-1")
         urls = [value for name, value in pairs if name == self.field]
         try:
@@ -56,36 +56,39 @@ class RedirectTargets:
             ) from error
 
     def for_login(self, scope: Scope, login_url: str, page: str | None = None) -> str:
-        """Returns `page`, or else the requested URL, for the login page: absolute if that is on another host."""
+        """Returns `page` or the requested URL; absolute if the login page is on another host."""
         url = page or requested_url(scope)
         if not is_absolute(login_url) or self.site.is_own_url(scope, login_url):
             return url
         return f"{self.site.base_url or self.site.requested_origin(HTTPConnection(scope))}{url}"
 
     def visits(self, scope: Scope, url: str) -> int:
-        """Returns how often this browser was sent on from the login page to this URL in the last ten seconds."""
+        """Returns how often the login page redirected this browser to this URL in the last ten seconds."""
         number, _, name = next(iter(self._visits.values(scope)), "").partition("-")
         return int(number) if name == _hash(url) and len(number) == 1 and number in "123456789" else 0
 
     def count_visit(self, scope: Scope, response: Response, url: str, number: int) -> None:
-        """Stores `number` in the browser, as what `visits` returns for the next ten seconds."""
+        """Stores in the browser the number that `visits` returns for the next ten seconds."""
         header = self._visits.header(scope, f"{number}-{_hash(url)}", self._visits.max_age)
         response.raw_headers.append(header)
 
     def referring_page(self, conn: HTTPConnection) -> str | None:
-        """Returns the path and query of the page of this site in the header `Referer`, or None."""
+        """Returns the path and query of this site's page in the header `Referer`, or None."""
         referer = conn.headers.get("referer", "")
         if not self.site.is_own_url(conn.scope, referer):
             return None
         return safe_url(self._without_own_origin(conn.scope, referer), default="") or None
 
     def form_targets(self, *settings: str) -> list[str]:
-        """Returns the hosts to which a form may lead: `allowed_hosts`, and those of settings that are URLs."""
+        """Returns the hosts to which a form may lead: `allowed_hosts`, and the hosts in settings."""
         hosts = (urlsplit(url).netloc for url in settings if is_absolute(url))
         return list(dict.fromkeys([*self.allowed_hosts, *hosts]))
 
     def _without_own_origin(self, scope: Scope, url: str) -> str:
-        """Returns the path of an absolute URL of this site, as Starlette's `@requires` writes it; else the same URL."""
+        """Returns the path of an absolute URL of this site; other URLs unchanged.
+
+        Starlette's `@requires` writes absolute URLs.
+        """
         if not self.site.is_own_url(scope, url):
             return url
         parts = urlsplit(url)

@@ -16,7 +16,7 @@ NEW_DEVICE = "starlette_auth.device"
 GUARDS = "starlette_auth.guards"  # the tests that the request has passed, for `revalidate`
 IS_LOGGED = "starlette_auth.logged"  # the security log has a line about the refusal of this request
 CLAIMED_USER = "starlette_auth.claimed"  # the user whose name was entered at a login
-IS_STALE = "starlette_auth.stale"  # whether the token of the form is too old, so that the page shows the form again
+IS_STALE = "starlette_auth.stale"  # whether the CSRF token of the form is too old; the page then shows the form again
 IS_CHECK = "starlette_auth.check"  # whether this is the check of a connection that is open already
 
 
@@ -28,7 +28,7 @@ def route_path(scope: Scope) -> str:
 
 
 def full_path(scope: Scope) -> str:
-    """Returns the path as the browser knows it: with the prefix that a proxy removed, decoded."""
+    """Returns the decoded path that the browser requested, with a prefix that a proxy removed."""
     path, root = str(scope["path"]), str(scope.get("app_root_path", scope.get("root_path", "")))
     return path if path == root or path.startswith(root + "/") else root + path
 

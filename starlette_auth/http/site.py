@@ -39,7 +39,7 @@ class Site:
         self._has_warned = False
 
     def resolve(self, cookie: Cookie) -> Cookie:
-        """Returns the cookie; with `secure="auto"` on an https site, one that this site decides about.
+        """Returns the cookie. With `secure="auto"` on an https site, `must_be_secure` decides.
 
         Raises ImproperlyConfigured for a cookie of an http site that browsers accept over https only.
         """
@@ -88,9 +88,9 @@ class Site:
         return origin == self.requested_origin(conn)
 
     def is_own_url(self, scope: Scope, url: str) -> bool:
-        """Returns whether an absolute URL is one of this site: of `base_url`, or of the host that was requested.
+        """Returns whether an absolute URL has the host of `base_url` or the requested host.
 
-        The scheme may be the other one of http and https: behind a proxy that terminates TLS, the application sees http.
+        The scheme may be http or https: behind a proxy that terminates TLS, the application sees http.
         """
         try:
             parts = urlsplit(url)

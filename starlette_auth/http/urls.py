@@ -22,7 +22,7 @@ ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{HOST.pattern}/?")
 BASE_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE_DECODED = "/:@!$&'()*+,;=-._~"
-SAFE = f"{SAFE_DECODED}%"  # for text that is quoted already
+SAFE = f"{SAFE_DECODED}%"  # for text that is already quoted
 
 
 def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = (), require_https: bool = False) -> str:
@@ -56,10 +56,11 @@ def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = 
 
 
 def requested_url(scope: Scope) -> str:
-    """Returns the path and query string of a request as the browser sent it, quoted, with one slash at the start.
+    """Returns the quoted path and query string of a request, with one slash at the start.
 
-    An attacker posts a form to "//evil.example/x" on this site. A page would send that form again to another site,
-    because browsers read this path as a host. Therefore the second slash is quoted; the path stays the same one.
+    An attacker's page posts a form to "//evil.example/x" on this site. A page with the saved form would send it to
+    evil.example, because browsers read such a path as a host; therefore the second slash is quoted. The quoted path
+    leads to the endpoint of the original path.
     """
     query = scope.get("query_string", b"").decode("latin-1")
     path = _with_one_slash(quote(full_path(scope)))
@@ -71,7 +72,7 @@ def _with_one_slash(path: str) -> str:
 
 
 def is_absolute(url: str) -> bool:
-    """Returns whether a setting is the URL of a page on another host, and not the name of a route or a path."""
+    """Returns whether a setting is an absolute URL, not the name of a route or a path."""
     return url.startswith(("https://", "http://"))
 
 
@@ -90,7 +91,8 @@ def parse_origins(origins: Sequence[str]) -> frozenset[str]:
     names = as_texts(origins, "trusted_origins", fix := 'Name each origin, as in ["https://shop.example"].')
     for name in names:
         if "*" in name:
-            # Every page of a subdomain, also one that an attacker controls, could otherwise send forms to this site.
+            # An attacker controls a page of one subdomain, which could send forms to this site; therefore each origin
+            # is named.
             raise ImproperlyConfigured(f"trusted_origins contains {name!r}, but wildcards are not supported. {fix}")
         if not ORIGIN.fullmatch(name):
             raise ImproperlyConfigured(
@@ -134,9 +136,9 @@ def normalize_origin(url: str) -> str:
 def url_path_for(scope: Scope, name: str, **params: Any) -> str:
     """Returns the path of the named route, with the prefixes of mounts and of a proxy in front.
 
-    A `name` that starts with a slash is a path of the application; it gets the root_path, too. An absolute URL stays as
-    it is. The route is looked up behind AuthenticationMiddleware, and else in the outermost application, so links
-    between pages also work inside a mounted application.
+    A `name` that starts with a slash is a path of the application; it gets the root_path, too. An absolute URL is
+    returned unchanged. The route is looked up behind AuthenticationMiddleware, then in the outermost application, so
+    that links between pages also work inside a mounted application.
     """
     if is_absolute(name):
         return name
@@ -169,9 +171,9 @@ def _frames(scope: Scope) -> Iterator[tuple[Any, str]]:
 
 
 def _root_of(app: Any, scope: Scope) -> str:
-    """Returns the root_path of the application that a request is in, below mounts of its own.
+    """Returns the root_path of the application that a request is in.
 
-    Another application may hide it from the search, with a middleware that is a function.
+    A middleware that is a function may hide the application from the search.
     """
     parts = str(scope.get("root_path", "")).split("/")
     for end in range(1, len(parts) + 1):
@@ -182,7 +184,7 @@ def _root_of(app: Any, scope: Scope) -> str:
 
 
 def endpoint_of(scope: Scope, url: str) -> Any:
-    """Returns the endpoint of a page of this site, or None. `url` is what `url_path_for` returned."""
+    """Returns the endpoint of a page of this site, or None. `url` is from `url_path_for`."""
     request = {**scope, "type": "http", "method": "GET", "path": unquote(urlsplit(url).path), "path_params": {}}
     for app, root_path in _frames(scope):
         endpoint = find_endpoint(app, {**request, "root_path": root_path})
@@ -202,7 +204,7 @@ def accepts_get(scope: Scope) -> bool:
 
 
 def connection_to(app: Any) -> HTTPConnection:
-    """Returns a connection without a request, for which links to the pages of `app` can be made."""
+    """Returns a connection without a request, for making links to the pages of `app`."""
     if app is None:
         raise ImproperlyConfigured(
             "The link needs the application that has the account pages. Pass request=request, app=app, or "

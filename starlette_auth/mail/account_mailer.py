@@ -108,7 +108,7 @@ class AccountMailer:
         self.enqueue_from(find, user=mail.context.get("user"))
 
     def prepare(self, user: Any, subject: str, message: str, from_email: str | None) -> Callable[[], None]:
-        """Returns a function that queues a mail in plain text to a user. Errors in the mail are raised at once."""
+        """Returns a function that queues a plain-text mail to a user. Raises errors in the mail at once."""
         if self.queue.mailer is None:
             raise ImproperlyConfigured('email_user() needs a mailer. Pass Auth(mailer=SMTPMailer("smtp.example")).')
         if not user.email:
@@ -122,13 +122,13 @@ class AccountMailer:
         return lambda: self.queue.enqueue(make, user=user)
 
     def reset_mail(self, conn: HTTPConnection, user: Any, link: Mapping[str, str], max_age: int) -> TemplateMail:
-        """Returns the mail with a reset link. `link` has the parameters of the page, from `make_reset_link`."""
+        """Returns the mail with a reset link. `link` is from `make_reset_link`."""
         url = self.link(conn, "password_reset_confirm", **link)
         context = {"user": user, "link": url, "valid_for": format_duration(max_age)}
         return TemplateMail(to=user.email, name="password_reset", context=context)
 
     async def send(self, mail: TemplateMail) -> None:
-        """Sends a mail at once, for an administrator. Raises Unavailable if the mail server does not take it."""
+        """Sends a mail at once, for an administrator. Raises Unavailable if the mail server rejects it."""
         await self.queue.send(await self._render(mail))
 
     async def _render(self, mail: TemplateMail) -> EmailMessage:

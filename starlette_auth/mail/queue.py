@@ -46,8 +46,9 @@ class MailQueue:
     def enqueue(self, make: Callable[[], Awaitable[EmailMessage | None]], *, user: Any = None) -> None:
         """Calls `make` in a background task and sends the message that it returns.
 
-        `user` is the recipient, whose key the log names if that fails; or `make` calls `note_recipient`.
-        `make` runs in the caller's language. If `make` returns None, no message is sent. Without a mailer, `make` is not called.
+        If sending fails, the log names the key of `user`, the recipient; `make` may call `note_recipient` instead.
+        `make` runs in the caller's language. If it returns None, no message is sent. Without a mailer, it is not
+        called.
         """
         if self.mailer is None:
             return
@@ -68,7 +69,7 @@ class MailQueue:
             async with asyncio.timeout(LONGEST_SENDING):
                 await self.mailer.send(message)
         except Exception as error:
-            # Without the cause: it may quote the message, whose link lets its reader in.
+            # Without the cause, which may quote the message. The link in the message grants access to an account.
             raise Unavailable(f"The mail could not be sent: {_error_text(error)}. Check the mail server.") from None
 
     async def drain(self, timeout: float = 10) -> None:  # noqa: ASYNC109 (only late mails are cancelled)
@@ -135,7 +136,7 @@ class _LoopQueue:
 
 
 class _Job:
-    """One mail in the queue. Its text is for the log: the key of the recipient, and no address."""
+    """Represents a mail in the queue. `str()` returns the recipient's key, for the log, without the address."""
 
     def __init__(self, user: Any) -> None:
         self.user = user

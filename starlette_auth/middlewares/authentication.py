@@ -49,7 +49,7 @@ class AuthenticationMiddleware:
         self.auth = auth
         self.exclude = parse_prefixes(exclude)
         self.must_check_routes = True
-        self.routed: ASGIApp | None = None  # what has the routes behind this middleware
+        self.routed: ASGIApp | None = None  # the application behind this middleware, which has the routes
         self.revalidate = functools.partial(revalidate, auth)
         auth.defaults.assign_backend_paths(auth.backends)  # features may have added backends
 
@@ -62,12 +62,12 @@ class AuthenticationMiddleware:
             if self.auth.check_routes:
                 check_routes(scope.get("app"), self.app)
             self.must_check_routes = False
-            self.auth.proxies.client_address(HTTPConnection(scope))  # logs a warning where there is none
+            self.auth.proxies.client_address(HTTPConnection(scope))  # logs a warning if there is no address
             self.routed = self.app if routes_of(self.app) else None
         outer = _take_outer(scope) if scope.get(SCOPE_KEY, self.auth) is not self.auth else {}
         scope[SCOPE_KEY] = self.auth
         if root_path := scope.get("root_path", ""):
-            scope["path"] = full_path(scope)  # Starlette's mounts find nothing where a proxy has removed its prefix
+            scope["path"] = full_path(scope)  # after a proxy has removed its prefix, Starlette's mounts match no path
         scope[SCOPE_APP] = (scope.get("app") if self.routed is None else self.routed, root_path)
         if self.exclude and is_below(scope, self.exclude):
             await self.app(scope, receive, send)
@@ -135,7 +135,7 @@ class AuthenticationMiddleware:
         set_user(scope, user)
 
     def log_refusal(self, scope: Scope, send: Send) -> Send:
-        """Returns a `send` that logs the refusal of a WebSocket: one that is closed with code 1008 unaccepted."""
+        """Returns a `send` that logs WebSockets closed with code 1008 before they were accepted."""
         is_accepted = False
 
         async def send_logged(message: Message) -> None:
@@ -152,8 +152,8 @@ class AuthenticationMiddleware:
 
         Logs a refusal: a response with the status 403 or 429.
 
-        `outer` are the entries of another Auth, around the application in which this one is mounted. They are put back
-        for its cookies.
+        `outer` are the scope entries of the Auth of the application in which this one is mounted. They are restored for
+        the cookies of that Auth.
         """
         add_vary(headers, "Cookie")
         if NEW_DEVICE in scope:
@@ -165,7 +165,7 @@ class AuthenticationMiddleware:
             headers.append(cookie.header(scope, scope.pop(NEW_CSRF_SECRET), max_age))
             set_header(headers, "Cache-Control", "no-store")
         if UNAWAITED in scope:
-            # The application took a logout for done. The response must not say so.
+            # The application called a function such as logout() without await. Its response would claim success.
             raise ImproperlyConfigured(scope.pop(UNAWAITED))
         if status in REFUSALS:
             self.auth.security_log.refused(HTTPConnection(scope), f"status {status}")

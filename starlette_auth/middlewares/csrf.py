@@ -22,15 +22,15 @@ from ..security.csrf_tokens import HEADER
 from ..security.token_readers import form_reader
 
 MISSING: Any = None
-#: For the log: what a programmer may have forgotten.
+#: What the log advises for a form without a token.
 HINT = " The form needs {{ csrf_input }}, and its Jinja2Templates context_processors=[auth_context]."
-FOR_VISITORS = "for_visitors"  # an attribute of endpoints that act in the name of no user
+FOR_VISITORS = "for_visitors"  # an attribute of endpoints that do not act for the logged-in user
 MAX_BODY = 1024 * 1024  # bytes that are searched for the token
 BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
 
 
 class Body:
-    """Reads the body of a request as far as its CSRF token, and replays it to the application."""
+    """Reads the body of a request up to its CSRF token, and replays it to the application."""
 
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
@@ -38,7 +38,7 @@ class Body:
         self.is_too_long = False  # the token is not in the part that was read
 
     async def find_token(self, conn: HTTPConnection) -> str | None:
-        """Returns the token in a form, or None. What stands behind the token stays unread, as a large file would."""
+        """Returns the token in a form, or None. Data behind the token, such as a large file, stays unread."""
         if content_type(conn) not in FORMS or not is_utf8(conn):
             return None
         reader = form_reader(conn)
@@ -110,7 +110,7 @@ class CSRFMiddleware:
             await response(scope, receive, send)
 
     async def check(self, conn: HTTPConnection, body: Body) -> str | None:
-        """Returns why the request is rejected, as a message in English, for the log; None if it may pass."""
+        """Returns why the request is rejected, in English for the log; None if it may pass."""
         auth = self.auth
         is_own = auth.site.is_own_request(conn)
         if is_own is False:
@@ -134,11 +134,11 @@ class CSRFMiddleware:
         return self.check_older(conn, token, is_own=is_own is True)
 
     def check_older(self, conn: HTTPConnection, token: str, *, is_own: bool) -> str | None:
-        """Returns why a token is rejected that the current session does not accept; None if the page does.
+        """Checks a token that the current session rejects. Returns why the page rejects it, or None.
 
         The login page may be open in a second tab while the first tab logs in, and two tabs that open at once get
-        different secrets. A page that acts in the name of no user accepts the former, and shows the form again for the
-        latter.
+        different secrets. A page that does not act for the logged-in user accepts a token from before the login. For a
+        token with another secret it shows the form again.
         """
         if getattr(find_endpoint(self.app, conn.scope), FOR_VISITORS, False):
             if self.auth.csrf_tokens.is_valid(conn, token, by_visitor=True):

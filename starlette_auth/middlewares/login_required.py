@@ -18,7 +18,7 @@ class LoginRequiredMiddleware:
     """Requires a login for every endpoint that is not marked with `login_not_required` or in `exclude`.
 
     A request whose endpoint is unknown requires a login too, also a path without a route. The options of an endpoint
-    that is decorated with `login_required(…)` or its siblings apply, such as `login_url`.
+    with `login_required(…)` or another decorator of this package apply, such as `login_url`.
     """
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
@@ -44,7 +44,7 @@ class LoginRequiredMiddleware:
             await ask_login(Request(scope, receive), options)(scope, receive, send)
 
     def _is_login_page(self, scope: Scope, options: LoginOptions) -> bool:
-        """Returns whether this is the page to which the browser would be redirected again and again."""
+        """Returns whether this is the login page, which would redirect to itself in a loop."""
         login_url = find_url_path(scope, options.login_url or get_auth(HTTPConnection(scope)).login_url) or ""
         return login_url.partition("?")[0] == requested_url({**scope, "query_string": b""})
 
@@ -58,7 +58,7 @@ class LoginRequiredMiddleware:
 
 
 def _login_options(endpoint: Any, method: str) -> LoginOptions:
-    """Returns how a decorated endpoint, or its method of an HTTPEndpoint, asks for a login."""
+    """Returns the login options of a decorated endpoint, or of the method of an HTTPEndpoint."""
     for part in (getattr(endpoint, method.lower(), None), endpoint):
         options = getattr(part, "login_options", None)
         if isinstance(options, LoginOptions):

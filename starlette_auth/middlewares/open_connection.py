@@ -20,10 +20,10 @@ logger = logging.getLogger("starlette_auth")
 
 
 async def run_logged(work: Callable[[], Awaitable[object]], problem: str) -> None:
-    """Runs `work`, which comes after the response. Any failure of it is only logged, with the sentence `problem`.
+    """Runs `work` after the response. Only logs a failure, with the sentence `problem`.
 
-    The visitor has the response already. The server would close the connection if the failure reached it. Only a
-    cancellation of the task itself is passed on, as asyncio requires.
+    The response was sent; the server would close the connection if the failure reached it. Only a cancellation of the
+    task itself is passed on, as asyncio requires.
     """
     try:
         await work()
@@ -38,7 +38,7 @@ async def run_logged(work: Callable[[], Awaitable[object]], problem: str) -> Non
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Returns whether the current task was cancelled. A CancelledError may also come out of a store with a mistake."""
+    """Returns whether the current task was cancelled. A faulty store may also raise CancelledError."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 

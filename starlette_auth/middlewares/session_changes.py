@@ -1,4 +1,4 @@
-"""What is stored of the session of one connection, and which cookie does its response set?"""
+"""What does a connection change in its stored session and in the cookie?"""
 
 import logging
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from ..sessions.store import SessionStore
 from .open_connection import OpenConnection, run_logged
 
 logger = logging.getLogger("starlette_auth")
-MAX_ENDED, NAME_LENGTH = 5, 32  # of the names of ended sessions in a browser
-MAX_NAMES = 10  # in one line of the log
+MAX_ENDED, NAME_LENGTH = 5, 32  # the number and length of names of ended sessions in a browser
+MAX_NAMES = 10  # names of entries in one line of the log
 
 
 class SessionChanges(OpenConnection):
@@ -47,7 +47,7 @@ class SessionChanges(OpenConnection):
         self.ended_keys = []
 
     async def load(self) -> SessionBase:
-        """Returns the session of a request with a cookie; a new one if the cookie opens none."""
+        """Returns the session of a request with cookies; a new one if no cookie is valid."""
         self.generation = self.store.open_websockets.generation
         if len(self.values) > 1:
             return await self.load_one_of_several()
@@ -57,11 +57,11 @@ class SessionChanges(OpenConnection):
         return session
 
     async def load_one_of_several(self) -> SessionBase:
-        """Returns the only session that the cookies of a request open; a new one if they open several.
+        """Returns the only session that the cookies of a request open; a new one for several.
 
-        A cookie of another application, for the parent domain, opens nothing here and is passed over. An attacker on a
-        subdomain sets the cookie of the attacker's own session, which the visitor would go on with; therefore the
-        cookies of two sessions count as none, and so do too many cookies.
+        A cookie that another application set for the parent domain opens no session here and is ignored. An attacker on
+        a subdomain sets the cookie of the attacker's own session, which the visitor would use from then on; therefore
+        cookies of two sessions, or more than three cookies, count as none.
         """
         live: dict[str, tuple[SessionBase, str]] = {}
         for value in self.values if len(self.values) <= MAX_VALUES else ():
@@ -80,7 +80,7 @@ class SessionChanges(OpenConnection):
         return self.store.new_session(self.clock)
 
     async def look_up(self, value: str) -> SessionBase:
-        """Returns the session of a cookie; a new one if it opens none, or was ended in this browser."""
+        """Returns the session of a cookie; a new one if it is invalid or ended in this browser."""
         if self.store.is_server_side:
             return await self.store.load(value)
         session = await self.store.load_used(value, self.cookie.for_use.values(self.scope)[:MAX_VALUES])
@@ -91,17 +91,17 @@ class SessionChanges(OpenConnection):
 
     @cached_property
     def ended_names(self) -> list[str]:
-        """The names of the last sessions that ended in this browser, if the store cannot end them."""
+        """The names of sessions that ended in this browser, for stores that cannot end them."""
         texts = self.cookie.for_ended.values(self.scope)
         return [name for text in texts for name in text.split(".") if len(name) == NAME_LENGTH][:MAX_ENDED]
 
     def note_use(self) -> list[tuple[bytes, bytes]]:
-        """Returns the `Set-Cookie` headers about the use and the end of a session that is in a cookie."""
+        """Returns the `Set-Cookie` headers with the last use and the ended sessions, for sessions in cookies."""
         session, headers = self.session, list[tuple[bytes, bytes]]()
         if self.ended_keys or self.set_cookie is not None:
             names = [*map(_name_of, self.ended_keys), *self.ended_names]
             if session.session_key is not None:
-                # Django's cookies of two logins in the same second are the same text.
+                # Two logins within one second have equal cookies in Django's format.
                 names = [name for name in names if name != _name_of(session.session_key)]
             if names != self.ended_names:
                 text = ".".join(names[:MAX_ENDED])
@@ -151,7 +151,7 @@ class SessionChanges(OpenConnection):
         if value:
             self.set_cookie = self.cookie.header(self.scope, value, session.get_cookie_age())
         elif value == "" or session.session_key is None:
-            # Another response may just have set a valid cookie. Therefore one that opens nothing is deleted only where
+            # Another response may just have set a valid cookie. Therefore a cookie without a session is deleted only if
             # the application ends the session.
             must_delete = self.had_key or (session.is_flushed and self.values)
             self.set_cookie = self.cookie.deletion(self.scope) if must_delete else None
@@ -206,7 +206,7 @@ class SessionChanges(OpenConnection):
         await run_logged(record, "The last use of a session could not be recorded.")
 
     async def delete_at_end(self) -> None:
-        """Deletes the old session after the application has run. Once the response has started, an error is only logged."""
+        """Deletes the old session after the application has run. After the response, only logs an error."""
         if not self.has_started:
             await self.delete_ended()
         else:
@@ -215,8 +215,8 @@ class SessionChanges(OpenConnection):
     async def delete_ended(self, *, with_rivals: bool = False) -> None:
         """Deletes the session that the application has ended.
 
-        `with_rivals`: also those between which the request could not choose. The browser has their cookies, so a new
-        session would not be found beside them.
+        With `with_rivals`, also deletes the sessions of a request that brought several. The browser keeps their
+        cookies, so the cookie of a new session would again be one of several.
         """
         key, rivals = self.session.key_to_delete, self.rivals
         if key is not None and not self.session.is_only_resigned:
@@ -234,7 +234,7 @@ class SessionChanges(OpenConnection):
         self.store.open_websockets.session_deleted(key)
 
     def report_late_changes(self) -> None:
-        """Logs which entries of the session changed after the response began, and are therefore not stored."""
+        """Logs the entries that changed after the response began and are therefore not stored."""
         session = self.session
         if not (session.accessed or session.has_new_key) or not self.is_answered or session.is_only_resigned:
             return
@@ -248,7 +248,7 @@ class SessionChanges(OpenConnection):
 
     @property
     def is_flushed_too_late(self) -> bool:
-        """Returns whether flush() came after the response began, which leaves a session that is in its cookie."""
+        """Returns whether flush() came too late to delete a session that is in its cookie."""
         return self.is_answered and self.session.key_to_delete is not None and not self.store.is_server_side
 
     def record_client(self, session: SessionBase) -> None:

@@ -55,13 +55,13 @@ class SessionResponder(SessionChanges):
                 # They refer to the scope, which refers to the session. Only the garbage collector frees such a cycle,
                 # and all requests of the process wait for it.
                 session.edit_headers = session.save_now = None
-        except SessionInterrupted as error:  # of `session.save()`
+        except SessionInterrupted as error:  # raised by `session.save()`
             if self.has_started:
                 raise
             self.has_started = True
             await self.send_error(error)
         except Unavailable as error:
-            if self.is_replaced:  # by an error response, but the application has gone on
+            if self.is_replaced:  # an error response was sent, but the application continued
                 logger.error("The clean-up after an error response failed. %s", error)
                 return
             if self.has_started:

@@ -67,7 +67,7 @@ class WebSocketSessionResponder(SessionResponder):
 
     async def end(self, reason: str) -> None:
         self.is_ended = True
-        with contextlib.suppress(Exception):  # it is already closed
+        with contextlib.suppress(Exception):  # the WebSocket is already closed
             await self.send_on({"type": "websocket.close", "code": 1008, "reason": reason})
 
     async def save_at_end(self) -> None:

@@ -29,7 +29,7 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
     """Wraps a view: rejects cross-site forms, adds security headers, selects the visitor's language.
 
     The headers forbid caches and frames. An HTTPException becomes an error page. A client that sent JSON gets JSON.
-    `for_visitors`: the page acts in the name of no user; its forms stay valid when another tab logs in.
+    `for_visitors`: the page does not act for the logged-in user; its forms stay valid when another tab logs in.
     """
 
     @login_not_required
@@ -56,7 +56,7 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
 
 
 def visitor_page(view: View) -> Endpoint:
-    """Wraps the view of a page that acts in the name of no user; its forms stay valid when another tab logs in."""
+    """Wraps a view as `account_page` does, with `for_visitors=True`."""
     return account_page(view, for_visitors=True)
 
 

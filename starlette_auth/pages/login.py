@@ -19,7 +19,7 @@ from .forms import Field, Form
 
 
 async def login_page(auth: Auth, request: Request) -> Response:
-    """Shows the login form and logs the user in. A user who is logged in already is sent on to `next`."""
+    """Shows the login form and logs the user in. Redirects a logged-in user to `next`."""
     form, field = _login_form(auth), auth.redirects.field
     pairs: Pairs = request.scope.pop(SAVED_FORM, [])
     if pairs:
@@ -40,7 +40,7 @@ async def login_page(auth: Auth, request: Request) -> Response:
 
 
 async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> Response | None:
-    """Returns the response after a login: the redirect, or the page that sends a saved form; None for wrong data."""
+    """Returns the redirect or the page of a saved form after a login; None for wrong data."""
     saved: Pairs = []
     if form.data["saved"]:  # checked before the login, which may give the browser a new secret
         saved = read_signed_form(auth.keys, _browser(auth, request), url or "", form.data["saved"])
@@ -55,7 +55,7 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
 
 
 async def _login_to_send_form(auth: Auth, request: Request, form: Form, pairs: Pairs) -> Response:
-    """Shows the login form with the fields of a form that was refused, because its user is not logged in any more."""
+    """Shows the login form with the kept fields of a form whose user is no longer logged in."""
     url = requested_url(request.scope)
     form.data[auth.redirects.field] = url
     form.data["saved"] = sign_form(auth.keys, _browser(auth, request), url, pairs)
@@ -69,10 +69,10 @@ def _browser(auth: Auth, request: Request) -> str:
 def _send_on(auth: Auth, request: Request, url: str | None) -> Response | None:
     """Returns the redirect to `url` for a logged-in user; None if the login page is to be shown.
 
-    Another site opens the login page in an image or a frame, with a `next` whose result it can see, which would tell it
-    who is logged in (Django's warning about `redirect_authenticated_user`). Therefore only the visitor's own navigation
-    is sent on. A page that redirects a user without a permission here would send that user back and forth. Therefore the
-    scopes that the page requires are asked, and a page is not tried more than four times in ten seconds.
+    An attacker's site loads the login page as an image or a frame, with a `next` whose result it can see, which would
+    show who is logged in (Django's warning about `redirect_authenticated_user`). Therefore only the visitor's own
+    navigation is redirected. A page that redirects a user without a permission to the login page would cause a loop.
+    Therefore the scopes that the page requires are checked, and a page is tried at most four times in ten seconds.
     """
     is_navigation = request.headers.get("sec-fetch-dest") == "document"
     is_own = request.headers.get("sec-fetch-site") in ("none", "same-origin")
@@ -91,7 +91,7 @@ def _send_on(auth: Auth, request: Request, url: str | None) -> Response | None:
 
 
 def _leads_to_login(auth: Auth, request: Request, url: str) -> bool:
-    """Returns whether a URL is that of the login page, whatever its query is."""
+    """Returns whether a URL is that of the login page, with any query."""
     return url.partition("?")[0].partition("#")[0] in (find_url_path(request.scope, auth.login_url), _own_path(request))
 
 
@@ -100,7 +100,7 @@ def _own_path(request: Request) -> str:
 
 
 def _has_scopes(request: Request, url: str) -> bool:
-    """Returns whether the user has the scopes that Starlette's `@requires` demands of this page, as far as is known."""
+    """Returns whether the user has the known scopes that `@requires` of Starlette demands of a page."""
     endpoint = None if is_absolute(url) else endpoint_of(request.scope, url)
     page = {"type": "http", "method": "GET", "endpoint": endpoint}
     return has_required_scope(request, list(required_scopes(page)))
@@ -109,7 +109,8 @@ def _has_scopes(request: Request, url: str) -> bool:
 async def logout_page(auth: Auth, request: Request) -> Response:
     """Ends the session and redirects to `next`, or else to `logout_redirect_url`. A GET shows the button for it.
 
-    Another site could log visitors out with a link or an image. Therefore only a POST ends the session.
+    An attacker's site shows an image or a link with this URL, which would log visitors out; therefore only a POST ends
+    the session.
     """
     field, url = auth.redirects.field, auth.redirects.read(request)
     form = Form(**{field: Field(type="hidden", required=False)})

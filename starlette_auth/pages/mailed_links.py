@@ -18,11 +18,11 @@ from ..users.models import User
 
 SIGNATURE = "starlette_auth.link"
 IN_COOKIE = "open"  # replaces the secret in the URL after its hash moved into a cookie
-RELOADED = "reloaded"  # the query of a page that has loaded itself again
+RELOADED = "reloaded"  # the query of a page that has reloaded itself
 
 
 async def open_link(auth: Auth, request: Request, purpose: str, route: str) -> Token | Response | None:
-    """Returns the token whose secret is in the path, None if it is invalid, or a redirect.
+    """Returns the token whose secret is in the path, None for an invalid one, or a redirect.
 
     A GET uses no token up, because mail scanners open links too; the page has a button that sends a POST. The first
     GET stores the token's hash in a cookie and redirects to the page without the secret, so that neither the browser
@@ -42,8 +42,8 @@ async def open_link(auth: Auth, request: Request, purpose: str, route: str) -> T
 def store_link(auth: Auth, request: Request, purpose: str, text: str, response: Response) -> Response:
     """Stores what represents the token of a link in this browser. Returns the response.
 
-    An attacker who reads the database knows the hash of each token, and could write it into a cookie. Therefore the
-    cookie is signed.
+    An attacker reads the hash of a token in the database and writes it into a cookie, which would open the link;
+    therefore the cookie is signed.
     """
     value = f"{auth.keys.sign(SIGNATURE, f'{purpose} {text}')}.{quote(text, safe='')}"
     response.raw_headers.append(_cookie(auth, purpose).header(request.scope, value, None))
@@ -69,10 +69,10 @@ def close_link(auth: Auth, request: Request, purpose: str, response: Response) -
 
 
 def url_to_reload(auth: Auth, request: Request, route: str, token: str = IN_COOKIE, **params: str) -> str:
-    """Returns the URL with which the page of a link loads itself again, to get cookies that were left out; or "".
+    """Returns the URL with which a link's page reloads itself to get Strict cookies; or "".
 
-    A browser that follows a link from a mail in another site leaves out cookies with SameSite=Strict, also at redirects
-    of our own. The page is complete, but does not know who is logged in. A page that loads itself gets the cookies.
+    A browser that follows a link from another site leaves out cookies with SameSite=Strict, also after a redirect of
+    this site. The page then does not know who is logged in. When the page reloads itself, the browser sends them.
     """
     is_foreign = request.headers.get("sec-fetch-site") == "cross-site"
     if (
@@ -88,8 +88,8 @@ def url_to_reload(auth: Auth, request: Request, route: str, token: str = IN_COOK
 def _cookie(auth: Auth, purpose: str) -> Cookie:
     """Returns the cookie that represents an opened link. It lives until the browser closes.
 
-    A link is opened from a page of another site, and from outside the path of the session cookie. Therefore the cookie
-    is sent with links, and to all paths.
+    Links are followed from other sites, and lead outside the path of the session cookie. Therefore the cookie is Lax
+    instead of Strict, and sent to all paths.
     """
     cookie = auth.site.configured_cookie
     samesite = "lax" if cookie.samesite == "strict" else cookie.samesite

@@ -20,7 +20,7 @@ def username_field(auth: Auth) -> Field:
 
 
 async def check_new_username(auth: Auth, form: Form) -> None:
-    """Normalizes the field "username", and adds an error to the form if the site's validator refuses it."""
+    """Normalizes the field "username". Adds an error to the form if the validator refuses it."""
     form.data["username"] = normalize_username(form.data["username"])
     try:
         await validate_username(form.data["username"], auth.users.username_validator)

@@ -1,4 +1,4 @@
-"""What do all password hashers share? Their interface, and the salts, costs and parts of a stored hash."""
+"""The interface of password hashers, and the salts, costs and parts of a stored hash."""
 
 import math
 import secrets
@@ -11,7 +11,7 @@ SALT_ENTROPY = 128  # bits
 
 
 class HashTooExpensive(ValueError):
-    """A stored hash asks for more time or memory than its hasher allows. It is not computed."""
+    """A stored hash costs more time or memory than its hasher allows. It is not computed."""
 
 
 class PasswordHasher(Protocol):
@@ -42,22 +42,25 @@ class PasswordHasher(Protocol):
 
 
 def new_salt() -> str:
-    """Returns a random salt of Django's form: 22 letters and digits (131 bits). It fits Django's column."""
+    """Returns a random salt in Django's format: 22 letters and digits (131 bits)."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(22))
 
 
 def is_poor(salt: str) -> bool:
-    """Returns whether a salt has fewer than 128 bits: 6 in each character of a text, as in Django, 8 in other bytes."""
+    """Returns whether a salt has fewer than 128 bits.
+
+    A character of a text counts about 6 bits, as in Django; a byte counts 8.
+    """
     return len(salt) * (math.log2(62) if salt.isascii() and salt.isprintable() else 8) < SALT_ENTROPY
 
 
 def mask_hash(text: str, show: int = 6) -> str:
-    """Returns a text of which only the beginning can be read."""
+    """Returns a text with asterisks after the first characters."""
     return text[:show] + "*" * len(text[show:])
 
 
 def split_hash(encoded: str, algorithm: str, parts: int) -> list[str]:
-    """Returns the parts of a hash, without the algorithm. Raises ValueError for a hash of another algorithm or form."""
+    """Returns the parts of a hash after the algorithm. Raises ValueError for another algorithm or form."""
     found, *rest = encoded.split("$", parts)
     if found != algorithm or len(rest) != parts:
         raise ValueError(f"This is no hash of {algorithm}. Pass a hash to the hasher of its algorithm.")
@@ -65,10 +68,10 @@ def split_hash(encoded: str, algorithm: str, parts: int) -> list[str]:
 
 
 def check_cost(encoded: str, **costs: tuple[int, int]) -> None:
-    """Raises HashTooExpensive if a stored hash exceeds a bound. `costs` maps the name of each bound to (cost, bound).
+    """Raises HashTooExpensive if a stored hash exceeds a bound.
 
-    An attacker writes a row with a huge cost, which would keep a hashing thread busy for minutes, or fill the memory,
-    at each login. Therefore a hash states its cost only up to a bound.
+    `costs` maps the name of each bound to (cost, bound). An attacker writes a row with a huge cost, which would keep a
+    hashing thread busy for minutes, or fill the memory, at each login; therefore each cost has a bound.
     """
     for name, (cost, bound) in costs.items():
         if cost > bound:

@@ -15,9 +15,10 @@ BCRYPT = re.compile(r"\$2[abxy]\$([0-9]{1,2})\$")
 
 
 class BCryptSHA256PasswordHasher:
-    """Hashes the SHA-256 of a password with bcrypt, for old Django databases. Needs the extra `django`.
+    """Hashes the SHA-256 of a password with bcrypt, for old Django databases.
 
-    A stored hash may have a cost of up to `max_rounds`. Each further round doubles the time.
+    It needs the extra `django`. A stored hash may have a cost of up to `max_rounds`. Each further round doubles the
+    time.
     """
 
     algorithm = "bcrypt_sha256"
@@ -66,7 +67,10 @@ class BCryptSHA256PasswordHasher:
 
 
 class BCryptPasswordHasher(BCryptSHA256PasswordHasher):
-    """Hashes the first 72 bytes of a password with bcrypt, for old Django databases. Needs the extra `django`."""
+    """Hashes the first 72 bytes of a password with bcrypt, for old Django databases.
+
+    It needs the extra `django`.
+    """
 
     algorithm = "bcrypt"
 

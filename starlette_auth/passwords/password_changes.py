@@ -1,4 +1,4 @@
-"""The interface of a password validator, and how validators are told of new passwords."""
+"""The interface of a password validator, and the call that reports new passwords to validators."""
 
 import inspect
 import unicodedata
@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 
 class PasswordValidator(Protocol):
-    """Checks one rule: `validate` raises `ValidationError` for a password that breaks it. It may be a coroutine.
+    """Checks one rule: `validate` raises `ValidationError` for a password that breaks it.
 
-    A validator may also have the method `password_changed(password, user)`, async or not. It is called with each new
-    password of a stored user, in the transaction of the change, as in a validator that remembers earlier passwords.
+    `validate` may be a coroutine function. A validator may also have the method `password_changed(password, user)`,
+    async or not. It is called with each new password of a stored user, in the transaction of the change. A validator
+    that remembers passwords needs it.
     """
 
     def validate(self, password: str, user: Any = None) -> Awaitable[None] | None: ...
@@ -19,9 +20,9 @@ class PasswordValidator(Protocol):
 
 
 async def password_changed(password: str | None, user: Any, validators: Iterable[PasswordValidator]) -> None:
-    """Calls the method `password_changed` of the validators that have it. The password is normalized to NFC.
+    """Calls `password_changed` of the validators that have it. The password is normalized to NFC.
 
-    None, which stands for no password or one that is not known, is not passed on.
+    Validators are not called for None, which means no password or an unknown one.
     """
     if password is None:
         return
@@ -32,6 +33,6 @@ async def password_changed(password: str | None, user: Any, validators: Iterable
             await result
 
 
-def are_told(validators: Iterable[PasswordValidator]) -> bool:
+def has_change_listener(validators: Iterable[PasswordValidator]) -> bool:
     """Returns whether a validator has the method `password_changed`."""
     return any(hasattr(validator, "password_changed") for validator in validators)

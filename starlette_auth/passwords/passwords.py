@@ -33,7 +33,7 @@ MAX_DELAY = 2.0  # seconds
 MAX_KINDS = 50
 COST = re.compile(r"[\d,=mtpv]{1,30}")
 T = TypeVar("T")
-#: The classes that read a hash by its own parameters only, so that one object of a class reads what another made.
+#: Classes that read a hash by its parameters only. One object of a class reads hashes of all objects of it.
 BUILT_IN: tuple[type, ...] = (
     Argon2PasswordHasher,
     PBKDF2PasswordHasher,
@@ -93,7 +93,7 @@ class Passwords:
         self._queue = HashingQueue(self.threads, self.threads + waiting_slots, initializer=_lower_priority)
 
     async def hash(self, password: str | None) -> str:
-        """Returns the encoded hash of a password. For None: an unusable hash, which no password matches.
+        """Returns the encoded hash of a password; for None, a hash that no password matches.
 
         Raises TypeError for other types than str, ValueError above 1,024 characters or for a character that cannot be
         entered (a null character, a lone surrogate), and HashingBusy if the queue is full.
@@ -134,7 +134,7 @@ class Passwords:
         return not is_usable(text) or ("$" in text and _algorithm(text) in self.hashers)
 
     def safe_summary(self, encoded: str) -> dict[str, Any]:
-        """Returns what may be shown to staff of a hash: its algorithm and cost; salt and hash are masked.
+        """Returns the algorithm and cost of a hash, for staff, with the salt and hash masked.
 
         It is empty for an unusable, unknown or damaged hash.
         """

@@ -58,10 +58,10 @@ class CSRFTokens:
     ) -> bool:
         """Returns whether this browser was given the token in a form of the current session.
 
-        An anonymous visitor's page may be older than the session that another page of the same browser created. It may
-        also be of a session that has ended; the keys in the cookies of the request are `ended_keys`. `by_visitor`
-        accepts a form from before a login, for pages that act in the name of no user, such as the login page in a
-        second tab.
+        An anonymous visitor's page may be older than the session that another page in this browser created. The page
+        may also belong to a session that has ended: `ended_keys` are the keys in the cookies of the request.
+        `by_visitor` accepts a form from before a login, for pages that do not act for the logged-in user, such as the
+        login page in a second tab.
         """
         secrets_of_browser, signature = self.browser_secrets(conn), _unmask(token)
         if not secrets_of_browser or signature is None:
@@ -81,7 +81,7 @@ class CSRFTokens:
         """
 
     def browser_secrets(self, conn: HTTPConnection) -> list[str]:
-        """Returns the secrets that this browser got with its first form: one, or none.
+        """Returns the secrets in the cookies of this browser: usually one, or none.
 
         There are several if an application on a parent domain has set a cookie of this name.
         """

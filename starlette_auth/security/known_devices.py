@@ -20,7 +20,7 @@ MAX_USERS = 5  # per browser
 # When the user logged in (Unix time), the generation of the cookie, and the signature.
 ENTRY = re.compile("([0-9]{1,12})-([0-9a-f]{16})?-([0-9a-f]{64})")
 
-Browser = tuple[str, list[re.Match[str]]]  # its identifier, and an entry for each user
+Browser = tuple[str, list[re.Match[str]]]  # the identifier of a browser, and an entry for each user
 
 
 class KnownDevices:
@@ -67,7 +67,7 @@ class KnownDevices:
         def has_entry(browser: Browser) -> bool:
             return any(self._is_signed(browser[0], user, entry) for entry in browser[1])
 
-        # Of several cookies, the user's own goes on, or else the one that more users would miss.
+        # Of several cookies, the one with an entry of this user is kept, or else the one with the most entries.
         device, entries = max(browsers, key=lambda browser: (has_entry(browser), len(browser[1])))
         # The user's previous entry is dropped, even one by an older key: it would take the place of another user's.
         other_users = [entry[0] for entry in entries if not self._is_signed(device, user, entry)]
@@ -98,7 +98,7 @@ class KnownDevices:
         return self.keys.verify(PURPOSE, _subject(device, user, issued, generation), signature) is not None
 
     def _browsers(self, conn: HTTPConnection) -> list[Browser]:
-        """Returns the identifier and the entries in the cookie; those of each one, if the browser sends several."""
+        """Returns the identifier and the entries of each cookie that the browser sends."""
         new = conn.scope.get(NEW_DEVICE)
         # Malformed and expired entries are dropped. Otherwise they would be copied into the next cookie, and browsers
         # reject a cookie that is too long.

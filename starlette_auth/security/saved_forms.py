@@ -1,4 +1,4 @@
-"""Saved forms: the named fields of a form that was refused, signed, to be sent again after a login."""
+"""Saves named fields of a refused form, signed, to send them again after a login."""
 
 import json
 from collections.abc import Collection
@@ -24,7 +24,10 @@ def parse_keep(keep: Collection[str]) -> frozenset[str]:
 
 
 async def read_form(conn: HTTPConnection, keep: Collection[str]) -> Pairs:
-    """Returns the form fields named in `keep`; an empty list if it is not a form, has files, or is too long."""
+    """Returns the form fields named in `keep`.
+
+    The list is empty for a body that is no form, has files, or is too long.
+    """
     if not keep or not isinstance(conn, Request):
         return []
     try:
@@ -42,8 +45,8 @@ async def read_form(conn: HTTPConnection, keep: Collection[str]) -> Pairs:
 def sign_form(keys: SecretKeys, owner: str, action: str, pairs: Pairs) -> str:
     """Returns the fields as JSON with a signature over owner, action and fields.
 
-    Another user could log in on the same device and submit the saved form, which would send it in that user's name.
-    Therefore the signature includes the user, or the browser of a visitor, as `owner`.
+    Another user logs in on the device and submits the saved form, which would act for that user; therefore the
+    signature includes the user, or the browser of a visitor, as `owner`.
     """
     text = json.dumps(pairs)
     return f"{keys.sign(PURPOSE, _content(owner, action, text))}:{text}"

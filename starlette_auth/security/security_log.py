@@ -34,7 +34,7 @@ from ..users.models import User
 
 logger = logging.getLogger("starlette_auth.security")
 PURPOSE = "starlette_auth.security_log"
-MAX_LENGTH = 255  # characters of what the client has sent
+MAX_LENGTH = 255  # characters of a value that the client has sent
 SIMPLE = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 #: The fields of each record beside `event`, in their order on the line. Log formatters find all of them.
 FIELDS = ("account", "users", "address", "browser", "method", "path", "claimed", "reason")
@@ -43,10 +43,10 @@ FIELDS = ("account", "users", "address", "browser", "method", "path", "claimed",
 class SecurityLog:
     """Logs logins, refusals, changes of accounts and ends of sessions.
 
-    `account` is the primary key of a user, and `users` names a custom user table. An attacker who reads the log must not
-    find passwords in it, and visitors type passwords into the field of the name. Therefore a name that no account has
-    is logged as a keyed hash, which only shows that two attempts were for one name. What the client has sent is escaped:
-    an attacker sends line breaks or terminal sequences, which would forge lines of the log.
+    `account` is the primary key of a user, and `users` names a custom user table. An attacker reads the log, which
+    would show passwords that visitors type into the field of the name; therefore a name that no account has is logged
+    as a keyed hash, which only shows that two attempts were for one name. An attacker sends line breaks or terminal
+    sequences, which would forge lines of the log; therefore values from the client are escaped.
     """
 
     def __init__(self, keys: SecretKeys, proxies: TrustedProxies, *, namespace: str = "") -> None:
@@ -55,7 +55,7 @@ class SecurityLog:
         self.proxies = proxies
 
     def subscribe(self, events: Events) -> None:
-        """Logs the events after their changes are committed: what was rolled back did not happen."""
+        """Logs the events after the commit, so that changes that were rolled back are not logged."""
         listeners: dict[type[Any], Callable[[Any], None]] = {
             UserLoggedIn: self._logged_in,
             UserLoggedOut: self._logged_out,
@@ -77,7 +77,7 @@ class SecurityLog:
             events.on(kind, after_commit=True)(listener)
 
     def refused(self, conn: HTTPConnection, reason: str) -> None:
-        """Logs that a request, or a WebSocket, was refused. Only the first call for a request counts."""
+        """Logs that a request or a WebSocket was refused, once for each request."""
         if IS_LOGGED not in conn.scope:
             self.warn("refused", conn, _account(conn.scope.get("user")), reason=reason)
 
@@ -152,12 +152,12 @@ class SecurityLog:
 
 
 def _account(user: Any) -> str:
-    """Returns the primary key of a user; "" for a visitor, and for a user object of the application's own."""
+    """Returns the primary key of a user; "" for visitors and users of other classes."""
     return user.identity if isinstance(user, User) else ""
 
 
 def escape(text: str) -> str:
-    """Returns a text in printable ASCII, cut to 255 characters. Other characters become escapes, such as `\\\\n`."""
+    """Returns at most 255 characters of a text, with escapes such as `\\n` for all but printable ASCII."""
     return text[:MAX_LENGTH].encode("unicode_escape").decode("ascii")
 
 

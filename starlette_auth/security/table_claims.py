@@ -86,6 +86,6 @@ def _places(gateway: Gateway, *tables: sa.Table) -> list[Place]:
 
 
 def _first_schema(gateway: Gateway) -> str:
-    """Returns the first schema on the search_path of PostgreSQL, as far as the options of the `Database` name one."""
+    """Returns the first schema on PostgreSQL's search_path that the options of the `Database` name."""
     settings = gateway.database._backend._options.get("server_settings") or {}
     return str(settings.get("search_path") or "public").split(",")[0].strip().strip('"')

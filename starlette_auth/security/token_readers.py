@@ -18,7 +18,7 @@ class Found(Exception):
 
 
 def form_reader(conn: HTTPConnection) -> "UrlencodedReader | MultipartReader | None":
-    """Returns a reader for the body of a form, or None if the form has no boundary that can be used."""
+    """Returns a reader for the body of a form, or None if its boundary is invalid."""
     if content_type(conn) == FORMS[0]:
         return UrlencodedReader()
     _, options = parse_options_header(conn.headers.get("content-type", ""))
@@ -47,7 +47,7 @@ class UrlencodedReader:
         return not self.is_found
 
     def finish(self) -> str | None:
-        """Returns the token, or None. It is called at the end of the body, or of what is read of it."""
+        """Returns the token, or None. Called after the last part of the body that is read."""
         if self.token is None:
             self._read(self.rest)
         return self.token
@@ -83,7 +83,7 @@ class MultipartReader:
         return self.token is not None
 
     def feed(self, body: bytes) -> bool:
-        """Reads a part of the body. Returns False if no more is needed, or if the form is malformed."""
+        """Reads a part of the body. Returns False after the token or in a malformed form."""
         try:
             self.parser.write(body)
         except (Found, FormParserError):

@@ -103,7 +103,7 @@ class SessionBase(ExpiringSession):
 
     @property
     def has_new_key(self) -> bool:
-        """Returns whether a login, a logout or `cycle_key()` has requested a new session key since it was saved."""
+        """Returns whether a login, a logout or `cycle_key()` has requested a new session key."""
         return self._touched or self._key_to_delete is not None
 
     def keep_stored(self) -> None:
@@ -150,7 +150,7 @@ class SessionBase(ExpiringSession):
         )
 
     def changes(self, since: str | None = None) -> Changes:
-        """Returns the entries that were set and removed since the session was loaded or saved, or since `since`."""
+        """Returns the entries set and removed since the last load or save, or since `since`."""
         saved = decode(self._saved if since is None else since)
         values = {
             name: value
@@ -160,9 +160,9 @@ class SessionBase(ExpiringSession):
         return Changes(values, [name for name in saved if name not in self])
 
     def unsaved_names(self) -> list[str] | None:
-        """Returns the names of the entries that changed since the session was saved; None if there is nothing to save.
+        """Returns the names of the entries that changed since the last save; None if none changed.
 
-        Entries that are not JSON are among them.
+        They include entries that are not JSON.
         """
         try:
             if not self.modified:
@@ -208,7 +208,7 @@ class SessionBase(ExpiringSession):
         await self.save_now()
 
     def set_test_cookie(self) -> None:
-        """Stores an entry by which a later request sees that the browser accepts cookies, as in Django."""
+        """Stores an entry that tells a later request that the browser accepts cookies, as in Django."""
         self[TEST_COOKIE_NAME] = TEST_COOKIE_VALUE
 
     def test_cookie_worked(self) -> bool:

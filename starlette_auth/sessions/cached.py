@@ -137,9 +137,9 @@ class CachedStore(SessionStore):
         await self.redis.close()
 
     async def _get(self, session_key: str) -> tuple[SessionRecord | None, str | None]:
-        """Returns the cached record and its user id; None if none is cached, or it has expired or is damaged.
+        """Returns the cached record and its user id; None without a valid record.
 
-        None, too, if Redis cannot be reached.
+        Also returns None if Redis cannot be reached.
         """
         text = await self._try(lambda: self.redis.execute(self.redis.client.hget(self._name(session_key), RECORD)))
         try:

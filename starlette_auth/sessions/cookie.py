@@ -39,8 +39,8 @@ class CookieStore(SessionStore):
     newest key by the next response. If several requests change the session at once, the last response wins.
 
     A request that was under way at the logout must not set the cookie again. Therefore a request that only reads the
-    session does not: the browser keeps the last use in a second cookie, which opens nothing by itself. A third cookie
-    names the sessions that ended in this browser, for late responses to requests that have changed one of them.
+    session does not: the browser keeps the last use in a second cookie, which grants no access. A third cookie names
+    the sessions that ended in this browser, for late responses to requests that have changed one of them.
     """
 
     is_server_side = False
@@ -73,7 +73,7 @@ class CookieStore(SessionStore):
     async def load_used(self, cookie: str, notes: Sequence[str]) -> SessionBase:
         try:
             record, is_old = self._decode_cookie(cookie)
-        except BadSignature:  # another application set it, or its key is not listed any more
+        except BadSignature:  # another application set it, or its key was removed
             return SessionBase(clock=self._clock)
         except (BadData, ValueError, TypeError):
             logger.warning("A cookie with a valid signature does not contain a session and is ignored.")
@@ -88,9 +88,9 @@ class CookieStore(SessionStore):
         return session
 
     def note_use(self, session: SessionBase, cookie: str) -> str:
-        """Returns a note of the last use, if the idle timeout would otherwise count 5 % or more of it as idle.
+        """Returns a note of the last use, after at least 5 % of the idle timeout.
 
-        The note is valid for this cookie only. After a change of the session it says nothing about the new cookie.
+        The note is valid for this cookie only, not for the cookie after a change of the session.
         """
         if not session.needs_touch:
             return ""
@@ -100,7 +100,7 @@ class CookieStore(SessionStore):
         return f"{now}-{now + age}-{self.keys.sign(USE, f'{cookie}:{now}:{now + age}')}"
 
     def _last_used(self, record: SessionRecord, cookie: str, note: str) -> SessionRecord:
-        """Returns the record with the last use in a note, if the note is of this cookie and later."""
+        """Returns the record with the last use of a note, if the note belongs to this cookie and is newer."""
         match = NOTE.fullmatch(note)
         if match is None or int(match[1]) <= record.last_seen:
             return record
@@ -137,7 +137,7 @@ class CookieStore(SessionStore):
         """Does nothing: the server stores no session."""
 
     async def revoke_everybody(self) -> int:
-        """Raises ImproperlyConfigured: only another secret key ends the sessions, which are in the cookies."""
+        """Raises ImproperlyConfigured: only a new secret key ends sessions in cookies."""
         raise ImproperlyConfigured(NOTHING_TO_DELETE.format(name=type(self).__name__))
 
     def _decode_cookie(self, cookie: str) -> tuple[SessionRecord, bool]:

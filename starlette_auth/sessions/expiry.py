@@ -14,7 +14,7 @@ TOUCH_EVERY = 60  # seconds between two updates of `last_seen`
 
 
 class _Missing:
-    """The default of an argument for which None has a meaning."""
+    """Represents an argument that was not passed, where None has a meaning."""
 
 
 MISSING: Final = _Missing()
@@ -54,7 +54,7 @@ class SessionLimit:
 
 
 class ExpiringSession(dict[str, Any]):
-    """A dict that knows its age, its timeouts, and for how long the browser keeps its cookie."""
+    """A dict with an age, timeouts, and the time for which the browser keeps its cookie."""
 
     # Class attributes, because every request creates a session and most requests change none of these.
     record: SessionRecord | None = None
@@ -70,7 +70,7 @@ class ExpiringSession(dict[str, Any]):
 
     @property
     def created(self) -> int:
-        """Returns when the session was created, in seconds since 1970. For a login this is the time of the login."""
+        """Returns when the session was created or logged in, in seconds since 1970."""
         return self.record.created if self.record is not None else int(self._clock())
 
     @property
@@ -80,7 +80,7 @@ class ExpiringSession(dict[str, Any]):
 
     @property
     def needs_touch(self) -> bool:
-        """Returns whether `last_seen` of a logged-in session is at least 60 seconds old and must be updated."""
+        """Returns whether `last_seen` of a logged-in session is at least 60 seconds old."""
         record = self.record
         return record is not None and int(self._clock()) - record.last_seen >= TOUCH_EVERY and self.user_id is not None
 
@@ -110,7 +110,7 @@ class ExpiringSession(dict[str, Any]):
     def get_expiry_age(self, *, modification: datetime | None = None, expiry: Expiry | _Missing = MISSING) -> int:
         """Returns the seconds from the last change until the session expires, if no further request arrives.
 
-        As in Django, `modification` is when it was changed (now), and `expiry` what takes the place of the value of
+        As in Django, `modification` is the time of the change (default: now), and `expiry` replaces the value of
         `set_expiry()`: seconds, a datetime with a time zone or its text, or None. Raises ValueError for a datetime
         without a time zone.
         """
@@ -156,11 +156,11 @@ class ExpiringSession(dict[str, Any]):
         return end.astimezone(UTC).isoformat()
 
     def parse_expiry(self, text: str) -> datetime:
-        """Returns the datetime that such a text represents."""
+        """Returns the datetime of a text from `format_expiry`."""
         return datetime.fromisoformat(text)
 
     def _allowed_age(self, changed: datetime, requested: int) -> int:
-        """Returns for how many seconds after a change the timeouts of a login allow; `requested` without a login."""
+        """Returns the seconds that the timeouts of a login leave after a change, or else `requested`."""
         if self.limit is None:
             return requested
         return max(0, min(self.limit.idle, self.created + self.limit.absolute - int(changed.timestamp())))

@@ -23,12 +23,12 @@ from .redis_scripts import DELETE, LIST, LOAD, RECORD_FIELDS, REVOKE, SAVE, TAKE
 from .store import SessionStore, first_record, interrupted
 
 logger = logging.getLogger("starlette_auth")
-DELETE_BATCH = 1000  # names
+DELETE_BATCH = 1000  # names in one batch
 TAG_LENGTH = 2  # characters
 
 
 class ClusterSession(SessionBase):
-    """A session in a Redis Cluster: its key begins with the hash tag of its user.
+    """Represents a session in a Redis Cluster. Its key begins with the hash tag of its user.
 
     The cluster thus keeps all sessions of a user, and their index, in one slot, where a script can change them in one
     step. The rest of the key has 246 random bits.
@@ -46,18 +46,18 @@ class ClusterSession(SessionBase):
 
 
 def hash_tag(user_id: str) -> str:
-    """Returns the first characters of the keys of all sessions of a user. 4096 tags share the slots of a cluster."""
+    """Returns the hash tag of a user, with which the keys of their sessions begin: one of 4096."""
     return base64.urlsafe_b64encode(hashlib.sha256(user_id.encode()).digest())[:TAG_LENGTH].decode()
 
 
 class RedisStore(SessionStore):
-    """Keeps sessions in Redis or Valkey, under a hash of the session key. Redis deletes expired sessions itself.
+    """Keeps sessions in Redis or Valkey, under a hash of the session key. Redis deletes expired sessions.
 
     `url` names a single Redis (redis://user:password@host:6379/0, rediss://… for TLS, unix:///path), Sentinels
-    (redis+sentinel://user:password@host:26379,host:26379/service/0, where `sentinel_username` and `sentinel_password` in
-    the query are for the Sentinels) or nodes of a Redis Cluster (redis+cluster://user:password@host:6379,host:6379); with
-    rediss+ they use TLS. Or it is a client of redis.asyncio, which the application closes, and whose store is used in
-    one event loop only.
+    (redis+sentinel://user:password@host:26379,host:26379/service/0, where `sentinel_username` and `sentinel_password`
+    in the query are for the Sentinels) or nodes of a Redis Cluster (redis+cluster://user:password@host:6379,host:6379);
+    with rediss+ they use TLS. Or `url` is a client of redis.asyncio. The application closes the client, and uses the
+    store in one event loop only.
 
     Without persistence (`appendonly yes`), a restart of Redis deletes all sessions and logs all users out. If Redis
     evicts keys, the list of a user's sessions may lack some until they are used again; they can be ended nevertheless.
@@ -126,9 +126,10 @@ class RedisStore(SessionStore):
         return key if entry_count else ""
 
     async def _take(self, old_key: str, new_key: str) -> dict[str, str]:
-        """Returns the fields of a session whose user has changed. It moves to another slot of the cluster.
+        """Removes and returns the fields of a session whose user has changed.
 
-        No script can move it. It ends under its old key, and is then saved under the new one.
+        The session moves to another slot of the cluster, which no script can do. It ends under its old key, and is then
+        saved under the new one.
         """
         name = self._name(old_key)
         fields = _pairs(await self._run(TAKE, [name, f"{name}:{hash_key(new_key)}"], old_key))
@@ -171,7 +172,7 @@ class RedisStore(SessionStore):
         names = self.redis.client.scan_iter(pattern, count=DELETE_BATCH)
 
         async def next_names() -> list[Any]:
-            """Returns the next names, which a client of the application may give as bytes."""
+            """Returns the next names as text. A client of the application may return bytes."""
             batch = []
             async for name in names:
                 batch.append(name)
@@ -190,16 +191,16 @@ class RedisStore(SessionStore):
         await self.redis.close()
 
     async def _run(self, script: str, names: Sequence[str], session_key: str, *arguments: Any) -> Any:
-        """Returns the result of a script for a session, and for the index in the same slot."""
+        """Runs a script for a session and the index in its slot. Returns the result."""
         return await self.redis.run_script(script, names, self._user + self._tag(session_key), self._now(), *arguments)
 
     async def _run_for(self, user_id: str, script: str, *arguments: Any) -> Any:
-        """Returns the result of a script for the index of a user."""
+        """Runs a script for the index of a user. Returns the result."""
         prefix = self._user + self._tag(hash_tag(user_id))
         return await self.redis.run_script(script, [prefix + user_id], prefix, self._now(), *arguments)
 
     def _read(self, fields: Mapping[str, str], session_key: str | None = None) -> SessionBase | None:
-        """Returns the session in a hash; None if there is none, or it has expired or is damaged."""
+        """Returns the session in a hash; None if it is missing, expired or damaged."""
         try:
             is_live = bool(fields) and int(fields["expires"]) > self._now()
             return self._session_of(fields, session_key) if is_live else None
@@ -225,7 +226,7 @@ class RedisStore(SessionStore):
         return self._session + self._tag(session_key) + hash_key(session_key)
 
     def _tag(self, session_key: str) -> str:
-        """Returns the hash tag of a session key, which decides the slot in a cluster; "" without a cluster."""
+        """Returns the hash tag of a session key, which selects the slot; "" without a cluster."""
         return f"{{{session_key[:TAG_LENGTH]}}}" if self.redis.is_cluster else ""
 
     def _now(self) -> int:
@@ -233,7 +234,7 @@ class RedisStore(SessionStore):
 
 
 def _pairs(reply: Sequence[str]) -> dict[str, str]:
-    """Returns the fields of a hash, as a script lists them."""
+    """Returns the fields of a hash from the list that a script returned."""
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 

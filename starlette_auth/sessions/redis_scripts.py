@@ -1,4 +1,4 @@
-"""The Lua scripts of RedisStore: how are a session and the index of its user changed in one step?"""
+"""The Lua scripts of RedisStore, which change a session and its user's index in one step."""
 
 from .expiry import TOUCH_EVERY
 from .records import GRACE
@@ -13,9 +13,9 @@ REMEMBERED = 400 * 24 * 60 * 60
 # Redis Cluster.
 #
 # Redis may evict an index and keep its sessions. A session that is missing in its index is added when it is loaded. An
-# attacker could otherwise use a stolen session after its owner has ended all sessions, because `revoke_all` did not find
-# it; therefore `revoke_all` leaves the member "!revoked" in the index: from then on, the sessions that the index lacks
-# have ended. "!kept <public id>" is an exception.
+# attacker uses a stolen session that the index lacks, which `revoke_all` would not find; therefore `revoke_all` leaves
+# the member "!revoked" in the index: from then on, the sessions that the index lacks have ended. "!kept <public id>" is
+# an exception.
 LUA_HELPERS = """
 local now = tonumber(ARGV[2])
 local function index_of(key)

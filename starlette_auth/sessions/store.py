@@ -43,14 +43,14 @@ class SessionStore(abc.ABC):
         """
 
     async def load_used(self, cookie: str, notes: Sequence[str]) -> SessionBase:
-        """Returns the session of a cookie. `notes` are what `note_use()` returned for its last use.
+        """Returns the session of a cookie. `notes` of its last use are from `note_use()`.
 
         For stores with `is_server_side=False`; others record the last use with `touch()`.
         """
         return await self.load(cookie)
 
     def note_use(self, session: SessionBase, cookie: str) -> str:
-        """Returns a note that the session of a cookie is in use now; "" if there is none to make."""
+        """Returns a note that the session of a cookie is in use now; "" if none is needed."""
         return ""
 
     @abc.abstractmethod

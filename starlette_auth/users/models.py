@@ -143,7 +143,7 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
         return str(self.id)
 
     def has_usable_password(self) -> bool:
-        """Returns whether the user has a password at all. Users who log in elsewhere may have none."""
+        """Returns whether the user has a password. Users who log in elsewhere may have none."""
         return is_usable(self.password)
 
     def get_username(self) -> str:
@@ -231,7 +231,7 @@ def set_user(scope: Scope, user: User | AnonymousUser) -> None:
 
 
 def require_user(user: User | AnonymousUser) -> None:
-    """Raises NotImplementedError for a visitor, as Django."""
+    """Raises NotImplementedError for an AnonymousUser, as Django does."""
     if isinstance(user, AnonymousUser):
         raise NotImplementedError(
             "An AnonymousUser is not in the database, and has no row to read, change or delete. "
@@ -240,7 +240,7 @@ def require_user(user: User | AnonymousUser) -> None:
 
 
 def require_stored(user: User | AnonymousUser) -> None:
-    """Raises NotImplementedError for a visitor, as Django, and ValueError for a user without an id."""
+    """Raises NotImplementedError for an AnonymousUser, as Django does, and ValueError for a user without an id."""
     require_user(user)
     if user.id is None:
         raise ValueError(f"The user {user.username!r} is not in the database. Create it with users.create_user().")

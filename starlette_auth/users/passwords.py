@@ -25,7 +25,7 @@ class UserPasswords:
 
     get: Callable[[Any], Awaitable[Any]]
 
-    password_validators: Sequence[PasswordValidator] = ()  # set by `Auth`; told of each new password
+    password_validators: Sequence[PasswordValidator] = ()  # set by `Auth`; their `password_changed` is called
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class UserPasswords:
         await self._update_row(user, last_login=utc_now(self._clock))
 
     async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
-        """Sets a new password; None makes it unusable. Ends all sessions that were started with the old password.
+        """Sets a new password; None makes it unusable. Ends all sessions of the old password.
 
         `request` is the request that changes the password. The notice to the user describes it.
         Raises TypeError for other types, ValueError above 1,024 characters, HashingBusy if the queue is full,
@@ -86,9 +86,10 @@ class UserPasswords:
 
     @must_be_awaited
     async def check_password(self, user: User | None, raw: str | None) -> bool:
-        """Returns whether this is the user's password. If so, a weak hash is replaced by a new one.
+        """Returns whether this is the user's password. If so, replaces a weak hash.
 
-        Without a user or a password the answer is False, and takes as long. Raises NotImplementedError for a visitor.
+        Without a user or a password it returns False after computing one hash. Raises NotImplementedError for a
+        visitor.
         """
         if user is None or raw is None:
             await self.passwords.check(None, "")
@@ -113,7 +114,7 @@ class UserPasswords:
 
     @staticmethod
     def has_usable_password(user: User) -> bool:
-        """Returns whether the user has a password at all. Users who log in elsewhere may have none."""
+        """Returns whether the user has a password. Users who log in elsewhere may have none."""
         return user.has_usable_password()
 
     async def _require_update(self, user: User, **fields: Any) -> None:

@@ -80,7 +80,7 @@ class PermissionsMixin:
         return self.has_stored_perm(perm)
 
     def has_perms(self, perms: Iterable[str]) -> bool:
-        """Returns whether the user has all of `perms`. Raises ValueError for a single one, and for what is no list."""
+        """Returns whether the user has all of `perms`. Raises ValueError unless `perms` is an iterable."""
         require_several(perms)
         return all(map(self.has_perm, perms))
 
@@ -94,7 +94,7 @@ class PermissionsMixin:
 
 
 def require_several(perms: object) -> None:
-    """Raises ValueError unless `perms` is an iterable of permissions, as Django. A text would be one of its letters."""
+    """Raises ValueError unless `perms` is an iterable other than a text, as Django does."""
     if isinstance(perms, (str, bytes)) or not isinstance(perms, Iterable):
         raise ValueError("has_perms() takes several permissions. Pass a list, or use has_perm().")
 

@@ -194,9 +194,9 @@ class GroupsAndPermissions:
 
 
 def require_name(perm: object, *, may_have_dots: bool = False) -> None:
-    """Raises ValueError unless a text is of the form `app.codename`, as Django, and TypeError for other types.
+    """Raises ValueError unless a text has the form `app.codename`, and TypeError for other types.
 
-    Names that only backends know may contain further dots.
+    Django does so, too. Names that only backends know may contain further dots.
     """
     if not isinstance(perm, str):
         raise TypeError(f"A permission is a text or a Permission, and this is {perm!r}. Pass 'polls.add_vote'.")

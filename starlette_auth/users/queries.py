@@ -28,7 +28,7 @@ COLLATION = Statement(
 
 
 class Question(NamedTuple):
-    """Asks which users have a permission: from any backend or from one, by its path, and for an object or for none."""
+    """Holds a question to `with_perm`: the permission, the path of a backend, and an object."""
 
     perm: str
     is_active: bool | None
@@ -139,7 +139,7 @@ class UserQueries(Generic[U]):
         return self.from_row(row) if row else None
 
     async def get_by_username(self, username: str) -> U | None:
-        """Returns the user with exactly this username, or None. Only `username_case_sensitive=False` ignores case."""
+        """Returns the user with this username, or None. Only `username_case_sensitive=False` ignores case."""
         if not isinstance(username, str):
             return None
         if not self.tables.username_case_sensitive:
@@ -154,7 +154,7 @@ class UserQueries(Generic[U]):
         except UnstorableValue:
             return None
         users = [user for user in map(self.from_row, rows) if ascii_lower(user.username) == ascii_lower(username)]
-        # Before `migrate` has made the index, several users may have one name. The one who has this spelling counts.
+        # Before `migrate` has made the index, several users may have one name. The user with this spelling is returned.
         return next((user for user in users if user.username == username), users[0] if len(users) == 1 else None)
 
     async def get_by_email(self, email: str) -> U | None:
@@ -182,7 +182,7 @@ class UserQueries(Generic[U]):
         return [row["key"] for row in rows if ascii_lower(row["email"]) == ascii_lower(email)]
 
     async def _keys_by_username(self, username: str) -> list[Any]:
-        """Returns the primary keys of all users whose name the database takes for this one. It locks their rows."""
+        """Returns the keys of all users whose name the database treats as equal. Locks their rows."""
         if self.tables.username_case_sensitive:
             return [row["key"] for row in await self.gateway.fetch_all(self._locked_name, username=username)]
         return [row["key"] for row in await self._locked_names.fetch_all(username)]

@@ -1,4 +1,4 @@
-"""Which usernames may be chosen, and which could never be entered at a login?"""
+"""Which usernames may visitors choose, and which could never be entered at a login?"""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -12,9 +12,9 @@ UsernameValidator = Callable[[str], Awaitable[None] | None]
 
 
 class UnicodeUsernameValidator:
-    """Requires letters and digits of any script and @ . + - _, as Django's validator, and none that is invisible.
+    """Allows letters and digits of any script and @ . + - _, as Django's validator.
 
-    It is the default of `User.username_validator`.
+    It refuses invisible characters. It is the default of `User.username_validator`.
     """
 
     def __call__(self, username: str) -> None:
@@ -29,9 +29,9 @@ class UnicodeUsernameValidator:
 
 
 class ASCIIUsernameValidator(UnicodeUsernameValidator):
-    """Requires the letters A to Z, digits and @ . + - _, as Django's validator.
+    """Allows the letters A to Z, digits and @ . + - _, as Django's validator.
 
-    No two names of these letters look alike to a reader as a Latin and a Cyrillic one may.
+    An attacker chooses a name with Cyrillic letters, which would look like a Latin name; this validator refuses it.
     """
 
     def __call__(self, username: str) -> None:
@@ -56,9 +56,9 @@ def parse_validator(validator: Any) -> UsernameValidator:
 
 
 async def validate_username(username: str, validator: UsernameValidator) -> None:
-    """Raises the ValidationError of the validator, which may be a coroutine function, for a name that it refuses.
+    """Raises the ValidationError of a validator, async or not, for a name that it refuses.
 
-    A name that no user can have is refused in any case.
+    A name that no user can have is always refused.
     """
     result = validator(username)
     if inspect.isawaitable(result):
@@ -68,13 +68,13 @@ async def validate_username(username: str, validator: UsernameValidator) -> None
 
 
 def username_help(validator: UsernameValidator) -> str:
-    """Returns what the validator's method `get_help_text` returns; "" if it has none."""
+    """Returns the help text of the validator; "" if it has no method `get_help_text`."""
     get_help_text: Callable[[], str] | None = getattr(validator, "get_help_text", None)
     return "" if get_help_text is None else get_help_text()
 
 
 def require_username(username: str) -> None:
-    """Raises ValueError for a name with which a user could never log in: the login form accepts no such text."""
+    """Raises ValueError for a name that the login form would never accept."""
     if not username:
         raise ValueError("A user needs a username. Pass one that is not empty.")
     if _has_invisible(username):

@@ -43,7 +43,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
 
     outbox: Outbox | None = None  # set by `Auth`
     send_reset: SendReset | None = None  # set by `Auth`
-    address_is_typed = False  # whether the login form takes nothing but an address; set by `ModelBackend`
+    address_is_typed = False  # whether the login form accepts only addresses; set by `ModelBackend`
 
     def __init__(
         self,
@@ -67,15 +67,15 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         )
 
     def attach(self, *, validators: Sequence[PasswordValidator], outbox: Outbox, send_reset: SendReset) -> None:
-        """Connects what `Auth` builds later: who is told of new passwords, and what sends mail."""
+        """Sets parts that `Auth` builds later: the password validators, and what sends mail."""
         self.password_validators, self.outbox, self.send_reset = validators, outbox, send_reset
 
     async def email_user(self, user: User, subject: str, message: str, from_email: str | None = None) -> None:
-        """Queues a mail in plain text to a user, as Django's `user.email_user`. It is sent once the change is committed.
+        """Queues a plain-text mail to a user, as Django's `user.email_user`.
 
-        The sender is `Auth(from_email=…)` by default. A mail to a user without an address is logged and not sent.
-        Raises ImproperlyConfigured without a mailer, ValueError for a line break in a header or an invalid address, and
-        NotImplementedError for a visitor.
+        The mail is sent after the commit. The sender is `Auth(from_email=…)` by default. A mail to a user without an
+        address is logged and not sent. Raises ImproperlyConfigured without a mailer, ValueError for a line break in a
+        header or an invalid address, and NotImplementedError for a visitor.
         """
         require_user(user)
         if self.outbox is None:
@@ -94,8 +94,8 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         """Returns the users who have a permission, as Django's `with_perm`, ordered by primary key.
 
         `is_active=None` includes active and inactive users. Permissions that backends grant or deny count. `backend` is
-        the path of one backend: only what it grants counts. With `obj` only what backends grant for that object counts;
-        the database knows no objects, so it names no users and no superusers.
+        the path of one backend; then only its permissions count. With `obj` only permissions from backends for that
+        object count: the database stores none for objects, and superusers are not included.
 
         Raises ValueError for a name without `app.` and for an unknown backend, TypeError for other types, and
         DoesNotExist for an unknown permission, unless a backend may grant it.
@@ -209,7 +209,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
             await self.gateway.run_in_transaction(write)
 
     async def send_password_reset(self, user: User, *, request: HTTPConnection | None = None, app: Any = None) -> None:
-        """Mails a user the link with which they choose a new password; also to a new user, who has none yet.
+        """Mails a user the link to choose a new password. A new user may have none yet.
 
         The link leads to the page `password_reset_confirm` of the application of `request`, or else of `app`, which is
         by default the application that `lifespan(auth)` started. The mail is sent at once. Raises Unavailable if the
@@ -226,7 +226,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         await self.send_reset(user, request, app)
 
     async def delete(self, user: User) -> None:
-        """Deletes a user and all rows that refer to it. A column with ON DELETE SET NULL is set to NULL instead.
+        """Deletes a user and all rows that refer to it. ON DELETE SET NULL sets a column to NULL instead.
 
         Raises IntegrityError if rows of a table that this package does not know refer to the user, and
         NotImplementedError for a visitor.

@@ -146,7 +146,7 @@ def test_the_command_sends_a_reset(
     error = capsys.readouterr().err
     assert (error.count("\n"), "Check the mail server" in error, "/reset/" in error) == (1, True, False)
     assert main(["--app", f"{module}:auth", "sendreset", "nobody"]) == 1
-    assert "0 users" in capsys.readouterr().err
+    assert "There is no user" in capsys.readouterr().err
     assert main(["--database", file_url, "sendreset", "ann"]) == 1
     assert "Pass --app" in capsys.readouterr().err
 
@@ -170,7 +170,7 @@ def test_a_name_without_an_account_can_be_unlocked(file_url: str, capsys: pytest
 
 
 def wrong_databases() -> dict[str, tuple[str, str]]:
-    """Returns URLs of databases that are not there, by what is wrong, each with a part of the message."""
+    """Returns URLs of databases that do not exist, by cause, each with a part of the message."""
     urls = {
         "folder": ("sqlite+aiosqlite:////nowhere/at/all.sqlite3", "The folder /nowhere/at of the database file"),
         "no PostgreSQL": (f"postgresql://ann:s3cret@127.0.0.1:{CLOSED}/site", "Check that it is running"),

@@ -1112,7 +1112,7 @@ async def test_run_in_transaction_is_not_repeated_inside_atomic(auth: Auth) -> N
 
 @any_database
 async def test_after_a_commit_each_callback_runs_and_the_transaction_is_not_repeated(auth: Auth) -> None:
-    """The first callback fails with a deadlock, as that of a transaction of its own would."""
+    """The first callback fails with a deadlock, as a callback with a separate transaction would."""
     runs: list[str] = []
 
     def fail() -> None:

@@ -99,7 +99,7 @@ def test_a_hash_of_an_unknown_hasher_is_a_usable_password() -> None:
     assert User(id=1, username="ann", password="some-gibberish").has_usable_password()
 
 
-def test_a_visitor_is_nobody() -> None:
+def test_a_visitor_has_no_id_no_name_and_no_permissions() -> None:
     visitor = AnonymousUser()
     assert (visitor.id, visitor.username, visitor.get_username(), str(visitor)) == (None, "", "", "AnonymousUser")
     assert (visitor.is_anonymous, visitor.is_authenticated, visitor.is_staff, visitor.is_active) == (
@@ -326,7 +326,7 @@ async def test_a_stateless_token_is_of_its_user_its_second_and_its_key(auth: Aut
 
 
 @pytest.mark.parametrize("text", ["", "€", "=", "a", "====", "////", "\x00"])
-async def test_a_malformed_uid_is_nobodys(auth: Auth, ann: User, text: str) -> None:
+async def test_a_malformed_uid_belongs_to_no_user(auth: Auth, ann: User, text: str) -> None:
     assert await auth.users.get(decode_uid(text)) is None
     assert decode_uid(encode_uid(ann)) == str(ann.id)
 

@@ -1,4 +1,4 @@
-"""What is done after the response may fail in any way: it is logged, and nothing else."""
+"""Tests that failures after the response are only logged."""
 
 import asyncio
 from typing import Any

@@ -123,7 +123,7 @@ async def test_a_body_is_read_no_further_than_the_token(auth: Auth, size: int) -
     ],
     ids=["another field", "a file", "no end", "another boundary", "empty"],
 )
-async def test_what_is_no_token_field_is_no_token(client: httpx.AsyncClient, body: bytes) -> None:
+async def test_a_value_outside_the_token_field_is_no_token(client: httpx.AsyncClient, body: bytes) -> None:
     token = token_in((await client.get("/form")).text)
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answer = await client.post("/upload", content=body.replace(b"TOKEN", token.encode()), headers=headers)
@@ -148,7 +148,7 @@ async def test_the_second_login_tab_works_after_the_login_of_the_first(client: h
 
 
 async def test_of_two_tabs_that_opened_at_once_both_can_log_in(client: httpx.AsyncClient) -> None:
-    """Neither request had a cookie, so each page has another secret, and the browser keeps the last."""
+    """Neither request had a cookie, so each page has a different secret, and the browser keeps the last one."""
     token = token_in((await client.get("/accounts/login")).text)
     client.cookies.clear()
     await client.get("/accounts/login")
@@ -187,7 +187,7 @@ async def test_other_forms_of_visitors_stay_valid_too(
     assert answer.status_code == 303
 
 
-async def test_forms_of_a_user_do_not(client: httpx.AsyncClient) -> None:
+async def test_forms_of_a_user_become_void_with_a_login(client: httpx.AsyncClient) -> None:
     token = token_in((await client.get("/form")).text)
     await post_login(client)
     for path in ("/upload", "/accounts/logout", "/accounts/password_change"):

@@ -145,7 +145,7 @@ async def test_the_logout_may_redirect_to_itself_by_its_name(database: Database)
             assert "You are logged out on this device" in (await client.get("/accounts/logout")).text
 
 
-async def test_a_logout_leads_to_the_login_as_somebody_else(auth: Auth, ann: User) -> None:
+async def test_a_logout_leads_to_the_login_of_another_user(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth), headers={**OWN, **NAVIGATION}) as client:
         await post_login(client)
         answer = await client.post("/accounts/logout?next=/accounts/login%3Fnext=/vote", follow_redirects=True)

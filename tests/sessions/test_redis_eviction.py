@@ -138,7 +138,7 @@ async def test_without_free_memory_sessions_can_be_used_listed_and_ended(tmp_pat
 
 
 async def test_sessions_of_the_previous_version_continue(clock: FrozenClock) -> None:
-    """It had the same hashes and lists, and no mark of what was revoked."""
+    """The previous version had equal hashes and lists, but no mark for revoked sessions."""
     async with redis_prefix() as prefix:
         store = RedisStore(REDIS_URL, prefix=prefix, clock=clock)
         key = "k" * 43

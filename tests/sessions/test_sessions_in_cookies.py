@@ -170,7 +170,7 @@ async def test_a_note_counts_for_its_own_cookie_only(tmp_path: Path) -> None:
 
 
 async def test_the_end_of_a_session_is_noted_in_this_browser_only(tmp_path: Path) -> None:
-    """An attacker who plants the cookie of ended sessions logs out nobody without the session's own cookie."""
+    """An attacker who plants the cookie of ended sessions can log out no user without knowing the session."""
     async with with_store("cookie", tmp_path) as auth:
         await auth.users.create_user("ann", password=PASSWORD)
         app: ASGIApp = make_app(auth)

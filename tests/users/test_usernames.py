@@ -36,7 +36,7 @@ def site(auth: Auth) -> Starlette:
     return Starlette(routes=[Mount("/accounts", routes=routes(auth))], middleware=middleware(auth))
 
 
-# Names with which nobody could log in
+# Names with which no user could log in
 
 
 @any_database
@@ -170,7 +170,7 @@ async def test_the_option_can_be_added_to_an_existing_database(database: Databas
 
 
 @any_database
-async def test_before_the_index_is_made_each_of_two_users_is_found_by_the_own_spelling(database: Database) -> None:
+async def test_before_the_index_exists_two_users_are_found_by_their_spelling(database: Database) -> None:
     async with installed(database) as auth:
         ann, other = await auth.users.create_user("ann"), await auth.users.create_user("ANN")
         users = Auth(
