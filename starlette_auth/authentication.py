@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -20,7 +20,7 @@ from .http.urls import accepts_get, endpoint_of
 from .security.saved_forms import Pairs, read_form
 from .users.models import AnonymousUser, User, set_user
 
-MAX_VISITS = 4  # redirects of a logged-in user from the login page to one URL in ten seconds
+MAX_VISITS = 4  # redirects of a logged-in user from the login page in ten seconds
 SAVED_FORM = "starlette_auth.saved_form"  # a key of the scope
 SHOWS_SAVED_FORMS = "shows_saved_forms"  # an attribute of the endpoint of our login page
 
@@ -130,11 +130,12 @@ def redirect_to_login(
     next = next or _page_to_return_to(auth, request, url)
     if not next:
         return RedirectResponse(url, status_code=303)
-    query = urlencode({redirect_field_name or auth.redirects.field: next})
-    response = RedirectResponse(f"{url}{'&' if '?' in url else '?'}{query}", status_code=303)
+    field, parts = redirect_field_name or auth.redirects.field, urlsplit(url)
+    pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != field]
+    url = urlunsplit(parts._replace(query=urlencode([*pairs, (field, next)])))
+    response = RedirectResponse(url, status_code=303)
     if "user" in request.scope and request.user.is_authenticated:
-        target = auth.redirects.choose(request.scope, next)
-        auth.redirects.count_visit(request.scope, response, target, MAX_VISITS)
+        auth.redirects.count_visit(request.scope, response, MAX_VISITS)
     return response
 
 
@@ -195,3 +196,12 @@ class _LoginPageWithForm(Response):
         else:
             response = redirect_to_login(conn, None, self.options.login_url, self.options.redirect_field_name)
         await response(scope, receive, send)
+
+
+def login_options_of(endpoint: Any, method: str) -> LoginOptions:
+    """Returns the login options of a decorated endpoint, or of the method of an HTTPEndpoint."""
+    for part in (getattr(endpoint, method.lower(), None), endpoint):
+        options = getattr(part, "login_options", None)
+        if isinstance(options, LoginOptions):
+            return options
+    return LoginOptions()

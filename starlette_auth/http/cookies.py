@@ -85,6 +85,9 @@ class Cookie:
                 yield f"Cookie({name}={getattr(self, name)!r}) is not known. Pass True or False."
         if self.secure is False and self.samesite == "none":
             yield 'Browsers refuse SameSite=None without Secure. Pass secure=True or samesite="lax".'
+        has_prefix = isinstance(self.name, str) and self.name.lower().startswith(("__host-", "__secure-"))
+        if self.secure is False and has_prefix:
+            yield f"Browsers refuse {self.name!r} without Secure. Pass secure=True, or another name."
         if self.secure is False and self.partitioned:
             yield "Browsers refuse Partitioned without Secure. Pass secure=True, or remove partitioned=True."
 

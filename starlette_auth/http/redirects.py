@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from ..core.exceptions import ImproperlyConfigured
-from ..core.signing import sha256_hex
 from ..core.translation import gettext
 from .site import Site
 from .urls import is_absolute, parse_hosts, requested_url, safe_url, url_path_for
@@ -62,14 +61,14 @@ class RedirectTargets:
             return url
         return f"{self.site.base_url or self.site.requested_origin(HTTPConnection(scope))}{url}"
 
-    def visits(self, scope: Scope, url: str) -> int:
-        """Returns how often the login page redirected this browser to this URL in the last ten seconds."""
-        number, _, name = next(iter(self._visits.values(scope)), "").partition("-")
-        return int(number) if name == _hash(url) and len(number) == 1 and number in "123456789" else 0
+    def visits(self, scope: Scope) -> int:
+        """Returns how often the login page redirected this browser in the last ten seconds."""
+        number = next(iter(self._visits.values(scope)), "")
+        return int(number) if len(number) == 1 and number in "123456789" else 0
 
-    def count_visit(self, scope: Scope, response: Response, url: str, number: int) -> None:
+    def count_visit(self, scope: Scope, response: Response, number: int) -> None:
         """Stores in the browser the number that `visits` returns for the next ten seconds."""
-        header = self._visits.header(scope, f"{number}-{_hash(url)}", self._visits.max_age)
+        header = self._visits.header(scope, str(number), self._visits.max_age)
         response.raw_headers.append(header)
 
     def referring_page(self, conn: HTTPConnection) -> str | None:
@@ -94,10 +93,6 @@ class RedirectTargets:
         parts = urlsplit(url)
         # "http://here//evil.example" becomes "//evil.example", which safe_url() refuses.
         return (parts.path or "/") + urlunsplit(("", "", "", parts.query, parts.fragment))
-
-
-def _hash(url: str) -> str:
-    return sha256_hex(url)[:16]
 
 
 def parse_field_name(name: str) -> str:

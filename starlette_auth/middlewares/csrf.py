@@ -3,11 +3,12 @@
 import re
 from typing import Any
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
+from ..authentication import LoginOptions, ask_login, login_options_of
 from ..context_processors import template_context
 from ..core.arguments import require_instance
 from ..core.exceptions import ImproperlyConfigured
@@ -99,6 +100,11 @@ class CSRFMiddleware:
         if reason is None:
             await self.app(scope, body.replay, send)
             return
+        options = self.login_options(conn, reason)
+        if options is not None:
+            request = Request(scope, body.replay)
+            await ask_login(request, options)(scope, body.replay, send)
+            return
         hint = HINT if reason == missing_token_message() else ""
         self.auth.security_log.refused(conn, f"CSRF: {reason}{hint}")
         with self.auth.override_language(conn):
@@ -146,7 +152,18 @@ class CSRFMiddleware:
             if is_own:
                 conn.scope[IS_STALE] = True
                 return None
-        return gettext("This form is too old. Go back, load the page again, and send it once more.")
+        return too_old_message()
+
+    def login_options(self, conn: HTTPConnection, reason: str) -> LoginOptions | None:
+        """Returns how to ask for a login in place of a rejection; None if the request is to be rejected.
+
+        The session of the visitor has ended, and with it the token of the form. The endpoint does not run, and the login
+        keeps the fields that the endpoint names.
+        """
+        if reason != too_old_message() or conn.user.is_authenticated or self.auth.site.is_own_request(conn) is not True:
+            return None
+        options = login_options_of(find_endpoint(self.app, conn.scope), conn.scope["method"])
+        return options if options.keep else None
 
     def must_check(self, scope: Scope) -> bool:
         """Returns whether the request could be an attacker's, who acts through the browser of a visitor."""
@@ -205,6 +222,10 @@ async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
 
 def missing_token_message() -> str:
     return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
+
+
+def too_old_message() -> str:
+    return gettext("This form is too old. Go back, load the page again, and send it once more.")
 
 
 def cross_site_message() -> str:

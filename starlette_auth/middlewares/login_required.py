@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth import get_auth
-from ..authentication import LoginOptions, ask_login
+from ..authentication import LoginOptions, ask_login, login_options_of
 from ..core.exceptions import ImproperlyConfigured
 from ..http.endpoints import find_endpoint, is_public
 from ..http.scope import GUARDS, is_below, parse_prefixes
@@ -38,7 +38,7 @@ class LoginRequiredMiddleware:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "Log in first."})
-        elif self._is_login_page(scope, options := _login_options(endpoint, scope["method"])):
+        elif self._is_login_page(scope, options := login_options_of(endpoint, scope["method"])):
             await self.app(scope, receive, send)
         else:
             await ask_login(Request(scope, receive), options)(scope, receive, send)
@@ -55,15 +55,6 @@ class LoginRequiredMiddleware:
                 "Put it behind middleware(auth), and give both the same exclude=(…)."
             )
         return scope["user"]
-
-
-def _login_options(endpoint: Any, method: str) -> LoginOptions:
-    """Returns the login options of a decorated endpoint, or of the method of an HTTPEndpoint."""
-    for part in (getattr(endpoint, method.lower(), None), endpoint):
-        options = getattr(part, "login_options", None)
-        if isinstance(options, LoginOptions):
-            return options
-    return LoginOptions()
 
 
 def _lets_in(conn: HTTPConnection) -> bool:

@@ -82,11 +82,11 @@ def _send_on(auth: Auth, request: Request, url: str | None) -> Response | None:
     target = auth.redirects.choose(request.scope, url)
     if _leads_to_login(auth, request, target):
         target = auth.redirects.choose(request.scope, None)
-    visits = auth.redirects.visits(request.scope, target) + 1
+    visits = auth.redirects.visits(request.scope) + 1
     if visits > MAX_VISITS or _leads_to_login(auth, request, target) or not _has_scopes(request, target):
         return None
     response = RedirectResponse(target, status_code=303)
-    auth.redirects.count_visit(request.scope, response, target, visits)
+    auth.redirects.count_visit(request.scope, response, visits)
     return response
 
 

@@ -29,11 +29,14 @@ async def open_link(auth: Auth, request: Request, purpose: str, route: str) -> T
     history nor a `Referer` contains the secret.
     """
     secret = request.path_params["token"]
-    in_cookie = secret == IN_COOKIE
-    if in_cookie:
-        secret = TokenHash(read_link(auth, request, purpose))
+    if secret == IN_COOKIE:
+        for text in read_links(auth, request, purpose):
+            token = await auth.tokens.find(purpose, TokenHash(text))
+            if token is not None:
+                return token
+        return None
     token = await auth.tokens.find(purpose, secret)
-    if token is None or in_cookie or request.method == "POST":
+    if token is None or request.method == "POST":
         return token
     await auth.throttle.hit("confirm", ip=auth.proxies.client_address(request))
     return store_link(auth, request, purpose, token.token_hash, redirect(request, route, token=IN_COOKIE))
@@ -50,14 +53,19 @@ def store_link(auth: Auth, request: Request, purpose: str, text: str, response: 
     return response
 
 
-def read_link(auth: Auth, request: Request, purpose: str) -> str:
-    """Returns what `store_link` stored in this browser, or ""."""
+def read_links(auth: Auth, request: Request, purpose: str) -> list[str]:
+    """Returns what `store_link` stored in this browser.
+
+    The browser may hold several cookies of the name, such as an old one for another path. The caller passes over those
+    that open nothing.
+    """
+    texts = []
     for content in _cookie(auth, purpose).values(request.scope)[:MAX_VALUES]:
         signature, _, value = content.partition(".")
         text = unquote(value)
         if auth.keys.verify(SIGNATURE, f"{purpose} {text}", signature) is not None:
-            return text
-    return ""
+            texts.append(text)
+    return texts
 
 
 def close_link(auth: Auth, request: Request, purpose: str, response: Response) -> Response:

@@ -13,7 +13,7 @@ from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
 from .base import check_new_password, check_old_password, login_required_response, new_password_fields, render
 from .forms import Field, Form, email_field
-from .mailed_links import close_link, read_link, send_reset_mail, store_link, url_to_reload
+from .mailed_links import close_link, read_links, send_reset_mail, store_link, url_to_reload
 
 RESET_URL_TOKEN = "set-password"  # noqa: S105  Django's name for what replaces the secret in the URL
 
@@ -75,10 +75,14 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
     token = request.path_params["token"]
     user = await auth.users.get(decode_uid(request.path_params["uidb64"]))
     in_cookie = token == RESET_URL_TOKEN
+    tokens, is_valid = [token], False
     if in_cookie:
-        token = auth.reset_tokens.from_session(read_link(auth, request, PASSWORD_RESET))
-    # An unknown user costs the same work, so that the response time does not reveal which users exist.
-    is_valid = await auth.reset_tokens.check(user or User(id=None, username=""), token)
+        tokens = [auth.reset_tokens.from_session(text) for text in read_links(auth, request, PASSWORD_RESET) or [""]]
+    for token in tokens:
+        # An unknown user costs the same work, so that the response time does not reveal which users exist.
+        is_valid = await auth.reset_tokens.check(user or User(id=None, username=""), token)
+        if is_valid:
+            break
     if user is None or not user.is_active or not is_valid:
         return await _reset_form(auth, request, 404, validlink=False)
     route, params = "password_reset_confirm", {"uidb64": request.path_params["uidb64"], "token": RESET_URL_TOKEN}

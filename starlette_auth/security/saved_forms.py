@@ -12,7 +12,7 @@ from ..core.translation import gettext
 from ..http.content import read_fields
 
 Pairs = list[tuple[str, str]]
-MAX_SAVED = 16 * 1024  # characters of a form, as JSON
+MAX_SAVED = 16 * 1024  # bytes of a form, as JSON
 PURPOSE = "starlette_auth.saved"
 
 
@@ -39,7 +39,7 @@ async def read_form(conn: HTTPConnection, keep: Collection[str]) -> Pairs:
         submitted = {name: form.getlist(name) for name in form}
     is_text = all(isinstance(value, str) for values in submitted.values() for value in values)
     pairs = [(name, value) for name, values in submitted.items() for value in values if name in keep]
-    return pairs if is_text and len(json.dumps(pairs)) <= MAX_SAVED else []
+    return pairs if is_text and len(_encode(pairs).encode("utf-8", "replace")) <= MAX_SAVED else []
 
 
 def sign_form(keys: SecretKeys, owner: str, action: str, pairs: Pairs) -> str:
@@ -48,7 +48,7 @@ def sign_form(keys: SecretKeys, owner: str, action: str, pairs: Pairs) -> str:
     Another user logs in on the device and submits the saved form, which would act for that user; therefore the
     signature includes the user, or the browser of a visitor, as `owner`.
     """
-    text = json.dumps(pairs)
+    text = _encode(pairs)
     return f"{keys.sign(PURPOSE, _content(owner, action, text))}:{text}"
 
 
@@ -58,6 +58,10 @@ def read_signed_form(keys: SecretKeys, owner: str, action: str, saved: str) -> P
     if keys.verify(PURPOSE, _content(owner, action, text), signature) is None:
         raise HTTPException(400, gettext("This request cannot be read. Please reload the page and send it again."))
     return [(name, value) for name, value in json.loads(text)]
+
+
+def _encode(pairs: Pairs) -> str:
+    return json.dumps(pairs, ensure_ascii=False)
 
 
 def _content(owner: str, action: str, text: str) -> str:

@@ -58,6 +58,9 @@ def test_settings_that_only_work_with_others_are_refused_with_the_fix() -> None:
     for options in ({"samesite": "none"}, {"partitioned": True}):
         with pytest.raises(ImproperlyConfigured, match="secure=True"):
             Cookie(secure=False, **options)
+    for name in ("__Host-sid", "__Secure-sid"):
+        with pytest.raises(ImproperlyConfigured, match="secure=True"):
+            Cookie(name=name, prefix=False, secure=False)
     with pytest.raises(ImproperlyConfigured, match="Remove"):
         Cookie(name="__Host-sid", prefix=False, domain="example.org")
 

@@ -18,6 +18,7 @@ from starlette.routing import Mount, Route, Router
 
 from starlette_auth import (
     Auth,
+    CookieStore,
     ImproperlyConfigured,
     LoginRequiredMiddleware,
     User,
@@ -29,8 +30,9 @@ from starlette_auth import (
     routes,
     user_passes_test,
 )
+from starlette_auth.authentication import LoginOptions
 
-from ..conftest import PASSWORD, any_database, client_of, installed, post_login, token_in, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, any_database, client_of, installed, post_login, token_in, with_tables
 from ..support.apps import make_app
 
 pytestmark = [with_tables, any_database]
@@ -46,6 +48,13 @@ async def save(request: Request) -> Response:
 
 def save_sync(request: Request) -> Response:
     return PlainTextResponse("saved")
+
+
+async def csrf_keeping(request: Request) -> Response:
+    return PlainTextResponse("saved")
+
+
+csrf_keeping.login_options = LoginOptions(keep=frozenset(KEEP))  # type: ignore[attr-defined]
 
 
 @login_required(keep=KEEP)
@@ -117,6 +126,46 @@ async def test_the_named_fields_are_sent_after_the_login(database: Database, nam
             assert "hunter2" not in logged_in.text
             assert (await client.get("/whoami")).json()["username"] == "ann"
             assert (await send_form(client, logged_in.text)).json() == KEPT
+
+
+@pytest.mark.parametrize("kind", ["cookie", "database"])
+async def test_a_form_with_the_token_of_a_session_that_is_gone_is_kept(database: Database, kind: str) -> None:
+    """The browser has no cookie of the session any more, or only one that does not name it."""
+    sessions = CookieStore(SECRET_KEY) if kind == "cookie" else None
+    async with installed(database, csrf="strict", sessions=sessions) as auth:
+        ann = await auth.users.create_user("ann", password=PASSWORD)
+        async with client_of(app_of(auth, ENDPOINTS["login"]), headers=SITE) as client:
+            await post_login(client)
+            token = token_in((await client.get("/accounts/password_change")).text)
+            await auth.users.set_password(ann, PASSWORD)
+            if kind == "database":
+                client.cookies.delete("session")
+            page = await client.post("/save", data={"csrfmiddlewaretoken": token, **FIELDS})
+            assert page.status_code == 403
+            logged_in = await log_in(client, page.text)
+            assert (await send_form(client, logged_in.text)).json() == KEPT
+
+
+async def test_a_forged_token_does_not_reach_the_endpoint(database: Database) -> None:
+    async with (
+        installed(database, csrf="strict") as auth,
+        client_of(app_of(auth, csrf_keeping), headers=SITE) as client,
+    ):
+        await client.get("/accounts/login")
+        page = await client.post("/save", data={"csrfmiddlewaretoken": "x" * 86, **FIELDS})
+        assert (page.status_code, page.text == "saved") == (403, False)
+        page = await client.post("/save", data=FIELDS, headers={"origin": "https://evil.example"})
+        assert (page.status_code, 'name="saved"' in page.text) == (403, False)
+
+
+@pytest.mark.parametrize(
+    "text", ["я" * 7_000, "中" * 5_000, "😀" * 3_500, '"' * 7_000], ids=["я", "中", "emoji", "quotes"]
+)
+async def test_texts_of_any_script_are_kept_up_to_16_kib(auth: Auth, ann: User, text: str) -> None:
+    async with client_of(app_of(auth, ENDPOINTS["login"]), headers=SITE) as client:
+        page = await client.post("/save", data={"text": text})
+        logged_in = await log_in(client, page.text)
+        assert (await send_form(client, logged_in.text)).json() == [["text", text]]
 
 
 async def test_endpoints_that_are_not_async_and_single_methods_keep_fields_too(auth: Auth, ann: User) -> None:

@@ -14,7 +14,7 @@ from starlette_auth import Auth, Cookie, CookieStore, EmailChange, Registration,
 from starlette_auth.core.signing import sha256_hex
 from starlette_auth.testing import CollectingMailer
 
-from ..conftest import PASSWORD, SECRET_KEY, any_database, installed, token_in, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, any_database, client_of, installed, token_in, with_tables
 from ..support.apps import app_routes
 from ..support.strict_browser import StrictBrowser
 
@@ -189,3 +189,26 @@ async def test_a_hash_from_the_database_opens_no_link(database: Database) -> Non
             assert (await browser.go(browser.url)).status_code == 404
         assert page.status_code == 200
         assert ann.id is not None
+
+
+@pytest.mark.parametrize("order", ["other first", "other last"])
+async def test_the_cookie_of_another_link_does_not_hide_the_right_one(database: Database, order: str) -> None:
+    """A browser may hold an older cookie of the name, for another path or from another host of the domain."""
+    async with site_with(database, {}) as (auth, app):
+        await make_ann(auth)
+        await auth.users.create_user("bob", "bob@example.org", PASSWORD)
+        mailer: Any = auth.mail_queue.mailer
+        cookies, page = [], ""
+        for address in ("bob@example.org", "ann@example.org"):
+            async with StrictBrowser(app, SITE) as browser:
+                await browser.go("/accounts/password_reset")
+                await browser.send({"email": address})
+                await browser.follow(await link_in_mail(auth, "/reset/"))
+                mailer.messages.clear()
+                page = browser.url
+                cookies.append(browser._cookies(page, "same-origin"))
+        both = "; ".join(cookies if order == "other first" else reversed(cookies))
+        async with client_of(app, base_url=SITE) as client:
+            answer = await client.get(page, headers={"cookie": both})
+        assert answer.status_code == 200
+        assert "Choose a new password" in answer.text

@@ -236,6 +236,18 @@ async def test_a_user_without_the_permission_is_not_sent_in_a_circle(auth: Auth,
         assert (await client.get("/ballot", follow_redirects=True)).text == "voted"
 
 
+async def test_pages_that_redirect_to_the_login_with_ever_other_targets_end_somewhere(auth: Auth, ann: User) -> None:
+    async def page(request: Request) -> Response:
+        number = int(request.query_params.get("n", 0))
+        return RedirectResponse(f"/accounts/login?next=/page%3Fn={number + 1}")
+
+    async with client_of(make_app(auth, Route("/page", page)), headers=NAVIGATION) as client:
+        await post_login(client)
+        answer = await client.get("/page", follow_redirects=True)
+        assert answer.request.url.path == "/accounts/login"
+        assert "You are logged in as <bdi>ann</bdi>" in answer.text
+
+
 # Other hosts
 
 
@@ -283,6 +295,7 @@ async def test_redirect_to_login_takes_djangos_arguments(auth: Auth, ann: User) 
             ("?next=/other", "/accounts/login?next=%2Fother"),
             ("?next=/other&login_url=/sudo?a=1", "/sudo?a=1&next=%2Fother"),
             ("?next=/x&redirect_field_name=goto", "/accounts/login?goto=%2Fx"),
+            ("?next=/x&login_url=/sudo%3Fa=1%26next=/old%23part", "/sudo?a=1&next=%2Fx#part"),
         ):
             assert (await client.get(f"/page{query}")).headers["location"] == expected
         answer = await client.get("/page", headers={"accept": "application/json"})
