@@ -87,8 +87,8 @@ def mailer() -> Mailer:
     parts = _split(url)
     if not parts or parts.scheme not in MAIL_SCHEMES:
         raise ImproperlyConfigured(
-            "MAIL is not valid. Set it to console, smtp://user:password@host:587, smtps://user:password@host:465 "
-            "or smtp+plain://127.0.0.1:25. Write %40 for an @ in the password."
+            "MAIL is not valid. Write %40 for an @ in the password. Set it to console, smtp://host:587, "
+            "smtps://host:465 or smtp+plain://127.0.0.1:25, with the user and the password in front of the host."
         )
     if (parts.username or parts.password) and parts.scheme == "smtp+plain":
         raise ImproperlyConfigured("MAIL would send the password without TLS. Use smtp:// or smtps://.")

@@ -1,5 +1,6 @@
 """Checks the arguments of `Auth`. The message about a wrong argument ends with the fix."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -104,6 +105,8 @@ class Settings:
                 require_instance(getattr(self, name), kind, name, fix)
         for name, fix in TEXTS.items():
             require_text(getattr(self, name), name, fix, may_be_empty=False)
+            if not re.fullmatch(r"(?!(?!https?:)[a-zA-Z][\w+.-]*:)[^\x00-\x20\x7f\ud800-\udfff]+", getattr(self, name)):
+                raise ImproperlyConfigured(f"{name} is not the name of a route, a path or a URL. {fix}")
         for name in BOOLS:
             require_bool(getattr(self, name), name)
         if not (isinstance(self.user_class, type) and issubclass(self.user_class, User)):

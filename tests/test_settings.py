@@ -112,14 +112,14 @@ WRONG: dict[str, list[Any]] = {
     "backends": [[TokenBackend], TokenBackend, TokenBackend(), "TokenBackend", [None], None, ["yours.TokenBackend"]],
     "passwords": [Passwords, [Argon2PasswordHasher()], "argon2"],
     "templates": ["templates", None, [5], Path("templates"), ["/nowhere/at/all"], 5],
-    "login_url": [None, "", 5, ["login"]],
-    "login_redirect_url": [None, "", 5],
-    "logout_redirect_url": [None, "", 5],
+    "login_url": [None, "", 5, ["login"], "/\ud800", "/x\r\ny", "javascript:alert(1)", "/log in"],
+    "login_redirect_url": [None, "", 5, "data:text/html,x"],
+    "logout_redirect_url": [None, "", 5, "/x\x00"],
     "next_hosts": ["shop.example", ["https://shop.example"], ["*"], [None], [""], None, ["a/b"]],
     "csrf": ["off", None, True, []],
     "mailer": [CollectingMailer, "smtp://host", 5, object()],
     "base_url": ["shop.example", "https://shop.example/path", 5, b"https://shop.example", "", "ftp://a.example"],
-    "site_name": [None, 5],
+    "site_name": [None, 5, "Shop\nX", "Shop\x1b[0m"],
     "from_email": [None, 5, "not an address"],
     "languages": ["en", [], None, [None], [""], 5, ["xx"]],
     "locale_dirs": ["locale", None, [5], ["/nowhere/at/all"]],
@@ -224,6 +224,7 @@ OTHERS: dict[str, list[Callable[[], object]]] = {
     ],
     "features": [
         lambda: Registration(fields="email"),
+        lambda: Registration(fields=5),  # type: ignore[arg-type]
         lambda: Registration(fields=("phone",)),
         lambda: Registration(max_age=0),
         lambda: Registration(verify="never"),  # type: ignore[arg-type]
@@ -233,6 +234,8 @@ OTHERS: dict[str, list[Callable[[], object]]] = {
     "stores": [
         lambda: DatabaseStore("sqlite:///x"),  # type: ignore[arg-type]
         lambda: DatabaseStore(anything),
+        lambda: DatabaseStore(make_auth().database, users=anything),
+        lambda: DatabaseStore(make_auth().database, table="x"),  # type: ignore[arg-type]
         lambda: CachedStore(MemoryStore(), "redis://127.0.0.1"),  # type: ignore[arg-type]
         lambda: DjangoStore(anything, SECRET_KEY),
         lambda: CookieStore(anything),
@@ -248,6 +251,7 @@ OTHERS: dict[str, list[Callable[[], object]]] = {
         lambda: SMTPMailer("host", port="25"),  # type: ignore[arg-type]
         lambda: SMTPMailer("host", port=70_000),
         lambda: SMTPMailer("host", timeout=0),
+        lambda: SMTPMailer("host", tls_context=anything),
         lambda: SMTPMailer("host", tls=True),  # type: ignore[arg-type]
     ],
     "application": [

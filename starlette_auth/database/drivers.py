@@ -256,8 +256,8 @@ async def connect(database: Database) -> None:
     except StarletteAuthError:
         raise
     except Exception as error:
-        code = getattr(error, "sqlstate", None) or next(iter(error.args), None)
-        fix = FIXES.get(code) if isinstance(code, str | int) else None
+        codes = (getattr(error, "sqlstate", None), *error.args[:1])
+        fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
         if fix is not None:
             raise ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}") from error
         raise Unavailable(

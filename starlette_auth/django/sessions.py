@@ -183,8 +183,13 @@ class DjangoStore(SessionStore):
 
     async def revoke_everybody(self) -> int:
         number = 0
-        while rows := await self.gateway.fetch_all(self._statements.any_batch):
-            number += await self._delete_all([row["session_key"] for row in rows])
+        # A second pass, because the first one may miss a session that gets a new key meanwhile. Not more, because
+        # visitors may start sessions all the time.
+        for _ in range(2):
+            after = ""
+            while rows := await self.gateway.fetch_all(self._statements.any_batch, after=after):
+                number += await self._delete_all([row["session_key"] for row in rows])
+                after = rows[-1]["session_key"]
         return number
 
     async def _find(self, user_id: str) -> AsyncIterator[tuple[str, SessionBase]]:
@@ -283,7 +288,7 @@ class DjangoSessionStatements:
         self.lock = Statement(sa.select(*columns).where(by_key, is_alive).with_for_update())
         after = t.c.session_key > sa.bindparam("after")
         self.next_batch = Statement(sa.select(*columns).where(after, is_alive).order_by(t.c.session_key).limit(BATCH))
-        self.any_batch = Statement(sa.select(t.c.session_key).order_by(t.c.session_key).limit(BATCH))
+        self.any_batch = Statement(sa.select(t.c.session_key).where(after).order_by(t.c.session_key).limit(BATCH))
         new: dict[str, Any] = {column.name: sa.bindparam(f"new_{column.name}") for column in columns}
         is_unchanged = t.c.session_data == sa.bindparam("old")
         self.update = Statement(sa.update(t).values(new).where(by_key, is_alive, is_unchanged))

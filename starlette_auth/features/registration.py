@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth, Feature
-from ..core.arguments import require_integer
+from ..core.arguments import as_texts, require_integer
 from ..core.events import PasswordRefused
 from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
 from ..core.signing import salted_hmac
@@ -19,20 +19,14 @@ from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
 from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page, visitor_page
 from ..pages.forms import Field, Form, email_field, password_field
-from ..pages.mailed_links import (
-    close_link,
-    open_link,
-    referenced_user,
-    send_mail_once,
-    url_to_reload,
-    user_reference,
-)
+from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, url_to_reload, user_reference
 from ..pages.usernames import MAX_USERNAME_LENGTH, check_new_username, username_field
 from ..passwords.password_changes import has_change_listener
 from ..security.tokens import Token, TokenHash
 from ..users.models import User
 
 REGISTER = "register"
+FIELDS = 'Pass fields=["username"], ["email"] or ["username", "email"].'
 BROWSER = "starlette_auth.registration"
 PASSWORD_TAG = "starlette_auth.registration.password"  # noqa: S105  a purpose
 MAX_CHECKED = 6  # pending registrations whose password hash is compared with one submitted password
@@ -54,8 +48,9 @@ class Registration(Feature):
         verify: Literal["before", "after"] = "before",
         max_age: int = 24 * 60 * 60,
     ) -> None:
-        if not fields or isinstance(fields, str) or set(fields) - {"username", "email"}:
-            raise ImproperlyConfigured('fields is ["username"], ["email"] or ["username", "email"]. Choose one.')
+        fields = as_texts(fields, "fields", FIELDS)
+        if not fields or set(fields) - {"username", "email"}:
+            raise ImproperlyConfigured(f"fields={fields!r} is not known. {FIELDS}")
         if verify not in ("before", "after"):
             raise ImproperlyConfigured(f'verify={verify!r} is not known. Use "before" (the default) or "after".')
         if verify == "after" and "username" not in fields:
@@ -95,8 +90,8 @@ class Registration(Feature):
                 encoded = await auth.passwords.hash(form.data["password1"])
                 if await self._request_account(request, form, encoded):
                     return redirect(request, "register_done")
-        template, status = "registration/register_form.html", 422 if form.errors else 200
-        return await render(auth, request, template, status, form=form, password_help=auth.password_help())
+        rules, status = auth.password_help(), 422 if form.errors else 200
+        return await render(auth, request, "registration/register_form.html", status, form=form, password_help=rules)
 
     async def done(self, auth: Auth, request: Request) -> Response:
         """Confirms the registration, and asks the visitor to open the link in the mail, if one was sent."""
@@ -135,9 +130,8 @@ class Registration(Feature):
                 return close_link(auth, request, REGISTER, redirect(request, "register_complete"))
             token = token if is_usable else None
         status = 404 if token is None else (422 if form.errors else 200)
-        reload = url_to_reload(auth, request, "register_confirm") if token is not None else ""
-        context = {"validlink": token is not None, "reload": reload}
-        return await render(auth, request, "registration/register_confirm.html", status, form=form, **context)
+        shown = {"validlink": token is not None, "reload": token and url_to_reload(auth, request, "register_confirm")}
+        return await render(auth, request, "registration/register_confirm.html", status, form=form, **shown)
 
     async def _use_link(self, request: Request, form: Form, pending: Sequence[Token], match: Token | None) -> bool:
         """Completes a registration, or adds an error to the form. Returns False if the link is used up or in use.
@@ -250,8 +244,8 @@ class Registration(Feature):
 
     def _is_same_browser(self, request: Request, token: Token) -> bool:
         """Returns whether the account was requested in this browser."""
-        secrets_of_browser, signature = self.auth.csrf_tokens.browser_secrets(request), str(token.data["browser"])
-        return any(self.auth.keys.verify(BROWSER, secret, signature) is not None for secret in secrets_of_browser)
+        known, verify = self.auth.csrf_tokens.browser_secrets(request), self.auth.keys.verify
+        return any(verify(BROWSER, secret, str(token.data["browser"])) is not None for secret in known)
 
     async def _pending_tokens(self, token: Token) -> list[Token]:
         """Returns all pending registrations of the token's address, this token first.

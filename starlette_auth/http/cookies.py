@@ -11,6 +11,7 @@ from starlette.types import Scope
 from ..core.clock import DAY, TWO_WEEKS
 from ..core.exceptions import ImproperlyConfigured
 
+MAX_AGE = 36_500 * DAY  # seconds
 # Cookies of one name that are tried. An attacker sends thousands, each of which the store would look up.
 MAX_VALUES = 3
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265 §4.1.1
@@ -64,8 +65,8 @@ class Cookie:
             yield f"Cookie(name={self.name!r}) has a prefix, which is added over https. Remove it from the name."
         elif self.name.lower().startswith("__host-") and not self.is_for_host:
             yield f'Browsers refuse {self.name!r} with a domain or another path. Remove "__Host-" from the name.'
-        if not isinstance(self.max_age, int) or isinstance(self.max_age, bool) or self.max_age <= 0:
-            yield f"Cookie(max_age={self.max_age!r}) is no number of seconds. Pass an int above 0, such as 14 * 24 * 60 * 60."
+        if not isinstance(self.max_age, int) or isinstance(self.max_age, bool) or not 0 < self.max_age <= MAX_AGE:
+            yield f"Cookie(max_age={self.max_age!r}) is no usual number of seconds. Pass an int, such as 14 * 24 * 60 * 60."
         if not isinstance(self.path, str) or not PATH.fullmatch(self.path):
             yield f'Cookie(path={self.path!r}) is no path of ASCII that starts with a slash. Pass path="/" or "/app".'
         if self.domain is not None and not (isinstance(self.domain, str) and DOMAIN.fullmatch(self.domain)):

@@ -52,6 +52,10 @@ class AccountMailer:
         self.templates = templates
         self.queue = queue
         require_text(site_name, "site_name", 'Pass site_name="Shop".')
+        if not site_name.isprintable():  # it becomes a part of subjects
+            raise ImproperlyConfigured(
+                "site_name contains a line break or an invisible character. Pass one line of text."
+            )
         require_text(from_email, "from_email", 'Pass from_email="Shop <accounts@shop.example>".')
         self.base_url = parse_base_url(base_url) if base_url is not None else None
         host = urlsplit(self.base_url or "").hostname or "localhost"

@@ -8,7 +8,7 @@ from contextlib import suppress
 from email.message import EmailMessage
 from typing import Any, Literal, Protocol, TextIO
 
-from ..core.arguments import require_integer, require_number, require_text
+from ..core.arguments import require_instance, require_integer, require_number, require_text
 from ..core.exceptions import ImproperlyConfigured
 from .messages import CONTROL, plain_text
 
@@ -53,6 +53,9 @@ class SMTPMailer:
             raise ImproperlyConfigured("SMTPMailer needs username and password, or neither. Pass both.")
         if tls == "none" and username is not None and not _is_loopback(host):
             raise ImproperlyConfigured("The password would be sent in the clear, without TLS. Remove tls='none'.")
+        if tls_context is not None:
+            fix = "Pass tls_context=ssl.create_default_context(cafile=…)."
+            require_instance(tls_context, ssl.SSLContext, "tls_context", fix)
         if tls == "none" and tls_context is not None:
             raise ImproperlyConfigured("tls='none' does not use a tls_context. Remove one of the two.")
         if tls_context is not None and tls_context.verify_mode != ssl.CERT_REQUIRED:

@@ -177,6 +177,8 @@ class ScryptPasswordHasher:
     def verify(self, password: str, encoded: str) -> bool:
         _, work_factor, salt, block_size, parallelism, _ = encoded.split("$", 5)
         n, r, p = int(work_factor), int(block_size), int(parallelism)
+        if min(n, r, p) < 1:
+            raise ValueError("A parameter of this scrypt hash is below 1.")
         check_cost(encoded, max_memory=(_scrypt_memory(n, r, p), self.max_memory), max_work=(n * r * p, self.max_work))
         return hmac.compare_digest(self._encode(password, salt, n, r, p).encode(), encoded.encode())
 

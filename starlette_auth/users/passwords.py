@@ -17,7 +17,7 @@ from ..database.statements import Statement
 from ..database.tables import Tables
 from ..passwords.password_changes import PasswordValidator, password_changed
 from ..passwords.passwords import Passwords
-from .models import User, require_stored, require_user
+from .models import AnonymousUser, User, require_stored, require_user
 
 
 class UserPasswords:
@@ -113,9 +113,9 @@ class UserPasswords:
         return await self.check_password(user, raw)
 
     @staticmethod
-    def has_usable_password(user: User) -> bool:
+    def has_usable_password(user: User | AnonymousUser | None) -> bool:
         """Returns whether the user has a password. Users who log in elsewhere may have none."""
-        return user.has_usable_password()
+        return isinstance(user, User) and user.has_usable_password()
 
     async def _require_update(self, user: User, **fields: Any) -> None:
         if not await self._update_row(user, **fields):

@@ -206,6 +206,8 @@ async def test_both_normal_forms_are_hashed_for_an_unknown_user_too(counting: Co
         "scrypt$16384",
         "scrypt$3$salt$8$1$AA==",
         "scrypt$16384$salt$0$0$AA==",
+        "scrypt$-1$salt$8$5$AAAA",
+        "scrypt$16384$salt$-8$-5$AAAA",
         "bcrypt$",
         "bcrypt_sha256$$2b$",
         "md5",

@@ -1,5 +1,6 @@
 """Tests of ending the sessions of all users and visitors at once."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,26 @@ async def test_everybody_is_logged_out_and_can_log_in_again(kind: str, tmp_path:
             assert await auth.user_sessions.revoke_everybody() == 1
         assert await auth.user_sessions.revoke_everybody() == 0
     assert seen == [3, 1, 0]
+
+
+@pytest.mark.parametrize("kind", [*ON_SERVER, *DJANGO], ids=name_of)
+async def test_it_ends_although_visitors_start_sessions_all_the_time(kind: str, tmp_path: Path) -> None:
+    async with with_store(kind, tmp_path) as auth:
+
+        async def start_sessions() -> None:
+            while True:
+                session = auth.sessions.new_session()
+                session["a"] = 1
+                await auth.sessions.save(session, 60)
+                await asyncio.sleep(0)
+
+        visitors = [asyncio.create_task(start_sessions()) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(30):
+            assert await auth.user_sessions.revoke_everybody() > 0
+        for visitor in visitors:
+            visitor.cancel()
+        await asyncio.gather(*visitors, return_exceptions=True)
 
 
 @pytest.mark.parametrize("kind", ["redis", "cached"])

@@ -27,7 +27,10 @@ DEAD = "This link no longer works"
 REQUIRED = "This field is required."
 WRONG = "Please enter a correct username and password."
 # Of pages that the example application does not come to.
-ELSEWHERE = {"Welcome", "Something went wrong", "Too many visitors at once", "Error: Bring back your old address"}
+ELSEWHERE = {
+    *("Welcome", "Something went wrong", "Too many visitors at once", "Error: Bring back your old address"),
+    "Send your form",
+}
 
 
 def a_password() -> str:
