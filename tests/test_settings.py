@@ -234,7 +234,7 @@ OTHERS: dict[str, list[Callable[[], object]]] = {
     "stores": [
         lambda: DatabaseStore("sqlite:///x"),  # type: ignore[arg-type]
         lambda: DatabaseStore(anything),
-        lambda: DatabaseStore(make_auth().database, users=anything),
+        lambda: DatabaseStore(make_auth().database, users="x"),  # type: ignore[arg-type]
         lambda: DatabaseStore(make_auth().database, table="x"),  # type: ignore[arg-type]
         lambda: CachedStore(MemoryStore(), "redis://127.0.0.1"),  # type: ignore[arg-type]
         lambda: DjangoStore(anything, SECRET_KEY),
@@ -251,7 +251,7 @@ OTHERS: dict[str, list[Callable[[], object]]] = {
         lambda: SMTPMailer("host", port="25"),  # type: ignore[arg-type]
         lambda: SMTPMailer("host", port=70_000),
         lambda: SMTPMailer("host", timeout=0),
-        lambda: SMTPMailer("host", tls_context=anything),
+        lambda: SMTPMailer("host", tls_context=True),  # type: ignore[arg-type]
         lambda: SMTPMailer("host", tls=True),  # type: ignore[arg-type]
     ],
     "application": [

@@ -15,6 +15,7 @@ from ..core.translation import gettext
 from .site import Site
 from .urls import is_absolute, parse_hosts, requested_url, safe_url, url_path_for
 
+VISITS = "visits-"  # the beginning of the cookie of a browser that was redirected from the login page
 OTHER_FIELDS = ("username", "password", "remember", "saved", "csrfmiddlewaretoken")  # of the login page
 
 
@@ -63,12 +64,12 @@ class RedirectTargets:
 
     def visits(self, scope: Scope) -> int:
         """Returns how often the login page redirected this browser in the last ten seconds."""
-        number = next(iter(self._visits.values(scope)), "")
+        number = next(iter(self._visits.values(scope)), "").removeprefix(VISITS)
         return int(number) if len(number) == 1 and number in "123456789" else 0
 
     def count_visit(self, scope: Scope, response: Response, number: int) -> None:
         """Stores in the browser the number that `visits` returns for the next ten seconds."""
-        header = self._visits.header(scope, str(number), self._visits.max_age)
+        header = self._visits.header(scope, f"{VISITS}{number}", self._visits.max_age)
         response.raw_headers.append(header)
 
     def referring_page(self, conn: HTTPConnection) -> str | None:

@@ -979,9 +979,9 @@ async def test_with_verify_after_a_new_link_can_be_requested(database: Database)
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
-        ({"fields": []}, "Choose one"),
-        ({"fields": "email"}, "Choose one"),
-        ({"fields": ["username", "phone"]}, "Choose one"),
+        ({"fields": []}, "Pass fields="),
+        ({"fields": "email"}, "Pass fields="),
+        ({"fields": ["username", "phone"]}, "Pass fields="),
         ({"verify": "never"}, 'Use "before"'),
         ({"fields": ["email"], "verify": "after"}, 'Use verify="before"'),
     ],
