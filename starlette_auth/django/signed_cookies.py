@@ -9,10 +9,10 @@ from typing import Any
 from itsdangerous import BadData, BadSignature
 
 from ..core.clock import TWO_WEEKS, Clock
-from ..core.exceptions import ImproperlyConfigured, SessionTooLarge
+from ..core.exceptions import SessionTooLarge
 from ..core.signing import SecretKeys
 from ..sessions.base import SessionBase
-from ..sessions.cookie import LIMIT, NOTHING_TO_DELETE, ROOM_FOR_NAME_AND_FLAGS
+from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
 from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord
 from ..sessions.store import SessionStore, cookie_value
@@ -79,10 +79,6 @@ class DjangoCookieStore(SessionStore):
 
     async def delete(self, session_key: str) -> None:
         """Does nothing: the server stores no session."""
-
-    async def revoke_everybody(self) -> int:
-        """Raises ImproperlyConfigured: only a new secret key ends sessions in cookies."""
-        raise ImproperlyConfigured(NOTHING_TO_DELETE.format(name=type(self).__name__))
 
     def _record(self, key: str, data: dict[str, Any]) -> SessionRecord:
         now = int(self._clock())

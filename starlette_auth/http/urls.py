@@ -55,6 +55,11 @@ def safe_url(url: str | None, *, default: str, allowed_hosts: Collection[str] = 
     return urlunsplit((parts.scheme, host, path, query, fragment))
 
 
+def requested_path(scope: Scope) -> str:
+    """Returns `requested_url` without the query string."""
+    return requested_url({**scope, "query_string": b""})
+
+
 def requested_url(scope: Scope) -> str:
     """Returns the quoted path and query string of a request, with one slash at the start.
 

@@ -11,7 +11,7 @@ from ..authentication import LoginOptions, ask_login, login_options_of
 from ..core.exceptions import ImproperlyConfigured
 from ..http.endpoints import find_endpoint, is_public
 from ..http.scope import GUARDS, is_below, parse_prefixes
-from ..http.urls import find_url_path, requested_url
+from ..http.urls import find_url_path, requested_path
 
 
 class LoginRequiredMiddleware:
@@ -46,7 +46,7 @@ class LoginRequiredMiddleware:
     def _is_login_page(self, scope: Scope, options: LoginOptions) -> bool:
         """Returns whether this is the login page, which would redirect to itself in a loop."""
         login_url = find_url_path(scope, options.login_url or get_auth(HTTPConnection(scope)).login_url) or ""
-        return login_url.partition("?")[0] == requested_url({**scope, "query_string": b""})
+        return login_url.partition("?")[0] == requested_path(scope)
 
     def _user(self, scope: Scope) -> Any:
         if "user" not in scope:

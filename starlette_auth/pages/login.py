@@ -12,7 +12,7 @@ from ..core.translation import gettext
 from ..http.content import wants_json
 from ..http.endpoints import required_scopes
 from ..http.problems import problem_response
-from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_url
+from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_path, requested_url
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from .base import render
 from .forms import Field, Form
@@ -92,11 +92,10 @@ def _send_on(auth: Auth, request: Request, url: str | None) -> Response | None:
 
 def _leads_to_login(auth: Auth, request: Request, url: str) -> bool:
     """Returns whether a URL is that of the login page, with any query."""
-    return url.partition("?")[0].partition("#")[0] in (find_url_path(request.scope, auth.login_url), _own_path(request))
-
-
-def _own_path(request: Request) -> str:
-    return requested_url({**request.scope, "query_string": b""})
+    return url.partition("?")[0].partition("#")[0] in (
+        find_url_path(request.scope, auth.login_url),
+        requested_path(request.scope),
+    )
 
 
 def _has_scopes(request: Request, url: str) -> bool:

@@ -21,10 +21,6 @@ logger = logging.getLogger("starlette_auth")
 SALT = "starlette_auth.sessions.cookie"
 USE = "starlette_auth.sessions.use"
 NOTE = re.compile("([0-9]{1,12})-([0-9]{1,12})-([0-9a-f]{64})")  # last use, expiry (Unix time), and the signature
-NOTHING_TO_DELETE = (
-    "{name} keeps no session on the server that could be deleted. To end all sessions, start the application with a new "
-    "secret key, and leave out the old ones."
-)
 LIMIT = 4096  # bytes of name, value and attributes that every browser stores for a cookie (RFC 6265 §6.1)
 ROOM_FOR_NAME_AND_FLAGS = 160  # bytes
 LIMIT_UNPACKED = 16 * 1024  # bytes
@@ -135,10 +131,6 @@ class CookieStore(SessionStore):
 
     async def delete(self, session_key: str) -> None:
         """Does nothing: the server stores no session."""
-
-    async def revoke_everybody(self) -> int:
-        """Raises ImproperlyConfigured: only a new secret key ends sessions in cookies."""
-        raise ImproperlyConfigured(NOTHING_TO_DELETE.format(name=type(self).__name__))
 
     def _decode_cookie(self, cookie: str) -> tuple[SessionRecord, bool]:
         """Returns the record in a cookie, and whether an older secret key signed it."""

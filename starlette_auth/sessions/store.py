@@ -107,6 +107,11 @@ class SessionStore(abc.ABC):
 
     async def revoke_everybody(self) -> int:
         """Deletes all sessions, also those of anonymous visitors; returns their number."""
+        if not self.is_server_side:
+            raise ImproperlyConfigured(
+                f"{type(self).__name__} keeps no session on the server that could be deleted. To end all sessions, start "
+                "the application with a new secret key, and leave out the old ones."
+            )
         raise self._not_supported()
 
     def _not_supported(self) -> ImproperlyConfigured:

@@ -291,8 +291,6 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
             fields |= dict.fromkeys(("username", "email"), next(iter(names), ""))
         if self.address_is_typed and fields.get("email") and not is_email_address(fields["email"]):
             raise ValueError(f"{fields['email']!r} is no address with which a user can log in. Use ann@example.org.")
-        if username and "username" in fields:
+        if "username" in fields and (username or not fields["username"]):
             require_username(fields["username"])
-        elif fields.get("username") == "":
-            raise ValueError("A user needs a username. Pass one that is not empty.")
         return fields
