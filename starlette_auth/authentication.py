@@ -16,7 +16,7 @@ from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyCon
 from .core.translation import gettext
 from .http.content import prefers_json, wants_json
 from .http.mailed_secrets import has_mailed_secret
-from .http.urls import accepts_get, endpoint_of
+from .http.urls import accepts_get, endpoint_of, parse_page
 from .security.saved_forms import Pairs, read_form
 from .users.models import AnonymousUser, User, set_user
 
@@ -115,24 +115,24 @@ async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, passwor
 
 
 def redirect_to_login(
-    request: HTTPConnection, next: str | None = None, login_url: str | None = None, redirect_field_name: str = ""
+    request: HTTPConnection, next: str | None = None, login_url: str | None = None, redirect_field_name: str | None = ""
 ) -> Response:
     """Returns a redirect to the login page and back to `next`, or 401 for a client that wants JSON.
 
     It is for permission logic of your own. `next` is this request by default, or the page with the form if the request
     cannot be repeated by a link. `login_url` (name, path or URL) and `redirect_field_name` are those of `Auth` by
-    default. A logged-in user who is sent here lacks a permission, and the login page does not send that user back.
+    default; `redirect_field_name=None` leaves `next` out. A logged-in user who is sent here lacks a permission, and the
+    login page does not send that user back.
     """
     if prefers_json(request):
         return JSONResponse({"detail": "Log in first, then send this request again."}, 401)
     auth = get_auth(request)
-    url = auth.url_for(request, login_url or auth.login_url)
+    url = auth.url_for(request, parse_page(login_url, "login_url") if login_url else auth.login_url)
     next = next or _page_to_return_to(auth, request, url)
-    if not next:
-        return RedirectResponse(url, status_code=303)
-    field, parts = redirect_field_name or auth.redirects.field, urlsplit(url)
-    pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != field]
-    url = urlunsplit(parts._replace(query=urlencode([*pairs, (field, next)])))
+    if next and redirect_field_name is not None:
+        field, parts = redirect_field_name or auth.redirects.field, urlsplit(url)
+        pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != field]
+        url = urlunsplit(parts._replace(query=urlencode([*pairs, (field, next)])))
     response = RedirectResponse(url, status_code=303)
     if "user" in request.scope and request.user.is_authenticated:
         auth.redirects.count_visit(request.scope, response, MAX_VISITS)
@@ -163,8 +163,12 @@ class LoginOptions:
     """
 
     login_url: str | None = None
-    redirect_field_name: str = ""
+    redirect_field_name: str | None = ""
     keep: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.login_url:
+            parse_page(self.login_url, "login_url")
 
 
 def ask_login(conn: HTTPConnection, options: LoginOptions) -> Response:

@@ -34,6 +34,7 @@ def template_context(auth: Auth, request: HTTPConnection) -> dict[str, Any]:
     return {
         "request": request,
         "user": user,
+        "account_name": auth.model_backend.login_name(user),
         "perms": Perms(user),
         "csrf_token": LazyToken(request, as_input=False),
         "csrf_input": LazyToken(request, as_input=True),
@@ -61,6 +62,8 @@ class Perms:
         return self._user.has_perm(f"{self._app_label}.{name}") if self._app_label else Perms(self._user, name)
 
     def __contains__(self, name: str) -> bool:
+        if self._app_label:
+            raise TypeError(f"perms.{self._app_label} contains no names. Write perms.{self._app_label}.codename.")
         return self._user.has_perm(name) if "." in name else self._user.has_module_perms(name)
 
     def __bool__(self) -> bool:

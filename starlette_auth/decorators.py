@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar, cast, overload
+from typing import Annotated, Any, NoReturn, TypeVar, overload
 
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
@@ -16,7 +16,7 @@ from .auth import get_auth
 from .authentication import LoginOptions, ask_login
 from .core.arguments import as_texts, describe
 from .core.exceptions import ImproperlyConfigured, Refused
-from .core.functions import describe_function, is_async, layers, record_decoration
+from .core.functions import describe_function, is_async, layers, record_decoration, wait_for_test
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
 from .http.scope import GUARDS
 from .security.saved_forms import parse_keep
@@ -101,12 +101,16 @@ def login_required(endpoint: HTTPConnection) -> Coroutine[Any, Any, Any]: ...
 
 @overload
 def login_required(
-    *, login_url: str | None = None, redirect_field_name: str = "", keep: Sequence[str] = ()
+    *, login_url: str | None = None, redirect_field_name: str | None = "", keep: Sequence[str] = ()
 ) -> Guard: ...
 
 
 def login_required(
-    endpoint: Any = None, *, login_url: str | None = None, redirect_field_name: str = "", keep: Sequence[str] = ()
+    endpoint: Any = None,
+    *,
+    login_url: str | None = None,
+    redirect_field_name: str | None = "",
+    keep: Sequence[str] = (),
 ) -> Any:
     """Allows only logged-in users. Browsers are redirected to the login page; JSON clients get 401.
 
@@ -131,7 +135,7 @@ def permission_required(
     perm: Annotated[str | Iterable[str], NAME_PERMISSION],
     *,
     login_url: Annotated[str | None, NAME_PERMISSION] = None,
-    redirect_field_name: Annotated[str, NAME_PERMISSION] = "",
+    redirect_field_name: Annotated[str | None, NAME_PERMISSION] = "",
     keep: Annotated[Sequence[str], NAME_PERMISSION] = (),
 ) -> Guard:
     """Allows only users with the permission, or with all permissions of a list.
@@ -170,13 +174,13 @@ def user_passes_test(
     test: Annotated[Test, NAME_TEST],
     *,
     login_url: Annotated[str | None, NAME_TEST] = None,
-    redirect_field_name: Annotated[str, NAME_TEST] = "",
+    redirect_field_name: Annotated[str | None, NAME_TEST] = "",
     keep: Annotated[Sequence[str], NAME_TEST] = (),
 ) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
-    The test may be async if the endpoint is async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`.
-    The options are those of `login_required`.
+    The test may be async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`. The
+    options are those of `login_required`.
     """
     if not callable(test) or is_guard(test):
         raise ImproperlyConfigured(
@@ -185,7 +189,7 @@ def user_passes_test(
     return _user_guard("user_passes_test", test, _login_options(login_url, redirect_field_name, keep))
 
 
-def _login_options(login_url: str | None, redirect_field_name: str, keep: Sequence[str]) -> LoginOptions:
+def _login_options(login_url: str | None, redirect_field_name: str | None, keep: Sequence[str]) -> LoginOptions:
     return LoginOptions(login_url=login_url, redirect_field_name=redirect_field_name, keep=parse_keep(keep))
 
 
@@ -249,15 +253,12 @@ def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
-        passed = test(conn)
+        passed, is_async_test = test(conn), False
         if inspect.isawaitable(passed):
-            cast(Coroutine[Any, Any, bool], passed).close()
-            raise ImproperlyConfigured(
-                f"{describe_function(endpoint)} is not async, but its test is. Write it with `async def`."
-            )
+            passed, is_async_test = wait_for_test(passed, endpoint), True
         if not passed:
             return guard.respond(conn, guarded)
-        conn.scope.setdefault(GUARDS, set()).add(check)
+        conn.scope.setdefault(GUARDS, set()).add(test if is_async_test else check)
         return endpoint(*args, **kwargs)
 
     return guarded

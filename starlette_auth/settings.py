@@ -1,6 +1,5 @@
 """Checks the arguments of `Auth`. The message about a wrong argument ends with the fix."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -18,12 +17,12 @@ from .core.arguments import (
     require_instance,
     require_integer,
     require_methods,
-    require_text,
 )
 from .core.clock import Clock
 from .core.exceptions import ImproperlyConfigured
 from .database.tables import Tables
 from .http.cookies import Cookie
+from .http.urls import parse_page
 from .mail.mailers import Mailer
 from .passwords.password_changes import PasswordValidator
 from .passwords.passwords import Passwords
@@ -40,11 +39,7 @@ PARTS: Mapping[str, tuple[type, str]] = {
     "cookie": (Cookie, 'Pass cookie=Cookie(name="shop").'),
     "passwords": (Passwords, "Pass passwords=Passwords([Argon2PasswordHasher(), …])."),
 }
-TEXTS: Mapping[str, str] = {
-    "login_url": 'Pass the name of a route, or a path, as in login_url="/login".',
-    "login_redirect_url": 'Pass the name of a route, or a path, as in login_redirect_url="/".',
-    "logout_redirect_url": 'Pass the name of a route, or a path, as in logout_redirect_url="/".',
-}
+PAGES = ("login_url", "login_redirect_url", "logout_redirect_url")
 BOOLS = ("redirect_authenticated_user", "notices", "login_after_reset", "clear_site_data", "throttling")
 LOGIN_FIELDS = 'Pass login_fields=("username",), ("email",) or ("username", "email").'
 SESSIONS = "Pass a store, as in sessions=MemoryStore(), or a function that makes one: sessions=lambda users: …."
@@ -103,10 +98,8 @@ class Settings:
         for name, (kind, fix) in PARTS.items():
             if getattr(self, name) is not None:
                 require_instance(getattr(self, name), kind, name, fix)
-        for name, fix in TEXTS.items():
-            require_text(getattr(self, name), name, fix, may_be_empty=False)
-            if not re.fullmatch(r"(?!(?!https?:)[a-zA-Z][\w+.-]*:)[^\x00-\x20\x7f\ud800-\udfff]+", getattr(self, name)):
-                raise ImproperlyConfigured(f"{name} is not the name of a route, a path or a URL. {fix}")
+        for name in PAGES:
+            parse_page(getattr(self, name), name)
         for name in BOOLS:
             require_bool(getattr(self, name), name)
         if not (isinstance(self.user_class, type) and issubclass(self.user_class, User)):

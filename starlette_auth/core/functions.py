@@ -3,8 +3,11 @@
 import functools
 import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Any
+
+from .concurrency import WouldWait, run_now
+from .exceptions import ImproperlyConfigured
 
 
 class Decoration:
@@ -56,6 +59,20 @@ def is_async(function: Any) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def wait_for_test(passed: Awaitable[bool], endpoint: Any) -> bool:
+    """Returns the result of an async test of an endpoint that is not async, from that endpoint's thread."""
+
+    async def wait() -> bool:
+        return await passed
+
+    try:
+        return run_now(wait)
+    except WouldWait as error:
+        raise ImproperlyConfigured(
+            f"{describe_function(endpoint)} is called in the event loop, where its test cannot wait. Write it with `async def`."
+        ) from error
 
 
 def describe_function(function: Any) -> str:

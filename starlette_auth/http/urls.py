@@ -19,6 +19,8 @@ from .scope import SCOPE_APP, full_path
 MAX_URL_LENGTH = 2048
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@\\:*\[\]]+)(:[0-9]{1,5})?")
 ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{HOST.pattern}/?")
+PLAIN = r"[^\x00-\x20\x7f\ud800-\udfff]"
+PAGE = re.compile(rf"(?!//|[a-zA-Z][\w+.-]*:){PLAIN}+|https?://{HOST.pattern}(?:[/?#]{PLAIN}*)?")
 BASE_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE_DECODED = "/:@!$&'()*+,;=-._~"
@@ -79,6 +81,15 @@ def _with_one_slash(path: str) -> str:
 def is_absolute(url: str) -> bool:
     """Returns whether a setting is an absolute URL, not the name of a route or a path."""
     return url.startswith(("https://", "http://"))
+
+
+def parse_page(page: str, name: str) -> str:
+    """Validates the setting `name`: the name of a route, a path of the application, or a URL with a host."""
+    fix = f'Pass the name of a route, a path or a URL, as in {name}="/login".'
+    require_text(page, name, fix, may_be_empty=False)
+    if not PAGE.fullmatch(page):
+        raise ImproperlyConfigured(f"{name} is not the name of a route, a path or a URL. {fix}")
+    return page
 
 
 def parse_hosts(hosts: Sequence[str]) -> tuple[str, ...]:

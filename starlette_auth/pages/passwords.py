@@ -90,14 +90,17 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
         await auth.throttle.hit("confirm", ip=auth.proxies.client_address(request))
         text = auth.reset_tokens.to_session(token)
         return store_link(auth, request, PASSWORD_RESET, text, redirect(request, route, **params))
-    form = Form(**new_password_fields(auth, "new_password1", "new_password2"))
+    form, account_name = (
+        Form(**new_password_fields(auth, "new_password1", "new_password2")),
+        auth.model_backend.login_name(user),
+    )
     if request.method != "POST":
         reload = url_to_reload(auth, request, route, **params)
-        return await _reset_form(auth, request, form=form, account_name=user.username, reload=reload)
+        return await _reset_form(auth, request, form=form, account_name=account_name, reload=reload)
     await form.fill_in(request)
     await check_new_password(auth, form, "new_password1", "new_password2", user)
     if not form.is_valid:
-        return await _reset_form(auth, request, 422, form=form, account_name=user.username)
+        return await _reset_form(auth, request, 422, form=form, account_name=account_name)
     if not await _use_link(auth, request, user, token, form.data["new_password1"]):
         return await _reset_form(auth, request, 404, validlink=False)
     return close_link(auth, request, PASSWORD_RESET, await _finish_reset(auth, request, user))

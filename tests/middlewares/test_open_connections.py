@@ -136,6 +136,8 @@ STREAMS: dict[str, Any] = {
     "user_passes_test": staff(ticks),
     "user_passes_test(async)": user_passes_test(is_staff)(ticks),
     "sync": voters(ticks_sync),
+    "sync user_passes_test": staff(ticks_sync),
+    "sync user_passes_test(async)": user_passes_test(is_staff)(ticks_sync),
     "stacked": login_required(voters(ticks)),
     "class": voters(Ticks),
     "method": GuardedMethod,

@@ -59,6 +59,7 @@ def render(template: str, context: dict[str, Any], templates: Templates | None =
         "auth_script": "/auth.js",
         "home": "/",
     }
+    common["account_name"] = getattr(context.get("user"), "username", "")
     templates = templates or Templates()
     page: str = templates.environment.get_template(template).render({**common, **context})
     return page
