@@ -95,6 +95,19 @@ def test_a_decorated_function_is_async_if_it_was_so_before(decorator: Any) -> No
     assert not inspect.iscoroutinefunction(decorator(CallableView()))
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("options", [{}, {"login_url": "/somewhere/"}], ids=["default", "login_url"])
+async def test_a_login_opens_a_page_that_requires_it(
+    auth: Auth, ann: User, endpoint: Any, options: dict[str, Any]
+) -> None:
+    guarded = login_required(**options)(endpoint) if options else login_required(endpoint)
+    async with client_of(make_app(auth, Route("/page", guarded))) as client:
+        login_url = options.get("login_url", "/accounts/login")
+        assert (await client.get("/page")).headers["location"] == f"{login_url}?next=%2Fpage"
+        await post_login(client)
+        assert (await client.get("/page")).text == "page"
+
+
 def test_login_not_required_marks_the_function() -> None:
     @login_not_required
     async def view(request: Request) -> Response:

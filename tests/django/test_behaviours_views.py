@@ -39,7 +39,7 @@ from starlette_auth.mail.messages import plain_text
 from starlette_auth.security.reset_tokens import encode_uid
 from starlette_auth.testing import CollectingMailer
 
-from ..conftest import PASSWORD, any_database, client_of, installed, post_login, with_tables
+from ..conftest import PASSWORD, any_database, client_of, installed, post_login, token_in, with_tables
 from ..support.apps import app_routes, make_app, public
 
 pytestmark = [with_tables, any_database]
@@ -352,3 +352,32 @@ async def test_a_login_of_a_session_without_an_auth_hash_gets_another_key(auth: 
         answer = await client.post("/accounts/login", data=data, headers={"cookie": f"session={key}"})
         assert (answer.status_code, answer.cookies["session"] == key) == (303, False)
         assert await name_in(client) == "ann"
+
+
+async def test_a_login_makes_older_csrf_tokens_invalid(database: Database) -> None:
+    async with site(database, csrf="strict") as (_, client):
+        token = token_in((await client.get("/accounts/login")).text)
+        data = {"username": "ann", "password": PASSWORD, "csrfmiddlewaretoken": token}
+        assert (await client.post("/accounts/login", data=data)).status_code == 303
+        assert (await client.post("/members", data={"csrfmiddlewaretoken": token})).status_code == 403
+        token = token_in((await client.get("/accounts/password_change")).text)
+        assert (await client.post("/members", data={"csrfmiddlewaretoken": token})).text == "members"
+
+
+async def test_a_mail_that_cannot_be_sent_is_logged_with_the_key_of_its_user(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        async def send(self, message: EmailMessage) -> None:
+            raise ValueError("This mailer always fails.")
+
+    async with site(database, mailer=Failing()) as (auth, client):
+        ann = await auth.users.get_by_username("ann")
+        answer = await client.post("/accounts/password_reset", data={"email": "ann@example.org"})
+        assert answer.headers["location"] == "/accounts/password_reset/done"
+        await auth.mail_queue.drain()
+    assert isinstance(ann, User)
+    [record] = [record for record in caplog.records if record.name == "starlette_auth"]
+    assert record.levelname == "ERROR"
+    assert f"the key {ann.id}" in record.getMessage()
+    assert "This mailer always fails." in record.getMessage()
