@@ -34,7 +34,7 @@ def template_context(auth: Auth, request: HTTPConnection) -> dict[str, Any]:
     return {
         "request": request,
         "user": user,
-        "account_name": auth.model_backend.login_name(user),
+        "account_name": auth.model_backend.login_name(user) if isinstance(user, User) else "",
         "perms": Perms(user),
         "csrf_token": LazyToken(request, as_input=False),
         "csrf_input": LazyToken(request, as_input=True),

@@ -179,8 +179,8 @@ def user_passes_test(
 ) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
-    The test may be async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`. The
-    options are those of `login_required`.
+    The test may be async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`. The options are those of
+    `login_required`.
     """
     if not callable(test) or is_guard(test):
         raise ImproperlyConfigured(
@@ -253,12 +253,12 @@ def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         conn = _connection(endpoint, args, kwargs)
-        passed, is_async_test = test(conn), False
+        passed, later_test = test(conn), check
         if inspect.isawaitable(passed):
-            passed, is_async_test = wait_for_test(passed, endpoint), True
+            passed, later_test = wait_for_test(passed, endpoint), test
         if not passed:
             return guard.respond(conn, guarded)
-        conn.scope.setdefault(GUARDS, set()).add(test if is_async_test else check)
+        conn.scope.setdefault(GUARDS, set()).add(later_test)
         return endpoint(*args, **kwargs)
 
     return guarded

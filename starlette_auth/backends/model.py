@@ -19,7 +19,7 @@ from ..http.proxies import TrustedProxies, client_network
 from ..http.scope import CLAIMED_USER
 from ..security.known_devices import KnownDevices
 from ..security.throttle import Attempt, Policy, Throttle
-from ..users.models import AnonymousUser, User
+from ..users.models import User
 from ..users.users import Users
 from .base import AuthenticationBackend, has_stored_perm
 
@@ -148,7 +148,7 @@ class ModelBackend(AuthenticationBackend):
         names = [name for field, name in fields.items() if field in self.login_fields and name]
         return names or [user.username]
 
-    def login_name(self, user: User | AnonymousUser) -> str:
+    def login_name(self, user: User) -> str:
         """Returns what the user enters in the first field of the login form, for password managers."""
         return user.email if self.login_fields == ("email",) and user.email else user.username
 

@@ -90,10 +90,8 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
         await auth.throttle.hit("confirm", ip=auth.proxies.client_address(request))
         text = auth.reset_tokens.to_session(token)
         return store_link(auth, request, PASSWORD_RESET, text, redirect(request, route, **params))
-    form, account_name = (
-        Form(**new_password_fields(auth, "new_password1", "new_password2")),
-        auth.model_backend.login_name(user),
-    )
+    form = Form(**new_password_fields(auth, "new_password1", "new_password2"))
+    account_name = auth.model_backend.login_name(user)
     if request.method != "POST":
         reload = url_to_reload(auth, request, route, **params)
         return await _reset_form(auth, request, form=form, account_name=account_name, reload=reload)
