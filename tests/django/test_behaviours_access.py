@@ -201,6 +201,18 @@ async def test_each_decorator_leads_to_the_login_page_that_it_names(
             assert (await client.get("/rand")).headers["location"] == expected
 
 
+async def test_a_user_without_a_right_stays_at_the_login_page_that_knows_no_next(auth: Auth, ann: User) -> None:
+    async def start(request: Request) -> Response:
+        return redirect_to_login(request, redirect_field_name=None)
+
+    navigation = {**OWN, "sec-fetch-site": "same-origin", "sec-fetch-dest": "document", "sec-fetch-mode": "navigate"}
+    async with client_of(make_app(auth, Route("/", start)), headers=navigation) as client:
+        await post_login(client)
+        answer = await client.get("/", follow_redirects=True)
+        assert (answer.url.path, len(answer.history)) == ("/accounts/login", 1)
+        assert "You are logged in as <bdi>ann</bdi>" in answer.text
+
+
 @pytest.mark.parametrize("url", ["https:///login", "//evil.example/login", "javascript:x", "/a b", 5])
 def test_a_login_page_that_cannot_be_is_refused_by_each_decorator(url: Any) -> None:
     decorations: list[Callable[[], Any]] = [
