@@ -677,6 +677,10 @@ async def test_a_signed_cookie_expires_as_set_by_the_application(tmp_path: Path)
             assert (await store.load(cookie))["a"] == 1
             clock.tick(1)
             assert (await store.load(cookie)).is_empty()
+        for text, is_empty in (("2001-01-01T00:00:00+00:00", True), ("2999-01-01T00:00:00", False), ("soon", True)):
+            session = await store.load("")
+            session.update(a=1, _session_expiry=text)
+            assert (await store.load(await store.save(session, 60))).is_empty() is is_empty
 
 
 # Password hashes
