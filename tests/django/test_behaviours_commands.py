@@ -6,6 +6,7 @@ What other tests of this package prove already is left out; `behaviours/test_man
 import asyncio
 import getpass
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from databases import Database
 from starlette_auth import Auth, Tables, User
 from starlette_auth.cli.main import main
 
-from ..conftest import SECRET_KEY, any_database, connected, installed, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, any_database, connected, installed, with_tables
 
 pytestmark = [with_tables, any_database]
 GOOD, OTHER = "nine loud herons stand", "walrus on a quiet pier"
@@ -257,3 +258,60 @@ def test_changepassword_ends_after_three_attempts(
     assert (output.out + output.err).count(message) == 3
     assert "after 3 attempts" in output.err
     assert has_password(url, "joe", OTHER)
+
+
+# Without a prompt
+
+
+@pytest.fixture
+def command(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    url = f"sqlite+aiosqlite:///{tmp_path}/commands.sqlite3"
+
+    def run(*arguments: str, password: str | None = PASSWORD) -> int:
+        monkeypatch.delenv("STARLETTE_AUTH_PASSWORD", raising=False)
+        if password is not None:
+            monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", password)
+        return main(["--database", url, *arguments])
+
+    assert run("migrate") == 0
+    run.url = url  # type: ignore[attr-defined]
+    return run
+
+
+def test_createsuperuser_says_what_it_needs(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, password, message in (
+        (["--noinput"], PASSWORD, "--username"),
+        (["--noinput", "--username", "joe"], "", "STARLETTE_AUTH_PASSWORD"),
+        (["--noinput", "--username", "joe"], "   ", "STARLETTE_AUTH_PASSWORD"),
+        (["--noinput", "--username", "joe"], "password", "too common"),
+        (["--noinput", "--username", "joe@ doe"], PASSWORD, "not a valid username"),
+        (["--noinput", "--username", "x" * 200], PASSWORD, ""),
+        (["--noinput", "--username", "joe", "--email", "jdoe"], PASSWORD, "not an e-mail address"),
+    ):
+        assert command("createsuperuser", *arguments, password=password) == 1
+        assert re.search(message, capsys.readouterr().err)
+    assert command("createsuperuser", "--noinput", "--username", "joe", "--email", "joe@somewhere.org") == 0
+    assert "Created the superuser joe" in capsys.readouterr().out
+    assert command("createsuperuser", "--noinput", "--username", "joe") == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_changepassword_changes_only_the_password_of_a_user_who_exists(
+    command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("createsuperuser", "--noinput", "--username", "J\xfalia")
+    assert command("changepassword", "nobody") == 1
+    assert "no user named 'nobody'" in capsys.readouterr().err
+    assert command("changepassword", "J\xfalia", password="password") == 1
+    assert command("changepassword", "J\xfalia", password="walrus on a quiet pier") == 0
+    assert "Changed the password of J\xfalia" in capsys.readouterr().out
+
+    async def check() -> list[bool]:
+        async with Database(command.url) as database:
+            auth = Auth(database, secret_key=SECRET_KEY)
+            user = await auth.users.get_by_username("J\xfalia")
+            matches = [await auth.users.check_password(user, raw) for raw in (PASSWORD, "walrus on a quiet pier")]
+            await auth.close()
+            return matches
+
+    assert asyncio.run(check()) == [False, True]

@@ -26,9 +26,10 @@ from starlette_auth import (
     User,
 )
 from starlette_auth.passwords.passwords import default_hashers
-from starlette_auth.testing import log_in
+from starlette_auth.security.reset_tokens import decode_uid, encode_uid
+from starlette_auth.testing import FrozenClock, log_in
 
-from ..conftest import any_database, client_of, installed, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, any_database, client_of, installed, with_tables
 from ..support.apps import make_app
 
 pytestmark = [with_tables, any_database]
@@ -145,6 +146,50 @@ async def test_a_hash_of_an_unknown_algorithm_is_refused_where_it_is_stored(auth
         await auth.users.create_user("ann", encoded_password="lolcat$salt$hash")
 
 
+CHEAP: list[Any] = [
+    PBKDF2PasswordHasher(iterations=2),
+    PBKDF2SHA1PasswordHasher(iterations=2),
+    ScryptPasswordHasher(work_factor=2, block_size=1, parallelism=1),
+    BCryptSHA256PasswordHasher(rounds=4),
+    BCryptPasswordHasher(rounds=4),
+    MD5PasswordHasher(),
+]
+
+
+@pytest.mark.parametrize("hasher", CHEAP, ids=lambda hasher: str(hasher.algorithm))
+async def test_a_password_matches_its_hash_and_a_blank_one_only_its_own(hasher: PasswordHasher) -> None:
+    passwords = Passwords([hasher])
+    encoded, blank = await passwords.hash("lètmein"), await passwords.hash("")
+    assert encoded.startswith(f"{hasher.algorithm}$")
+    assert passwords.is_encoded(encoded)
+    assert (await passwords.check(encoded, "lètmein")) == (True, False)
+    assert (await passwords.check(blank, "")) == (True, False)
+    for stored, wrong in ((encoded, "lètmeinz"), (encoded, ""), (blank, " "), (encoded, encoded), (encoded, None)):
+        assert not (await passwords.check(stored, wrong)).matches
+    passwords.close()
+
+
+async def test_an_unusable_hash_is_random_and_matches_nothing() -> None:
+    passwords = Passwords([MD5PasswordHasher()])
+    encoded = await passwords.hash(None)
+    assert encoded[0] == "!"
+    assert len(encoded) == 41  # as in Django
+    assert encoded != await passwords.hash(None)
+    for wrong in (None, encoded, "!", "", "lètmein"):
+        assert not (await passwords.check(encoded, wrong)).matches
+    passwords.close()
+
+
+async def test_only_a_right_password_renews_a_hash(auth: Auth) -> None:
+    old = MD5PasswordHasher().encode(PASSWORD)
+    auth.users.passwords = Passwords([PBKDF2PasswordHasher(iterations=2), MD5PasswordHasher()])
+    ann = await auth.users.create_user("ann", encoded_password=old)
+    assert not await auth.users.check_password(ann, "WRONG")
+    assert ann.password == old
+    assert await auth.users.check_password(ann, PASSWORD)
+    assert ann.password.startswith("pbkdf2_sha256$2$")
+
+
 # The base class
 
 
@@ -213,3 +258,24 @@ async def test_a_new_address_makes_a_token_invalid(auth: Auth, email: str | None
 def test_tokens_need_a_secret_key() -> None:
     with pytest.raises(ImproperlyConfigured, match="secret"):
         PasswordResetTokens("")
+
+
+async def test_a_stateless_token_is_of_its_user_its_second_and_its_key(auth: Auth, ann: User) -> None:
+    clock = FrozenClock()
+    tokens = PasswordResetTokens(SECRET_KEY, max_age=3600, clock=clock)
+    token = await tokens.make(ann)
+    assert await tokens.make(await auth.users.get(ann.id) or User(id=None, username="")) == token
+    clock.tick(3600)
+    assert await tokens.check(ann, token)
+    clock.tick(1)
+    assert not await tokens.check(ann, token)
+    others = PasswordResetTokens("another secret key, which is long enough for the tests", clock=clock)
+    assert not await others.check(ann, await tokens.make(ann))
+    await auth.users.update(ann, email="new@example.org")
+    assert not await tokens.check(ann, token)
+
+
+@pytest.mark.parametrize("text", ["", "€", "=", "a", "====", "////", "\x00"])
+async def test_a_malformed_uid_belongs_to_no_user(auth: Auth, ann: User, text: str) -> None:
+    assert await auth.users.get(decode_uid(text)) is None
+    assert decode_uid(encode_uid(ann)) == str(ann.id)
