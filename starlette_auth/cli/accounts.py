@@ -4,14 +4,18 @@ import argparse
 import asyncio
 import getpass
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 
 from ..auth import Auth
 from ..core.exceptions import ValidationError
 from ..core.text import is_email_address, normalize_username
+from ..database.drivers import connect
 from ..users.models import User
 from ..users.usernames import UnicodeUsernameValidator, validate_username
 from .terminal import CommandError, ask, print_error, print_line
+
+ATTEMPTS = 3  # of changepassword, as in Django
 
 
 def add_allow_weak_password(command: argparse.ArgumentParser) -> None:
@@ -21,65 +25,159 @@ def add_allow_weak_password(command: argparse.ArgumentParser) -> None:
 
 
 def ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
-    if not options.username and not options.noinput:
-        options.username = ask("Username: ")
-    if not options.username:
+    """Sets the name, the address and the password. At the prompts, what cannot be used is asked for again."""
+    if options.username == "" or (options.noinput and options.username is None):
         raise CommandError("A username is needed. Pass --username.")
-    if options.email is None and not options.noinput:
-        options.email = ask("E-mail address (optional): ")
-    name, options.email = options.username, (options.email or "").strip()
-    options.username = normalize_username(name)
-    # Blanks around the name may come from a mistake in a script. Therefore the name is refused as it was passed.
-    _check_account(auth, options.username if name == name.strip() else name, options.email)
+    if options.noinput:
+        options.username = _checked_name(auth, options.username)
+        options.email = _checked_address(options.email or "")
+    else:
+        suggested = _suggested_name(auth) if options.username is None else ""
+        question = f"Username [{suggested}]: " if suggested else "Username: "
+        options.username = _ask_until_valid(
+            question, options.username, lambda name: _free_name(auth, name or suggested)
+        )
+        options.email = _ask_until_valid("E-mail address (optional): ", options.email, _checked_address)
     user = User(id=None, username=options.username, email=options.email)
     options.password = _new_password(auth, user, options, may_ask=not options.noinput)
 
 
-def _check_account(auth: Auth, name: str, address: str) -> None:
-    """Raises CommandError for a name or an address that the registration page would not accept either."""
+def _ask_until_valid(question: str, given: str | None, check: Callable[[str], str]) -> str:
+    """Returns what `check` makes of the option or of the first valid answer."""
+    while True:
+        text = ask(question) if given is None else given
+        try:
+            return check(text)
+        except CommandError as error:
+            print_error(str(error))
+            given = None
+
+
+def _suggested_name(auth: Auth) -> str:
+    """Returns the name of the system user in ASCII, as Django suggests it; "" if it cannot be used or is taken."""
+    name = unicodedata.normalize("NFKD", system_user()).encode("ascii", "ignore").decode().replace(" ", "").lower()
+    try:
+        return _free_name(auth, name) if name else ""
+    except CommandError:
+        return ""
+
+
+def system_user() -> str:
+    """Returns the name of the user of the operating system; "" if it has none."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # the first two before Python 3.13
+        return ""
+
+
+def _free_name(auth: Auth, name: str) -> str:
+    name = _checked_name(auth, name)
+    if find_user(auth, name) is not None:
+        raise name_taken(name)
+    return name
+
+
+def name_taken(name: str) -> CommandError:
+    return CommandError(f"A user named {name!r} exists already. Choose another name, or use changepassword.")
+
+
+def find_user(auth: Auth, name: str) -> User | None:
+    """Returns the user with this username. It has an event loop of its own, in which no prompt waits."""
+
+    async def find() -> User | None:
+        await connect(auth.database)
+        try:
+            user: User | None = await auth.users.get_by_username(name)
+            return user
+        finally:
+            await auth.gateway.close()
+            await auth.database.disconnect()
+
+    return asyncio.run(find())
+
+
+def _checked_name(auth: Auth, name: str) -> str:
+    """Returns the name as it is stored. Raises CommandError if the registration page would not accept it."""
+    normalized = normalize_username(name)
+    # Blanks around the name may come from a mistake in a script. Therefore the name is refused as it was passed.
+    name = normalized if name == name.strip() else name
+    length = getattr(auth.tables.username.type, "length", None)
+    if length is not None and len(name) > length:
+        raise CommandError(f"The username has {len(name)} characters. Choose one with at most {length}.")
     if auth.tables.username is auth.tables.email:
         if not is_email_address(name):
             raise CommandError(
                 f"{name!r} is not an e-mail address, which is the username on this site. "
                 "Pass --username in the form ann@example.org."
             )
-    else:
-        try:
-            asyncio.run(validate_username(name, auth.users.username_validator))
-        except ValidationError as error:
-            is_default = type(auth.users.username_validator) is UnicodeUsernameValidator
-            hint = "Use letters, digits and @ . + - _ only, without blanks." if is_default else str(error)
-            raise CommandError(f"{name!r} is not a valid username. {hint}") from error
+        return normalized
+    try:
+        asyncio.run(validate_username(name, auth.users.username_validator))
+    except ValidationError as error:
+        is_default = type(auth.users.username_validator) is UnicodeUsernameValidator
+        hint = "Use letters, digits and @ . + - _ only, without blanks." if is_default else str(error)
+        raise CommandError(f"{name!r} is not a valid username. {hint}") from error
+    return normalized
+
+
+def _checked_address(address: str) -> str:
+    address = address.strip()
     if address and not is_email_address(address):
         raise CommandError(f"{address!r} is not an e-mail address. Pass --email in the form ann@example.org.")
+    return address
 
 
 def ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
-    options.password = _new_password(auth, User(id=None, username=options.username), options, may_ask=True)
+    """Finds the user, by default the one with the name of the system user, and sets the new password."""
+    if options.username is None:
+        options.username = system_user()
+    if not options.username:
+        raise CommandError("The operating system does not tell who you are. Pass the username.")
+    user = find_user(auth, options.username)
+    if user is None:
+        raise no_user(options.username)
+    options.password = _new_password(auth, user, options, may_ask=True, attempts=ATTEMPTS)
 
 
-def _new_password(auth: Auth, user: User, options: argparse.Namespace, *, may_ask: bool) -> str:
-    """Returns the password from the environment or the prompt.
+def no_user(name: str) -> CommandError:
+    return CommandError(f"There is no user named {name!r}. Check the spelling.")
 
-    At the prompt, the administrator may confirm a weak password, as in Django.
-    """
-    password = os.environ.get("STARLETTE_AUTH_PASSWORD", "")
+
+def _new_password(
+    auth: Auth, user: User, options: argparse.Namespace, *, may_ask: bool, attempts: int | None = None
+) -> str:
+    """Returns the password from the environment or the prompt. Raises CommandError after `attempts` refused ones."""
+    password, number = os.environ.get("STARLETTE_AUTH_PASSWORD", ""), 0
     while may_ask and not password:
-        password = ask("Password: ", getpass.getpass)
-        if password != ask("Password (again): ", getpass.getpass):
-            password = ""
-            print_line("The two passwords differ. Try again.")
-        elif _warned(auth, user, password) and not (
-            options.allow_weak_password or ask("Use this password anyway? [y/N] ").lower().startswith("y")
-        ):
-            password = ""
+        if number == attempts:
+            raise CommandError(f"The password was not changed after {attempts} attempts. Run the command again.")
+        password, number = _ask_password(auth, user, options), number + 1
     if not password.strip():
         raise CommandError("The password is empty. Enter one, or set STARLETTE_AUTH_PASSWORD.")
     return password
 
 
+def _ask_password(auth: Auth, user: User, options: argparse.Namespace) -> str:
+    """Returns the password that was entered twice; "" if it cannot be used.
+
+    The administrator may confirm a weak password, as in Django.
+    """
+    password = ask("Password: ", getpass.getpass)
+    if not password.strip():
+        print_line("The password is empty. Try again.")
+    elif password != ask("Password (again): ", getpass.getpass):
+        print_line("The two passwords differ. Try again.")
+    elif (
+        not _warned(auth, user, password)
+        or options.allow_weak_password
+        or ask("Use this password anyway? [y/N] ").lower().startswith("y")
+    ):
+        return password
+    return ""
+
+
 def _warned(auth: Auth, user: User, password: str) -> bool:
-    errors = asyncio.run(auth.validate_password(password, user)) if password else []
+    errors = asyncio.run(auth.validate_password(password, user))
     _warn(errors)
     return bool(errors)
 

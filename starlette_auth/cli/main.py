@@ -14,7 +14,14 @@ from ..database.drivers import connect, open_database
 from ..database.migrations import migrate
 from ..http.user_agents import describe_user_agent
 from ..users.models import User
-from .accounts import add_allow_weak_password, ask_for_password, ask_for_superuser, check_password
+from .accounts import (
+    add_allow_weak_password,
+    ask_for_password,
+    ask_for_superuser,
+    check_password,
+    name_taken,
+    no_user,
+)
 from .build_filter import add_filter_command
 from .django_commands import add_commands
 from .loading import find_application, load_app, load_auth
@@ -109,7 +116,7 @@ def _add_createsuperuser(commands: Any, common: argparse.ArgumentParser) -> None
 
 def _add_changepassword(commands: Any, common: argparse.ArgumentParser) -> None:
     command = commands.add_parser("changepassword", help="set a new password for a user", parents=[common])
-    command.add_argument("username")
+    command.add_argument("username", nargs="?", help="default: the name of the user of the operating system")
     add_allow_weak_password(command)
     command.set_defaults(command=_changepassword, ask=ask_for_password)
 
@@ -165,9 +172,7 @@ async def _migrate(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
     if await auth.users.get_by_username(options.username):
-        raise CommandError(
-            f"A user named {options.username!r} exists already. Choose another name, or use changepassword."
-        )
+        raise name_taken(options.username)
     if not options.app and await auth.users.list_by_email(options.email):
         # Without the application, the command does not know whether users log in with their addresses.
         raise CommandError(
@@ -288,7 +293,7 @@ async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
 async def _user(auth: Auth, options: argparse.Namespace) -> User:
     user: User | None = await auth.users.get_by_username(options.username)
     if user is None:
-        raise CommandError(f"There is no user named {options.username!r}. Check the spelling.")
+        raise no_user(options.username)
     return user
 
 

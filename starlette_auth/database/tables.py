@@ -165,7 +165,7 @@ class Tables:
         tables.metadata = sa.MetaData()
         zone = time_zone or UTC
         tables.user = django_user_table(tables.metadata, user, username_field) if isinstance(user, str) else user
-        for name in ("password", "last_login", "is_superuser", username_field):
+        for name in ("password", "is_superuser", username_field):
             if name not in tables.user.columns:
                 raise ImproperlyConfigured(
                     f"The table {tables.user.name} has no column {name}. Pass one with Django's columns of a user, "

@@ -60,9 +60,22 @@ class DjangoCookieStore(SessionStore):
             return self.new_session(self._clock)
         record = self._record(cookie, data)
         session = DjangoSession(data, session_key=cookie, record=record, clock=self._clock, zone=self._zone)
+        if self._has_ended(session):
+            return self.new_session(self._clock)
         if self._save_every_request:
             session.modified = True
         return session
+
+    def _has_ended(self, session: SessionBase) -> bool:
+        """Returns whether the time that `set_expiry()` fixed has passed, or is no time.
+
+        The browser deletes the cookie then. A copy of it would otherwise work until SESSION_COOKIE_AGE has passed.
+        """
+        try:
+            return isinstance(session.get(EXPIRY), str) and session.get_expiry_age() <= 0
+        except ValueError:
+            logger.warning("A session in a cookie has an expiry that is no time and is ignored.")
+            return True
 
     def new_session(self, clock: Clock = time.time) -> SessionBase:
         return DjangoSession(clock=clock, zone=self._zone)

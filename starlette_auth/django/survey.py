@@ -135,7 +135,7 @@ async def _user_model(gateway: Gateway, tables: dict[str, set[str]], inspection:
     candidates = [
         name
         for name, columns in tables.items()
-        if {"password", "last_login"} <= columns and {f"{name}_groups", f"{name}_user_permissions"} <= set(tables)
+        if "password" in columns and {f"{name}_groups", f"{name}_user_permissions"} <= set(tables)
     ]
     without_groups = [name for name, columns in tables.items() if {"password", "last_login"} <= columns]
     if not candidates:

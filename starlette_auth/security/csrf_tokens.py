@@ -61,13 +61,14 @@ class CSRFTokens:
         An anonymous visitor's page may be older than the session that another page in this browser created. The page
         may also belong to a session that has ended: `ended_keys` are the keys in the cookies of the request.
         `by_visitor` accepts a form from before a login, for pages that do not act for the logged-in user, such as the
-        login page in a second tab.
+        login page in a second tab. So does a request in which a reverse proxy logs its user in: no page holds a token
+        of a session that has just begun.
         """
         secrets_of_browser, signature = self.browser_secrets(conn), _unmask(token)
         if not secrets_of_browser or signature is None:
             return False
         keys = [_session_key(conn)]
-        if by_visitor or not conn.user.is_authenticated:
+        if by_visitor or not conn.user.is_authenticated or not _has_stored_session(conn):
             keys.append("")
         if not conn.user.is_authenticated:
             keys.extend(ended_keys)
@@ -93,6 +94,10 @@ class CSRFTokens:
         if secret is None:
             secret = conn.scope[NEW_CSRF_SECRET] = secrets.token_urlsafe(32)
         return str(secret)
+
+
+def _has_stored_session(conn: HTTPConnection) -> bool:
+    return getattr(conn.scope.get("session"), "session_key", None) is not None
 
 
 def _session_key(conn: HTTPConnection) -> str:

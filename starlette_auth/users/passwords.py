@@ -44,9 +44,10 @@ class UserPasswords:
         self._updates: dict[tuple[object, ...], Statement] = {}
 
     async def record_login(self, user: User) -> None:
-        """Writes the current time to `last_login`."""
+        """Writes the current time to `last_login`, if the user table of a Django project has this column."""
         require_stored(user)
-        await self._update_row(user, last_login=utc_now(self._clock))
+        if "last_login" in self.tables.user.columns:
+            await self._update_row(user, last_login=utc_now(self._clock))
 
     async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
         """Sets a new password; None makes it unusable. Ends all sessions of the old password.

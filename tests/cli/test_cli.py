@@ -345,7 +345,7 @@ def test_an_application_is_loaded_by_name(
         [],
         ["migrate"],
         ["--database", "x", "dance"],
-        ["--database", "x", "changepassword"],
+        ["--database", "x", "unlock"],
         ["--app", "a", "--database", "b", "migrate"],
     ],
 )

@@ -1,14 +1,14 @@
-"""Behaviours of Django's own tests of users, backends, validators, hashers, tokens and commands, as they are here.
+"""Behaviours of Django's own tests of users, backends and validators, as they are here.
 
 What other tests of this package say already is left out.
 """
 
-import asyncio
-import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from databases import Database
 from starlette.requests import HTTPConnection
 
@@ -17,32 +17,23 @@ from starlette_auth import (
     AnonymousUser,
     Auth,
     AuthenticationBackend,
-    BCryptPasswordHasher,
-    BCryptSHA256PasswordHasher,
     CommonPasswordValidator,
+    DjangoProject,
     LoginFailed,
-    MD5PasswordHasher,
     MinimumLengthValidator,
     NumericPasswordValidator,
-    PasswordHasher,
-    PasswordResetTokens,
-    Passwords,
-    PBKDF2PasswordHasher,
-    PBKDF2SHA1PasswordHasher,
     PermissionDenied,
-    ScryptPasswordHasher,
     User,
     UserAttributeSimilarityValidator,
     UserCreated,
     ValidationError,
+    migrate,
+    user_columns,
 )
-from starlette_auth.cli.main import main
 from starlette_auth.core.text import normalize_email, normalize_username
 from starlette_auth.passwords.validators import validate_password
-from starlette_auth.security.reset_tokens import decode_uid, encode_uid
-from starlette_auth.testing import FrozenClock
 
-from ..conftest import PASSWORD, SECRET_KEY, any_database, installed, with_tables
+from ..conftest import PASSWORD, SECRET_KEY, any_database, connected, installed, with_tables
 
 pytestmark = [with_tables, any_database]
 
@@ -113,6 +104,25 @@ def test_a_visitor_has_no_id_no_name_and_no_permissions() -> None:
     assert hash(visitor) == 1
     with pytest.raises(TypeError):
         int(visitor)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("email_field", ["email", "email_address"])
+async def test_the_address_is_in_the_column_of_the_email_field(tmp_path: Path, email_field: str) -> None:
+    columns = (column for column in user_columns() if column.name != "email")
+    member = sa.Table("member", sa.MetaData(), *columns, sa.Column(email_field, sa.String(254), nullable=False))
+    project = DjangoProject(user=member, email_field=email_field)
+    async with connected(f"sqlite+aiosqlite:///{tmp_path}/members.sqlite3") as database:
+        auth = Auth(database, secret_key=SECRET_KEY, django=project)
+        for table in auth.tables.django_tables:
+            await auth.gateway.execute(sa.schema.CreateTable(table))
+        await migrate(auth.gateway, auth.tables)
+        ann = await auth.users.create_user("ann", "ann@EXAMPLE.org", PASSWORD)
+        assert (ann.email, await auth.users.get_by_email("ann@example.org")) == ("ann@example.org", ann)
+        token = await auth.reset_tokens.make(ann)
+        await auth.users.update(ann, email="new@example.org")
+        assert not await auth.reset_tokens.check(ann, token)
+        assert await database.fetch_val(f"SELECT {email_field} FROM member") == "new@example.org"
+        await auth.close()
 
 
 # Backends
@@ -259,130 +269,3 @@ async def test_a_validator_accepts_other_passwords_and_users_without_attributes(
     errors = await validate_password("password", [CommonPasswordValidator(), MinimumLengthValidator(12)])
     assert [error.code for error in errors] == ["password_too_common", "password_too_short"]
     assert all(isinstance(error, ValidationError) for error in errors)
-
-
-# Hashers
-
-CHEAP: list[Any] = [
-    PBKDF2PasswordHasher(iterations=2),
-    PBKDF2SHA1PasswordHasher(iterations=2),
-    ScryptPasswordHasher(work_factor=2, block_size=1, parallelism=1),
-    BCryptSHA256PasswordHasher(rounds=4),
-    BCryptPasswordHasher(rounds=4),
-    MD5PasswordHasher(),
-]
-
-
-@pytest.mark.parametrize("hasher", CHEAP, ids=lambda hasher: str(hasher.algorithm))
-async def test_a_password_matches_its_hash_and_a_blank_one_only_its_own(hasher: PasswordHasher) -> None:
-    passwords = Passwords([hasher])
-    encoded, blank = await passwords.hash("lètmein"), await passwords.hash("")
-    assert encoded.startswith(f"{hasher.algorithm}$")
-    assert passwords.is_encoded(encoded)
-    assert (await passwords.check(encoded, "lètmein")) == (True, False)
-    assert (await passwords.check(blank, "")) == (True, False)
-    for stored, wrong in ((encoded, "lètmeinz"), (encoded, ""), (blank, " "), (encoded, encoded), (encoded, None)):
-        assert not (await passwords.check(stored, wrong)).matches
-    passwords.close()
-
-
-async def test_an_unusable_hash_is_random_and_matches_nothing() -> None:
-    passwords = Passwords([MD5PasswordHasher()])
-    encoded = await passwords.hash(None)
-    assert encoded[0] == "!"
-    assert len(encoded) == 41  # as in Django
-    assert encoded != await passwords.hash(None)
-    for wrong in (None, encoded, "!", "", "lètmein"):
-        assert not (await passwords.check(encoded, wrong)).matches
-    passwords.close()
-
-
-async def test_only_a_right_password_renews_a_hash(auth: Auth) -> None:
-    old = MD5PasswordHasher().encode(PASSWORD)
-    auth.users.passwords = Passwords([PBKDF2PasswordHasher(iterations=2), MD5PasswordHasher()])
-    ann = await auth.users.create_user("ann", encoded_password=old)
-    assert not await auth.users.check_password(ann, "WRONG")
-    assert ann.password == old
-    assert await auth.users.check_password(ann, PASSWORD)
-    assert ann.password.startswith("pbkdf2_sha256$2$")
-
-
-# Tokens
-
-
-async def test_a_stateless_token_is_of_its_user_its_second_and_its_key(auth: Auth, ann: User) -> None:
-    clock = FrozenClock()
-    tokens = PasswordResetTokens(SECRET_KEY, max_age=3600, clock=clock)
-    token = await tokens.make(ann)
-    assert await tokens.make(await auth.users.get(ann.id) or User(id=None, username="")) == token
-    clock.tick(3600)
-    assert await tokens.check(ann, token)
-    clock.tick(1)
-    assert not await tokens.check(ann, token)
-    others = PasswordResetTokens("another secret key, which is long enough for the tests", clock=clock)
-    assert not await others.check(ann, await tokens.make(ann))
-    await auth.users.update(ann, email="new@example.org")
-    assert not await tokens.check(ann, token)
-
-
-@pytest.mark.parametrize("text", ["", "€", "=", "a", "====", "////", "\x00"])
-async def test_a_malformed_uid_belongs_to_no_user(auth: Auth, ann: User, text: str) -> None:
-    assert await auth.users.get(decode_uid(text)) is None
-    assert decode_uid(encode_uid(ann)) == str(ann.id)
-
-
-# Commands
-
-
-@pytest.fixture
-def command(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    url = f"sqlite+aiosqlite:///{tmp_path}/commands.sqlite3"
-
-    def run(*arguments: str, password: str | None = PASSWORD) -> int:
-        monkeypatch.delenv("STARLETTE_AUTH_PASSWORD", raising=False)
-        if password is not None:
-            monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", password)
-        return main(["--database", url, *arguments])
-
-    assert run("migrate") == 0
-    run.url = url  # type: ignore[attr-defined]
-    return run
-
-
-def test_createsuperuser_says_what_it_needs(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, password, message in (
-        (["--noinput"], PASSWORD, "--username"),
-        (["--noinput", "--username", "joe"], "", "STARLETTE_AUTH_PASSWORD"),
-        (["--noinput", "--username", "joe"], "   ", "STARLETTE_AUTH_PASSWORD"),
-        (["--noinput", "--username", "joe"], "password", "too common"),
-        (["--noinput", "--username", "joe@ doe"], PASSWORD, "not a valid username"),
-        (["--noinput", "--username", "x" * 200], PASSWORD, ""),
-        (["--noinput", "--username", "joe", "--email", "jdoe"], PASSWORD, "not an e-mail address"),
-    ):
-        assert command("createsuperuser", *arguments, password=password) == 1
-        assert re.search(message, capsys.readouterr().err)
-    assert command("createsuperuser", "--noinput", "--username", "joe", "--email", "joe@somewhere.org") == 0
-    assert "Created the superuser joe" in capsys.readouterr().out
-    assert command("createsuperuser", "--noinput", "--username", "joe") == 1
-    assert "exists already" in capsys.readouterr().err
-
-
-def test_changepassword_changes_only_the_password_of_a_user_who_exists(
-    command: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command("createsuperuser", "--noinput", "--username", "J\xfalia")
-    assert command("changepassword", "nobody") == 1
-    assert "no user named 'nobody'" in capsys.readouterr().err
-    assert command("changepassword", "J\xfalia", password="password") == 1
-    assert command("changepassword", "J\xfalia", password="walrus on a quiet pier") == 0
-    assert "Changed the password of J\xfalia" in capsys.readouterr().out
-
-    async def check() -> list[bool]:
-        async with Database(command.url) as database:
-            auth = Auth(database, secret_key=SECRET_KEY)
-            user = await auth.users.get_by_username("J\xfalia")
-            matches = [await auth.users.check_password(user, raw) for raw in (PASSWORD, "walrus on a quiet pier")]
-            await auth.close()
-            return matches
-
-    assert asyncio.run(check()) == [False, True]

@@ -224,21 +224,22 @@ async def test_a_session_expiry_in_local_time_is_shared(server: str, tmp_path: P
         assert 400 < left <= 500
 
 
-async def test_a_user_model_without_optional_columns_works(tmp_path: Path) -> None:
-    """A model of AbstractBaseUser and PermissionsMixin without further fields."""
+@pytest.mark.parametrize("has_last_login", [True, False])
+async def test_a_user_model_without_optional_columns_works(tmp_path: Path, has_last_login: bool) -> None:
+    """A model of AbstractBaseUser and PermissionsMixin without further fields. It may have `last_login = None`."""
     member = sa.Table(
         "club_member",
         sa.MetaData(),
         sa.Column("nr", sa.Integer, primary_key=True),
         sa.Column("password", sa.String(128), nullable=False),
-        sa.Column("last_login", sa.DateTime),
+        *([sa.Column("last_login", sa.DateTime)] if has_last_login else []),
         sa.Column("is_superuser", sa.Boolean, nullable=False),
         sa.Column("nick", sa.String(30), nullable=False, unique=True),
     )
     async with connected(f"sqlite+aiosqlite:///{tmp_path}/club.sqlite3") as database:
         auth = make_auth(database, DjangoProject(user=member, username_field="nick", user_model="clubmember"))
         await database.execute(
-            "CREATE TABLE club_member (nr integer PRIMARY KEY, password text, last_login datetime, "
+            f"CREATE TABLE club_member (nr integer PRIMARY KEY, password text, {'last_login datetime, ' * has_last_login}"
             "is_superuser bool NOT NULL, nick text UNIQUE)"
         )
         for table in auth.tables.django_tables:
@@ -257,8 +258,13 @@ async def test_a_user_model_without_optional_columns_works(tmp_path: Path) -> No
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(make_shared_app(auth)), base_url="http://testserver"
         ) as client:
+            token = await auth.reset_tokens.make(ann)
             assert (await post_login(client)).status_code == 303
             assert await username_here(client) == "ann"
+            fresh = await get_user(auth, "ann")
+            assert (fresh.last_login is not None) is has_last_login
+            # The login makes a token of Django invalid by `last_login` only.
+            assert await auth.reset_tokens.check(fresh, token) is not has_last_login
         await auth.close()
 
 
@@ -677,6 +683,10 @@ async def test_a_signed_cookie_expires_as_set_by_the_application(tmp_path: Path)
             assert (await store.load(cookie))["a"] == 1
             clock.tick(1)
             assert (await store.load(cookie)).is_empty()
+        for text, is_empty in (("2001-01-01T00:00:00+00:00", True), ("2999-01-01T00:00:00", False), ("soon", True)):
+            session = await store.load("")
+            session.update(a=1, _session_expiry=text)
+            assert (await store.load(await store.save(session, 60))).is_empty() is is_empty
 
 
 # Password hashes

@@ -136,6 +136,7 @@ LINKS = (
         (MIGRATED, "There is no user table. Run `python manage.py migrate`."),
         ([*MIGRATED, USERS], "Let the model inherit from PermissionsMixin."),
         ([*MIGRATED, USERS, *LINKS], "Pass USERNAME_FIELD"),
+        ([*MIGRATED, USERS.replace("last_login datetime, ", ""), *LINKS], "Pass USERNAME_FIELD"),
         (
             [
                 MIGRATED[0],
