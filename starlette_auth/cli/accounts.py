@@ -55,7 +55,8 @@ def _check_account(auth: Auth, name: str, address: str) -> None:
 
 
 def ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
-    options.password = _new_password(auth, User(id=None, username=options.username), options, may_ask=True)
+    user = User(id=None, username=normalize_username(options.username))
+    options.password = _new_password(auth, user, options, may_ask=True)
 
 
 def _new_password(auth: Auth, user: User, options: argparse.Namespace, *, may_ask: bool) -> str:

@@ -65,9 +65,9 @@ class LoginFailed(Event):
 class PasswordRefused(Event):
     """A wrong password was entered on another page than the login page.
 
-    `action` is the name under which the attempt counts: "password_change" (also of pages that ask for the old
-    password), "reauthenticate", "login" for the pages of mailed links, or "confirm" for a registration, whose account
-    does not exist yet: `user` is None then.
+    `action` is the name under which the attempt counts: "password_change", "email_change_password", "reauthenticate",
+    "login" for the link of a registration, or "confirm" for a registration whose account does not exist yet: `user` is
+    None then.
     """
 
     user: Any

@@ -189,6 +189,8 @@ class UserQueries(Generic[U]):
 
     async def has_username(self, username: str) -> bool:
         """Returns whether a user has this username, ignoring case (on SQLite: of ASCII letters)."""
+        if not isinstance(username, str):
+            return False
         try:
             return bool(await self._like_username.fetch_all(normalize_username(username)))
         except UnstorableValue:
