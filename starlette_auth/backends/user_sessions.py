@@ -5,7 +5,7 @@ from typing import Literal
 
 from starlette.requests import HTTPConnection
 
-from ..core.arguments import describe, require_integer
+from ..core.arguments import describe, require_instance, require_integer
 from ..core.events import (
     Events,
     EverybodyLoggedOut,
@@ -48,6 +48,11 @@ class UserSessions:
         max_sessions: int | None = None,
         when_full: WhenFull = "drop_oldest",
     ) -> None:
+        require_instance(store, SessionStore, "store", "Pass auth.sessions.")
+        require_instance(backend, SessionBackend, "backend", "Pass auth.session_backend.")
+        require_instance(devices, KnownDevices, "devices", "Pass auth.devices.")
+        require_instance(tokens, Tokens, "tokens", "Pass auth.tokens.")
+        require_instance(events, Events, "events", "Pass auth.events.")
         if when_full not in ("drop_oldest", "reject"):
             raise ImproperlyConfigured(f'when_full={when_full!r} is not known. Use "drop_oldest" or "reject".')
         if max_sessions is not None:

@@ -207,6 +207,9 @@ class Events:
         transaction: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
         after_commit: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = _call_now,
     ) -> None:
+        for name, function in (("transaction", transaction), ("after_commit", after_commit)):
+            is_default = function is contextlib.nullcontext
+            require_callable(None if isinstance(function, type) and not is_default else function, name, "Leave it out.")
         self._listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._after_commit_listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._transaction = transaction

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_clock, require_instance
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, UserCreated, UserDeactivated, UserDeleted
 from ..core.exceptions import DoesNotExist, ImproperlyConfigured, IntegrityError
@@ -55,6 +56,11 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         user_class: type[U],
         clock: Clock = time.time,
     ) -> None:
+        require_instance(gateway, Gateway, "gateway", "Pass auth.gateway, or Gateway.of(database).")
+        require_instance(tables, Tables, "tables", "Pass auth.tables.")
+        require_instance(passwords, Passwords, "passwords", "Pass auth.passwords.")
+        require_instance(events, Events, "events", "Pass auth.events.")
+        require_clock(clock)
         GroupsAndPermissions.__init__(self, gateway, tables)
         UserQueries.__init__(self, gateway, tables, user_class)
         UserPasswords.__init__(self, gateway, tables=tables, passwords=passwords, events=events, clock=clock)
