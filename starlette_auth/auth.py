@@ -53,7 +53,7 @@ from .security.tokens import Tokens
 from .sessions.limits import Preset, SessionLimits
 from .sessions.store import Progress, SessionStore
 from .settings import Settings
-from .users.models import AnonymousUser, User
+from .users.models import AnonymousUser, User, require_person
 from .users.users import Users
 
 LoginStep = Callable[[Request, User], Awaitable[Response | None]]
@@ -291,6 +291,7 @@ class Auth(ChecksCredentials):
 
     async def validate_password(self, password: str, user: User | None = None) -> list[ValidationError]:
         """Returns the errors of a new password; an empty list if it is accepted."""
+        require_person(user, is_optional=True)
         return await validate_password(password, self.password_validators, user)
 
     def password_help(self) -> list[str]:

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from .auth import Auth, get_auth
 from .backends.session import require_session, session_of
+from .core.arguments import require_text
 from .core.awaiting import must_be_awaited
 from .core.events import UserLoggedOut
 from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured
@@ -167,8 +168,12 @@ class LoginOptions:
     keep: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.login_url:
+        if self.login_url is not None:
             parse_page(self.login_url, "login_url")
+        if self.redirect_field_name is not None:
+            require_text(
+                self.redirect_field_name, "redirect_field_name", 'Pass text, as in redirect_field_name="next".'
+            )
 
 
 def ask_login(conn: HTTPConnection, options: LoginOptions) -> Response:

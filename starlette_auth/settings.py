@@ -1,5 +1,6 @@
 """Checks the arguments of `Auth`. The message about a wrong argument ends with the fix."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -11,9 +12,9 @@ from .backends.base import AuthenticationBackend
 from .core.arguments import (
     as_instances,
     as_texts,
-    describe,
     require_bool,
-    require_callable,
+    require_clock,
+    require_function,
     require_instance,
     require_integer,
     require_methods,
@@ -102,15 +103,10 @@ class Settings:
             parse_page(getattr(self, name), name)
         for name in BOOLS:
             require_bool(getattr(self, name), name)
-        if not (isinstance(self.user_class, type) and issubclass(self.user_class, User)):
-            raise ImproperlyConfigured(
-                f"user_class is {describe(self.user_class)}. Pass a subclass of User, as in user_class=Member."
-            )
         self.login_fields = tuple(as_texts(self.login_fields, "login_fields", LOGIN_FIELDS))
         self.backends = as_instances(self.backends, AuthenticationBackend, "backends", BACKENDS)
         if self.sessions is not None and not isinstance(self.sessions, SessionStore):
-            is_class = isinstance(self.sessions, type)
-            require_callable(None if is_class else self.sessions, "sessions", SESSIONS)
+            require_function(self.sessions, "sessions", SESSIONS)
         if self.mailer is not None:
             require_methods(self.mailer, ["send"], "mailer", MAILER)
         if self.reset_tokens is not None:
@@ -119,17 +115,16 @@ class Settings:
         if self.django is not None:
             require_methods(self.django, ["tables", "session_limits"], "django", 'Pass DjangoProject(version="5.2").')
         require_integer(self.connections, "connections", minimum=0)
-        self._check_clock()
-
-    def _check_clock(self) -> None:
-        fix = "Pass a function that returns seconds since 1970, such as time.time."
-        require_callable(None if isinstance(self.clock, type) else self.clock, "clock", fix)
-        require_instance(self.clock(), (int, float), "What clock() returned", fix)
+        require_clock(self.clock)
 
     def make_store(self, users: Users[Any]) -> SessionStore | None:
         """Returns the given store or the store that the given function makes, or None."""
         if self.sessions is None or isinstance(self.sessions, SessionStore):
             return self.sessions
+        try:
+            inspect.signature(self.sessions).bind(users)
+        except TypeError as error:
+            raise ImproperlyConfigured(f"The function of sessions must take the Users. {SESSIONS}") from error
         store = self.sessions(users)
         require_instance(store, SessionStore, "What the function of sessions returned", SESSIONS)
         return store

@@ -104,7 +104,7 @@ WRONG: dict[str, list[Any]] = {
     "tables": [Tables, "auth_user", []],
     "user_class": [User(id=1, username="ann"), "User", dict, None],
     "login_fields": ["username", (), ("phone",), None, 5, ("username", "username"), ("username", None)],
-    "sessions": [MemoryStore, "redis://127.0.0.1", 5, lambda users: None, lambda users: MemoryStore, []],
+    "sessions": [MemoryStore, "redis://127.0.0.1", 5, lambda users: None, lambda users: MemoryStore, [], lambda: None],
     "cookie": [Cookie, "session", {"name": "session"}],
     "session_limits": ["aal4", SessionLimits, 60, [], LIMIT],
     "max_sessions": [0, -1, "5", 2.5, True, []],
@@ -213,6 +213,7 @@ OTHERS: dict[str, list[Callable[[], object]]] = {
         lambda: UserAttributeSimilarityValidator("username"),
         lambda: UserAttributeSimilarityValidator(max_similarity="0.7"),  # type: ignore[arg-type]
         lambda: CommonPasswordValidator(5),  # type: ignore[arg-type]
+        lambda: UserAttributeSimilarityValidator(max_similarity=3.5),
         lambda: PwnedPasswordsValidator(timeout=0),
         lambda: PwnedPasswordsValidator(timeout=float("nan")),
     ],
@@ -260,6 +261,7 @@ OTHERS: dict[str, list[Callable[[], object]]] = {
         lambda: middleware(make_auth(), exclude="/static"),
         lambda: middleware(make_auth(), exclude=["static"]),
         lambda: middleware(make_auth(), exclude=anything),
+        lambda: middleware(make_auth(), exclude=[1]),  # type: ignore[list-item]
         lambda: lifespan(anything),
         lambda: lifespan(make_auth(), 5),  # type: ignore[arg-type]
         lambda: lifespan(make_auth(), create_tables="yes"),  # type: ignore[arg-type]

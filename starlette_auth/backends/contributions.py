@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ..core.concurrency import WouldWait
 from ..core.exceptions import ImproperlyConfigured
 from ..users.models import AnonymousUser, User
+from ..users.queries import Question
 from .base import AuthenticationBackend, has_stored_perm
 
 AnyUser = User | AnonymousUser
@@ -95,3 +96,13 @@ def asking(asked: object, user: AnyUser, *question: object) -> Iterator[bool]:
         yield key not in questions
     finally:
         _in_progress.reset(token)
+
+
+def arguments_of(question: Question) -> tuple[Any, ...]:
+    """Returns the arguments of `with_perm`: a permission, and the object if there is one."""
+    return (question.perm,) if question.obj is None else (question.perm, question.obj)
+
+
+def lists_holders(backend: AuthenticationBackend, question: Question) -> bool:
+    """Returns whether a backend lists the users who have a permission."""
+    return overrides(backend, "with_perm") and backend.lists_holders(*arguments_of(question))

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from ..core.arguments import as_texts
+from ..core.arguments import as_texts, require_instance
 from ..core.events import Events, LoginsBlocked, PasswordChanged, PasswordRefused, TooManyAttempts, UserCreated
 from ..core.exceptions import ImproperlyConfigured, Throttled, TooManyFailures
 from ..http.proxies import TrustedProxies, client_network
@@ -36,6 +36,9 @@ class ModelBackend(AuthenticationBackend):
     def __init__(
         self, users: Users[Any], *, login_fields: Sequence[str] = ("username",), throttle: "LoginThrottle | None" = None
     ) -> None:
+        require_instance(users, Users, "users", "Pass auth.users.")
+        if throttle is not None:
+            require_instance(throttle, LoginThrottle, "throttle", "Leave it out, or pass a LoginThrottle.")
         fix = 'Pass ("username",), ("email",) or ("username", "email").'
         login_fields = tuple(as_texts(login_fields, "login_fields", fix))
         if not login_fields or set(login_fields) - {"username", "email"} or len(set(login_fields)) < len(login_fields):

@@ -9,17 +9,19 @@ from starlette.requests import HTTPConnection
 from ..core.concurrency import WouldWait, is_in_loop, run_now, run_without_waiting
 from ..core.exceptions import ImproperlyConfigured, PermissionDenied
 from ..core.text import require_text
-from ..users.models import User
-from ..users.permission_checks import require_several
+from ..users.models import User, require_person
+from ..users.permission_checks import require_perm, require_several
 from ..users.queries import Question
 from .base import AuthenticationBackend, has_stored_perm
 from .contributions import (
     AnyUser,
     Attempt,
     Contributions,
+    arguments_of,
     ask,
     asking,
     attempt_in_progress,
+    lists_holders,
     overrides,
     permission_names,
     require_sync,
@@ -89,6 +91,8 @@ class BackendPermissions:
 
     async def has_perm(self, user: AnyUser, perm: str, obj: object = None) -> bool:
         """Returns whether a user has a permission, on one object if `obj` is given."""
+        require_person(user)
+        require_perm(perm)
         self.update()
         if user.is_active and user.is_superuser:
             return True
@@ -153,7 +157,7 @@ class BackendPermissions:
         granters, is_listed = self._granters, False
         if path is not None:
             granters = [backend for backend in self.known if backend.path == path]
-            is_listed = all(_lists_holders(backend, question) for backend in granters)
+            is_listed = all(lists_holders(backend, question) for backend in granters)
         async for user in self._candidates(granters, question, all_users):
             if user.id in found or is_active not in (None, user.is_active):
                 continue
@@ -169,13 +173,13 @@ class BackendPermissions:
         question: Question,
         all_users: Callable[[], AsyncIterator[User]],
     ) -> AsyncIterator[User]:
-        if not all(_lists_holders(backend, question) for backend in granters):
+        if not all(lists_holders(backend, question) for backend in granters):
             async for user in all_users():
                 yield user
             return
         for backend in granters:
             with_perm: Callable[..., Awaitable[Iterable[User]]] = backend.with_perm
-            for user in await with_perm(*_arguments(question)):
+            for user in await with_perm(*arguments_of(question)):
                 yield user
 
     async def _grants(self, backends: Sequence[AuthenticationBackend], user: AnyUser, perm: str, obj: object) -> bool:
@@ -274,14 +278,6 @@ class BackendPermissions:
             "`if obj is None: return False`. A user who was not identified in this request has to be asked about with "
             "`await auth.has_perm(…)` first."
         )
-
-
-def _arguments(question: Question) -> tuple[Any, ...]:
-    return (question.perm,) if question.obj is None else (question.perm, question.obj)
-
-
-def _lists_holders(backend: AuthenticationBackend, question: Question) -> bool:
-    return overrides(backend, "with_perm") and backend.lists_holders(*_arguments(question))
 
 
 class Answers:

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_bool, require_clock, require_instance
 from ..core.clock import Clock
 from ..core.events import Events, SessionExpired
 from ..core.exceptions import ImproperlyConfigured
@@ -44,6 +45,12 @@ class SessionBackend(AuthenticationBackend):
 
         `cycle_key`: whether a session whose login was signed with an older secret key also gets a new session key.
         """
+        require_instance(users, Users, "users", "Pass auth.users.")
+        require_instance(keys, SecretKeys, "keys", "Pass auth.keys.")
+        if limits is not None:
+            require_instance(limits, SessionLimits, "limits", "Pass auth.session_limits.")
+        require_bool(cycle_key, "cycle_key")
+        require_clock(clock)
         self.users = users
         self.keys = keys
         self.limits = limits

@@ -5,7 +5,7 @@ from typing import Literal
 
 from starlette.requests import HTTPConnection
 
-from ..core.arguments import require_integer
+from ..core.arguments import describe, require_instance, require_integer
 from ..core.events import (
     Events,
     EverybodyLoggedOut,
@@ -17,11 +17,12 @@ from ..core.events import (
     UserLoggedIn,
 )
 from ..core.exceptions import ImproperlyConfigured, PermissionDenied, TooManySessions
+from ..core.text import require_text
 from ..security.known_devices import KnownDevices
 from ..security.tokens import Tokens
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
-from ..users.models import User, require_user, set_user
+from ..users.models import AnonymousUser, User, require_connection, require_stored, set_user
 from .session import SessionBackend, require_session, session_of
 
 WhenFull = Literal["drop_oldest", "reject"]
@@ -47,6 +48,11 @@ class UserSessions:
         max_sessions: int | None = None,
         when_full: WhenFull = "drop_oldest",
     ) -> None:
+        require_instance(store, SessionStore, "store", "Pass auth.sessions.")
+        require_instance(backend, SessionBackend, "backend", "Pass auth.session_backend.")
+        require_instance(devices, KnownDevices, "devices", "Pass auth.devices.")
+        require_instance(tokens, Tokens, "tokens", "Pass auth.tokens.")
+        require_instance(events, Events, "events", "Pass auth.events.")
         if when_full not in ("drop_oldest", "reject"):
             raise ImproperlyConfigured(f'when_full={when_full!r} is not known. Use "drop_oldest" or "reject".')
         if max_sessions is not None:
@@ -109,8 +115,11 @@ class UserSessions:
     async def list(self, user: User) -> list[SessionBase]:
         """Returns the valid sessions of a user, most recently used first. See `session.record` for the details.
 
-        Raises ImproperlyConfigured if the store cannot list sessions, as CookieStore.
+        A visitor has none. Raises ImproperlyConfigured if the store cannot list sessions, as CookieStore.
         """
+        if isinstance(user, AnonymousUser):
+            return []
+        require_stored(user)
         # The user is loaded after the sessions. With an older password, newer sessions would not be valid.
         sessions = await self.store.list_sessions(user.identity)
         current_user = await self.backend.users.get(user.id)
@@ -120,7 +129,9 @@ class UserSessions:
 
     async def revoke(self, user: User, public_id: str, *, request: HTTPConnection | None = None) -> bool:
         """Ends one session of a user; returns whether it existed. `request` is passed to the event SessionEnded."""
-        require_user(user)
+        require_stored(user)
+        require_connection(request)
+        require_text(public_id, "public id of a session")
         async with self.gateway.atomic():
             has_ended = await self.store.revoke(user.identity, public_id)
             if has_ended:
@@ -134,7 +145,10 @@ class UserSessions:
 
         All browsers become unknown devices, except that of `request` if its session is kept.
         """
-        require_user(user)
+        require_stored(user)
+        require_connection(request)
+        if keep is not None and not isinstance(keep, SessionBase):
+            raise TypeError(f"`keep` is a session, and got {describe(keep)}. Pass keep=request.session.")
         known = (
             request if request is not None and keep is not None and await self.devices.known(request, user) else None
         )
@@ -154,6 +168,7 @@ class UserSessions:
         Open WebSockets and streamed responses end, too: within a second in this process, within a minute in others.
         Raises ImproperlyConfigured if the sessions are in cookies, which only a new secret key ends.
         """
+        require_connection(request)
         number = await self.store.revoke_everybody()
         self.store.open_websockets.everybody_changed()
         async with self.events.transaction(EverybodyLoggedOut):

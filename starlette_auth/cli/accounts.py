@@ -133,7 +133,7 @@ def ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
         options.username = system_user()
     if not options.username:
         raise CommandError("The operating system does not tell who you are. Pass the username.")
-    user = find_user(auth, options.username)
+    user = find_user(auth, normalize_username(options.username))
     if user is None:
         raise no_user(options.username)
     options.password = _new_password(auth, user, options, may_ask=True, attempts=ATTEMPTS)

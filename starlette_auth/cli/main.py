@@ -194,8 +194,8 @@ async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:
 
 
 async def _unlock(auth: Auth, options: argparse.Namespace) -> None:
-    name = options.username
-    users = await _find_users(auth, name)
+    name = normalize_username(options.username)
+    users = await _find_users(auth, options.username)
     # With --database, the login fields of the site are unknown.
     for login in {name, *(login for user in users for login in (user.username, user.email) if login)}:
         await auth.throttle.unlock(login)
@@ -223,8 +223,14 @@ async def _sendreset(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _find_users(auth: Auth, name: str) -> list[User]:
     """Returns the user with this username, or else the users with this e-mail address."""
+    user = await _find_user(auth, name)
+    return [user] if user is not None else await auth.users.list_by_email(normalize_username(name))
+
+
+async def _find_user(auth: Auth, name: str) -> User | None:
+    """Returns the user whom the login page finds by this name; otherwise the user with exactly this name."""
     user: User | None = await auth.users.get_by_username(normalize_username(name))
-    return [user] if user is not None else await auth.users.list_by_email(name)
+    return user if user is not None else await auth.users.get_by_username(name)
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -249,7 +255,8 @@ async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
 async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
     # All stored sessions, including those that a password change has invalidated: with --database the secret key,
     # which would tell them apart, is unknown.
-    sessions = await auth.sessions.list_sessions((await _user(auth, options)).identity)
+    user = await _user(auth, options)
+    sessions = await auth.sessions.list_sessions(user.identity)
     now = int(auth.clock())
     for record in [session.record for session in sessions if session.record is not None]:
         times = f"logged in {format_time_since(now - record.created)}, last seen {format_time_since(now - record.last_seen)}"
@@ -259,7 +266,7 @@ async def _list_sessions(auth: Auth, options: argparse.Namespace) -> None:
         )
         print_line(f"{record.public_id}  {device}, {address}, {times}")
     if not sessions:
-        print_line(f"{options.username} has no sessions.")
+        print_line(f"{user.username} has no sessions.")
 
 
 def _check_selection(auth: Auth, options: argparse.Namespace) -> None:
@@ -291,7 +298,7 @@ async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
 
 
 async def _user(auth: Auth, options: argparse.Namespace) -> User:
-    user: User | None = await auth.users.get_by_username(options.username)
+    user = await _find_user(auth, options.username)
     if user is None:
         raise no_user(options.username)
     return user

@@ -65,9 +65,9 @@ class LoginFailed(Event):
 class PasswordRefused(Event):
     """A wrong password was entered on another page than the login page.
 
-    `action` is the name under which the attempt counts: "password_change" (also of pages that ask for the old
-    password), "reauthenticate", "login" for the pages of mailed links, or "confirm" for a registration, whose account
-    does not exist yet: `user` is None then.
+    `action` is the name under which the attempt counts: "password_change", "email_change_password", "reauthenticate",
+    "login" for the link of a registration, or "confirm" for a registration whose account does not exist yet: `user` is
+    None then.
     """
 
     user: Any
@@ -207,6 +207,9 @@ class Events:
         transaction: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
         after_commit: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = _call_now,
     ) -> None:
+        for name, function in (("transaction", transaction), ("after_commit", after_commit)):
+            is_default = function is contextlib.nullcontext
+            require_callable(None if isinstance(function, type) and not is_default else function, name, "Leave it out.")
         self._listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._after_commit_listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._transaction = transaction

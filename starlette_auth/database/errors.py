@@ -64,6 +64,13 @@ LOST_MESSAGES = (
 )
 
 
+ABORTED = (
+    "An earlier statement of this transaction has failed, and the error was caught inside atomic(). Its later statements "
+    "are not run, and nothing of it is committed. Put the statement that may fail into its own `async with "
+    "auth.gateway.atomic():`, which is a savepoint, and catch the error outside of that block."
+)
+
+
 class Deadlock(Unavailable):
     """The database aborted the transaction because of a conflict. It may succeed if it is repeated."""
 
@@ -83,6 +90,8 @@ def translate(error: Exception) -> NoReturn:
     if is_integrity_error(error):
         # Only the first line: PostgreSQL's next lines contain the whole row, including password hashes.
         raise IntegrityError((str(error).splitlines() or [""])[0]) from None
+    if _sqlstate(error) == "25P02":
+        raise ImproperlyConfigured(ABORTED) from error
     if is_missing_schema(error):
         raise ImproperlyConfigured(
             f"A schema is missing ({one_line(error)}). Create it: on PostgreSQL and MySQL with CREATE SCHEMA, on SQLite with "

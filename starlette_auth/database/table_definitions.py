@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..core.arguments import require_instance
 from .columns import Bool, LongText, UTCDateTime, derived_name, foreign_key, key_column, like_index, unique_together
 
 DEFAULT_USER_TABLE = "auth_user"  # Django's
@@ -12,6 +13,9 @@ DEFAULT_USER_TABLE = "auth_user"  # Django's
 
 def user_columns(key: sa.Column[Any] | None = None) -> list[sa.Column[Any]]:
     """Returns the columns of Django's user model, for a custom user table. `key` is its primary key."""
+    if key is not None:
+        fix = 'Pass a column of SQLAlchemy, as in Column("id", Uuid(), primary_key=True).'
+        require_instance(key, sa.Column, "key", fix)
     return [
         key if key is not None else key_column(),
         sa.Column("password", sa.String(128), nullable=False),

@@ -13,7 +13,7 @@ from ..core.exceptions import ImproperlyConfigured, Unavailable
 from ..core.text import one_line
 from .connections import Connections, RawConnection, SQLiteConnections
 from .drivers import Driver, Transaction
-from .errors import breaks_connection, is_deadlock, is_read_only, is_unavailable, repeat, translate_errors
+from .errors import ABORTED, breaks_connection, is_deadlock, is_read_only, is_unavailable, repeat, translate_errors
 
 logger = logging.getLogger("starlette_auth")
 R = TypeVar("R")
@@ -92,6 +92,8 @@ class Transactions(CommitHooks):
     def __init__(self) -> None:
         super().__init__()
         self._lost: set[asyncio.Task[Any] | None] = set()  # tasks whose transaction the database has rolled back
+        #: Tasks with a failed statement in their transaction, and how many transactions of `databases` were open then.
+        self._aborted: dict[asyncio.Task[Any] | None, int] = {}
 
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
@@ -108,6 +110,7 @@ class Transactions(CommitHooks):
         finally:
             if is_outermost:
                 self._lost.discard(asyncio.current_task())
+                self._aborted.pop(asyncio.current_task(), None)
 
     async def run_in_transaction(self, work: Callable[[], Awaitable[R]]) -> R:
         """Runs `work` in a transaction and returns its result. Repeats it after a deadlock, up to 20 times.
@@ -154,6 +157,7 @@ class Transactions(CommitHooks):
                     connection = await stack.enter_async_context(
                         self._writer_connection() if self._keeps_sqlite else self._pool_connection()
                     )
+            self._require_transaction(connection)
             transaction = self.driver.transaction(connection.raw_connection)
             if starts_transaction:
                 stack.enter_context(savepoints_only(connection))
@@ -161,11 +165,12 @@ class Transactions(CommitHooks):
                 with translate_errors():
                     await self._run_uncancelled(connection, transaction.start)
                 yield
-                self._require_transaction()
+                self._require_transaction(connection)
                 with translate_errors():
                     await self._run_uncancelled(connection, transaction.commit)
             except BaseException:
                 await self._rollback(connection, transaction)
+                self._aborted.pop(asyncio.current_task(), None)
                 raise
 
     async def _discard_useless(self, connection: RawConnection, error: Exception) -> None:
@@ -182,12 +187,16 @@ class Transactions(CommitHooks):
             with contextlib.suppress(Exception):
                 await self.driver.expire_connections(self.database._backend)
 
-    def _note_lost_transaction(self, connection: RawConnection, error: Exception) -> None:
-        """Makes the rest of the transaction fail if the database has rolled it back.
+    def _note_failure(self, connection: Connection, error: Exception) -> None:
+        """Makes the rest of the transaction or savepoint fail, if the application catches the error inside it.
 
-        The next statements would otherwise be committed one by one if the application catches the error.
+        PostgreSQL refuses further statements, and the other databases do not. If the database has rolled the
+        transaction back, the next statements would be committed one by one.
         """
-        if not (self.is_in_transaction and is_unavailable(error)):
+        if not self.is_in_transaction:
+            return
+        self._aborted[asyncio.current_task()] = len(connection._transaction_stack)
+        if not is_unavailable(error):
             return
         with contextlib.suppress(Exception):  # the connection is closed
             # After an error the drivers for MySQL still report the state before it.
@@ -197,11 +206,22 @@ class Transactions(CommitHooks):
                 return
         self._lost.add(asyncio.current_task())
 
-    def _require_transaction(self) -> None:
-        if self._lost and asyncio.current_task() in self._lost:
+    def _require_transaction(self, connection: Connection) -> None:
+        """Raises an exception if an earlier statement of the transaction or savepoint of this task has failed."""
+        if not self._aborted:
+            return
+        task = asyncio.current_task()
+        if task in self._lost:
             raise Unavailable(
                 "The database has rolled back this transaction after an error in it. Let that error leave atomic()."
             )
+        depth = self._aborted.get(task)
+        if depth is None:
+            return
+        if len(connection._transaction_stack) < depth:  # the application has rolled its `database.transaction()` back
+            del self._aborted[task]
+            return
+        raise ImproperlyConfigured(ABORTED)
 
     def _is_inside_transaction(self) -> bool:
         connection = self._current_connection()

@@ -1,5 +1,6 @@
 """The Redis cache in which a Django project stores its sessions."""
 
+from ..core.arguments import require_integer, require_text
 from ..database.redis import RedisClient, RedisClients
 
 
@@ -12,6 +13,8 @@ class DjangoCache:
     """
 
     def __init__(self, url: str | RedisClient, *, key_prefix: str = "", version: int = 1) -> None:
+        require_text(key_prefix, "key_prefix", "Pass KEY_PREFIX of the cache, or leave it out.")
+        require_integer(version, "version", minimum=0)
         self.redis = RedisClients(url)
         self._prefix = f"{key_prefix}:{version}:django.contrib.sessions.cached_db"
 

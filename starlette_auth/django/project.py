@@ -13,7 +13,7 @@ from databases import Database
 
 from ..backends.base import AuthenticationBackend
 from ..backends.model import ModelBackend
-from ..core.arguments import require_bool, require_instance, require_integer, require_text
+from ..core.arguments import require_bool, require_function, require_instance, require_integer, require_text
 from ..core.clock import DAY, TWO_WEEKS, Clock
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys
@@ -142,6 +142,14 @@ class DjangoProject(Defaults):
                 require_bool(value, setting.name)
             elif kind is str:
                 require_text(value, setting.name, fix)
+            elif kind == str | sa.Table:
+                require_instance(value, (str, sa.Table), setting.name, fix)
+            elif value is not None and kind == int | None:
+                require_integer(value, setting.name)
+        if self.invalidate_session is not None:
+            fix = "Pass a coroutine function, such as DjangoCache(url)."
+            require_function(self.invalidate_session, "invalidate_session", fix)
+        self.csrf_cookie(self.cookie())  # checks the settings of both cookies
         require_instance(self.auth_backends, Mapping, "auth_backends", 'Pass {"yours.Backend": "django.path.Backend"}.')
 
     @property

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from ..core.arguments import require_bool, require_clock, require_instance, require_integer
 from ..core.clock import Clock
 from ..core.signing import SecretKeys, salted_hmac
 from ..security.reset_tokens import HALF_AN_HOUR
@@ -33,6 +34,10 @@ class PasswordResetTokens:
         use_tz: bool = True,
         clock: Clock = time.time,
     ) -> None:
+        require_integer(max_age, "max_age")
+        require_instance(time_zone, tzinfo, "time_zone", 'Pass zoneinfo.ZoneInfo("Europe/Berlin"), or leave it out.')
+        require_bool(use_tz, "use_tz")
+        require_clock(clock)
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self.max_age = max_age
         self.time_zone = time_zone

@@ -12,6 +12,14 @@ import sqlalchemy as sa
 from databases import Database
 from itsdangerous import BadData
 
+from ..core.arguments import (
+    require_bool,
+    require_clock,
+    require_function,
+    require_instance,
+    require_integer,
+    require_text,
+)
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.signing import SecretKeys, sha256_hex
 from ..database.deletion import BATCH, delete_batch, delete_in_batches
@@ -83,6 +91,14 @@ def django_record(session_key: str, data: dict[str, Any], expires: int, now: int
     )
 
 
+def require_django_options(max_age: object, save_every_request: object, time_zone: object) -> None:
+    """Raises ImproperlyConfigured for wrong types of the options that both stores of Django's sessions have."""
+    require_integer(max_age, "max_age")
+    require_bool(save_every_request, "save_every_request")
+    if time_zone is not None:
+        require_instance(time_zone, tzinfo, "time_zone", 'Pass zoneinfo.ZoneInfo("Europe/Berlin"), or None.')
+
+
 def is_django_key(cookie: str) -> bool:
     """Returns whether a cookie has the format of a session key of Django or a custom engine."""
     return 8 <= len(cookie) <= 40 and cookie.isascii() and cookie.isalnum()
@@ -118,6 +134,15 @@ class DjangoStore(SessionStore):
         time_zone: tzinfo | None = None,
         clock: Clock = time.time,
     ) -> None:
+        require_django_options(max_age, save_every_request, time_zone)
+        require_clock(clock)
+        require_text(salt, "salt", "Leave it out for Django's own engines.")
+        if users is not None:
+            require_instance(users, UserQueries, "users", "Pass users=auth.users.")
+        if table is not None:
+            require_instance(table, sa.Table, "table", "Pass a Table of SQLAlchemy.")
+        if invalidate is not None:
+            require_function(invalidate, "invalidate", "Pass a coroutine function, such as DjangoCache(url).")
         self._users = users
         self._max_age = max_age
         self._zone = time_zone

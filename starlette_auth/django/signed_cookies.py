@@ -8,6 +8,7 @@ from typing import Any
 
 from itsdangerous import BadData, BadSignature
 
+from ..core.arguments import require_clock
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.exceptions import SessionTooLarge
 from ..core.signing import SecretKeys
@@ -16,7 +17,7 @@ from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
 from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord
 from ..sessions.store import SessionStore, cookie_value
-from .sessions import DjangoSession, django_record
+from .sessions import DjangoSession, django_record, require_django_options
 from .signing import DjangoSigner
 
 logger = logging.getLogger("starlette_auth")
@@ -41,6 +42,8 @@ class DjangoCookieStore(SessionStore):
         time_zone: tzinfo | None = None,
         clock: Clock = time.time,
     ) -> None:
+        require_django_options(max_age, save_every_request, time_zone)
+        require_clock(clock)
         self._save_every_request = save_every_request
         self._zone = time_zone
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)

@@ -33,6 +33,7 @@ from ..security.tokens import EMAIL_UNDO, Token, TokenHash
 from ..users.models import User
 
 EMAIL_CHANGE = "email_change"
+PASSWORD_CHECK = "email_change_password"  # noqa: S105  the name under which wrong passwords are counted and logged
 
 
 class EmailChange(Feature):
@@ -94,7 +95,7 @@ class EmailChange(Feature):
         if request.method == "POST":
             await auth.throttle.hit("email_change", ip=auth.proxies.client_address(request))
             await form.fill_in(request)
-            await check_old_password(auth, request, form, user)
+            await check_old_password(auth, request, form, user, action=PASSWORD_CHECK)
             if form.is_valid:
                 await self._request_confirmation(request, user, normalize_email(form.data["email"]))
                 return redirect(request, "email_change_done")
@@ -185,7 +186,8 @@ class EmailChange(Feature):
         if "password" not in form.fields or not form.is_valid:
             return
         backend = self.auth.model_backend
-        if not await backend.check_password(request, user, form.data["password"], upgrade=False):
+        raw = form.data["password"]
+        if not await backend.check_password(request, user, raw, action=PASSWORD_CHECK, upgrade=False):
             message = gettext("Your password was entered incorrectly. Please enter it again.")
             form.add_error("password", ValidationError(message, "password_incorrect"))
 

@@ -74,7 +74,8 @@ class Cookie:
                 f"Cookie(domain={self.domain!r}) is no name of a host. Pass it without scheme, port and path, as in "
                 'domain="example.org", or None for this host only.'
             )
-        if not isinstance(self.secure, bool) and not callable(self.secure) and not _is(self.secure, "auto"):
+        is_function = callable(self.secure) and not isinstance(self.secure, type)
+        if not isinstance(self.secure, bool) and not is_function and not _is(self.secure, "auto"):
             yield f'Cookie(secure={self.secure!r}) is not known. Pass True, False or "auto".'
         yield from self._problems_of_flags()
 

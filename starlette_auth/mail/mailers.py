@@ -8,7 +8,7 @@ from contextlib import suppress
 from email.message import EmailMessage
 from typing import Any, Literal, Protocol, TextIO
 
-from ..core.arguments import require_instance, require_integer, require_number, require_text
+from ..core.arguments import require_instance, require_integer, require_methods, require_number, require_text
 from ..core.exceptions import ImproperlyConfigured
 from .messages import CONTROL, plain_text
 
@@ -49,6 +49,9 @@ class SMTPMailer:
         require_number(timeout, "timeout")
         if not isinstance(tls, str) or tls not in PORTS:
             raise ImproperlyConfigured(f'tls={tls!r} is unknown. Pass tls="starttls", "implicit" or "none".')
+        for name, text in (("username", username), ("password", password)):
+            if text is not None:
+                require_text(text, name, f"Pass {name} as text, or None.")
         if (username is None) != (password is None):
             raise ImproperlyConfigured("SMTPMailer needs username and password, or neither. Pass both.")
         if tls == "none" and username is not None and not _is_loopback(host):
@@ -108,6 +111,8 @@ class ConsoleMailer:
     """Prints mails instead of sending them, for development."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        if stream is not None:
+            require_methods(stream, ("write", "flush"), "stream", "Pass an open text file, or leave it out for stdout.")
         self.stream = stream
 
     async def send(self, message: EmailMessage) -> None:

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..auth import Auth
 from ..backends.session import SessionBackend, session_of
-from ..core.arguments import require_instance
+from ..core.arguments import require_application, require_instance
 from ..core.awaiting import UNAWAITED
 from ..core.exceptions import ImproperlyConfigured, Refused
 from ..http.endpoints import routes_of
@@ -30,9 +30,9 @@ from ..http.scope import (
 from ..http.site import SAFE_METHODS
 from ..sessions.base import SessionBase
 from ..users.models import AnonymousUser, User, set_user
+from .refusals import START_MESSAGES
 from .revalidation import revalidate
 from .route_check import check_routes
-from .session_http import START_MESSAGES
 
 MISSING: Any = None
 REFUSALS = (403, 429)  # status codes
@@ -45,6 +45,7 @@ class AuthenticationMiddleware:
         require_instance(
             auth, Auth, "The auth of AuthenticationMiddleware", "Write Middleware(AuthenticationMiddleware, auth=auth)."
         )
+        require_application(app, "AuthenticationMiddleware")
         self.app = app
         self.auth = auth
         self.exclude = parse_prefixes(exclude)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..auth import Auth
 from ..authentication import LoginOptions, ask_login, login_options_of
 from ..context_processors import template_context
-from ..core.arguments import require_instance
+from ..core.arguments import require_application, require_instance
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
 from ..http.content import FORMS, content_type, is_utf8, sent_json
@@ -76,6 +76,7 @@ class CSRFMiddleware:
 
     def __init__(self, app: ASGIApp, auth: Auth = MISSING) -> None:
         require_instance(auth, Auth, "The auth of CSRFMiddleware", "Write Middleware(CSRFMiddleware, auth=auth).")
+        require_application(app, "CSRFMiddleware")
         self.app = app
         self.auth = auth
 

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth import get_auth
 from ..authentication import LoginOptions, ask_login, login_options_of
+from ..core.arguments import require_application
 from ..core.exceptions import ImproperlyConfigured
 from ..http.endpoints import find_endpoint, is_public
 from ..http.scope import GUARDS, is_below, parse_prefixes
@@ -22,6 +23,7 @@ class LoginRequiredMiddleware:
     """
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
+        require_application(app, "LoginRequiredMiddleware")
         self.app = app
         self.exclude = parse_prefixes(exclude)
 

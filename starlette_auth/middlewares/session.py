@@ -7,12 +7,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..core.arguments import require_instance
+from ..core.arguments import require_application, require_clock, require_instance
 from ..core.clock import Clock
 from ..http.cookies import Cookie
 from ..http.mailed_secrets import call_without_secret, has_mailed_secret
 from ..http.scope import is_below, parse_prefixes
 from ..sessions.store import SessionStore
+from .refusals import UnavailableResponder
 from .session_http import SessionResponder
 from .session_websocket import WebSocketSessionResponder
 
@@ -27,7 +28,8 @@ FIX = (
 class SessionMiddleware:
     """Loads `request.session`, and saves it when the response starts, if it changed.
 
-    A request without a session cookie does not touch the store. Paths in `exclude` have no session.
+    A request without a session cookie does not touch the store. Paths in `exclude` have no session; they
+    too get 503 if they need the database or Redis while it is unavailable.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class SessionMiddleware:
             require_instance(
                 cookie, Cookie, "The cookie of SessionMiddleware", "Pass cookie=Cookie(…), or cookie=auth.cookie."
             )
+        require_clock(clock)
+        require_application(app, "SessionMiddleware")
         self.app = app
         self.store = store
         self.cookie = cookie or Cookie()
@@ -57,8 +61,11 @@ class SessionMiddleware:
             await self.run(scope, receive, send)
 
     async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or (self.exclude and is_below(scope, self.exclude)):
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
+            return
+        if self.exclude and is_below(scope, self.exclude):
+            await UnavailableResponder(scope, receive, send).run(self.app)
             return
         if self.must_check_scheme:
             self.check_scheme(scope)

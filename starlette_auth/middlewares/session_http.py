@@ -5,23 +5,18 @@ import contextlib
 import logging
 
 from starlette.requests import ClientDisconnect, HTTPConnection
-from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message
 
 from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
-from ..http.content import prefers_json
 from ..http.headers import add_vary, is_event_stream, response_headers, set_header
-from ..http.problems import error_message
 from ..http.scope import SCOPE_KEY
+from .refusals import START_MESSAGES, Refusal, send_refusal, unavailable_behind
 from .session_changes import SessionChanges
 
 logger = logging.getLogger("starlette_auth")
-START_MESSAGES = ("http.response.start", "websocket.accept", "websocket.http.response.start")
-RETRY_AFTER = "3"  # seconds
 WITHOUT_BODY = (204, 304)  # status codes
 DISCONNECT: Message = {"type": "http.disconnect"}
 END_OF_BODY: Message = {"type": "http.response.body", "body": b"", "more_body": False}
-Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
 class SessionResponder(SessionChanges):
@@ -33,6 +28,7 @@ class SessionResponder(SessionChanges):
     """
 
     is_in_use = True  # the request itself
+    reported: Unavailable | None = None  # which a mounted application raises on after its response
     content_length: bytes | None = None
     length = 0  # of the parts of the body that were sent
     is_event_stream = False
@@ -61,6 +57,8 @@ class SessionResponder(SessionChanges):
             self.has_started = True
             await self.send_error(error)
         except Unavailable as error:
+            if error is self.reported:
+                return
             if self.is_replaced:  # an error response was sent, but the application continued
                 logger.error("The clean-up after an error response failed. %s", error)
                 return
@@ -184,7 +182,10 @@ class SessionResponder(SessionChanges):
         return isinstance(error, ConnectionAbortedError | ClientDisconnect)
 
     async def start(self, message: Message) -> None:
-        session = self.session
+        session, self.reported = self.session, unavailable_behind(message)
+        if self.reported is not None:
+            await self.send_unavailable(self.reported)
+            return
         try:
             is_modified = session.modified
             if is_modified or session.key_to_delete is not None or session.is_flushed:
@@ -231,22 +232,7 @@ class SessionResponder(SessionChanges):
 
     async def send_error(self, error: Refusal) -> None:
         self.is_replaced = True
-        auth, headers = self.scope.get(SCOPE_KEY), {"Cache-Control": "no-store", "Vary": "Cookie"}
-        status = status_code_for(error)
-        if status == 403 and auth is not None:
+        auth = self.scope.get(SCOPE_KEY)
+        if isinstance(error, TooManySessions) and self.scope["type"] == "http" and auth is not None:
             auth.security_log.refused(HTTPConnection(self.scope), "too many sessions")
-        if status == 503:
-            headers["Retry-After"] = RETRY_AFTER
-        with auth.override_language(HTTPConnection(self.scope)) if auth is not None else contextlib.nullcontext():
-            detail = error_message(error)
-        if prefers_json(HTTPConnection(self.scope)):
-            response: Response = JSONResponse({"detail": detail}, status, headers)
-        else:
-            response = PlainTextResponse(f"{detail}\n", status, headers)
-        await response(self.scope, self.receive_on, self.send_on)
-
-
-def status_code_for(error: Refusal) -> int:
-    if isinstance(error, Unavailable):
-        return 503
-    return error.status_code if isinstance(error, TooManySessions) else 400
+        await send_refusal(self.scope, self.receive_on, self.send_on, error)

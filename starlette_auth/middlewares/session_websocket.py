@@ -7,10 +7,9 @@ from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocketDisconnect
 
 from ..core.exceptions import SessionInterrupted
-from ..http.problems import error_message
 from .open_connection import run_logged
 from .session_changes import list_names
-from .session_http import Refusal, SessionResponder, status_code_for
+from .session_http import SessionResponder
 
 logger = logging.getLogger("starlette_auth")
 
@@ -97,9 +96,3 @@ class WebSocketSessionResponder(SessionResponder):
                 logger.info(
                     "A session was ended while its WebSocket was open; the changes of the WebSocket are dropped."
                 )
-
-    async def send_error(self, error: Refusal) -> None:
-        self.is_replaced = True
-        # The registry of RFC 6455 §7.4.1: 1013 means "try again later", 1008 "policy violation".
-        code = 1013 if status_code_for(error) == 503 else 1008
-        await self.send_on({"type": "websocket.close", "code": code, "reason": error_message(error)[:120]})

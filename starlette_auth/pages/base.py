@@ -159,10 +159,13 @@ async def _error(auth: Auth, request: Request, error: HTTPException) -> Response
     return response
 
 
-async def check_old_password(auth: Auth, request: Request, form: Form, user: User) -> None:
-    """Adds an error to the form unless the field "old_password" holds the user's password."""
+async def check_old_password(auth: Auth, request: Request, form: Form, user: User, *, action: str) -> None:
+    """Adds an error to the form unless the field "old_password" holds the user's password.
+
+    The attempt is counted and logged under the name `action`.
+    """
     if "old_password" in form.errors:
         return
-    if not await confirm_password(auth, request, user, form.data["old_password"], action="password_change"):
+    if not await confirm_password(auth, request, user, form.data["old_password"], action=action):
         message = gettext("Your old password was entered incorrectly. Please enter it again.")
         form.add_error("old_password", ValidationError(message, "password_incorrect"))

@@ -6,13 +6,15 @@ from typing import Literal
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from ..core.exceptions import ValidationError
+from ..core.arguments import require_bool, require_instance, require_integer, require_text
+from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.text import has_lone_surrogate, is_email_address
 from ..core.translation import gettext, ngettext
 from ..http.content import read_fields
 from ..http.scope import IS_STALE
 
 MAX_EMAIL_LENGTH = 254
+TYPES = ("text", "email", "password", "hidden", "checkbox")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,15 @@ class Field:
     autocomplete: str = "off"
     help_text: str = ""
     passwordrules: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("label", "autocomplete", "help_text", "passwordrules"):
+            require_text(getattr(self, name), name, "Pass text.")
+        if not isinstance(self.type, str) or self.type not in TYPES:
+            raise ImproperlyConfigured(f"Field(type={self.type!r}) is not known. Use one of {', '.join(TYPES)}.")
+        require_bool(self.required, "required")
+        if self.max_length is not None:
+            require_integer(self.max_length, "max_length")
 
     def clean(self, value: str) -> str:
         """Returns the value, stripped unless it is a password. Raises ValidationError with Django's codes."""
@@ -56,6 +67,8 @@ class Form:
     """Holds the form fields, the submitted `data` and the `errors`, by field name; "" for the whole form."""
 
     def __init__(self, **fields: Field) -> None:
+        for name, field in fields.items():
+            require_instance(field, Field, name, 'Pass fields, as in Form(name=Field(label="Name")).')
         self.fields = fields
         self.data = dict.fromkeys(fields, "")
         self.errors: dict[str, list[ValidationError]] = {}

@@ -6,7 +6,7 @@ from starlette.responses import RedirectResponse, Response
 
 from ..auth import Auth
 from ..authentication import MAX_VISITS, SAVED_FORM, authenticate, complete_login, logout
-from ..core.exceptions import ValidationError
+from ..core.exceptions import DoesNotExist, ValidationError
 from ..core.text import normalize_username
 from ..core.translation import gettext
 from ..http.content import wants_json
@@ -48,7 +48,10 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
     user = await authenticate(request, **credentials)
     if user is None:
         return None
-    response = await complete_login(request, user, url, remember=bool(form.data.get("remember")))
+    try:
+        response = await complete_login(request, user, url, remember=bool(form.data.get("remember")))
+    except DoesNotExist:  # the user was deleted after the password was checked
+        return None
     if not saved or not request.user.is_authenticated:
         return response
     return await render(auth, request, "registration/saved_form.html", action=url, saved=saved)

@@ -30,7 +30,7 @@ async def password_change(auth: Auth, request: Request) -> Response:
     if request.method == "POST":
         await form.fill_in(request)
         await check_new_password(auth, form, "new_password1", "new_password2", user)
-        await check_old_password(auth, request, form, user)
+        await check_old_password(auth, request, form, user, action="password_change")
         if form.is_valid:
             raw = form.data["new_password1"]
             if not await auth.users.replace_password(user, await auth.passwords.hash(raw), raw=raw, request=request):

@@ -11,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 from ..auth import Auth, get_auth
 from ..authentication import LoginOptions, ask_login, confirm_password, redirect_to_login
 from ..backends.session import SessionBackend, session_of
-from ..core.exceptions import ImproperlyConfigured, ValidationError
+from ..core.arguments import require_integer
+from ..core.exceptions import ValidationError
 from ..core.text import is_usable
 from ..core.translation import gettext
 from ..decorators import Guard
@@ -49,8 +50,7 @@ def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequ
     "reauthenticate". This decorator includes `login_required`, decorates the same endpoints, and is a dependency of
     FastAPI too: `Depends(fresh_login_required)`, `Depends(fresh_login_required(max_age=60))`.
     """
-    if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not max_age >= 1:
-        raise ImproperlyConfigured("max_age is shorter than one second. Pass max_age in seconds, as in max_age=300.")
+    require_integer(max_age, "max_age")
     names = parse_keep(keep)
     login = LoginOptions(keep=names)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from ..core.arguments import require_integer, require_number, require_text
+from ..core.arguments import require_function, require_integer, require_number, require_text
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.translation import gettext
 
@@ -43,6 +43,8 @@ class PwnedPasswordsValidator:
         require_text(url, "url", "Leave it out for Have I Been Pwned.", may_be_empty=False)
         require_number(timeout, "timeout")
         require_integer(min_count, "min_count", minimum=0)
+        if on_failure is not None:
+            require_function(on_failure, "on_failure", "Pass a function that takes the exception.")
         self.url = url
         self.timeout = timeout
         self.min_count = max(1, min_count)

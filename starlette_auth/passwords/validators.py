@@ -71,7 +71,7 @@ def default_validators(context_words: Sequence[str] = ()) -> list[PasswordValida
         UserAttributeSimilarityValidator(),
         CommonPasswordValidator(),
     ]
-    if context_words:
+    if context_words := _word_list(context_words):
         validators.append(ContextWordsValidator(context_words))
     return validators
 
@@ -173,7 +173,7 @@ class UserAttributeSimilarityValidator:
     """Rejects passwords that are similar to an attribute of the user. Decides exactly as Django's validator.
 
     Its time grows linearly with the length of the compared texts.
-    Raises ImproperlyConfigured if `max_similarity` is below 0.1.
+    Raises ImproperlyConfigured unless `max_similarity` is from 0.1 to 1.
     """
 
     def __init__(
@@ -182,8 +182,8 @@ class UserAttributeSimilarityValidator:
         max_similarity: float = 0.7,
     ) -> None:
         require_number(max_similarity, "max_similarity")
-        if max_similarity < 0.1:
-            raise ImproperlyConfigured("max_similarity must be at least 0.1. Pass a larger one, such as 0.7.")
+        if not 0.1 <= max_similarity <= 1:
+            raise ImproperlyConfigured("max_similarity must be from 0.1 to 1. Pass another one, such as 0.7.")
         self.user_attributes = as_texts(user_attributes, "user_attributes", 'Pass ("username", "email").')
         self.max_similarity = max_similarity
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from ..core.arguments import require_text
 from ..core.exceptions import ImproperlyConfigured
 
-#: "login_failed" counts the wrong passwords of "login", "password_change" and "reauthenticate" together.
+#: "login_failed" counts the wrong passwords of "login", "password_change", "email_change_password" and
+#: "reauthenticate" together.
 DEFAULT_RATES: Mapping[str, str] = {
     "login": "600/m/ip",
     "password_change": "60/m/ip",
+    "email_change_password": "60/m/ip",
     "reauthenticate": "60/m/ip",
     "login_failed": "40/10m/ip",
     "password_reset": "20/m/ip",

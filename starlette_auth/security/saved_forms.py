@@ -6,7 +6,7 @@ from collections.abc import Collection
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
-from ..core.exceptions import ImproperlyConfigured
+from ..core.arguments import as_texts
 from ..core.signing import SecretKeys
 from ..core.translation import gettext
 from ..http.content import read_fields
@@ -18,9 +18,7 @@ PURPOSE = "starlette_auth.saved"
 
 def parse_keep(keep: Collection[str]) -> frozenset[str]:
     """Validates the argument `keep` of a decorator."""
-    if isinstance(keep, str) or not all(isinstance(name, str) for name in keep):
-        raise ImproperlyConfigured('keep is a list of field names. Pass keep=("title", "text").')
-    return frozenset(keep)
+    return frozenset(as_texts(keep, "keep", 'Name the fields, as in keep=("title", "text").'))
 
 
 async def read_form(conn: HTTPConnection, keep: Collection[str]) -> Pairs:

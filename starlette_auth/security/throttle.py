@@ -28,7 +28,7 @@ from .throttle_statements import MAX_FAILURES, count_statement, is_without_effec
 logger = logging.getLogger("starlette_auth")
 PASSWORD = "password"  # noqa: S105  the counter of all actions that try a password
 Policy = Literal["refuse", "wait", "wait_hidden"]
-PASSWORD_ACTIONS = ("login", "password_change", "reauthenticate")
+PASSWORD_ACTIONS = ("login", "password_change", "email_change_password", "reauthenticate")
 
 
 @dataclass

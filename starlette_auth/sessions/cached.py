@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..core.arguments import require_instance
+from ..core.arguments import require_clock, require_instance, require_text
 from ..core.clock import Clock
 from ..core.exceptions import Unavailable
 from ..core.signing import hash_key, is_key
@@ -66,6 +66,8 @@ class CachedStore(SessionStore):
         clock: Clock = time.time,
     ) -> None:
         require_instance(store, DatabaseStore, "store", "Pass CachedStore(DatabaseStore(database, users=users), url).")
+        require_text(prefix, "prefix", 'Pass text, as in prefix="shop:".')
+        require_clock(clock)
         self.store, self.table, self.gateway = store, store.table, store.gateway
         # A short timeout and one retry: the database answers sooner than a slow cache.
         self.redis = RedisClients(url, timeout=0.25, retries=1)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from itsdangerous import BadData, BadSignature, URLSafeSerializer
 
+from ..core.arguments import require_clock
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, SessionTooLarge
 from ..core.signing import SecretKeys
@@ -43,6 +44,7 @@ class CookieStore(SessionStore):
 
     def __init__(self, secret_key: str | Sequence[str] | SecretKeys, *, clock: Clock = time.time) -> None:
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
+        require_clock(clock)
         self._clock = clock
         self._use_keys(self.keys)
 

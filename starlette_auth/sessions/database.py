@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from databases import Database
 
-from ..core.arguments import require_instance
+from ..core.arguments import require_clock, require_instance
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
@@ -50,6 +50,7 @@ class DatabaseStore(SessionStore):
             require_instance(users, UserQueries, "users", "Pass users=auth.users.")
         if table is not None:
             require_instance(table, sa.Table, "table", "Pass a Table of SQLAlchemy.")
+        require_clock(clock)
         self.gateway = Gateway.of(database)
         self._users = users
         self._has_default_table = table is None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from ..core.arguments import require_bool, require_integer
+from ..core.arguments import describe, require_bool, require_integer
 from ..core.clock import TWO_WEEKS, Clock, utc_now
 from ..core.exceptions import ImproperlyConfigured
 from .records import SessionRecord, user_in
@@ -105,6 +105,7 @@ class ExpiringSession(dict[str, Any]):
             return
         if isinstance(value, timedelta):
             value = utc_now(self._clock) + value
+        _require_expiry(value, "set_expiry()")
         self[EXPIRY] = self.format_expiry(_aware(value)) if isinstance(value, datetime) else value
 
     def get_expiry_age(self, *, modification: datetime | None = None, expiry: Expiry | _Missing = MISSING) -> int:
@@ -114,10 +115,7 @@ class ExpiringSession(dict[str, Any]):
         `set_expiry()`: seconds, a datetime with a time zone or its text, or None. Raises ValueError for a datetime
         without a time zone.
         """
-        changed = utc_now(self._clock) if modification is None else _aware(modification)
-        value = self.get(EXPIRY) if isinstance(expiry, _Missing) else expiry
-        if isinstance(value, str):
-            value = self.parse_expiry(value)
+        changed, value = self._expiry(modification, expiry)
         if isinstance(value, datetime):
             value = max(0, int((_aware(value) - changed).total_seconds()))
             return min(value, self._allowed_age(changed, value))
@@ -125,10 +123,7 @@ class ExpiringSession(dict[str, Any]):
 
     def get_expiry_date(self, *, modification: datetime | None = None, expiry: Expiry | _Missing = MISSING) -> datetime:
         """Returns when the session expires. The arguments are those of `get_expiry_age()`."""
-        changed = utc_now(self._clock) if modification is None else _aware(modification)
-        value = self.get(EXPIRY) if isinstance(expiry, _Missing) else expiry
-        if isinstance(value, str):
-            value = self.parse_expiry(value)
+        changed, value = self._expiry(modification, expiry)
         longest = timedelta(seconds=self._allowed_age(changed, 0))
         if isinstance(value, datetime) and (self.limit is None or changed + longest > _aware(value)):
             return _aware(value)  # with the fraction of a second, which the age does not have
@@ -159,6 +154,21 @@ class ExpiringSession(dict[str, Any]):
         """Returns the datetime of a text from `format_expiry`."""
         return datetime.fromisoformat(text)
 
+    def _expiry(
+        self, modification: datetime | None, expiry: Expiry | _Missing
+    ) -> tuple[datetime, int | datetime | None]:
+        """Returns the time of the change and what `set_expiry()` stored, or the values that replace them."""
+        changed = utc_now(self._clock) if modification is None else _aware(modification)
+        value = self.get(EXPIRY) if isinstance(expiry, _Missing) else expiry
+        if not isinstance(expiry, _Missing) and value is not None:
+            _require_expiry(value, "expiry", str)
+        if isinstance(value, str):
+            try:
+                value = self.parse_expiry(value)
+            except ValueError as error:
+                raise ValueError(f"{value!r} is no date and time. Pass a text of datetime.isoformat().") from error
+        return changed, value
+
     def _allowed_age(self, changed: datetime, requested: int) -> int:
         """Returns the seconds that the timeouts of a login leave after a change, or else `requested`."""
         if self.limit is None:
@@ -166,7 +176,16 @@ class ExpiringSession(dict[str, Any]):
         return max(0, min(self.limit.idle, self.created + self.limit.absolute - int(changed.timestamp())))
 
 
+def _require_expiry(value: object, name: str, *further: type) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, datetime, *further)):
+        raise TypeError(
+            f"{name} takes seconds as a whole number, a datetime or None, and got {describe(value)}. Pass one of these."
+        )
+
+
 def _aware(moment: datetime) -> datetime:
+    if not isinstance(moment, datetime):
+        raise TypeError(f"This is {describe(moment)}, and not a datetime. Pass datetime.now(UTC).")
     if moment.tzinfo is None:
         raise ValueError("The datetime has no time zone. Use datetime.now(UTC) + timedelta(…).")
     return moment

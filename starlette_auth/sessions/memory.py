@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 
+from ..core.arguments import require_clock
 from ..core.clock import Clock
 from ..core.signing import hash_key, is_key
 from .base import SessionBase
@@ -19,6 +20,7 @@ class MemoryStore(SessionStore):
     supports_user_lookup = True
 
     def __init__(self, *, clock: Clock = time.time) -> None:
+        require_clock(clock)
         self._clock = clock
         self._records: dict[str, SessionRecord] = {}
         self._sweep_at = SWEEP

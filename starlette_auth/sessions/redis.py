@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..core.arguments import require_clock, require_text
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
@@ -71,6 +72,9 @@ class RedisStore(SessionStore):
     supports_user_lookup = True
 
     def __init__(self, url: str | RedisClient, *, prefix: str | None = None, clock: Clock = time.time) -> None:
+        if prefix is not None:
+            require_text(prefix, "prefix", 'Pass text, as in prefix="shop:".')
+        require_clock(clock)
         self.redis = RedisClients(url)
         self._session_class = ClusterSession if self.redis.is_cluster else SessionBase
         self._clock = clock

@@ -9,8 +9,10 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from starlette.authentication import AuthCredentials, BaseUser
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from ..core.arguments import describe
 from ..core.exceptions import ImproperlyConfigured
 from ..core.text import is_usable
 from .permission_checks import BackendAnswers, PermissionsMixin
@@ -231,19 +233,36 @@ def set_user(scope: Scope, user: User | AnonymousUser) -> None:
 
 
 def require_user(user: User | AnonymousUser) -> None:
-    """Raises NotImplementedError for an AnonymousUser, as Django does."""
+    """Raises NotImplementedError for an AnonymousUser, as Django does, and TypeError for anything but a User."""
     if isinstance(user, AnonymousUser):
         raise NotImplementedError(
             "An AnonymousUser is not in the database, and has no row to read, change or delete. "
             "Check request.user.is_authenticated first, or put @login_required above the endpoint."
         )
+    if not isinstance(user, User):
+        raise TypeError(
+            f"This method takes a User, and got {describe(user)}. users.get() and authenticate() return None if there is "
+            "no such user: check their result."
+        )
+
+
+def require_person(user: object, *, is_optional: bool = False) -> None:
+    """Raises TypeError unless a value is a User or an AnonymousUser, or None with `is_optional`."""
+    if not (isinstance(user, User | AnonymousUser) or (user is None and is_optional)):
+        raise TypeError(f"`user` is a User or an AnonymousUser, and got {describe(user)}. Pass request.user.")
 
 
 def require_stored(user: User | AnonymousUser) -> None:
-    """Raises NotImplementedError for an AnonymousUser, as Django does, and ValueError for a user without an id."""
+    """Raises what `require_user` raises, and ValueError for a user without an id."""
     require_user(user)
     if user.id is None:
         raise ValueError(f"The user {user.username!r} is not in the database. Create it with users.create_user().")
+
+
+def require_connection(request: object) -> None:
+    """Raises TypeError unless a value is None or a request."""
+    if request is not None and not isinstance(request, HTTPConnection):
+        raise TypeError(f"`request` is a request, and got {describe(request)}. Pass request=request, or leave it out.")
 
 
 def _with_password(cls: type[User], post_init: Callable[..., None]) -> Callable[..., None]:

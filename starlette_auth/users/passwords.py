@@ -11,13 +11,14 @@ from ..core.awaiting import must_be_awaited
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, PasswordChanged
 from ..core.exceptions import DoesNotExist, HashingBusy
+from ..core.text import require_text
 from ..database.columns import column_defaults
 from ..database.gateway import Gateway
 from ..database.statements import Statement
 from ..database.tables import Tables
 from ..passwords.password_changes import PasswordValidator, password_changed
 from ..passwords.passwords import Passwords
-from .models import AnonymousUser, User, require_stored, require_user
+from .models import AnonymousUser, User, require_connection, require_stored, require_user
 
 
 class UserPasswords:
@@ -44,10 +45,13 @@ class UserPasswords:
         self._updates: dict[tuple[object, ...], Statement] = {}
 
     async def record_login(self, user: User) -> None:
-        """Writes the current time to `last_login`, if the user table of a Django project has this column."""
+        """Writes the current time to `last_login`, if the user table of a Django project has this column.
+
+        Raises DoesNotExist if the user was deleted.
+        """
         require_stored(user)
         if "last_login" in self.tables.user.columns:
-            await self._update_row(user, last_login=utc_now(self._clock))
+            await self._require_update(user, last_login=utc_now(self._clock))
 
     async def set_password(self, user: User, raw: str | None, *, request: HTTPConnection | None = None) -> None:
         """Sets a new password; None makes it unusable. Ends all sessions of the old password.
@@ -57,6 +61,7 @@ class UserPasswords:
         DoesNotExist if the user was deleted, and NotImplementedError for a visitor.
         """
         require_stored(user)
+        require_connection(request)
         encoded = await self.passwords.hash(raw)
         async with self._restore_password_on_error(user), self.gateway.atomic():
             await self._require_update(user, password=encoded)
@@ -75,9 +80,14 @@ class UserPasswords:
         """Sets a new password hash, unless the password has changed since `user` was read.
 
         `raw` is the password of the hash, for validators. Returns whether the hash was set. Ends all sessions that were
-        started with the old password.
+        started with the old password. Raises ValueError if `encoded` is no hash, and TypeError for other types.
         """
         require_stored(user)
+        require_connection(request)
+        require_text(encoded, "encoded password")
+        require_text("" if raw is None else raw, "password")
+        if not self.passwords.is_encoded(encoded):
+            raise ValueError("A password is stored as a hash only. Pass what passwords.hash() returned as `encoded`.")
         async with self._restore_password_on_error(user), self.gateway.atomic():
             if not await self._update_row(user, if_unchanged=True, password=encoded):
                 return False
@@ -120,7 +130,11 @@ class UserPasswords:
 
     async def _require_update(self, user: User, **fields: Any) -> None:
         if not await self._update_row(user, **fields):
-            raise DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
+            raise self._deleted(user)
+
+    @staticmethod
+    def _deleted(user: User) -> DoesNotExist:
+        return DoesNotExist(f"The user {user.username!r} is not in the database any more. Fetch it again.")
 
     async def _update_row(self, user: User, *, if_unchanged: bool = False, **fields: Any) -> bool:
         """Writes fields to the database and then to `user`. Returns whether the row was updated.

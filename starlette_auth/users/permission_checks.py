@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from ..core.arguments import describe
+from ..core.text import require_text
+
 
 class BackendAnswers(Protocol):
     """What authentication backends say about the permissions of one user. The methods cannot wait."""
@@ -48,6 +51,7 @@ class PermissionsMixin:
 
     def has_stored_perm(self, perm: str) -> bool:
         """Returns what `has_perm` returns where no backend says anything about permissions."""
+        require_perm(perm)
         if not self.is_active or self.is_superuser:
             return self.is_active
         direct, through_groups = self._permission_sets
@@ -76,6 +80,7 @@ class PermissionsMixin:
         that a backend gives them. Raises ImproperlyConfigured if a backend would have to wait for its answer.
         """
         if self.backend_answers is not None:
+            require_perm(perm)
             return self.backend_answers.has_perm(self, perm)
         return self.has_stored_perm(perm)
 
@@ -86,11 +91,21 @@ class PermissionsMixin:
 
     def has_module_perms(self, app_label: str) -> bool:
         """Returns whether the user has any permission of the application `app_label`."""
+        require_text(app_label, "app_label")
         if self.backend_answers is not None:
             return self.backend_answers.has_module_perms(self, app_label)
         if not self.is_active:
             return False
         return self.is_superuser or any(perm.startswith(f"{app_label}.") for perm in self.stored_permissions)
+
+
+def require_perm(perm: object) -> None:
+    """Raises TypeError unless the name of a permission is text."""
+    if not isinstance(perm, str):
+        raise TypeError(
+            f"The name of a permission is text, and this is {describe(perm)}. Pass 'polls.add_vote', or "
+            "permission.user_perm_str; for several permissions, call has_perms()."
+        )
 
 
 def require_several(perms: object) -> None:

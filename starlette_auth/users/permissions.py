@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..core.exceptions import AlreadyExists, DoesNotExist, IntegrityError
+from ..core.text import require_text
 from ..database.gateway import Gateway
 from ..database.tables import Tables
 from .models import AnonymousUser, ContentType, Group, Permission, User, require_stored
@@ -23,6 +24,7 @@ class GroupsAndPermissions:
 
     async def create_group(self, name: str) -> Group:
         """Creates a group. Raises AlreadyExists if the name is taken, ValueError if it is empty."""
+        require_text(name, "name of a group")
         if not name:
             raise ValueError("A group needs a name. Pass one that is not empty.")
         try:
@@ -31,7 +33,11 @@ class GroupsAndPermissions:
             raise AlreadyExists(f"There is a group called {name!r} already. Use get_group().") from error
 
     async def get_group(self, name: str) -> Group:
-        """Returns the group with exactly this name. Raises DoesNotExist, which suggests similar names."""
+        """Returns the group with exactly this name. Raises DoesNotExist, which suggests similar names.
+
+        Raises TypeError for a name that is not text.
+        """
+        require_text(name, "name of a group")
         rows = await self.gateway.fetch_all(sa.select(self.tables.group.c.id, self.tables.group.c.name))
         groups = {row["name"]: Group(**row) for row in rows}
         if name not in groups:
@@ -44,6 +50,7 @@ class GroupsAndPermissions:
         """Returns the groups of a user, ordered by name; none for a visitor."""
         if isinstance(user, AnonymousUser):
             return []
+        require_stored(user)
         t = self.tables
         query = (
             sa.select(t.group.c.id, t.group.c.name)
@@ -64,6 +71,8 @@ class GroupsAndPermissions:
         the database treats an existing name as equal.
         """
         require_name(perm)
+        require_text(name, "description of a permission")
+        require_text(model, "model")
         app_label, _, codename = perm.partition(".")
         existing = (await self._permissions()).get(perm)
         if existing is not None:
@@ -84,23 +93,32 @@ class GroupsAndPermissions:
 
     async def create_model_permissions(self, app_label: str, model: str) -> list[Permission]:
         """Creates Django's four permissions of a model: add, change, delete and view."""
+        require_text(app_label, "app_label")
+        require_text(model, "model")
+        if not model:
+            raise ValueError("The permissions need the name of a model. Pass one that is not empty, as in 'vote'.")
         return [
             await self.create_permission(f"{app_label}.{verb}_{model}", f"Can {verb} {model}", model=model)
             for verb in MODEL_PERMISSIONS
         ]
 
     async def get_permission(self, perm: str) -> Permission:
-        """Returns the permission `app_label.codename`. Raises DoesNotExist, which suggests similar names."""
+        """Returns the permission `app_label.codename`. Raises DoesNotExist, which suggests similar names.
+
+        Raises TypeError for a name that is not text.
+        """
         return (await self._get_permissions(perm))[0]
 
     async def add_to_group(self, user: User, group: Group | str) -> None:
         """Adds a user to a group. Has no effect if the user is a member already.
 
-        Raises DoesNotExist for an unknown group name, and IntegrityError if the user was deleted.
+        Raises DoesNotExist for an unknown group, or if the user was deleted.
         """
         require_stored(user)
-        group_id = (await self._group(group)).id
-        await self._get_or_create(self.tables.user_groups, {"user_id": user.id, "group_id": group_id})
+        async with self.gateway.atomic():
+            group_id = (await self._group(group)).id
+            await self._require_row(user)
+            await self._get_or_create(self.tables.user_groups, {"user_id": user.id, "group_id": group_id})
 
     async def remove_from_group(self, user: User, group: Group | str) -> None:
         """Removes a user from a group. Raises DoesNotExist for an unknown group name."""
@@ -110,10 +128,14 @@ class GroupsAndPermissions:
     async def grant(self, holder: User | Group, perm: str | Permission) -> None:
         """Grants a permission to a user or a group. It takes effect at the next request.
 
-        Raises DoesNotExist for an unknown permission, and IntegrityError if the user or group was deleted.
+        Raises DoesNotExist for an unknown permission, or if the user or group was deleted.
         """
         table, values = self._grant_table(holder)
-        await self._get_or_create(table, {**values, "permission_id": (await self._get_permissions(perm))[0].id})
+        async with self.gateway.atomic():
+            permission = (await self._get_permissions(perm))[0]
+            for required in (holder, permission):
+                await self._require_row(required)
+            await self._get_or_create(table, {**values, "permission_id": permission.id})
 
     async def revoke(self, holder: User | Group, perm: str | Permission) -> None:
         """Revokes a permission from a user or a group. It takes effect at the next request.
@@ -132,11 +154,21 @@ class GroupsAndPermissions:
         return self.tables.user_permissions, {"user_id": holder.id}
 
     async def _group(self, group: Group | str) -> Group:
-        return await self.get_group(group) if isinstance(group, str) else group
+        return group if isinstance(group, Group) else await self.get_group(group)
+
+    async def _require_row(self, stored: User | Group | Permission) -> None:
+        """Raises DoesNotExist if a user, group or permission was deleted."""
+        t = self.tables
+        key = t.user_key if isinstance(stored, User) else (t.group if isinstance(stored, Group) else t.permission).c.id
+        query = sa.select(key.label("key")).where(key == sa.bindparam("key", type_=key.type))
+        if await self.gateway.fetch_one(query, key=stored.id) is None:
+            kind = type(stored).__name__.lower() if isinstance(stored, Group | Permission) else "user"
+            raise DoesNotExist(f"The {kind} {str(stored)!r} is not in the database any more. Fetch it again.")
 
     async def _get_permissions(self, perm: str | Permission) -> list[Permission]:
         if isinstance(perm, Permission):
             return [perm]
+        require_text(perm, "name of a permission")
         permissions = await self._permissions()
         if perm not in permissions:
             fix = f"Create it with create_permission({perm!r})." if "." in perm else "Write it as app.codename."

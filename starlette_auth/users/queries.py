@@ -7,6 +7,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import describe
 from ..core.exceptions import ImproperlyConfigured, UnstorableValue
 from ..core.text import ascii_lower, normalize_username
 from ..database.columns import parse_key
@@ -65,6 +66,10 @@ class UserQueries(Generic[U]):
     backend_permissions: PermissionSource | None = None  # set by `Auth`
 
     def __init__(self, gateway: Gateway, tables: Tables, user_class: type[U]) -> None:
+        if not (isinstance(user_class, type) and issubclass(user_class, User)):
+            raise ImproperlyConfigured(
+                f"user_class is {describe(user_class)}. Pass a subclass of User, as in user_class=Member."
+            )
         if "__dataclass_fields__" not in vars(user_class):
             raise ImproperlyConfigured(f"Put @dataclass(kw_only=True, eq=False) above class {user_class.__name__}.")
         if user_class.password is not User.password:
@@ -189,6 +194,8 @@ class UserQueries(Generic[U]):
 
     async def has_username(self, username: str) -> bool:
         """Returns whether a user has this username, ignoring case (on SQLite: of ASCII letters)."""
+        if not isinstance(username, str):
+            return False
         try:
             return bool(await self._like_username.fetch_all(normalize_username(username)))
         except UnstorableValue:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import require_clock, require_instance
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, UserCreated, UserDeactivated, UserDeleted
 from ..core.exceptions import DoesNotExist, ImproperlyConfigured, IntegrityError
@@ -17,7 +18,7 @@ from ..database.introspection import foreign_keys_to
 from ..database.tables import Tables
 from ..passwords.password_changes import PasswordValidator, password_changed
 from ..passwords.passwords import Passwords
-from .models import Permission, User, require_stored, require_user
+from .models import Permission, User, require_connection, require_stored, require_user
 from .passwords import UserPasswords
 from .permission_holders import holds_permission
 from .permissions import GroupsAndPermissions, require_name, suggest
@@ -55,6 +56,11 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         user_class: type[U],
         clock: Clock = time.time,
     ) -> None:
+        require_instance(gateway, Gateway, "gateway", "Pass auth.gateway, or Gateway.of(database).")
+        require_instance(tables, Tables, "tables", "Pass auth.tables.")
+        require_instance(passwords, Passwords, "passwords", "Pass auth.passwords.")
+        require_instance(events, Events, "events", "Pass auth.events.")
+        require_clock(clock)
         GroupsAndPermissions.__init__(self, gateway, tables)
         UserQueries.__init__(self, gateway, tables, user_class)
         UserPasswords.__init__(self, gateway, tables=tables, passwords=passwords, events=events, clock=clock)
@@ -75,9 +81,15 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
 
         The mail is sent after the commit. The sender is `Auth(from_email=…)` by default. A mail to a user without an
         address is logged and not sent. Raises ImproperlyConfigured without a mailer, ValueError for a line break in a
-        header or an invalid address, and NotImplementedError for a visitor.
+        header or an invalid address, TypeError for other types, and NotImplementedError for a visitor.
         """
         require_user(user)
+        for name, text in (
+            ("subject", subject),
+            ("message", message),
+            ("from_email", "" if from_email is None else from_email),
+        ):
+            require_text(text, name)
         if self.outbox is None:
             raise ImproperlyConfigured("These Users belong to no Auth. Call auth.users.email_user(…).")
         self.gateway.on_commit(self.outbox.prepare(user, subject, message, from_email))
@@ -217,6 +229,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         ImproperlyConfigured without a mailer, a base URL or that page.
         """
         require_stored(user)
+        require_connection(request)
         if not user.is_active or not user.email:
             raise ValueError(
                 f"{user.username!r} is inactive or has no e-mail address. Set is_active and email with update() first."
@@ -228,11 +241,12 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
     async def delete(self, user: User) -> None:
         """Deletes a user and all rows that refer to it. ON DELETE SET NULL sets a column to NULL instead.
 
-        Raises IntegrityError if rows of a table that this package does not know refer to the user, and
-        NotImplementedError for a visitor.
+        Raises IntegrityError if rows of a table that this package does not know refer to the user, DoesNotExist if the
+        user was deleted already, and NotImplementedError for a visitor.
         """
         require_stored(user)
         async with self.gateway.atomic():
+            await self._require_row(user)
             await self.events.emit(UserDeleted(user=user))
             known_columns = self.tables.columns_referencing_user()
             for column in [*await self._admin_log_columns(user, known_columns), *known_columns]:
@@ -242,7 +256,8 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
                     query = sa.update(column.table).values({column.name: sa.null()}).where(refers_to_user)
                 await self.gateway.execute(query, key=user.id)
             delete_user = sa.delete(self.tables.user).where(self.tables.user_key == sa.bindparam("key"))
-            await self.gateway.execute(delete_user, key=user.id)
+            if not await self.gateway.execute(delete_user, key=user.id):
+                raise self._deleted(user)  # by another request, since the transaction began
 
     async def _admin_log_columns(self, user: User, known: Sequence[sa.Column[Any]]) -> list[sa.Column[Any]]:
         """Returns the columns of Django's admin log that refer to users. Its rows are deleted with the user.

@@ -130,6 +130,29 @@ async def test_a_reset_that_cannot_be_sent_is_an_error(tmp_path: Path) -> None:
             await auth.users.send_password_reset(ann, app=make_app(auth))
 
 
+@pytest.mark.parametrize("name", [" ann ", "ａｎｎ", "\u3000ann\n"])
+@pytest.mark.parametrize(
+    "command", [["changepassword"], ["unlock"], ["sendreset"], ["sessions", "list"], ["sessions", "revoke", "--all"]]
+)
+def test_a_name_is_read_as_the_login_page_reads_it(
+    file_url: str, tmp_path: Path, command: list[str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "names_site.py").write_text(APPLICATION.format(url=file_url, key=SECRET_KEY))
+    monkeypatch.delitem(sys.modules, "names_site", raising=False)
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", NEW_PASSWORD)
+    on_site(file_url, create_ann)
+    assert main(["--app", "names_site:auth", *command, name]) == 0
+
+
+@pytest.mark.parametrize("command", [["changepassword"], ["sessions", "list"]])
+def test_a_name_of_another_system_is_found_as_it_is(
+    file_url: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", NEW_PASSWORD)
+    on_site(file_url, lambda auth: auth.users.create_user("ａｎｎ", normalize=False))
+    assert main(["--database", file_url, *command, "ａｎｎ"]) == 0
+
+
 @pytest.mark.parametrize("name", ["ann", "ann@example.org"])
 def test_the_command_sends_a_reset(
     file_url: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]

@@ -32,7 +32,7 @@ from .test_gateway import (  # noqa: F401  these tests run again here, with othe
     test_atomic_is_a_savepoint_inside_a_transaction_of_the_application,
     test_atomic_uses_the_connection_that_the_application_holds,
     test_cancelled_queries_leak_no_connection,
-    test_committing_an_aborted_transaction_raises_an_error,
+    test_committing_after_a_swallowed_error_raises_an_error,
     test_direct_queries_of_the_application_are_part_of_atomic,
     test_failed_commits_leak_no_connection,
     test_fifty_concurrent_read_and_write_transactions_lose_no_update,

@@ -470,16 +470,63 @@ async def test_an_error_in_the_outer_atomic_rolls_the_inner_one_back(gateway: Ga
     assert await item_names(gateway) == []
 
 
-@only_on("postgresql")
-async def test_committing_an_aborted_transaction_raises_an_error(gateway: Gateway) -> None:
-    """PostgreSQL answers COMMIT with a silent rollback in this case."""
+async def test_committing_after_a_swallowed_error_raises_an_error(gateway: Gateway) -> None:
+    """PostgreSQL answers COMMIT with a silent rollback in this case. The other databases would commit."""
     await gateway.insert(ITEMS, name="a")
-    with pytest.raises(Exception, match="aborted"):
+    with pytest.raises(ImproperlyConfigured, match=r"is a savepoint, and catch the error outside of that block\.$"):
         async with gateway.atomic():
             await gateway.insert(ITEMS, name="b")
             with contextlib.suppress(IntegrityError):
                 await gateway.insert(ITEMS, name="a")
     assert await item_names(gateway) == ["a"]
+    assert await count_open_transactions(gateway) == 0
+
+
+async def test_statements_after_a_swallowed_error_say_that_a_savepoint_is_needed(gateway: Gateway) -> None:
+    async def ask() -> object:
+        return await gateway.fetch_one(ONE)
+
+    async def write() -> object:
+        return await gateway.insert(ITEMS, name="c")
+
+    async def begin() -> None:
+        async with gateway.atomic():
+            pass
+
+    await gateway.insert(ITEMS, name="a")
+    for go_on in (ask, write, begin):
+        with pytest.raises(LookupError):
+            async with gateway.atomic():
+                with contextlib.suppress(IntegrityError):
+                    await gateway.insert(ITEMS, name="a")
+                for _ in range(2):
+                    with pytest.raises(ImproperlyConfigured, match="Put the statement that may fail into its own"):
+                        await go_on()
+                raise LookupError
+        assert await gateway.fetch_one(ONE) == {"one": 1}
+    assert await item_names(gateway) == ["a"]
+
+
+@pytest.mark.parametrize("by", ["atomic", "database.transaction"])
+async def test_after_an_error_in_a_savepoint_the_transaction_goes_on(gateway: Gateway, by: str) -> None:
+    await gateway.insert(ITEMS, name="a")
+    async with gateway.atomic():
+        with pytest.raises(IntegrityError):
+            async with gateway.atomic() if by == "atomic" else gateway.database.transaction():
+                await gateway.insert(ITEMS, name="a")
+        await gateway.insert(ITEMS, name="b")
+    assert await item_names(gateway) == ["a", "b"]
+
+
+async def test_an_error_of_the_application_in_its_own_transaction_is_explained(gateway: Gateway) -> None:
+    if gateway.dialect != "postgresql":
+        return  # the other databases go on, and the package does not see what the application sends to `database`
+    await gateway.insert(ITEMS, name="a")
+    with pytest.raises(ImproperlyConfigured, match="savepoint"):
+        async with gateway.database.transaction():
+            with contextlib.suppress(Exception):
+                await gateway.database.execute("INSERT INTO items (name) VALUES ('a')")
+            await gateway.insert(ITEMS, name="b")
 
 
 async def test_atomic_is_a_savepoint_inside_a_transaction_of_the_application(gateway: Gateway) -> None:

@@ -92,7 +92,14 @@ async def test_a_failed_login_names_the_account_or_hides_the_name(
         assert secret.lower() not in caplog.text.lower().replace("/accounts/", "")
 
 
-@pytest.mark.parametrize("page", ["password_change", "reauthenticate", "email_change"])
+ACTIONS = {
+    "password_change": "password_change",
+    "reauthenticate": "reauthenticate",
+    "email_change": "email_change_password",
+}
+
+
+@pytest.mark.parametrize("page", ACTIONS)
 async def test_each_refusal_of_a_password_is_an_event_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, page: str
 ) -> None:
@@ -112,7 +119,7 @@ async def test_each_refusal_of_a_password_is_an_event_and_logged(
     (event,) = seen
     assert isinstance(event, PasswordRefused)
     assert (refused.account, refused.path, refused.levelno) == (str(ann.id), f"/accounts/{page}", logging.WARNING)
-    assert (event.user, refused.reason) == (ann, event.action)
+    assert (event.user, event.action, refused.reason) == (ann, ACTIONS[page], ACTIONS[page])
 
 
 @pytest.mark.parametrize("at", ["page", "rate", "endpoint"])

@@ -323,7 +323,8 @@ async def test_record_login_writes_the_current_time(auth: Auth, ann: User) -> No
     await auth.users.record_login(ann)
     assert ann.last_login is not None
     assert (await stored(auth, ann)).last_login == ann.last_login
-    await auth.users.record_login(User(id=99, username="gone"))
+    with pytest.raises(DoesNotExist, match=r"Fetch it again\."):
+        await auth.users.record_login(User(id=99, username="gone"))
 
 
 async def test_a_deleted_user_cannot_be_updated(auth: Auth, ann: User) -> None:
