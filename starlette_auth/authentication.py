@@ -13,8 +13,11 @@ from .backends.session import require_session, session_of
 from .core.awaiting import must_be_awaited
 from .core.events import UserLoggedOut
 from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured
+from .core.functions import layers
 from .core.translation import gettext
 from .http.content import prefers_json, wants_json
+from .http.dependencies import dependencies_of, is_guard
+from .http.endpoints import Target
 from .http.mailed_secrets import has_mailed_secret
 from .http.urls import accepts_get, endpoint_of, find_url_path
 from .security.saved_forms import Pairs, read_form
@@ -217,10 +220,18 @@ class _LoginPageWithForm(Response):
         await response(scope, receive, send)
 
 
-def login_options_of(endpoint: Any, method: str) -> LoginOptions:
-    """Returns the login options of a decorated endpoint, or of the method of an HTTPEndpoint."""
-    for part in (getattr(endpoint, method.lower(), None), endpoint):
-        options = getattr(part, "login_options", None)
-        if isinstance(options, LoginOptions):
-            return options
+def login_options_of(target: Target, method: str) -> LoginOptions:
+    """Returns the login options of the first guard that a request meets.
+
+    FastAPI calls the dependencies of a route before the endpoint, whose decorator is the last guard. The method of an
+    HTTPEndpoint may have a decorator, too.
+    """
+    dependencies = (dependency.call for dependency in dependencies_of(target.route))
+    for function in (*dependencies, getattr(target.endpoint, method.lower(), None), target.endpoint):
+        for layer in layers(function):
+            options = getattr(layer, "login_options", None)
+            if isinstance(options, LoginOptions):
+                return options
+        if is_guard(function):
+            return LoginOptions()
     return LoginOptions()

@@ -15,7 +15,7 @@ from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
 from ..http.content import FORMS, content_type, is_utf8, sent_json
 from ..http.cookies import MAX_VALUES
-from ..http.endpoints import find_endpoint
+from ..http.endpoints import find_endpoint, find_target
 from ..http.problems import problem_response
 from ..http.scope import IDENTIFIED_BY, IS_STALE, SCOPE_KEY
 from ..http.site import SAFE_METHODS, referring_origin
@@ -162,7 +162,7 @@ class CSRFMiddleware:
         """
         if reason != too_old_message() or conn.user.is_authenticated or self.auth.site.is_own_request(conn) is not True:
             return None
-        options = login_options_of(find_endpoint(self.app, conn.scope), conn.scope["method"])
+        options = login_options_of(find_target(self.app, conn.scope), conn.scope["method"])
         return options if options.keep else None
 
     def must_check(self, scope: Scope) -> bool:
