@@ -186,6 +186,8 @@ class SessionChanges(OpenConnection):
                     # It could not be saved under its new key, so the row under the old key is kept.
                     session.keep_stored()
                 raise
+        elif not self.store.is_server_side and not session.modified and session.key_to_delete is None:
+            return  # the browser has the cookie of this session already
         elif not self.store.is_server_side or (session and session.session_key is None):
             raise RuntimeError(
                 "The response has begun, so the browser gets no further cookie, which this change of the session needs. "
@@ -236,7 +238,7 @@ class SessionChanges(OpenConnection):
     def report_late_changes(self) -> None:
         """Logs the entries that changed after the response began and are therefore not stored."""
         session = self.session
-        if not (session.accessed or session.has_new_key) or not self.is_answered or session.is_only_resigned:
+        if not self.is_answered or session.is_only_resigned:
             return
         names = session.unsaved_names()
         if names is not None or self.is_flushed_too_late:

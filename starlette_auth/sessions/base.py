@@ -101,11 +101,6 @@ class SessionBase(ExpiringSession):
         """Returns the key of the stored session that the middleware must delete, if any."""
         return self._key_to_delete
 
-    @property
-    def has_new_key(self) -> bool:
-        """Returns whether a login, a logout or `cycle_key()` has requested a new session key."""
-        return self._touched or self._key_to_delete is not None
-
     def keep_stored(self) -> None:
         """Notes that the session under `key_to_delete` is deleted already, or must stay."""
         self._key_to_delete = None
