@@ -135,7 +135,10 @@ class CSRFMiddleware:
         token = conn.headers.get(HEADER) or await body.find_token(conn)
         if token is None:
             return _missing_token(conn, body)
-        if auth.csrf_tokens.is_valid(conn, token, ended_keys=auth.cookie.values(conn.scope)[:MAX_VALUES]):
+        cookies = auth.cookie.values(conn.scope)[:MAX_VALUES]
+        if auth.csrf_tokens.is_valid(
+            conn, token, ended_keys=[key for key in map(auth.sessions.key_in, cookies) if key]
+        ):
             return None
         return self.check_older(conn, token, is_own=is_own is True)
 

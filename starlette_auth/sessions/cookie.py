@@ -23,6 +23,7 @@ USE = "starlette_auth.sessions.use"
 NOTE = re.compile("([0-9]{1,12})-([0-9]{1,12})-([0-9a-f]{64})")  # last use, expiry (Unix time), and the signature
 LIMIT = 4096  # bytes of name, value and attributes that every browser stores for a cookie (RFC 6265 §6.1)
 ROOM_FOR_NAME_AND_FLAGS = 160  # bytes
+INVALID = (BadData, ValueError, TypeError)  # what an invalid cookie raises
 LIMIT_UNPACKED = 16 * 1024  # bytes
 
 
@@ -72,7 +73,7 @@ class CookieStore(SessionStore):
             record, first_key, is_old = self._decode_cookie(cookie)
         except BadSignature:  # another application set it, or its key was removed
             return SessionBase(clock=self._clock)
-        except (BadData, ValueError, TypeError):
+        except INVALID:
             logger.warning("A cookie with a valid signature does not contain a session and is ignored.")
             return SessionBase(clock=self._clock)
         for note in notes:
@@ -89,6 +90,12 @@ class CookieStore(SessionStore):
         if is_old:
             session.modified = True
         return session
+
+    def key_in(self, cookie: str) -> str:
+        try:
+            return self._decode_cookie(cookie)[0].public_id
+        except INVALID:
+            return ""
 
     def note_use(self, session: SessionBase, cookie: str) -> str:
         """Returns a note of the last use, after at least 5 % of the idle timeout.
