@@ -197,6 +197,21 @@ async def test_forms_of_a_user_become_void_with_a_login(client: httpx.AsyncClien
     assert (await client.post("/accounts/login", data={TOKEN: token}, headers=foreign)).status_code == 403
 
 
+async def test_a_form_that_is_too_old_is_matched_with_the_routes_once(auth: Auth) -> None:
+    matched: list[str] = []
+
+    class CountingRoute(Route):
+        def matches(self, scope: Any) -> Any:
+            matched.append(scope["path"])
+            return super().matches(scope)
+
+    async with client_of(make_app(auth, CountingRoute("/plain", upload, methods=["POST"])), headers=SITE) as client:
+        await client.get("/accounts/login")
+        matched.clear()
+        assert (await client.post("/plain", data={TOKEN: "x" * 86})).status_code == 403
+        assert matched == ["/plain"]
+
+
 async def test_the_form_of_a_session_that_has_ended_asks_for_a_login(auth: Auth, client: httpx.AsyncClient) -> None:
     await post_login(client)
     token = token_in((await client.get("/accounts/password_change")).text)

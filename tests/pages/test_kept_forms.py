@@ -10,7 +10,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from databases import Database
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi import Form as FastAPIForm
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
@@ -222,6 +222,32 @@ async def test_in_fastapi_the_fields_are_kept_by_decorators_and_dependencies(aut
             assert page.status_code == 403
             logged_in = await log_in(client, page.text)
             assert (await send_form(client, logged_in.text)).json() == {"title": "a", "text": "b"}
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["without the middleware", "with the middleware"])
+async def test_a_dependency_keeps_the_fields_of_a_form_whose_token_is_too_old(
+    database: Database, required: bool
+) -> None:
+    async def endpoint(request: Request) -> Response:
+        return await save(request)
+
+    async with installed(database, csrf="strict") as auth:
+        ann = await auth.users.create_user("ann", password=PASSWORD)
+        app, router = FastAPI(middleware=middleware(auth)), APIRouter(dependencies=[Depends(login_required(keep=KEEP))])
+        router.add_api_route("/save", endpoint, methods=["POST"], response_model=None)
+        app.include_router(router)
+        app.mount("/accounts", Router(routes=routes(auth)))
+        if required:
+            app.user_middleware.append(Middleware(LoginRequiredMiddleware))
+        async with client_of(app, headers=SITE) as client:
+            await post_login(client)
+            token = token_in((await client.get("/accounts/password_change")).text)
+            await auth.user_sessions.revoke_all(ann)
+            client.cookies.delete(auth.cookie.name)
+            page = await client.post("/save", data={"csrfmiddlewaretoken": token, **FIELDS})
+            assert page.status_code == 403
+            logged_in = await log_in(client, page.text)
+            assert (await send_form(client, logged_in.text)).json() == KEPT
 
 
 async def test_a_form_that_cannot_be_kept_leads_back_to_its_page(auth: Auth) -> None:
