@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 
 from .backends.base import AuthenticationBackend
 from .backends.credentials import ChecksCredentials
-from .backends.model import LoginThrottle, ModelBackend
+from .backends.model import LoginThrottle, ModelBackend, parse_login_fields
 from .backends.permissions import BackendPermissions
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions, WhenFull
@@ -190,6 +190,7 @@ class Auth(ChecksCredentials):
 
     def _build_backends(self, given: Settings) -> None:
         """Builds the backends, and the throttle that protects their accounts."""
+        self.login_fields = parse_login_fields(given.login_fields)
         self.proxies = TrustedProxies(given.trusted_proxies)
         self.security_log = SecurityLog(self.keys, self.proxies, namespace=self.tables.namespace)
         self.security_log.subscribe(self.events)
@@ -197,7 +198,7 @@ class Auth(ChecksCredentials):
             self.gateway,
             table=self.tables.throttle,
             rates=given.rates,
-            names_per_user=len(given.login_fields),
+            names_per_user=len(self.login_fields),
             enabled=given.throttling,
             namespace=self.tables.namespace,
             clock=self.clock,
@@ -209,8 +210,7 @@ class Auth(ChecksCredentials):
             events=self.events,
             offers_reset=lambda conn: self.find_url(conn, "password_reset") is not None,
         )
-        self.model_backend = ModelBackend(self.users, login_fields=given.login_fields, throttle=login_throttle)
-        self.login_fields = self.model_backend.login_fields
+        self.model_backend = ModelBackend(self.users, login_fields=self.login_fields, throttle=login_throttle)
         self.backends: list[AuthenticationBackend] = [*given.backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)
         self.session_backend.require_backend(lambda: self.backends, is_shared=self.defaults.shares_sessions)

@@ -14,11 +14,15 @@ from .core.arguments import require_text
 from .core.awaiting import must_be_awaited
 from .core.events import UserLoggedOut
 from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured
+from .core.functions import layers
 from .core.translation import gettext
 from .http.content import prefers_json, wants_json
+from .http.dependencies import dependencies_of, is_guard
+from .http.endpoints import Target
 from .http.mailed_secrets import has_mailed_secret
-from .http.urls import accepts_get, endpoint_of, parse_page
+from .http.urls import accepts_get, endpoint_of, find_url_path, parse_page
 from .security.saved_forms import Pairs, read_form
+from .security.stored_forms import find_form, mark_as_shown
 from .users.models import AnonymousUser, User, set_user
 
 MAX_VISITS = 4  # redirects of a logged-in user from the login page in ten seconds
@@ -59,18 +63,36 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
 async def complete_login(request: Request, user: User, next: str | None = None, *, remember: bool = False) -> Response:
     """Logs in a user who has proved who they are, and returns the redirect to `next`. Every login page ends here.
 
-    Each of `auth.login_steps` may return another response first. `next` is followed when it is safe. Raises
+    Each of `auth.login_steps` may return another response first. `next` is followed when it is safe, unless a form
+    waits for the login, whose fields the login page has kept: then the redirect leads to it. Raises
     TooManySessions (403) where `Auth(max_sessions=…)` leaves no room, and PermissionDenied as `login` does.
     """
     auth = get_auth(request)
+    response = await ask_login_steps(auth, request, user)
+    return response or await finish_login(auth, request, user, next, remember=remember)
+
+
+async def ask_login_steps(auth: Auth, request: Request, user: User) -> Response | None:
+    """Returns the response of the first login step that the user has not passed; None if there is none."""
     _refuse_cross_site(auth, request)
     for step in auth.login_steps:
         response = await step(request, user)
         if response is not None:
             return response
+    return None
+
+
+async def finish_login(auth: Auth, request: Request, user: User, next: str | None, *, remember: bool) -> Response:
+    """Logs in a user who has passed the login steps. Redirects to `next`, or to a form that waited for the login."""
+    session = require_session(request)
+    form = await find_form(auth.tokens, session, user.identity, is_waiting=True)
     auth.csrf_tokens.rotate(request)
     await auth.user_sessions.begin(request, user, user.backend or auth.model_backend.path, remember=remember)
-    return RedirectResponse(auth.redirects.choose(request.scope, next), status_code=303)
+    url = find_url_path(request.scope, "saved_form") if form is not None else None
+    if form is None or url is None:
+        return RedirectResponse(auth.redirects.choose(request.scope, next), status_code=303)
+    mark_as_shown(session, form)  # after the login, which deletes the data of another user
+    return RedirectResponse(url, status_code=303)
 
 
 def _refuse_cross_site(auth: Auth, conn: HTTPConnection) -> None:
@@ -207,10 +229,18 @@ class _LoginPageWithForm(Response):
         await response(scope, receive, send)
 
 
-def login_options_of(endpoint: Any, method: str) -> LoginOptions:
-    """Returns the login options of a decorated endpoint, or of the method of an HTTPEndpoint."""
-    for part in (getattr(endpoint, method.lower(), None), endpoint):
-        options = getattr(part, "login_options", None)
-        if isinstance(options, LoginOptions):
-            return options
+def login_options_of(target: Target, method: str) -> LoginOptions:
+    """Returns the login options of the first guard that a request meets.
+
+    FastAPI calls the dependencies of a route before the endpoint, whose decorator is the last guard. The method of an
+    HTTPEndpoint may have a decorator, too.
+    """
+    dependencies = (dependency.call for dependency in dependencies_of(target.route))
+    for function in (*dependencies, getattr(target.endpoint, method.lower(), None), target.endpoint):
+        for layer in layers(function):
+            options = getattr(layer, "login_options", None)
+            if isinstance(options, LoginOptions):
+                return options
+        if is_guard(function):
+            return LoginOptions()
     return LoginOptions()

@@ -37,7 +37,7 @@ class Guard:
         self.test = self.sync_test = test  # the second is that of an endpoint that is not async
         self.refuse = refuse
         self.reason = reason
-        self.login = login
+        self.login_options = login  # for LoginRequiredMiddleware
         mark_as_dependency(self)
 
     @overload
@@ -59,8 +59,8 @@ class Guard:
         else:
             wrap = _guarded_async if is_async(endpoint) else _guarded_sync
         guarded = wrap(endpoint, self)
-        if self.login is not None:
-            guarded.login_options = self.login  # for LoginRequiredMiddleware
+        if self.login_options is not None:
+            guarded.login_options = self.login_options
         record_decoration(endpoint, guarded, self.name)
         return guarded
 

@@ -11,7 +11,6 @@ from databases import Database
 from .backends.base import AuthenticationBackend
 from .core.arguments import (
     as_instances,
-    as_texts,
     require_bool,
     require_clock,
     require_function,
@@ -42,7 +41,6 @@ PARTS: Mapping[str, tuple[type, str]] = {
 }
 PAGES = ("login_url", "login_redirect_url", "logout_redirect_url")
 BOOLS = ("redirect_authenticated_user", "notices", "login_after_reset", "clear_site_data", "throttling")
-LOGIN_FIELDS = 'Pass login_fields=("username",), ("email",) or ("username", "email").'
 SESSIONS = "Pass a store, as in sessions=MemoryStore(), or a function that makes one: sessions=lambda users: …."
 BACKENDS = "Pass objects, as in backends=[TokenBackend()]."
 MAILER = 'Pass an object with `async def send(self, message)`, as in mailer=SMTPMailer("smtp.example").'
@@ -95,7 +93,6 @@ class Settings:
     clock: Clock
 
     def __post_init__(self) -> None:
-        require_instance(self.database, Database, "database", "Pass Database(url), from the package `databases`.")
         for name, (kind, fix) in PARTS.items():
             if getattr(self, name) is not None:
                 require_instance(getattr(self, name), kind, name, fix)
@@ -103,7 +100,6 @@ class Settings:
             parse_page(getattr(self, name), name)
         for name in BOOLS:
             require_bool(getattr(self, name), name)
-        self.login_fields = tuple(as_texts(self.login_fields, "login_fields", LOGIN_FIELDS))
         self.backends = as_instances(self.backends, AuthenticationBackend, "backends", BACKENDS)
         if self.sessions is not None and not isinstance(self.sessions, SessionStore):
             require_function(self.sessions, "sessions", SESSIONS)

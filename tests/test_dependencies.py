@@ -9,6 +9,7 @@ import anyio.to_thread
 import pytest
 from databases import Database
 from fastapi import APIRouter, Depends, FastAPI, Form, Security, WebSocket
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
@@ -19,6 +20,7 @@ from starlette_auth import (
     Auth,
     AuthenticationMiddleware,
     ImproperlyConfigured,
+    LoginRequiredMiddleware,
     MemoryStore,
     SessionMiddleware,
     User,
@@ -172,6 +174,71 @@ async def test_a_user_who_may_gets_in_and_others_get_403(auth: Auth, ann: User, 
         await log_in(client, bob, auth)
         is_open_to_all_users = guard in [value for name, value in GUARDS.items() if "login_required" in name]
         assert (await client.get(path)).status_code == (200 if is_open_to_all_users else 403)
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["without the middleware", "with the middleware"])
+@pytest.mark.parametrize("make", PLACES)
+@pytest.mark.parametrize(
+    "guard",
+    [
+        login_required(login_url="/enter", redirect_field_name="back", keep=("title",)),
+        permission_required("polls.add_vote", login_url="/enter", redirect_field_name="back", keep=("title",)),
+        user_passes_test(lambda user: user.is_staff, login_url="/enter", redirect_field_name="back", keep=("title",)),
+        fresh_login_required(keep=("title",)),
+        functools.partial(login_required(login_url="/enter", redirect_field_name="back", keep=("title",))),
+    ],
+    ids=["login_required", "permission_required", "user_passes_test", "fresh_login_required", "partial"],
+)
+async def test_the_required_login_uses_the_options_of_a_dependency(
+    auth: Auth, ann: User, guard: Any, make: Make, required: bool
+) -> None:
+    async def own_login_page(request: Request) -> Response:
+        return PlainTextResponse("own page")
+
+    path = "/secret/" if make is by_mounted_app else "/secret"
+    app = add_accounts(make(auth, guard, endpoint), auth)
+    app.router.routes.append(Route("/enter", login_not_required(own_login_page)))
+    if required:
+        app.user_middleware.append(Middleware(LoginRequiredMiddleware))
+    async with client_of(app, headers=SAME_ORIGIN) as client:
+        location = (await client.get(path)).headers["location"]
+        if getattr(guard, "name", "") == "fresh_login_required":
+            assert location.startswith("/accounts/login?next=")
+            page = await client.post(path, data={"title": "my title"})
+            assert (page.status_code, "my title" in page.text) == (403, True)
+        else:
+            assert location == f"/enter?back={path.replace('/', '%2F')}"
+            answer = await client.post(path, data={"title": "my title"})
+            assert answer.headers["location"] == f"/enter?back={path.replace('/', '%2F')}"
+            assert (await client.get("/enter")).text == "own page"
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["without the middleware", "with the middleware"])
+async def test_of_several_guards_the_first_that_fastapi_calls_sets_the_options(auth: Auth, required: bool) -> None:
+    def inner(user: Annotated[User, Depends(login_required(login_url="/inner"))]) -> User:
+        return user
+
+    app, first, plain = FastAPI(middleware=middleware(auth)), APIRouter(), APIRouter()
+    outer = [Depends(login_required(login_url="/outer"))]
+    first.add_api_route(
+        "/a", login_required(login_url="/decorator")(by_decorator), dependencies=[Depends(inner), *outer]
+    )
+    plain.add_api_route("/b", login_required(login_url="/decorator")(by_decorator))
+    app.include_router(first, dependencies=[Depends(login_required(login_url="/router"))])
+    app.include_router(first, prefix="/again")
+    app.include_router(plain, dependencies=[Depends(login_required)], prefix="/plain")
+    app.include_router(plain)
+    app = add_accounts(app, auth)
+    if required:
+        app.user_middleware.append(Middleware(LoginRequiredMiddleware))
+    expected = {"/a": "/router", "/again/a": "/inner", "/plain/b": "/accounts/login", "/b": "/decorator"}
+    async with client_of(app) as client:
+        for path, login_url in expected.items():
+            assert (await client.get(path)).headers["location"].partition("?")[0] == login_url
+
+
+async def by_decorator(request: Request) -> str:
+    return "secret"
 
 
 async def test_a_dependency_is_the_user_and_can_be_overridden(auth: Auth, ann: User) -> None:

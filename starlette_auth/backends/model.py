@@ -24,7 +24,16 @@ from ..users.users import Users
 from .base import AuthenticationBackend, has_stored_perm
 
 logger = logging.getLogger("starlette_auth")
+LOGIN_FIELDS = 'Pass login_fields=("username",), ("email",) or ("username", "email").'
 MIN_REFUSAL_TIME = 0.05  # seconds
+
+
+def parse_login_fields(fields: Sequence[str]) -> tuple[str, ...]:
+    """Validates the setting `login_fields` and returns it as a tuple."""
+    names = tuple(as_texts(fields, "login_fields", LOGIN_FIELDS))
+    if not names or set(names) - {"username", "email"} or len(set(names)) < len(names):
+        raise ImproperlyConfigured(f"login_fields={names!r} is not known. {LOGIN_FIELDS}")
+    return names
 
 
 class ModelBackend(AuthenticationBackend):
@@ -39,10 +48,7 @@ class ModelBackend(AuthenticationBackend):
         require_instance(users, Users, "users", "Pass auth.users.")
         if throttle is not None:
             require_instance(throttle, LoginThrottle, "throttle", "Leave it out, or pass a LoginThrottle.")
-        fix = 'Pass ("username",), ("email",) or ("username", "email").'
-        login_fields = tuple(as_texts(login_fields, "login_fields", fix))
-        if not login_fields or set(login_fields) - {"username", "email"} or len(set(login_fields)) < len(login_fields):
-            raise ImproperlyConfigured(f"login_fields={login_fields!r} is not known. {fix}")
+        login_fields = parse_login_fields(login_fields)
         if "email" in login_fields:
             # An attacker takes the address of another user, who could not log in any more: two accounts have it.
             users.tables.require_unique_email()

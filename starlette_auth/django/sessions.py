@@ -35,6 +35,7 @@ from .signing import DjangoSigner
 
 logger = logging.getLogger("starlette_auth")
 SALT = "django.contrib.sessions.SessionStore"
+FIRST_KEY = "_auth_first_key"  # of this package: the entry that tells to which login a session in a cookie belongs
 #: Deletes a session from Django's cache, given its key. Called for each session that was changed or ended.
 InvalidateSession = Callable[[str], Awaitable[None]]
 
@@ -55,6 +56,10 @@ class DjangoSession(SessionBase):
         """With USE_TZ=False, `zone` is the project's TIME_ZONE, in which times are stored without an offset."""
         super().__init__(*data, **options)
         self.zone = zone
+
+    @property
+    def first_key(self) -> str | None:
+        return self.get(FIRST_KEY) or super().first_key
 
     def encode(self) -> str:
         check_keys(self)

@@ -17,7 +17,7 @@ from ..sessions.cookie import LIMIT, ROOM_FOR_NAME_AND_FLAGS
 from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord
 from ..sessions.store import SessionStore, cookie_value
-from .sessions import DjangoSession, django_record, require_django_options
+from .sessions import FIRST_KEY, DjangoSession, django_record, new_django_key, require_django_options
 from .signing import DjangoSigner
 
 logger = logging.getLogger("starlette_auth")
@@ -29,6 +29,12 @@ class DjangoCookieStore(SessionStore):
 
     The server cannot revoke a copied cookie; a password change invalidates it. If several requests change a session at
     the same time, the last response wins. `max_age` is SESSION_COOKIE_AGE, in seconds.
+
+    A request that was under way at the logout may set the cookie again: if it has changed the session, and in any case
+    with `save_every_request` (SESSION_SAVE_EVERY_REQUEST). Here this does not bring the login back: a session of a user
+    gets an entry with a random key when this package saves it, and a second cookie names the keys that ended in this
+    browser. Django does not read that cookie. In Django the login is back, and a login of Django whose session this
+    package has not saved yet has no such entry.
     """
 
     is_server_side = False
@@ -84,6 +90,8 @@ class DjangoCookieStore(SessionStore):
         return DjangoSession(clock=clock, zone=self._zone)
 
     async def save(self, session: SessionBase, max_age: int) -> str:
+        if session.user_id is not None:
+            session.setdefault(FIRST_KEY, new_django_key())
         data, text = session.encode(), self._signer.dumps(dict(session))
         if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
             raise SessionTooLarge(

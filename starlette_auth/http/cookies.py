@@ -98,6 +98,10 @@ class Cookie:
             return scope.get("scheme") in ("https", "wss")
         return self.secure(scope) if callable(self.secure) else self.secure
 
+    def is_of_this_host(self, scope: Scope) -> bool:
+        """Returns whether only this host can have set the cookie: over https, with the prefix `__Host-`."""
+        return self.is_secure(scope) and self.names[1].startswith("__Host-")
+
     @cached_property
     def names(self) -> tuple[str, str]:
         """The name of the cookie over http, and over https."""

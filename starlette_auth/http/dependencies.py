@@ -1,7 +1,7 @@
 """How FastAPI reads a guard as a dependency, and which parameters it must not fill from the request."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from starlette.requests import HTTPConnection
@@ -34,6 +34,20 @@ def mark_as_dependency(guard: Callable[..., Any]) -> None:
     FastAPI reads the signature of what a function wraps. It would call a function that is not async in a thread.
     """
     functools.update_wrapper(guard, _dependency, assigned=(), updated=())
+
+
+def dependencies_of(route: Any) -> Iterator[Any]:
+    """Yields the dependencies of a FastAPI route, in the order in which FastAPI calls them.
+
+    Each is an object of FastAPI's class Dependant, whose `call` is the function.
+    """
+    yield from _before(getattr(route, "dependant", None))
+
+
+def _before(dependant: Any) -> Iterator[Any]:
+    for dependency in getattr(dependant, "dependencies", ()):
+        yield from _before(dependency)
+        yield dependency
 
 
 def is_guard(function: Any) -> bool:

@@ -11,26 +11,39 @@ from ..core.functions import layers
 from .scope import route_path
 
 
+class Target(NamedTuple):
+    """What the routes call for a request: the endpoint, or None if it is unknown, and its route."""
+
+    endpoint: Any
+    route: Any
+
+
 def find_endpoint(app: Any, scope: Scope, *, any_method: bool = True) -> Any:
-    """Returns the endpoint that the routes behind `app` call for this request, or None if it is unknown.
+    """Returns the endpoint that the routes behind `app` call for this request, or None if it is unknown."""
+    return find_target(app, scope, any_method=any_method).endpoint
+
+
+def find_target(app: Any, scope: Scope, *, any_method: bool = True) -> Target:
+    """Returns the endpoint that the routes behind `app` call for this request, and its route.
 
     Starlette has no hook for this; therefore it matches the routes as Starlette's router does. `any_method=False`
     passes over routes that do not allow the method.
     """
+    route: Any = None
     route_scope: dict[str, Any] = {**scope, "endpoint": None}
     routes = routes_of(app)
     while routes:
-        matches = [(match, child, route) for route in _flat(routes) for match, child in [route.matches(route_scope)]]
+        matches = [(match, child, each) for each in _flat(routes) for match, child in [each.matches(route_scope)]]
         # Starlette takes the first full match, or else the first that differs only in the method.
         best = [candidate for candidate in matches if candidate[0] is Match.FULL] or [
             candidate for candidate in matches if candidate[0] is Match.PARTIAL and any_method
         ]
         if not best:
-            return None
+            return Target(None, None)
         _, child, route = best[0]
         route_scope.update(child)
         routes = routes_of(route) if getattr(route, "endpoint", None) is None else ()
-    return route_scope.get("endpoint")
+    return Target(route_scope.get("endpoint"), route)
 
 
 def routes_of(app: Any) -> Sequence[Any]:

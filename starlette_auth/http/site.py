@@ -73,7 +73,7 @@ class Site:
         """
         if scope.get("scheme") in ("https", "wss") or self.configured_cookie.is_secure(scope):
             return True
-        return self.origin.startswith("https:") and not _is_local(scope)
+        return self.origin.startswith("https:") and not is_local(scope)
 
     def is_own_request(self, conn: HTTPConnection) -> bool | None:
         """Returns whether a page of this site, or of a trusted origin, sent this; None if no header tells."""
@@ -146,7 +146,7 @@ def _always(scope: Scope) -> bool:
     return True
 
 
-def _is_local(scope: Scope) -> bool:
+def is_local(scope: Scope) -> bool:
     """Returns whether the request names a loopback host, or Starlette's "testserver", and came through no proxy."""
     hosts = []
     for name, value in scope["headers"]:

@@ -1,6 +1,7 @@
 """The middleware against cross-site request forgery."""
 
 import re
+from functools import cached_property
 from typing import Any
 
 from starlette.requests import HTTPConnection, Request
@@ -12,19 +13,17 @@ from ..authentication import LoginOptions, ask_login, login_options_of
 from ..context_processors import template_context
 from ..core.arguments import require_application, require_instance
 from ..core.exceptions import ImproperlyConfigured
-from ..core.translation import gettext
 from ..http.content import FORMS, content_type, is_utf8, sent_json
 from ..http.cookies import MAX_VALUES
-from ..http.endpoints import find_endpoint
+from ..http.endpoints import Target, find_target
 from ..http.problems import problem_response
 from ..http.scope import IDENTIFIED_BY, IS_STALE, SCOPE_KEY
 from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import HEADER
 from ..security.token_readers import form_reader
+from .csrf_reasons import Reason
 
 MISSING: Any = None
-#: What the log advises for a form without a token.
-HINT = " The form needs {{ csrf_input }}, and its Jinja2Templates context_processors=[auth_context]."
 FOR_VISITORS = "for_visitors"  # an attribute of endpoints that do not act for the logged-in user
 MAX_BODY = 1024 * 1024  # bytes that are searched for the token
 BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
@@ -61,6 +60,20 @@ class Body:
         return self.messages.pop(0) if self.messages else await self.receive()
 
 
+class Candidate:
+    """A request that is checked: its connection, its body and its endpoint, which is looked up once."""
+
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
+        self.app = app
+        self.scope = scope
+        self.conn = HTTPConnection(scope)
+        self.body = Body(receive)
+
+    @cached_property
+    def target(self) -> Target:
+        return find_target(self.app, self.scope)
+
+
 class CSRFMiddleware:
     """Rejects unsafe requests and WebSockets that come from another site.
 
@@ -93,35 +106,38 @@ class CSRFMiddleware:
             # A path that the other middlewares exclude has no user in whose name an attacker could act.
             await self.app(scope, receive, send)
             return
-        if scope.get("method") in SAFE_METHODS or not self.must_check(scope):
+        if scope.get("method") in SAFE_METHODS:
             await self.app(scope, receive, send)
             return
-        conn, body = HTTPConnection(scope), Body(receive)
-        reason = await self.check(conn, body)
+        candidate = Candidate(self.app, scope, receive)
+        if not self.must_check(candidate):
+            await self.app(scope, receive, send)
+            return
+        conn, body = candidate.conn, candidate.body
+        reason = await self.check(candidate)
         if reason is None:
             await self.app(scope, body.replay, send)
             return
-        options = self.login_options(conn, reason)
+        options = self.login_options(candidate, reason)
         if options is not None:
             request = Request(scope, body.replay)
             await ask_login(request, options)(scope, body.replay, send)
             return
-        hint = HINT if reason == missing_token_message() else ""
-        self.auth.security_log.refused(conn, f"CSRF: {reason}{hint}")
+        self.auth.security_log.refused(conn, f"CSRF: {reason.message}{reason.hint}")
         with self.auth.override_language(conn):
-            message = gettext(reason)
-            response = await rejection(self.auth, conn, message) if scope["type"] == "http" else None
+            message = reason.message
+            response = await rejection(self.auth, conn, reason) if scope["type"] == "http" else None
         if response is None:
             await send({"type": "websocket.close", "code": 1008, "reason": message})
         else:
             await response(scope, receive, send)
 
-    async def check(self, conn: HTTPConnection, body: Body) -> str | None:
-        """Returns why the request is rejected, in English for the log; None if it may pass."""
-        auth = self.auth
+    async def check(self, candidate: Candidate) -> Reason | None:
+        """Returns why the request is rejected; None if it may pass."""
+        auth, conn, body = self.auth, candidate.conn, candidate.body
         is_own = auth.site.is_own_request(conn)
         if is_own is False:
-            return cross_site_message()
+            return Reason.CROSS_SITE
         if is_own is True and auth.csrf != "strict":
             return None
         if conn.scope["type"] == "websocket":
@@ -129,49 +145,53 @@ class CSRFMiddleware:
             return None
         must_name_page = is_own is None and auth.csrf_tokens.need_origin and auth.site.is_https(conn.scope)
         if must_name_page and not referring_origin(conn):
-            return gettext(
-                "This request does not say which page sent it. Allow the browser to send the header Referer, or send the "
-                "header Origin."
-            )
+            return Reason.NO_PAGE
         token = conn.headers.get(HEADER) or await body.find_token(conn)
         if token is None:
-            return _missing_token(conn, body)
-        if auth.csrf_tokens.is_valid(conn, token, ended_keys=auth.cookie.values(conn.scope)[:MAX_VALUES]):
+            if sent_json(conn):
+                return Reason.NO_TOKEN_BESIDE_JSON
+            return Reason.TOKEN_BEHIND_FILE if body.is_too_long else Reason.NO_TOKEN
+        cookies = auth.cookie.values(conn.scope)[:MAX_VALUES]
+        if auth.csrf_tokens.is_valid(
+            conn, token, ended_keys=[key for key in map(auth.sessions.key_in, cookies) if key]
+        ):
             return None
-        return self.check_older(conn, token, is_own=is_own is True)
+        return self.check_older(candidate, token, is_own=is_own is True)
 
-    def check_older(self, conn: HTTPConnection, token: str, *, is_own: bool) -> str | None:
+    def check_older(self, candidate: Candidate, token: str, *, is_own: bool) -> Reason | None:
         """Checks a token that the current session rejects. Returns why the page rejects it, or None.
 
         The login page may be open in a second tab while the first tab logs in, and two tabs that open at once get
         different secrets. A page that does not act for the logged-in user accepts a token from before the login. For a
         token with another secret it shows the form again.
         """
-        if getattr(find_endpoint(self.app, conn.scope), FOR_VISITORS, False):
-            if self.auth.csrf_tokens.is_valid(conn, token, by_visitor=True):
+        if getattr(candidate.target.endpoint, FOR_VISITORS, False):
+            if self.auth.csrf_tokens.is_valid(candidate.conn, token, by_visitor=True):
                 return None
             if is_own:
-                conn.scope[IS_STALE] = True
+                candidate.scope[IS_STALE] = True
                 return None
-        return too_old_message()
+        return Reason.TOO_OLD
 
-    def login_options(self, conn: HTTPConnection, reason: str) -> LoginOptions | None:
+    def login_options(self, candidate: Candidate, reason: Reason) -> LoginOptions | None:
         """Returns how to ask for a login in place of a rejection; None if the request is to be rejected.
 
         The session of the visitor has ended, and with it the token of the form. The endpoint does not run, and the login
         keeps the fields that the endpoint names.
         """
-        if reason != too_old_message() or conn.user.is_authenticated or self.auth.site.is_own_request(conn) is not True:
+        conn = candidate.conn
+        is_own = self.auth.site.is_own_request(conn) is True
+        if reason is not Reason.TOO_OLD or conn.user.is_authenticated or not is_own:
             return None
-        options = login_options_of(find_endpoint(self.app, conn.scope), conn.scope["method"])
+        options = login_options_of(candidate.target, conn.scope["method"])
         return options if options.keep else None
 
-    def must_check(self, scope: Scope) -> bool:
+    def must_check(self, candidate: Candidate) -> bool:
         """Returns whether the request could be an attacker's, who acts through the browser of a visitor."""
-        conn = HTTPConnection(scope)
-        if not self.has_ambient_credentials(scope) and self.auth.site.is_own_request(conn) is not False:
+        conn = candidate.conn
+        if not self.has_ambient_credentials(candidate.scope) and self.auth.site.is_own_request(conn) is not False:
             return False
-        return not self.has_bearer_token(conn) and not self.is_exempt(scope)
+        return not self.has_bearer_token(conn) and not self.is_exempt(candidate)
 
     def has_bearer_token(self, conn: HTTPConnection) -> bool:
         """Returns whether the client itself sent a token (RFC 6750 §2.1).
@@ -184,10 +204,10 @@ class CSRFMiddleware:
         is_ambient = getattr(conn.scope.get(IDENTIFIED_BY), "ambient", False)
         return len(values) == 1 and BEARER.fullmatch(values[0].strip()) is not None and not is_ambient
 
-    def is_exempt(self, scope: Scope) -> bool:
+    def is_exempt(self, candidate: Candidate) -> bool:
         """Returns whether the endpoint, or its method of an HTTPEndpoint, is marked with `csrf_exempt`."""
-        endpoint = find_endpoint(self.app, scope)
-        method: Any = getattr(endpoint, scope.get("method", "").lower() or " ", None)
+        endpoint = candidate.target.endpoint
+        method: Any = getattr(endpoint, candidate.scope.get("method", "").lower() or " ", None)
         # Reads only the mark of the class itself: a subclass of an exempt class is not exempt.
         return any(getattr(part, "__dict__", {}).get("csrf_exempt") is True for part in (endpoint, method))
 
@@ -198,36 +218,13 @@ class CSRFMiddleware:
         return any(cookie.values(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
 
 
-def _missing_token(conn: HTTPConnection, body: Body) -> str:
-    if sent_json(conn):
-        return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
-    if body.is_too_long:
-        return gettext(
-            "The CSRF token of this form is missing, or stands behind a file. Put it in front of all other fields, or "
-            "send it in the header X-CSRFToken."
-        )
-    return missing_token_message()
-
-
-async def rejection(auth: Auth, conn: HTTPConnection, reason: str) -> Response:
+async def rejection(auth: Auth, conn: HTTPConnection, reason: Reason) -> Response:
     """Returns a response with status 403: the page "403_csrf.html", or a problem in JSON."""
     accept = conn.headers.get("accept", "")
     if "text/html" not in accept and (sent_json(conn) or "*/*" not in accept):
-        response: Response = problem_response(403, reason)
+        response: Response = problem_response(403, reason.message)
     else:
-        page = await auth.templates.render("403_csrf.html", {**template_context(auth, conn), "reason": reason})
+        page = await auth.templates.render("403_csrf.html", {**template_context(auth, conn), "reason": reason.message})
         response = HTMLResponse(page, 403)
     auth.add_security_headers(response)
     return response
-
-
-def missing_token_message() -> str:
-    return gettext("This form was sent without its token. Go back, load the page again, and send it once more.")
-
-
-def too_old_message() -> str:
-    return gettext("This form is too old. Go back, load the page again, and send it once more.")
-
-
-def cross_site_message() -> str:
-    return gettext("This request came from another site.")

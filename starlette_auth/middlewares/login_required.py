@@ -10,7 +10,7 @@ from ..auth import get_auth
 from ..authentication import LoginOptions, ask_login, login_options_of
 from ..core.arguments import require_application
 from ..core.exceptions import ImproperlyConfigured
-from ..http.endpoints import find_endpoint, is_public
+from ..http.endpoints import find_target, is_public
 from ..http.scope import GUARDS, is_below, parse_prefixes
 from ..http.urls import find_url_path, requested_path
 
@@ -19,7 +19,8 @@ class LoginRequiredMiddleware:
     """Requires a login for every endpoint that is not marked with `login_not_required` or in `exclude`.
 
     A request whose endpoint is unknown requires a login too, also a path without a route. The options of an endpoint
-    with `login_required(…)` or another decorator of this package apply, such as `login_url`.
+    with `login_required(…)` or another decorator of this package apply, such as `login_url`, also where the decorator is
+    a dependency of FastAPI. Of several, the first counts.
     """
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:
@@ -35,12 +36,12 @@ class LoginRequiredMiddleware:
             scope.setdefault(GUARDS, set()).add(_lets_in)
             await self.app(scope, receive, send)
             return
-        endpoint = find_endpoint(self.app, scope)
-        if is_public(endpoint):
+        target = find_target(self.app, scope)
+        if is_public(target.endpoint):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "Log in first."})
-        elif self._is_login_page(scope, options := login_options_of(endpoint, scope["method"])):
+        elif self._is_login_page(scope, options := login_options_of(target, scope["method"])):
             await self.app(scope, receive, send)
         else:
             await ask_login(Request(scope, receive), options)(scope, receive, send)

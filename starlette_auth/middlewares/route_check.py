@@ -8,7 +8,7 @@ from starlette.routing import WebSocketRoute
 
 from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import describe_function, find_decoration, layers
-from ..http.dependencies import is_guard
+from ..http.dependencies import dependencies_of, is_guard
 from ..http.endpoints import routes_of
 
 
@@ -82,8 +82,5 @@ def _calls_of(route: Any, path: str) -> Iterator[Call]:
     kind = "WebSocket" if isinstance(route, WebSocketRoute) else "GET" if "GET" in methods else "/".join(methods)
     name = f"{kind} {path or '/'}".strip()
     yield Call(name, route.endpoint, True)
-    dependencies = list(getattr(getattr(route, "dependant", None), "dependencies", ()))
-    while dependencies:
-        dependant = dependencies.pop()
-        yield Call(name, dependant.call, False, getattr(dependant, "own_oauth_scopes", None) or ())
-        dependencies += dependant.dependencies
+    for dependency in dependencies_of(route):
+        yield Call(name, dependency.call, False, getattr(dependency, "own_oauth_scopes", None) or ())

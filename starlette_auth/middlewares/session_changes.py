@@ -30,8 +30,8 @@ class SessionChanges(OpenConnection):
     is_answered = False  # the response of the application has begun, with the cookies of the session
     is_replaced = False  # an error response was sent; messages of the application are dropped
     set_cookie: tuple[bytes, bytes] | None = None  # the header that the response must get
-    ended_keys: list[str]  # of sessions that the application has ended
-    rivals: Sequence[str] = ()  # the keys of the sessions of a request that brought several
+    ended_keys: list[str | None]  # the first keys of sessions that the application has ended
+    rivals: Sequence[SessionBase] = ()  # the sessions of a request that brought several
 
     def __init__(
         self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
@@ -74,7 +74,7 @@ class SessionChanges(OpenConnection):
             self.had_key = True
             [(session, self.value)] = live.values()
             return session
-        self.value, self.rivals = None, tuple(live)
+        self.value, self.rivals = None, tuple(rival for rival, _ in live.values())
         if self.rivals or len(self.values) > MAX_VALUES:
             self.warn_about_cookies()
         return self.store.new_session(self.clock)
@@ -84,8 +84,7 @@ class SessionChanges(OpenConnection):
         if self.store.is_server_side:
             return await self.store.load(value)
         session = await self.store.load_used(value, self.cookie.for_use.values(self.scope)[:MAX_VALUES])
-        key = session.session_key
-        if self.ended_names and key is not None and _name_of(key) in self.ended_names:
+        if self.ended_names and session.session_key is not None and _name_of(session.first_key) in self.ended_names:
             return self.store.new_session(self.clock)
         return session
 
@@ -102,7 +101,7 @@ class SessionChanges(OpenConnection):
             names = [*map(_name_of, self.ended_keys), *self.ended_names]
             if session.session_key is not None:
                 # Two logins within one second have equal cookies in Django's format.
-                names = [name for name in names if name != _name_of(session.session_key)]
+                names = [name for name in names if name != _name_of(session.first_key)]
             if names != self.ended_names:
                 text = ".".join(names[:MAX_ENDED])
                 headers.append(self.cookie.for_ended.header(self.scope, text, self.cookie.for_ended.max_age))
@@ -186,6 +185,8 @@ class SessionChanges(OpenConnection):
                     # It could not be saved under its new key, so the row under the old key is kept.
                     session.keep_stored()
                 raise
+        elif not self.store.is_server_side and not session.modified and session.key_to_delete is None:
+            return  # the browser has the cookie of this session already
         elif not self.store.is_server_side or (session and session.session_key is None):
             raise RuntimeError(
                 "The response has begun, so the browser gets no further cookie, which this change of the session needs. "
@@ -221,12 +222,12 @@ class SessionChanges(OpenConnection):
         key, rivals = self.session.key_to_delete, self.rivals
         if key is not None and not self.session.is_only_resigned:
             await self.delete(key)
-            self.ended_keys += [key] if self.session.is_flushed else []
+            self.ended_keys += [self.session.ended_key] if self.session.is_flushed else []
             self.session.keep_stored()
         if rivals and (with_rivals or self.session.is_flushed):
-            self.rivals, self.ended_keys = (), [*self.ended_keys, *rivals]
+            self.rivals, self.ended_keys = (), [*self.ended_keys, *(rival.first_key for rival in rivals)]
             for rival in rivals:
-                await self.delete(rival)
+                await self.delete(str(rival.session_key))
 
     async def delete(self, key: str) -> None:
         # A closed browser or a timeout can cancel the request; the deletion still runs to completion.
@@ -236,7 +237,7 @@ class SessionChanges(OpenConnection):
     def report_late_changes(self) -> None:
         """Logs the entries that changed after the response began and are therefore not stored."""
         session = self.session
-        if not (session.accessed or session.has_new_key) or not self.is_answered or session.is_only_resigned:
+        if not self.is_answered or session.is_only_resigned:
             return
         names = session.unsaved_names()
         if names is not None or self.is_flushed_too_late:
@@ -259,8 +260,8 @@ class SessionChanges(OpenConnection):
         session.user_agent = conn.headers.get("user-agent", "")
 
 
-def _name_of(session_key: str) -> str:
-    return hash_key(session_key)[:NAME_LENGTH]
+def _name_of(first_key: str | None) -> str:
+    return hash_key(str(first_key))[:NAME_LENGTH]
 
 
 def list_names(names: Sequence[str] | None) -> str:

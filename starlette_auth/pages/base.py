@@ -17,7 +17,8 @@ from ..decorators import login_not_required
 from ..http.content import sent_json
 from ..http.mailed_secrets import HIDDEN, set_logged_path
 from ..http.problems import error_message, problem_response
-from ..middlewares.csrf import FOR_VISITORS, cross_site_message, rejection
+from ..middlewares.csrf import FOR_VISITORS, rejection
+from ..middlewares.csrf_reasons import Reason
 from ..users.models import User
 from .forms import Field, Form
 
@@ -40,7 +41,7 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
             try:
                 if auth.site.is_cross_site(request):
                     auth.security_log.refused(request, "CSRF: This request came from another site.")
-                    response = await rejection(auth, request, cross_site_message())
+                    response = await rejection(auth, request, Reason.CROSS_SITE)
                 else:
                     response = await view(auth, request)
             except HTTPException as error:

@@ -5,7 +5,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..auth import Auth
-from ..authentication import MAX_VISITS, SAVED_FORM, authenticate, complete_login, logout
+from ..authentication import MAX_VISITS, SAVED_FORM, ask_login_steps, authenticate, finish_login, logout
+from ..backends.session import require_session
 from ..core.exceptions import DoesNotExist, ValidationError
 from ..core.text import normalize_username
 from ..core.translation import gettext
@@ -14,7 +15,9 @@ from ..http.endpoints import required_scopes
 from ..http.problems import problem_response
 from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_path, requested_url
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
-from .base import render
+from ..security.stored_forms import find_form, store_form
+from ..users.models import User
+from .base import login_required_response, render
 from .forms import Field, Form
 
 
@@ -40,7 +43,7 @@ async def login_page(auth: Auth, request: Request) -> Response:
 
 
 async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> Response | None:
-    """Returns the redirect or the page of a saved form after a login; None for wrong data."""
+    """Returns the redirect, the page of a saved form, or the response of a login step; None for wrong data."""
     saved: Pairs = []
     if form.data["saved"]:  # checked before the login, which may give the browser a new secret
         saved = read_signed_form(auth.keys, _browser(auth, request), url or "", form.data["saved"])
@@ -48,13 +51,28 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
     user = await authenticate(request, **credentials)
     if user is None:
         return None
+    step = await ask_login_steps(auth, request, user)
+    if step is not None:
+        if saved:
+            await store_form(auth.tokens, require_session(request), user.identity, url or "", saved)
+        return step
     try:
-        response = await complete_login(request, user, url, remember=bool(form.data.get("remember")))
+        response = await finish_login(auth, request, user, url, remember=bool(form.data.get("remember")))
     except DoesNotExist:  # the user was deleted after the password was checked
         return None
-    if not saved or not request.user.is_authenticated:
+    if not saved:
         return response
     return await render(auth, request, "registration/saved_form.html", action=url, saved=saved)
+
+
+async def saved_form_page(auth: Auth, request: Request) -> Response:
+    """Shows the form that was stored while the login went on, to send it. Redirects if there is none."""
+    if not isinstance(request.user, User):
+        return login_required_response(request)
+    form = await find_form(auth.tokens, require_session(request), request.user.identity, is_waiting=False)
+    if form is None:
+        return RedirectResponse(auth.redirects.choose(request.scope, None), status_code=303)
+    return await render(auth, request, "registration/saved_form.html", action=form.action, saved=form.pairs)
 
 
 async def _login_to_send_form(auth: Auth, request: Request, form: Form, pairs: Pairs) -> Response:

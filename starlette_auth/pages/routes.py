@@ -9,7 +9,7 @@ from ..core.arguments import require_instance
 from ..core.templating import ASSETS
 from ..decorators import login_not_required
 from .base import Endpoint, account_page, template_page, visitor_page
-from .login import login_page, logout_page
+from .login import login_page, logout_page, saved_form_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
 from .reauthentication import reauthenticate
 
@@ -25,6 +25,7 @@ def routes(auth: Auth) -> list[BaseRoute]:
             name="login",
             methods=both,
         ),
+        Route("/login/form", account_page(saved_form_page), name="saved_form", methods=get),
         Route("/logout", account_page(logout_page), name="logout", methods=both),
         Route("/logged_out", template_page("logged_out"), name="logged_out", methods=get),
         Route("/reauthenticate", account_page(reauthenticate), name="reauthenticate", methods=both),

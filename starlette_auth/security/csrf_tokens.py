@@ -11,6 +11,7 @@ from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys, is_key
 from ..http.cookies import MAX_VALUES, Cookie
 from ..http.scope import NEW_CSRF_SECRET
+from ..http.site import is_local
 
 FIELD = "csrfmiddlewaretoken"  # Django's names
 HEADER = "x-csrftoken"
@@ -87,6 +88,16 @@ class CSRFTokens:
         There are several if an application on a parent domain has set a cookie of this name.
         """
         return [value for value in self.cookie.values(conn.scope)[:MAX_VALUES] if is_key(value)]
+
+    def own_secrets(self, conn: HTTPConnection) -> list[str]:
+        """Returns the secrets of this browser that no other host can have set.
+
+        An attacker on a sibling subdomain registers the address of a victim, and sets the cookie of the attacker's
+        browser in that of the victim, which would count as the browser of the registration. Therefore only a cookie
+        with the prefix `__Host-` counts. A loopback host has no siblings.
+        """
+        is_own = self.cookie.is_of_this_host(conn.scope) or is_local(conn.scope)
+        return self.browser_secrets(conn) if is_own else []
 
     def ensure_secret(self, conn: HTTPConnection) -> str:
         """Returns the secret of this browser, and sets a new one if it has none."""

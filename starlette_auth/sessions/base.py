@@ -57,6 +57,9 @@ class SessionBase(ExpiringSession):
     _touched = False
     _key_to_delete: str | None = None
     _next_key: str | None = None
+    _first_key: str | None = None
+    #: The first key of the session that `flush()` has ended.
+    ended_key: str | None = None
     _cycled_key: str | None = None
     _resigned: str | None = None
 
@@ -65,6 +68,7 @@ class SessionBase(ExpiringSession):
         data: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
         *,
         session_key: str | None = None,
+        first_key: str | None = None,
         record: SessionRecord | None = None,
         user_row: Row | None = None,
         clock: Clock = time.time,
@@ -72,7 +76,7 @@ class SessionBase(ExpiringSession):
         """`record` is the stored session record, `user_row` the user's row if the store loaded it as well."""
         super().__init__(data)
         self._clock = clock
-        self._session_key = session_key
+        self._session_key, self._first_key = session_key, first_key
         self.user_row = user_row
         if record is not None:
             self.record, self._saved = record, record.data
@@ -100,11 +104,6 @@ class SessionBase(ExpiringSession):
     def key_to_delete(self) -> str | None:
         """Returns the key of the stored session that the middleware must delete, if any."""
         return self._key_to_delete
-
-    @property
-    def has_new_key(self) -> bool:
-        """Returns whether a login, a logout or `cycle_key()` has requested a new session key."""
-        return self._touched or self._key_to_delete is not None
 
     def keep_stored(self) -> None:
         """Notes that the session under `key_to_delete` is deleted already, or must stay."""
@@ -253,17 +252,20 @@ class SessionBase(ExpiringSession):
 
         The stored session is deleted even if the request fails.
         """
+        self.ended_key = self.first_key or self.ended_key
         self.start_new()
         self.clear()
-        self._touched, self.is_flushed = False, True
+        self._touched, self.is_flushed, self._first_key = False, True, None
         self.limit = self.after_save = None
 
     def start_new(self) -> None:
         """Requests a new key and detaches the session from its stored record. The data stays.
 
         Called at login. An attacker who planted a session key in the browser would otherwise share the login
-        (session fixation).
+        (session fixation). If the user was logged in already, the first key stays: a logout under way at this moment
+        ends the session.
         """
+        self._first_key = self.first_key if self.user_id is not None else None
         self._discard_key()
         self._touched, self._cycled_key, self._resigned = True, None, None
         self._saved, self._loaded, self.record, self.user_row = EMPTY, None, None, None
@@ -273,6 +275,15 @@ class SessionBase(ExpiringSession):
     def stored_key(self) -> str | None:
         """Returns the key that must still exist in the store when this session is saved; None for a new session."""
         return self.session_key or self._cycled_key
+
+    @property
+    def first_key(self) -> str | None:
+        """Returns the key that a stored session had before any `cycle_key()`; None for a new session.
+
+        It tells which session a cookie belongs to, for stores that keep sessions in cookies. Other stores keep the
+        latest key only.
+        """
+        return self._first_key or self.stored_key
 
     @property
     def next_key(self) -> str:
@@ -300,6 +311,7 @@ class SessionBase(ExpiringSession):
         `saved` is this session's own data, `record` is the record that is stored now: it may also contain the changes
         of other requests.
         """
+        self._first_key = self.first_key or session_key
         if self._cycled_key is not None:
             self._key_to_delete = None  # the store has replaced the old key with the new one
         self._session_key, self.record, self._saved, self._loaded = session_key, record, saved, None

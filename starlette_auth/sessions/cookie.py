@@ -24,6 +24,7 @@ USE = "starlette_auth.sessions.use"
 NOTE = re.compile("([0-9]{1,12})-([0-9]{1,12})-([0-9a-f]{64})")  # last use, expiry (Unix time), and the signature
 LIMIT = 4096  # bytes of name, value and attributes that every browser stores for a cookie (RFC 6265 §6.1)
 ROOM_FOR_NAME_AND_FLAGS = 160  # bytes
+INVALID = (BadData, ValueError, TypeError)  # what an invalid cookie raises
 LIMIT_UNPACKED = 16 * 1024  # bytes
 
 
@@ -37,7 +38,8 @@ class CookieStore(SessionStore):
 
     A request that was under way at the logout must not set the cookie again. Therefore a request that only reads the
     session does not: the browser keeps the last use in a second cookie, which grants no access. A third cookie names
-    the sessions that ended in this browser, for late responses to requests that have changed one of them.
+    the sessions that ended in this browser, for late responses to requests that have changed one of them: the cookie
+    contains the first key of its session, which a new key does not change.
     """
 
     is_server_side = False
@@ -70,20 +72,32 @@ class CookieStore(SessionStore):
 
     async def load_used(self, cookie: str, notes: Sequence[str]) -> SessionBase:
         try:
-            record, is_old = self._decode_cookie(cookie)
+            record, first_key, is_old = self._decode_cookie(cookie)
         except BadSignature:  # another application set it, or its key was removed
             return SessionBase(clock=self._clock)
-        except (BadData, ValueError, TypeError):
+        except INVALID:
             logger.warning("A cookie with a valid signature does not contain a session and is ignored.")
             return SessionBase(clock=self._clock)
         for note in notes:
             record = self._last_used(record, cookie, note)
         if record.expires <= self._clock():
             return SessionBase(clock=self._clock)
-        session = SessionBase(decode(record.data), session_key=record.public_id, record=record, clock=self._clock)
+        session = SessionBase(
+            decode(record.data),
+            session_key=record.public_id,
+            first_key=first_key,
+            record=record,
+            clock=self._clock,
+        )
         if is_old:
             session.modified = True
         return session
+
+    def key_in(self, cookie: str) -> str:
+        try:
+            return self._decode_cookie(cookie)[0].public_id
+        except INVALID:
+            return ""
 
     def note_use(self, session: SessionBase, cookie: str) -> str:
         """Returns a note of the last use, after at least 5 % of the idle timeout.
@@ -122,7 +136,8 @@ class CookieStore(SessionStore):
             expires=now + time_to_keep(data, max_age),
         )
         times = [record.created, record.last_seen, record.expires]
-        text = _as_text(self._newest_signer.dumps([record.public_id, times, session]))
+        first_key = session.first_key or record.public_id
+        text = _as_text(self._newest_signer.dumps([record.public_id, times, session, first_key]))
         if len(text) > LIMIT - ROOM_FOR_NAME_AND_FLAGS:
             raise SessionTooLarge(
                 f"The session takes {len(text)} bytes as a cookie. Browsers keep {LIMIT} with name and attributes. "
@@ -134,16 +149,20 @@ class CookieStore(SessionStore):
     async def delete(self, session_key: str) -> None:
         """Does nothing: the server stores no session."""
 
-    def _decode_cookie(self, cookie: str) -> tuple[SessionRecord, bool]:
-        """Returns the record in a cookie, and whether an older secret key signed it."""
+    def _decode_cookie(self, cookie: str) -> tuple[SessionRecord, str, bool]:
+        """Returns the record in a cookie, its first key, and whether an older secret key signed it."""
         try:
             content, is_old = self._newest_signer.loads(cookie), False
         except BadSignature:
             content, is_old = self._any_signer.loads(cookie), True
-        key, (created, last_seen, expires), data = content
-        if not (isinstance(key, str) and isinstance(data, dict) and isinstance(created + last_seen + expires, int)):
+        key, (created, last_seen, expires), data, first_key = content
+        if not (
+            isinstance(key + first_key, str)
+            and isinstance(data, dict)
+            and isinstance(created + last_seen + expires, int)
+        ):
             raise ValueError("The cookie has a valid signature but does not contain a session.")
-        return SessionRecord(encode(data), key, user_in(data), created, last_seen, expires), is_old
+        return SessionRecord(encode(data), key, user_in(data), created, last_seen, expires), first_key, is_old
 
 
 def _signer(keys: Sequence[str], salt: str) -> URLSafeSerializer:

@@ -49,6 +49,13 @@ class SessionStore(abc.ABC):
         """
         return await self.load(cookie)
 
+    def key_in(self, cookie: str) -> str:
+        """Returns the session key in a cookie, also of a session that has ended; "" if the cookie is invalid.
+
+        A form may contain a CSRF token of that session. Stores on the server cannot check the key of an ended session.
+        """
+        return cookie
+
     def note_use(self, session: SessionBase, cookie: str) -> str:
         """Returns a note that the session of a cookie is in use now; "" if none is needed."""
         return ""

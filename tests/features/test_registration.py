@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,8 @@ from starlette.routing import Mount
 from starlette_auth import (
     AlreadyExists,
     Auth,
+    Cookie,
+    DjangoProject,
     ImproperlyConfigured,
     LoginRequiredMiddleware,
     Tables,
@@ -35,7 +38,18 @@ from starlette_auth.mail.messages import plain_text
 from starlette_auth.security.tokens import Tokens
 from starlette_auth.testing import CollectingMailer
 
-from ..conftest import PASSWORD, SECRET_KEY, all_of, client_of, installed, token_in, with_tables
+from ..conftest import (
+    PASSWORD,
+    SECRET_KEY,
+    all_of,
+    any_database,
+    client_of,
+    connected,
+    empty_database,
+    installed,
+    token_in,
+    with_tables,
+)
 from ..support.apps import make_app
 
 pytestmark = with_tables
@@ -44,6 +58,7 @@ SITE = "https://site.example"
 SAME = {"origin": SITE}
 DAY = 24 * 60 * 60
 GERMAN = Languages(["en", "de"])  # reads the catalog here, because reading it later would block the event loop
+CHOSEN = "Please enter the password that you chose when you registered."
 OTHER_PASSWORD = "eleven purple hats in a row"
 
 
@@ -733,7 +748,7 @@ async def test_an_attacker_cannot_get_an_account_with_the_address_of_another_use
         assert await here.mails() == []
         async with here.browser() as phone:
             page = await phone.get(link, follow_redirects=True)
-            assert "another browser" in page.text
+            assert CHOSEN in page.text
             wrong = await here.post(str(page.url), phone, password="a wrong passphrase")
             assert wrong.status_code == 422
             assert "This is not the password that you chose." in wrong.text
@@ -742,6 +757,47 @@ async def test_an_attacker_cannot_get_an_account_with_the_address_of_another_use
         assert ann.username == "ann"
         assert await here.auth.users.check_password(ann, PASSWORD)
         assert (await here.follow(link, attacker)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("options", "base_url", "is_asked"),
+    [
+        ({}, SITE, False),
+        ({}, "http://localhost:8000", False),
+        ({"base_url": "http://site.example"}, "http://site.example", True),
+        ({"cookie": Cookie(prefix=False)}, SITE, True),
+        ({"cookie": Cookie(domain="site.example")}, SITE, True),
+        ({"cookie": Cookie(path="/accounts")}, SITE, False),  # the cookie that counts has the path /
+        ({"django": DjangoProject(version="5.2"), "tables": None}, SITE, True),
+    ],
+    ids=["__Host-", "localhost", "http", "no prefix", "domain", "path", "django"],
+)
+@any_database
+async def test_a_cookie_that_another_host_may_have_set_does_not_stand_for_the_password(
+    tmp_path: Path, options: dict[str, Any], base_url: str, is_asked: bool
+) -> None:
+    """An attacker on a sibling subdomain sets the cookie of the attacker's browser in that of the victim."""
+    async with (
+        empty_database("sqlite", tmp_path) as url,
+        connected(url) as database,
+        site(database, **{"base_url": base_url, **options}) as here,
+        client_of(here.app, base_url=base_url) as attacker,
+        client_of(here.app, base_url=base_url) as victim,
+    ):
+        await attacker.get("/accounts/register")
+        headers, data = {"origin": base_url}, {"username": "mallory", "email": "ann@example.org"}
+        data |= {"password1": OTHER_PASSWORD, "password2": OTHER_PASSWORD}
+        assert (await attacker.post("/accounts/register", data=data, headers=headers)).status_code == 303
+        link = await here.link()
+        victim.cookies.update(attacker.cookies)
+        page = await victim.get(link, follow_redirects=True)
+        assert (CHOSEN in page.text) == is_asked
+        answer = await victim.post(page.url, data={"button": ""}, headers=headers)
+        assert answer.status_code == (422 if is_asked else 303)
+        if is_asked:
+            assert await here.auth.users.list_by_email("ann@example.org") == []
+            answer = await victim.post(page.url, data={"password": OTHER_PASSWORD}, headers=headers)
+            assert answer.status_code == 303
 
 
 async def test_an_attacker_with_an_account_cannot_get_the_address_of_another_user(database: Database) -> None:
@@ -764,7 +820,7 @@ async def test_repeated_registrations_by_an_attacker_do_not_replace_the_first(da
             await register(here, f"mallory{number}", password="a passphrase of mallory's own", client=attacker)
         link = links_in((await here.mails())[-1])[0]
         page = await here.client.get(link, follow_redirects=True)
-        assert "another browser" not in page.text
+        assert CHOSEN not in page.text
         assert (await here.post(str(page.url))).status_code == 303
         (ann,) = await here.auth.users.list_by_email("ann@example.org")
         assert ann.username == "ann"

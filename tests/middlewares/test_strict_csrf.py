@@ -1,6 +1,7 @@
 """`csrf="strict"`: large files, several tabs, and forms of a session that has ended."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from starlette_auth import Auth, EmailChange, Registration, csrf_input
-from starlette_auth.testing import CollectingMailer
+from starlette_auth import Auth, EmailChange, Registration, authenticate, complete_login, csrf_input
+from starlette_auth.testing import CollectingMailer, FrozenClock
 
-from ..conftest import PASSWORD, any_database, client_of, installed, post_login, token_in, with_tables
+from ..conftest import PASSWORD, any_database, client_of, installed, post_login, token_in, with_store, with_tables
 from ..support.apps import make_app
 
 pytestmark = [with_tables, any_database]
@@ -196,6 +197,21 @@ async def test_forms_of_a_user_become_void_with_a_login(client: httpx.AsyncClien
     assert (await client.post("/accounts/login", data={TOKEN: token}, headers=foreign)).status_code == 403
 
 
+async def test_a_form_that_is_too_old_is_matched_with_the_routes_once(auth: Auth) -> None:
+    matched: list[str] = []
+
+    class CountingRoute(Route):
+        def matches(self, scope: Any) -> Any:
+            matched.append(scope["path"])
+            return super().matches(scope)
+
+    async with client_of(make_app(auth, CountingRoute("/plain", upload, methods=["POST"])), headers=SITE) as client:
+        await client.get("/accounts/login")
+        matched.clear()
+        assert (await client.post("/plain", data={TOKEN: "x" * 86})).status_code == 403
+        assert matched == ["/plain"]
+
+
 async def test_the_form_of_a_session_that_has_ended_asks_for_a_login(auth: Auth, client: httpx.AsyncClient) -> None:
     await post_login(client)
     token = token_in((await client.get("/accounts/password_change")).text)
@@ -204,3 +220,63 @@ async def test_the_form_of_a_session_that_has_ended_asks_for_a_login(auth: Auth,
     await auth.user_sessions.revoke_all(ann)
     answer = await client.post("/members", data={TOKEN: token})
     assert (answer.status_code, answer.headers["location"]) == (303, "/accounts/login?next=%2Fmembers")
+
+
+async def enter(request: Request) -> Response:
+    """The application's own login page."""
+    if request.method == "POST":
+        data = await request.form()
+        user = await authenticate(request, username=data["username"], password=data["password"])
+        if user is not None:
+            return await complete_login(request, user)
+    page = f"<form method=post>{csrf_input(request)}</form>"
+    return HTMLResponse(page, 422 if request.method == "POST" else 200)
+
+
+async def end_by_time(auth: Auth, clock: FrozenClock, client: httpx.AsyncClient) -> None:
+    clock.tick(13 * 60 * 60)
+
+
+async def end_by_new_password(auth: Auth, clock: FrozenClock, client: httpx.AsyncClient) -> None:
+    ann = await auth.users.get_by_username("ann")
+    assert ann is not None
+    await auth.users.set_password(ann, PASSWORD)
+
+
+async def go_on(auth: Auth, clock: FrozenClock, client: httpx.AsyncClient) -> None:
+    await client.get("/remember?b=2")
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "cookie", "django sqlite", "django cookie"])
+@pytest.mark.parametrize(
+    ("before", "meanwhile"),
+    [
+        ("nothing", go_on),
+        ("visit", go_on),
+        ("login", end_by_time),
+        ("login", end_by_new_password),
+    ],
+)
+async def test_a_login_page_of_the_application_works_with_every_store(
+    kind: str, before: str, meanwhile: Any, tmp_path: Path
+) -> None:
+    """Also if the page was opened in a session that has ended since."""
+    clock = FrozenClock()
+    async with with_store(kind, tmp_path, clock, csrf="strict", login_url="/enter") as auth:
+        await auth.users.create_user("ann", password=PASSWORD)
+        app = app_of(auth, Route("/enter", enter, methods=["GET", "POST"]))
+        async with client_of(app, headers=SITE) as client:
+            if before == "login":
+                await post_login(client)
+            if before == "visit":
+                await client.get("/remember?a=1")
+            token = token_in((await client.get("/enter")).text)
+            await meanwhile(auth, clock, client)
+            data = {TOKEN: token, "username": "ann", "password": PASSWORD}
+            wrong = await client.post("/enter", data={**data, "password": "wrong"})
+            assert wrong.status_code == 422
+            data[TOKEN] = token_in(wrong.text)
+            assert (await client.post("/enter", data=data)).status_code == 303
+            assert (await client.get("/whoami")).json()["username"] == "ann"
+            assert (await client.post("/enter", data=data)).status_code == 403, "a token from before the login"
+            assert (await client.post("/enter", data={**data, TOKEN: "x" * 86})).status_code == 403

@@ -1,19 +1,22 @@
 """A form that is sent after the session ended: its named fields stay in the login page, and are sent after the login."""
 
 import re
+from collections.abc import AsyncIterator
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from databases import Database
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi import Form as FastAPIForm
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route, Router
 
 from starlette_auth import (
@@ -22,6 +25,7 @@ from starlette_auth import (
     ImproperlyConfigured,
     LoginRequiredMiddleware,
     User,
+    complete_login,
     csrf_exempt,
     fresh_login_required,
     login_required,
@@ -31,8 +35,19 @@ from starlette_auth import (
     user_passes_test,
 )
 from starlette_auth.authentication import LoginOptions
+from starlette_auth.testing import FrozenClock
 
-from ..conftest import PASSWORD, SECRET_KEY, any_database, client_of, installed, post_login, token_in, with_tables
+from ..conftest import (
+    PASSWORD,
+    SECRET_KEY,
+    any_database,
+    client_of,
+    installed,
+    post_login,
+    token_in,
+    with_store,
+    with_tables,
+)
 from ..support.apps import make_app
 
 pytestmark = [with_tables, any_database]
@@ -209,6 +224,32 @@ async def test_in_fastapi_the_fields_are_kept_by_decorators_and_dependencies(aut
             assert (await send_form(client, logged_in.text)).json() == {"title": "a", "text": "b"}
 
 
+@pytest.mark.parametrize("required", [False, True], ids=["without the middleware", "with the middleware"])
+async def test_a_dependency_keeps_the_fields_of_a_form_whose_token_is_too_old(
+    database: Database, required: bool
+) -> None:
+    async def endpoint(request: Request) -> Response:
+        return await save(request)
+
+    async with installed(database, csrf="strict") as auth:
+        ann = await auth.users.create_user("ann", password=PASSWORD)
+        app, router = FastAPI(middleware=middleware(auth)), APIRouter(dependencies=[Depends(login_required(keep=KEEP))])
+        router.add_api_route("/save", endpoint, methods=["POST"], response_model=None)
+        app.include_router(router)
+        app.mount("/accounts", Router(routes=routes(auth)))
+        if required:
+            app.user_middleware.append(Middleware(LoginRequiredMiddleware))
+        async with client_of(app, headers=SITE) as client:
+            await post_login(client)
+            token = token_in((await client.get("/accounts/password_change")).text)
+            await auth.user_sessions.revoke_all(ann)
+            client.cookies.delete(auth.cookie.name)
+            page = await client.post("/save", data={"csrfmiddlewaretoken": token, **FIELDS})
+            assert page.status_code == 403
+            logged_in = await log_in(client, page.text)
+            assert (await send_form(client, logged_in.text)).json() == KEPT
+
+
 async def test_a_form_that_cannot_be_kept_leads_back_to_its_page(auth: Auth) -> None:
     async with client_of(app_of(auth, ENDPOINTS["login"]), headers=SITE) as client:
         client.headers["referer"] = "http://testserver/write?draft=1"
@@ -279,14 +320,133 @@ async def test_another_user_sees_whose_login_sends_the_form(auth: Auth, ann: Use
         assert "é &#34;quoted&#34; &lt;b&gt;" in logged_in.text
 
 
-async def test_a_login_step_comes_before_the_form(auth: Auth, ann: User) -> None:
-    async def second_factor(request: Request, user: User) -> Response | None:
-        return PlainTextResponse("Enter your code.")
+def with_steps(auth: Auth, number: int) -> Starlette:
+    """Adds login steps, each with a page that asks for a code, and passes `next` on as a site would."""
 
-    auth.login_steps.append(second_factor)
-    async with client_of(app_of(auth, ENDPOINTS["login"]), headers=SITE) as client:
+    def make_step(name: str) -> Any:
+        async def step(request: Request, user: User) -> Response | None:
+            if name in request.session.get("passed", []):
+                return None
+            request.session.update({"pending_user": str(user.id)})
+            return RedirectResponse(f"/step/{name}", status_code=303)
+
+        return step
+
+    async def enter_code(request: Request) -> Response:
+        user = await auth.users.get(request.session["pending_user"])
+        if (await request.form())["code"] != "right" or user is None:
+            return PlainTextResponse("wrong", 422)
+        session: Any = request.session
+        session["passed"] = [*session.get("passed", []), request.path_params["name"]]
+        session.cycle_key()
+        return await complete_login(request, user)
+
+    auth.login_steps.extend(make_step(str(number)) for number in range(number))
+    page = Route("/step/{name}", enter_code, methods=["POST"])
+    return make_app(auth, Route("/save", ENDPOINTS["login"], methods=["POST"]), page)
+
+
+async def pass_steps(client: httpx.AsyncClient, answer: httpx.Response, number: int) -> httpx.Response:
+    """Enters a wrong and then the right code in each step."""
+    for name in range(number):
+        assert answer.headers["location"] == f"/step/{name}"
+        assert (await client.post(f"/step/{name}", data={"code": "wrong"})).status_code == 422
+        answer = await client.post(f"/step/{name}", data={"code": "right"})
+    return answer
+
+
+@pytest.fixture
+async def stepped(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Auth]:
+    async with with_store(request.param, tmp_path) as auth:
+        await auth.users.create_user("ann", password=PASSWORD)
+        yield auth
+
+
+@pytest.mark.parametrize("stepped", ["memory", "cookie", "sqlite", "django sqlite", "django cookie"], indirect=True)
+@pytest.mark.parametrize("number", [1, 3])
+async def test_the_fields_are_sent_after_any_number_of_login_steps(stepped: Auth, number: int) -> None:
+    async with client_of(with_steps(stepped, number), headers=SITE) as client:
+        page = await client.post("/save?a=1", data={**FIELDS, "text": "x" * 12_000})
+        wrong = await log_in(client, page.text, password="wrong")
+        answer = await pass_steps(client, await log_in(client, wrong.text), number)
+        assert answer.status_code == 303
+        page = await client.get(answer.headers["location"])
+        assert page.headers["cache-control"] == "no-store"
+        assert 'action="/save?a=1"' in page.text
+        assert "hunter2" not in page.text
+        assert (await client.get(answer.headers["location"])).text.count("x" * 12_000) == 2, "a reload shows it again"
+        assert (await send_form(client, page.text)).json() == [KEPT[0], ["text", "x" * 12_000], *KEPT[2:]]
+        assert (await client.get("/whoami")).json()["username"] == "ann"
+
+
+async def test_the_page_of_a_kept_form_shows_it_to_its_user_only(auth: Auth, ann: User) -> None:
+    await auth.users.create_user("ben", password=PASSWORD)
+    async with client_of(with_steps(auth, 1), headers=SITE) as client, client_of(make_app(auth)) as other:
         page = await client.post("/save", data=FIELDS)
-        assert (await log_in(client, page.text)).text == "Enter your code."
+        waiting = await log_in(client, page.text)
+        assert waiting.headers["location"] == "/step/0"
+        answer = await client.get("/accounts/login/form")
+        assert (answer.status_code, "/accounts/login?" in answer.headers["location"]) == (303, True)
+        answer = await pass_steps(client, await post_login(client, "ben", next="/members"), 1)
+        assert answer.headers["location"] == "/"
+        answer = await client.get("/accounts/login/form")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        auth.login_steps.clear()
+        other.headers.update(SITE)
+        await post_login(other)
+        assert (await other.get("/accounts/login/form")).headers["location"] == "/"
+
+
+async def test_a_kept_form_is_shown_once_and_forgotten_at_the_logout(auth: Auth, ann: User) -> None:
+    async with client_of(with_steps(auth, 1), headers=SITE) as client:
+        page = await client.post("/save", data=FIELDS)
+        answer = await pass_steps(client, await log_in(client, page.text), 1)
+        assert answer.headers["location"] == "/accounts/login/form"
+        again = await post_login(client, next="/members")
+        assert again.headers["location"] == "/members"
+        assert 'action="/save"' in (await client.get("/accounts/login/form")).text
+        await client.post("/accounts/logout")
+        assert (await pass_steps(client, await post_login(client), 1)).headers["location"] == "/"
+
+
+async def test_a_kept_form_waits_for_the_steps_of_a_login_for_one_hour(database: Database) -> None:
+    clock = FrozenClock()
+    async with installed(database, clock=clock) as auth:
+        await auth.users.create_user("ann", password=PASSWORD)
+        async with client_of(with_steps(auth, 1), headers=SITE) as client:
+            page = await client.post("/save", data=FIELDS)
+            answer = await log_in(client, page.text)
+            clock.tick(60 * 60)
+            assert (await pass_steps(client, answer, 1)).headers["location"] == "/"
+            await auth.clear_expired()
+            assert await auth.gateway.fetch_all(sa.select(auth.tables.token)) == []
+
+
+async def test_another_login_in_a_second_tab_passes_no_step_and_loses_no_form(auth: Auth, ann: User) -> None:
+    """The session of the browser belongs to another user when the login with the kept form asks for a code."""
+    await auth.users.create_user("ben", password=PASSWORD)
+    app = with_steps(auth, 1)
+    steps, auth.login_steps[:] = list(auth.login_steps), []
+    async with client_of(app, headers=SITE) as client:
+        page = await client.post("/save", data=FIELDS)
+        await post_login(client, "ben")
+        auth.login_steps.extend(steps)
+        answer = await log_in(client, page.text)
+        assert answer.headers["location"] == "/step/0"
+        assert (await client.get("/whoami")).json()["username"] == "ben"
+        assert (await client.get("/accounts/login/form")).headers["location"] == "/"
+        answer = await pass_steps(client, answer, 1)
+        assert (await client.get("/whoami")).json()["username"] == "ann"
+        page = await client.get(answer.headers["location"])
+        assert (await send_form(client, page.text)).json() == KEPT
+
+
+async def test_a_site_without_the_page_of_kept_forms_redirects_as_usual(auth: Auth, ann: User) -> None:
+    app = with_steps(auth, 1)
+    async with client_of(app, headers=SITE) as client:
+        answer = await log_in(client, (await client.post("/save", data=FIELDS)).text)
+        app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") == "/step/{name}"]
+        assert (await pass_steps(client, answer, 1)).headers["location"] == "/"
 
 
 def test_keep_is_a_list_of_names() -> None:

@@ -68,6 +68,10 @@ def late_app(auth: Auth, *, saved: bool) -> Any:
     async def background(request: Request) -> Response:
         return PlainTextResponse("", background=BackgroundTask(change, request.session, saved=saved))
 
+    async def by_scope(request: Request) -> Response:
+        """Does not use `request.session`, as a middleware below Starlette's classes."""
+        return PlainTextResponse("", background=BackgroundTask(change, request.scope["session"], saved=saved))
+
     app = FastAPI(middleware=middleware(auth), routes=make_app(auth).routes)
 
     async def dependency(request: Request) -> AsyncIterator[None]:
@@ -78,11 +82,11 @@ def late_app(auth: Auth, *, saved: bool) -> Any:
     async def after_yield(_: Annotated[None, Depends(dependency)]) -> str:
         return ""
 
-    app.routes.extend([Route("/stream", stream), Route("/background", background)])
+    app.routes.extend([Route("/stream", stream), Route("/background", background), Route("/scope", by_scope)])
     return app
 
 
-PLACES = ["/stream", "/background", "/yield"]
+PLACES = ["/stream", "/background", "/yield", "/scope"]
 
 
 @any_database
@@ -198,6 +202,31 @@ async def test_save_does_not_restore_a_session_that_has_ended(kind: Auth) -> Non
         finish.set()
         assert (await late).status_code == 400
         assert (await second.get("/members")).status_code == 303
+
+
+@any_database
+@stores("memory", *IN_COOKIE)
+async def test_save_after_the_response_began_does_nothing_if_nothing_changed(
+    kind: Auth, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A helper that saves in any case works in every store."""
+
+    async def save(session: Any) -> None:
+        await session.save()
+
+    async def read(request: Request) -> Response:
+        request.session.get("early")
+        return PlainTextResponse("", background=BackgroundTask(save, request.session))
+
+    async def write(request: Request) -> Response:
+        request.session["early"] = "2"
+        return PlainTextResponse("", background=BackgroundTask(save, request.session))
+
+    async with client_of(make_app(kind, Route("/read", read), Route("/write", write))) as client:
+        for path, stored in (("/read", {}), ("/write", {"early": "2"}), ("/read", {"early": "2"})):
+            assert (await client.get(path)).status_code == 200
+            assert (await client.get("/whoami")).json()["session"] == stored
+        assert caplog.records == []
 
 
 @any_database

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,25 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from starlette_auth import CookieStore
+from starlette_auth import Auth, CookieStore, DjangoProject, get_auth, login, update_session_auth_hash
+from starlette_auth.django.sessions import FIRST_KEY
+from starlette_auth.django.signed_cookies import COOKIE_SALT
+from starlette_auth.django.signing import DjangoSigner
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import PASSWORD, any_database, client_of, installed, name_of, post_login, with_store, with_tables
+from ..conftest import (
+    PASSWORD,
+    SECRET_KEY,
+    any_database,
+    client_of,
+    connected,
+    empty_database,
+    installed,
+    name_of,
+    post_login,
+    with_store,
+    with_tables,
+)
 from ..support.apps import make_app
 
 pytestmark = [with_tables, any_database]
@@ -26,15 +41,17 @@ STORES = ["cookie", "django cookie"]
 
 
 @asynccontextmanager
-async def under_way(client: httpx.AsyncClient, app: Any, path: str, action: Any) -> AsyncIterator[None]:
+async def under_way(
+    client: httpx.AsyncClient, app: Any, path: str, action: Any, user: str = "ann"
+) -> AsyncIterator[None]:
     """Sends a request in the same browser, whose endpoint runs `action` after the body of the context."""
     arrived, finish = asyncio.Event(), asyncio.Event()
 
     async def slow(request: Request) -> Response:
-        assert request.user.username == "ann"
+        assert request.user.username == user
         arrived.set()
         await finish.wait()
-        action(request.session)
+        await action(request)
         return PlainTextResponse("")
 
     app.router.routes.insert(0, Route(path, slow))
@@ -45,12 +62,37 @@ async def under_way(client: httpx.AsyncClient, app: Any, path: str, action: Any)
     assert (await late).status_code == 200
 
 
-def read(session: Any) -> None:
-    assert session.get("a") == "1"
+async def cycle(request: Request) -> None:
+    request.session.cycle_key()  # type: ignore[attr-defined]
 
 
-def write(session: Any) -> None:
-    session["b"] = 2
+async def cycle_and_save(request: Request) -> None:
+    for _ in range(2):
+        await cycle(request)
+        await request.session.save()  # type: ignore[attr-defined]
+
+
+async def change(request: Request) -> None:
+    request.session["b"] = 2
+
+
+async def only_read(request: Request) -> None:
+    assert request.session["a"] == "1"
+
+
+async def log_in_again(request: Request) -> None:
+    await login(request, request.user)
+
+
+async def keep_hash(request: Request) -> None:
+    update_session_auth_hash(request, request.user)
+
+
+async def confirm_password(request: Request) -> None:
+    get_auth(request).session_backend.renew_auth_time(request.session)  # type: ignore[arg-type]
+
+
+ACTIONS = [change, cycle, cycle_and_save, log_in_again, keep_hash, confirm_password]
 
 
 async def username(client: httpx.AsyncClient) -> str:
@@ -70,7 +112,7 @@ async def test_a_request_that_reads_the_session_does_not_set_its_cookie_again(
             await post_login(client)
             await client.get("/remember?a=1")
             clock.tick(passed)
-            async with under_way(client, app, "/slow", read):
+            async with under_way(client, app, "/slow", only_read):
                 response = await client.post("/accounts/logout", headers={"origin": "http://testserver"})
                 assert f"{auth.cookie.name}=; " in response.headers["set-cookie"]
             assert auth.cookie.name not in client.cookies
@@ -87,13 +129,95 @@ async def test_a_request_that_changes_the_session_does_not_bring_back_the_login(
             for number in range(7):  # more than the browser remembers
                 await post_login(client)
                 await client.get("/remember?a=1")
-                async with under_way(client, app, f"/slow{number}", write):
+                async with under_way(client, app, f"/slow{number}", change):
                     await client.get("/flush")
                 assert "session" in client.cookies
                 assert await username(client) == ""
                 assert (await client.get("/members")).status_code == 303
             await post_login(client)
             assert await username(client) == "ann"
+
+
+@asynccontextmanager
+async def site(kind: str, tmp_path: Path) -> AsyncIterator[Auth]:
+    """Yields an Auth with sessions in cookies and the user ann."""
+    project = DjangoProject(session_engine="signed_cookies", session_save_every_request=True)
+    async with AsyncExitStack() as stack:
+        if kind == "at each request":
+            url = await stack.enter_async_context(empty_database("sqlite", tmp_path))
+            database = await stack.enter_async_context(connected(url))
+            auth = await stack.enter_async_context(installed(database, django=project))
+        else:
+            auth = await stack.enter_async_context(with_store(kind, tmp_path))
+        await auth.users.create_user("ann", password=PASSWORD)
+        yield auth
+
+
+@pytest.mark.parametrize(
+    ("kind", "action"),
+    [(kind, action) for kind in (*STORES, "at each request") for action in ACTIONS] + [("at each request", only_read)],
+)
+async def test_no_request_under_way_at_the_logout_brings_back_the_login(kind: str, action: Any, tmp_path: Path) -> None:
+    async with site(kind, tmp_path) as auth:
+        app, name = make_app(auth), auth.cookie.name
+        async with client_of(app) as client:
+            for number in range(2):
+                await post_login(client)
+                await client.get("/remember?a=1")
+                await client.get("/remember?c=1")
+                async with under_way(client, app, f"/slow{number}", action):
+                    await client.get("/flush")
+                    assert name not in client.cookies
+                assert name in client.cookies
+                assert (await client.get("/whoami")).json() == {"username": "", "session": {}, "scopes": []}
+            await post_login(client)
+            assert await username(client) == "ann"
+
+
+async def test_a_visitor_whose_session_was_ended_gets_it_back_by_no_request(tmp_path: Path) -> None:
+    async with site("cookie", tmp_path) as auth:
+        app = make_app(auth)
+        async with client_of(app) as client:
+            for number, action in enumerate((change, cycle, cycle_and_save)):
+                await client.get("/remember?a=1")
+                async with under_way(client, app, f"/slow{number}", action, ""):
+                    await client.get("/flush")
+                assert (await client.get("/whoami")).json()["session"] == {}
+
+
+async def test_a_login_of_django_is_ended_for_requests_after_its_first_one_here(tmp_path: Path) -> None:
+    """Django's cookie names no session, so this package adds an entry when it saves the session."""
+    async with site("at each request", tmp_path) as auth:
+        app, name = make_app(auth), auth.cookie.name
+        async with client_of(app) as client:
+            await post_login(client)
+            await client.get("/remember?a=1")
+            signer = DjangoSigner([SECRET_KEY], COOKIE_SALT)
+            data = signer.loads(client.cookies[name], 60)
+            assert FIRST_KEY in data
+            django = {key: data[key] for key in ("_auth_user_id", "_auth_user_backend", "_auth_user_hash", "a")}
+            client.cookies.set(name, signer.dumps(django), domain="testserver.local")
+            assert await username(client) == "ann"
+            async with under_way(client, app, "/slow", only_read):
+                await client.get("/flush")
+            assert await username(client) == ""
+            await client.get("/remember?a=1")
+            assert FIRST_KEY not in signer.loads(client.cookies[name], 60), "visitors need none"
+
+
+async def test_a_new_login_during_the_logout_of_another_user_counts(tmp_path: Path) -> None:
+    async with site("cookie", tmp_path) as auth:
+        ben = await auth.users.create_user("ben", password=PASSWORD)
+
+        async def log_in_ben(request: Request) -> None:
+            await login(request, ben)
+
+        app = make_app(auth)
+        async with client_of(app) as client:
+            await post_login(client)
+            async with under_way(client, app, "/slow", log_in_ben):
+                await client.get("/flush")
+            assert await username(client) == "ben"
 
 
 async def test_a_cookie_that_is_signed_again_at_the_logout_does_not_bring_back_the_login(database: Database) -> None:
@@ -108,7 +232,7 @@ async def test_a_cookie_that_is_signed_again_at_the_logout_does_not_bring_back_t
         app = make_app(auth)
         async with client_of(app) as client:
             client.cookies.set("session", cookie, domain="testserver.local")
-            async with under_way(client, app, "/slow", read):
+            async with under_way(client, app, "/slow", only_read):
                 await client.get("/flush")
             assert await username(client) == ""
 
