@@ -82,7 +82,7 @@ def name_taken(name: str) -> CommandError:
 
 
 def find_user(auth: Auth, name: str) -> User | None:
-    """Returns the user with this username. It has an event loop of its own, in which no prompt waits."""
+    """Returns the user with this username. Runs an event loop for the look-up only: Ctrl-C interrupts no prompt in one."""
 
     async def find() -> User | None:
         await connect(auth.database)
