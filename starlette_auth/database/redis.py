@@ -59,7 +59,7 @@ class RedisClients:
         self._servers = self._servers_of(url)
         self.is_cluster = self._servers.kind == "cluster"
         self._is_single = self._given is None and not self._servers.kind
-        errors = (self._errors.ConnectionError, OSError)
+        errors: tuple[Any, ...] = (self._errors.ConnectionError, OSError)
         if not self._is_single:
             errors += (self._errors.TimeoutError,)  # another server may have replaced the silent one
         reply_timeout = timeout if self._is_single else min(timeout, FAILOVER_TIMEOUT)

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from databases import Database
@@ -72,7 +73,9 @@ async def test_a_shorter_limit_for_redis_is_a_part_of_the_url(tmp_path: Path) ->
     ["postgresql://postgres@127.0.0.1:{}/site", "mysql+asyncmy://root@127.0.0.1:{}/site"],
 )
 async def test_a_silent_database_is_noticed_at_the_start(url: str) -> None:
-    options = {"timeout": 1, "command_timeout": 1} if "postgresql" in url else {"connect_timeout": 1, "read_timeout": 1}
+    options: dict[str, Any] = (
+        {"timeout": 1, "command_timeout": 1} if "postgresql" in url else {"connect_timeout": 1, "read_timeout": 1}
+    )
     async with silent_server() as port:
         database = Database(url.format(port), **options)
         Auth(database, secret_key=SECRET_KEY)
