@@ -182,7 +182,7 @@ def user_passes_test(
     The test may be async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`. The options are those of
     `login_required`.
     """
-    if not callable(test) or isinstance(test, type) or is_guard(test):
+    if not callable(test) or (isinstance(test, type) and test is not bool) or is_guard(test):
         raise ImproperlyConfigured(
             f"{describe(test)} is not a test of a user. Pass a function, as in user_passes_test(lambda user: user.is_staff)."
         )

@@ -37,8 +37,9 @@ class RedisClients:
     client belongs to the application, which closes it, and to one event loop.
 
     `timeout` limits the time to connect, and the time to wait for each reply, in seconds. `retries` is the number of
-    further attempts after a connection error; together they take at most half a second. Given clients have their own
-    settings; each of their commands ends after `timeout` and one second.
+    further attempts after a connection error; together they take at most half a second. A command to a single Redis is
+    not repeated after `timeout`: visitors would wait several times as long, and Redis may still execute the first one.
+    Given clients have their own settings; each of their commands ends after `timeout` and one second.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class RedisClients:
         self._servers = self._servers_of(url)
         self.is_cluster = self._servers.kind == "cluster"
         self._is_single = self._given is None and not self._servers.kind
-        errors = (self._errors.ConnectionError, self._errors.TimeoutError, OSError)
+        errors: tuple[Any, ...] = (self._errors.ConnectionError, OSError)
+        if not self._is_single:
+            errors += (self._errors.TimeoutError,)  # another server may have replaced the silent one
         reply_timeout = timeout if self._is_single else min(timeout, FAILOVER_TIMEOUT)
         self._options = {
             "decode_responses": True,

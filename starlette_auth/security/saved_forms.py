@@ -6,7 +6,8 @@ from collections.abc import Collection
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 
-from ..core.arguments import as_texts
+from ..core.arguments import as_list
+from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys
 from ..core.translation import gettext
 from ..http.content import read_fields
@@ -18,7 +19,10 @@ PURPOSE = "starlette_auth.saved"
 
 def parse_keep(keep: Collection[str]) -> frozenset[str]:
     """Validates the argument `keep` of a decorator."""
-    return frozenset(as_texts(keep, "keep", 'Name the fields, as in keep=("title", "text").'))
+    names = as_list(keep, "keep", fix := 'Pass keep=("title", "text").')
+    if not all(isinstance(name, str) for name in names):
+        raise ImproperlyConfigured(f"keep is a list of field names. {fix}")
+    return frozenset(names)
 
 
 async def read_form(conn: HTTPConnection, keep: Collection[str]) -> Pairs:

@@ -232,7 +232,7 @@ async def test_an_attribute_without_a_verbose_name_is_called_by_its_own() -> Non
         "bletchley", [UserAttributeSimilarityValidator(["town"])], person(town="Bletchley")
     )
     assert [error.message for error in errors] == ["The password is too similar to the town."]
-    with pytest.raises(ImproperlyConfigured, match="Pass a larger one"):
+    with pytest.raises(ImproperlyConfigured, match="Pass another one"):
         UserAttributeSimilarityValidator(max_similarity=0.05)
 
 
