@@ -72,7 +72,7 @@ def system_user() -> str:
 
 def _free_name(auth: Auth, name: str) -> str:
     name = _checked_name(auth, name)
-    if find_user(auth, name) is not None:
+    if look_up(auth, name) is not None:
         raise name_taken(name)
     return name
 
@@ -81,14 +81,19 @@ def name_taken(name: str) -> CommandError:
     return CommandError(f"A user named {name!r} exists already. Choose another name, or use changepassword.")
 
 
-def find_user(auth: Auth, name: str) -> User | None:
-    """Returns the user with this username. Runs an event loop for the look-up only: Ctrl-C interrupts no prompt in one."""
+async def find_user(auth: Auth, name: str) -> User | None:
+    """Returns the user whom the login page finds by this name; otherwise the user with exactly this name."""
+    user: User | None = await auth.users.get_by_username(normalize_username(name))
+    return user if user is not None else await auth.users.get_by_username(name)
+
+
+def look_up(auth: Auth, name: str) -> User | None:
+    """Returns what `find_user` returns. Runs an event loop for the look-up only: Ctrl-C interrupts no prompt in one."""
 
     async def find() -> User | None:
         await connect(auth.database)
         try:
-            user: User | None = await auth.users.get_by_username(name)
-            return user
+            return await find_user(auth, name)
         finally:
             await auth.gateway.close()
             await auth.database.disconnect()
@@ -133,7 +138,7 @@ def ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
         options.username = system_user()
     if not options.username:
         raise CommandError("The operating system does not tell who you are. Pass the username.")
-    user = find_user(auth, normalize_username(options.username))
+    user = look_up(auth, options.username)
     if user is None:
         raise no_user(options.username)
     options.password = _new_password(auth, user, options, may_ask=True, attempts=ATTEMPTS)

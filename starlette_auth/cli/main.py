@@ -19,6 +19,7 @@ from .accounts import (
     ask_for_password,
     ask_for_superuser,
     check_password,
+    find_user,
     name_taken,
     no_user,
 )
@@ -223,14 +224,8 @@ async def _sendreset(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _find_users(auth: Auth, name: str) -> list[User]:
     """Returns the user with this username, or else the users with this e-mail address."""
-    user = await _find_user(auth, name)
+    user = await find_user(auth, name)
     return [user] if user is not None else await auth.users.list_by_email(normalize_username(name))
-
-
-async def _find_user(auth: Auth, name: str) -> User | None:
-    """Returns the user whom the login page finds by this name; otherwise the user with exactly this name."""
-    user: User | None = await auth.users.get_by_username(normalize_username(name))
-    return user if user is not None else await auth.users.get_by_username(name)
 
 
 async def _clearsessions(auth: Auth, options: argparse.Namespace) -> None:
@@ -298,7 +293,7 @@ async def _revoke_sessions(auth: Auth, options: argparse.Namespace) -> None:
 
 
 async def _user(auth: Auth, options: argparse.Namespace) -> User:
-    user = await _find_user(auth, options.username)
+    user = await find_user(auth, options.username)
     if user is None:
         raise no_user(options.username)
     return user
