@@ -87,6 +87,7 @@ async def _migration_lock(gateway: Gateway) -> AsyncIterator[None]:
         yield
     finally:
         if gateway.dialect in RELEASE_LOCK:
+            gateway.allow_cleanup()
             with contextlib.suppress(Exception):  # the server releases the lock of a lost connection automatically
                 await gateway.fetch_all(sa.text(RELEASE_LOCK[gateway.dialect]).columns(sa.column("released")))
 

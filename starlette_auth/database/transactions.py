@@ -206,6 +206,10 @@ class Transactions(CommitHooks):
                 return
         self._lost.add(asyncio.current_task())
 
+    def allow_cleanup(self) -> None:
+        """Lets this task run statements in its failed transaction, which is going to be rolled back."""
+        self._aborted.pop(asyncio.current_task(), None)
+
     def _require_transaction(self, connection: Connection) -> None:
         """Raises an exception if an earlier statement of the transaction or savepoint of this task has failed."""
         if not self._aborted:
