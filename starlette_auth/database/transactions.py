@@ -212,7 +212,7 @@ class Transactions(CommitHooks):
 
     def _require_transaction(self, connection: Connection) -> None:
         """Raises an exception if an earlier statement of the transaction or savepoint of this task has failed."""
-        if not self._aborted:
+        if not (self._aborted or self._lost):
             return
         task = asyncio.current_task()
         if task in self._lost:

@@ -244,7 +244,10 @@ class Registration(Feature):
 
     def _is_same_browser(self, request: Request, token: Token) -> bool:
         """Returns whether the account was surely requested in this browser."""
-        known, verify = self.auth.csrf_tokens.own_secrets(request), self.auth.keys.verify
+        known, verify = (
+            self.auth.csrf_tokens.own_secrets(request, is_local=self.auth.site.is_local(request.scope)),
+            self.auth.keys.verify,
+        )
         return any(verify(BROWSER, secret, str(token.data["browser"])) is not None for secret in known)
 
     async def _pending_tokens(self, token: Token) -> list[Token]:

@@ -108,6 +108,15 @@ class Site:
         """Returns whether another site sent a WebSocket, or a request with an unsafe method (RFC 9110 §9.2.1)."""
         return conn.scope.get("method") not in SAFE_METHODS and self.is_own_request(conn) is False
 
+    def is_local(self, scope: Scope) -> bool:
+        """Returns whether the site is on a loopback host.
+
+        nginx sends the loopback address of the application as `Host`, without a forwarding header, unless it is told
+        otherwise. Therefore `base_url` must not name another host.
+        """
+        host = urlsplit(self.base_url).netloc if self.base_url else None
+        return is_local(scope) and (host is None or LOCAL_HOST.fullmatch(host.encode()) is not None)
+
     def _is_trusted(self, origin: str, scope: Scope) -> bool:
         if origin in self.trusted_origins:
             return True

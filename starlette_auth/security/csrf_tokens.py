@@ -11,7 +11,6 @@ from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys, is_key
 from ..http.cookies import MAX_VALUES, Cookie
 from ..http.scope import NEW_CSRF_SECRET
-from ..http.site import is_local
 
 FIELD = "csrfmiddlewaretoken"  # Django's names
 HEADER = "x-csrftoken"
@@ -89,14 +88,14 @@ class CSRFTokens:
         """
         return [value for value in self.cookie.values(conn.scope)[:MAX_VALUES] if is_key(value)]
 
-    def own_secrets(self, conn: HTTPConnection) -> list[str]:
+    def own_secrets(self, conn: HTTPConnection, *, is_local: bool) -> list[str]:
         """Returns the secrets of this browser that no other host can have set.
 
         An attacker on a sibling subdomain registers the address of a victim, and sets the cookie of the attacker's
         browser in that of the victim, which would count as the browser of the registration. Therefore only a cookie
-        with the prefix `__Host-` counts. A loopback host has no siblings.
+        with the prefix `__Host-` counts. A loopback host has no siblings: `is_local` tells whether the site is on one.
         """
-        is_own = self.cookie.is_of_this_host(conn.scope) or is_local(conn.scope)
+        is_own = self.cookie.is_of_this_host(conn.scope) or is_local
         return self.browser_secrets(conn) if is_own else []
 
     def ensure_secret(self, conn: HTTPConnection) -> str:
@@ -108,7 +107,7 @@ class CSRFTokens:
 
 
 def _has_stored_session(conn: HTTPConnection) -> bool:
-    return getattr(conn.scope.get("session"), "session_key", None) is not None
+    return getattr(conn.scope.get("session"), "stored_key", None) is not None
 
 
 def _session_key(conn: HTTPConnection) -> str:
