@@ -261,6 +261,7 @@ class SessionChanges(OpenConnection):
 
 
 def _name_of(first_key: str | None) -> str:
+    """Returns the name of a session in the cookie of ended sessions: the start of the hash of its first key."""
     return hash_key(str(first_key))[:NAME_LENGTH]
 
 
