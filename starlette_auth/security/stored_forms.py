@@ -24,7 +24,9 @@ class StoredForm:
 
 
 async def store_form(tokens: Tokens, session: Session, user_id: str, action: str, pairs: Pairs) -> None:
-    """Stores a form in the database for one hour, and the hash of its token in the session.
+    """Stores a form in the database, and the hash of its token in the session.
+
+    The form is valid for one hour; `auth.clear_expired()` deletes its row after that.
 
     The pages of login steps belong to the application and do not pass the fields on, and a session in a cookie is too
     small for them. An attacker sends many forms, which would fill the database. Therefore the caller stores a form only
