@@ -63,9 +63,10 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
 async def complete_login(request: Request, user: User, next: str | None = None, *, remember: bool = False) -> Response:
     """Logs in a user who has proved who they are, and returns the redirect to `next`. Every login page ends here.
 
-    Each of `auth.login_steps` may return another response first. `next` is followed when it is safe, unless a form
-    waits for the login, whose fields the login page has kept: then the redirect leads to it. Raises
-    TooManySessions (403) where `Auth(max_sessions=…)` leaves no room, and PermissionDenied as `login` does.
+    Each of `auth.login_steps` may return another response first. The redirect leads to `next` if it is safe. If the
+    login page kept the fields of a form before the login steps, the redirect leads to the page `saved_form`, which
+    shows them. Raises TooManySessions (403) where `Auth(max_sessions=…)` leaves no room, and PermissionDenied as
+    `login` does.
     """
     auth = get_auth(request)
     response = await ask_login_steps(auth, request, user)
@@ -73,7 +74,10 @@ async def complete_login(request: Request, user: User, next: str | None = None, 
 
 
 async def ask_login_steps(auth: Auth, request: Request, user: User) -> Response | None:
-    """Returns the response of the first login step that the user has not passed; None if there is none."""
+    """Returns the response of the first pending login step, or None if all are passed.
+
+    Raises PermissionDenied for a request from another site.
+    """
     _refuse_cross_site(auth, request)
     for step in auth.login_steps:
         response = await step(request, user)
@@ -83,7 +87,10 @@ async def ask_login_steps(auth: Auth, request: Request, user: User) -> Response 
 
 
 async def finish_login(auth: Auth, request: Request, user: User, next: str | None, *, remember: bool) -> Response:
-    """Logs in a user who has passed the login steps. Redirects to `next`, or to a form that waited for the login."""
+    """Logs in a user who has passed the login steps, and returns the redirect.
+
+    It leads to `next` if that is safe, or to the page `saved_form` if a form was stored before the login steps.
+    """
     session = require_session(request)
     form = await find_form(auth.tokens, session, user.identity, is_waiting=True)
     auth.csrf_tokens.rotate(request)
@@ -91,7 +98,7 @@ async def finish_login(auth: Auth, request: Request, user: User, next: str | Non
     url = find_url_path(request.scope, "saved_form") if form is not None else None
     if form is None or url is None:
         return RedirectResponse(auth.redirects.choose(request.scope, next), status_code=303)
-    mark_as_shown(session, form)  # after the login, which deletes the data of another user
+    mark_as_shown(session, form)  # only now: the login has deleted the session data of another user
     return RedirectResponse(url, status_code=303)
 
 

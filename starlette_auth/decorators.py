@@ -179,8 +179,8 @@ def user_passes_test(
 ) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
-    The test may be async. In FastAPI it is a dependency: `Depends(user_passes_test(test))`. The options are those of
-    `login_required`.
+    The test may be async; an endpoint that is not async waits for it in its worker thread. In FastAPI it is a
+    dependency: `Depends(user_passes_test(test))`. The options are those of `login_required`.
     """
     if not callable(test) or (isinstance(test, type) and test is not bool) or is_guard(test):
         raise ImproperlyConfigured(

@@ -24,7 +24,7 @@ from starlette_auth import (
 
 from .conftest import SECRET_KEY
 
-#: Rows and events, which the package makes itself, and functions that take a request and not a setting.
+#: Classes whose objects the package creates itself, and functions that take a request instead of settings.
 NOT_SETTINGS = {
     *("ContentType", "Group", "Permission", "AnonymousUser", "User", "SessionBase", "Gateway", "ValidationError"),
     *("auth_context", "authenticate", "complete_login", "csrf_exempt", "csrf_input", "csrf_token", "get_auth", "login"),
@@ -40,7 +40,7 @@ def make_auth() -> Auth:
 
 
 def right_values(auth: Auth, owner: str) -> dict[str, Any]:
-    """Returns right values for the required parameters, by their names."""
+    """Returns a valid value for each required parameter, by its name."""
     store = DatabaseStore(auth.database) if owner == "CachedStore" else MemoryStore()
     return {
         "absolute": 60,
@@ -104,7 +104,7 @@ def hints_of(constructor: Any) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Returns whether a value may be of the type of an annotation."""
+    """Returns whether a value has the type of an annotation."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any or hint is object or isinstance(hint, typing.TypeVar):
         return True
@@ -149,8 +149,8 @@ def test_an_argument_of_a_wrong_type_is_refused(name: str) -> None:
     }
     required |= {"store": right["store"]} if "store" in hints else {}
     required |= {"auth": right["auth"]} if "auth" in hints else {}
-    for parameter in [each for each in parameters if (name, each.name) not in ANY]:
-        for value in WRONG:
+    for parameter in parameters:
+        for value in WRONG if (name, parameter.name) not in ANY else ():
             is_right = fits(value, hints.get(parameter.name, Any))
             call = f"{name}({parameter.name}={value!r})"
             try:

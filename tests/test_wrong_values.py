@@ -1,4 +1,4 @@
-"""Tests of wrong values for every public method: each is refused with the fix, and changes nothing."""
+"""Tests of wrong values for every public method: each raises an error with the fix, and changes nothing."""
 
 import inspect
 import traceback
@@ -28,7 +28,7 @@ pytestmark = with_tables
 PACKAGE = str(Path(starlette_auth.__file__).parent)
 SINGLE = ("auth", "session")
 OWNERS = ["auth", "users", "user_sessions", "session"]
-#: Methods that the parts of this package call, and applications do not.
+#: Methods that only this package calls.
 INTERNAL = {
     "auth": {"authenticate", "close", "override_language", "add_security_headers", "find_url", "url_for"},
     "users": {"attach", "columns", "from_row", "get_row", "parse_id"},
@@ -39,15 +39,15 @@ INTERNAL = {
     },
 }
 WRONG: list[Any] = [None, 5, "", b"", []]
-#: Parameters that take any value, or that an application does not pass.
+#: Parameters that accept any value, or that applications do not pass.
 ANY = {"obj", "normalize", "by_reset", "include_superusers", "progress", "app", "default", "is_active", "batch"}
-#: Methods that answer a question about any value, by None, False or an empty list.
+#: Methods that accept any value, and return None, False or an empty list for a wrong one.
 ANSWERS = {
     *("users.get", "users.get_by_username", "users.get_by_email", "users.list_by_email", "users.has_username"),
     *("users.has_usable_password", "users.check_password", "auth.has_perm"),
 }
 NO_ROW = ("a visitor", "a user who is not stored", "a deleted user")
-#: Values of the wrong type that a parameter takes all the same, and what they mean there.
+#: Values of `WRONG` and users without a row (`NO_ROW`) that a parameter accepts.
 MEANINGS: dict[tuple[str, str], list[Any]] = {
     ("auth.validate_password", "user"): [None, *NO_ROW],
     ("users.get_groups", "user"): ["a visitor", "a deleted user"],
@@ -84,7 +84,7 @@ EXTRA = {"update": {"first_name": "Ann"}}  # fields without which a method does 
 
 
 class Site:
-    """An installation with one user, and right values for the parameters of its methods, by their names."""
+    """An installation with one user, and a valid value for each parameter of its methods, by its name."""
 
     def __init__(self, auth: Auth, ann: User, deleted: User, group: Group, perm: Permission) -> None:
         self.auth = auth
@@ -123,7 +123,7 @@ class Site:
         return {"auth": self.auth, "session": SessionBase()}[name] if name in SINGLE else getattr(self.auth, name)
 
     def calls(self, owner: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Yields each public method and parameter, with right values for the other parameters."""
+        """Yields each public method and parameter, with valid values for the other parameters."""
         for name, method in inspect.getmembers(type(self.owner(owner)), callable):
             if name.startswith("_") or name in INTERNAL[owner]:
                 continue
@@ -169,7 +169,7 @@ def str_or_repr(value: Any) -> str:
 
 
 def is_clear(error: BaseException) -> bool:
-    """Returns whether this package raised an exception on purpose: its message is sentences."""
+    """Returns whether this package raised the exception deliberately, with a message of whole sentences."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     is_of_ours = frame.f_code.co_filename.startswith(PACKAGE)
     kinds = (StarletteAuthError, ValueError, TypeError, NotImplementedError)
@@ -184,7 +184,7 @@ async def call(method: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
 
 async def outcome(site: Site, owner: str, name: str, arguments: dict[str, Any], *, may_return: bool) -> str:
-    """Returns what is wrong with the result of a call; "" if nothing is."""
+    """Returns the problem with the result of a call, or ""."""
     before = await site.rows()
     site.events.clear()
     try:

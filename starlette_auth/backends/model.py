@@ -158,7 +158,7 @@ class ModelBackend(AuthenticationBackend):
         return names or [user.username]
 
     def login_name(self, user: User) -> str:
-        """Returns what the user enters in the first field of the login form, for password managers."""
+        """Returns the name under which password managers store the password: username or e-mail address."""
         return user.email if self.login_fields == ("email",) and user.email else user.username
 
     async def _find(self, login: str, *, is_email: bool = False) -> User | None:

@@ -115,7 +115,7 @@ class UserSessions:
     async def list(self, user: User) -> list[SessionBase]:
         """Returns the valid sessions of a user, most recently used first. See `session.record` for the details.
 
-        A visitor has none. Raises ImproperlyConfigured if the store cannot list sessions, as CookieStore.
+        The list is empty for a visitor. Raises ImproperlyConfigured if the store cannot list sessions, as CookieStore.
         """
         if isinstance(user, AnonymousUser):
             return []

@@ -25,7 +25,10 @@ def add_allow_weak_password(command: argparse.ArgumentParser) -> None:
 
 
 def ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
-    """Sets the name, the address and the password. At the prompts, what cannot be used is asked for again."""
+    """Asks for the username, the e-mail address and the password of a superuser.
+
+    The prompts repeat after an invalid answer or option. With `--noinput`, invalid options raise CommandError.
+    """
     if options.username == "" or (options.noinput and options.username is None):
         raise CommandError("A username is needed. Pass --username.")
     if options.noinput:
@@ -43,7 +46,7 @@ def ask_for_superuser(auth: Auth, options: argparse.Namespace) -> None:
 
 
 def _ask_until_valid(question: str, given: str | None, check: Callable[[str], str]) -> str:
-    """Returns what `check` makes of the option or of the first valid answer."""
+    """Returns the result of `check` for the option, or else for the first valid answer."""
     while True:
         text = ask(question) if given is None else given
         try:
@@ -54,7 +57,10 @@ def _ask_until_valid(question: str, given: str | None, check: Callable[[str], st
 
 
 def _suggested_name(auth: Auth) -> str:
-    """Returns the name of the system user in ASCII, as Django suggests it; "" if it cannot be used or is taken."""
+    """Returns a free username from the name of the system user; "" if there is none.
+
+    As in Django, it is ASCII in lower case without blanks.
+    """
     name = unicodedata.normalize("NFKD", system_user()).encode("ascii", "ignore").decode().replace(" ", "").lower()
     try:
         return _free_name(auth, name) if name else ""
@@ -71,6 +77,7 @@ def system_user() -> str:
 
 
 def _free_name(auth: Auth, name: str) -> str:
+    """Returns the normalized username. Raises CommandError if it is invalid or taken."""
     name = _checked_name(auth, name)
     if look_up(auth, name) is not None:
         raise name_taken(name)
@@ -82,13 +89,19 @@ def name_taken(name: str) -> CommandError:
 
 
 async def find_user(auth: Auth, name: str) -> User | None:
-    """Returns the user whom the login page finds by this name; otherwise the user with exactly this name."""
+    """Returns the user with the normalized name, or else the user with exactly this name.
+
+    The login page normalizes names. `create_user(normalize=False)` stores names of other systems unchanged.
+    """
     user: User | None = await auth.users.get_by_username(normalize_username(name))
     return user if user is not None else await auth.users.get_by_username(name)
 
 
 def look_up(auth: Auth, name: str) -> User | None:
-    """Returns what `find_user` returns. Runs an event loop for the look-up only: Ctrl-C interrupts no prompt in one."""
+    """Returns what `find_user` returns, for callers that are not async.
+
+    The event loop ends with the look-up, because Ctrl-C does not interrupt a prompt inside an event loop.
+    """
 
     async def find() -> User | None:
         await connect(auth.database)
@@ -102,7 +115,7 @@ def look_up(auth: Auth, name: str) -> User | None:
 
 
 def _checked_name(auth: Auth, name: str) -> str:
-    """Returns the name as it is stored. Raises CommandError if the registration page would not accept it."""
+    """Returns the normalized username. Raises CommandError if the registration page would refuse it."""
     normalized = normalize_username(name)
     # Blanks around the name may come from a mistake in a script. Therefore the name is refused as it was passed.
     name = normalized if name == name.strip() else name
@@ -133,7 +146,10 @@ def _checked_address(address: str) -> str:
 
 
 def ask_for_password(auth: Auth, options: argparse.Namespace) -> None:
-    """Finds the user, by default the one with the name of the system user, and sets the new password."""
+    """Asks for the new password of a user. Raises CommandError if there is no such user.
+
+    The default username is the name of the system user.
+    """
     if options.username is None:
         options.username = system_user()
     if not options.username:
@@ -151,7 +167,10 @@ def no_user(name: str) -> CommandError:
 def _new_password(
     auth: Auth, user: User, options: argparse.Namespace, *, may_ask: bool, attempts: int | None = None
 ) -> str:
-    """Returns the password from the environment or the prompt. Raises CommandError after `attempts` refused ones."""
+    """Returns the password from the environment or the prompt.
+
+    Raises CommandError if it is empty, or after `attempts` rejected entries at the prompt.
+    """
     password, number = os.environ.get("STARLETTE_AUTH_PASSWORD", ""), 0
     while may_ask and not password:
         if number == attempts:

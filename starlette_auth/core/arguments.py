@@ -74,19 +74,22 @@ def require_callable(value: object, name: str, fix: str) -> None:
 
 
 def require_function(value: object, name: str, fix: str) -> None:
-    """Raises ImproperlyConfigured unless a value is a function. A class is refused: calling it would make an object."""
+    """Raises ImproperlyConfigured unless a value is a function or another callable object.
+
+    A class is refused, because calling it would only create an object.
+    """
     require_callable(None if isinstance(value, type) else value, name, fix)
 
 
 def require_clock(clock: Any) -> None:
-    """Raises ImproperlyConfigured unless a value is a function that returns a number."""
+    """Raises ImproperlyConfigured unless a value is a function that returns a number. Calls it once."""
     fix = "Pass a function that returns seconds since 1970, such as time.time."
     require_function(clock, "clock", fix)
     require_instance(clock(), (int, float), "What clock() returned", fix)
 
 
 def require_application(app: object, middleware: str) -> None:
-    """Raises ImproperlyConfigured unless the application behind a middleware can be called."""
+    """Raises ImproperlyConfigured unless the application that a middleware wraps is callable."""
     fix = f"Write Middleware({middleware}, …), and Starlette passes the application; elsewhere pass it first."
     require_function(app, f"The application of {middleware}", fix)
 

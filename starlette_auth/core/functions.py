@@ -61,11 +61,14 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def wait_for_test(passed: Awaitable[bool], endpoint: Any) -> bool:
-    """Returns the result of an async test of an endpoint that is not async, from that endpoint's thread."""
+def wait_for_test(result: Awaitable[bool], endpoint: Any) -> bool:
+    """Returns the awaited result of an async test, in the worker thread of a sync endpoint.
+
+    Raises ImproperlyConfigured if the endpoint is called in the event loop and the test waits.
+    """
 
     async def wait() -> bool:
-        return await passed
+        return await result
 
     try:
         return run_now(wait)

@@ -37,9 +37,10 @@ class RedisClients:
     client belongs to the application, which closes it, and to one event loop.
 
     `timeout` limits the time to connect, and the time to wait for each reply, in seconds. `retries` is the number of
-    further attempts after a connection error; together they take at most half a second. A command to a single Redis is
-    not repeated after `timeout`: visitors would wait several times as long, and Redis may still execute the first one.
-    Given clients have their own settings; each of their commands ends after `timeout` and one second.
+    further attempts after a connection error; together they take at most half a second. After
+    `timeout`, a command to a single Redis is not repeated: visitors would wait several times as long, and Redis may
+    still execute the first attempt. Given clients have their own settings; each of their commands ends after `timeout`
+    and one second.
     """
 
     def __init__(

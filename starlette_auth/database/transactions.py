@@ -92,12 +92,15 @@ class Transactions(CommitHooks):
     def __init__(self) -> None:
         super().__init__()
         self._lost: set[asyncio.Task[Any] | None] = set()  # tasks whose transaction the database has rolled back
-        #: Tasks with a failed statement in their transaction, and how many transactions of `databases` were open then.
+        #: Tasks with a failed statement in their transaction: the number of transactions that `databases` had open.
         self._aborted: dict[asyncio.Task[Any] | None, int] = {}
 
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
         """Runs the block in a transaction, or in a savepoint inside a transaction of this task.
+
+        If a statement fails and its error is caught inside the block, the later statements and the commit raise
+        ImproperlyConfigured. Therefore catch the error outside of a nested `atomic()`.
 
         `Database.transaction()` never returns its connection to the pool if COMMIT fails or the task is cancelled at
         the wrong moment. This method always returns it.
@@ -188,10 +191,10 @@ class Transactions(CommitHooks):
                 await self.driver.expire_connections(self.database._backend)
 
     def _note_failure(self, connection: Connection, error: Exception) -> None:
-        """Makes the rest of the transaction or savepoint fail, if the application catches the error inside it.
+        """Makes the later statements and the commit of the transaction or savepoint fail.
 
-        PostgreSQL refuses further statements, and the other databases do not. If the database has rolled the
-        transaction back, the next statements would be committed one by one.
+        The application may catch the error inside `atomic()`. PostgreSQL then refuses further statements; the other
+        databases would commit them, even one by one if the database has rolled the transaction back.
         """
         if not self.is_in_transaction:
             return
@@ -211,7 +214,10 @@ class Transactions(CommitHooks):
         self._aborted.pop(asyncio.current_task(), None)
 
     def _require_transaction(self, connection: Connection) -> None:
-        """Raises an exception if an earlier statement of the transaction or savepoint of this task has failed."""
+        """Raises ImproperlyConfigured if an earlier statement of this task's transaction or savepoint has failed.
+
+        Raises Unavailable if the database has rolled the transaction back.
+        """
         if not (self._aborted or self._lost):
             return
         task = asyncio.current_task()
@@ -222,7 +228,7 @@ class Transactions(CommitHooks):
         depth = self._aborted.get(task)
         if depth is None:
             return
-        if len(connection._transaction_stack) < depth:  # the application has rolled its `database.transaction()` back
+        if len(connection._transaction_stack) < depth:  # the application has ended its own transaction
             del self._aborted[task]
             return
         raise ImproperlyConfigured(ABORTED)

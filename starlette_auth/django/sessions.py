@@ -35,7 +35,7 @@ from .signing import DjangoSigner
 
 logger = logging.getLogger("starlette_auth")
 SALT = "django.contrib.sessions.SessionStore"
-FIRST_KEY = "_auth_first_key"  # of this package: the entry that tells to which login a session in a cookie belongs
+FIRST_KEY = "_auth_first_key"  # an entry of this package, which identifies the login of a session in a cookie
 #: Deletes a session from Django's cache, given its key. Called for each session that was changed or ended.
 InvalidateSession = Callable[[str], Awaitable[None]]
 
@@ -59,6 +59,7 @@ class DjangoSession(SessionBase):
 
     @property
     def first_key(self) -> str | None:
+        """Returns the key in the entry of this package, or else that of the stored session."""
         return self.get(FIRST_KEY) or super().first_key
 
     def encode(self) -> str:

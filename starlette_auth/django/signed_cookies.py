@@ -30,11 +30,11 @@ class DjangoCookieStore(SessionStore):
     The server cannot revoke a copied cookie; a password change invalidates it. If several requests change a session at
     the same time, the last response wins. `max_age` is SESSION_COOKIE_AGE, in seconds.
 
-    A request that was under way at the logout may set the cookie again: if it has changed the session, and in any case
-    with `save_every_request` (SESSION_SAVE_EVERY_REQUEST). Here this does not bring the login back: a session of a user
-    gets an entry with a random key when this package saves it, and a second cookie names the keys that ended in this
-    browser. Django does not read that cookie. In Django the login is back, and a login of Django whose session this
-    package has not saved yet has no such entry.
+    A request that was in progress during the logout may set the cookie again: always with `save_every_request`
+    (SESSION_SAVE_EVERY_REQUEST), otherwise only if it changed the session. In this package the user stays logged out:
+    it adds an entry with a random key to each session of a user that it saves, and a second cookie lists the keys of
+    the sessions that ended in this browser. Django does not read that cookie, so in Django the user is logged in again.
+    The user is also logged in again here if Django created the session and this package has not saved it yet.
     """
 
     is_server_side = False
@@ -76,9 +76,10 @@ class DjangoCookieStore(SessionStore):
         return session
 
     def _has_ended(self, session: SessionBase) -> bool:
-        """Returns whether the time that `set_expiry()` fixed has passed, or is no time.
+        """Returns whether the datetime that `set_expiry()` stored has passed or is malformed.
 
-        The browser deletes the cookie then. A copy of it would otherwise work until SESSION_COOKIE_AGE has passed.
+        An attacker sends a copy of a cookie that the browser has deleted at that time, which would work until
+        SESSION_COOKIE_AGE has passed. Therefore the server checks the time.
         """
         try:
             return isinstance(session.get(EXPIRY), str) and session.get_expiry_age() <= 0

@@ -179,9 +179,10 @@ class EmailChange(Feature):
                 return True
 
     async def _check_password(self, request: Request, form: Form, user: User) -> None:
-        """Adds an error to the form if it asks for the password and has a wrong one. Attempts count as those of a login.
+        """Adds an error to the form if its field for the password has a wrong one.
 
-        The password is not hashed again here: the token is bound to the stored hash.
+        Wrong passwords count under the action "email_change_password". A weak hash is not replaced here, because the
+        token is bound to the stored hash.
         """
         if "password" not in form.fields or not form.is_valid:
             return

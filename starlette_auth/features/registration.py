@@ -112,8 +112,8 @@ class Registration(Feature):
     async def confirm(self, auth: Auth, request: Request) -> Response:
         """Shows the page of the confirmation link, and creates the account.
 
-        It asks for the password unless this browser has surely registered the address (its cookie has the prefix
-        `__Host-`) and no validator has the method `password_changed`.
+        It asks for the password unless the CSRF cookie proves that this browser sent the registration (see
+        `CSRFTokens.own_secrets`) and no validator has the method `password_changed`.
         """
         token = await open_link(auth, request, REGISTER, "register_confirm")
         if isinstance(token, Response):
@@ -243,12 +243,10 @@ class Registration(Feature):
         return self.auth.keys.sign(BROWSER, secrets_of_browser[-1]) if secrets_of_browser else ""
 
     def _is_same_browser(self, request: Request, token: Token) -> bool:
-        """Returns whether the account was surely requested in this browser."""
-        known, verify = (
-            self.auth.csrf_tokens.own_secrets(request, is_local=self.auth.site.is_local(request.scope)),
-            self.auth.keys.verify,
-        )
-        return any(verify(BROWSER, secret, str(token.data["browser"])) is not None for secret in known)
+        """Returns whether a cookie that only this host can have set proves that this browser sent the registration."""
+        is_local, verify = self.auth.site.is_local(request.scope), self.auth.keys.verify
+        own_secrets = self.auth.csrf_tokens.own_secrets(request, is_local=is_local)
+        return any(verify(BROWSER, secret, str(token.data["browser"])) is not None for secret in own_secrets)
 
     async def _pending_tokens(self, token: Token) -> list[Token]:
         """Returns all pending registrations of the token's address, this token first.

@@ -41,12 +41,12 @@ def dependencies_of(route: Any) -> Iterator[Any]:
 
     Each is an object of FastAPI's class Dependant, whose `call` is the function.
     """
-    yield from _before(getattr(route, "dependant", None))
+    yield from _flatten_dependencies(getattr(route, "dependant", None))
 
 
-def _before(dependant: Any) -> Iterator[Any]:
+def _flatten_dependencies(dependant: Any) -> Iterator[Any]:
     for dependency in getattr(dependant, "dependencies", ()):
-        yield from _before(dependency)
+        yield from _flatten_dependencies(dependency)
         yield dependency
 
 

@@ -12,19 +12,19 @@ from .scope import route_path
 
 
 class Target(NamedTuple):
-    """What the routes call for a request: the endpoint, or None if it is unknown, and its route."""
+    """Holds what a router calls for a request: the endpoint, or None if it is unknown, and its route."""
 
     endpoint: Any
     route: Any
 
 
 def find_endpoint(app: Any, scope: Scope, *, any_method: bool = True) -> Any:
-    """Returns the endpoint that the routes behind `app` call for this request, or None if it is unknown."""
+    """Returns the endpoint of a request to `app`, or None if it is unknown. See `find_target`."""
     return find_target(app, scope, any_method=any_method).endpoint
 
 
 def find_target(app: Any, scope: Scope, *, any_method: bool = True) -> Target:
-    """Returns the endpoint that the routes behind `app` call for this request, and its route.
+    """Returns the endpoint that the routes of `app` call for this request, and its route.
 
     Starlette has no hook for this; therefore it matches the routes as Starlette's router does. `any_method=False`
     passes over routes that do not allow the method.
@@ -33,10 +33,14 @@ def find_target(app: Any, scope: Scope, *, any_method: bool = True) -> Target:
     route_scope: dict[str, Any] = {**scope, "endpoint": None}
     routes = routes_of(app)
     while routes:
-        matches = [(match, child, each) for each in _flat(routes) for match, child in [each.matches(route_scope)]]
+        matches = [
+            (match, child, candidate)
+            for candidate in _flat(routes)
+            for match, child in [candidate.matches(route_scope)]
+        ]
         # Starlette takes the first full match, or else the first that differs only in the method.
-        best = [candidate for candidate in matches if candidate[0] is Match.FULL] or [
-            candidate for candidate in matches if candidate[0] is Match.PARTIAL and any_method
+        best = [result for result in matches if result[0] is Match.FULL] or [
+            result for result in matches if result[0] is Match.PARTIAL and any_method
         ]
         if not best:
             return Target(None, None)

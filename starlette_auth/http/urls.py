@@ -19,7 +19,7 @@ from .scope import SCOPE_APP, full_path
 MAX_URL_LENGTH = 2048
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@\\:*\[\]]+)(:[0-9]{1,5})?")
 ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{HOST.pattern}/?")
-PLAIN = r"[^\x00-\x20\x7f\ud800-\udfff]"
+PLAIN = r"[^\x00-\x20\x7f\ud800-\udfff]"  # a character other than blanks, control characters and surrogates
 PAGE = re.compile(rf"(?!//|[a-zA-Z][\w+.-]*:){PLAIN}+|https?://{HOST.pattern}(?:[/?#]{PLAIN}*)?")
 BASE_URL = re.compile(r"https?://[^\s/?#@\\]+/?")
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -84,7 +84,10 @@ def is_absolute(url: str) -> bool:
 
 
 def parse_page(page: str, name: str) -> str:
-    """Validates the setting `name`: the name of a route, a path of the application, or a URL with a host."""
+    """Validates a setting that is the name of a route, a path or a URL, and returns it.
+
+    Raises ImproperlyConfigured for a URL without a host and for a path that begins with two slashes.
+    """
     fix = f'Pass the name of a route, a path or a URL, as in {name}="/login".'
     require_text(page, name, fix, may_be_empty=False)
     if not PAGE.fullmatch(page):

@@ -61,7 +61,7 @@ class Body:
 
 
 class Candidate:
-    """A request that is checked: its connection, its body and its endpoint, which is looked up once."""
+    """Holds a request that is being checked. Its endpoint is looked up at most once."""
 
     def __init__(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         self.app = app
@@ -113,7 +113,7 @@ class CSRFMiddleware:
         if not self.must_check(candidate):
             await self.app(scope, receive, send)
             return
-        conn, body = candidate.conn, candidate.body
+        body = candidate.body
         reason = await self.check(candidate)
         if reason is None:
             await self.app(scope, body.replay, send)
@@ -123,14 +123,18 @@ class CSRFMiddleware:
             request = Request(scope, body.replay)
             await ask_login(request, options)(scope, body.replay, send)
             return
+        await self.reject(candidate.conn, reason, receive, send)
+
+    async def reject(self, conn: HTTPConnection, reason: Reason, receive: Receive, send: Send) -> None:
+        """Logs the rejection, and sends a response with status 403 or closes the WebSocket with code 1008."""
         self.auth.security_log.refused(conn, f"CSRF: {reason.message}{reason.hint}")
         with self.auth.override_language(conn):
             message = reason.message
-            response = await rejection(self.auth, conn, reason) if scope["type"] == "http" else None
+            response = await rejection(self.auth, conn, reason) if conn.scope["type"] == "http" else None
         if response is None:
             await send({"type": "websocket.close", "code": 1008, "reason": message})
         else:
-            await response(scope, receive, send)
+            await response(conn.scope, receive, send)
 
     async def check(self, candidate: Candidate) -> Reason | None:
         """Returns why the request is rejected; None if it may pass."""

@@ -6,7 +6,7 @@ from ..core.translation import gettext
 
 
 class Reason(Enum):
-    """Why a request is rejected. `message` is for the visitor, or for the log in English."""
+    """Names the reasons for which CSRFMiddleware rejects a request."""
 
     CROSS_SITE = auto()
     NO_PAGE = auto()
@@ -17,7 +17,7 @@ class Reason(Enum):
 
     @property
     def message(self) -> str:
-        """Returns the text in the current language."""
+        """Returns the text in the current language: the visitor's, or English for the log."""
         match self:
             case Reason.CROSS_SITE:
                 return gettext("This request came from another site.")
@@ -42,7 +42,7 @@ class Reason(Enum):
 
     @property
     def hint(self) -> str:
-        """Returns what the log advises in addition; "" for nothing."""
+        """Returns further advice for the log, or ""."""
         if self is Reason.NO_TOKEN:
             return " The form needs {{ csrf_input }}, and its Jinja2Templates context_processors=[auth_context]."
         return ""

@@ -19,8 +19,8 @@ class LoginRequiredMiddleware:
     """Requires a login for every endpoint that is not marked with `login_not_required` or in `exclude`.
 
     A request whose endpoint is unknown requires a login too, also a path without a route. The options of an endpoint
-    with `login_required(…)` or another decorator of this package apply, such as `login_url`, also where the decorator is
-    a dependency of FastAPI. Of several, the first counts.
+    with `login_required(…)` or another decorator of this package apply, such as `login_url`, also if the decorator is a
+    dependency of FastAPI. If there are several, the options of the first one that a request meets apply.
     """
 
     def __init__(self, app: ASGIApp, exclude: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What does a visitor get whose request failed because of the session, the database or Redis?"""
+"""Which response does a request get that failed because of the session, the database or Redis?"""
 
 import contextlib
 import logging
@@ -20,7 +20,10 @@ Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
 class UnavailableResponder:
-    """Responds with 503 to a request without a session that needs the database or Redis while it is unavailable."""
+    """Responds with 503 if the database or Redis is unavailable during a request without a session.
+
+    `is_replaced` means that the 503 was sent; further messages of the application are then dropped.
+    """
 
     has_started = False
     is_replaced = False
@@ -55,9 +58,9 @@ class UnavailableResponder:
 
 
 def unavailable_behind(message: Message) -> Unavailable | None:
-    """Returns the Unavailable to which an application responds with status 500 at this moment; None for others.
+    """Returns the Unavailable exception behind a response with status 500, or None.
 
-    A mounted application turns exceptions into responses with status 500 itself, while it handles the exception.
+    A mounted application has its own handler of exceptions, which sends status 500 while it handles the exception.
     """
     if message.get("status") != 500:
         return None
@@ -66,7 +69,7 @@ def unavailable_behind(message: Message) -> Unavailable | None:
 
 
 async def send_refusal(scope: Scope, receive: Receive, send: Send, error: Refusal) -> None:
-    """Sends the response of a request or the close code of a WebSocket, in the visitor's language."""
+    """Sends an error response, or the close code of a WebSocket, in the visitor's language."""
     status, auth, conn = status_code_for(error), scope.get(SCOPE_KEY), HTTPConnection(scope)
     with auth.override_language(conn) if auth is not None else contextlib.nullcontext():
         detail = error_message(error)

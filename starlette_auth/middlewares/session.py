@@ -28,8 +28,8 @@ FIX = (
 class SessionMiddleware:
     """Loads `request.session`, and saves it when the response starts, if it changed.
 
-    A request without a session cookie does not touch the store. Paths in `exclude` have no session; they
-    too get 503 if they need the database or Redis while it is unavailable.
+    A request without a session cookie does not touch the store. Paths in `exclude` have no session. They also get 503
+    if they need the database or Redis while it is unavailable.
     """
 
     def __init__(

@@ -100,7 +100,7 @@ class SessionChanges(OpenConnection):
         if self.ended_keys or self.set_cookie is not None:
             names = [*map(_name_of, self.ended_keys), *self.ended_names]
             if session.session_key is not None:
-                # Two logins within one second have equal cookies in Django's format.
+                # In Django's format, two sessions of one second without `_auth_first_key` may have equal cookies.
                 names = [name for name in names if name != _name_of(session.first_key)]
             if names != self.ended_names:
                 text = ".".join(names[:MAX_ENDED])
@@ -261,6 +261,7 @@ class SessionChanges(OpenConnection):
 
 
 def _name_of(first_key: str | None) -> str:
+    """Returns the name of a session in the cookie of ended sessions: the start of the hash of its first key."""
     return hash_key(str(first_key))[:NAME_LENGTH]
 
 

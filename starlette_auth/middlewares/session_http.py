@@ -28,7 +28,7 @@ class SessionResponder(SessionChanges):
     """
 
     is_in_use = True  # the request itself
-    reported: Unavailable | None = None  # which a mounted application raises on after its response
+    reported: Unavailable | None = None  # answered with 503; a mounted application raises it again afterwards
     content_length: bytes | None = None
     length = 0  # of the parts of the body that were sent
     is_event_stream = False

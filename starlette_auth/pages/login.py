@@ -43,7 +43,10 @@ async def login_page(auth: Auth, request: Request) -> Response:
 
 
 async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> Response | None:
-    """Returns the redirect, the page of a saved form, or the response of a login step; None for wrong data."""
+    """Logs a user in and returns the response; None if the credentials are wrong.
+
+    The response is a redirect, the page of a saved form, or that of a login step.
+    """
     saved: Pairs = []
     if form.data["saved"]:  # checked before the login, which may give the browser a new secret
         saved = read_signed_form(auth.keys, _browser(auth, request), url or "", form.data["saved"])
@@ -51,11 +54,11 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
     user = await authenticate(request, **credentials)
     if user is None:
         return None
-    step = await ask_login_steps(auth, request, user)
-    if step is not None:
+    step_response = await ask_login_steps(auth, request, user)
+    if step_response is not None:
         if saved:
             await store_form(auth.tokens, require_session(request), user.identity, url or "", saved)
-        return step
+        return step_response
     try:
         response = await finish_login(auth, request, user, url, remember=bool(form.data.get("remember")))
     except DoesNotExist:  # the user was deleted after the password was checked
@@ -66,7 +69,10 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
 
 
 async def saved_form_page(auth: Auth, request: Request) -> Response:
-    """Shows the form that was stored while the login went on, to send it. Redirects if there is none."""
+    """Shows the form that was stored during the login steps, so that the user can send it.
+
+    Redirects to the default page if there is none, and visitors to the login page.
+    """
     if not isinstance(request.user, User):
         return login_required_response(request)
     form = await find_form(auth.tokens, require_session(request), request.user.identity, is_waiting=False)

@@ -61,8 +61,8 @@ class CSRFTokens:
         An anonymous visitor's page may be older than the session that another page in this browser created. The page
         may also belong to a session that has ended: `ended_keys` are the keys in the cookies of the request.
         `by_visitor` accepts a form from before a login, for pages that do not act for the logged-in user, such as the
-        login page in a second tab. So does a request in which a reverse proxy logs its user in: no page holds a token
-        of a session that has just begun.
+        login page in a second tab. Such a form is also accepted in a request without a stored session, as the one in
+        which a reverse proxy logs its user in: no page can contain a token of a session that begins with the request.
         """
         secrets_of_browser, signature = self.browser_secrets(conn), _unmask(token)
         if not secrets_of_browser or signature is None:
@@ -91,9 +91,9 @@ class CSRFTokens:
     def own_secrets(self, conn: HTTPConnection, *, is_local: bool) -> list[str]:
         """Returns the secrets of this browser that no other host can have set.
 
-        An attacker on a sibling subdomain registers the address of a victim, and sets the cookie of the attacker's
-        browser in that of the victim, which would count as the browser of the registration. Therefore only a cookie
-        with the prefix `__Host-` counts. A loopback host has no siblings: `is_local` tells whether the site is on one.
+        An attacker on a sibling subdomain registers the address of a victim, and copies the attacker's cookie to the
+        victim's browser, which would count as the browser of the registration. Therefore only a cookie with the prefix
+        `__Host-` counts, or any cookie if the site `is_local`: a loopback host has no sibling subdomains.
         """
         is_own = self.cookie.is_of_this_host(conn.scope) or is_local
         return self.browser_secrets(conn) if is_own else []
@@ -107,6 +107,7 @@ class CSRFTokens:
 
 
 def _has_stored_session(conn: HTTPConnection) -> bool:
+    """Returns whether the request has a session that the store keeps already."""
     return getattr(conn.scope.get("session"), "stored_key", None) is not None
 
 

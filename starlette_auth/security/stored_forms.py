@@ -1,4 +1,4 @@
-"""Where is a saved form while the steps of a login follow the password?"""
+"""Where is a saved form kept during the login steps that follow the password?"""
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from .saved_forms import Pairs
 from .tokens import TokenHash, Tokens
 
 Session = MutableMapping[str, Any]
-ENTRY = "_saved_form"  # of the session: {"token": the hash of a token, "is_waiting": whether the login goes on}
-PURPOSE = "saved_form"  # of the token, whose row holds the form
+ENTRY = "_saved_form"  # in the session: {"token": hash of the token, "is_waiting": True until the login is complete}
+PURPOSE = "saved_form"  # of the token; its row contains the form
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredForm:
-    """Represents a stored form: the hash of its token, the URL to which it is sent, and its fields."""
+    """Holds a stored form: the hash of its token, the URL to which it is sent, and its fields."""
 
     token_hash: str
     action: str
@@ -24,10 +24,13 @@ class StoredForm:
 
 
 async def store_form(tokens: Tokens, session: Session, user_id: str, action: str, pairs: Pairs) -> None:
-    """Stores a form in the database for one hour, and its token in the session.
+    """Stores a form in the database, and the hash of its token in the session.
 
-    The pages of login steps belong to the application and pass no fields on. A session in a cookie is too small for a
-    form. The visitor has entered the user's password, so that an attacker cannot fill the database.
+    The form is valid for one hour; `auth.clear_expired()` deletes its row after that.
+
+    The pages of login steps belong to the application and do not pass the fields on, and a session in a cookie is too
+    small for them. An attacker sends many forms, which would fill the database. Therefore the caller stores a form only
+    after the right password was entered.
     """
     await discard_form(tokens, session)
     data = {"user": user_id, "action": action, "fields": pairs}
@@ -36,10 +39,11 @@ async def store_form(tokens: Tokens, session: Session, user_id: str, action: str
 
 
 async def find_form(tokens: Tokens, session: Session, user_id: str, *, is_waiting: bool) -> StoredForm | None:
-    """Returns the form that waits for the end of the login, or that was shown after it; None if there is none.
+    """Returns the stored form of the session, or None if this user has none.
 
-    Another user logs in on the device, who would read the form; therefore only the user who entered the password
-    before the steps gets it.
+    With `is_waiting` it is the form of a login that is in progress, otherwise that of a completed login. Another user
+    logs in with the same browser, and would read the form. Therefore only the user who entered the password before the
+    login steps gets it.
     """
     entry = session.get(ENTRY)
     if not isinstance(entry, dict) or entry.get("is_waiting") is not is_waiting:
@@ -52,7 +56,7 @@ async def find_form(tokens: Tokens, session: Session, user_id: str, *, is_waitin
 
 
 def mark_as_shown(session: Session, form: StoredForm) -> None:
-    """Notes that the login is complete, so that a later login of the session does not lead to the form again."""
+    """Notes that the login is complete: later logins do not lead to the form again."""
     session[ENTRY] = {"token": form.token_hash, "is_waiting": False}
 
 

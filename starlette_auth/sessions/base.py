@@ -262,8 +262,8 @@ class SessionBase(ExpiringSession):
         """Requests a new key and detaches the session from its stored record. The data stays.
 
         Called at login. An attacker who planted a session key in the browser would otherwise share the login
-        (session fixation). If the user was logged in already, the first key stays: a logout under way at this moment
-        ends the session.
+        (session fixation). If the user was logged in already, the first key stays, so that a logout in a concurrent
+        request also ends this session.
         """
         self._first_key = self.first_key if self.user_id is not None else None
         self._discard_key()
@@ -280,8 +280,8 @@ class SessionBase(ExpiringSession):
     def first_key(self) -> str | None:
         """Returns the key that a stored session had before any `cycle_key()`; None for a new session.
 
-        It tells which session a cookie belongs to, for stores that keep sessions in cookies. Other stores keep the
-        latest key only.
+        Stores that keep sessions in cookies identify a session by it, because `cycle_key()` changes the session key.
+        Other stores keep only the latest key.
         """
         return self._first_key or self.stored_key
 

@@ -24,7 +24,7 @@ USE = "starlette_auth.sessions.use"
 NOTE = re.compile("([0-9]{1,12})-([0-9]{1,12})-([0-9a-f]{64})")  # last use, expiry (Unix time), and the signature
 LIMIT = 4096  # bytes of name, value and attributes that every browser stores for a cookie (RFC 6265 §6.1)
 ROOM_FOR_NAME_AND_FLAGS = 160  # bytes
-INVALID = (BadData, ValueError, TypeError)  # what an invalid cookie raises
+INVALID = (BadData, ValueError, TypeError)  # the exceptions for an invalid cookie
 LIMIT_UNPACKED = 16 * 1024  # bytes
 
 
@@ -38,8 +38,8 @@ class CookieStore(SessionStore):
 
     A request that was under way at the logout must not set the cookie again. Therefore a request that only reads the
     session does not: the browser keeps the last use in a second cookie, which grants no access. A third cookie names
-    the sessions that ended in this browser, for late responses to requests that have changed one of them: the cookie
-    contains the first key of its session, which a new key does not change.
+    the sessions that ended in this browser, in case a late response sets the cookie of one of them again. It names them
+    by the first key in their cookies, which `cycle_key()` does not change.
     """
 
     is_server_side = False

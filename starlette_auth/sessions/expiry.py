@@ -157,7 +157,10 @@ class ExpiringSession(dict[str, Any]):
     def _expiry(
         self, modification: datetime | None, expiry: Expiry | _Missing
     ) -> tuple[datetime, int | datetime | None]:
-        """Returns the time of the change and what `set_expiry()` stored, or the values that replace them."""
+        """Returns the time of the change and the expiry: the arguments, or else now and the value of `set_expiry()`.
+
+        Raises ValueError for a text that is not a datetime, and TypeError for other types.
+        """
         changed = utc_now(self._clock) if modification is None else _aware(modification)
         value = self.get(EXPIRY) if isinstance(expiry, _Missing) else expiry
         if not isinstance(expiry, _Missing) and value is not None:

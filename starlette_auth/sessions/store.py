@@ -50,9 +50,10 @@ class SessionStore(abc.ABC):
         return await self.load(cookie)
 
     def key_in(self, cookie: str) -> str:
-        """Returns the session key in a cookie, also of a session that has ended; "" if the cookie is invalid.
+        """Returns the session key in a cookie, or "" if the cookie is invalid.
 
-        A form may contain a CSRF token of that session. Stores on the server cannot check the key of an ended session.
+        The session may have ended: a form may still contain its CSRF token. Stores on the server cannot check the key
+        of an ended session, and return the cookie unchanged.
         """
         return cookie
 

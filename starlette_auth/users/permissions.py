@@ -133,8 +133,8 @@ class GroupsAndPermissions:
         table, values = self._grant_table(holder)
         async with self.gateway.atomic():
             permission = (await self._get_permissions(perm))[0]
-            for required in (holder, permission):
-                await self._require_row(required)
+            for stored in (holder, permission):
+                await self._require_row(stored)
             await self._get_or_create(table, {**values, "permission_id": permission.id})
 
     async def revoke(self, holder: User | Group, perm: str | Permission) -> None:

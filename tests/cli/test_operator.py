@@ -145,7 +145,7 @@ def test_a_name_is_read_as_the_login_page_reads_it(
 
 
 @pytest.mark.parametrize("command", [["changepassword"], ["sessions", "list"]])
-def test_a_name_of_another_system_is_found_as_it_is(
+def test_a_stored_name_that_is_not_normalized_is_found(
     file_url: str, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STARLETTE_AUTH_PASSWORD", NEW_PASSWORD)

@@ -86,6 +86,23 @@ async def test_after_all_connections_were_killed_the_site_serves_again(database_
 
 @pytest.mark.parametrize("database_url", BACKENDS[1:], indirect=True, ids=lambda url: url[:5])
 @pytest.mark.with_tables
+async def test_after_a_deadlock_in_a_savepoint_the_outer_transaction_commits_nothing(database_url: str) -> None:
+    """MySQL rolls back the whole transaction, and would commit each later statement for itself."""
+    async with site_on(database_url) as site:
+        gateway, group = site.auth.gateway, site.auth.tables.group
+        if gateway.dialect != "mysql":
+            pytest.skip("The other databases keep the outer transaction, and roll back to the savepoint.")
+        await raise_at_each_write(site, 1213)
+        with pytest.raises(Unavailable, match="rolled back this transaction"):
+            async with gateway.atomic():
+                with contextlib.suppress(Unavailable):
+                    async with gateway.atomic():
+                        await gateway.execute(sa.update(site.auth.tables.session).values(address="x"))
+                await gateway.insert(group, name="c")
+        assert await gateway.fetch_all(sa.select(group.c.name)) == []
+
+
+@pytest.mark.with_tables
 async def test_inside_a_transaction_of_the_application_a_deadlock_is_not_repeated_but_raised(database_url: str) -> None:
     """The database has rolled back the statements of the application, too, and only the application can repeat those."""
     async with site_on(database_url) as site:

@@ -22,7 +22,7 @@ from ..support.server import ROOT
 
 RECORDS = sorted(Path(__file__).parent.joinpath("behaviours").glob("*.txt"))
 LINE = re.compile(r"(\w+\.a?test_\w+) {2,}(holds|differs|not carried over|missing) {2,}(\S.*)")
-SHARE = 430 / 446  # of the behaviours that can be carried over
+SHARE = 430 / 446  # of the behaviours that can be carried over; at least so many must hold or differ on purpose
 
 
 class Behaviour(NamedTuple):
@@ -33,7 +33,7 @@ class Behaviour(NamedTuple):
 
 
 def behaviours_of(record: Path) -> list[Behaviour]:
-    """Returns the lines of a record. Raises AssertionError for a line that has another form."""
+    """Returns the behaviours in a record. Raises AssertionError for a malformed line."""
     behaviours: list[Behaviour] = []
     for number, line in enumerate(record.read_text("utf-8").splitlines(), 1):
         if line.strip() and not line.startswith("#"):
@@ -54,7 +54,7 @@ def functions_in(file: str) -> frozenset[str]:
 
 @functools.cache
 def differences() -> tuple[str, ...]:
-    """Returns the first cells of README's table of differences."""
+    """Returns the first cell of each row of README's table of differences."""
     _, _, section = (ROOT / "README.md").read_text("utf-8").partition("\n## Differences from Django, on purpose\n")
     rows = re.findall(r"^\| (.+?) \| .+ \| .+ \|$", section.partition("\n## ")[0], re.MULTILINE)
     return tuple(cell for cell in rows if cell != "Django")

@@ -1,6 +1,6 @@
 """Behaviours of Django's own tests of decorators, mixins, middlewares and template variables, as they are here.
 
-What other tests of this package say already is left out.
+Behaviours that other tests of this package prove are left out.
 """
 
 import inspect
@@ -71,7 +71,7 @@ ENDPOINTS: list[Any] = [page, sync_page, Page]
 
 
 async def is_joe(user: Any) -> bool:
-    await anyio.sleep(0.001)  # waits, as a query does
+    await anyio.sleep(0.001)  # waits, as a database query would
     return bool(user.username == "joe")
 
 
@@ -157,7 +157,7 @@ async def test_a_test_of_visitors_may_let_them_in(auth: Auth) -> None:
         assert (await client.get("/page")).text == "page"
 
 
-async def test_an_async_test_cannot_wait_for_a_function_that_the_event_loop_calls(auth: Auth, ann: User) -> None:
+async def test_an_async_test_of_a_sync_endpoint_in_the_event_loop_raises(auth: Auth, ann: User) -> None:
     guarded = user_passes_test(is_joe)(sync_page)
 
     async def calls_it(request: Request) -> Response:
@@ -201,7 +201,7 @@ async def test_each_decorator_leads_to_the_login_page_that_it_names(
             assert (await client.get("/rand")).headers["location"] == expected
 
 
-async def test_a_user_without_a_right_stays_at_the_login_page_that_knows_no_next(auth: Auth, ann: User) -> None:
+async def test_a_redirect_to_the_login_page_without_next_causes_no_loop(auth: Auth, ann: User) -> None:
     async def start(request: Request) -> Response:
         return redirect_to_login(request, redirect_field_name=None)
 
@@ -214,7 +214,7 @@ async def test_a_user_without_a_right_stays_at_the_login_page_that_knows_no_next
 
 
 @pytest.mark.parametrize("url", ["https:///login", "//evil.example/login", "javascript:x", "/a b", 5])
-def test_a_login_page_that_cannot_be_is_refused_by_each_decorator(url: Any) -> None:
+def test_each_decorator_refuses_an_invalid_login_url(url: Any) -> None:
     decorations: list[Callable[[], Any]] = [
         lambda: login_required(login_url=url),
         lambda: permission_required("polls.add_vote", login_url=url),

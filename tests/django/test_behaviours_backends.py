@@ -53,8 +53,8 @@ class Broken(AuthenticationBackend):
         raise TypeError("a bug of the backend")
 
 
-async def test_no_page_of_a_debugger_shows_a_password(database: Database) -> None:
-    """Starlette's debug page shows the code of each frame, and no local variables."""
+async def test_the_debug_page_shows_no_password(database: Database) -> None:
+    """Starlette's debug page shows the source code of each frame, but no local variables."""
     secret, new = "supersecretmypassword", "anothersecretpassword"
 
     class BrokenValidator(NumericPasswordValidator):
@@ -83,8 +83,8 @@ async def test_no_page_of_a_debugger_shows_a_password(database: Database) -> Non
 async def test_a_backend_whose_method_is_decorated_is_skipped_for_other_credentials(database: Database) -> None:
     def decorated(method: Any) -> Any:
         async def wrapper(self: Any, conn: HTTPConnection) -> User | None:
-            found: User | None = await method(self, conn)
-            return found
+            user: User | None = await method(self, conn)
+            return user
 
         return wrapper
 
@@ -162,7 +162,7 @@ async def test_the_user_changes_with_the_header(auth: Auth, ann: User, header: s
 
 
 @pytest.mark.parametrize("create_unknown_user", [True, False])
-async def test_a_name_that_changes_ends_the_login(auth: Auth, ann: User, create_unknown_user: bool) -> None:
+async def test_another_name_in_the_header_ends_the_login(auth: Auth, ann: User, create_unknown_user: bool) -> None:
     async with client_of(behind_proxy(auth, create_unknown_user=create_unknown_user)) as client:
         assert await name_of(client, "ann") == "ann"
         assert await name_of(client, "newnewuser") == ("newnewuser" if create_unknown_user else "")
@@ -203,7 +203,7 @@ async def test_a_form_is_accepted_in_the_request_that_logs_its_user_in(database:
             assert (await other.post("/members", headers=headers, data=data)).status_code == 403
             response = await client.post("/members", headers=headers, data=data)
             assert (response.status_code, response.text) == (200, "members")
-            # From now on, only forms of the session count.
+            # From now on, only forms of this session are accepted.
             assert (await client.post("/members", headers=headers, data=data)).status_code == 403
 
 
@@ -247,7 +247,7 @@ async def test_a_login_stores_nothing_of_its_user_but_last_login(auth: Auth, ann
 
 
 @pytest.mark.parametrize("texts", [{"model": "m" * 101}, {"name": "n" * 256}], ids=str)
-async def test_a_permission_whose_texts_fit_no_column_is_refused(auth: Auth, texts: dict[str, str]) -> None:
+async def test_a_permission_with_texts_too_long_for_their_columns_is_refused(auth: Auth, texts: dict[str, str]) -> None:
     with pytest.raises(UnstorableValue):
         await auth.users.create_permission("polls.add_vote", **texts)
     assert await auth.gateway.fetch_all(sa.select(auth.tables.permission)) == []

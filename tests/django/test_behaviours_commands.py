@@ -1,6 +1,6 @@
 """Behaviours of Django's own tests of its commands: `auth_tests/test_management.py` of version 5.2.
 
-What other tests of this package prove already is left out; `behaviours/test_management.txt` names them.
+Behaviours that other tests of this package prove are left out; `behaviours/test_management.txt` names these tests.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ Terminal = Callable[..., None]
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """Sets what is typed at the prompts, and the name of the operating system's user."""
+    """Sets the answers at the prompts, and the name of the user of the operating system."""
     monkeypatch.delenv("STARLETTE_AUTH_PASSWORD", raising=False)
 
     def type_in(answers: list[str], passwords: list[str], system_user: str | Exception = "joe") -> None:
@@ -47,7 +47,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
             return system_user
 
         typed = iter(passwords)
-        # These replace the keyboard and the operating system.
+        # These replace the terminal and the operating system.
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{answer}\n" for answer in answers)))
         monkeypatch.setattr(getpass, "getpass", lambda prompt: next(typed))
         monkeypatch.setattr(getpass, "getuser", getuser)
@@ -230,7 +230,7 @@ def test_changepassword_is_for_the_system_user_unless_a_name_is_given(url: str, 
     assert has_password(url, "joe", GOOD)
 
 
-def test_changepassword_needs_a_user_before_it_asks(
+def test_changepassword_reports_an_unknown_user_before_it_asks(
     url: str, terminal: Terminal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for system_user, message in (("joe", "There is no user named 'joe'"), (OSError(), "Pass the username")):

@@ -1,6 +1,6 @@
 """Behaviours of Django's own tests of forms, of titles, and of creating users and logging them in, as they are here.
 
-What other tests of this package say already is left out.
+Behaviours that other tests of this package prove are left out.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ pytestmark = [with_tables, any_database]
 OWN = {"origin": "http://testserver", "sec-fetch-site": "same-origin"}
 NEW = "an entirely new passphrase"
 TWELVE = [UserAttributeSimilarityValidator(), MinimumLengthValidator(12)]
-Languages(["en", "de"])  # reads the catalogs before an event loop exists that file access would block
+Languages(["en", "de"])  # reads the catalogs now, because reading a file later would block the event loop
 
 
 @contextlib.asynccontextmanager
 async def site(database: Database, **options: Any) -> AsyncIterator[tuple[Auth, httpx.AsyncClient]]:
-    """An application that sends mail and lets visitors register, with the user ann, and a browser."""
+    """Yields the Auth and a browser of an application that sends mail, lets visitors register, and has the user ann."""
     defaults = {"mailer": CollectingMailer(), "base_url": "http://testserver", "throttling": False}
     defaults["features"] = [Registration(fields=("username",))]
     async with installed(database, **{**defaults, **options}) as auth:

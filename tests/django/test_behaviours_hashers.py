@@ -34,7 +34,7 @@ from ..support.apps import make_app
 
 pytestmark = [with_tables, any_database]
 
-#: Hashes of Django's tests: of the password "lètmein", or of "secret" with Argon2 before version 1.3, or by Argon2i.
+#: Hashes of Django's tests: hasher, password, hash. Those of Argon2 have an old version or variant, or a short salt.
 WRITTEN: list[tuple[Any, str, str]] = [
     (
         PBKDF2PasswordHasher(),
@@ -74,7 +74,7 @@ WRITTEN: list[tuple[Any, str, str]] = [
 @pytest.mark.parametrize(
     ("hasher", "password", "encoded"), WRITTEN, ids=lambda value: getattr(value, "algorithm", None)
 )
-async def test_hashes_of_djangos_tests_match_and_their_salts_are_poor(hasher: Any, password: str, encoded: str) -> None:
+async def test_hashes_of_djangos_tests_match_and_must_be_updated(hasher: Any, password: str, encoded: str) -> None:
     assert hasher.verify(password, encoded)
     assert not hasher.verify(f"{password}z", encoded)
     assert hasher.must_update(encoded)
@@ -88,7 +88,7 @@ PAST_72_BYTES = "VSK0UYV6FFQVZ0KG88DYN9WADAADZO1CTSIVDJUNZSUML6IBX7LN7ZS3R5JGB3R
 
 
 @pytest.mark.parametrize("hasher", [BCryptPasswordHasher(rounds=4), BCryptSHA256PasswordHasher(rounds=4)])
-def test_new_bcrypt_hashes_have_good_salts_and_those_over_sha256_count_each_byte(hasher: Any) -> None:
+def test_new_bcrypt_hashes_are_current_and_only_with_sha256_count_each_byte(hasher: Any) -> None:
     encoded = hasher.encode(PAST_72_BYTES)
     assert not hasher.must_update(encoded)
     assert hasher.verify(PAST_72_BYTES, encoded)
@@ -137,7 +137,7 @@ def test_only_text_is_hashed(hasher: PasswordHasher, password: Any) -> None:
 
 
 @pytest.mark.parametrize("encoded", ["lètmein_badencoded", ""])
-def test_what_is_no_hash_is_a_usable_password_that_nothing_matches(encoded: str) -> None:
+def test_a_stored_text_that_is_no_hash_counts_as_a_usable_password(encoded: str) -> None:
     assert User(id=1, username="ann", password=encoded).has_usable_password()
 
 

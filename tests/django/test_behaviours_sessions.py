@@ -1,6 +1,6 @@
 """Behaviours of Django's own tests of sessions, in every store: `sessions_tests` of version 5.2.
 
-What other tests of this package prove already is left out; `behaviours/test_sessions.txt` names them.
+Behaviours that other tests of this package prove are left out; `behaviours/test_sessions.txt` names these tests.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ class Site:
         self.client = client_of(make_app(auth, Route("/use", self.endpoint)))
 
     async def endpoint(self, request: Request) -> Response:
-        used = self.use(request.session)
-        result = await used if hasattr(used, "__await__") else used
+        result = self.use(request.session)
+        result = await result if hasattr(result, "__await__") else result
         return JSONResponse(result, int(request.query_params.get("status", "200")))
 
     async def ask(self, use: Use, **options: Any) -> Any:

@@ -1,6 +1,6 @@
 """Behaviours of Django's own tests of users, backends and validators, as they are here.
 
-What other tests of this package say already is left out.
+Behaviours that other tests of this package prove are left out.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Behaviours of Django's own tests of the account pages, as they are here: where pages lead, and what they show.
 
-What other tests of this package say already is left out.
+Behaviours that other tests of this package prove are left out.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ RESET = {"new_password1": NEW, "new_password2": NEW}
 
 @contextlib.asynccontextmanager
 async def site(database: Database, *pages: Any, **options: Any) -> AsyncIterator[tuple[Auth, httpx.AsyncClient]]:
-    """An application that sends mail, with the user ann, and a browser."""
+    """Yields the Auth and a browser of an application that sends mail and has the user ann."""
     async with installed(database, **{"mailer": CollectingMailer(), "base_url": SITE, **options}) as auth:
         await auth.users.create_user("ann", "ann@example.org", PASSWORD)
         async with client_of(make_app(auth, *pages), headers=OWN) as client:
@@ -170,7 +170,7 @@ async def test_a_user_with_a_uuid_resets_the_password_and_other_keys_open_nothin
 
 
 async def test_pages_name_the_login_field_for_password_managers(database: Database) -> None:
-    """A password manager stored the address, and would not find the password by the username."""
+    """The password manager stored the password under the address, and would not find it by the username."""
     async with site(database, login_fields=["email"]) as (auth, client):
         shown = 'value="ann@example.org" autocomplete="username"'
         assert shown in (await client.get(await link_of(auth), follow_redirects=True)).text
@@ -266,7 +266,7 @@ async def test_a_login_without_next_leads_to_the_set_page(database: Database, ur
     async with site(database, page, login_redirect_url=url) as (_, client):
         assert (await post_login(client)).headers["location"] == expected
         assert (await post_login(client, next="/test/")).headers["location"] == "/test/"
-        # A login page of one's own has its own default, which counts more than the setting.
+        # The application's login page passes another default to complete_login(), which overrides the setting.
         assert (await client.post("/own-login")).headers["location"] == "/somewhere/"
         assert (await client.post("/own-login?next=/test/")).headers["location"] == "/test/"
         answer = await client.get("/accounts/login", headers=NAVIGATION)

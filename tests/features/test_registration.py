@@ -764,13 +764,14 @@ async def test_an_attacker_cannot_get_an_account_with_the_address_of_another_use
     [
         ({}, SITE, False),
         ({}, "http://localhost:8000", False),
+        ({"base_url": "http://site.example"}, "http://127.0.0.1:8000", True),  # behind a proxy that names no host
         ({"base_url": "http://site.example"}, "http://site.example", True),
         ({"cookie": Cookie(prefix=False)}, SITE, True),
         ({"cookie": Cookie(domain="site.example")}, SITE, True),
         ({"cookie": Cookie(path="/accounts")}, SITE, False),  # the cookie that counts has the path /
         ({"django": DjangoProject(version="5.2"), "tables": None}, SITE, True),
     ],
-    ids=["__Host-", "localhost", "http", "no prefix", "domain", "path", "django"],
+    ids=["__Host-", "localhost", "proxy", "http", "no prefix", "domain", "path", "django"],
 )
 @any_database
 async def test_a_cookie_that_another_host_may_have_set_does_not_stand_for_the_password(

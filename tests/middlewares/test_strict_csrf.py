@@ -260,7 +260,7 @@ async def go_on(auth: Auth, clock: FrozenClock, client: httpx.AsyncClient) -> No
 async def test_a_login_page_of_the_application_works_with_every_store(
     kind: str, before: str, meanwhile: Any, tmp_path: Path
 ) -> None:
-    """Also if the page was opened in a session that has ended since."""
+    """The login page may have been opened in a session that has ended since."""
     clock = FrozenClock()
     async with with_store(kind, tmp_path, clock, csrf="strict", login_url="/enter") as auth:
         await auth.users.create_user("ann", password=PASSWORD)

@@ -1,4 +1,4 @@
-"""Tests of what visitors get while Redis or the database is unavailable, wherever in the application it shows."""
+"""Responses while Redis is unavailable: in endpoints, mounted applications, excluded paths and WebSockets."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,7 +75,7 @@ async def test_a_visitor_is_asked_to_try_again(auth: Auth, path: str, debug: boo
 
 
 @pytest.mark.parametrize("path", ["/neither", "/open/neither", "/open/sub/neither"])
-async def test_what_needs_no_session_is_answered(auth: Auth, path: str) -> None:
+async def test_an_endpoint_that_needs_no_session_responds_as_usual(auth: Auth, path: str) -> None:
     async with client_of(make_app(auth), cookies=COOKIE if path.startswith("/open") else {}) as client:
         assert (await client.get(path)).text == "no session needed"
 

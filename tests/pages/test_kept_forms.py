@@ -321,7 +321,7 @@ async def test_another_user_sees_whose_login_sends_the_form(auth: Auth, ann: Use
 
 
 def with_steps(auth: Auth, number: int) -> Starlette:
-    """Adds login steps, each with a page that asks for a code, and passes `next` on as a site would."""
+    """Adds login steps to `auth`; returns an application with a page for each step, which asks for a code."""
 
     def make_step(name: str) -> Any:
         async def step(request: Request, user: User) -> Response | None:
@@ -347,7 +347,7 @@ def with_steps(auth: Auth, number: int) -> Starlette:
 
 
 async def pass_steps(client: httpx.AsyncClient, answer: httpx.Response, number: int) -> httpx.Response:
-    """Enters a wrong and then the right code in each step."""
+    """Enters a wrong code and then the right code in each step; returns the last response."""
     for name in range(number):
         assert answer.headers["location"] == f"/step/{name}"
         assert (await client.post(f"/step/{name}", data={"code": "wrong"})).status_code == 422
@@ -422,7 +422,7 @@ async def test_a_kept_form_waits_for_the_steps_of_a_login_for_one_hour(database:
             assert await auth.gateway.fetch_all(sa.select(auth.tables.token)) == []
 
 
-async def test_another_login_in_a_second_tab_passes_no_step_and_loses_no_form(auth: Auth, ann: User) -> None:
+async def test_a_login_in_a_second_tab_skips_no_login_step_and_loses_no_form(auth: Auth, ann: User) -> None:
     """The session of the browser belongs to another user when the login with the kept form asks for a code."""
     await auth.users.create_user("ben", password=PASSWORD)
     app = with_steps(auth, 1)

@@ -69,7 +69,7 @@ def late_app(auth: Auth, *, saved: bool) -> Any:
         return PlainTextResponse("", background=BackgroundTask(change, request.session, saved=saved))
 
     async def by_scope(request: Request) -> Response:
-        """Does not use `request.session`, as a middleware below Starlette's classes."""
+        """Uses the scope and not `request.session`, as an ASGI middleware does."""
         return PlainTextResponse("", background=BackgroundTask(change, request.scope["session"], saved=saved))
 
     app = FastAPI(middleware=middleware(auth), routes=make_app(auth).routes)
@@ -209,7 +209,7 @@ async def test_save_does_not_restore_a_session_that_has_ended(kind: Auth) -> Non
 async def test_save_after_the_response_began_does_nothing_if_nothing_changed(
     kind: Auth, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A helper that saves in any case works in every store."""
+    """A helper may call `save()` without a check, with every store."""
 
     async def save(session: Any) -> None:
         await session.save()

@@ -174,7 +174,7 @@ async def test_no_request_under_way_at_the_logout_brings_back_the_login(kind: st
             assert await username(client) == "ann"
 
 
-async def test_a_visitor_whose_session_was_ended_gets_it_back_by_no_request(tmp_path: Path) -> None:
+async def test_no_request_under_way_restores_the_ended_session_of_a_visitor(tmp_path: Path) -> None:
     async with site("cookie", tmp_path) as auth:
         app = make_app(auth)
         async with client_of(app) as client:
@@ -185,8 +185,8 @@ async def test_a_visitor_whose_session_was_ended_gets_it_back_by_no_request(tmp_
                 assert (await client.get("/whoami")).json()["session"] == {}
 
 
-async def test_a_login_of_django_is_ended_for_requests_after_its_first_one_here(tmp_path: Path) -> None:
-    """Django's cookie names no session, so this package adds an entry when it saves the session."""
+async def test_a_logout_ends_a_login_of_django_whose_session_was_saved_here(tmp_path: Path) -> None:
+    """Django's cookie contains no session key; this package adds one as an entry when it saves the session."""
     async with site("at each request", tmp_path) as auth:
         app, name = make_app(auth), auth.cookie.name
         async with client_of(app) as client:

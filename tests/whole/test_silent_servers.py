@@ -44,7 +44,7 @@ async def home(request: Request) -> Response:
 
 
 async def check(auth: Auth, seconds: float) -> None:
-    """Checks that a visitor with a session cookie gets 503 within some seconds, and one without a cookie a page."""
+    """Checks that a visitor with a session cookie gets 503 within `seconds`, and one without a cookie gets the page."""
     app = Starlette(routes=[Route("/", home)], middleware=middleware(auth))
     async with client_of(app, cookies={"session": "a" * 43}) as client, client_of(app) as visitor:
         started_at = time.monotonic()
