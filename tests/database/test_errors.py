@@ -102,6 +102,7 @@ async def test_after_a_deadlock_in_a_savepoint_the_outer_transaction_commits_not
         assert await gateway.fetch_all(sa.select(group.c.name)) == []
 
 
+@pytest.mark.parametrize("database_url", BACKENDS[1:], indirect=True, ids=lambda url: url[:5])
 @pytest.mark.with_tables
 async def test_inside_a_transaction_of_the_application_a_deadlock_is_not_repeated_but_raised(database_url: str) -> None:
     """The database has rolled back the statements of the application, too, and only the application can repeat those."""

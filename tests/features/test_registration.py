@@ -786,7 +786,8 @@ async def test_a_cookie_that_another_host_may_have_set_does_not_stand_for_the_pa
         client_of(here.app, base_url=base_url) as victim,
     ):
         await attacker.get("/accounts/register")
-        headers, data = {"origin": base_url}, {"username": "mallory", "email": "ann@example.org"}
+        origin = options.get("base_url", base_url)
+        headers, data = {"origin": origin}, {"username": "mallory", "email": "ann@example.org"}
         data |= {"password1": OTHER_PASSWORD, "password2": OTHER_PASSWORD}
         assert (await attacker.post("/accounts/register", data=data, headers=headers)).status_code == 303
         link = await here.link()
