@@ -52,7 +52,7 @@ from .security.throttle import Throttle
 from .security.tokens import Tokens
 from .sessions.limits import Preset, SessionLimits
 from .sessions.store import Progress, SessionStore
-from .settings import Settings
+from .settings import Answer, Settings
 from .users.models import AnonymousUser, User, require_person
 from .users.users import Users
 
@@ -87,7 +87,7 @@ class Auth(ChecksCredentials):
     except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
     `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without them all visitors
     behind a proxy count as one client. `django`: the defaults of a Django project with the same database and secret
-    key. `connections`: PostgreSQL connections that only this package uses. `clock`: tells all parts the time.
+    key. `connections`: PostgreSQL connections of this package only. `answer`: answers refused requests. `clock`: the time.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Auth(ChecksCredentials):
         features: Sequence[Feature] = (),
         django: Defaults | None = None,
         connections: int = 0,
+        answer: Answer | None = None,
         clock: Clock = time.time,
     ) -> None:
         given = Settings(**{name: value for name, value in locals().items() if name in Settings.__annotations__})
@@ -253,13 +254,12 @@ class Auth(ChecksCredentials):
             self.site, given.next_hosts, default=given.login_redirect_url, field=given.redirect_field_name
         )
         self.login_after_reset, self.clear_site_data = given.login_after_reset, given.clear_site_data
-        self.check_routes = True
+        self.answer, self.check_routes = given.answer, True
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
         require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
         self.login_steps: list[LoginStep] = []
-        fix = "Pass objects, as in features=[Registration()]."
-        self.features: list[Feature] = as_instances(features, Feature, "features", fix)
+        self.features = as_instances(features, Feature, "features", "Pass objects, as in features=[Registration()].")
         for feature in self.features:
             self.tables.features.extend(feature.tables(self.tables))
             feature.attach(self)

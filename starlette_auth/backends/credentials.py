@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 from ..core.awaiting import must_be_awaited
 from ..core.events import Events, LoginFailed, clean_credentials
 from ..core.exceptions import PermissionDenied
-from ..http.scope import CLAIMED_USER, SCOPE_KEY
+from ..http.scope import CLAIMED_USER, SCOPE_KEY, handle_refusals
 from ..users.models import User
 from .base import AuthenticationBackend
 
@@ -29,6 +29,7 @@ class ChecksCredentials:
         if request is None:
             scope = {"type": "http", "scheme": "https", "method": "GET", "path": "/", "headers": [], SCOPE_KEY: self}
             request = HTTPConnection(scope)
+        handle_refusals(request.scope)
         try:
             for backend in self.backends:
                 user = await backend.authenticate(request, **credentials) if backend.accepts(credentials) else None
