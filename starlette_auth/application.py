@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute, Route
 
 from .auth import Auth
 from .core.arguments import require_bool, require_callable, require_instance
-from .database.drivers import connect
 from .database.migrations import migrate
 from .decorators import login_not_required
 from .http.scope import parse_prefixes
@@ -75,9 +74,9 @@ def lifespan(
     async def connected(app: Any) -> AsyncIterator[Any]:
         if check_routes:
             route_check.check_routes(app)
-        must_connect = not auth.database.is_connected
+        must_connect = not auth.gateway.is_connected
         if must_connect:
-            await connect(auth.database)
+            await auth.gateway.connect()
         auth.app = app
         try:
             if create_tables:
@@ -89,6 +88,6 @@ def lifespan(
                 await auth.close()
             finally:
                 if must_connect:
-                    await auth.database.disconnect()
+                    await auth.gateway.disconnect()
 
     return connected

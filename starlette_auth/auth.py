@@ -26,7 +26,7 @@ from .core.exceptions import ImproperlyConfigured, ValidationError
 from .core.signing import SecretKeys, require_strong_keys
 from .core.templating import Templates
 from .core.translation import Languages, override_language
-from .database.gateway import Gateway
+from .database.gateways import gateway_of
 from .database.tables import Tables
 from .defaults import Defaults
 from .http.cookies import Cookie
@@ -152,7 +152,7 @@ class Auth(ChecksCredentials):
         self, database: Database, connections: int, user_class: type[User], passwords: Passwords | None
     ) -> None:
         """Builds the access to the database, the users, and the single-use tokens of their links."""
-        self.database, self.gateway = database, Gateway.of(database)
+        self.database, self.gateway = database, gateway_of(database)
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
         self.passwords = passwords or self.defaults.passwords()
@@ -170,7 +170,7 @@ class Auth(ChecksCredentials):
         self.session_limits = self.defaults.session_limits(given.session_limits)
         store = given.make_store(self.users)
         self.sessions = store or self.defaults.sessions(self.database, self.users, self.keys, self.clock)
-        self.sessions.attach(str(self.database.url), self.tables.user)
+        self.sessions.attach(self.gateway.url, self.tables.user)
         self.cookie = self.site.cookie
         self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
         self.devices = KnownDevices(self.tokens, self.cookie)

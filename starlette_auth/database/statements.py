@@ -60,6 +60,9 @@ class Statement:
         return Statement(query.with_for_update())
 
 
+Query = Statement | sa.ClauseElement
+
+
 def insert_into(table: sa.Table, dialect: str) -> Any:
     """Returns SQLAlchemy's INSERT for one dialect, which may update an existing row. Other dialects are not imported."""
     return importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)

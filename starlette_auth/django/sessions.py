@@ -15,7 +15,7 @@ from itsdangerous import BadData
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.signing import SecretKeys, sha256_hex
 from ..database.deletion import BATCH, delete_batch, delete_in_batches
-from ..database.gateway import Gateway
+from ..database.gateways import gateway_of
 from ..database.statements import Row, Statement
 from ..database.table_definitions import django_session_table
 from ..sessions.base import AUTH_TIME, SessionBase
@@ -121,7 +121,7 @@ class DjangoStore(SessionStore):
         self._users = users
         self._max_age = max_age
         self._zone = time_zone
-        self.gateway = Gateway.of(database)
+        self.gateway = gateway_of(database)
         self.table: sa.Table = table if table is not None else django_session_table(sa.MetaData())
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self._signer = DjangoSigner(self.keys.all, salt, clock=clock)

@@ -15,7 +15,7 @@ from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
 from ..database.columns import parse_key
 from ..database.deletion import delete_batch, delete_in_batches
-from ..database.gateway import Gateway
+from ..database.gateways import gateway_of
 from ..database.statements import Row, Statement
 from ..database.table_definitions import session_table
 from ..database.tables import own_session_table
@@ -50,7 +50,7 @@ class DatabaseStore(SessionStore):
             require_instance(users, UserQueries, "users", "Pass users=auth.users.")
         if table is not None:
             require_instance(table, sa.Table, "table", "Pass a Table of SQLAlchemy.")
-        self.gateway = Gateway.of(database)
+        self.gateway = gateway_of(database)
         self._users = users
         self._has_default_table = table is None
         self._clock = clock

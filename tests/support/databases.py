@@ -29,6 +29,7 @@ from starlette_auth import (
     migrate,
 )
 from starlette_auth.core.clock import Clock
+from starlette_auth.database.adapters.databases_gateway import DatabasesGateway
 from starlette_auth.database.gateway import Gateway
 from starlette_auth.database.introspection import all_columns, index_names
 from starlette_auth.passwords.passwords import default_hashers
@@ -140,7 +141,7 @@ async def _delete_rows(server: str, name: str) -> bool:
     async with Database(f"{server}/{name}", min_size=1, max_size=1) as database:
         if server.startswith("postgres"):
             await database.fetch_all(DISCONNECT_OTHERS, {"name": name})
-        if await _shape_of(Gateway(database)) != SHAPE[server]:
+        if await _shape_of(DatabasesGateway(database)) != SHAPE[server]:
             return False
         async with database.connection():
             for table in OUR_TABLES:

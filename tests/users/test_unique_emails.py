@@ -15,11 +15,11 @@ from starlette_auth import (
     AlreadyExists,
     Auth,
     DjangoProject,
-    Gateway,
     ImproperlyConfigured,
     ModelBackend,
     Tables,
     User,
+    gateway_of,
     migrate,
     user_columns,
 )
@@ -350,7 +350,7 @@ async def shared(database: Database) -> AsyncIterator[Auth]:
 
 
 async def test_a_django_project_gets_neither_index_nor_column(database: Database) -> None:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     await migrate(gateway, Tables.django())
     shape = await all_columns(gateway), await index_names(gateway)
     auth = Auth(database, secret_key=SECRET_KEY, login_fields=("email",), django=DjangoProject())

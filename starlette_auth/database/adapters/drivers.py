@@ -2,15 +2,10 @@
 
 import importlib
 import itertools
-import os
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-import sqlalchemy as sa
-from databases import Database
-
-from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
-from ..core.text import one_line
+from ...core.exceptions import ImproperlyConfigured
 
 
 class Driver(Protocol):
@@ -195,103 +190,3 @@ class AsyncpgTransaction:
 
 
 _savepoint_numbers = itertools.count()
-
-
-DRIVERS: dict[str, type[Driver]] = {
-    "sqlite": SQLiteDriver,
-    "sqlite+aiosqlite": SQLiteDriver,
-    "postgres": AsyncpgDriver,
-    "postgresql": AsyncpgDriver,
-    "postgresql+asyncpg": AsyncpgDriver,
-    "mysql": MySQLDriver,
-    "mysql+aiomysql": MySQLDriver,
-    "mysql+asyncmy": MySQLDriver,
-}
-
-
-#: The extra of this package that brings a driver, and how its URLs begin.
-EXTRAS = {"asyncpg": ("postgres", "postgresql://"), "asyncmy": ("mysql", "mysql+asyncmy://")}
-WRONG_NAME = "Create the database first, or correct its name in the URL."
-WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
-#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
-FIXES: dict[object, str] = {
-    **dict.fromkeys(("3D000", 1049), WRONG_NAME),
-    **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
-}
-
-
-def open_database(url: str) -> Database:
-    """Returns the Database for a URL. `mysql://` stands for asyncmy here, the driver of the extra `mysql`.
-
-    Raises ImproperlyConfigured for a URL that is not supported, and for a driver that is not installed. The message
-    does not contain the URL, because it may contain a password.
-    """
-    scheme, separator, rest = url.partition("://")
-    if scheme in ("mysql", "mariadb", "mariadb+asyncmy"):
-        scheme = "mysql+asyncmy"
-    try:
-        database = Database(f"{scheme}{separator}{rest}")
-    except ImportError as error:
-        extra, beginning = EXTRAS.get(error.name or "", ("mysql", "mysql+asyncmy://"))
-        raise ImproperlyConfigured(
-            f"The driver {error.name} of this database is not installed. For {beginning}, run "
-            f"`pip install starlette-contrib-auth[{extra}]`."
-        ) from None
-    except Exception:
-        raise ImproperlyConfigured(
-            "This is not a supported database URL. Use sqlite+aiosqlite:///file, postgresql://user@host/name or "
-            "mysql+asyncmy://user@host/name. Write %40 for an @ in the password, and %2F for a /."
-        ) from None
-    find_driver(database)
-    return database
-
-
-async def connect(database: Database) -> None:
-    """Connects a database.
-
-    Raises Unavailable if it cannot be reached, and ImproperlyConfigured if it does not exist or refuses the user.
-    """
-    try:
-        await database.connect()
-    except StarletteAuthError:
-        raise
-    except Exception as error:
-        codes = (getattr(error, "sqlstate", None), *error.args[:1])
-        fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
-        if fix is not None:
-            raise ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}") from error
-        raise Unavailable(
-            f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in "
-            "the URL."
-        ) from error
-
-
-def find_driver(database: Database) -> Driver:
-    """Returns the driver for the URL of a database.
-
-    Raises ImproperlyConfigured if the URL is not supported. The message never contains the URL, which has a password.
-    """
-    url = database.url
-    if url.scheme not in DRIVERS:
-        raise ImproperlyConfigured(
-            f"{url.scheme}:// is not supported. Use one of {', '.join(f'{name}://' for name in DRIVERS)}."
-        )
-    try:
-        _ = url.port
-    except ValueError:
-        # A / in the password ends the host, so that the password is taken for the port. The error would quote it.
-        raise ImproperlyConfigured(
-            "The port in the URL of the database is not a number from 0 to 65535. If it is right, percent-encode the "
-            "password: write %2F for /, %23 for #, %3F for ? and %40 for @."
-        ) from None
-    return DRIVERS[url.scheme]()
-
-
-def database_location(database_url: str) -> str:
-    """Returns which database a URL names. Credentials, options and the driver may change without a new database."""
-    url = sa.make_url(database_url)
-    dialect, name = url.get_backend_name().replace("postgresql", "postgres"), url.database or ""
-    if dialect == "sqlite":
-        return os.path.normpath(name if os.path.isabs(name) else f"{os.getcwd()}/{name}")
-    port = url.port or {"postgres": 5432, "mysql": 3306}.get(dialect)
-    return f"{dialect}://{(url.host or str(url.query.get('host', ''))).lower()}:{port}/{name}"

@@ -1,4 +1,4 @@
-"""Transactions and savepoints of tasks, and callbacks that run after the commit."""
+"""Transactions and savepoints on the connections of a `Database`."""
 
 import asyncio
 import contextlib
@@ -8,90 +8,24 @@ from typing import Any, TypeVar, cast
 
 from databases import Database
 
-from ..core.concurrency import PerLoop, run_to_completion
-from ..core.exceptions import ImproperlyConfigured, Unavailable
-from ..core.text import one_line
-from .connections import Connections, RawConnection, SQLiteConnections
-from .drivers import Driver, Transaction
-from .errors import breaks_connection, is_deadlock, is_read_only, is_unavailable, repeat, translate_errors
+from ...core.concurrency import PerLoop, run_to_completion
+from ...core.exceptions import ImproperlyConfigured
+from ..errors import breaks_connection, is_read_only, translate_errors
+from .databases_connections import Connections, RawConnection, SQLiteConnections
+from .drivers import Transaction
+from .transaction_state import TransactionState
 
 logger = logging.getLogger("starlette_auth")
 R = TypeVar("R")
 Connection = Any  # of `databases`
 
 
-class CommitHooks:
-    """Tracks which tasks are inside `atomic()`, and which callbacks run after the commit."""
-
-    def __init__(self) -> None:
-        self._callbacks: dict[asyncio.Task[Any] | None, list[Callable[[], Awaitable[None] | None]]] = {}
-
-    @property
-    def is_in_transaction(self) -> bool:
-        return asyncio.current_task() in self._callbacks
-
-    def on_commit(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` after this task's transaction has been committed, or immediately outside of one.
-
-        After a rollback the callback is not called. Only transactions of `atomic()` count: the callback does not wait
-        for a transaction that the application has opened around `atomic()`.
-        """
-        callbacks = self._callbacks.get(asyncio.current_task())
-        if callbacks is None:
-            callback()
-        else:
-            callbacks.append(callback)
-
-    async def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Awaits `callback` after the commit, under the conditions of `on_commit`."""
-        callbacks = self._callbacks.get(asyncio.current_task())
-        if callbacks is None:
-            await callback()
-        else:
-            callbacks.append(callback)
-
-    @contextlib.asynccontextmanager
-    async def _committing(self) -> AsyncIterator[None]:
-        task = asyncio.current_task()
-        if task in self._callbacks:
-            callbacks = self._callbacks[task]
-            count_before = len(callbacks)
-            try:
-                yield
-            except BaseException:
-                del callbacks[count_before:]
-                raise
-            return
-        self._callbacks[task] = []
-        try:
-            yield
-        except BaseException:
-            del self._callbacks[task]
-            raise
-        failures = []
-        for callback in self._callbacks.pop(task):
-            try:
-                awaitable = callback()
-                if awaitable is not None:
-                    await awaitable
-            except Exception as error:  # the change is committed, so the further callbacks must run, too
-                failures.append(error)
-        if failures:
-            raise failures[0]
-
-
-class Transactions(CommitHooks):
+class DatabasesTransactions(TransactionState):
     """Runs transactions on the connection that the task holds, or on another one."""
 
     database: Database
-    driver: Driver
-    dialect: str
     _connections: PerLoop[Connections]
     _keeps_sqlite: bool
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lost: set[asyncio.Task[Any] | None] = set()  # tasks whose transaction the database has rolled back
 
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
@@ -108,38 +42,6 @@ class Transactions(CommitHooks):
         finally:
             if is_outermost:
                 self._lost.discard(asyncio.current_task())
-
-    async def run_in_transaction(self, work: Callable[[], Awaitable[R]]) -> R:
-        """Runs `work` in a transaction and returns its result. Repeats it after a deadlock, up to 20 times.
-
-        Inside `atomic()` or a transaction of the application, `work` is part of that transaction and is not repeated:
-        the database has rolled back the earlier statements, too. Raises Unavailable after the last repetition.
-        """
-        if self._is_inside_transaction():
-            async with self.atomic():
-                return await work()
-        is_committed = False
-
-        def note_commit() -> None:
-            nonlocal is_committed
-            is_committed = True
-
-        async def attempt() -> R:
-            try:
-                async with self.atomic():
-                    self.on_commit(note_commit)
-                    return await work()
-            except Exception as error:
-                if is_committed and is_deadlock(error):  # in a callback: the transaction itself must not be repeated
-                    raise Unavailable(one_line(error)) from error
-                raise
-
-        try:
-            return await attempt()
-        except Exception as error:
-            if not is_deadlock(error):
-                raise
-        return await repeat(attempt)
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
@@ -182,26 +84,8 @@ class Transactions(CommitHooks):
             with contextlib.suppress(Exception):
                 await self.driver.expire_connections(self.database._backend)
 
-    def _note_lost_transaction(self, connection: RawConnection, error: Exception) -> None:
-        """Makes the rest of the transaction fail if the database has rolled it back.
-
-        The next statements would otherwise be committed one by one if the application catches the error.
-        """
-        if not (self.is_in_transaction and is_unavailable(error)):
-            return
-        with contextlib.suppress(Exception):  # the connection is closed
-            # After an error the drivers for MySQL still report the state before it.
-            if self.driver.in_transaction(connection.raw_connection) and not (
-                self.dialect == "mysql" and is_deadlock(error)
-            ):
-                return
-        self._lost.add(asyncio.current_task())
-
-    def _require_transaction(self) -> None:
-        if self._lost and asyncio.current_task() in self._lost:
-            raise Unavailable(
-                "The database has rolled back this transaction after an error in it. Let that error leave atomic()."
-            )
+    def _holds_connection(self) -> bool:
+        return self._current_connection() is not None
 
     def _is_inside_transaction(self) -> bool:
         connection = self._current_connection()
