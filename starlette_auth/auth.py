@@ -7,7 +7,6 @@ from os import PathLike
 from typing import Any
 
 import sqlalchemy as sa
-from databases import Database
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -26,7 +25,7 @@ from .core.exceptions import ImproperlyConfigured, ValidationError
 from .core.signing import SecretKeys, require_strong_keys
 from .core.templating import Templates
 from .core.translation import Languages, override_language
-from .database.gateways import gateway_of
+from .database.gateways import AnyDatabase, DatabaseAccess, gateway_of
 from .database.tables import Tables
 from .defaults import Defaults
 from .http.cookies import Cookie
@@ -74,7 +73,7 @@ class Feature:
         return ()
 
 
-class Auth(ChecksCredentials):
+class Auth(ChecksCredentials, DatabaseAccess):
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
@@ -92,7 +91,7 @@ class Auth(ChecksCredentials):
 
     def __init__(
         self,
-        database: Database,
+        database: AnyDatabase,
         *,
         secret_key: str | Sequence[str],
         tables: Tables | None = None,
@@ -131,7 +130,7 @@ class Auth(ChecksCredentials):
         trusted_proxies: Sequence[str] = (),
         features: Sequence[Feature] = (),
         django: Defaults | None = None,
-        connections: int = 0,
+        connections: int | None = None,
         clock: Clock = time.time,
     ) -> None:
         given = Settings(**{name: value for name, value in locals().items() if name in Settings.__annotations__})
@@ -149,12 +148,12 @@ class Auth(ChecksCredentials):
         self._attach_features(features)
 
     def _connect(
-        self, database: Database, connections: int, user_class: type[User], passwords: Passwords | None
+        self, database: AnyDatabase, connections: int | None, user_class: type[User], passwords: Passwords | None
     ) -> None:
         """Builds the access to the database, the users, and the single-use tokens of their links."""
-        self.database, self.gateway = database, gateway_of(database)
+        self.gateway = gateway_of(database)
         self.gateway.keep_connections(connections)
-        self.events = Events(self.gateway.atomic, self.gateway.after_commit)
+        self.events = Events(self.gateway.atomic, self.gateway.after_commit, self.gateway.apart)
         self.passwords = passwords or self.defaults.passwords()
         self.users: Users[Any] = Users(
             self.gateway,
@@ -169,7 +168,7 @@ class Auth(ChecksCredentials):
     def _build_sessions(self, given: Settings) -> None:
         self.session_limits = self.defaults.session_limits(given.session_limits)
         store = given.make_store(self.users)
-        self.sessions = store or self.defaults.sessions(self.database, self.users, self.keys, self.clock)
+        self.sessions = store or self.defaults.sessions(self.gateway.database, self.users, self.keys, self.clock)
         self.sessions.attach(self.gateway.url, self.tables.user)
         self.cookie = self.site.cookie
         self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))

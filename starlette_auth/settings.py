@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from databases import Database
-
 from .backends.base import AuthenticationBackend
 from .core.arguments import (
     as_instances,
@@ -22,6 +20,7 @@ from .core.arguments import (
 )
 from .core.clock import Clock
 from .core.exceptions import ImproperlyConfigured
+from .database.gateways import AnyDatabase, require_database
 from .database.tables import Tables
 from .http.cookies import Cookie
 from .mail.mailers import Mailer
@@ -57,7 +56,7 @@ RESET_TOKENS = "Pass an object, as in reset_tokens=PasswordResetTokens(SECRET)."
 class Settings:
     """Holds the arguments of `Auth`, and checks those that no part of `Auth` checks."""
 
-    database: Database
+    database: AnyDatabase
     secret_key: str | Sequence[str]
     tables: Tables | None
     user_class: type[User]
@@ -95,11 +94,11 @@ class Settings:
     trusted_proxies: Sequence[str]
     features: Sequence[Any]
     django: Any
-    connections: int
+    connections: int | None
     clock: Clock
 
     def __post_init__(self) -> None:
-        require_instance(self.database, Database, "database", "Pass Database(url), from the package `databases`.")
+        require_database(self.database)
         for name, (kind, fix) in PARTS.items():
             if getattr(self, name) is not None:
                 require_instance(getattr(self, name), kind, name, fix)
@@ -125,7 +124,8 @@ class Settings:
             require_methods(self.reset_tokens, methods, "reset_tokens", RESET_TOKENS)
         if self.django is not None:
             require_methods(self.django, ["tables", "session_limits"], "django", 'Pass DjangoProject(version="5.2").')
-        require_integer(self.connections, "connections", minimum=0)
+        if self.connections is not None:
+            require_integer(self.connections, "connections", minimum=0)
         self._check_clock()
 
     def _check_clock(self) -> None:

@@ -5,12 +5,16 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ..core.exceptions import ImproperlyConfigured, IntegrityError, StarletteAuthError, Unavailable
 from ..core.text import one_line
 
 R = TypeVar("R")
+E = TypeVar("E", bound=BaseException)
 MAX_REPETITIONS = 20
 MAX_SECONDS = 10.0  # after which no transaction is repeated
 
@@ -78,6 +82,7 @@ def translate_errors() -> Iterator[None]:
 
 def translate(error: Exception) -> NoReturn:
     """Raises the exception of this package that stands for a driver error, or the error itself."""
+    error = driver_error(error)
     if isinstance(error, StarletteAuthError):
         raise error
     if is_integrity_error(error):
@@ -103,6 +108,14 @@ def translate(error: Exception) -> NoReturn:
             "locked, full, read-only or out of connections."
         ) from error
     raise error
+
+
+def driver_error(error: E) -> E:
+    """Returns the error of the driver that an exception of SQLAlchemy wraps, or the error itself."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return error
+    # SQLAlchemy raises exceptions of its own for asyncpg, from those of asyncpg.
+    return cast(E, error.orig.__cause__ or error.orig)
 
 
 def is_missing_table(error: Exception) -> bool:
@@ -136,8 +149,9 @@ def is_unavailable(error: BaseException) -> bool:
     """
     if isinstance(error, StarletteAuthError):
         return isinstance(error, Unavailable)
+    error = driver_error(error)
     sqlite, mysql = _sqlite_code(error), _mysql_code(error)
-    if breaks_connection(error):
+    if breaks_connection(error) or isinstance(error, PoolTimeout):
         return True
     if sqlite is not None:
         return sqlite in SQLITE_BUSY
@@ -154,6 +168,7 @@ def breaks_connection(error: BaseException) -> bool:
     """
     if isinstance(error, StarletteAuthError):
         return False
+    error = driver_error(error)
     sqlite, mysql, message = _sqlite_code(error), _mysql_code(error), str(error).lower()
     if sqlite is not None:
         return sqlite in SQLITE_LOST
@@ -163,6 +178,8 @@ def breaks_connection(error: BaseException) -> bool:
         return _sqlstate(error).startswith(POSTGRESQL_LOST)
     if type(error).__name__ == "InterfaceError" and not _is_named(error, "MySQLError"):
         return any(word in message for word in LOST_WORDS)
+    if type(error).__name__ == "OperationalError" and type(error).__module__.startswith("psycopg"):
+        return True  # an error of libpq, or a closed connection: those of the server have a SQLSTATE
     if type(error).__name__ in ("RuntimeError", "ValueError", "ProgrammingError"):
         return any(words in message for words in LOST_MESSAGES)
     # Of asyncpg, and of the drivers for MySQL: an error in the protocol, or a closed connection, without a code.

@@ -1,8 +1,9 @@
 """The gateway to one database: every statement and transaction passes here."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -10,6 +11,7 @@ from .adapters.drivers import Driver
 from .statements import Query, Row
 
 R = TypeVar("R")
+M = TypeVar("M", bound=Callable[..., Any])
 
 
 class Gateway(Protocol):
@@ -105,3 +107,32 @@ class Gateway(Protocol):
     async def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Awaits `callback` after the commit, under the conditions of `on_commit`."""
         ...
+
+
+def runs_apart(method: M) -> M:
+    """Makes an async method of an object with a `gateway` run its statements in `gateway.apart()`.
+
+    All statements that lock rows of a table must do so, or none: a task would otherwise wait for its own transaction.
+    """
+
+    @functools.wraps(method)
+    async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.gateway.apart():
+            return await method(self, *args, **kwargs)
+
+    return cast(M, run)
+
+
+def runs_apart_if_possible(method: M) -> M:
+    """Makes a method run apart, except on SQLite, which has one writer.
+
+    It is for what follows from a change of a user: a new password, for example, ends sessions. The change itself could
+    otherwise not be part of the application's transaction.
+    """
+    apart = runs_apart(method)
+
+    @functools.wraps(method)
+    async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await (method if self.gateway.dialect == "sqlite" else apart)(self, *args, **kwargs)
+
+    return cast(M, run)

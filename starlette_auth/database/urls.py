@@ -8,6 +8,7 @@ from databases import Database
 from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
 from ..core.text import one_line
 from .adapters.drivers import AsyncpgDriver, Driver, MySQLDriver, SQLiteDriver
+from .errors import driver_error
 
 DRIVERS: dict[str, type[Driver]] = {
     "sqlite": SQLiteDriver,
@@ -68,14 +69,19 @@ async def connect(database: Database) -> None:
     except StarletteAuthError:
         raise
     except Exception as error:
-        codes = (getattr(error, "sqlstate", None), *error.args[:1])
-        fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
-        if fix is not None:
-            raise ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}") from error
-        raise Unavailable(
-            f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in "
-            "the URL."
-        ) from error
+        raise connection_error(error) from error
+
+
+def connection_error(error: Exception) -> StarletteAuthError:
+    """Returns the exception for an error at the opening of a connection."""
+    error = driver_error(error)
+    codes = (getattr(error, "sqlstate", None), *error.args[:1])
+    fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
+    if fix is not None:
+        return ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}")
+    return Unavailable(
+        f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in the URL."
+    )
 
 
 def find_driver(database: Database) -> Driver:

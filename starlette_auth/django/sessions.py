@@ -9,13 +9,13 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import sqlalchemy as sa
-from databases import Database
 from itsdangerous import BadData
 
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.signing import SecretKeys, sha256_hex
 from ..database.deletion import BATCH, delete_batch, delete_in_batches
-from ..database.gateways import gateway_of
+from ..database.gateway import runs_apart, runs_apart_if_possible
+from ..database.gateways import AnyDatabase, gateway_of
 from ..database.statements import Row, Statement
 from ..database.table_definitions import django_session_table
 from ..sessions.base import AUTH_TIME, SessionBase
@@ -106,7 +106,7 @@ class DjangoStore(SessionStore):
 
     def __init__(
         self,
-        database: Database,
+        database: AnyDatabase,
         secret_key: str | Sequence[str] | SecretKeys,
         *,
         users: UserQueries[Any] | None = None,
@@ -147,6 +147,7 @@ class DjangoStore(SessionStore):
     def new_session(self, clock: Clock = time.time) -> SessionBase:
         return DjangoSession(clock=clock, zone=self._zone)
 
+    @runs_apart
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, stored_key = session.encode(), session.next_key, session.stored_key
         if stored_key is None:
@@ -159,6 +160,7 @@ class DjangoStore(SessionStore):
             await self._invalidate_cached(stored_key)
         return cookie_value(key, encode(data))
 
+    @runs_apart
     async def delete(self, session_key: str) -> None:
         await self.gateway.execute(self._statements.delete, key=session_key)
         await self._invalidate_cached(session_key)
@@ -170,10 +172,12 @@ class DjangoStore(SessionStore):
         sessions = [session async for _, session in self._find(user_id)]
         return sorted(sessions, key=lambda session: session.last_seen, reverse=True)
 
+    @runs_apart_if_possible
     async def revoke(self, user_id: str, public_id: str) -> bool:
         keys = [key async for key, session in self._find(user_id) if session.public_id == public_id]
         return await self._delete_all(keys) == 1
 
+    @runs_apart_if_possible
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         number = 0
         # Repeated until no session is left: a session whose key changed during the search was missed.
@@ -181,6 +185,7 @@ class DjangoStore(SessionStore):
             number += await self._delete_all(keys)
         return number
 
+    @runs_apart_if_possible
     async def revoke_everybody(self) -> int:
         number = 0
         # A second pass, because the first one may miss a session that gets a new key meanwhile. Not more, because

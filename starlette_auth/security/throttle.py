@@ -17,7 +17,7 @@ from ..core.exceptions import ImproperlyConfigured, Throttled, TooManyFailures
 from ..core.signing import sha256_hex
 from ..core.text import fold_name
 from ..database.deletion import delete_batch, delete_in_batches
-from ..database.gateway import Gateway
+from ..database.gateway import Gateway, runs_apart
 from ..database.statements import Statement
 from ..http.proxies import ProxyDetector, client_network
 from .account_slots import AccountSlots
@@ -275,6 +275,7 @@ class Throttle:
         if not guess.device and await self.failures.report(guess.key) and guess.on_block is not None:
             await guess.on_block()
 
+    @runs_apart
     async def _count_all(self, actions: Sequence[str], scopes: Mapping[str, str], now: int) -> list[_Hit]:
         hits: list[_Hit] = []
         for action, rate in [(name, rate) for name in actions for rate in self.rates[name]]:
@@ -296,6 +297,7 @@ class Throttle:
             hits.append(_Hit(action, rate, key))
         return hits
 
+    @runs_apart
     async def _refund(self, hits: Sequence[_Hit], *, reset: str = "") -> None:
         """Subtracts from each counter what was added, and empties the counter of failures `reset`, in one statement."""
         values: dict[str, str | int] = {"reset": reset} if reset else {}

@@ -24,11 +24,12 @@ import pytest
 import sqlalchemy as sa
 from blockbuster import BlockBuster
 from databases import Database
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, Unavailable, UnstorableValue, gateway_of
 from starlette_auth.core.concurrency import run_to_completion
-from starlette_auth.database.adapters.databases_connections import SQLiteConnections
+from starlette_auth.database.adapters.connections import SQLiteConnections
 from starlette_auth.database.adapters.databases_gateway import DatabasesGateway
 from starlette_auth.database.adapters.sqlite import WriteLock, WriteLockTimeout
 from starlette_auth.database.columns import LongText, UTCDateTime
@@ -36,6 +37,7 @@ from starlette_auth.database.errors import is_unavailable
 from starlette_auth.database.statements import PreparedStatement, Statement
 
 from ..conftest import BACKENDS, any_database
+from ..support.databases import url_of, with_engine
 
 METADATA = sa.MetaData()
 ITEMS = sa.Table(
@@ -115,7 +117,12 @@ async def gateway(database: Database) -> AsyncIterator[Gateway]:
 async def small_pool(database_url: str) -> AsyncIterator[Gateway]:
     """Yields a gateway whose pool has three connections."""
     options: dict[str, Any] = {} if is_sqlite(database_url) else {"min_size": 1, "max_size": 3}
-    async with Database(database_url, **options) as database:
+    is_engine = database_url.startswith("engine+")
+    async with (
+        with_engine(database_url, pool_size=3, max_overflow=0, pool_timeout=5)
+        if is_engine
+        else Database(database_url, **options)
+    ) as database:
         gateway = gateway_of(database)
         await create_tables(gateway)
         yield gateway
@@ -182,7 +189,8 @@ async def add_one(gateway: Gateway) -> None:
 async def count_open_transactions(gateway: Gateway) -> int:
     """Returns the number of open transactions in this database, seen from another connection."""
     if gateway.dialect == "sqlite":
-        with contextlib.closing(sqlite3.connect(gateway.database.url.database, timeout=0)) as connection:
+        file = str(sa.make_url(gateway.url).database)
+        with contextlib.closing(sqlite3.connect(file, timeout=0)) as connection:
             try:
                 connection.execute("BEGIN EXCLUSIVE")
             except sqlite3.OperationalError:
@@ -194,19 +202,22 @@ async def count_open_transactions(gateway: Gateway) -> int:
         else "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p "
         "ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND p.id <> CONNECTION_ID()"
     )
-    async with Database(str(gateway.database.url), min_size=1, max_size=1) as observer:
+    async with Database(url_of(gateway.database), min_size=1, max_size=1) as observer:
         return int(await observer.fetch_val(query))
 
 
 async def assert_no_connection_leaked(gateway: Gateway) -> None:
     """Checks that no transaction is open, and that all three connections can be used at the same time."""
     assert await count_open_transactions(gateway) == 0
+    await gateway.close()  # returns kept connections to the pool
     all_connected = asyncio.Barrier(3)
 
     async def hold() -> None:
-        async with gateway.database.connection():
+        database = gateway.database
+        async with database.connection() if isinstance(database, Database) else database.connect():
             await all_connected.wait()
-            assert await gateway.fetch_one(ONE) == {"one": 1}
+            if isinstance(database, Database):  # on this connection; an engine has no connection left for it
+                assert await gateway.fetch_one(ONE) == {"one": 1}
 
     async with asyncio.timeout(5):
         await asyncio.gather(hold(), hold(), hold())
@@ -214,10 +225,10 @@ async def assert_no_connection_leaked(gateway: Gateway) -> None:
             assert await gateway.fetch_one(ONE) == {"one": 1}
 
 
-async def kill_connections(database: Database) -> None:
+async def kill_connections(database: Database | AsyncEngine) -> None:
     """Closes all other connections on the server, as a restart would."""
-    async with Database(str(database.url), min_size=1, max_size=1) as connection:
-        if database.url.dialect == "postgresql":
+    async with Database(url_of(database), min_size=1, max_size=1) as connection:
+        if connection.url.dialect == "postgresql":
             await connection.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -644,7 +655,8 @@ async def test_cancelled_queries_leak_no_connection(small_pool: Gateway) -> None
                     await small_pool.fetch_one(COUNT)
                     await small_pool.execute(SET_AMOUNT, item="absent", amount=1)
             # The task can still query the database directly.
-            assert await small_pool.database.fetch_val("SELECT 1") == 1
+            if isinstance(small_pool.database, Database):
+                assert await small_pool.database.fetch_val("SELECT 1") == 1
 
     await asyncio.gather(*(query() for _ in range(5)))
     await assert_no_connection_leaked(small_pool)

@@ -21,6 +21,13 @@ def _setting(name: str, default_in_ci: str) -> str:
 
 SERVERS = _setting("TEST_DATABASE_URLS", "postgresql://postgres@127.0.0.1:5432,mysql+asyncmy://root@127.0.0.1:3306")
 BACKENDS = ["sqlite", *filter(None, (url.strip() for url in SERVERS.split(",")))]
+#: The same databases through engines of SQLAlchemy: "engine+" and the URL of a server for create_async_engine().
+DRIVERS = {"sqlite": ("aiosqlite",), "postgresql": ("asyncpg", "psycopg"), "mysql": ("asyncmy", "aiomysql")}
+ENGINES = [
+    f"engine+{url.split(':')[0].split('+')[0]}+{driver}{url[url.index(':') :] if ':' in url else ''}"
+    for url in BACKENDS
+    for driver in DRIVERS.get(url.split(":")[0].split("+")[0], ())
+]
 REDIS_URL = _setting("TEST_REDIS_URL", "redis://127.0.0.1:6379")
 BROWSER = _setting("TEST_BROWSER", "chromium")
 CHROMIUM = shutil.which(BROWSER) or BROWSER

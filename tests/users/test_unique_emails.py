@@ -281,7 +281,7 @@ async def test_logins_by_address_can_be_added_to_an_existing_database(database: 
         with pytest.raises(AlreadyExists):
             await later.users.create_user("other", "ANN@example.org")
         on_table = " ON auth_user" if auth.gateway.dialect == "mysql" else ""
-        await database.execute(f"DROP INDEX auth_user_email_unique{on_table}")
+        await auth.database.execute(f"DROP INDEX auth_user_email_unique{on_table}")
         assert await migrate(later.gateway, later.tables) == ["auth_user_email_unique"]
 
 
@@ -387,10 +387,10 @@ async def test_claims_are_deleted_with_the_expired_tokens(database: Database) ->
         await auth.users.create_user("owner", ADDRESS)
         count = sa.select(sa.func.count()).select_from(auth.tables.token)
         await auth.clear_expired()
-        assert await database.fetch_val(count) == 1
+        assert await auth.database.fetch_val(count) == 1
         now[0] += 2 * 24 * 60 * 60
         await auth.clear_expired()
-        assert await database.fetch_val(count) == 0
+        assert await auth.database.fetch_val(count) == 0
         with pytest.raises(AlreadyExists):
             await auth.users.create_user("other", ADDRESS)
 

@@ -1,61 +1,30 @@
 """Connections of `databases` that stay open for one event loop."""
 
-import abc
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import Context
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from databases import Database
 from databases.interfaces import ConnectionBackend
 
-from .sqlite import PRAGMAS, WriteLock, require_folder
+from .connections import Pool, RawConnection
+from .sqlite import require_folder
 
 logger = logging.getLogger("starlette_auth")
 
 
-class Connections(abc.ABC):
-    """Provides connections for statements outside of a transaction. There is one object per event loop."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self.write_lock = WriteLock()
-
-    @abc.abstractmethod
-    async def acquire(self, *, write: bool, durable: bool) -> "RawConnection":
-        """Returns an open connection for one statement.
-
-        `durable=False` allows the database to lose the change in a power cut.
-        """
-
-    @abc.abstractmethod
-    async def release(self, connection: "RawConnection", *, write: bool) -> None:
-        """Releases a connection that `acquire` returned."""
-
-    def discard(self, connection: "RawConnection", *, with_others: bool) -> None:  # noqa: B027  pools do it themselves
-        """Prevents further use of a kept connection; with `with_others`, of all kept connections.
-
-        The caller still has to release the connection.
-        """
-
-    async def close(self) -> None:  # noqa: B027  the pool is closed by `databases`
-        """Closes the kept connections, or returns them to the pool."""
-
-
-class RawConnection(Protocol):
-    """An object that holds a connection of the database driver."""
-
-    @property
-    def raw_connection(self) -> Any: ...
-
-
-class PoolConnections(Connections):
+class PoolConnections(Pool):
     """Uses the pool of `databases` directly.
 
     The per-task bookkeeping of `databases` would take a quarter of the time of a statement.
     """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
 
     async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
         connection: ConnectionBackend = self._database._backend.connection()
@@ -67,94 +36,6 @@ class PoolConnections(Connections):
             await cast(ConnectionBackend, connection).release()
         except Exception as error:  # the driver has closed the connection; the statement itself was successful
             logger.debug("A connection could not be returned to the pool: %s", type(error).__name__)
-
-
-class KeptPostgreSQLConnections(PoolConnections):
-    """Keeps up to `limit()` connections out of the pool, which saves one round trip per statement."""
-
-    def __init__(self, database: Database, limit: Callable[[], int]) -> None:
-        super().__init__(database)
-        self._limit = limit
-        self._all: list[KeptConnection] = []
-        self._idle: list[KeptConnection] = []
-
-    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
-        kept = self._take()
-        if kept is None:
-            return await super().acquire(write=write, durable=durable)
-        if kept.raw_connection is not None:
-            return kept
-        try:
-            return await kept.opened()
-        except BaseException:
-            self._idle.append(kept)
-            raise
-
-    async def release(self, connection: RawConnection, *, write: bool) -> None:
-        if isinstance(connection, KeptConnection):
-            self._idle.append(connection)
-        else:
-            await super().release(connection, write=write)
-
-    def discard(self, connection: RawConnection, *, with_others: bool) -> None:
-        for kept in [*self._idle, connection] if with_others else [connection]:
-            if isinstance(kept, KeptConnection):
-                kept.drop()
-
-    async def close(self) -> None:
-        for kept in self._all:
-            await kept.close()
-
-    def _take(self) -> "KeptConnection | None":
-        """Returns a kept connection that is not in use, or None if all are in use."""
-        if self._idle:
-            kept = self._idle.pop()
-            if kept.is_lost():
-                kept.drop()
-            return kept
-        if len(self._all) >= self._limit():
-            return None
-        self._all.append(KeptConnection(self._database))
-        return self._all[-1]
-
-
-class SQLiteConnections(Connections):
-    """Keeps three connections to a SQLite file: opening one takes as long as ten queries.
-
-    One connection reads, one writes, and one writes changes that a power cut may undo. Writes hold the write lock.
-    """
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.reader = KeptConnection(database, PRAGMAS)
-        self.writer = KeptConnection(database, PRAGMAS)
-        self.relaxed_writer = KeptConnection(database, (*PRAGMAS, "PRAGMA synchronous = NORMAL"))
-
-    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
-        if not write:
-            return self.reader if self.reader.raw_connection is not None else await self.reader.opened()
-        await self.write_lock.acquire()
-        try:
-            return await (self.writer if durable else self.relaxed_writer).opened()
-        except BaseException:
-            self.write_lock.release()
-            raise
-
-    async def release(self, connection: RawConnection, *, write: bool) -> None:
-        if write:
-            self.write_lock.release()
-
-    def discard(self, connection: RawConnection, *, with_others: bool) -> None:
-        if isinstance(connection, KeptConnection):
-            connection.drop()
-        elif connection.raw_connection is self.writer.raw_connection:
-            self.writer.is_useless = True  # its transaction must be rolled back first
-
-    async def close(self) -> None:
-        await self.reader.close()
-        async with self.write_lock:
-            await self.writer.close()
-            await self.relaxed_writer.close()
 
 
 class KeptConnection:

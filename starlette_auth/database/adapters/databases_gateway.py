@@ -14,13 +14,8 @@ from ...core.exceptions import ImproperlyConfigured
 from ..errors import translate, translate_errors
 from ..statements import PreparedStatement, get_dialect
 from ..urls import connect, find_driver
-from .databases_connections import (
-    Connections,
-    KeptPostgreSQLConnections,
-    PoolConnections,
-    RawConnection,
-    SQLiteConnections,
-)
+from .connections import Connections, KeptConnections, RawConnection, SQLiteConnections
+from .databases_connections import KeptConnection, PoolConnections
 from .databases_transactions import DatabasesTransactions
 from .queries import Operation, Queries
 
@@ -103,10 +98,11 @@ class DatabasesGateway(DatabasesTransactions, Queries):
 
     def _make_connections(self) -> Connections:
         if self._keeps_sqlite:
-            return SQLiteConnections(self.database)
-        if self.connections:
-            return KeptPostgreSQLConnections(self.database, lambda: self.connections)
-        return PoolConnections(self.database)
+            return SQLiteConnections(lambda pragmas: KeptConnection(self.database, pragmas))
+        pool = PoolConnections(self.database)
+        if not self.connections:
+            return pool
+        return KeptConnections(pool, lambda: KeptConnection(self.database), lambda: self.connections)
 
     async def _run(
         self, operation: Operation[R], prepared: PreparedStatement, values: dict[str, Any], *, write: bool = False

@@ -11,7 +11,7 @@ from databases import Database
 from ...core.concurrency import PerLoop, run_to_completion
 from ...core.exceptions import ImproperlyConfigured
 from ..errors import breaks_connection, is_read_only, translate_errors
-from .databases_connections import Connections, RawConnection, SQLiteConnections
+from .connections import Connections, RawConnection, SQLiteConnections
 from .drivers import Transaction
 from .transaction_state import TransactionState
 
@@ -123,7 +123,7 @@ class DatabasesTransactions(TransactionState):
     @contextlib.asynccontextmanager
     async def _writer_connection(self) -> AsyncIterator[Connection]:
         """Provides the kept SQLite connection for writing, also to the task's direct use of `database`."""
-        writer = cast(SQLiteConnections, self._connections.get()).writer
+        writer: Any = cast(SQLiteConnections, self._connections.get()).writer
         connection: Connection = await writer.open()
         self.database._connection = connection
         try:

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from ...core.exceptions import ImproperlyConfigured
 
+#: What an upsert on MySQL passes to LAST_INSERT_ID() for a row that it leaves as it is. No key of a row is as large.
+UNCHANGED = 2**62 + 0x5A17
+
 
 class Driver(Protocol):
     """Runs statements on connections of one database driver. `raw` is such a connection; rows are tuples."""
@@ -27,6 +30,10 @@ class Driver(Protocol):
 
     def transaction(self, raw: Any) -> "Transaction":
         """Returns a transaction that has not started yet. Inside a transaction it is a savepoint."""
+        ...
+
+    def is_closed(self, raw: Any) -> bool:
+        """Returns whether the driver knows that the connection was closed."""
         ...
 
     def terminate(self, raw: Any) -> None:
@@ -75,6 +82,9 @@ class SQLiteDriver:
         # After a plain BEGIN, a transaction that reads first and writes later can fail with "database is locked".
         return SQLTransaction(self, raw, "BEGIN IMMEDIATE")
 
+    def is_closed(self, raw: Any) -> bool:
+        return False
+
     def terminate(self, raw: Any) -> None:
         """Does nothing: `databases` has no pool of SQLite connections."""
 
@@ -102,6 +112,9 @@ class AsyncpgDriver:
     def transaction(self, raw: Any) -> Transaction:
         return AsyncpgTransaction(raw)
 
+    def is_closed(self, raw: Any) -> bool:
+        return bool(raw.is_closed())
+
     def terminate(self, raw: Any) -> None:
         raw.terminate()
 
@@ -122,7 +135,8 @@ class MySQLDriver:
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
         async with raw.cursor() as cursor:
             await cursor.execute(sql, arguments)
-            return int(cursor.rowcount)
+            # With CLIENT_FOUND_ROWS, which SQLAlchemy sets, an upsert also counts a row that it leaves as it is.
+            return 0 if cursor.lastrowid == UNCHANGED else int(cursor.rowcount)
 
     async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
         async with raw.cursor() as cursor:
@@ -135,11 +149,58 @@ class MySQLDriver:
     def transaction(self, raw: Any) -> Transaction:
         return SQLTransaction(self, raw, "START TRANSACTION")
 
+    def is_closed(self, raw: Any) -> bool:
+        # asyncmy has `connected`, aiomysql has `closed` and a stream, which ends when the server closes the connection.
+        connected, reader = getattr(raw, "connected", None), getattr(raw, "_reader", None)
+        if isinstance(connected, bool):
+            return not connected
+        return bool(getattr(raw, "closed", False)) or (reader is not None and bool(reader.at_eof()))
+
     def terminate(self, raw: Any) -> None:
         raw.close()
 
     async def expire_connections(self, backend: Any) -> None:
         await backend._pool.clear()
+
+
+class PsycopgDriver:
+    """Supports psycopg 3, for engines of SQLAlchemy. Its raw cursor takes PostgreSQL's own placeholders, as asyncpg."""
+
+    dialect = "postgresql"
+
+    def __init__(self) -> None:
+        self._cursor: Any = importlib.import_module("psycopg").AsyncRawCursor  # not needed for other databases
+
+    async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
+        async with self._cursor(raw) as cursor:
+            await cursor.execute(sql, arguments or None)
+            return list(await cursor.fetchall())
+
+    async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
+        async with self._cursor(raw) as cursor:
+            await cursor.execute(sql, arguments or None)
+            return max(0, int(cursor.rowcount))
+
+    async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
+        async with self._cursor(raw) as cursor:
+            await cursor.execute(sql, arguments or None)
+            row = await cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
+
+    def in_transaction(self, raw: Any) -> bool:
+        return int(raw.info.transaction_status) not in (0, 4)  # idle, unknown
+
+    def transaction(self, raw: Any) -> "Transaction":
+        return PsycopgTransaction(self, raw, "BEGIN")
+
+    def is_closed(self, raw: Any) -> bool:
+        return bool(raw.closed)
+
+    def terminate(self, raw: Any) -> None:
+        raw.pgconn.finish()
+
+    async def expire_connections(self, backend: Any) -> None:
+        """Does nothing: `databases` does not support psycopg."""
 
 
 class SQLTransaction:
@@ -164,6 +225,12 @@ class SQLTransaction:
     async def rollback(self) -> None:
         for statement in self._rollback:
             await self._driver.execute(self._raw, statement, {})
+
+
+class PsycopgTransaction(SQLTransaction):
+    async def commit(self) -> None:
+        await self._driver.execute(self._raw, "SELECT 1", ())  # fails after an error, as in AsyncpgTransaction
+        await super().commit()
 
 
 class AsyncpgTransaction:

@@ -9,6 +9,7 @@ from typing import Any
 from ...core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
 
 PRAGMAS = ("PRAGMA foreign_keys = ON", "PRAGMA journal_mode = WAL")
+RELAXED_PRAGMAS = (*PRAGMAS, "PRAGMA synchronous = NORMAL")  # for changes that a power cut may undo
 # The task that holds a write lock. The variable is also set in tasks that the holder starts during its transaction.
 _transaction_of: ContextVar[asyncio.Task[Any] | None] = ContextVar("transaction_of", default=None)
 

@@ -1,0 +1,186 @@
+"""Connections of an `AsyncEngine`: in autocommit, taken from its pool for a statement or kept open."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from ...core.concurrency import run_to_completion
+from ...core.exceptions import StarletteAuthError
+from ..urls import connection_error
+from .connections import Pool, RawConnection
+from .drivers import Driver
+from .sqlite import require_folder
+
+logger = logging.getLogger("starlette_auth")
+
+
+class Engine(Protocol):
+    """What this package needs of SQLAlchemy's `AsyncEngine`, whose import would take as long as that of this package."""
+
+    @property
+    def sync_engine(self) -> sa.Engine: ...
+
+    @property
+    def dialect(self) -> sa.Dialect: ...
+
+    @property
+    def url(self) -> sa.URL: ...
+
+    def connect(self) -> Any: ...
+
+    async def dispose(self, close: bool = True) -> None: ...
+
+
+class LentConnection:
+    """A connection of the engine in autocommit, and the connection of the driver in it."""
+
+    def __init__(self, connection: Any, raw: Any) -> None:
+        self.connection = connection
+        self.raw_connection = raw
+
+    async def give_back(self) -> None:
+        """Returns the connection to its pool, or closes it if it was detached from the pool."""
+        try:
+            await self.connection.close()
+        except Exception as error:  # the driver has closed the connection; the statement itself was successful
+            logger.debug("A connection could not be returned to the pool: %s", type(error).__name__)
+
+    async def invalidate(self) -> None:
+        """Closes the connection, so that the pool opens another one in its place."""
+        with contextlib.suppress(Exception):  # it is closed already
+            await self.connection.invalidate()
+        await self.give_back()
+
+
+async def borrow(engine: Engine, *, autocommit: bool = True, is_detached: bool = False) -> LentConnection:
+    """Takes a connection from the pool. Raises Unavailable if the database cannot be reached or the pool is exhausted."""
+    try:
+        connection = await engine.connect()
+    except StarletteAuthError:
+        raise
+    except Exception as error:
+        raise connection_error(error) from error
+    try:
+        if autocommit:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        raw = (await connection.get_raw_connection()).driver_connection
+        if is_detached:
+            await connection.run_sync(_detach)
+    except BaseException:
+        await run_to_completion(connection.close())
+        raise
+    return LentConnection(connection, raw)
+
+
+def _detach(connection: sa.Connection) -> None:
+    connection.detach()
+
+
+class EnginePool(Pool):
+    """Takes each connection from the pool of the engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._engine = engine
+        self._useless: set[RawConnection] = set()
+
+    def has_room(self) -> bool:
+        room = pool_size(self._engine)
+        return room is None or checked_out(self._engine) < room
+
+    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
+        return await borrow(self._engine)
+
+    async def release(self, connection: RawConnection, *, write: bool) -> None:
+        assert isinstance(connection, LentConnection)  # noqa: S101  acquire() returned it
+        is_useless = connection in self._useless
+        self._useless.discard(connection)
+        await run_to_completion(connection.invalidate() if is_useless else connection.give_back())
+
+    def discard(self, connection: RawConnection, *, with_others: bool) -> None:
+        self._useless.add(connection)
+
+
+class EngineConnection:
+    """Keeps one connection of the engine open until it is closed.
+
+    A connection to a SQLite file is detached from the pool: it has settings of its own, and costs no server anything.
+    The others still count in the pool.
+    """
+
+    def __init__(self, engine: Engine, driver: Driver, pragmas: Sequence[str] = ()) -> None:
+        self._engine = engine
+        self._driver = driver
+        self._pragmas = pragmas
+        self._lent: LentConnection | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self.raw_connection: Any = None
+        self.is_useless = False
+
+    async def opened(self) -> "EngineConnection":
+        while self.raw_connection is None:
+            if self._opening is None:
+                # An empty context: otherwise the connection would keep the context of the first request alive.
+                self._opening = asyncio.get_running_loop().create_task(self._open(), context=Context())
+                self._opening.add_done_callback(self._note_opened)
+            await asyncio.shield(self._opening)
+        return self
+
+    def is_lost(self) -> bool:
+        try:
+            return self.raw_connection is not None and self._driver.is_closed(self.raw_connection)
+        except Exception:  # the driver has forgotten the connection
+            return True
+
+    def drop(self) -> asyncio.Task[None] | None:
+        lent, self._lent, self.raw_connection, self.is_useless = self._lent, None, None, False
+        if lent is None:
+            return None
+        # A detached connection has no pool that would replace it.
+        work = lent.give_back() if self._pragmas else lent.invalidate()
+        task = asyncio.get_running_loop().create_task(work, context=Context())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+        return task
+
+    async def close(self) -> None:
+        lent, self._lent, self.raw_connection = self._lent, None, None
+        if lent is not None:
+            await run_to_completion(lent.give_back())
+
+    async def _open(self) -> None:
+        if self._pragmas:
+            await require_folder(self._engine.url.database or "")
+        lent = await borrow(self._engine, is_detached=bool(self._pragmas))
+        for pragma in self._pragmas:
+            with contextlib.suppress(Exception):  # the file is in use elsewhere, or read-only
+                await lent.raw_connection.execute_fetchall(pragma)
+        self._lent, self.raw_connection = lent, lent.raw_connection
+
+    def _note_opened(self, task: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()  # marks it as retrieved: all waiting tasks may have been cancelled
+
+
+def pool_size(engine: Engine) -> int | None:
+    """Returns how many connections the pool of an engine may have open; None if their number is not limited."""
+    pool: Any = engine.sync_engine.pool
+    if not isinstance(pool, sa.QueuePool):
+        return None
+    size, overflow = pool.size(), int(getattr(pool, "_max_overflow", -1))
+    return None if size == 0 or overflow < 0 else size + overflow
+
+
+def checked_out(engine: Engine) -> int:
+    """Returns how many connections of the pool are in use."""
+    pool = engine.sync_engine.pool
+    return pool.checkedout() if isinstance(pool, sa.QueuePool) else 0
+
+
+_closing: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references to its tasks
