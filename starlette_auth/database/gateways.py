@@ -9,9 +9,8 @@ from databases import Database
 from ..core.arguments import require_instance
 from ..core.exceptions import ImproperlyConfigured
 from .adapters.databases_gateway import DatabasesGateway
-from .adapters.engine_connections import Engine
+from .adapters.engine import Engine, Session
 from .adapters.engine_gateway import EngineGateway
-from .adapters.engine_transactions import Session
 from .gateway import Gateway
 
 #: What `Auth` takes as a database. `Engine` stands for SQLAlchemy's AsyncEngine.

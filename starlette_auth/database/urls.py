@@ -4,6 +4,7 @@ import os
 
 import sqlalchemy as sa
 from databases import Database
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
 from ..core.text import one_line
@@ -74,6 +75,11 @@ async def connect(database: Database) -> None:
 
 def connection_error(error: Exception) -> StarletteAuthError:
     """Returns the exception for an error at the opening of a connection."""
+    if isinstance(error, PoolTimeout):
+        return Unavailable(
+            f"All connections of the engine are in use: {one_line(error)}. Give it a larger pool, or hold connections for "
+            "a shorter time."
+        )
     error = driver_error(error)
     codes = (getattr(error, "sqlstate", None), *error.args[:1])
     fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)

@@ -37,7 +37,7 @@ call_command("migrate", verbosity=0)
 MIGRATE = """
 import asyncio, sys
 from databases import Database
-from starlette_auth import Gateway, Tables, migrate
+from starlette_auth import Tables, gateway_of, migrate
 
 async def main():
     async with Database(sys.argv[1]) as database:

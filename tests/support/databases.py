@@ -14,6 +14,7 @@ from typing import Any
 from databases import Database
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from starlette_auth import (
     Argon2PasswordHasher,
@@ -218,7 +219,9 @@ async def connected(url: str) -> AsyncIterator[Any]:
 
 @contextlib.asynccontextmanager
 async def with_engine(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(url.removeprefix("engine+"), **{"pool_size": 5, "max_overflow": 5, **options})
+    # The first versions of SQLAlchemy 2.0 have another default for SQLite.
+    options = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 5, "max_overflow": 5, **options}
+    engine = create_async_engine(url.removeprefix("engine+"), **options)
     try:
         yield engine
     finally:

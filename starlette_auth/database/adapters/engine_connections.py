@@ -5,43 +5,29 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from contextvars import Context
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
 
 from ...core.concurrency import run_to_completion
 from ...core.exceptions import StarletteAuthError
 from ..urls import connection_error
 from .connections import Pool, RawConnection
 from .drivers import Driver
+from .engine import Engine
 from .sqlite import require_folder
 
 logger = logging.getLogger("starlette_auth")
 
 
-class Engine(Protocol):
-    """What this package needs of SQLAlchemy's `AsyncEngine`, whose import would take as long as that of this package."""
-
-    @property
-    def sync_engine(self) -> sa.Engine: ...
-
-    @property
-    def dialect(self) -> sa.Dialect: ...
-
-    @property
-    def url(self) -> sa.URL: ...
-
-    def connect(self) -> Any: ...
-
-    async def dispose(self, close: bool = True) -> None: ...
-
-
 class LentConnection:
     """A connection of the engine in autocommit, and the connection of the driver in it."""
 
-    def __init__(self, connection: Any, raw: Any) -> None:
+    def __init__(self, connection: Any, raw: Any, *, is_detached: bool = False) -> None:
         self.connection = connection
         self.raw_connection = raw
+        self._is_detached = is_detached
 
     async def give_back(self) -> None:
         """Returns the connection to its pool, or closes it if it was detached from the pool."""
@@ -49,6 +35,9 @@ class LentConnection:
             await self.connection.close()
         except Exception as error:  # the driver has closed the connection; the statement itself was successful
             logger.debug("A connection could not be returned to the pool: %s", type(error).__name__)
+        if self._is_detached:
+            with contextlib.suppress(Exception):  # it is closed already; SQLAlchemy 2.0.11 leaves it open
+                await self.raw_connection.close()
 
     async def invalidate(self) -> None:
         """Closes the connection, so that the pool opens another one in its place."""
@@ -74,7 +63,7 @@ async def borrow(engine: Engine, *, autocommit: bool = True, is_detached: bool =
     except BaseException:
         await run_to_completion(connection.close())
         raise
-    return LentConnection(connection, raw)
+    return LentConnection(connection, raw, is_detached=is_detached)
 
 
 def _detach(connection: sa.Connection) -> None:
@@ -171,7 +160,7 @@ class EngineConnection:
 def pool_size(engine: Engine) -> int | None:
     """Returns how many connections the pool of an engine may have open; None if their number is not limited."""
     pool: Any = engine.sync_engine.pool
-    if not isinstance(pool, sa.QueuePool):
+    if not isinstance(pool, QueuePool):
         return None
     size, overflow = pool.size(), int(getattr(pool, "_max_overflow", -1))
     return None if size == 0 or overflow < 0 else size + overflow
@@ -180,7 +169,7 @@ def pool_size(engine: Engine) -> int | None:
 def checked_out(engine: Engine) -> int:
     """Returns how many connections of the pool are in use."""
     pool = engine.sync_engine.pool
-    return pool.checkedout() if isinstance(pool, sa.QueuePool) else 0
+    return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
 
 _closing: set[asyncio.Task[None]] = set()  # an event loop keeps only weak references to its tasks

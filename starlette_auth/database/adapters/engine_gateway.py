@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ...core.concurrency import PerLoop, run_to_completion
 from ...core.exceptions import ImproperlyConfigured
@@ -13,8 +13,9 @@ from ..errors import breaks_connection, is_read_only, translate, translate_error
 from ..statements import PreparedStatement, get_dialect
 from .connections import Connections, KeptConnections, RawConnection, SQLiteConnections
 from .drivers import AsyncpgDriver, Driver, MySQLDriver, PsycopgDriver, SQLiteDriver
-from .engine_connections import Engine, EngineConnection, EnginePool, borrow, pool_size
-from .engine_transactions import JoinedTransaction, OwnTransaction, Session, SharedTransaction, TaskTransaction
+from .engine import Engine, Session
+from .engine_connections import EngineConnection, EnginePool, borrow, pool_size
+from .engine_transactions import JoinedTransaction, OwnTransaction, SharedTransaction, TaskTransaction
 from .queries import Operation, Queries
 
 R = TypeVar("R")
@@ -309,7 +310,7 @@ def _find_driver(engine: Engine) -> Driver:
             f"An engine with the driver {name} is not supported. Use create_async_engine() with one of "
             f"{', '.join(sorted(DRIVERS.keys() - {'psycopg_async'}))}."
         )
-    if isinstance(engine.sync_engine.pool, sa.StaticPool | sa.SingletonThreadPool):
+    if isinstance(engine.sync_engine.pool, StaticPool | SingletonThreadPool):
         raise ImproperlyConfigured(
             "The pool of this engine has one connection, as for an in-memory SQLite database, which all tasks would share. "
             "Use a file instead, and another pool."

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -15,20 +15,11 @@ from ...core.concurrency import run_to_completion
 from ...core.exceptions import ImproperlyConfigured
 from .connections import RawConnection
 from .drivers import Driver
-from .engine_connections import Engine
+from .engine import Engine, Session
 from .sqlite import WriteLock
 from .transaction_state import Callback
 
 logger = logging.getLogger("starlette_auth")
-
-
-class Session(Protocol):
-    """What this package needs of SQLAlchemy's `AsyncSession`."""
-
-    @property
-    def sync_session(self) -> Any: ...
-
-    async def connection(self, bind_arguments: Any = None) -> Any: ...
 
 
 class TaskTransaction(abc.ABC):
@@ -150,7 +141,7 @@ class JoinedTransaction(SharedTransaction):
         try:
             bind = self._session.sync_session.get_bind()
         except sa.exc.UnboundExecutionError:  # each table has its own engine
-            return await self._session.connection({"bind": self._engine.sync_engine})
+            return await self._session.connection(bind_arguments={"bind": self._engine.sync_engine})
         if bind.engine.pool is not self._engine.sync_engine.pool:
             raise ImproperlyConfigured(
                 "This session belongs to another engine than this Auth. Pass the same engine to both."
