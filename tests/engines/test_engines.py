@@ -184,6 +184,15 @@ async def test_an_in_memory_database_is_refused(url: str) -> None:
         Auth(create_async_engine(url), secret_key=SECRET_KEY)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has the argument from Python 3.12 on")
+async def test_an_engine_that_never_commits_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/test.sqlite3"
+    engine = create_async_engine(url, connect_args={"autocommit": False})
+    with pytest.raises(ImproperlyConfigured, match="Leave autocommit=False out"):
+        await gateway_of(engine).fetch_one(ONE)
+    await engine.dispose()
+
+
 @pytest.mark.parametrize("database", [sa.create_engine("sqlite://"), "sqlite:///x", None, object()], ids=str)
 def test_anything_else_is_refused_with_the_fix(database: Any) -> None:
     for call in (lambda: Auth(database, secret_key=SECRET_KEY), lambda: DatabaseStore(database)):

@@ -21,12 +21,14 @@ from starlette_auth import (
     ImproperlyConfigured,
     LoginFailed,
     PasswordChanged,
+    Unavailable,
     UserCreated,
     login,
     middleware,
 )
 
 from ..conftest import PASSWORD, SECRET_KEY, client_of, with_tables
+from ..database.test_gateway import kill_connections
 from ..support.databases import installed, url_of, with_engine
 
 pytestmark = with_tables
@@ -313,6 +315,56 @@ async def test_a_cancelled_statement_leaves_the_session_usable(
     await auth.gateway.close()
     assert database.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     assert len((await names(auth))[0]) == 40
+
+
+async def test_a_lost_connection_ends_the_transaction_and_the_next_one_works(
+    auth: Auth, session_maker: async_sessionmaker[AsyncSession], database: AsyncEngine
+) -> None:
+    if auth.gateway.dialect == "sqlite":
+        pytest.skip("has no server")
+    async with session_maker() as session, auth.joined(session):
+        await sign_up(auth, session, "ann")
+        await kill_connections(database)
+        with pytest.raises(Unavailable):
+            await auth.users.create_user("bob")
+        with pytest.raises((Unavailable, sa.exc.SQLAlchemyError)):  # even if the application passes over the error
+            await auth.users.create_user("eve")
+        await session.rollback()
+        for _ in range(4):  # the pool may have another lost connection
+            with contextlib.suppress(Unavailable, sa.exc.SQLAlchemyError):
+                await sign_up(auth, session, "zoe")
+                await session.commit()
+                break
+            await session.rollback()
+    assert await names(auth) == (["zoe"], ["zoe's"])
+
+
+async def test_a_deadlock_in_a_joined_session_is_raised_and_not_repeated(
+    auth: Auth, session_maker: async_sessionmaker[AsyncSession]
+) -> None:
+    if auth.gateway.dialect == "sqlite":
+        pytest.skip("has one writer")
+    users = [await auth.users.create_user(name) for name in ("ann", "bob")]
+    both_hold_a_lock = asyncio.Barrier(2)
+
+    async def rename(first: int, second: int) -> None:
+        async with session_maker() as session, auth.joined(session):
+            await auth.users.update(users[first], first_name="x")
+            await both_hold_a_lock.wait()
+            try:
+                await auth.users.update(users[second], first_name="x")
+            except Unavailable:
+                if auth.gateway.dialect == "mysql":  # PostgreSQL has undone a savepoint only
+                    with pytest.raises(Unavailable):
+                        await auth.users.create_user("never")
+                await session.rollback()
+                await auth.users.create_group("after the rollback")
+            await session.commit()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(rename(0, 1), rename(1, 0))
+    assert (await names(auth))[0] == ["ann", "bob"]
+    assert [row[0] for row in await auth.database.fetch_all("SELECT name FROM auth_group")] == ["after the rollback"]
 
 
 # In an application

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from ...core.concurrency import run_to_completion
-from ...core.exceptions import StarletteAuthError
+from ...core.exceptions import ImproperlyConfigured, StarletteAuthError
 from ..urls import connection_error
 from .connections import Pool, RawConnection
 from .drivers import Driver
@@ -146,6 +146,12 @@ class EngineConnection:
         if self._pragmas:
             await require_folder(self._engine.url.database or "")
         lent = await borrow(self._engine, is_detached=bool(self._pragmas))
+        if self._driver.in_transaction(lent.raw_connection):
+            await lent.give_back()
+            raise ImproperlyConfigured(
+                "A new connection of the engine is in a transaction already, so that nothing would be committed. Leave "
+                "autocommit=False out of its connect_args."
+            )
         for pragma in self._pragmas:
             with contextlib.suppress(Exception):  # the file is in use elsewhere, or read-only
                 await lent.raw_connection.execute_fetchall(pragma)

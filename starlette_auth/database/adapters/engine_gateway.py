@@ -12,7 +12,7 @@ from ...core.exceptions import ImproperlyConfigured
 from ..errors import breaks_connection, is_read_only, translate, translate_errors
 from ..statements import PreparedStatement, get_dialect
 from .connections import Connections, KeptConnections, RawConnection, SQLiteConnections
-from .drivers import AsyncpgDriver, Driver, MySQLDriver, PsycopgDriver, SQLiteDriver
+from .drivers import AsyncpgDriver, Driver, MySQLDriver, PsycopgDriver, SQLiteDriver, Transaction
 from .engine import Engine, Session
 from .engine_connections import EngineConnection, EnginePool, borrow, pool_size
 from .engine_transactions import JoinedTransaction, OwnTransaction, SharedTransaction, TaskTransaction
@@ -220,39 +220,37 @@ class EngineGateway(Queries):
     ) -> R:
         """Runs a statement in the transaction of this task."""
         self._require_transaction()
-        raw = await current.begin(write=write)
         try:
-            return await operation(raw, sql, arguments)
+            return await operation(await current.begin(write=write), sql, arguments)
         except BaseException as error:
             if self._is_useless_after(error):
-                self._lost.add(asyncio.current_task())
-                with contextlib.suppress(Exception):
-                    self.driver.terminate(raw)
-                await run_to_completion(current.invalidate())
-            elif isinstance(error, Exception):
-                self._note_lost_transaction(raw, error)
+                await self._abandon(current)
+            elif isinstance(error, Exception) and current.raw_connection is not None:
+                self._note_lost_transaction(current.raw_connection, error)
             raise
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
+            self._require_transaction()
             current = self._current.get(asyncio.current_task())
             if current is None:
                 current = await stack.enter_async_context(self._own_transaction())
-            with translate_errors():
-                transaction = self.driver.transaction(await current.begin(write=True))
+            transaction: Transaction | None = None
             try:
                 with translate_errors():
+                    transaction = self.driver.transaction(await current.begin(write=True))
                     await run_to_completion(transaction.start())
                 yield
                 self._require_transaction()
                 with translate_errors():
                     await run_to_completion(transaction.commit())
             except BaseException as error:
-                with contextlib.suppress(Exception):  # there was no transaction, or the connection is lost
-                    await run_to_completion(transaction.rollback())
+                if transaction is not None:
+                    with contextlib.suppress(Exception):  # there was no transaction, or the connection is lost
+                        await run_to_completion(transaction.rollback())
                 if breaks_connection(error.__cause__ or error):
-                    current.is_useless = True
+                    await self._abandon(current)
                 raise
 
     @contextlib.asynccontextmanager
@@ -271,6 +269,13 @@ class EngineGateway(Queries):
                 if current.is_useless or self.driver.in_transaction(connection.raw_connection):
                     await self._discard(connection)
                 await connections.release(connection, write=True)
+
+    async def _abandon(self, current: TaskTransaction) -> None:
+        """Makes the rest of a transaction fail whose connection is lost."""
+        self._lost.add(asyncio.current_task())
+        with contextlib.suppress(Exception):  # it is closed
+            self.driver.terminate(current.raw_connection)
+        await run_to_completion(current.invalidate())
 
     def _is_useless_after(self, error: BaseException) -> bool:
         """Returns whether a connection cannot be used after an error in a statement."""

@@ -25,6 +25,7 @@ logger = logging.getLogger("starlette_auth")
 class TaskTransaction(abc.ABC):
     """Holds the connection of a task, and tells how its transaction begins."""
 
+    raw_connection: Any = None  # the connection of the driver, if it has been taken
     is_useless = False  # the connection cannot be used after the transaction
 
     @abc.abstractmethod
@@ -44,10 +45,10 @@ class OwnTransaction(TaskTransaction):
     """A transaction of `atomic()`, on a connection in autocommit. The gateway begins and ends it."""
 
     def __init__(self, connection: RawConnection) -> None:
-        self._raw = connection.raw_connection
+        self.raw_connection = connection.raw_connection
 
     async def begin(self, *, write: bool) -> Any:
-        return self._raw
+        return self.raw_connection
 
 
 class SharedTransaction(TaskTransaction):
@@ -57,10 +58,9 @@ class SharedTransaction(TaskTransaction):
         self._driver = driver
         self._write_lock = write_lock
         self._connection = connection
-        self._raw: Any = None
 
     async def is_writing(self) -> bool:
-        return self._raw is not None and self._driver.in_transaction(self._raw)
+        return self.raw_connection is not None and self._driver.in_transaction(self.raw_connection)
 
     async def begin(self, *, write: bool) -> Any:
         """Returns the connection of the driver. On SQLite and MySQL the first write begins the transaction.
@@ -68,13 +68,13 @@ class SharedTransaction(TaskTransaction):
         SQLAlchemy begins it with its own first statement, and on SQLite in such a way that a later write fails if
         another one came between. A task that only reads does not lock the file.
         """
-        if self._raw is None:
+        if self.raw_connection is None:
             await self._take()
-        if self._driver.in_transaction(self._raw):
-            return self._raw
+        if self._driver.in_transaction(self.raw_connection):
+            return self.raw_connection
         if self._driver.dialect == "postgresql":
             await self._connection.exec_driver_sql("SELECT 1")
-            if not self._driver.in_transaction(self._raw):
+            if not self._driver.in_transaction(self.raw_connection):
                 raise ImproperlyConfigured(
                     "This connection is in autocommit mode, so nothing could be rolled back. Use it without "
                     'isolation_level="AUTOCOMMIT".'
@@ -85,7 +85,7 @@ class SharedTransaction(TaskTransaction):
             # One task of this process waits for SQLite's lock, and the others for that task.
             async with self._write_lock if is_sqlite else contextlib.nullcontext():
                 await run_to_completion(self._execute(begin))
-        return self._raw
+        return self.raw_connection
 
     async def invalidate(self) -> None:
         if self._connection is not None:
@@ -94,13 +94,13 @@ class SharedTransaction(TaskTransaction):
 
     async def _take(self) -> None:
         self._connection = await self._connect()
-        self._raw = (await self._connection.get_raw_connection()).driver_connection
+        self.raw_connection = (await self._connection.get_raw_connection()).driver_connection
 
     async def _connect(self) -> Any:
         return self._connection
 
     async def _execute(self, sql: str) -> None:
-        await self._driver.execute(self._raw, sql, {})
+        await self._driver.execute(self.raw_connection, sql, {})
 
 
 class JoinedTransaction(SharedTransaction):
@@ -133,7 +133,7 @@ class JoinedTransaction(SharedTransaction):
 
     async def is_writing(self) -> bool:
         # The application may have written in this session, and this package may not have used its connection yet.
-        if self._raw is None and not self._is_committed and self._session.sync_session.in_transaction():
+        if self.raw_connection is None and not self._is_committed and self._session.sync_session.in_transaction():
             await self._take()
         return await super().is_writing()
 
@@ -151,7 +151,7 @@ class JoinedTransaction(SharedTransaction):
     def _note_savepoint(self, session: Any, transaction: Any) -> None:
         if transaction.nested:
             self._callbacks_before[transaction] = len(self.callbacks)
-            self._raw = None  # SQLAlchemy creates the savepoint when its connection is asked for
+            self.raw_connection = None  # SQLAlchemy creates the savepoint when its connection is asked for
 
     def _committed(self, session: Any) -> None:
         """Runs the callbacks. An exception in one is logged, because it could not undo the commit."""
@@ -178,7 +178,7 @@ class JoinedTransaction(SharedTransaction):
             self._forget()
 
     def _forget(self) -> None:
-        self._connection, self._raw, self._is_committed = None, None, False
+        self._connection, self.raw_connection, self._is_committed = None, None, False
         self._callbacks_before.clear()
         self.callbacks.clear()
         self.on_end()
