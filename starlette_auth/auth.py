@@ -86,7 +86,7 @@ class Auth(ChecksCredentials, DatabaseAccess):
     except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
     `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without them all visitors
     behind a proxy count as one client. `django`: the defaults of a Django project with the same database and secret
-    key. `connections`: PostgreSQL connections that only this package uses. `clock`: tells all parts the time.
+    key. `connections`: connections of the pool that only this package uses. `clock`: tells all parts the time.
     """
 
     def __init__(

@@ -68,6 +68,15 @@ LOST_MESSAGES = (
 )
 
 
+WRONG_NAME = "Create the database first, or correct its name in the URL."
+WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
+#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
+FIXES: dict[object, str] = {
+    **dict.fromkeys(("3D000", 1049), WRONG_NAME),
+    **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
+}
+
+
 class Deadlock(Unavailable):
     """The database aborted the transaction because of a conflict. It may succeed if it is repeated."""
 
@@ -116,6 +125,23 @@ def driver_error(error: E) -> E:
         return error
     # SQLAlchemy raises exceptions of its own for asyncpg, from those of asyncpg.
     return cast(E, error.orig.__cause__ or error.orig)
+
+
+def connection_error(error: Exception) -> StarletteAuthError:
+    """Returns the exception for an error at the opening of a connection."""
+    if isinstance(error, PoolTimeout):
+        return Unavailable(
+            f"All connections of the engine are in use: {one_line(error)}. Give it a larger pool, or hold connections for "
+            "a shorter time."
+        )
+    error = driver_error(error)
+    codes = (getattr(error, "sqlstate", None), *error.args[:1])
+    fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
+    if fix is not None:
+        return ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}")
+    return Unavailable(
+        f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in the URL."
+    )
 
 
 def is_missing_table(error: Exception) -> bool:

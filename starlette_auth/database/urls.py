@@ -4,12 +4,10 @@ import os
 
 import sqlalchemy as sa
 from databases import Database
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
-from ..core.text import one_line
+from ..core.exceptions import ImproperlyConfigured, StarletteAuthError
 from .adapters.drivers import AsyncpgDriver, Driver, MySQLDriver, SQLiteDriver
-from .errors import driver_error
+from .errors import connection_error
 
 DRIVERS: dict[str, type[Driver]] = {
     "sqlite": SQLiteDriver,
@@ -25,24 +23,24 @@ DRIVERS: dict[str, type[Driver]] = {
 
 #: The extra of this package that brings a driver, and how its URLs begin.
 EXTRAS = {"asyncpg": ("postgres", "postgresql://"), "asyncmy": ("mysql", "mysql+asyncmy://")}
-WRONG_NAME = "Create the database first, or correct its name in the URL."
-WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
-#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
-FIXES: dict[object, str] = {
-    **dict.fromkeys(("3D000", 1049), WRONG_NAME),
-    **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
+#: Schemes of other packages for a database that `databases` opens with another driver.
+SAME_DATABASE = {
+    **dict.fromkeys(("mysql", "mariadb", "mariadb+asyncmy"), "mysql+asyncmy"),
+    "mariadb+aiomysql": "mysql+aiomysql",
+    **dict.fromkeys(("postgresql+psycopg", "postgresql+psycopg_async"), "postgresql"),
 }
 
 
 def open_database(url: str) -> Database:
-    """Returns the Database for a URL. `mysql://` stands for asyncmy here, the driver of the extra `mysql`.
+    """Returns the Database for a URL, which may also be that of an engine of SQLAlchemy.
+
+    `mysql://` stands for asyncmy here, the driver of the extra `mysql`, and `postgresql+psycopg://` for asyncpg.
 
     Raises ImproperlyConfigured for a URL that is not supported, and for a driver that is not installed. The message
     does not contain the URL, because it may contain a password.
     """
     scheme, separator, rest = url.partition("://")
-    if scheme in ("mysql", "mariadb", "mariadb+asyncmy"):
-        scheme = "mysql+asyncmy"
+    scheme = SAME_DATABASE.get(scheme, scheme)
     try:
         database = Database(f"{scheme}{separator}{rest}")
     except ImportError as error:
@@ -73,23 +71,6 @@ async def connect(database: Database) -> None:
         raise connection_error(error) from error
 
 
-def connection_error(error: Exception) -> StarletteAuthError:
-    """Returns the exception for an error at the opening of a connection."""
-    if isinstance(error, PoolTimeout):
-        return Unavailable(
-            f"All connections of the engine are in use: {one_line(error)}. Give it a larger pool, or hold connections for "
-            "a shorter time."
-        )
-    error = driver_error(error)
-    codes = (getattr(error, "sqlstate", None), *error.args[:1])
-    fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
-    if fix is not None:
-        return ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}")
-    return Unavailable(
-        f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in the URL."
-    )
-
-
 def find_driver(database: Database) -> Driver:
     """Returns the driver for the URL of a database.
 
@@ -115,6 +96,7 @@ def database_location(database_url: str) -> str:
     """Returns which database a URL names. Credentials, options and the driver may change without a new database."""
     url = sa.make_url(database_url)
     dialect, name = url.get_backend_name().replace("postgresql", "postgres"), url.database or ""
+    dialect = "mysql" if dialect == "mariadb" else dialect
     if dialect == "sqlite":
         return os.path.normpath(name if os.path.isabs(name) else f"{os.getcwd()}/{name}")
     port = url.port or {"postgres": 5432, "mysql": 3306}.get(dialect)

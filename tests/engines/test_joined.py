@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from databases import Database
 from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from starlette.requests import Request
 
 from starlette_auth import (
@@ -279,6 +279,13 @@ async def test_a_session_of_another_engine_is_refused(auth: Auth, database: Asyn
     await other.dispose()
 
 
+async def test_anything_else_than_an_asyncsession_is_refused(auth: Auth) -> None:
+    other: Any = Session()
+    with pytest.raises(ImproperlyConfigured, match=r"session is a Session\. Pass an AsyncSession"):
+        async with auth.joined(other):
+            raise AssertionError("not reached")
+
+
 async def test_a_session_in_autocommit_mode_is_refused(auth: Auth, database: AsyncEngine) -> None:
     if auth.gateway.dialect != "postgresql":
         pytest.skip("this package begins the transaction on other databases")
@@ -375,11 +382,11 @@ def make_site(auth: Auth, maker: async_sessionmaker[AsyncSession], scope: Any) -
         async with maker() as session, auth.joined(session):
             yield session
 
-    Session = Annotated[AsyncSession, Depends(get_session, scope=scope)]  # noqa: N806
+    Joined = Annotated[AsyncSession, Depends(get_session, scope=scope)]  # noqa: N806
     app = FastAPI(middleware=middleware(auth))
 
     @app.post("/signup/{name}")
-    async def signup(name: str, request: Request, session: Session, fail: bool = False) -> dict[str, Any]:
+    async def signup(name: str, request: Request, session: Joined, fail: bool = False) -> dict[str, Any]:
         user = await auth.users.create_user(name, password=PASSWORD)
         session.add(Shop(name=f"{name}'s", owner_id=user.id))
         if fail:
@@ -390,18 +397,18 @@ def make_site(auth: Auth, maker: async_sessionmaker[AsyncSession], scope: Any) -
         return {"id": user.id}
 
     @app.get("/me")
-    async def me(request: Request, session: Session) -> dict[str, Any]:
+    async def me(request: Request, session: Joined) -> dict[str, Any]:
         shop = await session.scalar(sa.select(Shop.name))
         return {"name": request.user.username, "shop": shop}
 
     @app.post("/count")
-    async def count(request: Request, session: Session) -> None:
+    async def count(request: Request, session: Joined) -> None:
         request.session["n"] = request.session.get("n", 0) + 1
         await auth.users.update(request.user, first_name="x")
         await session.commit()
 
     @app.post("/late")
-    async def late(request: Request, session: Session) -> None:
+    async def late(request: Request, session: Joined) -> None:
         request.session["n"] = 1
         session.add(Shop(name="late", owner_id=1))
         await session.flush()

@@ -6,14 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .drivers import RawConnection
 from .sqlite import PRAGMAS, RELAXED_PRAGMAS, WriteLock
-
-
-class RawConnection(Protocol):
-    """An object that holds a connection of the database driver."""
-
-    @property
-    def raw_connection(self) -> Any: ...
 
 
 class Kept(Protocol):

@@ -10,7 +10,8 @@ from typing import Any, cast
 from databases import Database
 from databases.interfaces import ConnectionBackend
 
-from .connections import Pool, RawConnection
+from .connections import Pool
+from .drivers import RawConnection
 from .sqlite import require_folder
 
 logger = logging.getLogger("starlette_auth")

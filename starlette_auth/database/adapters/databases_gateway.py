@@ -14,9 +14,10 @@ from ...core.exceptions import ImproperlyConfigured
 from ..errors import translate, translate_errors
 from ..statements import PreparedStatement, get_dialect
 from ..urls import connect, find_driver
-from .connections import Connections, KeptConnections, RawConnection, SQLiteConnections
+from .connections import Connections, KeptConnections, SQLiteConnections
 from .databases_connections import KeptConnection, PoolConnections
 from .databases_transactions import DatabasesTransactions
+from .drivers import RawConnection
 from .queries import Operation, Queries
 
 R = TypeVar("R")

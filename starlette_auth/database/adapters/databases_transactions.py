@@ -11,8 +11,8 @@ from databases import Database
 from ...core.concurrency import PerLoop, run_to_completion
 from ...core.exceptions import ImproperlyConfigured
 from ..errors import breaks_connection, is_read_only, translate_errors
-from .connections import Connections, RawConnection, SQLiteConnections
-from .drivers import Transaction
+from .connections import Connections, SQLiteConnections
+from .drivers import RawConnection, Transaction
 from .transaction_state import TransactionState
 
 logger = logging.getLogger("starlette_auth")

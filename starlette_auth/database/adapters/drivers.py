@@ -11,6 +11,13 @@ from ...core.exceptions import ImproperlyConfigured
 UNCHANGED = 2**62 + 0x5A17
 
 
+class RawConnection(Protocol):
+    """An object that holds a connection of the database driver."""
+
+    @property
+    def raw_connection(self) -> Any: ...
+
+
 class Driver(Protocol):
     """Runs statements on connections of one database driver. `raw` is such a connection; rows are tuples."""
 

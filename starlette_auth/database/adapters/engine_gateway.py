@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
@@ -11,11 +11,12 @@ from ...core.concurrency import PerLoop, run_to_completion
 from ...core.exceptions import ImproperlyConfigured
 from ..errors import breaks_connection, is_read_only, translate, translate_errors
 from ..statements import PreparedStatement, get_dialect
-from .connections import Connections, KeptConnections, RawConnection, SQLiteConnections
-from .drivers import AsyncpgDriver, Driver, MySQLDriver, PsycopgDriver, SQLiteDriver, Transaction
-from .engine import Engine, Session
-from .engine_connections import EngineConnection, EnginePool, borrow, pool_size
-from .engine_transactions import JoinedTransaction, OwnTransaction, SharedTransaction, TaskTransaction
+from .connections import Connections, KeptConnections, SQLiteConnections
+from .drivers import AsyncpgDriver, Driver, MySQLDriver, PsycopgDriver, RawConnection, SQLiteDriver, Transaction
+from .engine import Engine
+from .engine_connections import EngineConnection, EnginePool, pool_size
+from .engine_sharing import SharedTransactions
+from .engine_transactions import OwnTransaction, TaskTransaction
 from .queries import Operation, Queries
 
 R = TypeVar("R")
@@ -28,10 +29,9 @@ DRIVERS: dict[str, type[Driver]] = {
     "aiomysql": MySQLDriver,
 }
 DEFAULT_CONNECTIONS = 2
-INFO_KEY = "starlette_auth"  # of the joined transaction, in `AsyncSession.info`
 
 
-class EngineGateway(Queries):
+class EngineGateway(SharedTransactions, Queries):
     """Runs prepared statements on connections of the engine, past SQLAlchemy's execution of statements.
 
     A connection that is taken from the pool for one statement would cost more time than the statement. Therefore some
@@ -46,8 +46,6 @@ class EngineGateway(Queries):
         get_dialect(self.dialect)  # imported at start, so that the first request does not wait for it
         self.connections: int | None = None  # the number of connections to keep; None: the default
         self._connections: PerLoop[Connections] = PerLoop(self._make_connections)
-        self._current: dict[asyncio.Task[Any] | None, TaskTransaction] = {}
-        self._suspended: dict[asyncio.Task[Any] | None, TaskTransaction] = {}
 
     @property
     def url(self) -> str:
@@ -80,20 +78,6 @@ class EngineGateway(Queries):
     async def single_connection(self) -> AsyncIterator[None]:
         yield  # a kept connection costs nothing, so that nothing is saved
 
-    @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
-        task = asyncio.current_task()
-        current = self._current.get(task) if self._current else None
-        if current is None or isinstance(current, OwnTransaction):
-            yield
-            return
-        callbacks = self._callbacks.pop(task)
-        self._suspended[task] = self._current.pop(task)
-        try:
-            yield
-        finally:
-            self._current[task], self._callbacks[task] = self._suspended.pop(task), callbacks
-
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
         """Runs the block in a transaction, or in a savepoint inside a transaction of this task."""
@@ -104,63 +88,6 @@ class EngineGateway(Queries):
         finally:
             if is_outermost:
                 self._lost.discard(asyncio.current_task())
-
-    @contextlib.asynccontextmanager
-    async def joined(self, session: Session) -> AsyncIterator[None]:
-        """Runs the statements of this task in the transaction of the session, which the application ends.
-
-        Statements that must outlive a rollback are left out: see `apart()`.
-        """
-        task = asyncio.current_task()
-        self._require_no_transaction()
-        info = session.sync_session.info
-        transaction = info.get(INFO_KEY)
-        if transaction is None:  # listeners of a session cannot be removed while it calls them, so there is one set
-            transaction = info[INFO_KEY] = JoinedTransaction(
-                self.driver,
-                self._connections.get().write_lock,
-                engine=self.database,
-                session=session,
-                apart=self.apart,
-            )
-        transaction.on_end = lambda: self._lost.discard(task)
-        self._current[task], self._callbacks[task] = transaction, transaction.callbacks
-        try:
-            yield
-        finally:
-            del self._current[task], self._callbacks[task]
-            self._lost.discard(task)
-
-    @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        """Yields an AsyncConnection in a transaction, of which the statements of this task are a part.
-
-        It is committed at the end of the block, and rolled back after an exception.
-        """
-        task, write_lock = asyncio.current_task(), self._connections.get().write_lock
-        self._require_no_transaction()
-        await self._require_free_file()
-        async with write_lock if self.dialect == "sqlite" else contextlib.nullcontext():
-            with translate_errors():
-                lent = await borrow(self.database, autocommit=False)
-            async with self._committing():
-                shared = self._current[task] = SharedTransaction(self.driver, write_lock, lent.connection)
-                try:
-                    with translate_errors():
-                        await lent.connection.begin()
-                        await shared.begin(write=True)
-                    yield lent.connection
-                    self._require_transaction()
-                    with translate_errors():
-                        await run_to_completion(lent.connection.commit())
-                except BaseException:
-                    with contextlib.suppress(Exception):  # the connection is lost
-                        await run_to_completion(lent.connection.rollback())
-                    raise
-                finally:
-                    del self._current[task]
-                    self._lost.discard(task)
-                    await run_to_completion(lent.give_back())
 
     def _make_connections(self) -> Connections:
         if self.dialect == "sqlite":
@@ -266,9 +193,16 @@ class EngineGateway(Queries):
                 yield current
             finally:
                 del self._current[task]
-                if current.is_useless or self.driver.in_transaction(connection.raw_connection):
+                if current.is_useless or not self._is_idle(connection.raw_connection):
                     await self._discard(connection)
                 await connections.release(connection, write=True)
+
+    def _is_idle(self, raw: Any) -> bool:
+        """Returns whether a connection is open and outside of a transaction."""
+        try:
+            return not (self.driver.is_closed(raw) or self.driver.in_transaction(raw))
+        except Exception:  # asyncpg has forgotten a closed connection
+            return False
 
     async def _abandon(self, current: TaskTransaction) -> None:
         """Makes the rest of a transaction fail whose connection is lost."""
@@ -290,21 +224,6 @@ class EngineGateway(Queries):
         if is_replaced:
             with contextlib.suppress(Exception):
                 await self.database.dispose()
-
-    def _require_no_transaction(self) -> None:
-        if asyncio.current_task() in self._current:
-            raise ImproperlyConfigured(
-                "This task is in a transaction already. Use its session or connection, and leave the inner call out."
-            )
-
-    async def _require_free_file(self) -> None:
-        """Raises ImproperlyConfigured if this task would wait for its own transaction, to which SQLite's file belongs."""
-        suspended = self._suspended.get(asyncio.current_task()) if self._suspended else None
-        if suspended is not None and self.dialect == "sqlite" and await suspended.is_writing():
-            raise ImproperlyConfigured(
-                "SQLite has one writer, and the session that `auth.joined` has joined is writing. What is saved now must "
-                'outlive its rollback. Commit it before: with FastAPI, write Depends(get_session, scope="function").'
-            )
 
 
 def _find_driver(engine: Engine) -> Driver:

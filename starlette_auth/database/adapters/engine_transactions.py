@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,11 +13,9 @@ from sqlalchemy.util import await_only
 
 from ...core.concurrency import run_to_completion
 from ...core.exceptions import ImproperlyConfigured
-from .connections import RawConnection
-from .drivers import Driver
+from .drivers import Driver, RawConnection
 from .engine import Engine, Session
 from .sqlite import WriteLock
-from .transaction_state import Callback
 
 logger = logging.getLogger("starlette_auth")
 
@@ -60,7 +58,7 @@ class SharedTransaction(TaskTransaction):
         self._connection = connection
 
     async def is_writing(self) -> bool:
-        return self.raw_connection is not None and self._driver.in_transaction(self.raw_connection)
+        return self._is_in_transaction()
 
     async def begin(self, *, write: bool) -> Any:
         """Returns the connection of the driver. On SQLite and MySQL the first write begins the transaction.
@@ -70,11 +68,11 @@ class SharedTransaction(TaskTransaction):
         """
         if self.raw_connection is None:
             await self._take()
-        if self._driver.in_transaction(self.raw_connection):
+        if self._is_in_transaction():
             return self.raw_connection
         if self._driver.dialect == "postgresql":
             await self._connection.exec_driver_sql("SELECT 1")
-            if not self._driver.in_transaction(self.raw_connection):
+            if not self._is_in_transaction():
                 raise ImproperlyConfigured(
                     "This connection is in autocommit mode, so nothing could be rolled back. Use it without "
                     'isolation_level="AUTOCOMMIT".'
@@ -99,6 +97,12 @@ class SharedTransaction(TaskTransaction):
     async def _connect(self) -> Any:
         return self._connection
 
+    def _is_in_transaction(self) -> bool:
+        try:
+            return self.raw_connection is not None and self._driver.in_transaction(self.raw_connection)
+        except Exception:  # asyncpg has forgotten a closed connection
+            return False
+
     async def _execute(self, sql: str) -> None:
         await self._driver.execute(self.raw_connection, sql, {})
 
@@ -116,7 +120,7 @@ class JoinedTransaction(SharedTransaction):
         apart: Callable[[], AbstractContextManager[None]],
     ) -> None:
         super().__init__(driver, write_lock)
-        self.callbacks: list[Callback] = []
+        self.callbacks: list[Callable[[], Awaitable[None] | None]] = []
         self.on_end: Callable[[], None] = lambda: None
         self._apart = apart
         self._is_committed = False  # while the callbacks run, when the session refuses every use
