@@ -161,6 +161,13 @@ async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     await engine.dispose()
 
 
+async def test_a_sqlite_file_may_be_named_by_a_uri(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///file:{tmp_path}/test.sqlite3?uri=true&mode=rwc")
+    assert await gateway_of(engine).fetch_one(ONE) == {"one": 1}
+    await gateway_of(engine).close()
+    await engine.dispose()
+
+
 async def test_sqlite_connections_have_their_own_settings(tmp_path: Path) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/test.sqlite3")
     gateway = gateway_of(engine)
@@ -178,7 +185,9 @@ async def test_sqlite_connections_have_their_own_settings(tmp_path: Path) -> Non
     await engine.dispose()
 
 
-@pytest.mark.parametrize("url", ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url", ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", "sqlite+aiosqlite:///file:x?mode=memory&uri=true"]
+)
 async def test_an_in_memory_database_is_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="Use a file instead"):
         Auth(create_async_engine(url), secret_key=SECRET_KEY)

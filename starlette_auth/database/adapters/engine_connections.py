@@ -95,8 +95,9 @@ class EngineConnection:
             await run_to_completion(lent.give_back())
 
     async def _open(self) -> None:
-        if self._pragmas:
-            await require_folder(self._engine.url.database or "")
+        file = self._engine.url.database or ""
+        if self._pragmas and not file.startswith("file:"):  # which begins a URI
+            await require_folder(file)
         lent = await borrow(self._engine, is_detached=bool(self._pragmas))
         if self._driver.in_transaction(lent.raw_connection):
             await lent.give_back()

@@ -3,8 +3,6 @@
 from typing import Any
 
 from databases import Database
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -50,6 +48,10 @@ async def count(request: Request) -> Response:
 def make_database(settings: Settings) -> Any:
     if not settings.engine:
         return Database(settings.sized)
+    # Imported here, because they would add to the memory of all others.
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import AsyncAdaptedQueuePool
+
     url = settings.database.replace("postgresql://", "postgresql+asyncpg://")
     return create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=settings.pool, max_overflow=0)
 
