@@ -2,7 +2,8 @@
 
 `TEST_DATABASE_URLS` holds URLs of servers without a database name, separated by commas, `TEST_REDIS_URL` is a Redis
 server, and `TEST_BROWSER` a Chromium, by its name or its path. With `CI=true` each of them has a default, unless the
-variable is set, even to nothing. What is named and missing fails the tests.
+variable is set, even to nothing. What is named and missing fails the tests. The tests in `tests/engines` run on the same
+databases, with each driver that an engine of SQLAlchemy may have.
 
 `TEST_CASES=few` runs at most four cases of each test, and fewer random ones.
 """

@@ -91,5 +91,5 @@ class TransactionState:
     def _require_transaction(self) -> None:
         if self._lost and asyncio.current_task() in self._lost:
             raise Unavailable(
-                "The database has rolled back this transaction after an error in it. Let that error leave atomic()."
+                "The database has rolled back this transaction after an error in it. Let that error leave atomic(), or roll the session back."
             )
