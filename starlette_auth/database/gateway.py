@@ -94,6 +94,10 @@ class Gateway(Protocol):
         """
         ...
 
+    async def can_run_apart(self) -> bool:
+        """Returns False on SQLite, which has one writer, while a transaction in `Auth.joined` is writing."""
+        ...
+
     @property
     def is_in_transaction(self) -> bool: ...
 
@@ -124,7 +128,7 @@ def runs_apart(method: M) -> M:
 
 
 def runs_apart_if_possible(method: M) -> M:
-    """Makes a method run apart, except on SQLite, which has one writer.
+    """Makes a method run apart, or in the transaction of the application if that is the only writer of a SQLite file.
 
     It is for what follows from a change of a user: a new password, for example, ends sessions. The change itself could
     otherwise not be part of the application's transaction.
@@ -133,6 +137,6 @@ def runs_apart_if_possible(method: M) -> M:
 
     @functools.wraps(method)
     async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return await (method if self.gateway.dialect == "sqlite" else apart)(self, *args, **kwargs)
+        return await (apart if await self.gateway.can_run_apart() else method)(self, *args, **kwargs)
 
     return cast(M, run)

@@ -165,6 +165,7 @@ class DjangoStore(SessionStore):
         await self.gateway.execute(self._statements.delete, key=session_key)
         await self._invalidate_cached(session_key)
 
+    @runs_apart
     async def clear_expired(self, progress: Progress | None = None) -> int:
         return await delete_in_batches(self.gateway, self._statements.clear, progress, now=self._now())
 

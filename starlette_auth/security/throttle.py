@@ -236,6 +236,7 @@ class Throttle:
         for account in {self._account(name) for name in names}:
             await self.failures.forgive(_failures_key(PASSWORD, account))
 
+    @runs_apart
     async def clear_expired(self) -> int:
         """Deletes counters that have no effect any more. Returns their number."""
         return await delete_in_batches(self.gateway, self._clear, now=self._now())

@@ -122,6 +122,7 @@ class DatabaseStore(SessionStore):
             new_address=touched.address,
         )
 
+    @runs_apart
     async def clear_expired(self, progress: Progress | None = None) -> int:
         return await delete_in_batches(self.gateway, self._statements.clear, progress, now=self._now())
 

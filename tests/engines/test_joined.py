@@ -215,6 +215,18 @@ async def test_a_new_password_ends_sessions_with_the_commit_or_before(
     assert len(changed) == 1
 
 
+async def test_sessions_end_although_the_application_commits_nothing(
+    auth: Auth, session_maker: async_sessionmaker[AsyncSession]
+) -> None:
+    web = await auth.sessions.load("")
+    web["a"] = 1
+    cookie = await auth.sessions.save(web, max_age=60)
+    async with session_maker() as session, auth.joined(session):
+        await session.execute(sa.select(Shop))
+        await auth.sessions.revoke_everybody()
+    assert await auth.sessions.load(cookie) == {}
+
+
 async def test_a_child_task_is_not_joined(auth: Auth, session_maker: async_sessionmaker[AsyncSession]) -> None:
     async with session_maker() as session, auth.joined(session):
         assert await asyncio.create_task(auth.users.create_user("ann")) is not None

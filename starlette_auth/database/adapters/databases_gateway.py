@@ -97,6 +97,9 @@ class DatabasesGateway(DatabasesTransactions, Queries):
     def apart(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    async def can_run_apart(self) -> bool:
+        return True
+
     def _make_connections(self) -> Connections:
         if self._keeps_sqlite:
             return SQLiteConnections(lambda pragmas: KeptConnection(self.database, pragmas))

@@ -105,6 +105,12 @@ class SharedTransactions(TransactionState):
             if is_lost:
                 self._lost.add(task)
 
+    async def can_run_apart(self) -> bool:
+        current = self._current.get(asyncio.current_task()) if self._current else None
+        if self.dialect != "sqlite" or current is None or isinstance(current, OwnTransaction):
+            return True
+        return not await current.is_writing()
+
     def _require_no_transaction(self) -> None:
         if asyncio.current_task() in self._current:
             raise ImproperlyConfigured(

@@ -91,5 +91,6 @@ class TransactionState:
     def _require_transaction(self) -> None:
         if self._lost and asyncio.current_task() in self._lost:
             raise Unavailable(
-                "The database has rolled back this transaction after an error in it. Let that error leave atomic(), or roll the session back."
+                "The database has rolled back this transaction after an error in it. Let that error leave atomic(), or "
+                "roll the session back."
             )
