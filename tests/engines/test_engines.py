@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from starlette_auth import Auth, DatabaseStore, ImproperlyConfigured, Unavailable, gateway_of, lifespan
 from starlette_auth.testing import log_in
@@ -190,7 +190,13 @@ async def test_sqlite_connections_have_their_own_settings(tmp_path: Path) -> Non
 )
 async def test_an_in_memory_database_is_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="Use a file instead"):
-        Auth(create_async_engine(url), secret_key=SECRET_KEY)
+        Auth(create_async_engine(url, poolclass=NullPool), secret_key=SECRET_KEY)
+
+
+async def test_a_pool_of_one_shared_connection_is_refused(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/test.sqlite3", poolclass=StaticPool)
+    with pytest.raises(ImproperlyConfigured, match="another pool than StaticPool"):
+        Auth(engine, secret_key=SECRET_KEY)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has the argument from Python 3.12 on")
@@ -202,7 +208,7 @@ async def test_an_engine_that_never_commits_is_refused(tmp_path: Path) -> None:
     await engine.dispose()
 
 
-@pytest.mark.parametrize("database", [sa.create_engine("sqlite://"), "sqlite:///x", None, object()], ids=str)
+@pytest.mark.parametrize("database", [sa.create_engine("sqlite://"), "sqlite:///x", None, 7], ids=str)
 def test_anything_else_is_refused_with_the_fix(database: Any) -> None:
     for call in (lambda: Auth(database, secret_key=SECRET_KEY), lambda: DatabaseStore(database)):
         with pytest.raises(ImproperlyConfigured, match=r"create_async_engine\(url\)"):

@@ -234,9 +234,11 @@ def _find_driver(engine: Engine) -> Driver:
             f"An engine with the driver {name} is not supported. Use create_async_engine() with one of "
             f"{', '.join(sorted(DRIVERS.keys() - {'psycopg_async'}))}."
         )
-    if isinstance(engine.sync_engine.pool, StaticPool | SingletonThreadPool):
+    file = engine.url.database or ":memory:"
+    in_memory = name == "aiosqlite" and (":memory:" in file or engine.url.query.get("mode") == "memory")
+    if in_memory or isinstance(engine.sync_engine.pool, StaticPool | SingletonThreadPool):
         raise ImproperlyConfigured(
-            "The pool of this engine has one connection, as for an in-memory SQLite database, which all tasks would share. "
-            "Use a file instead, and another pool."
+            "All tasks would share one connection of this engine, or each connection would have its own in-memory SQLite "
+            "database. Use a file instead, and another pool than StaticPool."
         )
     return DRIVERS[name]()
