@@ -1,10 +1,12 @@
 """How many wrong passwords were entered? Counters in the database that make guessing slow, and end it."""
 
+import json
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured, Throttled
+from ..core.signing import sha256_hex
 from ..database.gateway import Gateway, runs_apart, runs_apart_if_possible
 from ..database.statements import Statement
 from . import throttle_statements as sql
@@ -123,3 +125,13 @@ def throttled(wait: int, action: str = "") -> Throttled:
 
 def seconds(milliseconds: int) -> int:
     return max(1, -(-milliseconds // 1000))
+
+
+def failures_key(kind: str, account: str, device: str = "") -> str:
+    """Returns the key of the counter of failures of an account, or of one browser of it."""
+    return counter_key(kind, "failures", account, device)
+
+
+def counter_key(*parts: str) -> str:
+    # JSON keeps the parts apart and escapes lone surrogates, which UTF-8 cannot encode.
+    return sha256_hex(json.dumps(parts))
