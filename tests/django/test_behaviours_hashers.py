@@ -31,6 +31,7 @@ from starlette_auth.testing import FrozenClock, log_in
 
 from ..conftest import PASSWORD, SECRET_KEY, any_database, client_of, installed, with_tables
 from ..support.apps import make_app
+from ..support.hashers import CHEAP_HASHERS
 
 pytestmark = [with_tables, any_database]
 
@@ -146,17 +147,7 @@ async def test_a_hash_of_an_unknown_algorithm_is_refused_where_it_is_stored(auth
         await auth.users.create_user("ann", encoded_password="lolcat$salt$hash")
 
 
-CHEAP: list[Any] = [
-    PBKDF2PasswordHasher(iterations=2),
-    PBKDF2SHA1PasswordHasher(iterations=2),
-    ScryptPasswordHasher(work_factor=2, block_size=1, parallelism=1),
-    BCryptSHA256PasswordHasher(rounds=4),
-    BCryptPasswordHasher(rounds=4),
-    MD5PasswordHasher(),
-]
-
-
-@pytest.mark.parametrize("hasher", CHEAP, ids=lambda hasher: str(hasher.algorithm))
+@pytest.mark.parametrize("hasher", CHEAP_HASHERS, ids=lambda hasher: str(hasher.algorithm))
 async def test_a_password_matches_its_hash_and_a_blank_one_only_its_own(hasher: PasswordHasher) -> None:
     passwords = Passwords([hasher])
     encoded, blank = await passwords.hash("lètmein"), await passwords.hash("")

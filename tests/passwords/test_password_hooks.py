@@ -13,8 +13,6 @@ from starlette.routing import Mount
 from starlette_auth import (
     Argon2PasswordHasher,
     Auth,
-    BCryptPasswordHasher,
-    BCryptSHA256PasswordHasher,
     CommonPasswordValidator,
     ContextWordsValidator,
     MaximumLengthValidator,
@@ -23,10 +21,8 @@ from starlette_auth import (
     NumericPasswordValidator,
     Passwords,
     PBKDF2PasswordHasher,
-    PBKDF2SHA1PasswordHasher,
     PwnedPasswordsValidator,
     Registration,
-    ScryptPasswordHasher,
     User,
     UserAttributeSimilarityValidator,
     ValidationError,
@@ -38,6 +34,7 @@ from starlette_auth.passwords.validators import validate_password
 from starlette_auth.testing import CollectingMailer, log_in
 
 from ..conftest import PASSWORD, any_database, client_of, installed, with_tables
+from ..support.hashers import CHEAP_HASHERS
 
 NEW = "a new correct horse battery"
 HERE = {"sec-fetch-site": "same-origin"}
@@ -293,12 +290,7 @@ def test_the_parameters_of_an_error_replace_their_names_in_the_message() -> None
 SALT = "0123456789abcdefghijkl"
 HASHERS: list[Any] = [
     Argon2PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
-    PBKDF2PasswordHasher(iterations=2),
-    PBKDF2SHA1PasswordHasher(iterations=2),
-    ScryptPasswordHasher(work_factor=2, block_size=1, parallelism=1),
-    BCryptSHA256PasswordHasher(rounds=4),
-    BCryptPasswordHasher(rounds=4),
-    MD5PasswordHasher(),
+    *CHEAP_HASHERS,
 ]
 
 
