@@ -1,8 +1,9 @@
 """Users, sessions, permissions and account pages for Starlette and FastAPI."""
 
+from .answers import answer, redirect_to_login
 from .application import lifespan, middleware, well_known
 from .auth import Auth, Feature, get_auth
-from .authentication import authenticate, complete_login, login, logout, redirect_to_login, update_session_auth_hash
+from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
 from .backends.base import AuthenticationBackend
 from .backends.model import ModelBackend
 from .backends.remote_user import RemoteUserBackend
@@ -36,6 +37,8 @@ from .core.exceptions import (
     ImproperlyConfigured,
     IntegrityError,
     PermissionDenied,
+    Refused,
+    Remedy,
     SessionInterrupted,
     SessionTooLarge,
     StarletteAuthError,
@@ -50,7 +53,7 @@ from .database.gateway import Gateway
 from .database.migrations import migrate
 from .database.table_definitions import user_columns
 from .database.tables import Tables
-from .decorators import csrf_exempt, login_not_required, login_required, permission_required, user_passes_test
+from .decorators import login_required, permission_required, user_passes_test
 from .django.cache import DjangoCache
 from .django.project import DjangoProject
 from .django.reset_tokens import PasswordResetTokens
@@ -60,6 +63,7 @@ from .features.active_sessions import ActiveSessions
 from .features.email_change import EmailChange
 from .features.registration import Registration
 from .http.cookies import Cookie
+from .http.endpoints import csrf_exempt, login_not_required
 from .mail.mailers import ConsoleMailer, Mailer, SMTPMailer
 from .middlewares.authentication import AuthenticationMiddleware
 from .middlewares.csrf import CSRFMiddleware
@@ -162,7 +166,9 @@ __all__ = [
     "PermissionDenied",
     "PwnedPasswordsValidator",
     "RedisStore",
+    "Refused",
     "Registration",
+    "Remedy",
     "RemoteUserBackend",
     "SMTPMailer",
     "ScryptPasswordHasher",
@@ -196,6 +202,7 @@ __all__ = [
     "UserSessions",
     "Users",
     "ValidationError",
+    "answer",
     "auth_context",
     "authenticate",
     "complete_login",

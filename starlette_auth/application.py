@@ -1,26 +1,30 @@
 """Connects an `Auth` to an application: middleware, lifespan, well-known URLs."""
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from .answers import answer
 from .auth import Auth
 from .core.arguments import require_bool, require_callable, require_instance
+from .core.exceptions import Refused
 from .database.drivers import connect
 from .database.migrations import migrate
-from .decorators import login_not_required
-from .http.scope import parse_prefixes
+from .http.endpoints import login_not_required
+from .http.scope import SCOPE_KEY, parse_prefixes
 from .http.urls import redirect
 from .middlewares import route_check
 from .middlewares.authentication import AuthenticationMiddleware
 from .middlewares.csrf import CSRFMiddleware
 from .middlewares.session import SessionMiddleware
+from .openapi import document
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -30,10 +34,22 @@ def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
     require_instance(auth, Auth, "auth", "Pass the Auth, as in middleware(auth).")
     exclude = parse_prefixes(exclude)
     return [
-        Middleware(SessionMiddleware, store=auth.sessions, cookie=auth.cookie, exclude=exclude, clock=auth.clock),
+        Middleware(
+            SessionMiddleware,
+            store=auth.sessions,
+            cookie=auth.cookie,
+            exclude=exclude,
+            clock=auth.clock,
+            answer=functools.partial(_answer, auth),
+        ),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
         Middleware(CSRFMiddleware, auth=auth),
     ]
+
+
+async def _answer(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:
+    conn.scope.setdefault(SCOPE_KEY, auth)  # is missing if the session could not be loaded
+    return await answer(conn, refused)
 
 
 def well_known(auth: Auth) -> list[BaseRoute]:
@@ -78,6 +94,7 @@ def lifespan(
         must_connect = not auth.database.is_connected
         if must_connect:
             await connect(auth.database)
+        document(app, auth)
         auth.app = app
         try:
             if create_tables:

@@ -52,8 +52,8 @@ from .security.throttle import Throttle
 from .security.tokens import Tokens
 from .sessions.limits import Preset, SessionLimits
 from .sessions.store import Progress, SessionStore
-from .settings import Settings
-from .users.models import AnonymousUser, User, require_person
+from .settings import Answer, Settings
+from .users.models import AnonymousUser, U_co, User, require_person
 from .users.users import Users
 
 LoginStep = Callable[[Request, User], Awaitable[Response | None]]
@@ -63,7 +63,7 @@ class Feature:
     """An optional part of an installation: tables, pages and listeners. `Auth(features=[…])` attaches it."""
 
     def tables(self, tables: Tables) -> Sequence[sa.Table]:
-        """Returns the feature's own tables, which `migrate` creates."""
+        """Returns the feature's own tables, made with `tables.make`. `migrate` creates them."""
         return ()
 
     def attach(self, auth: "Auth") -> None:
@@ -74,7 +74,7 @@ class Feature:
         return ()
 
 
-class Auth(ChecksCredentials):
+class Auth(ChecksCredentials[U_co]):
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
@@ -87,7 +87,7 @@ class Auth(ChecksCredentials):
     except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
     `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without them all visitors
     behind a proxy count as one client. `django`: the defaults of a Django project with the same database and secret
-    key. `connections`: PostgreSQL connections that only this package uses. `clock`: tells all parts the time.
+    key. `connections`: PostgreSQL connections of this package only. `answer`: answers refused requests. `clock`: the time.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Auth(ChecksCredentials):
         *,
         secret_key: str | Sequence[str],
         tables: Tables | None = None,
-        user_class: type[User] = User,
+        user_class: type[U_co] = User,  # type: ignore[assignment]  # the default of U_co
         login_fields: Sequence[str] = ("username",),
         sessions: SessionStore | Callable[[Users[Any]], SessionStore] | None = None,
         cookie: Cookie | None = None,
@@ -132,6 +132,7 @@ class Auth(ChecksCredentials):
         features: Sequence[Feature] = (),
         django: Defaults | None = None,
         connections: int = 0,
+        answer: Answer | None = None,
         clock: Clock = time.time,
     ) -> None:
         given = Settings(**{name: value for name, value in locals().items() if name in Settings.__annotations__})
@@ -149,14 +150,14 @@ class Auth(ChecksCredentials):
         self._attach_features(features)
 
     def _connect(
-        self, database: Database, connections: int, user_class: type[User], passwords: Passwords | None
+        self, database: Database, connections: int, user_class: type[U_co], passwords: Passwords | None
     ) -> None:
         """Builds the access to the database, the users, and the single-use tokens of their links."""
         self.database, self.gateway = database, Gateway.of(database)
         self.gateway.keep_connections(connections)
         self.events = Events(self.gateway.atomic, self.gateway.after_commit)
         self.passwords = passwords or self.defaults.passwords()
-        self.users: Users[Any] = Users(
+        self.users: Users[U_co] = Users(
             self.gateway,
             tables=self.tables,
             passwords=self.passwords,
@@ -170,7 +171,7 @@ class Auth(ChecksCredentials):
         self.session_limits = self.defaults.session_limits(given.session_limits)
         store = given.make_store(self.users)
         self.sessions = store or self.defaults.sessions(self.database, self.users, self.keys, self.clock)
-        self.sessions.attach(str(self.database.url), self.tables.user)
+        self.sessions.attach(str(self.database.url), self.tables)
         self.cookie = self.site.cookie
         self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
         self.devices = KnownDevices(self.tokens, self.cookie)
@@ -253,16 +254,16 @@ class Auth(ChecksCredentials):
             self.site, given.next_hosts, default=given.login_redirect_url, field=given.redirect_field_name
         )
         self.login_after_reset, self.clear_site_data = given.login_after_reset, given.clear_site_data
-        self.check_routes = True
+        self.answer, self.check_routes = given.answer, True
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
         require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
         self.login_steps: list[LoginStep] = []
-        fix = "Pass objects, as in features=[Registration()]."
-        self.features: list[Feature] = as_instances(features, Feature, "features", fix)
+        self.features = as_instances(features, Feature, "features", "Pass objects, as in features=[Registration()].")
         for feature in self.features:
             self.tables.features.extend(feature.tables(self.tables))
             feature.attach(self)
+        self.tables.finish(self.gateway.dialect)
         self._claim = claim_tables(self.gateway, self.tables, self.sessions)
 
     @must_be_awaited
@@ -320,7 +321,7 @@ class Auth(ChecksCredentials):
         await self.events.emit(PasswordCheckUnavailable(error=error))
 
 
-def get_auth(conn: HTTPConnection) -> Auth:
+def get_auth(conn: HTTPConnection) -> Auth[Any]:
     """Returns the `Auth` that handles this request. Raises ImproperlyConfigured without AuthenticationMiddleware."""
     auth = conn.scope.get(SCOPE_KEY)
     if not isinstance(auth, Auth):

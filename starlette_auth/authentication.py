@@ -1,26 +1,26 @@
 """Logging in and out."""
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import RedirectResponse, Response
 
 from .auth import Auth, get_auth
 from .backends.session import require_session, session_of
 from .core.arguments import require_text
 from .core.awaiting import must_be_awaited
+from .core.deferred_response import DeferredResponse
 from .core.events import UserLoggedOut
-from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured
+from .core.exceptions import CrossSiteLogin, CrossSiteSocketLogin, ImproperlyConfigured, Refused, Remedy
 from .core.functions import layers
 from .core.translation import gettext
-from .http.content import prefers_json, wants_json
 from .http.dependencies import dependencies_of, is_guard
 from .http.endpoints import Target
 from .http.mailed_secrets import has_mailed_secret
-from .http.urls import accepts_get, endpoint_of, find_url_path, parse_page
+from .http.scope import handle_refusals
+from .http.urls import accepts_get, endpoint_of, find_url_path, parse_page, with_query
 from .security.saved_forms import Pairs, read_form
 from .security.stored_forms import find_form, mark_as_shown
 from .users.models import AnonymousUser, User, set_user
@@ -53,6 +53,7 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
     request with an unsafe method, or a WebSocket, that another site sent.
     """
     auth = get_auth(request)
+    handle_refusals(request.scope)
     _refuse_cross_site(auth, request)
     auth.csrf_tokens.rotate(request)
     path = backend or getattr(user, "backend", "") or auth.model_backend.path
@@ -69,6 +70,7 @@ async def complete_login(request: Request, user: User, next: str | None = None, 
     `login` does.
     """
     auth = get_auth(request)
+    handle_refusals(request.scope)
     response = await ask_login_steps(auth, request, user)
     return response or await finish_login(auth, request, user, next, remember=remember)
 
@@ -144,47 +146,6 @@ async def confirm_password(auth: Auth, conn: HTTPConnection, user: User, passwor
     return True
 
 
-def redirect_to_login(
-    request: HTTPConnection, next: str | None = None, login_url: str | None = None, redirect_field_name: str | None = ""
-) -> Response:
-    """Returns a redirect to the login page and back to `next`, or 401 for a client that wants JSON.
-
-    It is for permission logic of your own. `next` is this request by default, or the page with the form if the request
-    cannot be repeated by a link. `login_url` (name, path or URL) and `redirect_field_name` are those of `Auth` by
-    default; `redirect_field_name=None` leaves `next` out. A logged-in user who is sent here lacks a permission, and the
-    login page does not send that user back.
-    """
-    if prefers_json(request):
-        return JSONResponse({"detail": "Log in first, then send this request again."}, 401)
-    auth = get_auth(request)
-    url = auth.url_for(request, parse_page(login_url, "login_url") if login_url else auth.login_url)
-    next = next or _page_to_return_to(auth, request, url)
-    if next and redirect_field_name is not None:
-        field, parts = redirect_field_name or auth.redirects.field, urlsplit(url)
-        pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != field]
-        url = urlunsplit(parts._replace(query=urlencode([*pairs, (field, next)])))
-    response = RedirectResponse(url, status_code=303)
-    if "user" in request.scope and request.user.is_authenticated:
-        auth.redirects.count_visit(request.scope, response, MAX_VISITS)
-    return response
-
-
-def _page_to_return_to(auth: Auth, conn: HTTPConnection, login_url: str) -> str:
-    """Returns the URL of the requested page or of the submitted form's page; "" if unknown.
-
-    After a login the browser sends a GET. An attacker reads the access log, which contains the query of the login page;
-    therefore that query contains no path with the secret of a mailed link.
-    """
-    page = None
-    if conn.scope.get("method") not in ("GET", "HEAD"):
-        page = auth.redirects.referring_page(conn)
-        if page is None and not accepts_get(conn.scope):
-            return ""
-    if has_mailed_secret({"path": page} if page else conn.scope):
-        return ""
-    return auth.redirects.for_login(conn.scope, login_url, page)
-
-
 @dataclass(frozen=True, kw_only=True)
 class LoginOptions:
     """How an endpoint asks an anonymous visitor to log in.
@@ -205,35 +166,75 @@ class LoginOptions:
             )
 
 
-def ask_login(conn: HTTPConnection, options: LoginOptions) -> Response:
+DEFAULT_OPTIONS = LoginOptions()
+
+
+def not_authenticated(
+    conn: HTTPConnection, options: LoginOptions = DEFAULT_OPTIONS, next: str | None = None
+) -> Refused:
+    """Returns the refusal of a visitor who has to log in. `next` is the page for afterwards, by default this request."""
+    auth = get_auth(conn)
+    page = options.login_url or auth.login_url
+    field = auth.redirects.field if options.redirect_field_name == "" else options.redirect_field_name
+    remedy = Remedy("login", find_url_path(conn.scope, page), field)
+    return Refused(
+        401,
+        gettext("Log in first, then send this request again."),
+        code="not_authenticated",
+        remedy=remedy,
+        challenge={"error": "invalid_token"},
+        page=lambda: _login_page(conn, options, replace(remedy, url=auth.url_for(conn, page)), next),
+    )
+
+
+def _login_page(conn: HTTPConnection, options: LoginOptions, remedy: Remedy, next: str | None) -> Response:
     """Returns the redirect to the login page, or that page with the fields of the submitted form."""
-    if options.keep and conn.scope.get("method") == "POST" and not wants_json(conn):
-        return _LoginPageWithForm(conn, options)
-    return redirect_to_login(conn, None, options.login_url, options.redirect_field_name)
+    if options.keep and conn.scope.get("method") == "POST":
+        return DeferredResponse(functools.partial(_login_page_with_form, conn, options, remedy), 401)
+    return login_redirect(conn, remedy, next)
 
 
-class _LoginPageWithForm(Response):
-    """Reads the submitted form and then responds with the login page or a redirect to it."""
+def login_redirect(conn: HTTPConnection, remedy: Remedy | None = None, next: str | None = None) -> Response:
+    """Returns the redirect to the login page, and back to `next`, by default this request."""
+    auth = get_auth(conn)
+    field, url = (remedy.field, remedy.url) if remedy is not None else (auth.redirects.field, None)
+    url = url or auth.url_for(conn, auth.login_url)
+    target = with_query(url, field, next or page_to_return_to(auth, conn, url)) if field is not None else url
+    response = RedirectResponse(target, status_code=303)
+    if "user" in conn.scope and conn.user.is_authenticated:
+        auth.redirects.count_visit(conn.scope, response, MAX_VISITS)
+    return response
 
-    def __init__(self, conn: HTTPConnection, options: LoginOptions) -> None:
-        super().__init__()
-        self.conn = conn
-        self.options = options
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        auth, conn = get_auth(self.conn), self.conn
-        page = endpoint_of(conn.scope, auth.url_for(conn, self.options.login_url or auth.login_url))
-        pairs: Pairs = []
-        # An attacker's page sends a form to an endpoint marked with csrf_exempt, which would make the visitor send it
-        # again after the login. Therefore no form of another site is kept.
-        if getattr(page, SHOWS_SAVED_FORMS, False) and not auth.site.is_cross_site(conn):
-            pairs = await read_form(conn, self.options.keep)
-        if pairs:
-            conn.scope[SAVED_FORM] = pairs
-            response: Response = await page(conn)
-        else:
-            response = redirect_to_login(conn, None, self.options.login_url, self.options.redirect_field_name)
-        await response(scope, receive, send)
+async def _login_page_with_form(conn: HTTPConnection, options: LoginOptions, remedy: Remedy) -> Response:
+    auth = get_auth(conn)
+    pairs: Pairs = []
+    page = endpoint_of(conn.scope, remedy.url or "")
+    # An attacker's page sends a form to an endpoint marked with csrf_exempt, which would make the visitor send it
+    # again after the login. Therefore no form of another site is kept.
+    if getattr(page, SHOWS_SAVED_FORMS, False) and not auth.site.is_cross_site(conn):
+        pairs = await read_form(conn, options.keep)
+    if not pairs:
+        return login_redirect(conn, remedy)
+    conn.scope[SAVED_FORM] = pairs
+    response: Response = await page(conn)
+    return response
+
+
+def page_to_return_to(auth: Auth, conn: HTTPConnection, login_url: str) -> str:
+    """Returns the URL of the requested page or of the submitted form's page; "" if unknown.
+
+    After a login the browser sends a GET. An attacker reads the access log, which contains the query of the login page;
+    therefore that query contains no path with the secret of a mailed link.
+    """
+    page = None
+    if conn.scope.get("method") not in ("GET", "HEAD"):
+        page = auth.redirects.referring_page(conn)
+        if page is None and not accepts_get(conn.scope):
+            return ""
+    if has_mailed_secret({"path": page} if page else conn.scope):
+        return ""
+    return auth.redirects.for_login(conn.scope, login_url, page)
 
 
 def login_options_of(target: Target, method: str) -> LoginOptions:
@@ -249,5 +250,5 @@ def login_options_of(target: Target, method: str) -> LoginOptions:
             if isinstance(options, LoginOptions):
                 return options
         if is_guard(function):
-            return LoginOptions()
-    return LoginOptions()
+            return DEFAULT_OPTIONS
+    return DEFAULT_OPTIONS

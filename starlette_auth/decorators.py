@@ -7,23 +7,25 @@ from typing import Annotated, Any, NoReturn, TypeVar, overload
 
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
-from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from .answers import WebSocketRefusal, respond
 from .auth import get_auth
-from .authentication import LoginOptions, ask_login
-from .core.arguments import as_texts, describe
+from .authentication import DEFAULT_OPTIONS, LoginOptions, not_authenticated
+from .core.arguments import as_permissions, describe
 from .core.exceptions import ImproperlyConfigured, Refused
 from .core.functions import describe_function, is_async, layers, record_decoration, wait_for_test
+from .core.translation import gettext
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
-from .http.scope import GUARDS
+from .http.endpoints import csrf_exempt
+from .http.scope import GUARDS, handle_refusals
 from .security.saved_forms import parse_keep
 
 F = TypeVar("F", bound=Callable[..., Any])
 Test = Callable[[Any], bool | Awaitable[bool]]
-Refuse = Callable[[HTTPConnection], Response]
+Refuse = Callable[[HTTPConnection], Refused]
 
 
 class Guard:
@@ -32,12 +34,13 @@ class Guard:
     `Depends(guard)` is the user. It refuses other requests before the endpoint is called.
     """
 
-    def __init__(self, name: str, test: Test, refuse: Refuse, reason: str, login: LoginOptions | None = None) -> None:
+    def __init__(self, name: str, test: Test, refuse: Refuse, login: LoginOptions | None = None) -> None:
         self.name = name
         self.test = self.sync_test = test  # the second is that of an endpoint that is not async
         self.refuse = refuse
-        self.reason = reason
         self.login_options = login  # for LoginRequiredMiddleware
+        self.perms: Sequence[str] = ()
+        self.guard = self
         mark_as_dependency(self)
 
     @overload
@@ -61,11 +64,12 @@ class Guard:
         guarded = wrap(endpoint, self)
         if self.login_options is not None:
             guarded.login_options = self.login_options
+        guarded.guard = self  # for `guards_of`
         record_decoration(endpoint, guarded, self.name)
         return guarded
 
     async def require(self, conn: HTTPConnection) -> Any:
-        """Returns the user of the request. Raises Refused or WebSocketException if the request may not pass."""
+        """Returns the user of the request. Raises Refused if the request may not pass."""
         if "user" not in conn.scope:
             _without_user()
         if conn.scope.get("endpoint") is self:
@@ -74,21 +78,31 @@ class Guard:
         if inspect.isawaitable(passed):
             passed = await passed
         if not passed:
-            raise self.refusal(conn)
+            raise self.prepare(conn, self.refuse(conn))
         conn.scope.setdefault(GUARDS, set()).add(self.test)
         return conn.user
 
     def respond(self, conn: HTTPConnection, guarded: Any) -> Response:
-        """Returns the response of a refused request. Raises it if FastAPI called `guarded` as a dependency."""
-        if _is_endpoint(conn, guarded):
-            return self.refuse(conn)
-        raise self.refusal(conn)
+        """Returns the response of a request that needs a login. Raises Refused for other requests, and in a dependency.
 
-    def refusal(self, conn: HTTPConnection) -> Exception:
-        """Returns the exception that ends a request before the endpoint is called."""
-        if conn.scope["type"] == "websocket":
-            return WebSocketException(1008, self.reason)
-        return Refused(conn, self.refuse(conn))
+        FastAPI gives the endpoint what a dependency returns, so a dependency that returned the response would let the
+        request pass. A user who lacks a permission gets the application's own page for the status 403.
+        """
+        refused = self.refuse(conn)
+        try:
+            if refused.remedy is None or not _is_endpoint(conn, guarded):
+                raise self.prepare(conn, refused)
+            return respond(get_auth(conn), conn, refused)
+        finally:
+            del refused  # or else its traceback, this frame and the exception would refer to each other
+
+    def prepare(self, conn: HTTPConnection, refused: Refused) -> Refused:
+        """Returns `refused` with its response, for the handlers of the application."""
+        handle_refusals(conn.scope)
+        if conn.scope["type"] == "http":
+            refused.response = response = respond(get_auth(conn), conn, refused)
+            refused.status_code = response.status_code  # that of a redirect, if the response is one
+        return refused
 
 
 @overload
@@ -145,28 +159,35 @@ def permission_required(
     """
     if callable(perm):
         raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
-    perms = (
-        [perm] if isinstance(perm, str) else as_texts(perm, "perm", 'Pass "polls.add_vote", or a list of such names.')
-    )
-    if not perms:
+    perms = as_permissions(perm, "perm")
+    return permission_guard("permission_required", perms, options=_login_options(login_url, redirect_field_name, keep))
+
+
+def permission_guard(
+    name: str, perms: Sequence[str], any_of: Sequence[str] = (), *, options: LoginOptions = DEFAULT_OPTIONS
+) -> Guard:
+    """Returns the guard that allows users with all of `perms`, and at least one of `any_of` if it is not empty."""
+    if not perms and not any_of:
         raise ImproperlyConfigured(
             "An empty list of permissions would allow every user. Name a permission, or use login_required."
         )
-    for name in perms:
-        if "." not in name:
-            raise ImproperlyConfigured(
-                f"{name!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
-            )
+
+    def has_perms(user: Any) -> bool:
+        return bool(user.has_perms(perms)) and (not any_of or any(map(user.has_perm, any_of)))
+
+    async def ask_backends(conn: HTTPConnection) -> bool:
+        permissions = get_auth(conn).backend_permissions
+        if not await permissions.has_perms(conn.user, perms):
+            return False
+        return not any_of or any([await permissions.has_perm(conn.user, perm) for perm in any_of])
 
     def test(conn: HTTPConnection) -> bool | Awaitable[bool]:
-        user = conn.user
-        if getattr(user, "backend_answers", None) is None:
-            return bool(user.has_perms(perms))
-        return get_auth(conn).backend_permissions.has_perms(user, perms)  # backends may wait for their answers
+        if getattr(conn.user, "backend_answers", None) is None:
+            return has_perms(conn.user)
+        return ask_backends(conn)  # backends may wait for their answers
 
-    options = _login_options(login_url, redirect_field_name, keep)
-    guard = _user_guard("permission_required", lambda user: user.has_perms(perms), options)
-    guard.test = test
+    guard = _user_guard(name, has_perms, options, [*perms, *any_of])
+    guard.test, guard.perms = test, [*perms, *any_of]
     return guard
 
 
@@ -193,9 +214,8 @@ def _login_options(login_url: str | None, redirect_field_name: str | None, keep:
     return LoginOptions(login_url=login_url, redirect_field_name=redirect_field_name, keep=parse_keep(keep))
 
 
-def _user_guard(name: str, test: Test, options: LoginOptions) -> Guard:
-    reason = "Log in first, with a user who may do this."
-    return Guard(name, lambda conn: test(conn.user), lambda conn: _forbidden(conn, options), reason, options)
+def _user_guard(name: str, test: Test, options: LoginOptions, perms: Sequence[str] = ()) -> Guard:
+    return Guard(name, lambda conn: test(conn.user), lambda conn: _refusal(conn, options, perms), options)
 
 
 def _is_authenticated(user: Any) -> bool:
@@ -204,25 +224,7 @@ def _is_authenticated(user: Any) -> bool:
 
 _login_guard = _user_guard("login_required", _is_authenticated, LoginOptions())
 mark_as_dependency(login_required)
-
-
-def login_not_required(
-    endpoint: Annotated[F, NotADependency("Write @login_not_required above the endpoint: it is not a dependency.")],
-) -> F:
-    """Marks an endpoint for which LoginRequiredMiddleware requires no login."""
-    endpoint.login_required = False  # type: ignore[attr-defined]
-    return endpoint
-
-
-def csrf_exempt(
-    endpoint: Annotated[F, NotADependency("Write @csrf_exempt above the endpoint: it is not a dependency.")],
-) -> F:
-    """Marks an endpoint to which other sites may post, such as a webhook. CSRFMiddleware does not check it.
-
-    `login` and `complete_login` still raise PermissionDenied for a request that another site sent.
-    """
-    endpoint.csrf_exempt = True  # type: ignore[attr-defined]
-    return endpoint
+login_required.guard = _login_guard  # type: ignore[attr-defined]
 
 
 def _guarded_async(endpoint: Any, guard: Guard) -> Any:
@@ -238,7 +240,7 @@ def _guarded_async(endpoint: Any, guard: Guard) -> Any:
             conn.scope.setdefault(GUARDS, set()).add(test)
             return await endpoint(*args, **kwargs)
         if isinstance(conn, WebSocket) and _is_endpoint(conn, guarded):
-            await conn.close(1008, guard.reason)
+            await WebSocketRefusal(guard.refuse(conn))(conn.scope, conn.receive, conn.send)
             return None
         return guard.respond(conn, guarded)
 
@@ -278,9 +280,9 @@ def _guarded_class(endpoint: Any, guard: Guard) -> Any:
                 self.scope.setdefault(GUARDS, set()).add(guard.test)
                 await super().dispatch()
             elif isinstance(conn, WebSocket):
-                await conn.close(1008, guard.reason)
+                await WebSocketRefusal(guard.refuse(conn))(self.scope, self.receive, self.send)
             else:
-                await guard.refuse(conn)(self.scope, self.receive, self.send)
+                await guard.respond(conn, Guarded)(self.scope, self.receive, self.send)
 
     if vars(endpoint).get("csrf_exempt") is True:
         csrf_exempt(Guarded)
@@ -315,8 +317,14 @@ def _without_user() -> NoReturn:
     )
 
 
-def _forbidden(conn: HTTPConnection, options: LoginOptions) -> Response:
-    """Returns the response that asks to log in. Raises 403 for a logged-in user, against redirect loops."""
-    if conn.user.is_authenticated:
-        raise HTTPException(403, "You are logged in, but you may not do this. Ask the people who run this site.")
-    return ask_login(conn, options)
+def _refusal(conn: HTTPConnection, options: LoginOptions, perms: Sequence[str]) -> Refused:
+    """Returns the refusal that asks to log in; for a logged-in user that with status 403, against redirect loops."""
+    if not conn.user.is_authenticated:
+        return not_authenticated(conn, options)
+    scope = {"scope": " ".join(perms)} if perms else {}
+    return Refused(
+        403,
+        gettext("You are logged in, but you may not do this. Ask the people who run this site."),
+        code="permission_denied",
+        challenge={"error": "insufficient_scope", **scope},
+    )

@@ -1,12 +1,14 @@
 """Checks the arguments of `Auth`. The message about a wrong argument ends with the fix."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
 from databases import Database
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
 
 from .backends.base import AuthenticationBackend
 from .core.arguments import (
@@ -19,7 +21,7 @@ from .core.arguments import (
     require_methods,
 )
 from .core.clock import Clock
-from .core.exceptions import ImproperlyConfigured
+from .core.exceptions import ImproperlyConfigured, Refused
 from .database.tables import Tables
 from .http.cookies import Cookie
 from .http.urls import parse_page
@@ -44,6 +46,9 @@ BOOLS = ("redirect_authenticated_user", "notices", "login_after_reset", "clear_s
 SESSIONS = "Pass a store, as in sessions=MemoryStore(), or a function that makes one: sessions=lambda users: …."
 BACKENDS = "Pass objects, as in backends=[TokenBackend()]."
 MAILER = 'Pass an object with `async def send(self, message)`, as in mailer=SMTPMailer("smtp.example").'
+ANSWER = "Pass a function that returns a Response or None, as in answer=lambda conn, refused: None."
+#: Returns the response to a refused request, or None for the usual one. It may be async.
+Answer = Callable[[HTTPConnection, Refused], Response | Awaitable[Response | None] | None]
 RESET_TOKENS = "Pass an object, as in reset_tokens=PasswordResetTokens(SECRET)."
 
 
@@ -90,6 +95,7 @@ class Settings:
     features: Sequence[Any]
     django: Any
     connections: int
+    answer: Answer | None
     clock: Clock
 
     def __post_init__(self) -> None:
@@ -111,6 +117,8 @@ class Settings:
         if self.django is not None:
             require_methods(self.django, ["tables", "session_limits"], "django", 'Pass DjangoProject(version="5.2").')
         require_integer(self.connections, "connections", minimum=0)
+        if self.answer is not None:
+            require_function(self.answer, "answer", ANSWER)
         require_clock(self.clock)
 
     def make_store(self, users: Users[Any]) -> SessionStore | None:

@@ -14,6 +14,14 @@ from .core.text import parse_address
 from .mail.messages import plain_text
 from .users.models import User
 
+#: Headers with which a test client gets what a browser that opens a page gets, such as redirects to the login page.
+browser_headers = {
+    "Accept": "text/html,application/xhtml+xml,*/*;q=0.8",
+    "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Site": "none",
+}
+
 
 class Client(Protocol):
     """A Starlette TestClient or an httpx client."""

@@ -248,7 +248,9 @@ def visit(
 def client_of(app: ASGIApp, *, base_url: str = "http://testserver", **options: Any) -> httpx.AsyncClient:
     """Returns a client with a cookie jar that calls the application in the same event loop."""
     transport = httpx.ASGITransport(app, client=("192.0.2.1", 5000))
-    return httpx.AsyncClient(transport=transport, base_url=base_url, **options)
+    headers = httpx.Headers({"Accept": "text/html"})  # as an old browser does
+    headers.update(options.pop("headers", {}))
+    return httpx.AsyncClient(transport=transport, base_url=base_url, headers=headers, **options)
 
 
 def token_in(page: str) -> str:

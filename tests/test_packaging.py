@@ -97,6 +97,7 @@ def test_the_first_example_of_the_readme_runs(tmp_path: Path) -> None:
         + """
 from starlette.testclient import TestClient
 with TestClient(app) as client:
+    client.headers["Accept"] = "text/html"  # as a browser does
     assert client.get("/", follow_redirects=False).status_code == 303
     assert "Log in" in client.get("/").text
 """

@@ -28,7 +28,7 @@ from .conftest import SECRET_KEY
 NOT_SETTINGS = {
     *("ContentType", "Group", "Permission", "AnonymousUser", "User", "SessionBase", "Gateway", "ValidationError"),
     *("auth_context", "authenticate", "complete_login", "csrf_exempt", "csrf_input", "csrf_token", "get_auth", "login"),
-    *("login_not_required", "logout", "migrate", "redirect_to_login", "update_session_auth_hash"),
+    *("login_not_required", "logout", "migrate", "redirect_to_login", "update_session_auth_hash", "answer", "Remedy"),
 }
 #: Parameters with arguments of any type.
 ANY = {("Auth", "django"), ("fresh_login_required", "endpoint"), ("login_required", "endpoint"), ("lifespan", "inner")}

@@ -24,6 +24,7 @@ from .accounts import (
     no_user,
 )
 from .build_filter import add_filter_command
+from .check import add_check_command
 from .django_commands import add_commands
 from .loading import find_application, load_app, load_auth
 from .terminal import CommandError, print_error, print_line, show_progress
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(handler=_with_auth)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_migrate(commands, common)
+    add_check_command(commands, common)
     _add_createsuperuser(commands, common)
     _add_changepassword(commands, common)
     _add_unlock(commands, common)

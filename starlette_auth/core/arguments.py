@@ -143,3 +143,15 @@ def as_instances(values: Any, kind: type, name: str, fix: str) -> list[Any]:
     for item in items:
         require_instance(item, kind, f"An item of {name}", fix)
     return items
+
+
+def as_permissions(value: object, name: str) -> list[str]:
+    """Returns a permission, or several, as a list. Raises ImproperlyConfigured for a name that is not app.codename."""
+    fix = 'Pass "polls.add_vote", or a list of such names.'
+    perms = [value] if isinstance(value, str) else list(as_texts(value, name, fix))
+    for perm in perms:
+        if "." not in perm:
+            raise ImproperlyConfigured(
+                f"{perm!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
+            )
+    return perms

@@ -7,12 +7,22 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, get_origin
 
 from starlette.requests import HTTPConnection
 
 from .arguments import require_callable
 from .exceptions import ImproperlyConfigured
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: The class of the user, as in `UserLoggedIn[Member]`.
+    U = TypeVar("U", default=Any)
+else:  # Python 3.11 knows no defaults
+    from typing import TypeVar
+
+    U = TypeVar("U")
 
 CLEANSED = "********************"
 SENSITIVE = re.compile("api|token|key|secret|password|signature|code|otp", re.IGNORECASE)
@@ -28,13 +38,13 @@ Listener = Callable[[E], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserLoggedIn(Event):
+class UserLoggedIn(Event, Generic[U]):
     """A user logged in. The session gets its new key when the response starts.
 
     `new_device` is True if the user has logged in before, but not in this browser.
     """
 
-    user: Any
+    user: U
     request: HTTPConnection = field(repr=False)
     backend: str
     new_device: bool = False
@@ -49,7 +59,7 @@ class UserLoggedOut(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoginFailed(Event):
+class LoginFailed(Event, Generic[U]):
     """No backend accepted the credentials. Fields of `credentials` that may be secret are replaced by asterisks.
 
     `user` is the user whose name or address was entered, or None. Do not show it to visitors: an attacker would learn
@@ -58,11 +68,11 @@ class LoginFailed(Event):
 
     credentials: Mapping[str, Any]
     request: HTTPConnection = field(repr=False)
-    user: Any = None
+    user: U | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PasswordRefused(Event):
+class PasswordRefused(Event, Generic[U]):
     """A wrong password was entered on another page than the login page.
 
     `action` is the name under which the attempt counts: "password_change", "email_change_password", "reauthenticate",
@@ -70,13 +80,13 @@ class PasswordRefused(Event):
     None then.
     """
 
-    user: Any
+    user: U | None
     request: HTTPConnection = field(repr=False)
     action: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class TooManyAttempts(Event):
+class TooManyAttempts(Event, Generic[U]):
     """A request was refused with 429 because of a rate limit or of earlier wrong passwords.
 
     `action` names the limit, as in `Auth(rates={"login": …})`. `user` is the user whose password was entered, or None.
@@ -86,82 +96,82 @@ class TooManyAttempts(Event):
     action: str
     retry_after: int
     request: HTTPConnection = field(repr=False)
-    user: Any = None
+    user: U | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoginsBlocked(Event):
+class LoginsBlocked(Event, Generic[U]):
     """Too many wrong passwords of a user were entered in unknown browsers, one after the other. `request` has the last.
 
     Unknown browsers are refused until the password is reset by mail. If no such mail can be sent, `can_reset` is False
     and each further attempt has to wait for the longest wait.
     """
 
-    user: Any
+    user: U
     request: HTTPConnection = field(repr=False)
     can_reset: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserCreated(Event):
+class UserCreated(Event, Generic[U]):
     """A user was created."""
 
-    user: Any
+    user: U
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserDeleted(Event):
+class UserDeleted(Event, Generic[U]):
     """A user is being deleted. Emitted inside the transaction, before the row is deleted."""
 
-    user: Any
+    user: U
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserDeactivated(Event):
+class UserDeactivated(Event, Generic[U]):
     """An account was deactivated. Its sessions have ended, and reactivating the account does not restore them."""
 
-    user: Any
+    user: U
 
 
 @dataclass(frozen=True, kw_only=True)
-class PasswordChanged(Event):
+class PasswordChanged(Event, Generic[U]):
     """A user's password was changed. All other sessions of the user end with their next request.
 
     `by_reset` is True if the user set the password through a mailed link, without entering the old one.
     """
 
-    user: Any
+    user: U
     request: HTTPConnection | None = field(default=None, repr=False)
     by_reset: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmailChanged(Event):
+class EmailChanged(Event, Generic[U]):
     """A user confirmed a new e-mail address; or, if `undone`, restored the old one."""
 
-    user: Any
+    user: U
     old_email: str
     request: HTTPConnection | None = field(default=None, repr=False)
     undone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionEnded(Event):
+class SessionEnded(Event, Generic[U]):
     """One session of a user was revoked. `public_id` is its identifier in lists of sessions."""
 
-    user: Any
+    user: U
     public_id: str
     request: HTTPConnection | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionsEnded(Event):
+class SessionsEnded(Event, Generic[U]):
     """All sessions of a user were revoked, except possibly the session of `request`.
 
     They have ended already, or end with their next request.
     """
 
-    user: Any
+    user: U
     request: HTTPConnection | None = field(default=None, repr=False)
 
 
@@ -223,6 +233,7 @@ class Events:
         no transaction.
         """
 
+        kind = get_origin(kind) or kind  # UserLoggedIn[Member]
         if not (isinstance(kind, type) and issubclass(kind, Event)):
             raise ImproperlyConfigured("events.on() needs an event class. Use @auth.events.on(UserLoggedIn).")
 

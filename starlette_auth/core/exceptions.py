@@ -1,10 +1,10 @@
 """The exceptions of this package."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException, WebSocketException
-from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 
@@ -20,27 +20,53 @@ class PermissionDenied(StarletteAuthError):
     """Raised by a backend to refuse at once: later backends are not called."""
 
 
-class Refused(Exception):
-    """Carries the response of a guard past the endpoint.
+@dataclass(frozen=True)
+class Remedy:
+    """The page that lifts a refusal: "login" or "reauthenticate", its URL, and the parameter for the way back.
 
-    FastAPI gives the endpoint what a dependency returns, so a dependency that returned the response would let it pass.
+    An application for programs may have no such page; `url` is then None. `field` is None if the page shall not know
+    the way back.
     """
 
-    def __init__(self, conn: HTTPConnection, response: Response) -> None:
-        super().__init__()
-        self.response = response
-        # Each application, also a mounted one, answers 500 to an exception without a handler. Without an application,
-        # as in a bare Router, AuthenticationMiddleware sends the response.
-        handlers, _ = conn.scope.get("starlette.exception_handlers", ({}, {}))
-        handlers[Refused] = _response_of
+    name: str
+    url: str | None
+    field: str | None = "next"
 
 
-async def _response_of(conn: HTTPConnection, refusal: Refused) -> Response:
-    return refusal.response
+class Refused(HTTPException):
+    """A request that this package refuses. `answer` makes the response that its client understands.
+
+    `code` names the reason for programs, and stays the same in later versions. `status_code` is that of the response to
+    a program: browsers that open a page may get a redirect. `remedy` is the page that lifts the refusal, and `challenge`
+    holds the parameters of `WWW-Authenticate` (RFC 9110 §11.6.1). `page` makes the response for a browser that opens a
+    page; without it, the browser gets an error page.
+    """
+
+    code = "refused"
+
+    def __init__(
+        self,
+        status_code: int,
+        detail: str,
+        *,
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+        remedy: Remedy | None = None,
+        challenge: Mapping[str, str] | None = None,
+        page: Callable[[], Response] | None = None,
+    ) -> None:
+        super().__init__(status_code, detail, dict(headers or {}))
+        self.code = code or type(self).code
+        self.remedy = remedy
+        self.challenge = challenge
+        self.page = page
+        self.response: Response | None = None  # made already
 
 
-class CrossSiteLogin(PermissionDenied, HTTPException):
+class CrossSiteLogin(PermissionDenied, Refused):
     """Another site sent the request that logs in. The response is 403."""
+
+    code = "cross_site"
 
     def __init__(self, detail: str) -> None:
         super().__init__(403, detail)
@@ -88,8 +114,10 @@ class DoesNotExist(StarletteAuthError, LookupError):
     """No user, group or permission with that name exists."""
 
 
-class HashingBusy(HTTPException):
+class HashingBusy(Refused):
     """Too many password checks are waiting. The response is 503 with `Retry-After`, in seconds."""
+
+    code = "busy"
 
     def __init__(self, retry_after: int = 5) -> None:
         super().__init__(
@@ -99,11 +127,13 @@ class HashingBusy(HTTPException):
         )
 
 
-class Throttled(HTTPException):
+class Throttled(Refused):
     """Too many attempts were made. The response is 429 (RFC 6585 §4) with `Retry-After`, in seconds.
 
     `action` names the limit. `is_reported` tells whether the event TooManyAttempts was emitted.
     """
+
+    code = "throttled"
 
     def __init__(self, retry_after: int, *, action: str = "") -> None:
         self.retry_after = retry_after
@@ -119,6 +149,8 @@ class TooManyFailures(Throttled):
     response after the time of a password check, though no password was checked.
     """
 
+    code = "too_many_failures"
+
     def __init__(self, retry_after: int, *, looks_checked: bool = False) -> None:
         super().__init__(retry_after)
         self.looks_checked = looks_checked
@@ -128,8 +160,10 @@ class TooManyFailures(Throttled):
         )
 
 
-class TooManySessions(HTTPException):
+class TooManySessions(Refused):
     """The user has as many sessions as `Auth(max_sessions=…)` allows. The response is 403."""
+
+    code = "too_many_sessions"
 
     def __init__(self, number: int) -> None:
         self.number = number

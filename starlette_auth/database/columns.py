@@ -2,18 +2,26 @@
 
 import functools
 import hashlib
+import importlib
 import string
 import uuid
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from datetime import UTC, tzinfo
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
+from ..core.exceptions import ImproperlyConfigured
+
+#: The key under which the `info` of a metadata has the variants of its tables. Alembic writes that of a table to scripts.
+VARIANTS = "starlette_auth"
+IDENTITIES = "starlette_auth.identities"
+
 
 class UTCDateTime(sa.DateTime):
-    """A column for aware datetimes with microseconds.
+    """A column of a Django project for aware datetimes with microseconds.
 
     `zone` is the time zone of the stored values on databases that store no time zone.
     """
@@ -23,27 +31,24 @@ class UTCDateTime(sa.DateTime):
         self.zone = zone
 
 
-class Bool(sa.Boolean):
-    """Represents a column for True and False. On SQLite it is spelled `bool`, as in Django."""
-
-
-class LongText(sa.Text):
-    """A column for text of any length. MySQL limits TEXT to 64 KiB, so it is LONGTEXT there."""
-
-
 @compiles(UTCDateTime, "mysql", "mariadb")
 def _mysql_datetime(kind: UTCDateTime, compiler: Any, **options: Any) -> str:
     return "DATETIME(6)"
 
 
-@compiles(Bool, "sqlite")
-def _sqlite_bool(kind: Bool, compiler: Any, **options: Any) -> str:
-    return "bool"
+def date_time() -> sa.DateTime:
+    """Returns a type for aware datetimes with microseconds. Its parts are SQLAlchemy's, so Alembic can write it."""
+    return sa.DateTime(timezone=True).with_variant(_mysql().DATETIME(fsp=6), "mysql", "mariadb")
 
 
-@compiles(LongText, "mysql", "mariadb")
-def _mysql_text(kind: LongText, compiler: Any, **options: Any) -> str:
-    return "LONGTEXT"
+def long_text() -> sa.Text:
+    """Returns a type for text of any length. MySQL limits TEXT to 64 KiB, so it is LONGTEXT there."""
+    return sa.Text().with_variant(_mysql().LONGTEXT(), "mysql", "mariadb")
+
+
+def _mysql() -> Any:
+    """Returns SQLAlchemy's dialect. An application that defines no table does not import it."""
+    return importlib.import_module("sqlalchemy.dialects.mysql")
 
 
 def key_column(*, big: bool = False) -> sa.Column[Any]:
@@ -51,53 +56,187 @@ def key_column(*, big: bool = False) -> sa.Column[Any]:
     return sa.Column("id", kind, sa.Identity(), primary_key=True)
 
 
-def unique_together(name: str, *columns: str) -> Sequence[Any]:
-    """Returns a unique index for SQLite and a unique constraint for other databases, as Django does."""
-    return (
-        sa.Index(name, *columns, unique=True, info={"only": ("sqlite",)}),
-        *(sa.UniqueConstraint(*columns, name=name).ddl_if(dialect=dialect) for dialect in ("postgresql", "mysql")),
-    )
+class Variant(ABC):
+    """A part of a table that differs between databases. `finish` gives the table the form for one of them.
 
-
-def foreign_key(name: str, index: str, column: str, target: sa.Column[Any]) -> Sequence[Any]:
-    """Returns a foreign key without cascade, and its index, as Django does.
-
-    The key is deferred on SQLite and PostgreSQL. MySQL creates the index automatically.
+    `ddl_if` would do so only in CREATE statements. Alembic compares all constraints and indexes of a table with those of
+    the database.
     """
-    return (
-        sa.ForeignKeyConstraint([column], [target], deferrable=True, initially="DEFERRED").ddl_if(dialect="sqlite"),
-        sa.ForeignKeyConstraint([column], [target], name=name, deferrable=True, initially="DEFERRED").ddl_if(
-            dialect="postgresql"
-        ),
-        sa.ForeignKeyConstraint([column], [target], name=name).ddl_if(dialect="mysql"),
-        sa.Index(index, column, info={"only": ("sqlite", "postgresql")}),
-    )
+
+    table: sa.Table
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._dialect = ""
+        self._items: Sequence[sa.Index | sa.UniqueConstraint] = ()
+
+    def attach(self, table: sa.Table, rename: Callable[[str], str] = str) -> None:
+        """Adds the variant to a table, unless the table has it. `rename` returns the names of constraints and indexes."""
+        self.table, self.name = table, rename(self.name)
+        variants = variants_of(table)
+        names = {variant.name for variant in variants} | {index.name for index in table.indexes}
+        if self.name not in names:
+            variants.append(self)
+
+    def finish(self, dialect: str) -> None:
+        if dialect == self._dialect:
+            return
+        for item in self._items:
+            self.table.indexes.discard(item)
+            self.table.constraints.discard(item)
+        self._dialect, self._items = dialect, self.make(dialect)
+
+    @abstractmethod
+    def make(self, dialect: str) -> Sequence[sa.Index | sa.UniqueConstraint]:
+        """Adds the indexes or constraints for one database to the table, and returns them."""
 
 
-def like_index(name: str, column: str) -> sa.Index:
-    """Returns the second index that PostgreSQL needs to search by prefix."""
-    return sa.Index(name, column, postgresql_ops={column: "varchar_pattern_ops"}, info={"only": ("postgresql",)})
+def variants_of(table: sa.Table) -> list[Variant]:
+    by_table: dict[str, list[Variant]] = table.metadata.info.setdefault(VARIANTS, {})
+    return by_table.setdefault(table.key, [])
 
 
-def add_lookup_index(column: sa.Column[Any]) -> None:
-    """Adds an index for look-ups that ignore case to the table of a column, unless the table has it.
+def finish_table(table: sa.Table, dialect: str) -> None:
+    """Gives a table the constraints, indexes and identity columns for one database."""
+    identities = table.metadata.info.setdefault(IDENTITIES, {})
+    for column in table.columns:
+        # SQLite and MySQL have no identity columns, and Alembic would report that they are missing.
+        if identity := identities.setdefault((table.key, column.key), column.identity):
+            column.identity = column.server_default = identity if dialect == "postgresql" else None
+    for variant in variants_of(table):
+        variant.finish(dialect)
+
+
+class UniqueTogether(Variant):
+    """A unique index on SQLite and a unique constraint on other databases, as Django creates them."""
+
+    def __init__(self, name: str, *columns: str) -> None:
+        super().__init__(name)
+        self._columns = columns
+
+    def attach(self, table: sa.Table, rename: Callable[[str], str] = str) -> None:
+        super().attach(table, rename)
+        self._constraint = sa.UniqueConstraint(*self._columns, name=self.name)
+
+    def make(self, dialect: str) -> Sequence[sa.Index | sa.UniqueConstraint]:
+        if dialect == "sqlite":
+            return [sa.Index(self.name, *(self.table.c[column] for column in self._columns), unique=True)]
+        self.table.append_constraint(self._constraint)
+        return [self._constraint]
+
+
+class ForeignKey(Variant):
+    """A foreign key without cascade, and its index, as Django creates them.
+
+    The key is deferred on SQLite, where it has no name, and on PostgreSQL. MySQL creates the index automatically.
+    """
+
+    def __init__(self, name: str, index: str, column: str, target: sa.Column[Any]) -> None:
+        super().__init__(index)
+        self._key_name, self._column, self._target = name, column, target
+
+    def attach(self, table: sa.Table, rename: Callable[[str], str] = str) -> None:
+        super().attach(table, rename)
+        self._key_name = rename(self._key_name)
+        self._key = sa.ForeignKeyConstraint([self._column], [self._target])
+        table.append_constraint(self._key)
+
+    def make(self, dialect: str) -> Sequence[sa.Index | sa.UniqueConstraint]:
+        self._key.name = None if dialect == "sqlite" else self._key_name
+        self._key.deferrable = None if dialect == "mysql" else True
+        self._key.initially = None if dialect == "mysql" else "DEFERRED"
+        return [] if dialect == "mysql" else [sa.Index(self.name, self.table.c[self._column])]
+
+
+class LikeIndex(Variant):
+    """The second index that PostgreSQL needs to search by prefix."""
+
+    def __init__(self, name: str, column: str) -> None:
+        super().__init__(name)
+        self._column = column
+
+    def make(self, dialect: str) -> Sequence[sa.Index]:
+        if dialect != "postgresql":
+            return []
+        column = self.table.c[self._column]
+        return [sa.Index(self.name, column, postgresql_ops={column.key: "varchar_pattern_ops"})]
+
+
+class LookupIndex(Variant):
+    """An index for look-ups that ignore case.
 
     It is on lower(column). MariaDB has no such indexes: there it is on the column, whose collation ignores case.
     """
-    table = column.table
-    name = derived_name(table.name, f"_{column.name}_lower")
-    if any(index.name == name for index in table.indexes):
-        return
-    # `migrate` reads `info`, and an application's own `metadata.create_all()` reads `ddl_if`.
-    lowered = sa.Index(name, sa.func.lower(column), info={"only": ("sqlite", "postgresql")})
-    lowered.ddl_if(dialect=("sqlite", "postgresql"))  # type: ignore[arg-type]  # several are allowed
-    if column.unique or column.index:
-        return
-    length = getattr(column.type, "length", None)
-    # MariaDB indexes only the beginning of a column of type TEXT, and at most 768 characters (3072 bytes).
-    options: dict[str, Any] = {} if length and length <= 768 else {"mysql_length": {column.name: 191}}
-    plain = sa.Index(derived_name(table.name, f"_{column.name}_plain"), column, info={"only": ("mysql",)}, **options)
-    plain.ddl_if(dialect=("mysql", "mariadb"))  # type: ignore[arg-type]
+
+    def __init__(self, column: sa.Column[Any]) -> None:
+        super().__init__(derived_name(column.table.name, f"_{column.name}_lower"))
+        self._column = column
+
+    def make(self, dialect: str) -> Sequence[sa.Index]:
+        column = self._column
+        if dialect != "mysql":
+            return [sa.Index(self.name, sa.func.lower(column))]
+        if column.unique or column.index:
+            return []
+        length = getattr(column.type, "length", None)
+        # MariaDB indexes only the beginning of a column of type TEXT, and at most 768 characters (3072 bytes).
+        is_short = length is not None and length <= 768
+        options: dict[str, Any] = (
+            {} if is_short else {f"{name}_length": {column.name: 191} for name in ("mysql", "mariadb")}
+        )
+        return [sa.Index(derived_name(column.table.name, f"_{column.name}_plain"), column, **options)]
+
+
+class LoginHash(sa.Computed):
+    """The hash of a name or an address in lower case, or NULL if it is empty.
+
+    The column is invisible where `migrate` creates it, so that SELECT * and an INSERT without column names do not include
+    it. The expression is spelled as MariaDB returns it, because Alembic compares the two.
+    """
+
+    def __init__(self, column: str) -> None:
+        text = "cast(`" + column.replace("`", "``") + "` as char charset binary)"
+        for letter in string.ascii_uppercase:
+            text = f"replace({text},'{letter}','{letter.lower()}')"
+        super().__init__(sa.literal_column(f"unhex(sha2(nullif({text},''),256))"), persisted=False)
+
+
+@compiles(LoginHash)
+def _compile_login_hash(computed: LoginHash, compiler: Any, **options: Any) -> str:
+    return f"{compiler.visit_computed_column(computed, **options)} INVISIBLE"
+
+
+class UniqueIndex(Variant):
+    """An index by which no two rows have one text, ignoring case. Empty texts are exempt.
+
+    MySQL and MariaDB have no such indexes. There the table gets a generated column and an index on it.
+    """
+
+    def __init__(self, column: sa.Column[Any]) -> None:
+        super().__init__(unique_index_name(column))
+        self._column = column
+
+    def make(self, dialect: str) -> Sequence[sa.Index]:
+        table, hash_name = self.table, f"{self._column.name}_login_hash"
+        if dialect == "mysql":
+            if hash_name not in table.c:
+                table.append_column(sa.Column(hash_name, sa.BINARY(32), LoginHash(self._column.name), nullable=True))
+            return [sa.Index(self.name, table.c[hash_name], unique=True)]
+        if hash_name in table.c:
+            raise ImproperlyConfigured(
+                f"The table {table.fullname} was made ready for MySQL and cannot be used with {dialect}, too. Make a "
+                "separate sa.Table and a separate Tables for each database."
+            )
+        where: dict[str, Any] = {f"{dialect}_where": self._column != sa.literal_column("''")}
+        return [sa.Index(self.name, ascii_lowered(self._column, dialect), unique=True, **where)]
+
+
+def add_lookup_index(column: sa.Column[Any]) -> None:
+    LookupIndex(column).attach(column.table)
+
+
+def add_unique_index(column: sa.Column[Any]) -> None:
+    UniqueIndex(column).attach(column.table)
 
 
 def ascii_lowered(column: sa.ColumnElement[Any], dialect: str) -> sa.ColumnElement[Any]:
@@ -121,20 +260,6 @@ def unique_index_name(column: sa.Column[Any]) -> str:
     return derived_name(column.table.name, f"_{column.name}_unique")
 
 
-def add_unique_index(column: sa.Column[Any]) -> None:
-    """Adds an index to the table of a column, unless the table has it: no two rows have one text, ignoring case.
-
-    Empty texts are exempt. MariaDB has no such indexes: there `migrate` adds a generated column.
-    """
-    name = unique_index_name(column)
-    if any(index.name == name for index in column.table.indexes):
-        return
-    for dialect in ("sqlite", "postgresql"):
-        where: dict[str, Any] = {f"{dialect}_where": column != sa.literal_column("''")}
-        index = sa.Index(name, ascii_lowered(column, dialect), unique=True, info={"only": (dialect,)}, **where)
-        index.ddl_if(dialect=dialect)
-
-
 def derived_name(table: str, end: str) -> str:
     """Returns the table's name and `end`. If that is too long for PostgreSQL (63 bytes), a hash shortens the first.
 
@@ -145,6 +270,13 @@ def derived_name(table: str, end: str) -> str:
     digest = hashlib.sha256(table.encode()).hexdigest()[:8]
     beginning = table.encode()[: 63 - len(f"_{digest}{end}".encode())].decode(errors="ignore")
     return f"{beginning}_{digest}{end}"
+
+
+def prefixed_name(prefix: str, name: str) -> str:
+    """Returns `prefix` and `name`. If that is too long for PostgreSQL (63 bytes), a hash replaces the end."""
+    full_name = f"{prefix}{name}"
+    digest = hashlib.sha256(full_name.encode()).hexdigest()[:8]
+    return full_name if len(full_name) <= 63 else f"{full_name[:54]}_{digest}"
 
 
 def parse_key(kind: type[Any], key: Any) -> Any:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,14 +16,13 @@ from .columns import UTCDateTime, ascii_lowered, unique_index_name
 from .gateway import Gateway
 from .introspection import Catalog, read_catalog
 from .statements import get_dialect
-from .table_definitions import user_columns
+from .table_definitions import USER_COLUMNS
 from .tables import Tables
 from .upgrades.shared_links import check_links, plan_moves, run_moves
 
 logger = logging.getLogger("starlette_auth")
 LOCK = "starlette_auth.migrate"
 MAX_LISTED = 10  # addresses that an error message lists
-STANDARD = [column.name for column in user_columns()]
 # If several processes start at the same time, one migrates and the others wait for it. On SQLite, the write transaction
 # is the lock.
 TAKE_LOCK = {
@@ -61,6 +60,7 @@ async def migrate(gateway: Gateway, tables: Tables, *, leave_grants: bool = Fals
     Raises ImproperlyConfigured if a missing column cannot be added to a table, if users share an address with which they
     log in, or if it is not clear to which user table a grant belongs; nothing is changed then.
     """
+    tables.finish(gateway.dialect)
     async with gateway.atomic(), _migration_lock(gateway):
         await check_links(gateway, tables)
         missing = await _missing(gateway, tables)
@@ -77,6 +77,18 @@ async def migrate(gateway: Gateway, tables: Tables, *, leave_grants: bool = Fals
         if tables.django_tables and tables.user.fullname in created:
             await _record_migrations(gateway)
         return created
+
+
+async def missing_statements(gateway: Gateway, tables: Tables) -> dict[str, str]:
+    """Returns the names of missing tables, columns and indexes, each with the SQL that creates it. Changes nothing.
+
+    Raises ImproperlyConfigured where `migrate` does so.
+    """
+    tables.finish(gateway.dialect)
+    await check_links(gateway, tables)
+    dialect = get_dialect(gateway.dialect)
+    missing = await _missing(gateway, tables)
+    return {name: str(ddl.compile(dialect=dialect)).strip() for name, ddl in missing}
 
 
 @contextlib.asynccontextmanager
@@ -105,28 +117,13 @@ async def _missing(gateway: Gateway, tables: Tables) -> list[tuple[str, sa.Execu
         else:
             absent = [column for column in table.columns if not catalog.has_column(column)]
             missing.extend((f"{table.fullname}.{column.name}", _add(gateway, table, column)) for column in absent)
-        indexes = indexes_on(table, gateway.dialect)
-        absent_indexes = [index for index in indexes if not catalog.has_index(table, _name(index))]
+        absent_indexes = [index for index in table.indexes if not catalog.has_index(table, _name(index))]
         missing.extend((str(index.name), CreateIndex(index)) for index in sorted(absent_indexes, key=_name))
     for column in tables.caseless_columns:
-        missing.extend(await _missing_unique(gateway, tables, column, catalog))
+        has_index = catalog.has_index(tables.user, unique_index_name(column))
+        if catalog.has_column(column) and (tables.django_tables or not has_index):
+            await _refuse_duplicates(gateway, tables, column)
     return missing
-
-
-async def _missing_unique(
-    gateway: Gateway, tables: Tables, column: sa.Column[Any], catalog: Catalog
-) -> list[tuple[str, sa.ExecutableDDLElement]]:
-    """Returns the statements for MySQL instead of a unique index on the names or addresses.
-
-    Raises ImproperlyConfigured if users have one name or address, which the new index would reject.
-    """
-    name = unique_index_name(column)
-    has_index = catalog.has_index(tables.user, name)
-    if catalog.has_column(column) and (tables.django_tables or not has_index):
-        await _refuse_duplicates(gateway, tables, column)
-    if gateway.dialect != "mysql" or tables.django_tables or has_index:
-        return []
-    return [(name, _add_hash_index(column, has_column=catalog.has_column(column, _hash_column(column))))]
 
 
 async def _refuse_duplicates(gateway: Gateway, tables: Tables, column: sa.Column[Any]) -> None:
@@ -163,26 +160,6 @@ async def duplicate_emails(gateway: Gateway, key: sa.Column[Any], email: sa.Colu
     return list(groups.values())
 
 
-def _hash_column(email: sa.Column[Any]) -> str:
-    return f"{email.name}_login_hash"
-
-
-def _add_hash_index(email: sa.Column[Any], *, has_column: bool) -> sa.ExecutableDDLElement:
-    """Returns the statement that makes addresses unique on MySQL and MariaDB, which have no partial indexes.
-
-    The index is on a generated column: the hash of the address in lower case, or NULL if it is empty. The column is
-    invisible, so that SELECT * and an INSERT without column names do not include it.
-    """
-    dialect = get_dialect("mysql")
-    quote = dialect.identifier_preparer.quote
-    name, index = quote(_hash_column(email)), quote(unique_index_name(email))
-    address = sa.func.nullif(ascii_lowered(sa.column(email.name), "mysql"), sa.literal_column("''"))
-    value = sa.func.unhex(sa.func.sha2(address, sa.literal_column("256"))).compile(dialect=dialect)
-    column = f"ADD COLUMN {name} BINARY(32) GENERATED ALWAYS AS ({value}) VIRTUAL INVISIBLE, "
-    table = dialect.identifier_preparer.format_table(email.table)
-    return RawDDL(f"ALTER TABLE {table} {'' if has_column else column}ADD UNIQUE INDEX {index} ({name})")
-
-
 def _managed_tables(tables: Tables, catalog: Catalog) -> list[sa.Table]:
     """Returns the tables that `migrate` may create or complete.
 
@@ -190,7 +167,8 @@ def _managed_tables(tables: Tables, catalog: Catalog) -> list[sa.Table]:
     define the others. If none of Django's tables exist yet, and the user model is Django's, all tables are created.
     """
     has_django = catalog.has_table(migrations_table())
-    if not tables.django_tables and has_django and not catalog.has_table(tables.content_type):
+    expects_no_django = tables.has_default_names and not tables.django_tables
+    if expects_no_django and has_django and not catalog.has_table(tables.content_type):
         raise ImproperlyConfigured(
             "This is the database of a Django project. Pass django=DjangoProject(…) to Auth, or --django to the command."
         )
@@ -198,7 +176,7 @@ def _managed_tables(tables: Tables, catalog: Catalog) -> list[sa.Table]:
     missing = [table.fullname for table in core if not catalog.has_table(table)]
     if not missing:
         return [table for table in tables if table not in tables.django_tables]
-    is_standard = tables.user.fullname == "auth_user" and set(tables.user.columns.keys()) == set(STANDARD)
+    is_standard = tables.user.fullname == "auth_user" and set(tables.user.columns.keys()) == set(USER_COLUMNS)
     if len(missing) < len(core) or not is_standard:
         raise ImproperlyConfigured(
             f"The table {missing[0]} of the Django project is missing. Run `python manage.py migrate` first. If the project "
@@ -242,11 +220,6 @@ class RawDDL(sa.ExecutableDDLElement):
 @compiles(RawDDL)
 def _compile_raw_ddl(ddl: RawDDL, compiler: object, **options: object) -> str:
     return ddl.sql
-
-
-def indexes_on(table: sa.Table, dialect: str) -> Iterator[sa.Index]:
-    """Yields the indexes that a table has on this database."""
-    return (index for index in table.indexes if dialect in index.info.get("only", (dialect,)))
 
 
 def _name(index: sa.Index) -> str:

@@ -28,6 +28,8 @@ def get_dialect(name: str) -> sa.Dialect:
     """Returns a dialect of SQLAlchemy. Its import takes longer than all of this package, so it is done on first use."""
     module, paramstyle = DIALECTS[name]
     dialect: sa.Dialect = registry.load(module)(paramstyle=paramstyle)
+    if name == "sqlite":  # Django's name of the type
+        dialect.type_compiler_instance.visit_boolean = lambda kind, **options: "bool"  # type: ignore[attr-defined]
     return dialect
 
 

@@ -25,7 +25,7 @@ from ..core.signing import SecretKeys, sha256_hex
 from ..database.deletion import BATCH, delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
-from ..database.table_definitions import django_session_table
+from ..database.table_definitions import TableFactory, django_session_table
 from ..sessions.base import AUTH_TIME, SessionBase
 from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord, check_keys, decode, encode, time_to_keep, user_in
@@ -153,7 +153,7 @@ class DjangoStore(SessionStore):
         self._max_age = max_age
         self._zone = time_zone
         self.gateway = Gateway.of(database)
-        self.table: sa.Table = table if table is not None else django_session_table(sa.MetaData())
+        self.table: sa.Table = table if table is not None else django_session_table(TableFactory())
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self._signer = DjangoSigner(self.keys.all, salt, clock=clock)
         self._statements = DjangoSessionStatements(self.table, dialect=self.gateway.dialect)

@@ -10,12 +10,12 @@ from itsdangerous import BadData
 from sqlalchemy.schema import CreateIndex
 
 from ..core.text import is_usable
-from ..database.columns import add_lookup_index
+from ..database.columns import add_lookup_index, finish_table
 from ..database.gateway import Gateway
 from ..database.introspection import all_columns, column_types, foreign_keys_to, index_definitions
-from ..database.migrations import indexes_on, migrations_table
+from ..database.migrations import migrations_table
 from ..database.statements import Row, Statement, get_dialect
-from ..database.table_definitions import django_session_table, user_columns
+from ..database.table_definitions import USER_COLUMNS, TableFactory, django_session_table
 from ..passwords.older_hashers import GET_BCRYPT
 from ..passwords.passwords import default_hashers
 from ..users.users import ADMIN_LOG
@@ -34,7 +34,6 @@ VERSIONS = {
     "0008_alter_user_username_max_length": "1.10 or 1.11",
 }
 ALGORITHMS = ("pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt", "scrypt", "md5", "sha1", "crypt")
-STANDARD = [column.name for column in user_columns()]
 
 
 @dataclass(kw_only=True)
@@ -58,7 +57,7 @@ class UserModel:
 
     @property
     def further(self) -> list[str]:
-        return [name for name in self.types if name not in STANDARD and name != self.key]
+        return [name for name in self.types if name not in USER_COLUMNS and name != self.key]
 
     @property
     def has_uuid(self) -> bool:
@@ -67,7 +66,7 @@ class UserModel:
     @property
     def is_standard(self) -> bool:
         """Returns whether the columns are Django's own, so that the table's name is enough."""
-        expected = {*STANDARD, self.username_field} - ({"username"} if self.username_field != "username" else set())
+        expected = {*USER_COLUMNS, self.username_field} - ({"username"} if self.username_field != "username" else set())
         return self.key == "id" and not self.has_uuid and set(self.types) == expected
 
 
@@ -188,12 +187,13 @@ async def _missing_indexes(gateway: Gateway, user: UserModel) -> list[str]:
         column = sa.Column(name, kind, unique=name == user.username_field)
         table, dialect = sa.Table(user.table, sa.MetaData(), column), get_dialect(gateway.dialect)
         add_lookup_index(column)
-        statements += [str(CreateIndex(index).compile(dialect=dialect)) for index in indexes_on(table, gateway.dialect)]
+        finish_table(table, gateway.dialect)
+        statements += [str(CreateIndex(index).compile(dialect=dialect)) for index in table.indexes]
     return statements
 
 
 async def _inspect_sessions(gateway: Gateway, inspection: Inspection, keys: Sequence[str]) -> Sessions:
-    table, sessions = django_session_table(sa.MetaData()), Sessions()
+    table, sessions = django_session_table(TableFactory()), Sessions()
     count = await gateway.fetch_one(sa.select(sa.func.count().label("rows")).select_from(table))
     sessions.rows = int(count["rows"]) if count else 0
     if not sessions.rows or not keys:

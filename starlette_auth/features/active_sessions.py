@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from ..answers import redirect_to_login
 from ..auth import Auth, Feature
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import format_time_since, gettext
 from ..http.content import wants_json
 from ..http.user_agents import describe_user_agent
-from ..pages.base import account_page, login_required_response, render
+from ..pages.base import account_page, render
 from ..pages.forms import Field, Form
 from ..pages.reauthentication import fresh_login_required
 from ..sessions.base import SessionBase
@@ -59,7 +60,7 @@ class ActiveSessions(Feature):
         """Shows the user's sessions, the current one first; as JSON for a client that wants JSON."""
         user = request.user
         if not isinstance(user, User):
-            return login_required_response(request)
+            return redirect_to_login(request)
         active_sessions = await self._active_sessions(request, user)
         if wants_json(request):
             return JSONResponse({"sessions": [vars(session) for session in active_sessions]})
@@ -83,7 +84,7 @@ class ActiveSessions(Feature):
         """
         user = request.user
         if not isinstance(user, User):
-            return login_required_response(request)
+            return redirect_to_login(request)
         return await self._end(auth, request, user)
 
     @fresh_login_required(keep=("session", "others"))

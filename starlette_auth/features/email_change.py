@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from ..answers import redirect_to_login
 from ..auth import Auth, Feature
 from ..core.arguments import require_integer
 from ..core.events import EmailChanged, SessionsEnded
@@ -16,7 +17,7 @@ from ..core.text import ascii_lower, normalize_email, normalize_username
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
-from ..pages.base import account_page, check_old_password, login_required_response, render, template_page, visitor_page
+from ..pages.base import account_page, check_old_password, render, template_page, visitor_page
 from ..pages.forms import Field, Form, email_field
 from ..pages.mailed_links import (
     IN_COOKIE,
@@ -87,7 +88,7 @@ class EmailChange(Feature):
         """
         user = request.user
         if not isinstance(user, User):
-            return login_required_response(request)
+            return redirect_to_login(request)
         form = Form(
             email=email_field(gettext("New e-mail address")),
             old_password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),

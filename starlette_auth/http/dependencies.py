@@ -24,16 +24,21 @@ class NotADependency:
         raise ImproperlyConfigured(self.message)
 
 
+_signatures: list[Callable[..., Any]] = []
+
+
 async def _dependency(endpoint: HTTPConnection) -> None:
     """Shows FastAPI what a guard takes, and that it is awaited."""
 
 
-def mark_as_dependency(guard: Callable[..., Any]) -> None:
-    """Makes FastAPI call `guard` with the connection and await the result.
+def mark_as_dependency(guard: Callable[..., Any], signature: Callable[..., Any] = _dependency) -> None:
+    """Makes FastAPI call `guard` with the parameters of `signature`, an async function, and await the result.
 
     FastAPI reads the signature of what a function wraps. It would call a function that is not async in a thread.
     """
-    functools.update_wrapper(guard, _dependency, assigned=(), updated=())
+    if signature not in _signatures:
+        _signatures.append(signature)
+    functools.update_wrapper(guard, signature, assigned=(), updated=())
 
 
 def dependencies_of(route: Any) -> Iterator[Any]:
@@ -52,4 +57,9 @@ def _flatten_dependencies(dependant: Any) -> Iterator[Any]:
 
 def is_guard(function: Any) -> bool:
     """Returns whether this is a guard, such as `login_required`, and not an endpoint."""
-    return any(layer is _dependency for layer in layers(function))
+    return any(layer in _signatures for layer in layers(function))
+
+
+def reads_scopes(function: Any) -> bool:
+    """Returns whether a guard reads the scopes of `Security(…)`."""
+    return is_guard(function) and not any(layer is _dependency for layer in layers(function))

@@ -1,14 +1,18 @@
 """Which endpoint do the routes call for a request, and which path has a named route?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from starlette import authentication
 from starlette.routing import Match, replace_params
 from starlette.types import Scope
 
 from ..core.functions import layers
+from .dependencies import NotADependency
 from .scope import route_path
+
+FOR_VISITORS = "for_visitors"  # an attribute of endpoints that do not act for the logged-in user
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Target(NamedTuple):
@@ -165,6 +169,25 @@ def _flat(routes: Sequence[Any]) -> Iterator[Any]:
                 yield getattr(context, "starlette_route", None) or context
         else:
             yield route
+
+
+def login_not_required(
+    endpoint: Annotated[F, NotADependency("Write @login_not_required above the endpoint: it is not a dependency.")],
+) -> F:
+    """Marks an endpoint for which LoginRequiredMiddleware requires no login."""
+    endpoint.login_required = False  # type: ignore[attr-defined]
+    return endpoint
+
+
+def csrf_exempt(
+    endpoint: Annotated[F, NotADependency("Write @csrf_exempt above the endpoint: it is not a dependency.")],
+) -> F:
+    """Marks an endpoint to which other sites may post, such as a webhook. CSRFMiddleware does not check it.
+
+    `login` and `complete_login` still raise PermissionDenied for a request that another site sent.
+    """
+    endpoint.csrf_exempt = True  # type: ignore[attr-defined]
+    return endpoint
 
 
 def is_public(endpoint: Any) -> bool:

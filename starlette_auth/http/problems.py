@@ -66,14 +66,22 @@ def _wait(seconds: int) -> str:
 
 
 def problem_response(
-    status: int, detail: str, errors: Mapping[str, Sequence[ValidationError]] | None = None
+    status: int,
+    detail: str,
+    errors: Mapping[str, Sequence[ValidationError]] | None = None,
+    *,
+    code: str = "",
+    members: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
-    """Returns a problem response in JSON (RFC 9457).
+    """Returns a problem response in JSON (RFC 9457). `code` names the problem for programs.
 
     `errors` are listed by field name. Errors of the whole form have the key "", which is sent as `__all__` (Django).
     """
     title = http.HTTPStatus(status).phrase
     content: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if code:
+        content["code"] = code
+    content |= members or {}
     if errors:
         content["errors"] = {
             name or "__all__": [{"code": error.code, "message": str(error)} for error in field_errors]

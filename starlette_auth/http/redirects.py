@@ -74,10 +74,13 @@ class RedirectTargets:
 
     def referring_page(self, conn: HTTPConnection) -> str | None:
         """Returns the path and query of this site's page in the header `Referer`, or None."""
-        referer = conn.headers.get("referer", "")
-        if not self.site.is_own_url(conn.scope, referer):
+        return self.own_page(conn.scope, conn.headers.get("referer", ""))
+
+    def own_page(self, scope: Scope, url: str) -> str | None:
+        """Returns the path and query of an absolute URL of this site, or None."""
+        if not self.site.is_own_url(scope, url):
             return None
-        return safe_url(self._without_own_origin(conn.scope, referer), default="") or None
+        return safe_url(self._without_own_origin(scope, url), default="") or None
 
     def form_targets(self, *settings: str) -> list[str]:
         """Returns the hosts to which a form may lead: `allowed_hosts`, and the hosts in settings."""

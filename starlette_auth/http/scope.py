@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from starlette.types import Scope
 
 from ..core.arguments import as_texts
-from ..core.exceptions import ImproperlyConfigured
+from ..core.exceptions import ImproperlyConfigured, Refused
 
 SCOPE_KEY = "starlette_auth"
 SCOPE_APP = "starlette_auth.app"
@@ -17,7 +17,20 @@ GUARDS = "starlette_auth.guards"  # the tests that the request has passed, for `
 IS_LOGGED = "starlette_auth.logged"  # the security log has a line about the refusal of this request
 CLAIMED_USER = "starlette_auth.claimed"  # the user whose name was entered at a login
 IS_STALE = "starlette_auth.stale"  # whether the CSRF token of the form is too old; the page then shows the form again
+IS_REFUSED = "starlette_auth.refused"  # whether a response to the refused request is made
+ANSWER = "starlette_auth.answer"  # the exception handler of Refused
 IS_CHECK = "starlette_auth.check"  # whether this is the check of a connection that is open already
+
+
+def handle_refusals(scope: Scope) -> None:
+    """Adds the handler of Refused to the running application, unless it has one.
+
+    Each application, also a mounted one, has handlers, and would answer with the usual text or JSON of an HTTPException.
+    Without an application, as in a bare Router, AuthenticationMiddleware answers.
+    """
+    handlers, _ = scope.get("starlette.exception_handlers", ({}, {}))
+    if ANSWER in scope:
+        handlers.setdefault(Refused, scope[ANSWER])
 
 
 def route_path(scope: Scope) -> str:

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
@@ -239,6 +239,15 @@ def find_url_path(scope: Scope, name: str) -> str | None:
         return url_path_for(scope, name)
     except ImproperlyConfigured:
         return None
+
+
+def with_query(url: str, field: str, value: str | None) -> str:
+    """Returns a URL whose parameter `field` has this value. None and "" leave the URL as it is."""
+    if not value:
+        return url
+    parts = urlsplit(url)
+    pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] != field]
+    return urlunsplit(parts._replace(query=urlencode([*pairs, (field, value)])))
 
 
 def redirect(conn: HTTPConnection, name: str, **params: Any) -> RedirectResponse:

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..answers import WebSocketRefusal, answer
 from ..auth import Auth
 from ..backends.session import SessionBackend, session_of
 from ..core.arguments import require_application, require_instance
@@ -16,6 +17,7 @@ from ..http.endpoints import routes_of
 from ..http.headers import Headers, add_vary, response_headers, set_header
 from ..http.proxies import client_network
 from ..http.scope import (
+    ANSWER,
     GUARDS,
     IDENTIFIED_BY,
     IDENTIFIED_USER,
@@ -30,6 +32,7 @@ from ..http.scope import (
 from ..http.site import SAFE_METHODS
 from ..sessions.base import SessionBase
 from ..users.models import AnonymousUser, User, set_user
+from .early_guards import guard_body
 from .refusals import START_MESSAGES
 from .revalidation import revalidate
 from .route_check import check_routes
@@ -66,7 +69,7 @@ class AuthenticationMiddleware:
             self.auth.proxies.client_address(HTTPConnection(scope))  # logs a warning if there is no address
             self.routed = self.app if routes_of(self.app) else None
         outer = _take_outer(scope) if scope.get(SCOPE_KEY, self.auth) is not self.auth else {}
-        scope[SCOPE_KEY] = self.auth
+        scope[SCOPE_KEY], scope[ANSWER] = self.auth, answer
         if root_path := scope.get("root_path", ""):
             scope["path"] = full_path(scope)  # after a proxy has removed its prefix, Starlette's mounts match no path
         scope[SCOPE_APP] = (scope.get("app") if self.routed is None else self.routed, root_path)
@@ -93,9 +96,13 @@ class AuthenticationMiddleware:
             else:
                 client = client_network(self.auth.proxies.client_address(HTTPConnection(scope)))
                 with self.auth.passwords.for_client(client):
-                    await self.app(scope, receive, send)
-        except Refused as refusal:
-            await refusal.response(scope, receive, send)
+                    await self.app(scope, guard_body(scope, receive), send)
+        except Refused as refused:  # no application has handled it
+            if scope["type"] == "websocket":
+                await WebSocketRefusal(refused)(scope, receive, send)
+            else:
+                response = await answer(HTTPConnection(scope), refused)
+                await response(scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
@@ -168,7 +175,7 @@ class AuthenticationMiddleware:
         if UNAWAITED in scope:
             # The application called a function such as logout() without await. Its response would claim success.
             raise ImproperlyConfigured(scope.pop(UNAWAITED))
-        if status in REFUSALS:
+        if status in REFUSALS or (status == 401 and scope["type"] == "websocket"):
             self.auth.security_log.refused(HTTPConnection(scope), f"status {status}")
         scope.update(outer)
 

@@ -5,18 +5,16 @@ from functools import cached_property
 from typing import Any
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..answers import WebSocketRefusal, csrf_refusal, respond
 from ..auth import Auth
-from ..authentication import LoginOptions, ask_login, login_options_of
-from ..context_processors import template_context
+from ..authentication import LoginOptions, login_options_of, not_authenticated
 from ..core.arguments import require_application, require_instance
 from ..core.exceptions import ImproperlyConfigured
 from ..http.content import FORMS, content_type, is_utf8, sent_json
 from ..http.cookies import MAX_VALUES
-from ..http.endpoints import Target, find_target
-from ..http.problems import problem_response
+from ..http.endpoints import FOR_VISITORS, Target, find_target
 from ..http.scope import IDENTIFIED_BY, IS_STALE, SCOPE_KEY
 from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import HEADER
@@ -24,7 +22,6 @@ from ..security.token_readers import form_reader
 from .csrf_reasons import Reason
 
 MISSING: Any = None
-FOR_VISITORS = "for_visitors"  # an attribute of endpoints that do not act for the logged-in user
 MAX_BODY = 1024 * 1024  # bytes that are searched for the token
 BEARER = re.compile(r"bearer +[^\s,]+", re.IGNORECASE)
 
@@ -121,20 +118,18 @@ class CSRFMiddleware:
         options = self.login_options(candidate, reason)
         if options is not None:
             request = Request(scope, body.replay)
-            await ask_login(request, options)(scope, body.replay, send)
+            await respond(self.auth, request, not_authenticated(request, options))(scope, body.replay, send)
             return
         await self.reject(candidate.conn, reason, receive, send)
 
     async def reject(self, conn: HTTPConnection, reason: Reason, receive: Receive, send: Send) -> None:
         """Logs the rejection, and sends a response with status 403 or closes the WebSocket with code 1008."""
         self.auth.security_log.refused(conn, f"CSRF: {reason.message}{reason.hint}")
-        with self.auth.override_language(conn):
-            message = reason.message
-            response = await rejection(self.auth, conn, reason) if conn.scope["type"] == "http" else None
-        if response is None:
-            await send({"type": "websocket.close", "code": 1008, "reason": message})
+        refused = csrf_refusal(self.auth, conn, reason.message)
+        if conn.scope["type"] == "websocket":
+            await WebSocketRefusal(refused)(conn.scope, receive, send)
         else:
-            await response(conn.scope, receive, send)
+            await respond(self.auth, conn, refused)(conn.scope, receive, send)
 
     async def check(self, candidate: Candidate) -> Reason | None:
         """Returns why the request is rejected; None if it may pass."""
@@ -220,15 +215,3 @@ class CSRFMiddleware:
         if scope["session"].session_key is not None or getattr(scope.get(IDENTIFIED_BY), "ambient", False):
             return True
         return any(cookie.values(scope) for cookie in (self.auth.cookie, self.auth.csrf_cookie))
-
-
-async def rejection(auth: Auth, conn: HTTPConnection, reason: Reason) -> Response:
-    """Returns a response with status 403: the page "403_csrf.html", or a problem in JSON."""
-    accept = conn.headers.get("accept", "")
-    if "text/html" not in accept and (sent_json(conn) or "*/*" not in accept):
-        response: Response = problem_response(403, reason.message)
-    else:
-        page = await auth.templates.render("403_csrf.html", {**template_context(auth, conn), "reason": reason.message})
-        response = HTMLResponse(page, 403)
-    auth.add_security_headers(response)
-    return response

@@ -6,8 +6,9 @@ from typing import Any
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..answers import WebSocketRefusal, respond
 from ..auth import get_auth
-from ..authentication import LoginOptions, ask_login, login_options_of
+from ..authentication import LoginOptions, login_options_of, not_authenticated
 from ..core.arguments import require_application
 from ..core.exceptions import ImproperlyConfigured
 from ..http.endpoints import find_target, is_public
@@ -40,11 +41,13 @@ class LoginRequiredMiddleware:
         if is_public(target.endpoint):
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": "Log in first."})
+            await WebSocketRefusal(not_authenticated(HTTPConnection(scope)))(scope, receive, send)
         elif self._is_login_page(scope, options := login_options_of(target, scope["method"])):
             await self.app(scope, receive, send)
         else:
-            await ask_login(Request(scope, receive), options)(scope, receive, send)
+            request = Request(scope, receive)
+            response = respond(get_auth(request), request, not_authenticated(request, options))
+            await response(scope, receive, send)
 
     def _is_login_page(self, scope: Scope, options: LoginOptions) -> bool:
         """Returns whether this is the login page, which would redirect to itself in a loop."""

@@ -3,19 +3,22 @@
 import contextlib
 import logging
 import sys
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
-from ..http.content import prefers_json
-from ..http.problems import error_message
-from ..http.scope import SCOPE_KEY
+from ..core.exceptions import Refused, SessionInterrupted, TooManySessions, Unavailable
+from ..http.clients import ClientKind, kind_of_client
+from ..http.problems import error_message, problem_response
+from ..http.scope import ANSWER, SCOPE_KEY
 
 logger = logging.getLogger("starlette_auth")
 START_MESSAGES = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 RETRY_AFTER = "3"  # seconds
+#: Makes the response to a refused request.
+Handler = Callable[[HTTPConnection, Refused], Awaitable[Response]]
 Refusal = SessionInterrupted | TooManySessions | Unavailable
 
 
@@ -28,8 +31,9 @@ class UnavailableResponder:
     has_started = False
     is_replaced = False
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, answer: Handler | None) -> None:
         self.scope = scope
+        self.answer = answer
         self.receive_on = receive
         self.send_on = send
 
@@ -54,7 +58,7 @@ class UnavailableResponder:
     async def refuse(self, error: Unavailable) -> None:
         self.is_replaced = True
         logger.error("A request was answered with 503. %s", error)
-        await send_refusal(self.scope, self.receive_on, self.send_on, error)
+        await send_refusal(self.scope, self.receive_on, self.send_on, error, self.answer)
 
 
 def unavailable_behind(message: Message) -> Unavailable | None:
@@ -68,25 +72,38 @@ def unavailable_behind(message: Message) -> Unavailable | None:
     return error if isinstance(error, Unavailable) else None
 
 
-async def send_refusal(scope: Scope, receive: Receive, send: Send, error: Refusal) -> None:
+async def send_refusal(
+    scope: Scope, receive: Receive, send: Send, error: Refusal, answer: Handler | None = None
+) -> None:
     """Sends an error response, or the close code of a WebSocket, in the visitor's language."""
-    status, auth, conn = status_code_for(error), scope.get(SCOPE_KEY), HTTPConnection(scope)
-    with auth.override_language(conn) if auth is not None else contextlib.nullcontext():
-        detail = error_message(error)
+    conn, refused = HTTPConnection(scope), refusal_of(error)
     if scope["type"] == "websocket":
+        auth = scope.get(SCOPE_KEY)
+        with auth.override_language(conn) if auth is not None else contextlib.nullcontext():
+            reason = error_message(error)[:120]
         # The registry of RFC 6455 §7.4.1: 1013 means "try again later", 1008 "policy violation".
-        code = 1013 if status == 503 else 1008
-        await send({"type": "websocket.close", "code": code, "reason": detail[:120]})
+        code = 1013 if refused.status_code == 503 else 1008
+        await send({"type": "websocket.close", "code": code, "reason": reason})
         return
-    headers = {"Cache-Control": "no-store", "Vary": "Cookie"} | ({"Retry-After": RETRY_AFTER} if status == 503 else {})
-    if prefers_json(conn):
-        response: Response = JSONResponse({"detail": detail}, status, headers)
-    else:
-        response = PlainTextResponse(f"{detail}\n", status, headers)
+    answer = answer or scope.get(ANSWER)
+    response = await answer(conn, refused) if answer is not None else plain_response(conn, refused)
     await response(scope, receive, send)
 
 
-def status_code_for(error: Refusal) -> int:
+def plain_response(conn: HTTPConnection, refused: Refused) -> Response:
+    """Returns the response of a middleware that is used without `Auth`, which has the templates."""
+    if kind_of_client(conn) is ClientKind.PAGE:
+        return PlainTextResponse(f"{refused.detail}\n", refused.status_code, refused.headers)
+    response = problem_response(refused.status_code, refused.detail, code=refused.code)
+    response.headers.update(refused.headers or {})
+    return response
+
+
+def refusal_of(error: Refusal) -> Refused:
+    """Returns the refusal that tells the client about the error."""
+    headers = {"Cache-Control": "no-store", "Vary": "Cookie"}
+    if isinstance(error, TooManySessions):
+        return error
     if isinstance(error, Unavailable):
-        return 503
-    return error.status_code if isinstance(error, TooManySessions) else 400
+        return Refused(503, error_message(error), code="unavailable", headers={**headers, "Retry-After": RETRY_AFTER})
+    return Refused(400, error_message(error), code="session_ended", headers=headers)

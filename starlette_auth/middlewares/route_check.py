@@ -8,7 +8,7 @@ from starlette.routing import WebSocketRoute
 
 from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import describe_function, find_decoration, layers
-from ..http.dependencies import dependencies_of, is_guard
+from ..http.dependencies import dependencies_of, is_guard, reads_scopes
 from ..http.endpoints import routes_of
 
 
@@ -28,7 +28,7 @@ def check_routes(*apps: Any) -> None:
     `apps` that has routes is checked.
     """
     routes = next(filter(None, map(routes_of, apps)), ())
-    calls = [call for route, path in _walk(routes, "", set()) for call in _calls_of(route, path)]
+    calls = [call for route, path in walk(routes) for call in _calls_of(route, path)]
     called = {id(layer) for call in calls for layer in layers(call.function)}
     for call in calls:
         _check_guard(call)
@@ -53,14 +53,14 @@ def _check_guard(call: Call) -> None:
             f"{call.route} calls @{name} instead of an endpoint. Call the decorator first, as in "
             "@user_passes_test(lambda user: user.is_staff)."
         )
-    if call.scopes:
+    if call.scopes and not reads_scopes(call.function):
         raise ImproperlyConfigured(
             f"{call.route} gives scopes to {name}, which reads none. "
             f"Write Depends(permission_required({list(call.scopes)!r}))."
         )
 
 
-def _walk(routes: Sequence[Any], prefix: str, seen: set[int]) -> Iterator[tuple[Any, str]]:
+def walk(routes: Sequence[Any], prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[tuple[Any, str]]:
     """Yields every route and its path, through mounts, hosts and included routers."""
     if id(routes) in seen:
         return
@@ -68,13 +68,18 @@ def _walk(routes: Sequence[Any], prefix: str, seen: set[int]) -> Iterator[tuple[
         if hasattr(route, "effective_route_contexts"):  # a router that FastAPI includes
             contexts = route.effective_route_contexts()
             included = [getattr(context, "starlette_route", None) or context for context in contexts]
-            yield from _walk(included, prefix, seen)
+            yield from walk(included, prefix, seen)
             continue
         path = prefix + str(getattr(route, "path", None) or "")
         if getattr(route, "endpoint", None) is not None:
             yield route, path
         else:
-            yield from _walk(routes_of(route), path, {*seen, id(routes)})
+            yield from walk(routes_of(route), path, seen | {id(routes)})
+
+
+def functions_of(route: Any) -> Iterator[Any]:
+    """Yields the endpoint of a route, and its dependencies of FastAPI at any depth."""
+    return (call.function for call in _calls_of(route, ""))
 
 
 def _calls_of(route: Any, path: str) -> Iterator[Call]:

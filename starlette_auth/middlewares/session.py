@@ -7,13 +7,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..core.arguments import require_application, require_clock, require_instance
+from ..core.arguments import require_application, require_clock, require_function, require_instance
 from ..core.clock import Clock
 from ..http.cookies import Cookie
 from ..http.mailed_secrets import call_without_secret, has_mailed_secret
 from ..http.scope import is_below, parse_prefixes
 from ..sessions.store import SessionStore
-from .refusals import UnavailableResponder
+from .refusals import Handler, UnavailableResponder
 from .session_http import SessionResponder
 from .session_websocket import WebSocketSessionResponder
 
@@ -39,7 +39,9 @@ class SessionMiddleware:
         cookie: Cookie | None = None,
         exclude: Sequence[str] = (),
         clock: Clock = time.time,
+        answer: Handler | None = None,
     ) -> None:
+        """`answer` makes the response if the session cannot be loaded or saved: a handler of the exception Refused."""
         require_instance(store, SessionStore, "The store of SessionMiddleware", FIX)
         if cookie is not None:
             require_instance(
@@ -47,7 +49,10 @@ class SessionMiddleware:
             )
         require_clock(clock)
         require_application(app, "SessionMiddleware")
+        if answer is not None:
+            require_function(answer, "The answer of SessionMiddleware", "Pass an async function, or leave it out.")
         self.app = app
+        self.answer = answer
         self.store = store
         self.cookie = cookie or Cookie()
         self.exclude = parse_prefixes(exclude)
@@ -65,12 +70,12 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         if self.exclude and is_below(scope, self.exclude):
-            await UnavailableResponder(scope, receive, send).run(self.app)
+            await UnavailableResponder(scope, receive, send, self.answer).run(self.app)
             return
         if self.must_check_scheme:
             self.check_scheme(scope)
         responder = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
-        await responder(self.store, self.cookie, self.clock, scope, receive, send).run(self.app)
+        await responder(self.store, self.cookie, self.clock, self.answer, scope, receive, send).run(self.app)
 
     def check_scheme(self, scope: Scope) -> None:
         """Logs the first request over http whose cookie the browser would refuse."""

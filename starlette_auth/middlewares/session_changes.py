@@ -16,6 +16,7 @@ from ..http.scope import SCOPE_KEY
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
 from .open_connection import OpenConnection, run_logged
+from .refusals import Handler
 
 logger = logging.getLogger("starlette_auth")
 MAX_ENDED, NAME_LENGTH = 5, 32  # the number and length of names of ended sessions in a browser
@@ -34,9 +35,17 @@ class SessionChanges(OpenConnection):
     rivals: Sequence[SessionBase] = ()  # the sessions of a request that brought several
 
     def __init__(
-        self, store: SessionStore, cookie: Cookie, clock: Clock, scope: Scope, receive: Receive, send: Send
+        self,
+        store: SessionStore,
+        cookie: Cookie,
+        clock: Clock,
+        answer: Handler | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self.store = store
+        self.answer = answer
         self.cookie = cookie
         self.scope = scope
         self.receive_on = receive

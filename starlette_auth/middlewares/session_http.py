@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message
 from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ..http.headers import add_vary, is_event_stream, response_headers, set_header
 from ..http.scope import SCOPE_KEY
+from ..users.models import AnonymousUser, set_user
 from .refusals import START_MESSAGES, Refusal, send_refusal, unavailable_behind
 from .session_changes import SessionChanges
 
@@ -235,4 +236,5 @@ class SessionResponder(SessionChanges):
         auth = self.scope.get(SCOPE_KEY)
         if isinstance(error, TooManySessions) and self.scope["type"] == "http" and auth is not None:
             auth.security_log.refused(HTTPConnection(self.scope), "too many sessions")
-        await send_refusal(self.scope, self.receive_on, self.send_on, error)
+        set_user(self.scope, AnonymousUser())  # for the error page; the session could not be loaded or saved
+        await send_refusal(self.scope, self.receive_on, self.send_on, error, self.answer)

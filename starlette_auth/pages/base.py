@@ -7,22 +7,23 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from ..answers import csrf_refusal, respond
 from ..auth import Auth, get_auth
-from ..authentication import SHOWS_SAVED_FORMS, confirm_password, redirect_to_login
+from ..authentication import SHOWS_SAVED_FORMS, confirm_password
 from ..backends.model import report_throttled
 from ..context_processors import template_context
-from ..core.exceptions import Throttled, ValidationError
+from ..core.exceptions import Refused, Throttled, ValidationError
 from ..core.translation import gettext
-from ..decorators import login_not_required
 from ..http.content import sent_json
+from ..http.endpoints import FOR_VISITORS, login_not_required
 from ..http.mailed_secrets import HIDDEN, set_logged_path
-from ..http.problems import error_message, problem_response
-from ..middlewares.csrf import FOR_VISITORS, rejection
+from ..http.problems import problem_response
 from ..middlewares.csrf_reasons import Reason
 from ..users.models import User
 from .forms import Field, Form
 
 View = Callable[[Auth, Request], Awaitable[Response]]
+ACCOUNT_PAGE = "is_account_page"  # an attribute of the endpoints of account pages
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -41,7 +42,7 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
             try:
                 if auth.site.is_cross_site(request):
                     auth.security_log.refused(request, "CSRF: This request came from another site.")
-                    response = await rejection(auth, request, Reason.CROSS_SITE)
+                    response = respond(auth, request, csrf_refusal(auth, request, Reason.CROSS_SITE.message))
                 else:
                     response = await view(auth, request)
             except HTTPException as error:
@@ -51,6 +52,7 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
         auth.add_security_headers(response)
         return response
 
+    setattr(guarded, ACCOUNT_PAGE, True)
     setattr(guarded, FOR_VISITORS, for_visitors)
     setattr(guarded, SHOWS_SAVED_FORMS, shows_saved_forms)
     return guarded
@@ -91,16 +93,6 @@ async def render(
     form = form if form is not None else Form()
     page = await auth.templates.render(template, {**template_context(auth, conn), "form": form, **context})
     return HTMLResponse(page, status_code)
-
-
-def login_required_response(request: Request) -> Response:
-    """Returns a redirect to the login page, or 401 for a client that sent JSON.
-
-    A program that follows redirects would take the login page, with status 200, for success.
-    """
-    if sent_json(request):
-        return problem_response(401, gettext("Log in first, then send this request again."))
-    return redirect_to_login(request)
 
 
 def new_password_fields(auth: Auth, first: str, second: str) -> dict[str, Field]:
@@ -149,15 +141,10 @@ async def _error(auth: Auth, request: Request, error: HTTPException) -> Response
     if isinstance(error, Throttled):
         user = request.user if isinstance(request.user, User) else None
         await report_throttled(auth.events, request, error, user)
-    detail = error_message(error)
-    if sent_json(request):
-        response: Response = problem_response(error.status_code, detail)
-    else:
-        response = await render(
-            auth, request, "auth_error.html", error.status_code, status=error.status_code, detail=detail
-        )
-    response.headers.update(error.headers or {})
-    return response
+    if isinstance(error, Refused):
+        return respond(auth, request, error)
+    code = "too_large" if error.status_code == 413 else "invalid_request"
+    return respond(auth, request, Refused(error.status_code, error.detail, code=code, headers=error.headers))
 
 
 async def check_old_password(auth: Auth, request: Request, form: Form, user: User, *, action: str) -> None:

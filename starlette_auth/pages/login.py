@@ -4,6 +4,7 @@ from starlette.authentication import has_required_scope
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ..answers import redirect_to_login
 from ..auth import Auth
 from ..authentication import MAX_VISITS, SAVED_FORM, ask_login_steps, authenticate, finish_login, logout
 from ..backends.session import require_session
@@ -17,7 +18,7 @@ from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_path,
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from ..security.stored_forms import find_form, store_form
 from ..users.models import User
-from .base import login_required_response, render
+from .base import render
 from .forms import Field, Form
 
 
@@ -74,7 +75,7 @@ async def saved_form_page(auth: Auth, request: Request) -> Response:
     Redirects to the default page if there is none, and visitors to the login page.
     """
     if not isinstance(request.user, User):
-        return login_required_response(request)
+        return redirect_to_login(request)
     form = await find_form(auth.tokens, require_session(request), request.user.identity, is_waiting=False)
     if form is None:
         return RedirectResponse(auth.redirects.choose(request.scope, None), status_code=303)

@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..answers import redirect_to_login
 from ..auth import Auth
 from ..authentication import complete_login, update_session_auth_hash
 from ..core.text import is_usable
@@ -11,7 +12,7 @@ from ..http.urls import redirect
 from ..mail.queue import note_recipient
 from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
-from .base import check_new_password, check_old_password, login_required_response, new_password_fields, render
+from .base import check_new_password, check_old_password, new_password_fields, render
 from .forms import Field, Form, email_field
 from .mailed_links import close_link, read_links, send_reset_mail, store_link, url_to_reload
 
@@ -22,7 +23,7 @@ async def password_change(auth: Auth, request: Request) -> Response:
     """Shows the form for a new password, which needs the old one. The user's other sessions end."""
     user = request.user
     if not isinstance(user, User):
-        return login_required_response(request)
+        return redirect_to_login(request)
     form = Form(
         old_password=Field(label=gettext("Old password"), type="password", autocomplete="current-password"),
         **new_password_fields(auth, "new_password1", "new_password2"),
@@ -35,7 +36,7 @@ async def password_change(auth: Auth, request: Request) -> Response:
             raw = form.data["new_password1"]
             if not await auth.users.replace_password(user, await auth.passwords.hash(raw), raw=raw, request=request):
                 # The password was reset meanwhile. An attacker who knows the old password must not overwrite it.
-                return login_required_response(request)
+                return redirect_to_login(request)
             update_session_auth_hash(request, user)
             return redirect(request, "password_change_done")
     status = 422 if form.errors else 200
@@ -46,7 +47,7 @@ async def password_change(auth: Auth, request: Request) -> Response:
 async def password_change_done(auth: Auth, request: Request) -> Response:
     """Confirms that the password was changed."""
     if not request.user.is_authenticated:
-        return login_required_response(request)
+        return redirect_to_login(request)
     return await render(auth, request, "registration/password_change_done.html")
 
 
@@ -109,7 +110,7 @@ async def _finish_reset(auth: Auth, request: Request, user: User) -> Response:
         return redirect(request, "password_reset_complete")
     current_user = await auth.users.get(user.id)
     if current_user is None:
-        return login_required_response(request)
+        return redirect_to_login(request)
     return await complete_login(request, current_user)
 
 

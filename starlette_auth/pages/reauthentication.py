@@ -1,29 +1,28 @@
 """Reauthentication: asks for the password again before a sensitive action."""
 
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, overload
-from urllib.parse import urlencode
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import Receive, Scope, Send
 
+from ..answers import redirect_to_login
 from ..auth import Auth, get_auth
-from ..authentication import LoginOptions, ask_login, confirm_password, redirect_to_login
+from ..authentication import LoginOptions, confirm_password, login_redirect, not_authenticated
 from ..backends.session import SessionBackend, session_of
 from ..core.arguments import require_integer
-from ..core.exceptions import ValidationError
+from ..core.deferred_response import DeferredResponse
+from ..core.exceptions import Refused, Remedy, ValidationError
 from ..core.text import is_usable
 from ..core.translation import gettext
 from ..decorators import Guard
-from ..http.content import wants_json
 from ..http.dependencies import mark_as_dependency
-from ..http.problems import problem_response
 from ..http.scope import IS_CHECK
-from ..http.urls import requested_url
+from ..http.urls import requested_url, with_query
 from ..security.saved_forms import parse_keep, read_form, read_signed_form, sign_form
 from ..users.models import User
-from .base import login_required_response, render
+from .base import render
 from .forms import Field, Form
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,21 +60,22 @@ def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequ
         backend = get_auth(conn).session_backend
         return conn.user.is_authenticated and backend.auth_age(session_of(conn), conn.user) < max_age
 
-    def refuse(conn: HTTPConnection) -> Response:
-        return ReauthenticationResponse(conn, names) if conn.user.is_authenticated else ask_login(conn, login)
+    def refuse(conn: HTTPConnection) -> Refused:
+        return _login_too_old(conn, names, max_age) if conn.user.is_authenticated else not_authenticated(conn, login)
 
-    guard = Guard("fresh_login_required", is_fresh, refuse, "Confirm that it is you, then connect again.", login)
+    guard = Guard("fresh_login_required", is_fresh, refuse, login)
     return guard if endpoint is None else guard(endpoint)
 
 
 mark_as_dependency(fresh_login_required)
+fresh_login_required.guard = fresh_login_required()  # type: ignore[attr-defined]
 
 
 async def reauthenticate(auth: Auth, request: Request) -> Response:
     """Shows the form that asks for the password, and returns the user to the page that required it."""
     user = request.user
     if not isinstance(user, User) or not _can_confirm(request):
-        return login_required_response(request)
+        return redirect_to_login(request)
     form = _form()
     if request.method != "POST":
         form.data["next"] = auth.redirects.choose(request.scope, auth.redirects.read(request))
@@ -99,41 +99,40 @@ async def _return_to_page(auth: Auth, request: Request, form: Form) -> Response:
     return await render(auth, request, "registration/reauthenticated.html", action=form.data["next"], saved=saved)
 
 
-class ReauthenticationResponse(Response):
-    """A response that is made when it is sent, because it has to read the submitted form first."""
+def _login_too_old(conn: HTTPConnection, keep: frozenset[str], max_age: float) -> Refused:
+    """Returns the refusal of a user who has to enter the password again, or to log in again without a password."""
+    auth, can_confirm = get_auth(conn), _can_confirm(conn)
+    name = "reauthenticate" if can_confirm else "login"
+    url = auth.url_for(conn, "reauthenticate" if can_confirm else auth.login_url)
+    return Refused(
+        403,
+        gettext("Confirm that it is you, then send this request again."),
+        code="login_too_old",
+        remedy=Remedy(name, url, auth.redirects.field),
+        challenge={"error": "insufficient_user_authentication", "max_age": f"{max_age:g}"},  # RFC 9470 §3
+        page=lambda: _ask_password(auth, conn, keep, url) if can_confirm else login_redirect(conn),
+    )
 
-    def __init__(self, conn: HTTPConnection, keep: frozenset[str]) -> None:
-        super().__init__()
-        self.conn = conn
-        self.keep = keep
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        auth = get_auth(self.conn)
-        with auth.override_language(self.conn):
-            response = await _ask_password(auth, self.conn, self.keep)
-        auth.add_security_headers(response)
-        await response(scope, receive, send)
+def _ask_password(auth: Auth, conn: HTTPConnection, keep: frozenset[str], url: str) -> Response:
+    """Returns the redirect to the page that asks for the password, or this page with the submitted form."""
+    if conn.scope["method"] in ("GET", "HEAD"):
+        return RedirectResponse(with_query(url, auth.redirects.field, requested_url(conn.scope)), status_code=303)
+    return DeferredResponse(functools.partial(_page_with_form, auth, conn, keep), 403)
 
 
-async def _ask_password(auth: Auth, conn: HTTPConnection, keep: frozenset[str]) -> Response:
-    if not _can_confirm(conn):
-        return redirect_to_login(conn)
-    url, method = auth.url_for(conn, "reauthenticate"), conn.scope["method"]
-    current_url = requested_url(conn.scope)
-    if wants_json(conn) or method not in ("GET", "HEAD", "POST"):
-        detail = gettext("Confirm your password first, at %(url)s; then send this request again.") % {"url": url}
-        return problem_response(403, detail)
-    if method != "POST":
-        return RedirectResponse(f"{url}?{urlencode({auth.redirects.field: current_url})}", status_code=303)
-    form, pairs = _form(), await read_form(conn, keep)
-    if pairs:
-        form.data["next"], form.data["saved"] = (
-            current_url,
-            sign_form(auth.keys, conn.user.identity, current_url, pairs),
-        )
-    else:
-        form.data["next"] = auth.redirects.referring_page(conn) or auth.redirects.choose(conn.scope, None)
-    return await _page(auth, conn, form, 403, is_lost=not pairs)
+async def _page_with_form(auth: Auth, conn: HTTPConnection, keep: frozenset[str]) -> Response:
+    with auth.override_language(conn):
+        current_url = requested_url(conn.scope)
+        form, pairs = _form(), await read_form(conn, keep) if conn.scope["method"] == "POST" else []
+        if pairs:
+            form.data["next"] = current_url
+            form.data["saved"] = sign_form(auth.keys, conn.user.identity, current_url, pairs)
+        else:
+            form.data["next"] = auth.redirects.referring_page(conn) or auth.redirects.choose(conn.scope, None)
+        response = await _page(auth, conn, form, 403, is_lost=not pairs)
+    auth.add_security_headers(response)
+    return response
 
 
 def _can_confirm(conn: HTTPConnection) -> bool:

@@ -7,11 +7,12 @@ from starlette.routing import BaseRoute, Route
 from ..auth import Auth
 from ..core.arguments import require_instance
 from ..core.templating import ASSETS
-from ..decorators import login_not_required
+from ..http.endpoints import login_not_required
 from .base import Endpoint, account_page, template_page, visitor_page
 from .login import login_page, logout_page, saved_form_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
 from .reauthentication import reauthenticate
+from .session import session_page
 
 
 def routes(auth: Auth) -> list[BaseRoute]:
@@ -27,6 +28,7 @@ def routes(auth: Auth) -> list[BaseRoute]:
         ),
         Route("/login/form", account_page(saved_form_page), name="saved_form", methods=get),
         Route("/logout", account_page(logout_page), name="logout", methods=both),
+        Route("/session", account_page(session_page), name="session", methods=get),
         Route("/logged_out", template_page("logged_out"), name="logged_out", methods=get),
         Route("/reauthenticate", account_page(reauthenticate), name="reauthenticate", methods=both),
         Route("/password_change", account_page(password_change), name="password_change", methods=both),

@@ -6,14 +6,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import sqlalchemy as sa
-
 from ..core.arguments import require_clock, require_instance, require_text
 from ..core.clock import Clock
 from ..core.exceptions import Unavailable
 from ..core.signing import hash_key, is_key
 from ..database.redis import RedisClient, RedisClients
-from ..database.tables import namespace_of
+from ..database.tables import Tables
 from .base import SessionBase
 from .database import DatabaseStore
 from .records import SessionRecord, decode, user_in
@@ -75,14 +73,14 @@ class CachedStore(SessionStore):
         self._clock = clock
         self._retry_at = 0.0
 
-    def attach(self, database_url: str, user_table: sa.Table) -> None:
-        super().attach(database_url, user_table)
-        self.store.attach(database_url, user_table)
+    def attach(self, database_url: str, tables: Tables) -> None:
+        super().attach(database_url, tables)
+        self.store.attach(database_url, tables)
         self.table = self.store.table
         # Two stores with one prefix would serve each other's sessions of anonymous visitors, for which the database is
         # not asked.
-        if namespace := namespace_of(user_table):
-            self._prefix = f"{self._given_prefix}{namespace}:"
+        if tables.namespace:
+            self._prefix = f"{self._given_prefix}{tables.namespace}:"
 
     async def load(self, cookie: str) -> SessionBase:
         if not is_key(cookie):

@@ -6,14 +6,13 @@ import re
 import time
 from collections.abc import Sequence
 
-import sqlalchemy as sa
 from itsdangerous import BadData, BadSignature, URLSafeSerializer
 
 from ..core.arguments import require_clock
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, SessionTooLarge
 from ..core.signing import SecretKeys
-from ..database.tables import namespace_of
+from ..database.tables import Tables
 from .base import SessionBase
 from .records import SessionRecord, decode, encode, time_to_keep, user_in
 from .store import SessionStore, cookie_value
@@ -54,18 +53,18 @@ class CookieStore(SessionStore):
         self.keys, salt = keys, keys.salt(SALT)
         self._newest_signer, self._any_signer = _signer(keys.all[:1], salt), _signer(keys.all, salt)
 
-    def attach(self, database_url: str, user_table: sa.Table) -> None:
-        """Signs cookies for the users of this table only.
+    def attach(self, database_url: str, tables: Tables) -> None:
+        """Signs cookies for the users of these tables only.
 
         An attacker sends a cookie of one site to another one with the same secret key, where the user of the same number
         is another person; therefore the signature depends on the user table.
         """
-        if self._owner not in ("", user_table.fullname):
+        if self._owner not in ("", tables.user.fullname):
             raise ImproperlyConfigured(
                 f"This CookieStore signs the sessions of users of {self._owner}. Make a CookieStore for each Auth."
             )
-        self._owner = user_table.fullname
-        self._use_keys(self.keys.scoped(namespace_of(user_table)))
+        self._owner = tables.user.fullname
+        self._use_keys(self.keys.scoped(tables.namespace))
 
     async def load(self, cookie: str) -> SessionBase:
         return await self.load_used(cookie, ())

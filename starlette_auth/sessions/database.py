@@ -17,8 +17,8 @@ from ..database.columns import parse_key
 from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement
-from ..database.table_definitions import session_table
-from ..database.tables import own_session_table
+from ..database.table_definitions import TableFactory, session_table
+from ..database.tables import Tables
 from ..users.queries import UserQueries
 from .base import SessionBase
 from .expiry import TOUCH_EVERY
@@ -61,14 +61,14 @@ class DatabaseStore(SessionStore):
         self.table: sa.Table = table
         self._statements = SessionStatements(table, self._users, dialect=self.gateway.dialect)
 
-    def attach(self, database_url: str, user_table: sa.Table) -> None:
-        super().attach(database_url, user_table)
+    def attach(self, database_url: str, tables: Tables) -> None:
+        super().attach(database_url, tables)
         if self._users is None and self._has_default_table:
-            self._use_table(own_session_table(user_table))
-        elif self._users is not None and self._users.tables.user.fullname != user_table.fullname:
+            self._use_table(tables.native_session)
+        elif self._users is not None and self._users.tables.user.fullname != tables.user.fullname:
             raise ImproperlyConfigured(
                 f"This DatabaseStore loads users of {self._users.tables.user.fullname}, but the user table is "
-                f"{user_table.fullname}. Pass sessions=lambda users: DatabaseStore(database, users=users)."
+                f"{tables.user.fullname}. Pass sessions=lambda users: DatabaseStore(database, users=users)."
             )
 
     async def load(self, cookie: str) -> SessionBase:
@@ -258,4 +258,4 @@ def _record_from_row(row: Row) -> SessionRecord:
 
 
 def _default_table(users: UserQueries[Any] | None) -> sa.Table:
-    return users.tables.session if users is not None else session_table(sa.MetaData(), sa.Integer())
+    return users.tables.session if users is not None else session_table(TableFactory(), sa.Integer())

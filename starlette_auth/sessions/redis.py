@@ -9,15 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
 from ..core.arguments import require_clock, require_text
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
 from ..database.drivers import database_location
 from ..database.redis import RedisClient, RedisClients
-from ..database.tables import namespace_of
+from ..database.tables import Tables
 from .base import SessionBase
 from .records import USER_ID, SessionRecord, decode, encode_value, touched_record
 from .redis_scripts import DELETE, LIST, LOAD, RECORD_FIELDS, REVOKE, SAVE, TAKE, TOUCH
@@ -81,13 +79,13 @@ class RedisStore(SessionStore):
         self._given_prefix = prefix
         self._set_prefix("starlette_auth:" if prefix is None else prefix)
 
-    def attach(self, database_url: str, user_table: sa.Table) -> None:
-        super().attach(database_url, user_table)
+    def attach(self, database_url: str, tables: Tables) -> None:
+        super().attach(database_url, tables)
         if self._given_prefix is None:
-            site = f"{database_location(database_url)} {user_table.fullname}"
+            site = f"{database_location(database_url)} {tables.user.fullname}"
             self._set_prefix(f"starlette_auth:{hash_key(site)[:16]}:")
-        elif namespace := namespace_of(user_table):
-            self._set_prefix(f"{self._given_prefix}{namespace}:")
+        elif tables.namespace:
+            self._set_prefix(f"{self._given_prefix}{tables.namespace}:")
 
     def _set_prefix(self, prefix: str) -> None:
         if self.redis.is_cluster and "{" in prefix and not re.match(r"[^{]*\{[^}]+\}", prefix):

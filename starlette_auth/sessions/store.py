@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, SessionInterrupted
 from ..database.drivers import database_location
+from ..database.tables import Tables
 from .base import SessionBase
 from .open_websockets import OpenWebSockets
 from .records import EMPTY, SessionRecord, new_public_id, printable, time_to_keep
@@ -80,13 +81,13 @@ class SessionStore(abc.ABC):
         """Returns a new, empty session for a request without a session cookie."""
         return SessionBase(clock=clock)
 
-    def attach(self, database_url: str, user_table: sa.Table) -> None:
-        """Tells the store whose sessions it keeps: those of the users in this table. `Auth` calls this.
+    def attach(self, database_url: str, tables: Tables) -> None:
+        """Tells the store whose sessions it keeps: those of the users in these tables. `Auth` calls this.
 
         Raises ImproperlyConfigured if it keeps those of other users: it finds the sessions of a user by a number, which
         another user may have too.
         """
-        owner = f"{database_location(database_url)} {user_table.fullname}"
+        owner = f"{database_location(database_url)} {tables.user.fullname}"
         if self.is_server_side and self._owner not in ("", owner):
             kind = type(self).__name__
             raise ImproperlyConfigured(

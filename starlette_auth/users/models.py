@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from starlette.authentication import AuthCredentials, BaseUser
 from starlette.requests import HTTPConnection
@@ -159,6 +159,17 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
 
 
 delattr(User, "password")  # the default of the argument, which would hide the attribute
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    U = TypeVar("U", bound=User, default=User)
+    U_co = TypeVar("U_co", bound=User, default=User, covariant=True)
+else:  # Python 3.11 knows no defaults
+    from typing import TypeVar
+
+    U = TypeVar("U", bound=User)
+    U_co = TypeVar("U_co", bound=User, covariant=True)
 
 
 class AnonymousUser(PermissionsMixin, BaseUser):

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
@@ -14,16 +14,15 @@ from ..database.columns import parse_key
 from ..database.gateway import Gateway
 from ..database.statements import Row, Statement, json_list
 from ..database.tables import Tables
-from .models import User
+from .models import U, User
 from .usernames import parse_validator
 
-U = TypeVar("U", bound=User)
 COLLATION = Statement(
     sa.text(
         "SELECT collation_name AS collation FROM information_schema.columns "
-        "WHERE table_schema = DATABASE() AND table_name = :table_name AND column_name = :column_name"
+        "WHERE table_schema = COALESCE(:table_schema, DATABASE()) AND table_name = :table_name AND column_name = :column_name"
     )
-    .bindparams(sa.bindparam("table_name", type_=sa.String), sa.bindparam("column_name", type_=sa.String))
+    .bindparams(*(sa.bindparam(name, type_=sa.String) for name in ("table_schema", "table_name", "column_name")))
     .columns(sa.column("collation", sa.String))
 )
 
@@ -271,7 +270,8 @@ class CaseInsensitiveQuery:
         if self._statement is None:
             collation = ""
             if self.gateway.dialect == "mysql":
-                names = {"table_name": self.column.table.name, "column_name": self.column.name}
+                table = self.column.table
+                names = {"table_schema": table.schema, "table_name": table.name, "column_name": self.column.name}
                 row = await self.gateway.fetch_one(COLLATION, **names)
                 collation = str(row["collation"] or "") if row else ""
             self._statement = self._by_collation if collation.endswith("_ci") else self._by_lower

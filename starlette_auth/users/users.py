@@ -18,11 +18,11 @@ from ..database.introspection import foreign_keys_to
 from ..database.tables import Tables
 from ..passwords.password_changes import PasswordValidator, password_changed
 from ..passwords.passwords import Passwords
-from .models import Permission, User, require_connection, require_stored, require_user
+from .models import Permission, U, User, require_connection, require_stored, require_user
 from .passwords import UserPasswords
 from .permission_holders import holds_permission
 from .permissions import GroupsAndPermissions, require_name, suggest
-from .queries import Question, U, UserQueries
+from .queries import Question, UserQueries
 from .unique import UniqueNames
 from .usernames import require_username
 

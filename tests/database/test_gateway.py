@@ -28,7 +28,7 @@ from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, Unavailable, UnstorableValue
 from starlette_auth.core.concurrency import run_to_completion
-from starlette_auth.database.columns import LongText, UTCDateTime
+from starlette_auth.database.columns import UTCDateTime, long_text
 from starlette_auth.database.connections import SQLiteConnections, WriteLock, WriteLockTimeout
 from starlette_auth.database.errors import is_unavailable
 from starlette_auth.database.statements import PreparedStatement, Statement
@@ -43,7 +43,7 @@ ITEMS = sa.Table(
     sa.Column("name", sa.String(20), nullable=False, unique=True),
     sa.Column("amount", sa.Integer),
     sa.Column("big", sa.BigInteger),
-    sa.Column("note", LongText()),
+    sa.Column("note", long_text()),
     sa.Column("flag", sa.Boolean),
     sa.Column("token", sa.Uuid),
     sa.Column("at", UTCDateTime()),

@@ -13,6 +13,7 @@ from sqlalchemy.schema import CreateTable
 from starlette_auth import (
     AlreadyExists,
     Auth,
+    CookieStore,
     DatabaseStore,
     DjangoProject,
     Gateway,
@@ -22,7 +23,8 @@ from starlette_auth import (
     migrate,
     user_columns,
 )
-from starlette_auth.database.table_definitions import session_table
+from starlette_auth.database.introspection import all_columns, index_names
+from starlette_auth.database.table_definitions import TableFactory, session_table
 from starlette_auth.testing import FrozenClock
 
 from ..conftest import PASSWORD, SECRET_KEY, client_of, post_login, weak_passwords
@@ -86,7 +88,7 @@ async def test_a_user_table_in_a_schema_is_created_once_and_completed_later(plac
     assert await migrate(place.gateway, place.tables()) == []
     unique = place.tables()
     unique.require_unique_email()
-    assert len(await migrate(place.gateway, unique)) == 1
+    assert (await migrate(place.gateway, unique))[-1] == "customer_email_unique"
     assert await migrate(place.gateway, unique) == []
     more = place.tables()
     more.user.append_column(sa.Column("note", sa.String(20), nullable=True))
@@ -137,7 +139,7 @@ async def test_a_user_table_with_the_default_name_in_a_schema_is_not_that_of_the
 
 async def test_the_account_pages_work_for_users_in_a_schema(place: Place) -> None:
     tables, clock = place.tables(), FrozenClock()
-    table = session_table(sa.MetaData(schema=place.schema), sa.Integer(), "web_session")
+    table = session_table(TableFactory(schema=place.schema), sa.Integer(), "web_session")
     await place.gateway.execute(CreateTable(table))
     auth = Auth(
         place.database,
@@ -221,3 +223,152 @@ async def test_a_django_project_is_looked_up_in_its_own_schema(place: Place) -> 
     await auth.users.delete(ann)
     assert await migrate(place.gateway, auth.tables) == []
     await auth.close()
+
+
+NAMESPACES = ["schema", "prefix", "both", "custom user"]
+
+
+def namespaced(place: Place, kind: str) -> Tables:
+    """Returns tables that are apart from those with the default names."""
+    if kind == "custom user":
+        user = sa.Table("member", sa.MetaData(), *user_columns(), schema=place.schema)
+        return Tables(user=user, schema=place.schema, prefix="crm_")
+    return Tables(schema=None if kind == "prefix" else place.schema, prefix="" if kind == "schema" else "crm_")
+
+
+async def names_in(place: Place, schema: str | None) -> set[str]:
+    names = {*await all_columns(place.gateway, schema), *await index_names(place.gateway, schema)}
+    return {name for name in names if not name.startswith(("sqlite_", "PRIMARY")) and name not in MYSQL_NAMES}
+
+
+#: MySQL names the indexes of unnamed constraints after their columns. Such a name belongs to its table.
+MYSQL_NAMES = {"username", "name", "public_id"}
+
+
+@pytest.mark.parametrize("kind", NAMESPACES)
+async def test_all_tables_are_created_in_the_schema_and_with_the_prefix(place: Place, kind: str) -> None:
+    before = await names_in(place, None)
+    created = await migrate(place.gateway, namespaced(place, kind))
+    assert await migrate(place.gateway, namespaced(place, kind)) == []
+    assert {table.fullname for table in namespaced(place, kind)} <= set(created)
+    elsewhere = await names_in(place, None) - before
+    if kind == "prefix":
+        assert {name for name in elsewhere if not name.startswith("crm_")} == set()
+    else:
+        assert elsewhere == set()
+        beginnings = {"schema": ("auth_",), "both": ("crm_",), "custom user": ("crm_", "member_")}[kind]
+        assert {name for name in await names_in(place, place.schema) if not name.startswith(beginnings)} <= {"member"}
+
+
+@pytest.mark.parametrize("kind", NAMESPACES)
+async def test_two_installations_in_one_database_share_nothing(place: Place, kind: str) -> None:
+    auths = [
+        Auth(place.database, secret_key=SECRET_KEY, passwords=weak_passwords(), tables=tables, clock=FrozenClock())
+        for tables in (Tables(), namespaced(place, kind))
+    ]
+    for auth in auths:
+        await migrate(place.gateway, auth.tables)
+        assert await migrate(place.gateway, auth.tables) == []
+    first, second = auths
+    assert not {table.fullname for table in first.tables} & {table.fullname for table in second.tables}
+    ann = await first.users.create_user("ann", "ann@example.org", PASSWORD)
+    assert await second.users.count() == 0
+    mal = await second.users.create_user("ann", "mal@example.org", PASSWORD)
+    assert mal.id == ann.id
+    group = await first.users.create_group("editors")
+    await first.users.add_to_group(ann, group)
+    await first.users.create_permission("shop.add_order")
+    await first.users.grant(group, "shop.add_order")
+    loaded = [await auth.users.get(ann.id) for auth in auths]
+    assert [user.has_perm("shop.add_order") for user in loaded if user is not None] == [True, False]
+    async with client_of(make_app(first)) as client, client_of(make_app(second)) as other:
+        for place_of_login in (client, other):
+            assert (await post_login(place_of_login)).status_code == 303
+            assert (await place_of_login.get("/whoami")).json()["username"] == "ann"
+        client.cookies, other.cookies = other.cookies, client.cookies
+        for place_of_login in (client, other):
+            assert (await place_of_login.get("/whoami")).json()["username"] == ""
+    assert [len(await auth.user_sessions.list(ann)) for auth in auths] == [1, 1]
+    await first.users.delete(ann)
+    assert [await auth.users.count() for auth in auths] == [0, 1]
+    for auth in auths:
+        await auth.close()
+
+
+@pytest.mark.parametrize("kind", NAMESPACES)
+@pytest.mark.parametrize("store", ["cookie", "database"])
+async def test_a_store_without_users_belongs_to_the_tables(place: Place, kind: str, store: str) -> None:
+    tables = [Tables(), namespaced(place, kind)]
+    stores = [CookieStore(SECRET_KEY) if store == "cookie" else DatabaseStore(place.database) for _ in tables]
+    auths = [
+        Auth(place.database, secret_key=SECRET_KEY, passwords=weak_passwords(), tables=own, sessions=sessions)
+        for own, sessions in zip(tables, stores, strict=True)
+    ]
+    for auth in auths:
+        await migrate(place.gateway, auth.tables)
+        await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+    async with client_of(make_app(auths[0])) as client, client_of(make_app(auths[1])) as other:
+        for visitor in (client, other):
+            await post_login(visitor)
+            assert (await visitor.get("/whoami")).json()["username"] == "ann"
+        other.cookies = client.cookies
+        assert (await other.get("/whoami")).json()["username"] == ""
+    for auth in auths:
+        await auth.close()
+
+
+async def test_an_installation_with_a_prefix_may_stand_in_the_database_of_a_django_project(place: Place) -> None:
+    project = Tables.django()
+    await migrate(place.gateway, project)
+    for kind in ("schema", "prefix"):
+        await migrate(place.gateway, namespaced(place, kind))
+        assert await migrate(place.gateway, namespaced(place, kind)) == []
+    assert await migrate(place.gateway, project) == []
+
+
+async def test_names_are_unique_in_a_schema(place: Place) -> None:
+    tables = Tables(schema=place.schema, prefix="crm_", username_case_sensitive=False)
+    auth = Auth(place.database, secret_key=SECRET_KEY, tables=tables, login_fields=("username", "email"))
+    await migrate(place.gateway, tables)
+    assert await migrate(place.gateway, tables) == []
+    await auth.users.create_user("ann", "ann@example.org")
+    for name, email in (("ANN", ""), ("bob", "ANN@example.org")):
+        with pytest.raises(AlreadyExists):
+            await auth.users.create_user(name, email)
+    await auth.close()
+
+
+async def test_an_address_is_found_in_any_case_whatever_the_collation_of_a_table_of_that_name_elsewhere(
+    place: Place,
+) -> None:
+    tables = Tables(schema=place.schema)
+    auths = [Auth(place.database, secret_key=SECRET_KEY, tables=own) for own in (Tables(), tables)]
+    for auth in auths:
+        await migrate(place.gateway, auth.tables)
+    if place.gateway.dialect == "mysql":
+        table = f"{place.schema}.auth_user"
+        await place.database.execute(f"ALTER TABLE {table} MODIFY email VARCHAR(254) COLLATE utf8mb4_bin NOT NULL")
+    for auth in auths:
+        ann = await auth.users.create_user("ann", "Ann@Example.org")
+        assert await auth.users.get_by_email("ann@example.ORG") == ann
+        await auth.close()
+
+
+async def test_tables_with_a_prefix_take_no_grants_of_other_users(place: Place) -> None:
+    """An earlier version shared link tables between user tables, but had no prefix."""
+    first, second = Tables(), Tables(prefix="crm_")
+    await migrate(place.gateway, first)
+    auths = [Auth(place.database, secret_key=SECRET_KEY, tables=tables) for tables in (first, second)]
+    ann = await auths[0].users.create_user("ann")
+    await auths[0].users.create_group("editors")
+    await auths[0].users.add_to_group(ann, "editors")
+    for table in list(second)[:5]:  # a migration that was interrupted
+        await place.gateway.execute(CreateTable(table))
+    row = await place.gateway.fetch_one(sa.select(first.user))
+    assert row is not None
+    await place.gateway.insert(second.user, **row)  # another user with the number of ann
+    await migrate(place.gateway, second)
+    assert await place.gateway.fetch_all(sa.select(second.user_groups)) == []
+    assert len(await place.gateway.fetch_all(sa.select(first.user_groups))) == 1
+    for auth in auths:
+        await auth.close()

@@ -11,8 +11,14 @@ from databases import Database
 from sqlalchemy.schema import CreateTable
 
 from starlette_auth import Auth, Gateway, ImproperlyConfigured, Tables, migrate, user_columns
+from starlette_auth.database.columns import finish_table
 from starlette_auth.database.introspection import all_columns
-from starlette_auth.database.table_definitions import session_table, user_groups_table, user_permissions_table
+from starlette_auth.database.table_definitions import (
+    TableFactory,
+    session_table,
+    user_groups_table,
+    user_permissions_table,
+)
 
 from ..conftest import SECRET_KEY
 
@@ -31,11 +37,11 @@ class OldSite:
         self.gateway = gateway
 
     async def create(self, first: Tables, *further: Tables, foreign_keys: bool = True) -> None:
-        metadata, key = sa.MetaData(), first.user_key
+        factory, key = TableFactory(), first.user_key
         group, permission = first.group, first.permission
         links = [
-            user_groups_table(metadata, "auth_user_groups", ("user_id", key), group),
-            user_permissions_table(metadata, "auth_user_user_permissions", ("user_id", key), permission),
+            user_groups_table(factory, "auth_user_groups", ("user_id", key), group),
+            user_permissions_table(factory, "auth_user_user_permissions", ("user_id", key), permission),
         ]
         if not foreign_keys:
             links = [
@@ -45,8 +51,9 @@ class OldSite:
                 for link in links
             ]
         shared = [first.content_type, permission, group, first.group_permissions, first.throttle]
-        sessions = session_table(metadata, key.type)
+        sessions = session_table(factory, key.type)
         for table in [*shared, first.user, *(other.user for other in further), *links, sessions]:
+            finish_table(table, self.gateway.dialect)
             await self.gateway.execute(CreateTable(table))
         await self.gateway.insert(first.group, name="editors")
         content_type = await self.gateway.insert(first.content_type, app_label="polls", model="vote")

@@ -96,7 +96,9 @@ def django_on(server: str, folder: Path, **settings: Any) -> Iterator[Django]:
 
 
 @contextlib.asynccontextmanager
-async def shared_auth(project: Django, settings: DjangoProject | None = None, **options: Any) -> AsyncIterator[Auth]:
+async def shared_auth(
+    project: Django, settings: DjangoProject | None = None, **options: Any
+) -> AsyncIterator[Auth[Any]]:
     """Yields an Auth on the database of a Django project."""
     async with connected(project.database_url) as database:
         auth = make_auth(database, settings, **options)
@@ -114,7 +116,7 @@ def weak_passwords() -> Passwords:
     )
 
 
-def make_auth(database: Database, settings: DjangoProject | None = None, **options: Any) -> Auth:
+def make_auth(database: Database, settings: DjangoProject | None = None, **options: Any) -> Auth[Any]:
     settings = settings or DjangoProject()
     options = {"secret_key": [KEY], "passwords": weak_passwords(), "throttling": False, **options}
     return Auth(database, django=settings, **options)

@@ -77,7 +77,7 @@ async def shared_project(
     project_settings: DjangoProject | None = None,
     options: dict[str, Any] | None = None,
     **settings: Any,
-) -> AsyncIterator[tuple[Django, Auth]]:
+) -> AsyncIterator[tuple[Django, Auth[Any]]]:
     """Starts a Django project with `settings`. Yields it and an Auth on its database."""
     with contextlib.ExitStack() as stack:
         # In a thread, because starting the project blocks and runs an event loop.

@@ -28,6 +28,7 @@ from ..support.apps import public
 
 pytestmark = [with_tables, any_database]
 
+PAGE = {"accept": "text/html"}
 SECRET = "s3cret-" + "x" * 36
 LINKS = ["reset/MQ", "register/confirm", "email_change/confirm", "email_undo/confirm"]
 FOREIGN = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
@@ -99,7 +100,7 @@ async def test_the_access_log_holds_no_mailed_secret(
 ) -> None:
     options: dict[str, Any] = {"sessions": BrokenStore()} if case == "store" else {}
     with caplog.at_level(logging.INFO, "uvicorn"):
-        async with served(database, *more, mount=mount, **options) as url, httpx.AsyncClient() as client:
+        async with served(database, *more, mount=mount, **options) as url, httpx.AsyncClient(headers=PAGE) as client:
             path = f"{url}/{link}/{SECRET}"
             match case:
                 case "POST" | "PUT" | "GET":

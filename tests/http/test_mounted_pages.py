@@ -271,12 +271,12 @@ async def test_a_prefix_ends_at_a_slash(auth: Auth) -> None:
     """With the root_path "/app", "/apple" is a page below it whose prefix the proxy has removed."""
     app = Starlette(routes=[Route("/lemons", members)], middleware=middleware(auth, exclude=("/le",)))
     transport = httpx.ASGITransport(app, root_path="/app")
-    async with httpx.AsyncClient(transport=transport, base_url=SITE) as client:
+    async with httpx.AsyncClient(transport=transport, base_url=SITE, headers={"accept": "text/html"}) as client:
         with pytest.raises(ImproperlyConfigured, match="no route with the name 'login'"):
             await client.get("/lemons")
     app = Starlette(routes=[Route("/apple", members), *routes(auth)], middleware=middleware(auth, exclude=("/le",)))
     transport = httpx.ASGITransport(app, root_path="/app")
-    async with httpx.AsyncClient(transport=transport, base_url=SITE) as client:
+    async with httpx.AsyncClient(transport=transport, base_url=SITE, headers={"accept": "text/html"}) as client:
         assert (await client.get("/apple")).headers["location"] == "/app/login?next=%2Fapp%2Fapple"
 
 

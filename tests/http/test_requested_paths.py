@@ -96,7 +96,13 @@ async def request_path(app: Starlette, method: str, path: str, cookies: str = ""
         "query_string": query.encode(),
     }
     await app(
-        {**scope, "raw_path": raw_path.encode(), "headers": headers, "client": ("192.0.2.1", 1), "root_path": ""},
+        {
+            **scope,
+            "raw_path": raw_path.encode(),
+            "headers": [*headers, (b"accept", b"text/html")],
+            "client": ("192.0.2.1", 1),
+            "root_path": "",
+        },
         receive,
         send,
     )

@@ -10,8 +10,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from starlette_auth import (
     Auth,
@@ -224,9 +223,9 @@ def test_a_websocket_from_another_site_is_rejected(tmp_path: Any) -> None:
     with TestClient(make_app(auth)) as client:
         client.get("/remember?a=1")
         websocket = client.websocket_connect("/echo", headers={"origin": "https://evil.example"})
-        with pytest.raises(WebSocketDisconnect) as disconnect, websocket:
+        with pytest.raises(WebSocketDenialResponse) as denial, websocket:
             pass
-        assert disconnect.value.code == 1008
+        assert denial.value.status_code == 403
         for headers in ({"origin": "http://testserver"}, {}):
             with client.websocket_connect("/echo", headers=headers):
                 pass

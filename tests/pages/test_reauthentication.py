@@ -281,7 +281,7 @@ async def test_a_json_client_gets_403_with_the_url_for_the_password(site: Auth, 
         for request in requests:
             answer = await client.request(url="/danger", **request)
             assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
-            assert PAGE in answer.json()["detail"]
+            assert (answer.json()["code"], answer.json()["reauthenticate"]) == ("login_too_old", PAGE)
         assert (await client.post(PAGE, json={"password": "wrong"})).status_code == 422
         assert (await client.post(PAGE, json={"password": PASSWORD})).json() == {"next": "/"}
         assert (await client.get("/danger", headers={"accept": "application/json"})).text == "danger"
@@ -500,7 +500,7 @@ async def test_a_user_of_a_backend_without_a_session_has_to_log_in(site: Auth, c
 
     site.backends.insert(0, TokenBackend())
     async with client_of(make_site(site), headers={"authorization": "Bearer x"}) as client:
-        assert (await client.get("/danger")).status_code == 303
-        assert (await client.get("/danger", headers={"accept": "application/json"})).status_code == 401
-        answer = await client.post(PAGE, data={"password": PASSWORD})
-        assert answer.headers["location"] == f"/accounts/login?{urlencode({'next': PAGE})}"
+        refused = await client.get("/danger")
+        assert (refused.status_code, refused.json()["login"]) == (401, "/accounts/login")
+        assert 'error="insufficient_user_authentication"' in refused.headers["www-authenticate"]
+        assert (await client.post(PAGE, data={"password": PASSWORD})).json()["login"] == "/accounts/login"

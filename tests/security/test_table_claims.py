@@ -22,7 +22,7 @@ from starlette_auth import (
     Tables,
     user_columns,
 )
-from starlette_auth.database.table_definitions import session_table
+from starlette_auth.database.table_definitions import TableFactory, session_table
 
 from ..conftest import SECRET_KEY
 
@@ -38,7 +38,7 @@ def make(database: Database | str, user: str | Tables | None = None, **options: 
 
 
 def sessions(database: Database, name: str) -> SessionStore:
-    return DatabaseStore(database, table=session_table(sa.MetaData(), sa.Integer(), name))
+    return DatabaseStore(database, table=session_table(TableFactory(), sa.Integer(), name))
 
 
 @pytest.fixture
@@ -163,12 +163,12 @@ def test_a_database_store_without_a_table_uses_that_of_the_user_table(url: str) 
 def test_a_table_without_a_schema_is_the_one_in_the_default_schema(url: str) -> None:
     for database_url, schema in ((url, "main"), ("postgresql://h/shop", "public"), ("mysql+asyncmy://h/shop", "shop")):
         auth = make(database_url, "customer", sessions=sessions(Database(database_url), "web_session"))
-        named = session_table(sa.MetaData(schema=schema), sa.Integer(), "web_session")
+        named = session_table(TableFactory(schema=schema), sa.Integer(), "web_session")
         second = Database(database_url)
         with pytest.raises(ImproperlyConfigured, match="customer and staff, would share the table web_session"):
             make(second, "staff", sessions=DatabaseStore(second, table=named))
         make(second, tables("customer", schema), sessions=DatabaseStore(second, table=named))  # the same users
-        elsewhere = session_table(sa.MetaData(schema="elsewhere"), sa.Integer(), "web_session")
+        elsewhere = session_table(TableFactory(schema="elsewhere"), sa.Integer(), "web_session")
         make(second, "staff", sessions=DatabaseStore(second, table=elsewhere))
         del auth
 

@@ -88,15 +88,15 @@ def test_the_default_prefix_depends_on_the_database_and_not_on_its_credentials(
     prefixes = set()
     for url in (first, second):
         store = RedisStore("redis://127.0.0.1")
-        store.attach(url, Tables().user)
+        store.attach(url, Tables())
         prefixes.add(store._session)
     assert (len(prefixes) == 1) == is_same
 
 
 def test_a_given_prefix_stays_and_a_store_belongs_to_one_user_table() -> None:
     store = RedisStore("redis://127.0.0.1", prefix="shop:")
-    store.attach("postgresql://db/site", Tables().user)
+    store.attach("postgresql://db/site", Tables())
     assert store._session == "shop:session:"
-    store.attach("postgresql://db/site", Tables().user)
+    store.attach("postgresql://db/site", Tables())
     with pytest.raises(ImproperlyConfigured, match="Make a RedisStore for each Auth"):
-        store.attach("postgresql://db/other", Tables().user)
+        store.attach("postgresql://db/other", Tables())

@@ -176,6 +176,13 @@ async def _run_on_server(server: str, statement: str) -> None:
         await database.execute(statement)
 
 
+def sync_url(url: str) -> str:
+    """Returns the URL for an engine of SQLAlchemy that is not async."""
+    scheme, _, rest = url.partition("://")
+    drivers = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+    return f"{drivers[scheme.partition('+')[0]]}://{rest}"
+
+
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Database]:
     options: dict[str, Any] = {} if url.startswith("sqlite") else {"min_size": 1, "max_size": 10}
@@ -239,7 +246,7 @@ async def with_store(kind: str, folder: Path, clock: Clock = time.time, **option
 
 
 @contextlib.asynccontextmanager
-async def installed(database: Database, **options: Any) -> AsyncIterator[Auth]:
+async def installed(database: Database, **options: Any) -> AsyncIterator[Auth[Any]]:
     """Yields an Auth whose tables exist."""
     auth = Auth(database, **{"secret_key": SECRET_KEY, "passwords": weak_passwords(), **options})
     if "tables" in options and await all_columns(auth.gateway):

@@ -149,10 +149,28 @@ def pages(say: Say = str) -> list[Case]:
         Case(undo, {"validlink": False}, dead),
         Case("registration/email_undo_complete.html", {}, "Your old address is back"),
         Case("403_csrf.html", {"reason": say("It came from another site.")}, "Your request was not accepted"),
-        Case("auth_error.html", {"status": 400, "detail": say("Send it again.")}, "Something went wrong"),
-        Case("auth_error.html", {"status": 413, "detail": say("Shorten it.")}, "That was too long"),
-        Case("auth_error.html", {"status": 429, "detail": say("Wait a minute.")}, "Too many attempts"),
-        Case("auth_error.html", {"status": 503, "detail": say("Wait a second.")}, "Too many visitors at once"),
+        Case("auth_error.html", {"code": "invalid_request", "detail": say("Send it again.")}, "Something went wrong"),
+        Case("auth_error.html", {"code": "too_large", "detail": say("Shorten it.")}, "That was too long"),
+        *(
+            Case("auth_error.html", {"code": code, "detail": say("Wait a minute.")}, heading)
+            for code, heading in {
+                "throttled": "Too many attempts",
+                "too_many_sessions": "Logged in on too many devices",
+                "busy": "Too many visitors at once",
+                "unavailable": "Not available at the moment",
+                "session_ended": "Your session has ended",
+            }.items()
+        ),
+        Case(
+            "auth_error.html",
+            {
+                "code": "permission_denied",
+                "detail": say("Ask."),
+                "login_again": "/login",
+                "redirect_field_name": "next",
+            },
+            "You may not open this page",
+        ),
     ]
 
 

@@ -143,7 +143,9 @@ def test_create_all_makes_only_the_indexes_that_a_database_has(name: str) -> Non
     statements: list[str] = []
     dialect = get_dialect(name)
     engine = sa.create_mock_engine(f"{name}://", lambda sql, *_: statements.append(str(sql.compile(dialect=dialect))))
-    member_tables().user.metadata.create_all(engine, checkfirst=False)
+    tables = member_tables()
+    tables.finish(name)
+    tables.user.metadata.create_all(engine, checkfirst=False)
     indexes = [statement for statement in statements if "INDEX" in statement]
     assert bool([index for index in indexes if "lower(" in index]) == (name != "mysql")
     assert bool([index for index in indexes if "_plain" in index]) == (name == "mysql")

@@ -582,14 +582,14 @@ KEYS: dict[str, Callable[[], sa.Column[Any]]] = {
 
 
 @pytest.fixture(params=KEYS)
-async def shop(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Auth]:
+async def shop(request: pytest.FixtureRequest, database: Database) -> AsyncIterator[Auth[Customer]]:
     """Yields an Auth with the user class `Customer` and its own table."""
     tables = Tables(user=customers(KEYS[request.param]()))
     async with installed(database, tables=tables, user_class=Customer) as auth:
         yield auth
 
 
-async def test_custom_columns_are_written_and_read_with_the_user(shop: Auth) -> None:
+async def test_custom_columns_are_written_and_read_with_the_user(shop: Auth[Customer]) -> None:
     users: Users[Customer] = shop.users
     ann = await users.create_user("ann", "ann@example.org", PASSWORD, plan="pro")
     assert isinstance(ann, Customer)

@@ -29,7 +29,8 @@ WRONG = "Please enter a correct username and password."
 # Of pages that the example application does not come to.
 ELSEWHERE = {
     *("Welcome", "Something went wrong", "Too many visitors at once", "Error: Bring back your old address"),
-    "Send your form",
+    *("Send your form", "You may not open this page", "Logged in on too many devices", "Not available at the moment"),
+    "Your session has ended",
 }
 
 

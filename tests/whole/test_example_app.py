@@ -32,7 +32,7 @@ BEN = {"username": "ben", "password": "seven quiet otters"}
 
 
 def browser(server: Server) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=30)
+    return httpx.Client(base_url=server.url, timeout=30, headers={"accept": "text/html"})
 
 
 def send(client: httpx.Client, page: str, action: str, **fields: str) -> httpx.Response:
@@ -358,7 +358,9 @@ def test_x_forwarded_for_is_trusted_from_trusted_proxies_only(
 ) -> None:
     page = f"{start(**variables).url}/accounts/password_reset"
     responses = [
-        httpx.post(page, data={"email": f"{i}@example.org"}, headers={"x-forwarded-for": f"192.0.2.{i}"})
+        httpx.post(
+            page, data={"email": f"{i}@example.org"}, headers={"x-forwarded-for": f"192.0.2.{i}", "accept": "text/html"}
+        )
         for i in range(40)
     ]
     refused = [response for response in responses if response.status_code == 429]

@@ -151,7 +151,8 @@ class Site:
         # With an older version, Starlette cancels a task for each streamed response, which leaves cycles of its own.
         scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
         scope.update(path=path, query_string=query.encode(), root_path="", client=("192.0.2.1", 5000))
-        scope["headers"] = [(b"host", b"testserver"), (b"cookie", (cookies or self.cookies).encode()), *headers]
+        cookie = (b"cookie", (cookies or self.cookies).encode())
+        scope["headers"] = [(b"host", b"testserver"), (b"accept", b"text/html"), cookie, *headers]
         gone = {"type": f"{scope['type']}.disconnect", "code": 1001}
 
         async def receive() -> Message:

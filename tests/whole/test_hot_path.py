@@ -89,7 +89,7 @@ async def test_an_authenticated_request_runs_one_query_on_one_connection(
     assert all(statement.startswith("SELECT") for statement in statements)
     assert len(acquired) == (0 if auth.gateway.dialect == "sqlite" else 1)
     statements.clear()
-    assert await request_vote(app, "") == 303
+    assert await request_vote(app, "") == 401
     assert statements == []
 
 

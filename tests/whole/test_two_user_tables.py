@@ -92,7 +92,7 @@ async def pair(
         await migrate(auth.gateway, auth.tables)
     shop, office = auths
     carl = await shop.users.create_user("carl", "carl@example.org", PASSWORD)
-    hash = {"encoded_password": carl.password} if same_hash else {"password": PASSWORD}
+    hash: dict[str, Any] = {"encoded_password": carl.password} if same_hash else {"password": PASSWORD}
     same_key = {"id": carl.id} if keys == ("uuid", "uuid") else {}
     sue = await office.users.create_user("sue", "sue@example.org", date_joined=carl.date_joined, **hash, **same_key)
     assert str(carl.id) == str(sue.id) or keys[0] != keys[1]

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 from ...core.exceptions import ImproperlyConfigured
 from ..gateway import Gateway
 from ..introspection import all_columns, column_types, default_schema, foreign_keys_of, primary_key
-from ..table_definitions import user_columns
+from ..table_definitions import USER_COLUMNS
 from ..tables import Tables
 
 logger = logging.getLogger("starlette_auth")
 SHOWN = 5  # users named in a message
 SESSIONS = "auth_session"
-USER_COLUMNS = {column.name for column in user_columns()} - {"id"}
+STANDARD = set(USER_COLUMNS) - {"id"}
 
 
 class Move(NamedTuple):
@@ -83,7 +83,8 @@ async def plan_moves(gateway: Gateway, tables: Tables, created: Collection[str])
         "auth_user_user_permissions": (tables.user_permissions, "permission_id"),
     }
     own_names = {tables.session.fullname, *(target.fullname for target, _ in links.values())}
-    if tables.django_tables or not tables.namespace or own_names.isdisjoint(created):
+    was_shared = tables.has_default_names and tables.namespace and not tables.django_tables
+    if not was_shared or own_names.isdisjoint(created):
         return []
     existing = await all_columns(gateway)
     moves, problems = [], []
@@ -151,7 +152,7 @@ async def _other_user_tables(
         return None
     others = {}
     for name, columns in existing.items():
-        if columns >= USER_COLUMNS and (schema is not None or name.lower() != tables.user.name.lower()):
+        if columns >= STANDARD and (schema is not None or name.lower() != tables.user.name.lower()):
             key = await primary_key(gateway, name)  # a view has none
             if key is not None and _kind(await column_types(gateway, name), key) == kind:
                 others[name] = key

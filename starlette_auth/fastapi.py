@@ -1,0 +1,88 @@
+"""Dependencies and routes for FastAPI applications. This module needs the extra `fastapi`."""
+
+import functools
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.security import SecurityScopes
+from starlette.requests import HTTPConnection
+
+from .answers import answer
+from .auth import Auth
+from .core.arguments import as_permissions
+from .core.exceptions import Refused
+from .decorators import Guard, login_required, permission_guard
+from .http.dependencies import NotADependency, mark_as_dependency
+from .pages.reauthentication import fresh_login_required
+from .pages.routes import routes
+from .users.models import User
+
+__all__ = [
+    "CurrentUser",
+    "MaybeUser",
+    "Refused",
+    "accounts",
+    "answer",
+    "current_user",
+    "fresh_login",
+    "maybe_user",
+    "requires",
+]
+
+NAME_PERMISSION = NotADependency('Name the permission in the dependency: Depends(requires("shop.view_order")).')
+CALL_IT = NotADependency("Call it in the dependency: Depends(fresh_login()).")
+
+
+async def _signature(endpoint: HTTPConnection, scopes: SecurityScopes) -> None:
+    """Shows FastAPI what `current_user` takes."""
+
+
+class CurrentUserGuard(Guard):
+    """Allows logged-in users, with the permissions that `Security(current_user, scopes=[…])` names."""
+
+    def __call__(self, endpoint: Any, scopes: SecurityScopes | None = None) -> Any:
+        if not isinstance(endpoint, HTTPConnection):
+            return super().__call__(endpoint)
+        if scopes is None or not scopes.scopes:
+            return self.require(endpoint)
+        return _with_scopes(tuple(scopes.scopes)).require(endpoint)
+
+
+@functools.lru_cache
+def _with_scopes(scopes: tuple[str, ...]) -> Guard:
+    return permission_guard("current_user", as_permissions(scopes, "scopes"))
+
+
+_login = login_required()
+current_user = CurrentUserGuard("current_user", _login.test, _login.refuse, _login.login_options)
+mark_as_dependency(current_user, _signature)
+
+
+async def maybe_user(conn: HTTPConnection) -> Any:
+    """Returns the user of the request; None for an anonymous visitor."""
+    return conn.user if conn.user.is_authenticated else None
+
+
+CurrentUser = Annotated[User, Depends(current_user)]
+MaybeUser = Annotated[User | None, Depends(maybe_user)]
+
+
+def requires(*perms: Annotated[str, NAME_PERMISSION], any_of: Annotated[Sequence[str], NAME_PERMISSION] = ()) -> Guard:
+    """Allows users with all of these permissions, and at least one of `any_of`: `Depends(requires("shop.add_order"))`."""
+    return permission_guard("requires", as_permissions(perms, "perms"), as_permissions(any_of, "any_of"))
+
+
+def fresh_login(*, max_age: Annotated[int, CALL_IT] = 300) -> Guard:
+    """Allows users who entered their password in the last `max_age` seconds: `Depends(fresh_login(max_age=300))`."""
+    return fresh_login_required(max_age=max_age)
+
+
+def accounts(auth: Auth) -> APIRouter:
+    """Returns the account pages: `app.include_router(accounts(auth), prefix="/accounts")`.
+
+    Each page takes and returns JSON too, as `/docs` shows. Dependencies of the application do not apply to the pages.
+    """
+    router = APIRouter()
+    router.routes.extend(routes(auth))
+    return router

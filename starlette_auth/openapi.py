@@ -1,0 +1,151 @@
+"""Documents guards and account pages in the OpenAPI schema of a FastAPI application."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from starlette.routing import Route
+
+from .auth import Auth
+from .decorators import Guard
+from .http.endpoints import routes_of
+from .middlewares.early_guards import guards_of
+from .middlewares.route_check import walk
+from .pages.base import ACCOUNT_PAGE
+
+IS_DOCUMENTED = "starlette_auth_is_documented"  # an attribute of the method `openapi` of an application
+PROBLEM = "application/problem+json"
+SCHEME = "session"
+REFERENCE = {"$ref": "#/components/schemas/Problem"}
+#: What the account pages do, and the fields of their JSON bodies, by the names of their routes. Fields with a question
+#: mark are optional.
+PAGES: Mapping[str, tuple[str, str]] = {
+    "login": ("Log in", "username password remember? next?"),
+    "logout": ("Log out", "next?"),
+    "reauthenticate": ("Enter the password again before a sensitive action", "password next?"),
+    "password_change": ("Change the password", "old_password new_password1 new_password2"),
+    "password_reset": ("Request a mail with a link for a new password", "email"),
+    "password_reset_confirm": ("Set a new password with the link", "new_password1 new_password2"),
+    "register": ("Create an account", "username? email? password1 password2"),
+    "register_resend": ("Request the confirmation mail again", "email"),
+    "email_change": ("Change the e-mail address", "email old_password"),
+    "sessions_end": ("Log out other devices", "session? others?"),
+}
+READ: Mapping[str, str] = {"session": "Who is logged in", "sessions": "Where the user is logged in"}
+BOOLEANS = ("remember", "others")
+PROBLEM_SCHEMA = {
+    "title": "Problem",
+    "description": "A problem (RFC 9457). The code stays the same in later versions.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "const": "about:blank"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "login": {"type": "string", "description": "The path of the login page."},
+        "reauthenticate": {"type": "string", "description": "The path of the page that asks for the password."},
+        "errors": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["code", "message"],
+                    "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
+                },
+            },
+        },
+    },
+}
+
+
+def document(app: Any, auth: Auth) -> None:
+    """Adds guards and account pages to what `app.openapi()` returns, if `app` is an application of FastAPI."""
+    make_schema = getattr(app, "openapi", None)
+    if not callable(make_schema) or hasattr(make_schema, IS_DOCUMENTED):
+        return
+
+    @functools.wraps(make_schema)
+    def openapi() -> dict[str, Any]:
+        schema: dict[str, Any] = make_schema()
+        _complete(schema, app, auth)
+        return schema
+
+    setattr(openapi, IS_DOCUMENTED, True)
+    app.openapi = openapi
+
+
+def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
+    """Adds what is missing. FastAPI keeps the schema, so a second call finds everything in place."""
+    has_guards = False
+    paths = schema.setdefault("paths", {})
+    for route, path in walk(routes_of(app)):
+        if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
+            has_guards |= _add_page(paths, route, path)
+            continue
+        guards = [guard for guard, _ in guards_of(route)]
+        operations = paths.get(getattr(route, "path_format", path), paths.get(path, {}))
+        for method in getattr(route, "methods", None) or ():
+            if guards and method.lower() in operations:
+                _add_guards(operations[method.lower()], guards)
+                has_guards = True
+    if has_guards:
+        components = schema.setdefault("components", {})
+        components.setdefault("schemas", {}).setdefault("Problem", PROBLEM_SCHEMA)
+        scheme = {"type": "apiKey", "in": "cookie", "name": auth.cookie.name, "description": "The session of a login."}
+        components.setdefault("securitySchemes", {}).setdefault(SCHEME, scheme)
+
+
+def _add_guards(operation: dict[str, Any], guards: Sequence[Guard]) -> None:
+    requirement = {SCHEME: [perm for guard in guards for perm in guard.perms]}
+    if requirement not in operation.setdefault("security", []):
+        operation["security"].append(requirement)
+    _add_problem(operation, "401", "The user is not logged in.")
+    _add_problem(operation, "403", "The user may not do this, or logged in too long ago.")
+
+
+def _add_problem(operation: dict[str, Any], status: str, description: str) -> None:
+    response = {"description": description, "content": {PROBLEM: {"schema": REFERENCE}}}
+    operation.setdefault("responses", {}).setdefault(status, response)
+
+
+def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
+    """Adds the JSON of an account page. Returns whether it has any."""
+    if route.name in READ:
+        operation = _operation(route.name, READ[route.name], {"type": "object"})
+        paths.setdefault(path, {}).setdefault("get", operation)
+        return True
+    if route.name not in PAGES:
+        return False
+    summary, fields = PAGES[route.name]
+    names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
+    body = {
+        "type": "object",
+        "properties": {name: _field(name) for name in names},
+        "required": [name for name, is_optional in names.items() if not is_optional],
+    }
+    result = {"type": "object", "properties": {"next": {"type": "string", "description": "The path of the next page."}}}
+    operation = _operation(route.name, summary, result)
+    operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    operation["parameters"] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors
+    ]
+    for status, description in {"403": "Refused.", "422": "Data with errors.", "429": "Too many attempts."}.items():
+        _add_problem(operation, status, description)
+    paths.setdefault(path, {}).setdefault("post", operation)
+    return True
+
+
+def _operation(name: str, summary: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    responses = {"200": {"description": "Done.", "content": {"application/json": {"schema": result}}}}
+    return {"tags": ["accounts"], "operationId": f"accounts_{name}", "summary": summary, "responses": responses}
+
+
+def _field(name: str) -> dict[str, str]:
+    if name in BOOLEANS:
+        return {"type": "boolean"}
+    if "password" in name:
+        return {"type": "string", "format": "password"}
+    return {"type": "string", "format": "email"} if name == "email" else {"type": "string"}

@@ -1,0 +1,293 @@
+"""Tests of `starlette_auth.fastapi`: dependencies, the order of body and guard, and the OpenAPI schema."""
+
+import subprocess
+import sys
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Form, Security, UploadFile
+from openapi_spec_validator import validate
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from starlette_auth import Auth, ImproperlyConfigured, User, lifespan, login_required, middleware, user_passes_test
+from starlette_auth.fastapi import (
+    CurrentUser,
+    MaybeUser,
+    Refused,
+    accounts,
+    answer,
+    current_user,
+    fresh_login,
+    maybe_user,
+    requires,
+)
+from starlette_auth.features.registration import Registration
+from starlette_auth.testing import CollectingMailer, FrozenClock, log_in
+
+from .conftest import PASSWORD, any_database, client_of, installed, with_tables
+
+pytestmark = [with_tables, any_database]
+
+PROGRAM = {"accept": "*/*", "sec-fetch-site": "same-origin"}
+
+
+class Order(BaseModel):
+    number: int
+
+
+async def is_staff(user: Any) -> bool:
+    return bool(user.is_staff)
+
+
+def make_app(auth: Auth) -> FastAPI:
+    app = FastAPI(
+        middleware=middleware(auth), lifespan=lifespan(auth), exception_handlers={Refused: answer}, title="Shop"
+    )
+    app.include_router(accounts(auth), prefix="/accounts")
+    router = APIRouter(prefix="/router", dependencies=[Depends(current_user)])
+
+    @app.get("/me")
+    async def me(user: CurrentUser) -> str:
+        return user.username
+
+    @app.get("/maybe")
+    async def maybe(user: MaybeUser) -> str | None:
+        return user.username if user is not None else None
+
+    @app.get("/scopes")
+    async def scopes(user: Annotated[User, Security(current_user, scopes=["shop.view_order"])]) -> str:
+        return user.username
+
+    @app.get("/any", dependencies=[Depends(requires(any_of=["shop.view_order", "shop.add_order"]))])
+    async def any_of() -> str:
+        return "any"
+
+    @app.get("/all", dependencies=[Depends(requires("shop.view_order", "shop.add_order"))])
+    async def all_of() -> str:
+        return "all"
+
+    @app.delete("/me", dependencies=[Depends(fresh_login(max_age=60))])
+    async def delete() -> str:
+        return "deleted"
+
+    @app.post("/upload", dependencies=[Depends(login_required)])
+    async def upload(file: UploadFile) -> int:
+        return len(await file.read())
+
+    @router.post("/upload")
+    async def router_upload(file: UploadFile) -> int:
+        return len(await file.read())
+
+    @app.post("/form")
+    async def form(user: CurrentUser, number: Annotated[int, Form()]) -> int:
+        return number
+
+    @app.post("/json")
+    async def json(user: CurrentUser, order: Order) -> int:
+        return order.number
+
+    @app.post("/decorated")
+    @login_required
+    async def decorated(request: Request, order: Order) -> int:
+        return order.number
+
+    @app.post("/decorated-sync")
+    @user_passes_test(lambda user: user.is_staff)
+    def decorated_sync(request: Request, order: Order) -> int:
+        return order.number
+
+    @app.post("/async-test", dependencies=[Depends(user_passes_test(is_staff))])
+    async def async_test(order: Order) -> int:
+        return order.number
+
+    @app.post("/open")
+    async def opened(order: Order) -> int:
+        return order.number
+
+    app.include_router(router)
+    return app
+
+
+async def test_dependencies_return_the_user(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth), headers=PROGRAM) as client:
+        assert (await client.get("/me")).status_code == 401
+        assert (await client.get("/maybe")).json() is None
+        await log_in(client, ann, auth)
+        assert (await client.get("/me")).json() == "ann"
+        assert (await client.get("/maybe")).json() == "ann"
+
+
+async def test_scopes_are_permissions(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth), headers=PROGRAM) as client:
+        for path in ("/scopes", "/any", "/all"):
+            assert (await client.get(path)).status_code == 401
+        await log_in(client, ann, auth)
+        for path in ("/scopes", "/any", "/all"):
+            assert (await client.get(path)).status_code == 403
+        await auth.users.grant(ann, await auth.users.create_permission("shop.view_order"))
+        assert [(await client.get(path)).status_code for path in ("/scopes", "/any", "/all")] == [200, 200, 403]
+        await auth.users.grant(ann, await auth.users.create_permission("shop.add_order"))
+        assert (await client.get("/all")).json() == "all"
+
+
+async def test_a_fresh_login_is_a_dependency(database: Any) -> None:
+    clock = FrozenClock()
+    async with installed(database, clock=clock) as auth, client_of(make_app(auth), headers=PROGRAM) as client:
+        assert (await client.delete("/me")).json()["code"] == "not_authenticated"
+        await log_in(client, await auth.users.create_user("ann", password=PASSWORD), auth)
+        assert (await client.delete("/me")).json() == "deleted"
+        clock.tick(61)
+        assert (await client.delete("/me")).json()["code"] == "login_too_old"
+
+
+async def test_a_dependency_can_be_overridden(auth: Auth) -> None:
+    app = make_app(auth)
+    app.dependency_overrides[current_user] = lambda: User(id=7, username="bob")
+    async with client_of(app, headers=PROGRAM) as client:
+        assert (await client.get("/me")).json() == "bob"
+    app.dependency_overrides = {maybe_user: lambda: None}
+    async with client_of(app, headers=PROGRAM) as client:
+        assert (await client.get("/maybe")).json() is None
+
+
+@pytest.mark.parametrize("guard", [requires, fresh_login])
+def test_a_guard_that_must_be_called_is_refused(guard: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"Depends\((requires|fresh_login)\("):
+        FastAPI().get("/", dependencies=[Depends(guard)])(lambda: None)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"any_of": []}, {"any_of": "view"}, {"any_of": [5]}])
+def test_permissions_are_checked_at_start(arguments: Any) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        requires(**arguments)
+    with pytest.raises(ImproperlyConfigured):
+        requires("view")
+
+
+# The order of guard and body
+
+BODIES = {
+    "/upload": b'--B\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+    + bytes(2_000_000)
+    + b"\r\n--B--\r\n",
+    "/form": b"number=abc",
+    "/json": b"{",
+}
+BODIES["/router/upload"] = BODIES["/upload"]
+BODIES |= dict.fromkeys(("/decorated", "/decorated-sync", "/async-test"), b"{")
+TYPES = {"upload": "multipart/form-data; boundary=B", "form": "application/x-www-form-urlencoded"}
+
+
+async def post(app: Any, path: str, headers: dict[str, str]) -> tuple[int, int]:
+    """Returns the status and how many bytes of the body were read."""
+    body, size, statuses = BODIES[path], 0, []
+    parts = [body[start : start + 65536] for start in range(0, len(body), 65536)]
+    content_type = TYPES.get(path.rpartition("/")[2], "application/json")
+
+    async def receive() -> Any:
+        nonlocal size
+        if not parts:
+            return {"type": "http.disconnect"}
+        part = parts.pop(0)
+        size += len(part)
+        return {"type": "http.request", "body": part, "more_body": bool(parts)}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    pairs = [(name.encode(), value.encode()) for name, value in {"content-type": content_type, **headers}.items()]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"testserver"), *pairs],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("testserver", 80),
+        "client": ("192.0.2.1", 5000),
+        "root_path": "",
+    }
+    await app(scope, receive, send)
+    return statuses[0], size
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_refused_request_is_answered_before_its_body_is_read(auth: Auth, ann: User, path: str) -> None:
+    app = make_app(auth)
+    assert await post(app, path, PROGRAM) == (401, 0)
+    async with client_of(app) as client:
+        await log_in(client, ann, auth)
+        cookie = {"cookie": "; ".join(f"{name}={value}" for name, value in client.cookies.items())}
+    status, size = await post(app, path, {**PROGRAM, **cookie})
+    if path in ("/decorated-sync", "/async-test"):
+        assert (status, size) == (403, 0)
+    else:
+        assert (status, size) == (200 if "upload" in path else 422, len(BODIES[path]))
+
+
+async def test_what_needs_no_login_is_read(auth: Auth) -> None:
+    async with client_of(make_app(auth), headers=PROGRAM) as client:
+        assert (await client.post("/open", json={"number": 5})).json() == 5
+        assert (await client.post("/open", content=b"{")).status_code == 422
+
+
+# OpenAPI
+
+
+async def schema_of(auth: Auth) -> Any:
+    app = make_app(auth)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        return (await client.get("/openapi.json")).json()
+
+
+async def test_the_schema_shows_guards_and_pages(database: Any) -> None:
+    options = {"features": [Registration()], "mailer": CollectingMailer(), "base_url": "http://testserver"}
+    async with installed(database, **options) as auth:
+        schema = await schema_of(auth)
+    validate(schema)
+    paths = schema["paths"]
+    guarded = {
+        (path, method)
+        for path, item in paths.items()
+        for method, operation in item.items()
+        if operation.get("security")
+    }
+    everything = {(path, method) for path, item in paths.items() for method in item if "/accounts" not in path}
+    assert guarded == everything - {("/maybe", "get"), ("/open", "post")}
+    for path, method in guarded:
+        for status in ("401", "403"):
+            content = paths[path][method]["responses"][status]["content"]
+            assert content["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+    assert paths["/all"]["get"]["security"] == [{"session": ["shop.view_order", "shop.add_order"]}]
+    assert schema["components"]["securitySchemes"]["session"]["name"] == "session"
+    body = paths["/accounts/login"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["required"] == ["username", "password"]
+    assert "/accounts/register" in paths
+    assert paths["/accounts/session"]["get"]["tags"] == ["accounts"]
+
+
+async def test_the_json_that_the_schema_names_works(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth), headers=PROGRAM) as client:
+        assert (await client.get("/accounts/session")).json() == {"user": None}
+        assert (await client.post("/accounts/login", json={"username": "ann", "password": "x"})).status_code == 422
+        answer = await client.post("/accounts/login", json={"username": "ann", "password": PASSWORD})
+        assert answer.json() == {"next": "/"}
+        user = (await client.get("/accounts/session")).json()["user"]
+        assert (user["username"], user["permissions"], "password" in user) == ("ann", [], False)
+        assert (await client.post("/accounts/logout", json={})).status_code == 200
+        assert (await client.get("/accounts/session")).json() == {"user": None}
+
+
+async def test_the_schema_is_the_same_at_each_request(auth: Auth) -> None:
+    app = make_app(auth)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        first = (await client.get("/openapi.json")).json()
+        assert (await client.get("/openapi.json")).json() == first
+
+
+def test_nothing_of_fastapi_is_imported_without_it() -> None:
+    code = "import sys, starlette_auth; assert not [name for name in sys.modules if name.startswith(('fastapi', 'pydantic'))]"
+    subprocess.run([sys.executable, "-c", code], check=True)
