@@ -20,7 +20,6 @@ from starlette_auth import (
     CookieStore,
     DatabaseStore,
     DjangoProject,
-    Gateway,
     ImproperlyConfigured,
     Mailer,
     MemoryStore,
@@ -31,9 +30,10 @@ from starlette_auth import (
     SMTPMailer,
     Users,
     default_validators,
+    gateway_of,
 )
 from starlette_auth.core.translation import Languages
-from starlette_auth.database.drivers import connect, open_database
+from starlette_auth.database.urls import connect, open_database
 from starlette_auth.http.proxies import TrustedProxies
 from starlette_auth.mail.messages import build_message
 from starlette_auth.sessions.limits import PRESETS, Preset
@@ -170,7 +170,7 @@ def database() -> Database:
 async def check_database() -> None:
     """Raises StarletteAuthError if the database cannot be opened. The server would show a traceback otherwise."""
     checked = database()
-    gateway = Gateway.of(checked)
+    gateway = gateway_of(checked)
     await connect(checked)
     try:
         await gateway.fetch_one(sa.select(sa.literal(1)))

@@ -50,6 +50,7 @@ from .core.exceptions import (
     ValidationError,
 )
 from .database.gateway import Gateway
+from .database.gateways import gateway_of
 from .database.migrations import migrate
 from .database.table_definitions import user_columns
 from .database.tables import Tables
@@ -211,6 +212,7 @@ __all__ = [
     "csrf_token",
     "default_validators",
     "fresh_login_required",
+    "gateway_of",
     "get_auth",
     "lifespan",
     "login",

@@ -21,7 +21,7 @@ from .core.translation import gettext
 from .http.clients import ClientKind, kind_of_client
 from .http.problems import error_message, problem_response
 from .http.scope import IS_REFUSED
-from .http.urls import find_url_path, with_query
+from .http.urls import brings_json_only, find_url_path, with_query
 
 DENIAL = "websocket.http.response"  # the ASGI extension with which a WebSocket gets a response
 
@@ -96,7 +96,7 @@ def _checked(response: Any) -> Response | None:
 
 def _respond(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:
     kind = kind_of_client(conn)
-    if kind is ClientKind.PAGE:
+    if kind is ClientKind.PAGE and not _lacks_page(conn, refused):
         if refused.page is not None:
             return refused.page()
         return DeferredResponse(functools.partial(_error_page, auth, conn, refused), refused.status_code)
@@ -109,6 +109,12 @@ def _respond(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:
     response.headers.update(refused.headers or {})
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _lacks_page(conn: HTTPConnection, refused: Refused) -> bool:
+    """Returns whether the site has only the JSON of the page that would help a browser."""
+    remedy = refused.remedy
+    return remedy is not None and remedy.url is None and brings_json_only(conn.scope)
 
 
 def _without_page(auth: Auth, conn: HTTPConnection, refused: Refused, kind: ClientKind) -> Response:

@@ -15,7 +15,6 @@ from .answers import answer
 from .auth import Auth
 from .core.arguments import require_bool, require_callable, require_instance
 from .core.exceptions import Refused
-from .database.drivers import connect
 from .database.migrations import migrate
 from .http.endpoints import login_not_required
 from .http.scope import SCOPE_KEY, parse_prefixes
@@ -91,11 +90,12 @@ def lifespan(
     async def connected(app: Any) -> AsyncIterator[Any]:
         if check_routes:
             route_check.check_routes(app)
-        must_connect = not auth.database.is_connected
+        must_connect = not auth.gateway.is_connected
         if must_connect:
-            await connect(auth.database)
+            await auth.gateway.connect()
         document(app, auth)
         auth.app = app
+        route_check.check_linked_pages(auth, app)
         try:
             if create_tables:
                 await migrate(auth.gateway, auth.tables)
@@ -106,6 +106,6 @@ def lifespan(
                 await auth.close()
             finally:
                 if must_connect:
-                    await auth.database.disconnect()
+                    await auth.gateway.disconnect()
 
     return connected

@@ -7,7 +7,6 @@ from os import PathLike
 from typing import Any
 
 import sqlalchemy as sa
-from databases import Database
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -26,7 +25,7 @@ from .core.exceptions import ImproperlyConfigured, ValidationError
 from .core.signing import SecretKeys, require_strong_keys
 from .core.templating import Templates
 from .core.translation import Languages, override_language
-from .database.gateway import Gateway
+from .database.gateways import AnyDatabase, DatabaseAccess, gateway_of
 from .database.tables import Tables
 from .defaults import Defaults
 from .http.cookies import Cookie
@@ -35,7 +34,7 @@ from .http.proxies import TrustedProxies
 from .http.redirects import RedirectTargets
 from .http.scope import SCOPE_KEY
 from .http.site import Site
-from .http.urls import connection_to, find_url_path, url_path_for
+from .http.urls import RESET_ROUTES, connection_to, find_url_path, url_path_for
 from .mail.account_mailer import AccountMailer
 from .mail.mailers import Mailer
 from .mail.queue import MailQueue
@@ -74,7 +73,7 @@ class Feature:
         return ()
 
 
-class Auth(ChecksCredentials[U_co]):
+class Auth(ChecksCredentials[U_co], DatabaseAccess):
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
@@ -87,12 +86,12 @@ class Auth(ChecksCredentials[U_co]):
     except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
     `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without them all visitors
     behind a proxy count as one client. `django`: the defaults of a Django project with the same database and secret
-    key. `connections`: PostgreSQL connections of this package only. `answer`: answers refused requests. `clock`: the time.
+    key. `connections`: connections that only this package uses. `answer`: answers refused requests. `clock`: the time.
     """
 
     def __init__(
         self,
-        database: Database,
+        database: AnyDatabase,
         *,
         secret_key: str | Sequence[str],
         tables: Tables | None = None,
@@ -131,7 +130,7 @@ class Auth(ChecksCredentials[U_co]):
         trusted_proxies: Sequence[str] = (),
         features: Sequence[Feature] = (),
         django: Defaults | None = None,
-        connections: int = 0,
+        connections: int | None = None,
         answer: Answer | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -150,12 +149,12 @@ class Auth(ChecksCredentials[U_co]):
         self._attach_features(features)
 
     def _connect(
-        self, database: Database, connections: int, user_class: type[U_co], passwords: Passwords | None
+        self, database: AnyDatabase, connections: int | None, user_class: type[U_co], passwords: Passwords | None
     ) -> None:
         """Builds the access to the database, the users, and the single-use tokens of their links."""
-        self.database, self.gateway = database, Gateway.of(database)
+        self.gateway = gateway_of(database)
         self.gateway.keep_connections(connections)
-        self.events = Events(self.gateway.atomic, self.gateway.after_commit)
+        self.events = Events(self.gateway.atomic, self.gateway.after_commit, self.gateway.apart)
         self.passwords = passwords or self.defaults.passwords()
         self.users: Users[U_co] = Users(
             self.gateway,
@@ -170,8 +169,8 @@ class Auth(ChecksCredentials[U_co]):
     def _build_sessions(self, given: Settings) -> None:
         self.session_limits = self.defaults.session_limits(given.session_limits)
         store = given.make_store(self.users)
-        self.sessions = store or self.defaults.sessions(self.database, self.users, self.keys, self.clock)
-        self.sessions.attach(str(self.database.url), self.tables)
+        self.sessions = store or self.defaults.sessions(self.gateway.database, self.users, self.keys, self.clock)
+        self.sessions.attach(self.gateway.url, self.tables)
         self.cookie = self.site.cookie
         self.csrf_cookie = self.site.resolve(self.defaults.csrf_cookie(self.cookie))
         self.devices = KnownDevices(self.tokens, self.cookie)
@@ -209,7 +208,7 @@ class Auth(ChecksCredentials[U_co]):
             devices=self.devices,
             proxies=self.proxies,
             events=self.events,
-            offers_reset=lambda conn: self.find_url(conn, "password_reset") is not None,
+            offers_reset=lambda conn: any(self.find_url(conn, name) for name in RESET_ROUTES),
         )
         self.model_backend = ModelBackend(self.users, login_fields=self.login_fields, throttle=login_throttle)
         self.backends: list[AuthenticationBackend] = [*given.backends, self.session_backend, self.model_backend]
@@ -286,7 +285,7 @@ class Auth(ChecksCredentials[U_co]):
 
     def find_url(self, conn: HTTPConnection, name: str) -> str | None:
         """Returns what `url_for` returns, or None if this site has no such page."""
-        if name == "password_reset" and not self.account_mailer.is_configured:
+        if name in RESET_ROUTES and not self.account_mailer.is_configured:
             return None
         return find_url_path(conn.scope, name)
 

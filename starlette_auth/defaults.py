@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from databases import Database
-
 from .backends.base import AuthenticationBackend
 from .core.clock import Clock
 from .core.signing import SecretKeys
+from .database.gateways import AnyDatabase
 from .database.tables import Tables
 from .http.cookies import Cookie
 from .passwords.passwords import Passwords
@@ -51,7 +50,7 @@ class Defaults:
     def csrf_tokens(self, keys: SecretKeys, cookie: Cookie) -> CSRFTokens:
         return CSRFTokens(keys, cookie)
 
-    def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
+    def sessions(self, database: AnyDatabase, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
         return DatabaseStore(database, users=users, clock=clock)
 
     def session_limits(self, limits: SessionLimits | Preset | None) -> SessionLimits | None:

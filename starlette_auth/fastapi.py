@@ -78,11 +78,12 @@ def fresh_login(*, max_age: Annotated[int, CALL_IT] = 300) -> Guard:
     return fresh_login_required(max_age=max_age)
 
 
-def accounts(auth: Auth) -> APIRouter:
+def accounts(auth: Auth, *, pages: bool = True) -> APIRouter:
     """Returns the account pages: `app.include_router(accounts(auth), prefix="/accounts")`.
 
-    Each page takes and returns JSON too, as `/docs` shows. Dependencies of the application do not apply to the pages.
+    Each page takes and returns JSON too, as `/docs` shows. `pages=False` brings only this JSON API, for an application
+    with pages of its own: see `routes`. Dependencies of the application do not apply to the pages.
     """
     router = APIRouter()
-    router.routes.extend(routes(auth))
+    router.routes.extend(routes(auth, pages=pages))
     return router

@@ -9,6 +9,7 @@ from starlette.routing import Route
 from .auth import Auth
 from .decorators import Guard
 from .http.endpoints import routes_of
+from .http.urls import JSON_SUFFIX
 from .middlewares.early_guards import guards_of
 from .middlewares.route_check import walk
 from .pages.base import ACCOUNT_PAGE
@@ -28,10 +29,14 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "password_reset_confirm": ("Set a new password with the link", "new_password1 new_password2"),
     "register": ("Create an account", "username? email? password1 password2"),
     "register_resend": ("Request the confirmation mail again", "email"),
+    "register_confirm": ("Confirm the address with the link, which creates the account", "password?"),
     "email_change": ("Change the e-mail address", "email old_password"),
+    "email_change_confirm": ("Confirm the new address with the link", "password?"),
+    "email_undo_confirm": ("Restore the old address with the link", ""),
     "sessions_end": ("Log out other devices", "session? others?"),
 }
 READ: Mapping[str, str] = {"session": "Who is logged in", "sessions": "Where the user is logged in"}
+NEXT = {"type": ["string", "null"], "description": "The path of the next page; null if the site has no such page."}
 BOOLEANS = ("remember", "others")
 PROBLEM_SCHEMA = {
     "title": "Problem",
@@ -117,17 +122,18 @@ def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
         operation = _operation(route.name, READ[route.name], {"type": "object"})
         paths.setdefault(path, {}).setdefault("get", operation)
         return True
-    if route.name not in PAGES:
+    name = route.name.removesuffix(JSON_SUFFIX)
+    if name not in PAGES:
         return False
-    summary, fields = PAGES[route.name]
+    summary, fields = PAGES[name]
     names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
     body = {
         "type": "object",
         "properties": {name: _field(name) for name in names},
         "required": [name for name, is_optional in names.items() if not is_optional],
     }
-    result = {"type": "object", "properties": {"next": {"type": "string", "description": "The path of the next page."}}}
-    operation = _operation(route.name, summary, result)
+    result = {"type": "object", "properties": {"next": NEXT}}
+    operation = _operation(name, summary, result)
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     operation["parameters"] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors

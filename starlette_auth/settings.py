@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from databases import Database
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
@@ -22,6 +21,7 @@ from .core.arguments import (
 )
 from .core.clock import Clock
 from .core.exceptions import ImproperlyConfigured, Refused
+from .database.gateways import AnyDatabase, require_database
 from .database.tables import Tables
 from .http.cookies import Cookie
 from .http.urls import parse_page
@@ -56,7 +56,7 @@ RESET_TOKENS = "Pass an object, as in reset_tokens=PasswordResetTokens(SECRET)."
 class Settings:
     """Holds the arguments of `Auth`, and checks those that no part of `Auth` checks."""
 
-    database: Database
+    database: AnyDatabase
     secret_key: str | Sequence[str]
     tables: Tables | None
     user_class: type[User]
@@ -94,11 +94,12 @@ class Settings:
     trusted_proxies: Sequence[str]
     features: Sequence[Any]
     django: Any
-    connections: int
+    connections: int | None
     answer: Answer | None
     clock: Clock
 
     def __post_init__(self) -> None:
+        require_database(self.database)
         for name, (kind, fix) in PARTS.items():
             if getattr(self, name) is not None:
                 require_instance(getattr(self, name), kind, name, fix)
@@ -116,7 +117,8 @@ class Settings:
             require_methods(self.reset_tokens, methods, "reset_tokens", RESET_TOKENS)
         if self.django is not None:
             require_methods(self.django, ["tables", "session_limits"], "django", 'Pass DjangoProject(version="5.2").')
-        require_integer(self.connections, "connections", minimum=0)
+        if self.connections is not None:
+            require_integer(self.connections, "connections", minimum=0)
         if self.answer is not None:
             require_function(self.answer, "answer", ANSWER)
         require_clock(self.clock)

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from aiosmtpd.controller import Controller
 from blockbuster import BlockBuster, blockbuster_ctx
-from databases import Database
 from playwright.sync_api import Browser
 from starlette.types import ASGIApp
 from xdist.scheduler import LoadFileScheduling
@@ -149,14 +148,14 @@ async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """A connected database."""
+async def database(database_url: str) -> AsyncIterator[Any]:
+    """A connected Database; in tests/engines an AsyncEngine."""
     async with connected(database_url) as database:
         yield database
 
 
 @pytest.fixture
-async def auth(database: Database) -> AsyncIterator[Auth]:
+async def auth(database: Any) -> AsyncIterator[Auth]:
     """An Auth on a database with all tables."""
     async with installed(database) as auth:
         yield auth

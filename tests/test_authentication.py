@@ -647,7 +647,7 @@ async def test_a_feature_adds_tables_pages_and_listeners(database: Database) -> 
         async with client_of(make_app(auth)) as client:
             await post_login(client)
             assert (await client.get("/accounts/visits")).text == "1"
-        assert await database.fetch_all(sa.text("SELECT id FROM visits")) == []
+        assert await auth.database.fetch_all(sa.text("SELECT id FROM visits")) == []
 
 
 def test_a_model_backend_can_be_created_without_an_auth(auth: Auth) -> None:

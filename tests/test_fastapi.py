@@ -9,8 +9,19 @@ from fastapi import APIRouter, Depends, FastAPI, Form, Security, UploadFile
 from openapi_spec_validator import validate
 from pydantic import BaseModel
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
-from starlette_auth import Auth, ImproperlyConfigured, User, lifespan, login_required, middleware, user_passes_test
+from starlette_auth import (
+    Auth,
+    Feature,
+    ImproperlyConfigured,
+    User,
+    lifespan,
+    login_required,
+    middleware,
+    user_passes_test,
+)
 from starlette_auth.fastapi import (
     CurrentUser,
     MaybeUser,
@@ -22,6 +33,8 @@ from starlette_auth.fastapi import (
     maybe_user,
     requires,
 )
+from starlette_auth.features.active_sessions import ActiveSessions
+from starlette_auth.features.email_change import EmailChange
 from starlette_auth.features.registration import Registration
 from starlette_auth.testing import CollectingMailer, FrozenClock, log_in
 
@@ -149,6 +162,32 @@ async def test_a_dependency_can_be_overridden(auth: Auth) -> None:
     app.dependency_overrides = {maybe_user: lambda: None}
     async with client_of(app, headers=PROGRAM) as client:
         assert (await client.get("/maybe")).json() is None
+
+
+async def find_order(user: CurrentUser) -> int:
+    return len(user.username)
+
+
+async def test_an_overridden_dependency_is_not_asked_before_the_body_either(auth: Auth) -> None:
+    app = make_app(auth)
+
+    @app.post("/nested")
+    async def nested(number: Annotated[int, Depends(find_order)], order: Order) -> int:
+        return number + order.number
+
+    @app.post("/guarded", dependencies=[Depends(requires("shop.add_order"))])
+    async def guarded(user: CurrentUser, order: Order) -> int:
+        return order.number
+
+    async with client_of(app, headers=PROGRAM) as client:
+        app.dependency_overrides[current_user] = lambda: User(id=7, username="bob")
+        assert (await client.post("/json", json={"number": 5})).json() == 5
+        assert (await client.post("/guarded", json={"number": 5})).status_code == 401, "another guard was left out"
+        app.dependency_overrides = {find_order: lambda: 1}
+        assert (await client.post("/nested", json={"number": 5})).json() == 6
+        assert (await client.post("/json", json={"number": 5})).status_code == 401
+        app.dependency_overrides = {}
+        assert (await client.post("/nested", content=b"{")).status_code == 401
 
 
 @pytest.mark.parametrize("guard", [requires, fresh_login])
@@ -291,3 +330,143 @@ async def test_the_schema_is_the_same_at_each_request(auth: Auth) -> None:
 def test_nothing_of_fastapi_is_imported_without_it() -> None:
     code = "import sys, starlette_auth; assert not [name for name in sys.modules if name.startswith(('fastapi', 'pydantic'))]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# JSON without pages
+
+LINKED = {
+    "login": "/welcome",
+    "register": "/join",
+    "register_confirm": "/join/{token}",
+    "password_reset_confirm": "/new-password/{uidb64}/{token}",
+    "email_change_confirm": "/address/{token}",
+    "email_undo_confirm": "/undo/{token}",
+}
+
+
+def make_json_app(auth: Auth, pages: Any = LINKED) -> FastAPI:
+    """An application with pages of its own, to which mails link, and with the JSON of this package."""
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    app.include_router(accounts(auth, pages=False), prefix="/accounts")
+
+    for name, path in pages.items():
+        app.get(path, name=name, include_in_schema=False)(lambda: "a page of the application")
+
+    @app.get("/me")
+    async def me(user: CurrentUser) -> str:
+        return user.username
+
+    @app.delete("/me", dependencies=[Depends(fresh_login(max_age=60))])
+    async def delete() -> str:
+        return "deleted"
+
+    return app
+
+
+MAILS = {"mailer": CollectingMailer(), "base_url": "http://testserver"}
+BROWSER = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document", "accept": "text/html"}
+
+
+async def test_without_pages_only_json_is_left(database: Any) -> None:
+    features = [Registration(), EmailChange(), ActiveSessions()]
+    async with installed(database, features=features, **MAILS) as auth:
+        app = make_json_app(auth)
+        async with app.router.lifespan_context(app), client_of(app, headers=PROGRAM) as client:
+            schema = (await client.get("/openapi.json")).json()
+            validate(schema)
+            posts = {path for path, item in schema["paths"].items() if path.startswith("/accounts") and "post" in item}
+            assert len(posts) == 13
+            for path in posts:
+                url = path.format(uidb64="MQ", token="x")
+                for headers in (BROWSER, PROGRAM):
+                    assert (await client.get(url, headers=headers)).status_code == 405, path
+                    answer = await client.post(
+                        url, data={"a": "b"}, headers={**headers, "sec-fetch-site": "same-origin"}
+                    )
+                    assert answer.headers["content-type"] == "application/problem+json", (path, answer.text)
+                    assert answer.status_code in ((401, 404, 415) if path != "/accounts/logout" else (415,)), path
+            for path in ("logged_out", "password_change/done", "auth.css", "login/form", "register/done"):
+                assert (await client.get(f"/accounts/{path}")).status_code == 404
+            for path in ("/accounts/session", "/accounts/sessions"):
+                answer = await client.get(path, headers=BROWSER)
+                assert "json" in answer.headers["content-type"], path
+
+
+async def test_without_pages_programs_do_all_that_the_pages_do(database: Any) -> None:
+    clock, mailer = FrozenClock(), CollectingMailer()
+    features, options = [Registration(), ActiveSessions()], {"mailer": mailer, "base_url": "http://testserver"}
+    async with installed(database, features=features, clock=clock, **options) as auth:
+        app = make_json_app(auth)
+        async with app.router.lifespan_context(app), client_of(app, headers=PROGRAM) as client:
+
+            async def post(path: str, **data: Any) -> Any:
+                answer = await client.post(f"/accounts/{path}", json=data)
+                return answer.json()["next"] if answer.status_code == 200 else (answer.status_code, answer.json())
+
+            new = {"password1": PASSWORD, "password2": PASSWORD}
+            assert await post("register", username="ann", email="ann@example.org", **new) is None
+            await auth.mail_queue.drain()
+            link = mailer.links("ann@example.org")[0]
+            assert link.startswith("http://testserver/join/")
+            assert await post(f"register/confirm/{link.rpartition('/')[2]}", password=PASSWORD) is None
+            assert await post("login", username="ann", password="wrong") != "/"
+            assert await post("login", username="ann", password=PASSWORD) == "/"
+            assert len((await client.get("/accounts/sessions")).json()["sessions"]) == 1
+            clock.tick(61)
+            problem = (await client.delete("/me")).json()
+            assert (problem["code"], "reauthenticate" in problem) == ("login_too_old", False)
+            assert (await client.delete("/me", headers=BROWSER)).headers["content-type"] == "application/problem+json"
+            assert await post("reauthenticate", password=PASSWORD) == "/"
+            assert (await client.delete("/me")).json() == "deleted"
+            other = f"{PASSWORD} 2"
+            passwords = {"old_password": PASSWORD, "new_password1": other, "new_password2": other}
+            assert await post("password_change", **passwords) is None
+            assert await post("sessions/end", others=True) == "/accounts/sessions?done"
+            assert (await client.post("/accounts/logout")).json() == {"next": None}
+            assert await post("password_reset", email="ann@example.org") is None
+            await auth.mail_queue.drain()
+            link = next(link for link in mailer.links("ann@example.org") if "new-password" in link)
+            uid, token = link.split("/")[-2:]
+            assert await post(f"reset/{uid}/{token}", new_password1=PASSWORD, new_password2=PASSWORD) is None
+            assert (await post(f"reset/{uid}/{token}", new_password1=PASSWORD, new_password2=PASSWORD))[0] == 404
+            assert await post("login", username="ann", password=PASSWORD, next="/welcome?a") == "/welcome?a"
+
+
+@pytest.mark.parametrize(
+    "missing", [name for name in LINKED if name not in ("email_change_confirm", "email_undo_confirm")]
+)
+async def test_mails_never_link_to_a_page_that_is_left_out(database: Any, missing: str) -> None:
+    pages = {name: path for name, path in LINKED.items() if name != missing}
+    async with installed(database, features=[Registration()], **MAILS) as auth:
+        app = make_json_app(auth, pages)
+        with pytest.raises(ImproperlyConfigured, match=f'name="{missing}"'):
+            async with app.router.lifespan_context(app):
+                pass
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_without_pages_a_browser_is_sent_to_the_login_page_of_the_application(auth: Auth, is_there: bool) -> None:
+    app = make_json_app(auth, {"login": "/welcome"} if is_there else {})
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        answer, problem = await client.get("/me", headers=BROWSER), (await client.get("/me", headers=PROGRAM)).json()
+    if is_there:
+        assert (answer.status_code, answer.headers["location"]) == (303, "/welcome?next=%2Fme")
+        assert problem["login"] == "/welcome"
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
+        assert "login" not in problem
+
+
+class Hello(Feature):
+    def routes(self) -> list[Any]:
+        return [Route("/hello", lambda request: PlainTextResponse("hello"))]
+
+
+async def test_without_pages_a_feature_keeps_its_own_routes(database: Any) -> None:
+    async with installed(database, features=[Hello()]) as auth, client_of(make_json_app(auth)) as client:
+        assert (await client.get("/accounts/hello")).text == "hello"
+
+
+def test_pages_is_true_or_false(auth: Auth) -> None:
+    with pytest.raises(ImproperlyConfigured, match="pages"):
+        accounts(auth, pages=0)  # type: ignore[arg-type]

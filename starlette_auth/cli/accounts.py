@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from ..auth import Auth
 from ..core.exceptions import ValidationError
 from ..core.text import is_email_address, normalize_username
-from ..database.drivers import connect
 from ..users.models import User
 from ..users.usernames import UnicodeUsernameValidator, validate_username
 from .terminal import CommandError, ask, print_error, print_line
@@ -104,12 +103,12 @@ def look_up(auth: Auth, name: str) -> User | None:
     """
 
     async def find() -> User | None:
-        await connect(auth.database)
+        await auth.gateway.connect()
         try:
             return await find_user(auth, name)
         finally:
             await auth.gateway.close()
-            await auth.database.disconnect()
+            await auth.gateway.disconnect()
 
     return asyncio.run(find())
 

@@ -14,8 +14,8 @@ from databases import Database
 
 from ..auth import Auth
 from ..core.exceptions import ImproperlyConfigured
-from ..database.drivers import connect
 from ..database.gateway import Gateway
+from ..database.gateways import gateway_of
 from ..database.migrations import migrate
 from ..database.tables import Tables
 from ..django.importing import UserImport
@@ -205,7 +205,7 @@ async def copy(options: argparse.Namespace) -> None:
         if inspection.user is None:
             raise CommandError(" ".join(inspection.problems))
         old = django_tables(inspection.user, new, username_field=options.username_field, zone=options.zone)
-        if source.database.url == target.database.url:
+        if source.url == target.url:
             raise CommandError("Source and target are the same database. Pass another one to copy to.")
         user_import = UserImport(source, target, old=old, new=new, model=inspection.user, ignore=options.ignore)
         losses = await user_import.find_losses()
@@ -264,13 +264,13 @@ def _unlimited(column_type: Any) -> Any:
 @contextlib.asynccontextmanager
 async def _open(open_database: Callable[[str], Database], url: str) -> AsyncIterator[Gateway]:
     database = open_database(url)
-    gateway = Gateway.of(database)
-    await connect(database)
+    gateway = gateway_of(database)
+    await gateway.connect()
     try:
         yield gateway
     finally:
         await gateway.close()
-        await database.disconnect()
+        await gateway.disconnect()
 
 
 @contextlib.asynccontextmanager
@@ -280,9 +280,9 @@ async def _target(options: argparse.Namespace) -> AsyncIterator[tuple[Gateway, T
         async with _open(options.open_database, options.to) as gateway:
             yield gateway, Tables()
         return
-    await connect(auth.database)
+    await auth.gateway.connect()
     try:
         yield auth.gateway, auth.tables
     finally:
         await auth.close()
-        await auth.database.disconnect()
+        await auth.gateway.disconnect()

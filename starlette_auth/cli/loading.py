@@ -11,7 +11,7 @@ from typing import Any
 from starlette.routing import NoMatchFound
 
 from ..auth import Auth
-from ..database.drivers import open_database
+from ..database.urls import open_database
 from ..django.project import DjangoProject
 from .terminal import CommandError
 

@@ -10,8 +10,8 @@ from ..auth import Auth
 from ..core.exceptions import StarletteAuthError
 from ..core.text import normalize_username
 from ..core.translation import format_time_since
-from ..database.drivers import connect, open_database
 from ..database.migrations import migrate
+from ..database.urls import open_database
 from ..http.user_agents import describe_user_agent
 from ..users.models import User
 from .accounts import (
@@ -160,12 +160,12 @@ def _add_sessions(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 async def _run(auth: Auth, options: argparse.Namespace) -> None:
-    await connect(auth.database)
+    await auth.gateway.connect()
     try:
         await options.command(auth, options)
     finally:
         await auth.close()
-        await auth.database.disconnect()
+        await auth.gateway.disconnect()
 
 
 async def _migrate(auth: Auth, options: argparse.Namespace) -> None:

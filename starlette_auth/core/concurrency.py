@@ -52,6 +52,19 @@ async def run_to_completion(work: Awaitable[None]) -> None:
         raise cancelled
 
 
+async def keep_cancelled(work: Awaitable[T]) -> T:
+    """Returns the result of `work`. Raises CancelledError if the task was cancelled meanwhile and `work` ended anyway.
+
+    `asyncio.wait_for`, which redis-py uses, swallows a cancellation in Python 3.11 if the result comes at the same time.
+    """
+    task = asyncio.current_task()
+    cancellations = task.cancelling() if task is not None else 0
+    result = await work
+    if task is not None and task.cancelling() > cancellations:
+        raise asyncio.CancelledError
+    return result
+
+
 class WouldWait(BaseException):
     """A coroutine waits for something, but its result is needed at once. No `except Exception` hides it."""
 

@@ -4,10 +4,10 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_origin
 
 from starlette.requests import HTTPConnection
 
@@ -32,6 +32,9 @@ SENSITIVE = re.compile("api|token|key|secret|password|signature|code|otp", re.IG
 class Event:
     """Base class of all events. A listener registered for it receives every event."""
 
+    #: Whether it tells of something that a rollback of the application does not undo, such as a failed login.
+    outlives_rollback: ClassVar[bool] = False
+
 
 E = TypeVar("E", bound=Event)
 Listener = Callable[[E], Awaitable[None] | None]
@@ -54,6 +57,7 @@ class UserLoggedIn(Event, Generic[U]):
 class UserLoggedOut(Event):
     """A visitor logged out. `user` is an AnonymousUser if the visitor was not logged in."""
 
+    outlives_rollback = True
     user: Any
     request: HTTPConnection = field(repr=False)
 
@@ -66,6 +70,7 @@ class LoginFailed(Event, Generic[U]):
     which accounts exist.
     """
 
+    outlives_rollback = True
     credentials: Mapping[str, Any]
     request: HTTPConnection = field(repr=False)
     user: U | None = None
@@ -80,6 +85,7 @@ class PasswordRefused(Event, Generic[U]):
     None then.
     """
 
+    outlives_rollback = True
     user: U | None
     request: HTTPConnection = field(repr=False)
     action: str
@@ -93,6 +99,7 @@ class TooManyAttempts(Event, Generic[U]):
     The request may be repeated after `retry_after` seconds.
     """
 
+    outlives_rollback = True
     action: str
     retry_after: int
     request: HTTPConnection = field(repr=False)
@@ -107,6 +114,7 @@ class LoginsBlocked(Event, Generic[U]):
     and each further attempt has to wait for the longest wait.
     """
 
+    outlives_rollback = True
     user: U
     request: HTTPConnection = field(repr=False)
     can_reset: bool = True
@@ -182,6 +190,7 @@ class SessionExpired(Event):
     `reason` is "timeout", "password changed", "user inactive", "user deleted", "backend removed" or "proxy".
     """
 
+    outlives_rollback = True
     user_id: str
     reason: str
     request: HTTPConnection = field(repr=False)
@@ -209,21 +218,24 @@ async def _call_now(callback: Callable[[], Awaitable[None]]) -> None:
 class Events:
     """Registers listeners by event class and calls them in order, inside the transaction of the change.
 
-    `transaction` begins a transaction. `after_commit` runs a callback once the transaction has been committed.
+    `transaction` begins a transaction. `after_commit` runs a callback once the transaction has been committed. `apart`
+    keeps events with `outlives_rollback` out of a transaction that the application shares.
     """
 
     def __init__(
         self,
         transaction: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
         after_commit: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]] = _call_now,
+        apart: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        for name, function in (("transaction", transaction), ("after_commit", after_commit)):
+        for name, function in (("transaction", transaction), ("after_commit", after_commit), ("apart", apart)):
             is_default = function is contextlib.nullcontext
             require_callable(None if isinstance(function, type) and not is_default else function, name, "Leave it out.")
         self._listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._after_commit_listeners: dict[type[Event], list[Listener[Any]]] = {}
         self._transaction = transaction
         self._run_after_commit = after_commit
+        self._apart = apart
 
     def on(self, kind: type[E], *, after_commit: bool = False) -> Callable[[Listener[E]], Listener[E]]:
         """Registers the decorated function, async or not, as a listener: `@auth.events.on(UserLoggedIn)`.
@@ -248,13 +260,22 @@ class Events:
     def transaction(self, kind: type[Event]) -> AbstractAsyncContextManager[None]:
         """Returns a transaction for a change and its event; a null context if no listener could undo the change."""
         has_listener = any(base in self._listeners for base in kind.__mro__)
-        return self._transaction() if has_listener else contextlib.nullcontext()
+        if not has_listener:
+            return contextlib.nullcontext()
+        return self._transaction_apart() if kind.outlives_rollback else self._transaction()
 
     async def emit(self, event: Event) -> None:
         """Calls the listeners of an event. An exception in a listener rolls back the change that caused the event."""
-        await _notify(self._listeners, event)
-        if self._after_commit_listeners:
-            await self._run_after_commit(functools.partial(_notify, self._after_commit_listeners, event))
+        with self._apart() if event.outlives_rollback else contextlib.nullcontext():
+            await _notify(self._listeners, event)
+            if self._after_commit_listeners:
+                await self._run_after_commit(functools.partial(_notify, self._after_commit_listeners, event))
+
+    @contextlib.asynccontextmanager
+    async def _transaction_apart(self) -> AsyncIterator[None]:
+        with self._apart():
+            async with self._transaction():
+                yield
 
 
 async def _notify(listeners: Mapping[type[Event], list[Listener[Any]]], event: Event) -> None:

@@ -5,12 +5,16 @@ import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ..core.exceptions import ImproperlyConfigured, IntegrityError, StarletteAuthError, Unavailable
 from ..core.text import one_line
 
 R = TypeVar("R")
+E = TypeVar("E", bound=BaseException)
 MAX_REPETITIONS = 20
 MAX_SECONDS = 10.0  # after which no transaction is repeated
 
@@ -69,6 +73,13 @@ ABORTED = (
     "are not run, and nothing of it is committed. Put the statement that may fail into its own `async with "
     "auth.gateway.atomic():`, which is a savepoint, and catch the error outside of that block."
 )
+WRONG_NAME = "Create the database first, or correct its name in the URL."
+WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
+#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
+FIXES: dict[object, str] = {
+    **dict.fromkeys(("3D000", 1049), WRONG_NAME),
+    **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
+}
 
 
 class Deadlock(Unavailable):
@@ -85,6 +96,7 @@ def translate_errors() -> Iterator[None]:
 
 def translate(error: Exception) -> NoReturn:
     """Raises the exception of this package that stands for a driver error, or the error itself."""
+    error = driver_error(error)
     if isinstance(error, StarletteAuthError):
         raise error
     if is_integrity_error(error):
@@ -112,6 +124,31 @@ def translate(error: Exception) -> NoReturn:
             "locked, full, read-only or out of connections."
         ) from error
     raise error
+
+
+def driver_error(error: E) -> E:
+    """Returns the error of the driver that an exception of SQLAlchemy wraps, or the error itself."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return error
+    # SQLAlchemy raises exceptions of its own for asyncpg, from those of asyncpg.
+    return cast(E, error.orig.__cause__ or error.orig)
+
+
+def connection_error(error: Exception) -> StarletteAuthError:
+    """Returns the exception for an error at the opening of a connection."""
+    if isinstance(error, PoolTimeout):
+        return Unavailable(
+            f"All connections of the engine are in use: {one_line(error)}. Give it a larger pool, or hold connections for "
+            "a shorter time."
+        )
+    error = driver_error(error)
+    codes = (getattr(error, "sqlstate", None), *error.args[:1])
+    fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
+    if fix is not None:
+        return ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}")
+    return Unavailable(
+        f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in the URL."
+    )
 
 
 def is_missing_table(error: Exception) -> bool:
@@ -145,8 +182,9 @@ def is_unavailable(error: BaseException) -> bool:
     """
     if isinstance(error, StarletteAuthError):
         return isinstance(error, Unavailable)
+    error = driver_error(error)
     sqlite, mysql = _sqlite_code(error), _mysql_code(error)
-    if breaks_connection(error):
+    if breaks_connection(error) or isinstance(error, PoolTimeout):
         return True
     if sqlite is not None:
         return sqlite in SQLITE_BUSY
@@ -163,6 +201,7 @@ def breaks_connection(error: BaseException) -> bool:
     """
     if isinstance(error, StarletteAuthError):
         return False
+    error = driver_error(error)
     sqlite, mysql, message = _sqlite_code(error), _mysql_code(error), str(error).lower()
     if sqlite is not None:
         return sqlite in SQLITE_LOST
@@ -172,6 +211,8 @@ def breaks_connection(error: BaseException) -> bool:
         return _sqlstate(error).startswith(POSTGRESQL_LOST)
     if type(error).__name__ == "InterfaceError" and not _is_named(error, "MySQLError"):
         return any(word in message for word in LOST_WORDS)
+    if type(error).__name__ == "OperationalError" and type(error).__module__.startswith("psycopg"):
+        return True  # an error of libpq, or a closed connection: those of the server have a SQLSTATE
     if type(error).__name__ in ("RuntimeError", "ValueError", "ProgrammingError"):
         return any(words in message for words in LOST_MESSAGES)
     # Of asyncpg, and of the drivers for MySQL: an error in the protocol, or a closed connection, without a code.

@@ -1,213 +1,146 @@
 """The gateway to one database: every statement and transaction passes here."""
 
-import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+import functools
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
-from databases import Database
-from databases.core import Connection
-from databases.interfaces import ConnectionBackend
 
-from ..core.arguments import require_instance
-from ..core.concurrency import PerLoop
-from ..core.exceptions import ImproperlyConfigured
-from .connections import (
-    Connections,
-    KeptPostgreSQLConnections,
-    PoolConnections,
-    RawConnection,
-    SQLiteConnections,
-)
-from .drivers import find_driver
-from .errors import (
-    Deadlock,
-    repeat,
-    translate,
-    translate_errors,
-)
-from .statements import PreparedStatement, Row, Statement, get_dialect
-from .transactions import Transactions
+from .adapters.drivers import Driver
+from .statements import Query, Row
 
-logger = logging.getLogger("starlette_auth")
 R = TypeVar("R")
-Query = Statement | sa.ClauseElement
+M = TypeVar("M", bound=Callable[..., Any])
 
 
-class Gateway(Transactions):
-    """Runs statements and transactions on one database, on the task's connection or on one acquired per statement."""
+class Gateway(Protocol):
+    """Runs statements and transactions on one database. `gateway_of(database)` returns the gateway of a database."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__()
-        self.database = database
-        self.driver = find_driver(database)
-        self.dialect = self.driver.dialect
-        get_dialect(self.dialect)  # imported at start, so that the first request does not wait for it
-        in_memory = self.dialect == "sqlite" and database.url.database in ("", ":memory:")
-        if in_memory and not database._force_rollback:
-            raise ImproperlyConfigured(
-                "`databases` opens a new, empty in-memory SQLite database for each query. Use a file instead."
-            )
-        is_plain_file = not in_memory and not database.url.options
-        # Opening a SQLite connection takes as long as ten queries, so connections to a plain file are kept open.
-        self._keeps_sqlite = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
-        self.connections = 0  # the number of PostgreSQL connections to keep open
-        self._connections: PerLoop[Connections] = PerLoop(self._make_connections)
-        self._borrowed: dict[asyncio.Task[Any] | None, ConnectionBackend] = {}
-        self._inserts: dict[tuple[sa.Table, tuple[str, ...]], Statement] = {}
+    dialect: str
+    driver: Driver
 
-    @classmethod
-    def of(cls, database: Database) -> "Gateway":
-        """Returns the gateway of a database: one object per database, because the write lock must be shared."""
-        require_instance(database, Database, "database", "Pass Database(url), from the package `databases`.")
-        gateway: Gateway | None = vars(database).get("_starlette_auth")
-        if gateway is None:
-            gateway = vars(database)["_starlette_auth"] = cls(database)
-        return gateway
+    @property
+    def database(self) -> Any:
+        """The `Database`, or the `AsyncEngine`."""
+        ...
 
-    def keep_connections(self, connections: int) -> None:
-        """Keeps up to `connections` PostgreSQL connections open. Of several calls the largest number counts.
+    @property
+    def url(self) -> str:
+        """The URL of the database. It may contain a password."""
+        ...
 
-        SQLite connections are always kept.
+    @property
+    def first_schema(self) -> str:
+        """The first schema on the search_path of PostgreSQL, as far as the options of the connections name it."""
+        ...
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    async def connect(self) -> None:
+        """Connects the database. Does nothing for an AsyncEngine, which connects when a connection is needed.
+
+        Raises Unavailable if it cannot be reached, and ImproperlyConfigured if it does not exist or refuses the user.
         """
-        if connections < 0 or (connections and self.dialect == "mysql"):
-            raise ImproperlyConfigured("connections must not be negative, and MySQL does not support it. Leave it out.")
-        if self.dialect == "postgresql":
-            if connections and not self.connections:
-                self._connections = PerLoop(self._make_connections)
-            self.connections = max(self.connections, connections)
+        ...
 
-    async def fetch_one(self, query: Query, **values: Any) -> Row | None:
-        prepared = self._prepared(query)
-        rows = await self._run(self.driver.fetch, prepared, values)
-        return prepared.row(rows[0]) if rows else None
-
-    async def fetch_all(self, query: Query, **values: Any) -> list[Row]:
-        prepared = self._prepared(query)
-        return [prepared.row(row) for row in await self._run(self.driver.fetch, prepared, values)]
-
-    async def execute(self, query: Query, **values: Any) -> int:
-        """Returns the number of matched rows. On every database, 0 means that no row matched."""
-        statement = query if isinstance(query, Statement) else Statement(query)
-        row_count = await self._write(self.driver.execute, self._prepared(statement), values)
-        if row_count or self.dialect != "mysql" or not isinstance(statement.expression, sa.Update):
-            return row_count
-        # MySQL counts only changed rows. A row that already contained these values matched as well.
-        return len(await self._write(self.driver.fetch, self._prepared(statement.select_matching), values))
-
-    async def insert(self, table: sa.Table, **values: Any) -> Any:
-        """Inserts a row and returns its primary key, as given in `values` or as generated by the database."""
-        key = next(iter(table.primary_key.columns))
-        columns = (table, tuple(values))
-        if columns not in self._inserts:
-            expression = sa.insert(table).values({name: sa.bindparam(name) for name in values}).inline()
-            returns_key = key.name not in values and self.dialect != "mysql"
-            self._inserts[columns] = Statement(expression.returning(key) if returns_key else expression)
-        generated_key = await self._write(self.driver.insert, self._prepared(self._inserts[columns]), values)
-        return values.get(key.name, generated_key)
-
-    @contextlib.asynccontextmanager
-    async def single_connection(self) -> AsyncIterator[None]:
-        """Runs all queries of the block on one connection. A transaction inside the block uses a separate one."""
-        task = asyncio.current_task()
-        if self._keeps_sqlite or self.connections or task in self._borrowed or self._current_connection() is not None:
-            yield
-            return
-        self._require_connected()
-        connection = self.database._backend.connection()
-        with translate_errors():
-            await connection.acquire()
-        self._borrowed[task] = connection
-        try:
-            yield
-        finally:
-            del self._borrowed[task]
-            await self._connections.get().release(connection, write=False)
+    async def disconnect(self) -> None:
+        """Closes the pool of the database. Call `close()` before."""
+        ...
 
     async def close(self) -> None:
         """Closes the kept connections of this event loop. Call it before the database disconnects."""
-        await self._connections.get().close()
+        ...
 
-    def _make_connections(self) -> Connections:
-        if self._keeps_sqlite:
-            return SQLiteConnections(self.database)
-        if self.connections:
-            return KeptPostgreSQLConnections(self.database, lambda: self.connections)
-        return PoolConnections(self.database)
+    def keep_connections(self, connections: int | None) -> None:
+        """Keeps up to `connections` connections open. Of several calls the largest number counts.
 
-    def _prepared(self, query: Query) -> PreparedStatement:
-        statement = query if isinstance(query, Statement) else Statement(query)
-        return statement.by_dialect.get(self.dialect) or statement.prepared(self.dialect)
+        None is the default number: 0 with a `Database`, 2 with an AsyncEngine. SQLite connections are always kept.
+        """
+        ...
 
-    async def _write(
-        self, operation: Callable[[Any, str, Any], Awaitable[R]], prepared: PreparedStatement, values: dict[str, Any]
-    ) -> R:
-        """Repeats a write that the database aborted as a deadlock victim; an aborted statement has changed nothing."""
-        try:
-            return await self._run(operation, prepared, values, write=True)
-        except Deadlock:
-            if self._current_connection() is not None:
-                raise
-        return await repeat(lambda: self._run(operation, prepared, values, write=True))
+    async def fetch_one(self, query: Query, **values: Any) -> Row | None: ...
 
-    async def _run(
-        self,
-        operation: Callable[[Any, str, Any], Awaitable[R]],
-        prepared: PreparedStatement,
-        values: dict[str, Any],
-        *,
-        write: bool = False,
-    ) -> R:
-        arguments = prepared.bind(values)
-        self._require_connected()
-        try:
-            current = self._current_connection()
-            if current is not None:
-                return await self._run_on(current, operation, prepared.sql, arguments, write=write)
-            borrowed = self._borrowed.get(asyncio.current_task()) if self._borrowed else None
-            if borrowed is not None:
-                return await self._run_borrowed(borrowed, operation, prepared.sql, arguments)
-            connections = self._connections.get()
-            connection = await connections.acquire(write=write, durable=prepared.durable)
-            try:
-                return await operation(connection.raw_connection, prepared.sql, arguments)
-            except Exception as error:
-                await self._discard_useless(connection, error)
-                raise
-            finally:
-                await connections.release(connection, write=write)
-        except Exception as error:
-            translate(error)
+    async def fetch_all(self, query: Query, **values: Any) -> list[Row]: ...
 
-    async def _run_on(
-        self,
-        connection: Connection,
-        operation: Callable[[Any, str, Any], Awaitable[R]],
-        sql: str,
-        arguments: Any,
-        *,
-        write: bool,
-    ) -> R:
-        """Runs a statement on the connection that the task already holds."""
-        # With force_rollback all tasks share one connection. A write must not become part of another task's savepoint.
-        is_shared = write and connection is self.database._global_connection
-        write_lock = self._connections.get().write_lock if is_shared else contextlib.nullcontext()
-        self._require_transaction(connection)
-        async with write_lock, connection._query_lock:
-            try:
-                return await operation(connection.raw_connection, sql, arguments)
-            except Exception as error:
-                await self._discard_useless(connection, error)
-                self._note_failure(connection, error)
-                raise
+    async def execute(self, query: Query, **values: Any) -> int:
+        """Returns the number of matched rows. On every database, 0 means that no row matched."""
+        ...
 
-    async def _run_borrowed(
-        self, connection: RawConnection, operation: Callable[[Any, str, Any], Awaitable[R]], sql: str, arguments: Any
-    ) -> R:
-        try:
-            return await operation(connection.raw_connection, sql, arguments)
-        except Exception as error:
-            await self._discard_useless(connection, error)
-            raise
+    async def insert(self, table: sa.Table, **values: Any) -> Any:
+        """Inserts a row and returns its primary key, as given in `values` or as generated by the database."""
+        ...
+
+    def atomic(self) -> AbstractAsyncContextManager[None]:
+        """Runs the block in a transaction, or in a savepoint inside a transaction of this task."""
+        ...
+
+    async def run_in_transaction(self, work: Callable[[], Awaitable[R]]) -> R:
+        """Runs `work` in a transaction and returns its result. Repeats it after a deadlock, up to 20 times.
+
+        Inside a transaction of this task, `work` is part of that transaction and is not repeated.
+        """
+        ...
+
+    def single_connection(self) -> AbstractAsyncContextManager[None]:
+        """Runs all queries of the block on one connection. A transaction inside the block uses a separate one."""
+        ...
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Runs the statements of the block outside of a transaction that `Auth.joined` shares with the application.
+
+        It is for what must outlive a rollback or must be visible before the commit: a saved session, a counter.
+        """
+        ...
+
+    async def can_run_apart(self) -> bool:
+        """Returns False on SQLite, which has one writer, while a transaction in `Auth.joined` is writing."""
+        ...
+
+    def allow_cleanup(self) -> None:
+        """Lets this task run statements in its failed transaction, which is going to be rolled back."""
+        ...
+
+    @property
+    def is_in_transaction(self) -> bool: ...
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` after this task's transaction has been committed, or immediately outside of one.
+
+        After a rollback the callback is not called.
+        """
+        ...
+
+    async def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Awaits `callback` after the commit, under the conditions of `on_commit`."""
+        ...
+
+
+def runs_apart(method: M) -> M:
+    """Makes an async method of an object with a `gateway` run its statements in `gateway.apart()`.
+
+    All statements that lock rows of a table must do so, or none: a task would otherwise wait for its own transaction.
+    """
+
+    @functools.wraps(method)
+    async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.gateway.apart():
+            return await method(self, *args, **kwargs)
+
+    return cast(M, run)
+
+
+def runs_apart_if_possible(method: M) -> M:
+    """Makes a method run apart, or in the transaction of the application if that is the only writer of a SQLite file.
+
+    It is for what follows from a change of a user: a new password, for example, ends sessions. The change itself could
+    otherwise not be part of the application's transaction.
+    """
+    apart = runs_apart(method)
+
+    @functools.wraps(method)
+    async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await (apart if await self.gateway.can_run_apart() else method)(self, *args, **kwargs)
+
+    return cast(M, run)

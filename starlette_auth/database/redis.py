@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ..core.concurrency import PerLoop
+from ..core.concurrency import PerLoop, keep_cancelled
 from ..core.exceptions import ImproperlyConfigured, Unavailable
 from ..core.text import one_line
 
@@ -165,9 +165,9 @@ class RedisClients:
             raise
         try:
             if self._is_single:
-                return await command
+                return await keep_cancelled(command)
             async with asyncio.timeout(self._timeout + 1):
-                reply = await command
+                reply = await keep_cancelled(command)
             return reply if self._is_decoded else _decoded(reply)
         except self._failures as error:
             await self._drop_useless(client, error)

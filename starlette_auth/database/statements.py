@@ -11,6 +11,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
+from .adapters.drivers import UNCHANGED
 from .values import bind_processor, result_processor
 
 Row = dict[str, Any]
@@ -62,9 +63,17 @@ class Statement:
         return Statement(query.with_for_update())
 
 
+Query = Statement | sa.ClauseElement
+
+
 def insert_into(table: sa.Table, dialect: str) -> Any:
     """Returns SQLAlchemy's INSERT for one dialect, which may update an existing row. Other dialects are not imported."""
     return importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
+
+
+def unchanged(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """Returns the value of a column, in an upsert of MySQL that leaves the row as it is. The row does not count then."""
+    return sa.func.if_(sa.func.last_insert_id(sa.literal_column(str(UNCHANGED))), column, column, type_=column.type)
 
 
 class PreparedStatement:

@@ -9,7 +9,6 @@ from datetime import UTC, tzinfo
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from databases import Database
 
 from ..backends.base import AuthenticationBackend
 from ..backends.model import ModelBackend
@@ -17,6 +16,7 @@ from ..core.arguments import require_bool, require_function, require_instance, r
 from ..core.clock import DAY, TWO_WEEKS, Clock
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import SecretKeys
+from ..database.gateways import AnyDatabase
 from ..database.tables import Tables
 from ..defaults import Defaults
 from ..http.cookies import Cookie
@@ -202,7 +202,7 @@ class DjangoProject(Defaults):
     def csrf_tokens(self, keys: SecretKeys, cookie: Cookie) -> CSRFTokens:
         return DjangoCSRFTokens(keys, cookie, use_sessions=self.csrf_use_sessions)
 
-    def sessions(self, database: Database, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
+    def sessions(self, database: AnyDatabase, users: Users[Any], keys: SecretKeys, clock: Clock) -> SessionStore:
         if self.engine == "signed_cookies":
             return DjangoCookieStore(
                 keys,

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import sqlalchemy as sa
-from databases import Database
 from itsdangerous import BadData
 
 from ..core.arguments import (
@@ -22,15 +21,17 @@ from ..core.arguments import (
 )
 from ..core.clock import TWO_WEEKS, Clock
 from ..core.signing import SecretKeys, sha256_hex
-from ..database.deletion import BATCH, delete_batch, delete_in_batches
-from ..database.gateway import Gateway
-from ..database.statements import Row, Statement
+from ..database.deletion import BATCH, delete_in_batches
+from ..database.gateway import runs_apart, runs_apart_if_possible
+from ..database.gateways import AnyDatabase, gateway_of
+from ..database.statements import Row
 from ..database.table_definitions import TableFactory, django_session_table
 from ..sessions.base import AUTH_TIME, SessionBase
 from ..sessions.expiry import EXPIRY
 from ..sessions.records import SessionRecord, check_keys, decode, encode, time_to_keep, user_in
 from ..sessions.store import Progress, SessionStore, cookie_value, interrupted
 from ..users.queries import UserQueries
+from .session_statements import DjangoSessionStatements
 from .signing import DjangoSigner
 
 logger = logging.getLogger("starlette_auth")
@@ -128,7 +129,7 @@ class DjangoStore(SessionStore):
 
     def __init__(
         self,
-        database: Database,
+        database: AnyDatabase,
         secret_key: str | Sequence[str] | SecretKeys,
         *,
         users: UserQueries[Any] | None = None,
@@ -152,7 +153,7 @@ class DjangoStore(SessionStore):
         self._users = users
         self._max_age = max_age
         self._zone = time_zone
-        self.gateway = Gateway.of(database)
+        self.gateway = gateway_of(database)
         self.table: sa.Table = table if table is not None else django_session_table(TableFactory())
         self.keys = secret_key if isinstance(secret_key, SecretKeys) else SecretKeys(secret_key)
         self._signer = DjangoSigner(self.keys.all, salt, clock=clock)
@@ -178,6 +179,7 @@ class DjangoStore(SessionStore):
     def new_session(self, clock: Clock = time.time) -> SessionBase:
         return DjangoSession(clock=clock, zone=self._zone)
 
+    @runs_apart
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, stored_key = session.encode(), session.next_key, session.stored_key
         if stored_key is None:
@@ -190,10 +192,12 @@ class DjangoStore(SessionStore):
             await self._invalidate_cached(stored_key)
         return cookie_value(key, encode(data))
 
+    @runs_apart
     async def delete(self, session_key: str) -> None:
         await self.gateway.execute(self._statements.delete, key=session_key)
         await self._invalidate_cached(session_key)
 
+    @runs_apart
     async def clear_expired(self, progress: Progress | None = None) -> int:
         return await delete_in_batches(self.gateway, self._statements.clear, progress, now=self._now())
 
@@ -201,10 +205,12 @@ class DjangoStore(SessionStore):
         sessions = [session async for _, session in self._find(user_id)]
         return sorted(sessions, key=lambda session: session.last_seen, reverse=True)
 
+    @runs_apart_if_possible
     async def revoke(self, user_id: str, public_id: str) -> bool:
         keys = [key async for key, session in self._find(user_id) if session.public_id == public_id]
         return await self._delete_all(keys) == 1
 
+    @runs_apart_if_possible
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         number = 0
         # Repeated until no session is left: a session whose key changed during the search was missed.
@@ -212,6 +218,7 @@ class DjangoStore(SessionStore):
             number += await self._delete_all(keys)
         return number
 
+    @runs_apart_if_possible
     async def revoke_everybody(self) -> int:
         number = 0
         # A second pass, because the first one may miss a session that gets a new key meanwhile. Not more, because
@@ -304,25 +311,3 @@ class DjangoStore(SessionStore):
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
-
-
-class DjangoSessionStatements:
-    """The SQL statements of DjangoStore."""
-
-    def __init__(self, table: sa.Table, *, dialect: str) -> None:
-        t = table
-        columns = [t.c.session_key, t.c.session_data, t.c.expire_date]
-        by_key = t.c.session_key == sa.bindparam("key")
-        now: sa.BindParameter[datetime] = sa.bindparam("now", type_=t.c.expire_date.type)
-        is_alive = t.c.expire_date > now
-        self.load = Statement(sa.select(*columns).where(by_key, is_alive))
-        self.lock = Statement(sa.select(*columns).where(by_key, is_alive).with_for_update())
-        after = t.c.session_key > sa.bindparam("after")
-        self.next_batch = Statement(sa.select(*columns).where(after, is_alive).order_by(t.c.session_key).limit(BATCH))
-        self.any_batch = Statement(sa.select(t.c.session_key).where(after).order_by(t.c.session_key).limit(BATCH))
-        new: dict[str, Any] = {column.name: sa.bindparam(f"new_{column.name}") for column in columns}
-        is_unchanged = t.c.session_data == sa.bindparam("old")
-        self.update = Statement(sa.update(t).values(new).where(by_key, is_alive, is_unchanged))
-        self.overwrite = Statement(sa.update(t).values(new).where(by_key))
-        self.delete = Statement(sa.delete(t).where(by_key))
-        self.clear = delete_batch(t, t.c.expire_date <= now, t.c.expire_date, dialect=dialect)

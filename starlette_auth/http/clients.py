@@ -6,6 +6,7 @@ import re
 from starlette.requests import HTTPConnection
 
 from .content import prefers_json, sent_json
+from .scope import FOR_PROGRAMS
 
 BEARER = re.compile(r"bearer(?: |$)", re.IGNORECASE)
 
@@ -34,6 +35,8 @@ def kind_of_client(conn: HTTPConnection) -> ClientKind:
         return ClientKind.BEARER
     if headers.get("hx-request", "").lower() == "true":
         return ClientKind.HTMX
+    if FOR_PROGRAMS in conn.scope:
+        return ClientKind.PROGRAM
     destination = headers.get("sec-fetch-dest", "")
     if headers.get("sec-fetch-mode") == "navigate" or destination == "document":
         return ClientKind.PAGE

@@ -11,6 +11,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import HTTPConnection, Request
 
 from ..core.translation import gettext
+from .scope import FOR_PROGRAMS
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 JSON = "application/json"
@@ -34,7 +35,8 @@ def is_utf8(conn: HTTPConnection) -> bool:
 
 
 def sent_json(conn: HTTPConnection) -> bool:
-    return content_type(conn) == JSON
+    """Tells whether the client sent JSON, or the route takes nothing else."""
+    return content_type(conn) == JSON or FOR_PROGRAMS in conn.scope
 
 
 def wants_json(conn: HTTPConnection) -> bool:
@@ -57,6 +59,8 @@ async def read_fields(request: Request) -> dict[str, list[Any]]:
     media_type = content_type(request)
     if media_type not in (*FORMS, JSON):
         raise HTTPException(415, gettext("Send this as a form, or as JSON."))
+    if media_type != JSON and FOR_PROGRAMS in request.scope:
+        raise HTTPException(415, gettext("Send this as JSON."))
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 10 or int(length) > MAX_BODY:
         raise _too_long()

@@ -12,6 +12,7 @@ from .dependencies import NotADependency
 from .scope import route_path
 
 FOR_VISITORS = "for_visitors"  # an attribute of endpoints that do not act for the logged-in user
+JSON_ONLY = "is_json_only"  # an attribute of endpoints that are account pages without the page
 F = TypeVar("F", bound=Callable[..., Any])
 
 

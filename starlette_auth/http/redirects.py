@@ -13,7 +13,7 @@ from starlette.types import Scope
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import gettext
 from .site import Site
-from .urls import is_absolute, parse_hosts, requested_url, safe_url, url_path_for
+from .urls import is_absolute, next_path, parse_hosts, requested_url, safe_url
 
 VISITS = "visits-"  # the beginning of the cookie of a browser that was redirected from the login page
 OTHER_FIELDS = ("username", "password", "remember", "saved", "csrfmiddlewaretoken")  # of the login page
@@ -38,7 +38,7 @@ class RedirectTargets:
 
     def choose(self, scope: Scope, url: str | None, default: str = "") -> str:
         """Returns `url` if it is allowed, or else the URL of `default` (route name, path or URL)."""
-        fallback = url_path_for(scope, default or self.default)
+        fallback = next_path(scope, default or self.default)
         secure = self.site.cookie.is_secure(scope)
         url = self._without_own_origin(scope, url) if url else url
         return safe_url(url, default=fallback, allowed_hosts=self.allowed_hosts, require_https=secure)

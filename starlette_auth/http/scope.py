@@ -19,6 +19,7 @@ CLAIMED_USER = "starlette_auth.claimed"  # the user whose name was entered at a 
 IS_STALE = "starlette_auth.stale"  # whether the CSRF token of the form is too old; the page then shows the form again
 IS_REFUSED = "starlette_auth.refused"  # whether a response to the refused request is made
 ANSWER = "starlette_auth.answer"  # the exception handler of Refused
+FOR_PROGRAMS = "starlette_auth.for_programs"  # whether the route takes and returns JSON only
 IS_CHECK = "starlette_auth.check"  # whether this is the check of a connection that is open already
 
 

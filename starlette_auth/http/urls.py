@@ -14,9 +14,11 @@ from ..core.arguments import as_texts, require_text
 from ..core.exceptions import ImproperlyConfigured
 from ..core.text import domain_to_ascii, has_lone_surrogate
 from .endpoints import find_endpoint, find_route_path, routes_of
-from .scope import SCOPE_APP, full_path
+from .scope import FOR_PROGRAMS, SCOPE_APP, full_path
 
 MAX_URL_LENGTH = 2048
+JSON_SUFFIX = "_json"  # of the names of routes for programs
+RESET_ROUTES = ("password_reset", "password_reset_json")
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@\\:*\[\]]+)(:[0-9]{1,5})?")
 ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://{HOST.pattern}/?")
 PLAIN = r"[^\x00-\x20\x7f\ud800-\udfff]"  # a character other than blanks, control characters and surrogates
@@ -241,6 +243,21 @@ def find_url_path(scope: Scope, name: str) -> str | None:
         return None
 
 
+def brings_json_only(scope: Scope) -> bool:
+    """Returns whether the account pages take and return JSON only, as `routes(auth, pages=False)` brings them."""
+    return find_url_path(scope, f"login{JSON_SUFFIX}") is not None
+
+
+def next_path(scope: Scope, name: str, **params: Any) -> str:
+    """Returns the path of the page that follows an account page; "" for a program whose site has no such page."""
+    try:
+        return url_path_for(scope, name, **params)
+    except ImproperlyConfigured:
+        if FOR_PROGRAMS in scope:
+            return ""
+        raise
+
+
 def with_query(url: str, field: str, value: str | None) -> str:
     """Returns a URL whose parameter `field` has this value. None and "" leave the URL as it is."""
     if not value:
@@ -252,4 +269,4 @@ def with_query(url: str, field: str, value: str | None) -> str:
 
 def redirect(conn: HTTPConnection, name: str, **params: Any) -> RedirectResponse:
     """Returns a redirect (303) to the page of the named route."""
-    return RedirectResponse(url_path_for(conn.scope, name, **params), status_code=303)
+    return RedirectResponse(next_path(conn.scope, name, **params), status_code=303)

@@ -6,10 +6,14 @@ from typing import Any, NamedTuple
 
 from starlette.routing import WebSocketRoute
 
+from ..auth import Auth
 from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import describe_function, find_decoration, layers
 from ..http.dependencies import dependencies_of, is_guard, reads_scopes
-from ..http.endpoints import routes_of
+from ..http.endpoints import JSON_ONLY, routes_of
+from ..http.urls import JSON_SUFFIX, connection_to
+
+LINKED_BY_FEATURES = tuple(f"{name}{JSON_SUFFIX}" for name in ("login", "register"))
 
 
 class Call(NamedTuple):
@@ -40,6 +44,23 @@ def check_routes(*apps: Any) -> None:
                     "Write the decorator below the one of the route, or give the decorated function to the route. "
                     "Where this is intended, pass check_routes=False to lifespan()."
                 )
+
+
+def check_linked_pages(auth: Auth, app: Any) -> None:
+    """Raises ImproperlyConfigured if mails would link to a page that `routes(auth, pages=False)` leaves out."""
+    routes = [route for route, _ in walk(routes_of(app)) if getattr(route.endpoint, JSON_ONLY, False)]
+    linked = [route for route in routes if "token" in route.param_convertors]
+    if len(linked) > 1:  # the mails of features link to these pages, too
+        linked += [route for route in routes if route.name in LINKED_BY_FEATURES]
+    for route in linked if auth.account_mailer.is_configured else ():
+        name = route.name.removesuffix(JSON_SUFFIX)
+        try:
+            auth.url_for(connection_to(app), name, **dict.fromkeys(route.param_convertors, "x"))
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(
+                f"Mails link to the page {name!r}, which pages=False leaves out. Add a page of yours with this name and "
+                f'these parameters, as in @app.get("/account{route.path}", name="{name}").'
+            ) from error
 
 
 def _check_guard(call: Call) -> None:

@@ -1,5 +1,6 @@
 """The parts that all account pages share."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,9 +16,10 @@ from ..context_processors import template_context
 from ..core.exceptions import Refused, Throttled, ValidationError
 from ..core.translation import gettext
 from ..http.content import sent_json
-from ..http.endpoints import FOR_VISITORS, login_not_required
+from ..http.endpoints import FOR_VISITORS, JSON_ONLY, login_not_required
 from ..http.mailed_secrets import HIDDEN, set_logged_path
 from ..http.problems import problem_response
+from ..http.scope import FOR_PROGRAMS
 from ..middlewares.csrf_reasons import Reason
 from ..users.models import User
 from .forms import Field, Form
@@ -56,6 +58,19 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
     setattr(guarded, FOR_VISITORS, for_visitors)
     setattr(guarded, SHOWS_SAVED_FORMS, shows_saved_forms)
     return guarded
+
+
+def json_endpoint(endpoint: Endpoint) -> Endpoint:
+    """Wraps an account page for programs: it takes and returns JSON only."""
+
+    @functools.wraps(endpoint)  # with the marks of the page
+    async def for_programs(request: Request) -> Response:
+        request.scope[FOR_PROGRAMS] = True
+        return await endpoint(request)
+
+    setattr(for_programs, JSON_ONLY, True)
+    setattr(for_programs, SHOWS_SAVED_FORMS, False)
+    return for_programs
 
 
 def visitor_page(view: View) -> Endpoint:
@@ -131,7 +146,7 @@ def _mask_token_in_path(request: Request) -> None:
 
 def _redirect_as_json(redirect: Response) -> Response:
     """Returns the redirect's location as JSON, for a program. Cookies and other headers stay."""
-    response = JSONResponse({"next": redirect.headers["location"]}, background=redirect.background)
+    response = JSONResponse({"next": redirect.headers["location"] or None}, background=redirect.background)
     replaced = (b"location", b"content-length")
     response.raw_headers += [pair for pair in redirect.raw_headers if pair[0] not in replaced]
     return response

@@ -19,7 +19,7 @@ from ..core.translation import gettext
 from ..decorators import Guard
 from ..http.dependencies import mark_as_dependency
 from ..http.scope import IS_CHECK
-from ..http.urls import requested_url, with_query
+from ..http.urls import brings_json_only, find_url_path, requested_url, with_query
 from ..security.saved_forms import parse_keep, read_form, read_signed_form, sign_form
 from ..users.models import User
 from .base import render
@@ -103,14 +103,15 @@ def _login_too_old(conn: HTTPConnection, keep: frozenset[str], max_age: float) -
     """Returns the refusal of a user who has to enter the password again, or to log in again without a password."""
     auth, can_confirm = get_auth(conn), _can_confirm(conn)
     name = "reauthenticate" if can_confirm else "login"
-    url = auth.url_for(conn, "reauthenticate" if can_confirm else auth.login_url)
+    page = "reauthenticate" if can_confirm else auth.login_url
+    url = find_url_path(conn.scope, page) if brings_json_only(conn.scope) else auth.url_for(conn, page)
     return Refused(
         403,
         gettext("Confirm that it is you, then send this request again."),
         code="login_too_old",
         remedy=Remedy(name, url, auth.redirects.field),
         challenge={"error": "insufficient_user_authentication", "max_age": f"{max_age:g}"},  # RFC 9470 §3
-        page=lambda: _ask_password(auth, conn, keep, url) if can_confirm else login_redirect(conn),
+        page=lambda: _ask_password(auth, conn, keep, url) if can_confirm and url else login_redirect(conn),
     )
 
 

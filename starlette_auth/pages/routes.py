@@ -1,25 +1,56 @@
 """The routes of the account pages."""
 
+from collections.abc import Iterable, Iterator
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth
-from ..core.arguments import require_instance
+from ..core.arguments import require_bool, require_instance
 from ..core.templating import ASSETS
 from ..http.endpoints import login_not_required
-from .base import Endpoint, account_page, template_page, visitor_page
+from ..http.urls import JSON_SUFFIX
+from .base import ACCOUNT_PAGE, Endpoint, account_page, json_endpoint, template_page, visitor_page
 from .login import login_page, logout_page, saved_form_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
 from .reauthentication import reauthenticate
 from .session import session_page
 
+LOADED_BY_PAGES = ("auth_style", "auth_script")
+RETURN_JSON = ("session", "sessions")  # the pages that programs read
 
-def routes(auth: Auth) -> list[BaseRoute]:
-    """Returns the routes of the account pages, to be mounted: `Mount("/accounts", routes=routes(auth))`."""
+
+def routes(auth: Auth, *, pages: bool = True) -> list[BaseRoute]:
+    """Returns the routes of the account pages, to be mounted: `Mount("/accounts", routes=routes(auth))`.
+
+    `pages=False` leaves out the pages: the routes take and return JSON only. Mails then link to pages of the
+    application, which have the names of the pages of this package, such as `password_reset_confirm`.
+    """
     require_instance(auth, Auth, "auth", "Pass the Auth, as in routes(auth).")
+    require_bool(pages, "pages")
+    all_routes = [*_routes(), *(route for feature in auth.features for route in feature.routes())]
+    return all_routes if pages else [*_for_programs(all_routes)]
+
+
+def _for_programs(pages: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """Yields the routes of pages that take or return JSON, and other routes of features.
+
+    A route of a POST gets another name: the name of the page is for the application's page, to which mails link.
+    """
+    for page in pages:
+        if not isinstance(page, Route) or not getattr(page.endpoint, ACCOUNT_PAGE, False):
+            if getattr(page, "name", "") not in LOADED_BY_PAGES:
+                yield page
+        elif page.name in RETURN_JSON:
+            yield Route(page.path, json_endpoint(page.endpoint), name=page.name, methods=["GET"])
+        elif "POST" in (page.methods or ()):
+            yield Route(page.path, json_endpoint(page.endpoint), name=page.name + JSON_SUFFIX, methods=["POST"])
+
+
+def _routes() -> list[BaseRoute]:
     both, get = ["GET", "POST"], ["GET"]
-    pages: list[BaseRoute] = [
+    return [
         Route(
             "/login",
             account_page(login_page, for_visitors=True, shows_saved_forms=True),
@@ -45,7 +76,6 @@ def routes(auth: Auth) -> list[BaseRoute]:
         Route("/auth.css", asset("auth.css", "text/css"), name="auth_style", methods=get),
         Route("/auth.js", asset("auth.js", "text/javascript"), name="auth_script", methods=get),
     ]
-    return [*pages, *(route for feature in auth.features for route in feature.routes())]
 
 
 def asset(name: str, media_type: str) -> Endpoint:

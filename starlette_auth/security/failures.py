@@ -1,11 +1,13 @@
 """How many wrong passwords were entered? Counters in the database that make guessing slow, and end it."""
 
+import json
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured, Throttled
-from ..database.gateway import Gateway
+from ..core.signing import sha256_hex
+from ..database.gateway import Gateway, runs_apart, runs_apart_if_possible
 from ..database.statements import Statement
 from . import throttle_statements as sql
 
@@ -65,6 +67,7 @@ class FailureCounters:
         self._delete = Statement(sa.delete(table).where(by_key))
         self._row = Statement(sa.select(table.c.failures, table.c.until).where(by_key))
 
+    @runs_apart
     async def count(self, key: str, now: int) -> Failure:
         """Counts a failure. Raises Throttled if the wait after the previous one is not over; then it is not counted."""
         first = {"first": now + self._first_wait}
@@ -78,6 +81,7 @@ class FailureCounters:
             now = max(now, row["until"])
         return Failure(key, now)
 
+    @runs_apart
     async def take_back(self, failure: Failure) -> None:
         """Takes a failure back, because no password was checked."""
         if failure.blocked_until:
@@ -87,6 +91,7 @@ class FailureCounters:
         else:
             await self.gateway.execute(self._uncount, key=failure.key, now=failure.now)
 
+    @runs_apart
     async def report(self, key: str) -> bool:
         """Returns whether the counter is blocked and this is the first call that says so."""
         row = await self.gateway.fetch_one(self._row, key=key)
@@ -94,10 +99,12 @@ class FailureCounters:
             return False
         return await self.gateway.execute(self._report, key=key) == 1
 
+    @runs_apart_if_possible
     async def forgive(self, key: str) -> None:
         """Ends a block. Otherwise consecutive failures count from 0 again, and recent failures have their waits."""
         await self.gateway.execute(self._forgive, key=key)
 
+    @runs_apart_if_possible
     async def delete(self, key: str) -> None:
         await self.gateway.execute(self._delete, key=key)
 
@@ -118,3 +125,13 @@ def throttled(wait: int, action: str = "") -> Throttled:
 
 def seconds(milliseconds: int) -> int:
     return max(1, -(-milliseconds // 1000))
+
+
+def failures_key(kind: str, account: str, device: str = "") -> str:
+    """Returns the key of the counter of failures of an account, or of one browser of it."""
+    return counter_key(kind, "failures", account, device)
+
+
+def counter_key(*parts: str) -> str:
+    # JSON keeps the parts apart and escapes lone surrogates, which UTF-8 cannot encode.
+    return sha256_hex(json.dumps(parts))

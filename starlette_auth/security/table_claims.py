@@ -7,9 +7,9 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from ..core.exceptions import ImproperlyConfigured
-from ..database.drivers import database_location
 from ..database.gateway import Gateway
 from ..database.tables import Tables
+from ..database.urls import database_location
 
 Place = tuple[str, str, str]  # a server or file, and the schema and the name of a table in it
 
@@ -71,21 +71,15 @@ def _conflict(claim: TableClaim) -> tuple[TableClaim, list[str]] | None:
 
 
 def _places(gateway: Gateway, *tables: sa.Table) -> list[Place]:
-    url, is_sqlite = gateway.database.url, gateway.dialect == "sqlite"
+    is_sqlite = gateway.dialect == "sqlite"
     # Each in-memory database of SQLite is a separate database.
-    is_in_memory = is_sqlite and url.database in ("", ":memory:")
-    location = f"memory {id(gateway)}" if is_in_memory else database_location(str(url))
+    is_in_memory = is_sqlite and sa.make_url(gateway.url).database in (None, "", ":memory:")
+    location = f"memory {id(gateway)}" if is_in_memory else database_location(gateway.url)
     schema = "main"
     if gateway.dialect == "postgresql":
-        schema = _first_schema(gateway)
+        schema = gateway.first_schema
     elif gateway.dialect == "mysql":  # where the databases of a server are its schemas
         location, _, schema = location.rpartition("/")
     places = [(location, table.schema or schema, table.name) for table in tables]
     # SQLite ignores the case of names.
     return [(file, schema.lower(), name.lower()) for file, schema, name in places] if is_sqlite else places
-
-
-def _first_schema(gateway: Gateway) -> str:
-    """Returns the first schema on PostgreSQL's search_path that the options of the `Database` name."""
-    settings = gateway.database._backend._options.get("server_settings") or {}
-    return str(settings.get("search_path") or "public").split(",")[0].strip().strip('"')

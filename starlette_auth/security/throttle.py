@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -14,14 +13,13 @@ import sqlalchemy as sa
 from ..core.arguments import require_instance
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, Throttled, TooManyFailures
-from ..core.signing import sha256_hex
 from ..core.text import fold_name
 from ..database.deletion import delete_batch, delete_in_batches
-from ..database.gateway import Gateway
+from ..database.gateway import Gateway, runs_apart
 from ..database.statements import Statement
 from ..http.proxies import ProxyDetector, client_network
 from .account_slots import AccountSlots
-from .failures import Failure, FailureCounters, seconds, throttled
+from .failures import Failure, FailureCounters, counter_key, failures_key, seconds, throttled
 from .rates import DEFAULT_RATES, Rate, parse_rates
 from .throttle_statements import MAX_FAILURES, count_statement, is_without_effect, refund_statement
 
@@ -56,12 +54,12 @@ class _Guess:
 
     @property
     def key(self) -> str:
-        return _failures_key(self.kind, self.account, self.device)
+        return failures_key(self.kind, self.account, self.device)
 
     @property
     def slot_key(self) -> str:
         # All known browsers of an account share their slots: many browsers could otherwise keep the hasher busy.
-        return _key(self.kind, "slot", self.account, "known" if self.device else "")
+        return counter_key(self.kind, "slot", self.account, "known" if self.device else "")
 
     @property
     def scopes(self) -> dict[str, str]:
@@ -226,7 +224,7 @@ class Throttle:
         """
         names = await self.find_names(name) if self.find_names is not None else ()
         for account in {self._account(text) for text in (name, *names)}:
-            await self.failures.delete(_failures_key(PASSWORD, account))
+            await self.failures.delete(failures_key(PASSWORD, account))
 
     async def forgive(self, names: Sequence[str]) -> None:
         """Counts the consecutive failures of a user from 0 again, because the password is another one.
@@ -234,8 +232,9 @@ class Throttle:
         Unlike `unlock` it leaves the waits after recent failures, so that an attacker gets no further free attempts.
         """
         for account in {self._account(name) for name in names}:
-            await self.failures.forgive(_failures_key(PASSWORD, account))
+            await self.failures.forgive(failures_key(PASSWORD, account))
 
+    @runs_apart
     async def clear_expired(self) -> int:
         """Deletes counters that have no effect any more. Returns their number."""
         return await delete_in_batches(self.gateway, self._clear, now=self._now())
@@ -275,6 +274,7 @@ class Throttle:
         if not guess.device and await self.failures.report(guess.key) and guess.on_block is not None:
             await guess.on_block()
 
+    @runs_apart
     async def _count_all(self, actions: Sequence[str], scopes: Mapping[str, str], now: int) -> list[_Hit]:
         hits: list[_Hit] = []
         for action, rate in [(name, rate) for name in actions for rate in self.rates[name]]:
@@ -285,7 +285,7 @@ class Throttle:
             if rate.scope == "ip" and not value:
                 continue  # requests through a Unix socket have no address; they would all share one counter
             value = client_network(value) if rate.scope == "ip" else self._account(value)
-            key = _key(action, str(rate), value)
+            key = counter_key(action, str(rate), value)
             step, latest = rate.interval, now + rate.burst
             if not await self.gateway.execute(
                 self._count_statement, key=key, now=now, first=now + step, latest=latest, step=step
@@ -296,6 +296,7 @@ class Throttle:
             hits.append(_Hit(action, rate, key))
         return hits
 
+    @runs_apart
     async def _refund(self, hits: Sequence[_Hit], *, reset: str = "") -> None:
         """Subtracts from each counter what was added, and empties the counter of failures `reset`, in one statement."""
         values: dict[str, str | int] = {"reset": reset} if reset else {}
@@ -319,12 +320,3 @@ class Throttle:
                 "Pass Auth(trusted_proxies=[%r]).",
                 *(address, address),
             )
-
-
-def _failures_key(kind: str, account: str, device: str = "") -> str:
-    return _key(kind, "failures", account, device)
-
-
-def _key(*parts: str) -> str:
-    # JSON keeps the parts apart and escapes lone surrogates, which UTF-8 cannot encode.
-    return sha256_hex(json.dumps(parts))

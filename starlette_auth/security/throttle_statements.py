@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..database.statements import Statement, insert_into
+from ..database.statements import Statement, insert_into, unchanged
 
 DAY = 24 * 60 * 60 * 1000  # milliseconds, as all times in the table
 YEAR = 365 * DAY
@@ -26,8 +26,10 @@ def _upsert(
     """
     first = {"key_hash": sa.bindparam("key"), "failures": failures, "until": milliseconds("first")}
     if dialect == "mysql":
-        # MySQL has no condition here. It does not count a row as affected whose values stay the same.
-        assignments = [(name, sa.case((condition, value), else_=table.c[name])) for name, value in changes.items()]
+        # MySQL has no condition here. A row whose values stay the same does not count as affected.
+        assignments = [
+            (name, sa.case((condition, value), else_=unchanged(table.c[name]))) for name, value in changes.items()
+        ]
         return Statement(insert_into(table, dialect).values(first).on_duplicate_key_update(assignments))
     upsert = insert_into(table, dialect).values(first)
     return Statement(upsert.on_conflict_do_update(table.primary_key, set_=changes, where=condition), durable=False)

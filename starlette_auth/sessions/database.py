@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from databases import Database
 
 from ..core.arguments import require_clock, require_instance
 from ..core.clock import Clock
@@ -15,7 +14,8 @@ from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
 from ..database.columns import parse_key
 from ..database.deletion import delete_batch, delete_in_batches
-from ..database.gateway import Gateway
+from ..database.gateway import runs_apart, runs_apart_if_possible
+from ..database.gateways import AnyDatabase, gateway_of
 from ..database.statements import Row, Statement
 from ..database.table_definitions import TableFactory, session_table
 from ..database.tables import Tables
@@ -40,7 +40,7 @@ class DatabaseStore(SessionStore):
 
     def __init__(
         self,
-        database: Database,
+        database: AnyDatabase,
         *,
         users: UserQueries[Any] | None = None,
         table: sa.Table | None = None,
@@ -51,7 +51,7 @@ class DatabaseStore(SessionStore):
         if table is not None:
             require_instance(table, sa.Table, "table", "Pass a Table of SQLAlchemy.")
         require_clock(clock)
-        self.gateway = Gateway.of(database)
+        self.gateway = gateway_of(database)
         self._users = users
         self._has_default_table = table is None
         self._clock = clock
@@ -90,6 +90,7 @@ class DatabaseStore(SessionStore):
         data = decode(record.data)
         return SessionBase(data, session_key=session_key, record=record, user_row=user_row, clock=self._clock)
 
+    @runs_apart
     async def save(self, session: SessionBase, max_age: int) -> str:
         saved, key, stored_key = session.encode(), session.next_key, session.stored_key
         if stored_key is None:
@@ -102,9 +103,11 @@ class DatabaseStore(SessionStore):
         session.mark_saved(key, record, saved)
         return cookie_value(key, record.data)
 
+    @runs_apart
     async def delete(self, session_key: str) -> None:
         await self.gateway.execute(self._statements.delete, key_hash=hash_key(session_key))
 
+    @runs_apart
     async def touch(self, session: SessionBase, max_age: int) -> None:
         if session.session_key is None or session.record is None:
             return
@@ -120,6 +123,7 @@ class DatabaseStore(SessionStore):
             new_address=touched.address,
         )
 
+    @runs_apart
     async def clear_expired(self, progress: Progress | None = None) -> int:
         return await delete_in_batches(self.gateway, self._statements.clear, progress, now=self._now())
 
@@ -127,14 +131,17 @@ class DatabaseStore(SessionStore):
         rows = await self.gateway.fetch_all(self._statements.of_user, of_user=self._key(user_id), now=self._now())
         return [session for row in rows if (session := self._session_from_row(row)) is not None]
 
+    @runs_apart_if_possible
     async def revoke(self, user_id: str, public_id: str) -> bool:
         values = {"of_user": self._key(user_id), "public_id": public_id, "now": self._now()}
         return await self.gateway.execute(self._statements.revoke, **values) == 1
 
+    @runs_apart_if_possible
     async def revoke_all(self, user_id: str, *, keep: str = "") -> int:
         values = {"of_user": self._key(user_id), "public_id": keep, "now": self._now()}
         return await self.gateway.execute(self._statements.revoke_others, **values)
 
+    @runs_apart_if_possible
     async def revoke_everybody(self) -> int:
         # A second pass, because the first one may miss a session that gets a new key meanwhile. Not more, because
         # visitors may start sessions all the time.

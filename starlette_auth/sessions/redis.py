@@ -13,9 +13,9 @@ from ..core.arguments import require_clock, require_text
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured
 from ..core.signing import hash_key, is_key
-from ..database.drivers import database_location
 from ..database.redis import RedisClient, RedisClients
 from ..database.tables import Tables
+from ..database.urls import database_location
 from .base import SessionBase
 from .records import USER_ID, SessionRecord, decode, encode_value, touched_record
 from .redis_scripts import DELETE, LIST, LOAD, RECORD_FIELDS, REVOKE, SAVE, TAKE, TOUCH

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from ..core.clock import Clock
 from ..core.exceptions import ImproperlyConfigured, SessionInterrupted
-from ..database.drivers import database_location
 from ..database.tables import Tables
+from ..database.urls import database_location
 from .base import SessionBase
 from .open_websockets import OpenWebSockets
 from .records import EMPTY, SessionRecord, new_public_id, printable, time_to_keep

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 
-from ..core.arguments import require_clock, require_instance
+from ..core.arguments import require_clock, require_instance, require_methods
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, UserCreated, UserDeactivated, UserDeleted
 from ..core.exceptions import DoesNotExist, ImproperlyConfigured, IntegrityError
@@ -56,7 +56,7 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         user_class: type[U],
         clock: Clock = time.time,
     ) -> None:
-        require_instance(gateway, Gateway, "gateway", "Pass auth.gateway, or Gateway.of(database).")
+        require_methods(gateway, ["fetch_one", "atomic"], "gateway", "Pass auth.gateway, or gateway_of(database).")
         require_instance(tables, Tables, "tables", "Pass auth.tables.")
         require_instance(passwords, Passwords, "passwords", "Pass auth.passwords.")
         require_instance(events, Events, "events", "Pass auth.events.")

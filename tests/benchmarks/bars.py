@@ -82,6 +82,18 @@ PG, LITE, OTHER = "PostgreSQL", "SQLite", "Redis and cookies"
 BARS = (
     Bar(what="PostgreSQL: of the floor", demanded=0.55, find=ratio("requests", PG, "ours", "floor")),
     Bar(what="PostgreSQL, kept: of the floor", demanded=0.75, find=ratio("requests", PG, "ours, kept", "floor")),
+    Bar(
+        what="PostgreSQL, engine: in that of a Database",
+        demanded=0.9,
+        find=multiple("requests", PG, "ours, engine", "ours", "cpu"),
+        at_most=True,
+    ),
+    Bar(
+        what="SQLite, engine: in that of a Database",
+        demanded=1.1,
+        find=multiple("requests", LITE, "ours, engine", "ours", "cpu"),
+        at_most=True,
+    ),
     Bar(what="PostgreSQL: of Django, async", demanded=12, find=ratio("requests", PG, "ours", "Django, async")),
     Bar(what="PostgreSQL: of Django, gunicorn", demanded=7, find=ratio("requests", PG, "ours", "Django, gunicorn")),
     Bar(what="PostgreSQL: of fastapi-users", demanded=4, find=ratio("requests", PG, "ours", "fastapi-users")),

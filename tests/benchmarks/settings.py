@@ -22,6 +22,7 @@ class Settings:
     redis: str = ""
     store: str = "database"
     connections: int = 0
+    engine: bool = False  # an AsyncEngine of SQLAlchemy, and no Database
     is_django: bool = False
     costly: bool = False  # passwords as they come, and not at their cheapest
     pool: int = 6

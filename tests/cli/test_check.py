@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 
-from starlette_auth import Gateway, Tables, migrate
+from starlette_auth import Tables, gateway_of, migrate
 from starlette_auth.cli.main import main
 from starlette_auth.database.introspection import all_columns
 from starlette_auth.database.migrations import missing_statements
@@ -61,7 +61,7 @@ def test_a_database_of_a_django_project_without_django_is_refused(url: str, caps
 
 
 async def test_the_printed_statements_create_what_is_missing(database: Database) -> None:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     tables = Tables(username_case_sensitive=False)
     tables.require_unique_email()
     missing = await missing_statements(gateway, tables)

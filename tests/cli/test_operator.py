@@ -12,7 +12,7 @@ from databases import Database
 
 from starlette_auth import Auth, DatabaseStore, ImproperlyConfigured, Unavailable, lifespan
 from starlette_auth.cli.main import main
-from starlette_auth.database.drivers import open_database
+from starlette_auth.database.urls import open_database
 from starlette_auth.testing import CollectingMailer, FrozenClock
 
 from ..conftest import BACKENDS, PASSWORD, SECRET_KEY, client_of, with_store

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from databases import Database
 from starlette.routing import Route
 
-from starlette_auth import Auth, Gateway, ImproperlyConfigured, lifespan
+from starlette_auth import Auth, Gateway, ImproperlyConfigured, gateway_of, lifespan
 from starlette_auth.testing import log_in
 
 from ..conftest import BACKENDS, SECRET_KEY, client_of, empty_database, with_store
@@ -56,7 +56,7 @@ async def gateway(database_url: str) -> AsyncIterator[Gateway]:
     if not database_url.startswith("postgres"):
         pytest.skip("only PostgreSQL connections are kept")
     async with Database(database_url, min_size=1, max_size=5) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         gateway.keep_connections(2)
         await create_tables(gateway)
         yield gateway

@@ -24,16 +24,20 @@ import pytest
 import sqlalchemy as sa
 from blockbuster import BlockBuster
 from databases import Database
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateTable
 
-from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, Unavailable, UnstorableValue
+from starlette_auth import Auth, Gateway, ImproperlyConfigured, IntegrityError, Unavailable, UnstorableValue, gateway_of
 from starlette_auth.core.concurrency import run_to_completion
+from starlette_auth.database.adapters.connections import SQLiteConnections
+from starlette_auth.database.adapters.databases_gateway import DatabasesGateway
+from starlette_auth.database.adapters.sqlite import WriteLock, WriteLockTimeout
 from starlette_auth.database.columns import UTCDateTime, long_text
-from starlette_auth.database.connections import SQLiteConnections, WriteLock, WriteLockTimeout
 from starlette_auth.database.errors import is_unavailable
 from starlette_auth.database.statements import PreparedStatement, Statement
 
 from ..conftest import BACKENDS, any_database
+from ..support.databases import url_of, with_engine
 
 METADATA = sa.MetaData()
 ITEMS = sa.Table(
@@ -74,11 +78,11 @@ ADDER = """
 import asyncio, sys
 from databases import Database
 from tests.database.test_gateway import add_one
-from starlette_auth import Gateway
+from starlette_auth import gateway_of
 
 async def main():
     async with Database(sys.argv[1]) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         for _ in range(int(sys.argv[2])):
             await add_one(gateway)
         await gateway.close()
@@ -103,7 +107,7 @@ async def create_tables(gateway: Gateway) -> None:
 
 @pytest.fixture
 async def gateway(database: Database) -> AsyncIterator[Gateway]:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     await create_tables(gateway)
     yield gateway
     await gateway.close()
@@ -113,8 +117,13 @@ async def gateway(database: Database) -> AsyncIterator[Gateway]:
 async def small_pool(database_url: str) -> AsyncIterator[Gateway]:
     """Yields a gateway whose pool has three connections."""
     options: dict[str, Any] = {} if is_sqlite(database_url) else {"min_size": 1, "max_size": 3}
-    async with Database(database_url, **options) as database:
-        gateway = Gateway.of(database)
+    is_engine = database_url.startswith("engine+")
+    async with (
+        with_engine(database_url, pool_size=3, max_overflow=0, pool_timeout=5)
+        if is_engine
+        else Database(database_url, **options)
+    ) as database:
+        gateway = gateway_of(database)
         await create_tables(gateway)
         yield gateway
         await gateway.close()
@@ -125,7 +134,7 @@ async def sqlite_url(tmp_path: Path) -> str:
     """Returns the URL of a SQLite file with the tables and the item "sum"."""
     url = f"sqlite:///{tmp_path}/shared.sqlite3"
     async with Database(url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         await create_tables(gateway)
         await gateway.insert(ITEMS, name="sum", amount=0)
         await gateway.close()
@@ -180,7 +189,8 @@ async def add_one(gateway: Gateway) -> None:
 async def count_open_transactions(gateway: Gateway) -> int:
     """Returns the number of open transactions in this database, seen from another connection."""
     if gateway.dialect == "sqlite":
-        with contextlib.closing(sqlite3.connect(gateway.database.url.database, timeout=0)) as connection:
+        file = str(sa.make_url(gateway.url).database)
+        with contextlib.closing(sqlite3.connect(file, timeout=0)) as connection:
             try:
                 connection.execute("BEGIN EXCLUSIVE")
             except sqlite3.OperationalError:
@@ -192,19 +202,22 @@ async def count_open_transactions(gateway: Gateway) -> int:
         else "SELECT count(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p "
         "ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND p.id <> CONNECTION_ID()"
     )
-    async with Database(str(gateway.database.url), min_size=1, max_size=1) as observer:
+    async with Database(url_of(gateway.database), min_size=1, max_size=1) as observer:
         return int(await observer.fetch_val(query))
 
 
 async def assert_no_connection_leaked(gateway: Gateway) -> None:
     """Checks that no transaction is open, and that all three connections can be used at the same time."""
     assert await count_open_transactions(gateway) == 0
+    await gateway.close()  # returns kept connections to the pool
     all_connected = asyncio.Barrier(3)
 
     async def hold() -> None:
-        async with gateway.database.connection():
+        database = gateway.database
+        async with database.connection() if isinstance(database, Database) else database.connect():
             await all_connected.wait()
-            assert await gateway.fetch_one(ONE) == {"one": 1}
+            if isinstance(database, Database):  # on this connection; an engine has no connection left for it
+                assert await gateway.fetch_one(ONE) == {"one": 1}
 
     async with asyncio.timeout(5):
         await asyncio.gather(hold(), hold(), hold())
@@ -212,10 +225,10 @@ async def assert_no_connection_leaked(gateway: Gateway) -> None:
             assert await gateway.fetch_one(ONE) == {"one": 1}
 
 
-async def kill_connections(database: Database) -> None:
+async def kill_connections(database: Database | AsyncEngine) -> None:
     """Closes all other connections on the server, as a restart would."""
-    async with Database(str(database.url), min_size=1, max_size=1) as connection:
-        if database.url.dialect == "postgresql":
+    async with Database(url_of(database), min_size=1, max_size=1) as connection:
+        if connection.url.dialect == "postgresql":
             await connection.execute(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -689,7 +702,8 @@ async def test_cancelled_queries_leak_no_connection(small_pool: Gateway) -> None
                     await small_pool.fetch_one(COUNT)
                     await small_pool.execute(SET_AMOUNT, item="absent", amount=1)
             # The task can still query the database directly.
-            assert await small_pool.database.fetch_val("SELECT 1") == 1
+            if isinstance(small_pool.database, Database):
+                assert await small_pool.database.fetch_val("SELECT 1") == 1
 
     await asyncio.gather(*(query() for _ in range(5)))
     await assert_no_connection_leaked(small_pool)
@@ -776,13 +790,13 @@ async def rollback_gateway(database_url: str) -> AsyncIterator[Gateway]:
     """Yields a gateway whose database rolls everything back at the end."""
     options: dict[str, Any] = {} if is_sqlite(database_url) else {"min_size": 1, "max_size": 3}
     async with Database(database_url, **options) as database:
-        await create_tables(Gateway.of(database))
-        await Gateway.of(database).close()
+        await create_tables(gateway_of(database))
+        await gateway_of(database).close()
     async with Database(database_url, force_rollback=True, **options) as database:
-        yield Gateway.of(database)
+        yield gateway_of(database)
     async with Database(database_url, **options) as database:
-        assert await item_names(Gateway.of(database)) == []
-        await Gateway.of(database).close()
+        assert await item_names(gateway_of(database)) == []
+        await gateway_of(database).close()
 
 
 async def test_with_force_rollback_five_tasks_share_one_connection(rollback_gateway: Gateway) -> None:
@@ -830,7 +844,7 @@ async def test_with_force_rollback_a_savepoint_does_not_roll_back_writes_of_othe
 
 async def test_sqlite_connections_use_foreign_keys_wal_and_a_busy_timeout(sqlite_url: str) -> None:
     async with Database(sqlite_url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
 
         async def pragma(name: str) -> Any:
             row = await gateway.fetch_one(sa.text(f"PRAGMA {name}").columns(sa.column("value")))
@@ -848,7 +862,7 @@ async def test_sqlite_uses_one_connection_for_reading_and_one_for_writing(
     sqlite_url: str, opened_connections: list[Any]
 ) -> None:
     async with Database(sqlite_url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         await asyncio.gather(*(gateway.fetch_one(COUNT) for _ in range(100)))
         assert len(opened_connections) == 1
         await asyncio.gather(*(gateway.insert(ITEMS, name=str(number)) for number in range(20)))
@@ -862,11 +876,12 @@ async def test_sqlite_uses_one_connection_for_reading_and_one_for_writing(
 
 async def test_only_durable_statements_wait_for_the_disk(sqlite_url: str) -> None:
     async with Database(sqlite_url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         not_durable = Statement(sa.update(ITEMS).values(amount=sa.bindparam("amount")), durable=False)
         assert await gateway.execute(not_durable, amount=5) == 1
         await gateway.execute(SET_AMOUNT, item="sum", amount=await get_amount(gateway, "sum") + 1)
         assert await get_amount(gateway, "sum") == 6
+        assert isinstance(gateway, DatabasesGateway)
         connections = gateway._connections.get()
         assert isinstance(connections, SQLiteConnections)
         writers = (connections.relaxed_writer, connections.writer)
@@ -877,7 +892,7 @@ async def test_only_durable_statements_wait_for_the_disk(sqlite_url: str) -> Non
 
 async def test_close_waits_for_the_transaction_and_closes_the_file(sqlite_url: str) -> None:
     async with Database(sqlite_url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         async with gateway.atomic():
             await gateway.insert(ITEMS, name="a")
             closing = asyncio.create_task(gateway.close())
@@ -895,17 +910,17 @@ def test_each_event_loop_opens_its_own_sqlite_connections(tmp_path: Path) -> Non
 
     async def first() -> None:
         await database.connect()
-        await create_tables(Gateway.of(database))
+        await create_tables(gateway_of(database))
         await insert_and_list("a")
 
     async def insert_and_list(name: str) -> list[str]:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         await gateway.insert(ITEMS, name=name)
         return await item_names(gateway)
 
     async def last() -> list[str]:
         item_list = await insert_and_list("c")
-        await Gateway.of(database).close()
+        await gateway_of(database).close()
         await database.disconnect()
         return item_list
 
@@ -913,7 +928,7 @@ def test_each_event_loop_opens_its_own_sqlite_connections(tmp_path: Path) -> Non
         started = asyncio.Event()
 
         async def never_ends() -> None:
-            async with Gateway.of(database).atomic():
+            async with gateway_of(database).atomic():
                 await insert_and_list("b")
                 started.set()
                 await asyncio.Event().wait()
@@ -932,12 +947,12 @@ def test_close_works_in_another_event_loop_than_the_one_that_connected(sqlite_ur
 
     async def read() -> None:
         await database.connect()
-        assert await item_names(Gateway.of(database)) == ["sum"]
+        assert await item_names(gateway_of(database)) == ["sum"]
 
     async def close() -> None:
-        await Gateway.of(database).close()
-        assert await item_names(Gateway.of(database)) == ["sum"]
-        await Gateway.of(database).close()
+        await gateway_of(database).close()
+        assert await item_names(gateway_of(database)) == ["sum"]
+        await gateway_of(database).close()
 
     asyncio.run(read())
     asyncio.run(close())
@@ -945,7 +960,7 @@ def test_close_works_in_another_event_loop_than_the_one_that_connected(sqlite_ur
 
 async def test_two_gateways_on_one_sqlite_file_lose_no_update(sqlite_url: str) -> None:
     async with Database(sqlite_url) as first, Database(sqlite_url) as second:
-        gateways = Gateway.of(first), Gateway.of(second)
+        gateways = gateway_of(first), gateway_of(second)
         assert gateways[0] is not gateways[1]
         await asyncio.gather(*(add_one(gateways[number % 2]) for number in range(50)))
         assert await get_amount(gateways[0], "sum") == 50
@@ -960,14 +975,14 @@ async def test_two_processes_on_one_sqlite_file_lose_no_update(sqlite_url: str) 
 
     assert list(await asyncio.gather(process(), process())) == [0, 0]
     async with Database(sqlite_url) as database:
-        assert await get_amount(Gateway.of(database), "sum") == 100
-        await Gateway.of(database).close()
+        assert await get_amount(gateway_of(database), "sum") == 100
+        await gateway_of(database).close()
 
 
 async def test_opening_a_sqlite_file_is_retried_after_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "later"
     async with Database(f"sqlite:///{folder}/test.sqlite3") as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         for _ in range(2):
             with pytest.raises(ImproperlyConfigured, match=r"The folder .* does not exist"):
                 await asyncio.gather(gateway.fetch_one(ONE), gateway.fetch_one(ONE))
@@ -986,12 +1001,12 @@ async def test_a_read_only_sqlite_file_can_be_read(sqlite_url: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     async with Database(f"{sqlite_url}?mode=ro".replace("///", "///file:"), uri=True) as database:
-        assert await item_names(Gateway.of(database)) == ["sum"]
+        assert await item_names(gateway_of(database)) == ["sum"]
 
 
 async def test_connections_to_a_shared_in_memory_database_are_not_kept(opened_connections: list[Any]) -> None:
     async with Database("sqlite:///file:shared_in_tests?mode=memory&cache=shared", uri=True) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         await create_tables(gateway)
         count_before = len(opened_connections)
         async with gateway.atomic():
@@ -1010,7 +1025,7 @@ async def test_a_kept_connection_does_not_keep_the_context_of_the_first_request(
     current: ContextVar[Request | None] = ContextVar("current", default=None)
 
     async with Database(sqlite_url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
 
         async def request() -> weakref.ref[Request]:
             current.set(request := Request())
@@ -1029,7 +1044,7 @@ async def test_a_write_connection_that_cannot_end_its_transaction_is_replaced(sq
         return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
 
     async with Database(sqlite_url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
             async with gateway.atomic():
                 await gateway.insert(ITEMS, name="a")
@@ -1047,12 +1062,12 @@ async def test_a_write_connection_that_cannot_end_its_transaction_is_replaced(sq
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite+aiosqlite:///:memory:"])
 def test_an_in_memory_database_is_refused(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="Use a file instead"):
-        Gateway.of(Database(url))
+        gateway_of(Database(url))
 
 
 async def test_an_in_memory_database_works_with_force_rollback() -> None:
     async with Database("sqlite:///:memory:", force_rollback=True) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         await create_tables(gateway)
         await gateway.insert(ITEMS, name="a")
         assert await item_names(gateway) == ["a"]
@@ -1061,21 +1076,21 @@ async def test_an_in_memory_database_works_with_force_rollback() -> None:
 def test_an_unsupported_driver_is_refused_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     # The driver need not be installed: `databases` accepts any driver name after "sqlite+".
     with pytest.raises(ImproperlyConfigured, match=r"sqlite\+other:// is not supported. Use one of .*asyncpg://"):
-        Gateway.of(Database("sqlite+other:///x"))
+        gateway_of(Database("sqlite+other:///x"))
     aiopg = {**Database.SUPPORTED_BACKENDS, "postgresql+aiopg": Database.SUPPORTED_BACKENDS["postgresql"]}
     monkeypatch.setattr(Database, "SUPPORTED_BACKENDS", aiopg)
     with pytest.raises(ImproperlyConfigured, match=r"postgresql\+aiopg:// is not supported"):
-        Gateway.of(Database("postgresql+aiopg://localhost/x"))
+        gateway_of(Database("postgresql+aiopg://localhost/x"))
 
 
 def test_an_old_sqlite_version_is_refused_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     with pytest.raises(ImproperlyConfigured, match=r"SQLite 3.* Use a Python with SQLite 3.35 or newer"):
-        Gateway(Database("sqlite:///any.sqlite3"))
+        DatabasesGateway(Database("sqlite:///any.sqlite3"))
 
 
 async def test_without_a_connected_database_the_error_names_the_fix(database_url: str) -> None:
-    gateway = Gateway.of(Database(database_url))
+    gateway = gateway_of(Database(database_url))
     calls: list[Callable[[], Any]] = [
         lambda: gateway.fetch_one(ONE),
         lambda: gateway.execute(sa.delete(ITEMS)),
@@ -1090,14 +1105,14 @@ async def test_without_a_connected_database_the_error_names_the_fix(database_url
 
 def test_each_database_has_one_gateway(tmp_path: Path) -> None:
     database, second_database = (Database(f"sqlite:///{tmp_path}/test.sqlite3") for _ in range(2))
-    gateway = Gateway.of(database)
-    assert Gateway.of(database) is gateway
-    assert Gateway.of(second_database) is not gateway
+    gateway = gateway_of(database)
+    assert gateway_of(database) is gateway
+    assert gateway_of(second_database) is not gateway
 
 
 def test_the_gateway_does_not_keep_an_unused_database_alive(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/test.sqlite3")
-    Gateway.of(database)
+    gateway_of(database)
     reference = weakref.ref(database)
     del database
     gc.collect()

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from databases import Database
 from sqlalchemy.schema import CreateTable, DropTable
 
-from starlette_auth import Gateway, ImproperlyConfigured, Tables, migrate
+from starlette_auth import Gateway, ImproperlyConfigured, Tables, gateway_of, migrate
 from starlette_auth.database.migrations import migrations_table
 from starlette_auth.database.statements import Statement
 
@@ -37,11 +37,11 @@ call_command("migrate", verbosity=0)
 MIGRATE = """
 import asyncio, sys
 from databases import Database
-from starlette_auth import Gateway, Tables, migrate
+from starlette_auth import Tables, gateway_of, migrate
 
 async def main():
     async with Database(sys.argv[1]) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         print(len(await migrate(gateway, Tables())))
         await gateway.close()
 
@@ -63,7 +63,7 @@ class Extended(Tables):
 
 @pytest.fixture
 async def gateway(database: Database) -> AsyncIterator[Gateway]:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     yield gateway
     await gateway.close()
 
@@ -100,8 +100,8 @@ async def test_migrate_creates_all_tables_and_a_second_call_creates_none(gateway
 async def test_of_five_concurrent_tasks_one_creates_the_tables(database_url: str) -> None:
     async def run_migrate() -> list[str]:
         async with Database(database_url) as database:
-            created = await migrate(Gateway.of(database), Tables())
-            await Gateway.of(database).close()
+            created = await migrate(gateway_of(database), Tables())
+            await gateway_of(database).close()
             return created
 
     created = await asyncio.gather(*(run_migrate() for _ in range(5)))
@@ -177,14 +177,14 @@ async def test_a_column_that_cannot_be_added_raises_an_error_and_nothing_is_chan
 
 async def test_a_cancelled_migration_releases_the_lock(database_url: str) -> None:
     async with Database(database_url) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.004):
                 await migrate(gateway, Tables())
         async with Database(database_url) as second_database, asyncio.timeout(5):
-            await migrate(Gateway.of(second_database), Tables())
-            assert await table_names(Gateway.of(second_database)) >= {table.name for table in Tables()}
-            await Gateway.of(second_database).close()
+            await migrate(gateway_of(second_database), Tables())
+            assert await table_names(gateway_of(second_database)) >= {table.name for table in Tables()}
+            await gateway_of(second_database).close()
         await gateway.close()
 
 
@@ -192,11 +192,11 @@ async def test_a_failed_migration_releases_the_lock(database_url: str) -> None:
     invalid_tables = Extended(sa.Column("note", sa.String(20), server_default=sa.text("no such default")))
     async with Database(database_url) as database, Database(database_url) as second_database:
         with pytest.raises(Exception, match=r"(?i)syntax|no such|such"):
-            await migrate(Gateway.of(database), invalid_tables)
+            await migrate(gateway_of(database), invalid_tables)
         async with asyncio.timeout(5):
-            assert "extra" in await migrate(Gateway.of(second_database), Extended())
+            assert "extra" in await migrate(gateway_of(second_database), Extended())
         for connected_database in (database, second_database):
-            await Gateway.of(connected_database).close()
+            await gateway_of(connected_database).close()
 
 
 # Comparison with the tables of Django
@@ -231,8 +231,8 @@ async def test_on_sqlite_the_tables_equal_those_of_django(tmp_path: Path) -> Non
     tables = Tables.django()
     await run(DJANGO, str(tmp_path / "django.sqlite3"))
     async with Database(f"sqlite:///{tmp_path}/package.sqlite3") as database:
-        await migrate(Gateway.of(database), tables)
-        await Gateway.of(database).close()
+        await migrate(gateway_of(database), tables)
+        await gateway_of(database).close()
     names = [table.name for table in tables if table not in (tables.token, tables.throttle)]
     created, expected = (sqlite_schema(tmp_path / f"{file}.sqlite3", names) for file in ("package", "django"))
     assert len(names) == 8
@@ -281,13 +281,13 @@ async def test_on_postgresql_the_tables_equal_those_of_django(gateway: Gateway) 
 async def test_a_django_database_lacks_only_the_tables_of_this_package(tmp_path: Path) -> None:
     await run(DJANGO, str(tmp_path / "django.sqlite3"))
     async with Database(f"sqlite:///{tmp_path}/django.sqlite3") as database:
-        missing = await migrate(Gateway.of(database), Tables.django())
+        missing = await migrate(gateway_of(database), Tables.django())
         assert {name for name in missing if not name.startswith(("auth_token", "auth_throttle"))} == set()
-        await Gateway.of(database).close()
+        await gateway_of(database).close()
 
 
 async def test_native_tables_are_not_created_in_a_django_database(database: Database) -> None:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     await gateway.execute(CreateTable(migrations_table()))
     with pytest.raises(ImproperlyConfigured, match="--django"):
         await migrate(gateway, Tables())

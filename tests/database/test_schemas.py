@@ -16,10 +16,10 @@ from starlette_auth import (
     CookieStore,
     DatabaseStore,
     DjangoProject,
-    Gateway,
     ImproperlyConfigured,
     IntegrityError,
     Tables,
+    gateway_of,
     migrate,
     user_columns,
 )
@@ -45,7 +45,7 @@ class Place:
 
     def __init__(self, database: Database, schema: str) -> None:
         self.database = database
-        self.gateway = Gateway.of(database)
+        self.gateway = gateway_of(database)
         self.schema = schema
 
     def tables(self, name: str = "customer", schema: str | None = None) -> Tables:
@@ -71,7 +71,7 @@ async def place(database_url: str) -> AsyncIterator[Place]:
         try:
             yield Place(database, schema)
         finally:
-            await Gateway.of(database).close()
+            await gateway_of(database).close()
             if not database_url.startswith("sqlite"):
                 cascade = " CASCADE" if database_url.startswith("postgres") else ""
                 async with database.connection():
@@ -191,16 +191,16 @@ async def test_without_a_schema_a_table_is_that_which_the_search_path_finds(plac
         await place.add_table_of_another_program(table.name)
     options: dict[str, Any] = {"min_size": 1, "max_size": 2, "server_settings": {"search_path": "crm"}}
     async with Database(str(place.database.url), **options) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         assert len(await migrate(gateway, Tables())) > 8
     options["server_settings"] = {"search_path": "crm, public"}
     async with Database(str(place.database.url), **options) as database:
-        gateway = Gateway.of(database)
+        gateway = gateway_of(database)
         assert await migrate(gateway, Tables()) == []
         assert await gateway.fetch_all(sa.select(Tables().user)) == []
     options["server_settings"] = {"search_path": "nothing, crm"}
     async with Database(str(place.database.url), **options) as database:
-        assert await migrate(Gateway.of(database), Tables()) == []
+        assert await migrate(gateway_of(database), Tables()) == []
 
 
 async def test_a_django_project_is_looked_up_in_its_own_schema(place: Place) -> None:

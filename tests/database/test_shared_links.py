@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from databases import Database
 from sqlalchemy.schema import CreateTable
 
-from starlette_auth import Auth, Gateway, ImproperlyConfigured, Tables, migrate, user_columns
+from starlette_auth import Auth, Gateway, ImproperlyConfigured, Tables, gateway_of, migrate, user_columns
 from starlette_auth.database.columns import finish_table
 from starlette_auth.database.introspection import all_columns
 from starlette_auth.database.table_definitions import (
@@ -101,7 +101,7 @@ class OldSite:
 
 @pytest.fixture
 async def site(database: Database) -> AsyncIterator[OldSite]:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     yield OldSite(gateway)
     await gateway.close()
 
@@ -226,8 +226,8 @@ async def test_a_link_table_of_another_user_table_is_not_used(site: OldSite) -> 
 async def test_a_table_of_the_application_with_the_name_of_a_link_table_is_refused(database: Database) -> None:
     await database.execute("CREATE TABLE member_groups (id integer PRIMARY KEY, title varchar(20))")
     with pytest.raises(ImproperlyConfigured, match=r"member_groups has no column member_id.*Rename"):
-        await migrate(Gateway.of(database), tables("member"))
-    await Gateway.of(database).close()
+        await migrate(gateway_of(database), tables("member"))
+    await gateway_of(database).close()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 
-from starlette_auth import Gateway, ImproperlyConfigured, Tables, migrate, user_columns
+from starlette_auth import ImproperlyConfigured, Tables, gateway_of, migrate, user_columns
 
 
 def test_the_tables_have_djangos_names() -> None:
@@ -81,7 +81,7 @@ def test_columns_referencing_user_exclude_the_user_table() -> None:
 
 
 async def test_the_tables_of_a_django_database_can_be_created_and_used(database: Database) -> None:
-    gateway, tables = Gateway.of(database), Tables.django()
+    gateway, tables = gateway_of(database), Tables.django()
     assert "django_session" in await migrate(gateway, tables)
     assert await migrate(gateway, tables) == []
     key = await gateway.insert(tables.content_type, app_label="polls", model="vote")

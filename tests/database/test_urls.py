@@ -8,6 +8,7 @@ from databases import Database
 
 from example_app import settings
 from starlette_auth import Auth, ImproperlyConfigured, RedisStore
+from starlette_auth.database.urls import database_location, open_database
 from starlette_auth.django.cache import DjangoCache
 
 from ..conftest import SECRET_KEY
@@ -55,3 +56,19 @@ def test_an_error_of_redis_contains_no_password(url: str) -> None:
 def test_an_error_of_the_example_application_contains_no_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     assert_secret(lambda: Auth(settings.database(), secret_key=SECRET_KEY), "Use one of|%2F for a? ?/|Set it to")
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme"),
+    [
+        ("postgresql+psycopg://u@host/name", "postgresql"),
+        ("postgresql+asyncpg://u@host/name", "postgresql+asyncpg"),
+        ("mariadb+asyncmy://u@host/name", "mysql+asyncmy"),
+        ("mysql://u@host/name", "mysql+asyncmy"),
+        ("sqlite+aiosqlite:///name", "sqlite+aiosqlite"),
+    ],
+)
+def test_the_url_of_an_engine_names_the_same_database(url: str, scheme: str) -> None:
+    database = open_database(url)
+    assert database.url.scheme == scheme
+    assert database_location(str(database.url)) == database_location(url)

@@ -16,7 +16,7 @@ from itsdangerous.encoding import base64_encode
 
 from starlette_auth import Auth, DjangoProject, PBKDF2PasswordHasher, SessionTooLarge, migrate
 from starlette_auth.cli.main import main
-from starlette_auth.database.gateway import Gateway
+from starlette_auth.database.gateways import gateway_of
 from starlette_auth.database.tables import Tables
 from starlette_auth.django.importing import UserImport
 from starlette_auth.django.sessions import SALT, new_django_key
@@ -442,7 +442,7 @@ def test_an_interrupted_import_continues_and_conflicts_are_reported(
                 raise KeyboardInterrupt
 
             async with connected(django.database_url) as source_database, connected(target) as target_database:
-                gateways = Gateway.of(source_database), Gateway.of(target_database)
+                gateways = gateway_of(source_database), gateway_of(target_database)
                 inspection = await inspect(gateways[0])
                 assert inspection.user is not None
                 await migrate(gateways[1], Tables())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from starlette_auth import Auth, Gateway, ImproperlyConfigured, Tables
+from starlette_auth import Auth, ImproperlyConfigured, Tables, gateway_of
 from starlette_auth.core.exceptions import HashingBusy, Throttled
 from starlette_auth.security.rates import Rate, parse_rates
 from starlette_auth.security.throttle import Attempt, Throttle
@@ -224,7 +224,7 @@ async def test_concurrent_attempts_on_many_accounts_raise_no_error(auth: Auth, c
 
 async def test_processes_share_their_counters(auth: Auth, clock: Clock, database_url: str) -> None:
     async with connected(database_url) as other_database:
-        gateway = Gateway.of(other_database)
+        gateway = gateway_of(other_database)
         first = make_throttle(auth, clock, rates={"login": "1000/m/ip"})
         second = Throttle(gateway, table=auth.tables.throttle, rates={"login": "1000/m/ip"}, clock=clock)
         waits = await asyncio.gather(*(guess(throttle) for _ in range(20) for throttle in (first, second)))
@@ -687,7 +687,7 @@ async def test_a_real_deadlock_does_not_reach_the_caller(
     table = auth.tables.throttle
     throttle = make_throttle(auth, clock)
     async with connected(database_url) as other_database:
-        gateway = Gateway.of(other_database)
+        gateway = gateway_of(other_database)
         for number in range(20):
             await gateway.insert(table, key_hash=f"x{number}", failures=0, until=0)
         async with throttle.attempt("login", account="ann", address=ADDRESS) as attempt:

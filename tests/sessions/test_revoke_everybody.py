@@ -45,6 +45,40 @@ async def test_everybody_is_logged_out_and_can_log_in_again(kind: str, tmp_path:
     assert seen == [3, 1, 0]
 
 
+async def cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancels tasks, and checks that one cancellation ends each of them."""
+    for task in tasks:
+        task.cancel()
+    done, pending = await asyncio.wait(tasks, timeout=30)
+    for task in pending:  # they would go on while the test cleans up
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+    assert not pending
+    assert all(task.cancelled() for task in done)
+
+
+@pytest.mark.parametrize("kind", [*ON_SERVER, *DJANGO], ids=name_of)
+async def test_a_cancelled_task_stays_cancelled(kind: str, tmp_path: Path) -> None:
+    """Python 3.11 may lose a cancellation that comes at the same time as a result."""
+    async with with_store(kind, tmp_path) as auth:
+
+        async def save_sessions() -> None:
+            while True:
+                session = auth.sessions.new_session()
+                session["a"] = 1
+                key = await auth.sessions.save(session, 60)
+                assert await auth.sessions.load(key) == {"a": 1}
+                await auth.sessions.delete(key)
+                await asyncio.sleep(0)  # memory does not wait
+
+        for turn in range(200):
+            task = asyncio.create_task(save_sessions())
+            for _ in range(turn % 40):
+                await asyncio.sleep(0)
+            await cancel([task])
+
+
 @pytest.mark.parametrize("kind", [*ON_SERVER, *DJANGO], ids=name_of)
 async def test_it_ends_although_visitors_start_sessions_all_the_time(kind: str, tmp_path: Path) -> None:
     async with with_store(kind, tmp_path) as auth:
@@ -58,11 +92,11 @@ async def test_it_ends_although_visitors_start_sessions_all_the_time(kind: str, 
 
         visitors = [asyncio.create_task(start_sessions()) for _ in range(2)]
         await asyncio.sleep(0.1)
-        async with asyncio.timeout(30):
-            assert await auth.user_sessions.revoke_everybody() > 0
-        for visitor in visitors:
-            visitor.cancel()
-        await asyncio.gather(*visitors, return_exceptions=True)
+        try:
+            async with asyncio.timeout(30):
+                assert await auth.user_sessions.revoke_everybody() > 0
+        finally:
+            await cancel(visitors)
 
 
 @pytest.mark.parametrize("kind", ["redis", "cached"])

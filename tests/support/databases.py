@@ -13,6 +13,8 @@ from typing import Any
 
 from databases import Database
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from starlette_auth import (
     Argon2PasswordHasher,
@@ -29,11 +31,13 @@ from starlette_auth import (
     migrate,
 )
 from starlette_auth.core.clock import Clock
+from starlette_auth.database.adapters.databases_gateway import DatabasesGateway
 from starlette_auth.database.gateway import Gateway
+from starlette_auth.database.gateways import gateway_of
 from starlette_auth.database.introspection import all_columns, index_names
 from starlette_auth.passwords.passwords import default_hashers
 
-from .matrix import BACKENDS, IN_CI, REDIS_URL
+from .matrix import BACKENDS, ENGINES, IN_CI, REDIS_URL
 from .redis_servers import Cluster, Sentinels, shared_cluster, shared_sentinels
 
 SECRET_KEY = "a secret key that is for tests only, and long enough"
@@ -59,18 +63,42 @@ def weak_passwords() -> Passwords:
 
 def name_of(server: str) -> str:
     """Returns the name of a server in test ids. "django postgresql://…" is a Django project on that server."""
+    if server.startswith("engine+"):
+        return server.split(":")[0]
     return server.split(":")[0].split("+")[0]
+
+
+def plain(server: str) -> str:
+    """Returns the URL for `databases` of a server that is one of ENGINES."""
+    if not server.startswith("engine+"):
+        return server
+    dialect, colon, rest = server.removeprefix("engine+").partition(":")
+    name = dialect.split("+")[0]
+    return f"{'mysql+asyncmy' if name == 'mysql' else name}{colon}{rest}"
+
+
+def engine_url(server: str, url: str) -> str:
+    """Returns the URL of a database for `connected`: for an engine if the server is one of ENGINES."""
+    return f"{server.partition(':')[0]}{url[url.index(':') :]}" if server.startswith("engine+") else url
+
+
+def url_of(database: Database | AsyncEngine) -> str:
+    """Returns the URL for `databases` of a Database or an engine."""
+    if isinstance(database, Database):
+        return str(database.url)
+    return plain(f"engine+{database.url.render_as_string(hide_password=False)}")
 
 
 @contextlib.asynccontextmanager
 async def empty_database(server: str, folder: Path) -> AsyncIterator[str]:
-    """Yields the URL of an empty database on one of BACKENDS."""
+    """Yields the URL of an empty database on one of BACKENDS or ENGINES."""
+    asked, server = server, plain(server)
     if server == "sqlite":
-        yield f"sqlite+aiosqlite:///{folder}/test.sqlite3"
+        yield engine_url(asked, f"sqlite+aiosqlite:///{folder}/test.sqlite3")
         return
     name = EMPTY[server].pop() if EMPTY[server] else await _new_database(server)
     try:
-        yield f"{server}/{name}"
+        yield engine_url(asked, f"{server}/{name}")
     finally:
         if server.startswith("postgres"):
             await _empty_postgresql(server, name)
@@ -85,17 +113,18 @@ async def database_with_tables(server: str, folder: Path) -> AsyncIterator[str]:
 
     Deleting all rows takes a tenth of the time of creating the tables, so databases are used again.
     """
+    asked, server = server, plain(server)
     if server == "sqlite":
         file = folder / "test.sqlite3"
         file.write_bytes(await _file_with_tables())
-        yield f"sqlite+aiosqlite:///{file}"
+        yield engine_url(asked, f"sqlite+aiosqlite:///{file}")
         return
     if not READY[server]:
         READY[server].append(await _new_database(server))
         await _create_tables(f"{server}/{READY[server][-1]}")
     name = READY[server].pop()
     try:
-        yield f"{server}/{name}"
+        yield engine_url(asked, f"{server}/{name}")
     finally:
         if await _delete_rows(server, name):
             READY[server].append(name)
@@ -140,7 +169,7 @@ async def _delete_rows(server: str, name: str) -> bool:
     async with Database(f"{server}/{name}", min_size=1, max_size=1) as database:
         if server.startswith("postgres"):
             await database.fetch_all(DISCONNECT_OTHERS, {"name": name})
-        if await _shape_of(Gateway(database)) != SHAPE[server]:
+        if await _shape_of(DatabasesGateway(database)) != SHAPE[server]:
             return False
         async with database.connection():
             for table in OUR_TABLES:
@@ -184,10 +213,27 @@ def sync_url(url: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Database]:
+async def connected(url: str) -> AsyncIterator[Any]:
+    """Yields a Database, or an AsyncEngine for a URL that begins with "engine+"."""
+    if url.startswith("engine+"):
+        async with with_engine(url) as engine:
+            yield engine
+        return
     options: dict[str, Any] = {} if url.startswith("sqlite") else {"min_size": 1, "max_size": 10}
     async with Database(url, **options) as database:
         yield database
+
+
+@contextlib.asynccontextmanager
+async def with_engine(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
+    # The first versions of SQLAlchemy 2.0 have another default for SQLite.
+    options = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 5, "max_overflow": 5, **options}
+    engine = create_async_engine(url.removeprefix("engine+"), **options)
+    try:
+        yield engine
+    finally:
+        await gateway_of(engine).close()
+        await engine.dispose()
 
 
 @contextlib.asynccontextmanager
@@ -202,7 +248,7 @@ async def redis_prefix() -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def store_maker(kind: str, database: Database, clock: Clock) -> AsyncIterator[Callable[[Any], SessionStore]]:
+async def store_maker(kind: str, database: Any, clock: Clock) -> AsyncIterator[Callable[[Any], SessionStore]]:
     """Yields a function for `Auth(sessions=…)` that makes a store of this kind."""
     async with contextlib.AsyncExitStack() as stack:
         is_shared = kind in ("redis", "cached")
@@ -223,7 +269,7 @@ async def store_maker(kind: str, database: Database, clock: Clock) -> AsyncItera
 @contextlib.asynccontextmanager
 async def with_store(kind: str, folder: Path, clock: Clock = time.time, **options: Any) -> AsyncIterator[Auth]:
     """Yields an Auth on a new database, with sessions of this kind."""
-    server = kind if kind in BACKENDS else "sqlite"
+    server = kind if kind in [*BACKENDS, *ENGINES] else "sqlite"
     if kind.startswith("django"):
         _, _, server = kind.partition(" ")
         engine = "signed_cookies" if server == "cookie" else "db"
@@ -245,15 +291,31 @@ async def with_store(kind: str, folder: Path, clock: Clock = time.time, **option
         yield auth
 
 
+class AuthOnEngine(Auth):
+    """An Auth with an AsyncEngine, and a `Database` for what tests ask the database directly."""
+
+    observer: Database
+
+    @property
+    def database(self) -> Database:
+        return self.observer
+
+
 @contextlib.asynccontextmanager
-async def installed(database: Database, **options: Any) -> AsyncIterator[Auth[Any]]:
+async def installed(database: Any, **options: Any) -> AsyncIterator[Auth[Any]]:
     """Yields an Auth whose tables exist."""
-    auth = Auth(database, **{"secret_key": SECRET_KEY, "passwords": weak_passwords(), **options})
-    if "tables" in options and await all_columns(auth.gateway):
-        for name in OUR_TABLES:
-            await database.execute(f"DROP TABLE {name}")
-    await migrate(auth.gateway, auth.tables)
-    try:
-        yield auth
-    finally:
-        await auth.close()
+    options = {"secret_key": SECRET_KEY, "passwords": weak_passwords(), **options}
+    async with contextlib.AsyncExitStack() as stack:
+        if isinstance(database, Database):
+            auth = Auth(database, **options)
+        else:
+            auth = AuthOnEngine(database, **options)
+            auth.observer = await stack.enter_async_context(connected(url_of(database)))
+        if "tables" in options and await all_columns(auth.gateway):
+            for name in OUR_TABLES:
+                await auth.database.execute(f"DROP TABLE {name}")
+        await migrate(auth.gateway, auth.tables)
+        try:
+            yield auth
+        finally:
+            await auth.close()

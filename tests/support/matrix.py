@@ -2,7 +2,8 @@
 
 `TEST_DATABASE_URLS` holds URLs of servers without a database name, separated by commas, `TEST_REDIS_URL` is a Redis
 server, and `TEST_BROWSER` a Chromium, by its name or its path. With `CI=true` each of them has a default, unless the
-variable is set, even to nothing. What is named and missing fails the tests.
+variable is set, even to nothing. What is named and missing fails the tests. The tests in `tests/engines` run on the same
+databases, with each driver that an engine of SQLAlchemy may have.
 
 `TEST_CASES=few` runs at most four cases of each test, and fewer random ones.
 """
@@ -21,6 +22,13 @@ def _setting(name: str, default_in_ci: str) -> str:
 
 SERVERS = _setting("TEST_DATABASE_URLS", "postgresql://postgres@127.0.0.1:5432,mysql+asyncmy://root@127.0.0.1:3306")
 BACKENDS = ["sqlite", *filter(None, (url.strip() for url in SERVERS.split(",")))]
+#: The same databases through engines of SQLAlchemy: "engine+" and the URL of a server for create_async_engine().
+DRIVERS = {"sqlite": ("aiosqlite",), "postgresql": ("asyncpg", "psycopg"), "mysql": ("asyncmy", "aiomysql")}
+ENGINES = [
+    f"engine+{url.split(':')[0].split('+')[0]}+{driver}{url[url.index(':') :] if ':' in url else ''}"
+    for url in BACKENDS
+    for driver in DRIVERS.get(url.split(":")[0].split("+")[0], ())
+]
 REDIS_URL = _setting("TEST_REDIS_URL", "redis://127.0.0.1:6379")
 BROWSER = _setting("TEST_BROWSER", "chromium")
 CHROMIUM = shutil.which(BROWSER) or BROWSER

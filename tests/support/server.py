@@ -58,7 +58,10 @@ class Inbox:
 
 
 class Server:
-    """`python -m example_app` in a process of its own. Its mails are in the log, unless an `inbox` gets them."""
+    """`python -m example_app` in a process of its own. Its mails are in the log, unless an `inbox` gets them.
+
+    Another `module` may have another path that answers once it is `ready`.
+    """
 
     def __init__(
         self,
@@ -67,10 +70,12 @@ class Server:
         environment: dict[str, str],
         *,
         module: str = "example_app",
+        ready: str = "/healthz",
         inbox: Inbox | None = None,
     ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.folder = folder
+        self.ready = ready
         self.inbox = inbox
         self.log = folder / f"log-{port}"
         with self.log.open("w") as log:
@@ -82,7 +87,7 @@ class Server:
         for _ in range(300):
             assert self.process.poll() is None, self.output
             try:
-                httpx.get(f"{self.url}/healthz").raise_for_status()
+                httpx.get(self.url + self.ready).raise_for_status()
                 return self
             except httpx.TransportError:
                 time.sleep(0.1)

@@ -1,5 +1,6 @@
-"""Tests that mypy and pyright know the class of the user."""
+"""Tests that mypy and pyright know the class of the user, and accept the FastAPI example."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,10 +19,10 @@ CHECKERS = {
 }
 
 
-def check(checker: str, file: Path) -> subprocess.CompletedProcess[str]:
+def check(checker: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
     if find_spec(checker) is None and not IN_CI:
         pytest.skip(f"{checker} is not installed")
-    command = [sys.executable, "-m", *CHECKERS[checker], str(file)]
+    command = [sys.executable, "-m", *CHECKERS[checker], *map(str, arguments)]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -48,3 +49,17 @@ def test_wrong_types_are_reported(checker: str, tmp_path: Path) -> None:
     first = len(source.splitlines()) + 2
     for number, line in enumerate(wrong, first):
         assert f"wrong.py:{number}" in output, f"{line} is not reported:\n{output}"
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_the_fastapi_example_has_no_error_in_strict_mode(checker: str, tmp_path: Path) -> None:
+    folders = [ROOT / "example_app" / "api", Path(__file__).parent / "api.py"]
+    if checker == "mypy":
+        result = check(checker, *folders)  # its settings say strict
+    else:
+        settings = tmp_path / "pyrightconfig.json"
+        include = [os.path.relpath(folder, tmp_path) for folder in folders]
+        paths = [os.path.relpath(ROOT, tmp_path)]
+        settings.write_text(json.dumps({"typeCheckingMode": "strict", "include": include, "extraPaths": paths}))
+        result = check(checker, "--project", settings)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 
-from starlette_auth import Auth, Gateway, Tables, migrate, user_columns
+from starlette_auth import Auth, Gateway, Tables, gateway_of, migrate, user_columns
 from starlette_auth.database.introspection import index_names
 from starlette_auth.database.statements import get_dialect
 
@@ -45,7 +45,7 @@ TABLES: dict[str, Callable[[], Tables]] = {
 
 @pytest.fixture
 async def gateway(database: Database) -> AsyncIterator[Gateway]:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     yield gateway
     await gateway.close()
 

@@ -15,11 +15,11 @@ from starlette_auth import (
     AlreadyExists,
     Auth,
     DjangoProject,
-    Gateway,
     ImproperlyConfigured,
     ModelBackend,
     Tables,
     User,
+    gateway_of,
     migrate,
     user_columns,
 )
@@ -281,7 +281,7 @@ async def test_logins_by_address_can_be_added_to_an_existing_database(database: 
         with pytest.raises(AlreadyExists):
             await later.users.create_user("other", "ANN@example.org")
         on_table = " ON auth_user" if auth.gateway.dialect == "mysql" else ""
-        await database.execute(f"DROP INDEX auth_user_email_unique{on_table}")
+        await auth.database.execute(f"DROP INDEX auth_user_email_unique{on_table}")
         assert (await migrate(later.gateway, later.tables))[-1] == "auth_user_email_unique"
 
 
@@ -351,7 +351,7 @@ async def shared(database: Database) -> AsyncIterator[Auth]:
 
 
 async def test_a_django_project_gets_neither_index_nor_column(database: Database) -> None:
-    gateway = Gateway.of(database)
+    gateway = gateway_of(database)
     await migrate(gateway, Tables.django())
     shape = await all_columns(gateway), await index_names(gateway)
     auth = Auth(database, secret_key=SECRET_KEY, login_fields=("email",), django=DjangoProject())
@@ -388,10 +388,10 @@ async def test_claims_are_deleted_with_the_expired_tokens(database: Database) ->
         await auth.users.create_user("owner", ADDRESS)
         count = sa.select(sa.func.count()).select_from(auth.tables.token)
         await auth.clear_expired()
-        assert await database.fetch_val(count) == 1
+        assert await auth.database.fetch_val(count) == 1
         now[0] += 2 * 24 * 60 * 60
         await auth.clear_expired()
-        assert await database.fetch_val(count) == 0
+        assert await auth.database.fetch_val(count) == 0
         with pytest.raises(AlreadyExists):
             await auth.users.create_user("other", ADDRESS)
 

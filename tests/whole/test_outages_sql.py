@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from databases import Database
 
 from starlette_auth import ImproperlyConfigured, Unavailable
+from starlette_auth.database.adapters.databases_gateway import DatabasesGateway
 
 from ..conftest import BACKENDS, connected
 from ..database.test_gateway import kill_connections
@@ -72,7 +73,9 @@ async def test_a_write_that_waits_behind_others_for_a_locked_sqlite_file_is_unav
     sqlite_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each write waits 0.3 seconds for the file, one after the other, and the last ones wait too long for their turn."""
-    write_lock = sqlite_site.auth.gateway._connections.get().write_lock
+    gateway = sqlite_site.auth.gateway
+    assert isinstance(gateway, DatabasesGateway)
+    write_lock = gateway._connections.get().write_lock
     monkeypatch.setattr(write_lock, "timeout", 0.8)
     with locked(sqlite_site):
         assert await all_statuses(sqlite_site.client, 10, WRITE) == [503] * 10

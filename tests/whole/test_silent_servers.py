@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from starlette_auth import Auth, RedisStore, SessionStore, Unavailable, middleware
-from starlette_auth.database.drivers import connect
+from starlette_auth.database.urls import connect
 
 from ..conftest import SECRET_KEY, client_of, connected, installed
 

@@ -42,6 +42,7 @@ class Contestant:
 
 POOL = "a pool of asyncpg's as it comes"
 KEPT = {"connections": 2}
+ENGINE = {"engine": True}
 DJANGO: dict[str, Any] = {"module": "django_site", "tables": "django", "needs": ("django", "argon2")}
 FASTAPI_USERS: dict[str, Any] = {
     "module": "fastapi_users_site",
@@ -64,6 +65,13 @@ CONTESTANTS = (
     on_postgresql(name="ours", module="ours", says="`Database(url)` and `middleware(auth)`"),
     on_postgresql(
         name="ours, kept", module="ours", says=f"the same with `connections={KEPT['connections']}`", options=KEPT
+    ),
+    on_postgresql(
+        name="ours, engine",
+        module="ours",
+        says="`Auth(create_async_engine(url))` with asyncpg, which keeps two connections",
+        options=ENGINE,
+        needs=("greenlet",),
     ),
     on_postgresql(name="floor", module="floors", says=f"one query on {POOL}"),
     on_postgresql(
@@ -91,6 +99,13 @@ CONTESTANTS = (
         **FASTAPI_USERS,
     ),
     on_sqlite(name="ours", module="ours", says="`Database(url)` and `middleware(auth)`"),
+    on_sqlite(
+        name="ours, engine",
+        module="ours",
+        says="`Auth(create_async_engine(url))` with aiosqlite",
+        options=ENGINE,
+        needs=("greenlet",),
+    ),
     on_sqlite(name="floor", module="floors", says="one query on one kept connection of aiosqlite"),
     on_sqlite(name="Django, async", says="as on PostgreSQL, in WAL mode", **DJANGO),
     on_sqlite(

@@ -45,9 +45,20 @@ async def count(request: Request) -> Response:
     return JSONResponse({"n": request.session["n"]})
 
 
+def make_database(settings: Settings) -> Any:
+    if not settings.engine:
+        return Database(settings.sized)
+    # Imported here, because they would add to the memory of all others.
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+    url = settings.database.replace("postgresql://", "postgresql+asyncpg://")
+    return create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=settings.pool, max_overflow=0)
+
+
 def make_auth(settings: Settings) -> Auth:
     """All checks are on. The load comes through a proxy that is trusted, so that each login has its own address."""
-    database = Database(settings.sized)
+    database = make_database(settings)
 
     def sessions(users: Users[Any]) -> SessionStore:
         in_database = DatabaseStore(database, users=users)

@@ -2,15 +2,20 @@
 
 import importlib
 import itertools
-import os
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-import sqlalchemy as sa
-from databases import Database
+from ...core.exceptions import ImproperlyConfigured
 
-from ..core.exceptions import ImproperlyConfigured, StarletteAuthError, Unavailable
-from ..core.text import one_line
+#: What an upsert on MySQL passes to LAST_INSERT_ID() for a row that it leaves as it is. No key of a row is as large.
+UNCHANGED = 2**62 + 0x5A17
+
+
+class RawConnection(Protocol):
+    """An object that holds a connection of the database driver."""
+
+    @property
+    def raw_connection(self) -> Any: ...
 
 
 class Driver(Protocol):
@@ -32,6 +37,10 @@ class Driver(Protocol):
 
     def transaction(self, raw: Any) -> "Transaction":
         """Returns a transaction that has not started yet. Inside a transaction it is a savepoint."""
+        ...
+
+    def is_closed(self, raw: Any) -> bool:
+        """Returns whether the driver knows that the connection was closed."""
         ...
 
     def terminate(self, raw: Any) -> None:
@@ -80,6 +89,9 @@ class SQLiteDriver:
         # After a plain BEGIN, a transaction that reads first and writes later can fail with "database is locked".
         return SQLTransaction(self, raw, "BEGIN IMMEDIATE")
 
+    def is_closed(self, raw: Any) -> bool:
+        return False
+
     def terminate(self, raw: Any) -> None:
         """Does nothing: `databases` has no pool of SQLite connections."""
 
@@ -107,6 +119,9 @@ class AsyncpgDriver:
     def transaction(self, raw: Any) -> Transaction:
         return AsyncpgTransaction(raw)
 
+    def is_closed(self, raw: Any) -> bool:
+        return bool(raw.is_closed())
+
     def terminate(self, raw: Any) -> None:
         raw.terminate()
 
@@ -127,7 +142,8 @@ class MySQLDriver:
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
         async with raw.cursor() as cursor:
             await cursor.execute(sql, arguments)
-            return int(cursor.rowcount)
+            # With CLIENT_FOUND_ROWS, which SQLAlchemy sets, an upsert also counts a row that it leaves as it is.
+            return 0 if cursor.lastrowid == UNCHANGED else int(cursor.rowcount)
 
     async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
         async with raw.cursor() as cursor:
@@ -140,11 +156,58 @@ class MySQLDriver:
     def transaction(self, raw: Any) -> Transaction:
         return SQLTransaction(self, raw, "START TRANSACTION")
 
+    def is_closed(self, raw: Any) -> bool:
+        # asyncmy has `connected`, aiomysql has `closed` and a stream, which ends when the server closes the connection.
+        connected, reader = getattr(raw, "connected", None), getattr(raw, "_reader", None)
+        if isinstance(connected, bool):
+            return not connected
+        return bool(getattr(raw, "closed", False)) or (reader is not None and bool(reader.at_eof()))
+
     def terminate(self, raw: Any) -> None:
         raw.close()
 
     async def expire_connections(self, backend: Any) -> None:
         await backend._pool.clear()
+
+
+class PsycopgDriver:
+    """Supports psycopg 3, for engines of SQLAlchemy. Its raw cursor takes PostgreSQL's own placeholders, as asyncpg."""
+
+    dialect = "postgresql"
+
+    def __init__(self) -> None:
+        self._cursor: Any = importlib.import_module("psycopg").AsyncRawCursor  # not needed for other databases
+
+    async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
+        async with self._cursor(raw) as cursor:
+            await cursor.execute(sql, arguments or None)
+            return list(await cursor.fetchall())
+
+    async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
+        async with self._cursor(raw) as cursor:
+            await cursor.execute(sql, arguments or None)
+            return max(0, int(cursor.rowcount))
+
+    async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
+        async with self._cursor(raw) as cursor:
+            await cursor.execute(sql, arguments or None)
+            row = await cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
+
+    def in_transaction(self, raw: Any) -> bool:
+        return int(raw.info.transaction_status) not in (0, 4)  # idle, unknown
+
+    def transaction(self, raw: Any) -> "Transaction":
+        return PsycopgTransaction(self, raw, "BEGIN")
+
+    def is_closed(self, raw: Any) -> bool:
+        return bool(raw.closed)
+
+    def terminate(self, raw: Any) -> None:
+        raw.pgconn.finish()
+
+    async def expire_connections(self, backend: Any) -> None:
+        """Does nothing: `databases` does not support psycopg."""
 
 
 class SQLTransaction:
@@ -171,6 +234,12 @@ class SQLTransaction:
             await self._driver.execute(self._raw, statement, {})
 
 
+class PsycopgTransaction(SQLTransaction):
+    async def commit(self) -> None:
+        await self._driver.execute(self._raw, "SELECT 1", ())  # fails after an error, as in AsyncpgTransaction
+        await super().commit()
+
+
 class AsyncpgTransaction:
     """A transaction or savepoint of asyncpg.
 
@@ -195,103 +264,3 @@ class AsyncpgTransaction:
 
 
 _savepoint_numbers = itertools.count()
-
-
-DRIVERS: dict[str, type[Driver]] = {
-    "sqlite": SQLiteDriver,
-    "sqlite+aiosqlite": SQLiteDriver,
-    "postgres": AsyncpgDriver,
-    "postgresql": AsyncpgDriver,
-    "postgresql+asyncpg": AsyncpgDriver,
-    "mysql": MySQLDriver,
-    "mysql+aiomysql": MySQLDriver,
-    "mysql+asyncmy": MySQLDriver,
-}
-
-
-#: The extra of this package that brings a driver, and how its URLs begin.
-EXTRAS = {"asyncpg": ("postgres", "postgresql://"), "asyncmy": ("mysql", "mysql+asyncmy://")}
-WRONG_NAME = "Create the database first, or correct its name in the URL."
-WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
-#: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
-FIXES: dict[object, str] = {
-    **dict.fromkeys(("3D000", 1049), WRONG_NAME),
-    **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
-}
-
-
-def open_database(url: str) -> Database:
-    """Returns the Database for a URL. `mysql://` stands for asyncmy here, the driver of the extra `mysql`.
-
-    Raises ImproperlyConfigured for a URL that is not supported, and for a driver that is not installed. The message
-    does not contain the URL, because it may contain a password.
-    """
-    scheme, separator, rest = url.partition("://")
-    if scheme in ("mysql", "mariadb", "mariadb+asyncmy"):
-        scheme = "mysql+asyncmy"
-    try:
-        database = Database(f"{scheme}{separator}{rest}")
-    except ImportError as error:
-        extra, beginning = EXTRAS.get(error.name or "", ("mysql", "mysql+asyncmy://"))
-        raise ImproperlyConfigured(
-            f"The driver {error.name} of this database is not installed. For {beginning}, run "
-            f"`pip install starlette-contrib-auth[{extra}]`."
-        ) from None
-    except Exception:
-        raise ImproperlyConfigured(
-            "This is not a supported database URL. Use sqlite+aiosqlite:///file, postgresql://user@host/name or "
-            "mysql+asyncmy://user@host/name. Write %40 for an @ in the password, and %2F for a /."
-        ) from None
-    find_driver(database)
-    return database
-
-
-async def connect(database: Database) -> None:
-    """Connects a database.
-
-    Raises Unavailable if it cannot be reached, and ImproperlyConfigured if it does not exist or refuses the user.
-    """
-    try:
-        await database.connect()
-    except StarletteAuthError:
-        raise
-    except Exception as error:
-        codes = (getattr(error, "sqlstate", None), *error.args[:1])
-        fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
-        if fix is not None:
-            raise ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}") from error
-        raise Unavailable(
-            f"The database cannot be reached: {one_line(error)}. Check that it is running, and the host and the port in "
-            "the URL."
-        ) from error
-
-
-def find_driver(database: Database) -> Driver:
-    """Returns the driver for the URL of a database.
-
-    Raises ImproperlyConfigured if the URL is not supported. The message never contains the URL, which has a password.
-    """
-    url = database.url
-    if url.scheme not in DRIVERS:
-        raise ImproperlyConfigured(
-            f"{url.scheme}:// is not supported. Use one of {', '.join(f'{name}://' for name in DRIVERS)}."
-        )
-    try:
-        _ = url.port
-    except ValueError:
-        # A / in the password ends the host, so that the password is taken for the port. The error would quote it.
-        raise ImproperlyConfigured(
-            "The port in the URL of the database is not a number from 0 to 65535. If it is right, percent-encode the "
-            "password: write %2F for /, %23 for #, %3F for ? and %40 for @."
-        ) from None
-    return DRIVERS[url.scheme]()
-
-
-def database_location(database_url: str) -> str:
-    """Returns which database a URL names. Credentials, options and the driver may change without a new database."""
-    url = sa.make_url(database_url)
-    dialect, name = url.get_backend_name().replace("postgresql", "postgres"), url.database or ""
-    if dialect == "sqlite":
-        return os.path.normpath(name if os.path.isabs(name) else f"{os.getcwd()}/{name}")
-    port = url.port or {"postgres": 5432, "mysql": 3306}.get(dialect)
-    return f"{dialect}://{(url.host or str(url.query.get('host', ''))).lower()}:{port}/{name}"

@@ -1,0 +1,21 @@
+"""Users and logins: the `Auth` of the shop."""
+
+from pathlib import Path
+
+from starlette_auth import Auth, ConsoleMailer, Registration, Tables
+
+from . import settings
+from .database import Base, engine
+from .models import Member, member
+
+auth = Auth(
+    engine,
+    secret_key=settings.secret_key(),
+    user_class=Member,
+    tables=Tables(user=member, metadata=Base.metadata),
+    features=[Registration()],
+    mailer=ConsoleMailer(),  # prints mails; SMTPMailer sends them
+    base_url=settings.BASE_URL,
+    site_name="Shop",
+    templates=[Path(__file__).parent / "templates"],
+)

@@ -1,0 +1,69 @@
+"""Connections that are lent by the pool of an `AsyncEngine`."""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import sqlalchemy as sa
+
+from ...core.concurrency import keep_cancelled, run_to_completion
+from ...core.exceptions import StarletteAuthError
+from ..errors import connection_error
+from .engine import Engine
+
+logger = logging.getLogger("starlette_auth")
+
+
+class LentConnection:
+    """A connection of the engine in autocommit, and the connection of the driver in it."""
+
+    def __init__(self, connection: Any, raw: Any, *, is_detached: bool = False) -> None:
+        self.connection = connection
+        self.raw_connection = raw
+        self._is_detached = is_detached
+
+    async def give_back(self) -> None:
+        """Returns the connection to its pool, or closes it if it was detached from the pool."""
+        try:
+            await self.connection.close()
+        except Exception as error:  # the driver has closed the connection; the statement itself was successful
+            logger.debug("A connection could not be returned to the pool: %s", type(error).__name__)
+        if self._is_detached:
+            with contextlib.suppress(Exception):  # it is closed already; SQLAlchemy 2.0.11 leaves it open
+                await self.raw_connection.close()
+
+    async def invalidate(self) -> None:
+        """Closes the connection, so that the pool opens another one in its place."""
+        with contextlib.suppress(Exception):  # it is closed already
+            await self.connection.invalidate()
+        await self.give_back()
+
+
+async def borrow(engine: Engine, *, autocommit: bool = True, is_detached: bool = False) -> LentConnection:
+    """Takes a connection from the pool. Raises Unavailable if the database cannot be reached or the pool is exhausted."""
+    connection = engine.connect()
+    try:
+        await keep_cancelled(connection.start())
+    except asyncio.CancelledError:
+        with contextlib.suppress(sa.exc.InvalidRequestError):  # it was not taken
+            await run_to_completion(connection.close())
+        raise
+    except StarletteAuthError:
+        raise
+    except Exception as error:
+        raise connection_error(error) from error
+    try:
+        if autocommit:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+        raw = (await connection.get_raw_connection()).driver_connection
+        if is_detached:
+            await connection.run_sync(_detach)
+    except BaseException:
+        await run_to_completion(connection.close())
+        raise
+    return LentConnection(connection, raw, is_detached=is_detached)
+
+
+def _detach(connection: sa.Connection) -> None:
+    connection.detach()

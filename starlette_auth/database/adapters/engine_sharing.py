@@ -1,0 +1,128 @@
+"""Transactions that this package and the application share, with an engine."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from ...core.arguments import describe
+from ...core.concurrency import PerLoop, run_to_completion
+from ...core.exceptions import ImproperlyConfigured
+from ..errors import translate_errors
+from .connections import Connections
+from .engine import Engine, Session
+from .engine_loans import borrow
+from .engine_transactions import JoinedTransaction, OwnTransaction, SharedTransaction, TaskTransaction
+from .transaction_state import TransactionState
+
+INFO_KEY = "starlette_auth"  # of the joined transaction, in `AsyncSession.info`
+
+
+class SharedTransactions(TransactionState):
+    """Knows the transaction of each task, and lets tasks share one with the application."""
+
+    database: Engine
+    _connections: PerLoop[Connections]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._current: dict[asyncio.Task[Any] | None, TaskTransaction] = {}
+        self._suspended: dict[asyncio.Task[Any] | None, TaskTransaction] = {}  # by `apart()`
+
+    @contextlib.asynccontextmanager
+    async def joined(self, session: Session) -> AsyncIterator[None]:
+        """Runs the statements of this task in the transaction of the session, which the application ends.
+
+        Statements that must outlive a rollback are left out: see `apart()`.
+        """
+        if not hasattr(session, "sync_session"):
+            raise ImproperlyConfigured(f"session is {describe(session)}. Pass an AsyncSession of SQLAlchemy.")
+        task = asyncio.current_task()
+        self._require_no_transaction()
+        info = session.sync_session.info
+        transaction = info.get(INFO_KEY)
+        if transaction is None:  # listeners of a session cannot be removed while it calls them, so there is one set
+            transaction = info[INFO_KEY] = JoinedTransaction(
+                self.driver,
+                self._connections.get().write_lock,
+                engine=self.database,
+                session=session,
+                apart=self.apart,
+                require_transaction=self._require_transaction,
+            )
+        transaction.on_end = lambda: self._forget_failures(task)
+        self._current[task], self._callbacks[task] = transaction, transaction.callbacks
+        try:
+            yield
+        finally:
+            del self._current[task], self._callbacks[task]
+            self._forget_failures(task)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """Yields an AsyncConnection in a transaction, of which the statements of this task are a part.
+
+        It is committed at the end of the block, and rolled back after an exception.
+        """
+        task, write_lock = asyncio.current_task(), self._connections.get().write_lock
+        self._require_no_transaction()
+        await self._require_free_file()
+        async with write_lock if self.dialect == "sqlite" else contextlib.nullcontext():
+            with translate_errors():
+                lent = await borrow(self.database, autocommit=False)
+            async with self._committing():
+                shared = self._current[task] = SharedTransaction(self.driver, write_lock, lent.connection)
+                try:
+                    with translate_errors():
+                        await lent.connection.begin()
+                        await shared.begin(write=True)
+                    yield lent.connection
+                    self._require_transaction()
+                    with translate_errors():
+                        await run_to_completion(lent.connection.commit())
+                except BaseException:
+                    with contextlib.suppress(Exception):  # the connection is lost
+                        await run_to_completion(lent.connection.rollback())
+                    raise
+                finally:
+                    del self._current[task]
+                    self._forget_failures(task)
+                    await run_to_completion(lent.give_back())
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        current = self._current.get(task) if self._current else None
+        if current is None or isinstance(current, OwnTransaction):
+            yield
+            return
+        callbacks, is_lost = self._callbacks.pop(task), task in self._lost
+        self._suspended[task] = self._current.pop(task)
+        self._lost.discard(task)
+        try:
+            yield
+        finally:
+            self._current[task], self._callbacks[task] = self._suspended.pop(task), callbacks
+            if is_lost:
+                self._lost.add(task)
+
+    async def can_run_apart(self) -> bool:
+        current = self._current.get(asyncio.current_task()) if self._current else None
+        if self.dialect != "sqlite" or current is None or isinstance(current, OwnTransaction):
+            return True
+        return not await current.is_writing()
+
+    def _require_no_transaction(self) -> None:
+        if asyncio.current_task() in self._current:
+            raise ImproperlyConfigured(
+                "This task is in a transaction already. Use its session or connection, and leave the inner call out."
+            )
+
+    async def _require_free_file(self) -> None:
+        """Raises ImproperlyConfigured if this task would wait for its own transaction, to which SQLite's file belongs."""
+        suspended = self._suspended.get(asyncio.current_task()) if self._suspended else None
+        if suspended is not None and self.dialect == "sqlite" and await suspended.is_writing():
+            raise ImproperlyConfigured(
+                "SQLite has one writer, and the session that `auth.joined` has joined is writing. What is saved now must "
+                'outlive its rollback. Commit it before: with FastAPI, write Depends(get_session, scope="function").'
+            )

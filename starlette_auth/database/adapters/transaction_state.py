@@ -1,0 +1,127 @@
+"""Which tasks are in a transaction, what runs after its commit, and whether the database has rolled it back."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from ...core.exceptions import ImproperlyConfigured, Unavailable
+from ..errors import ABORTED, is_deadlock, is_unavailable
+from .drivers import Driver
+
+Callback = Callable[[], Awaitable[None] | None]
+
+
+class TransactionState:
+    """Tracks which tasks are in a transaction, which callbacks wait for its commit, and which transactions are lost."""
+
+    dialect: str
+    driver: Driver
+
+    def __init__(self) -> None:
+        self._callbacks: dict[asyncio.Task[Any] | None, list[Callback]] = {}
+        self._lost: set[asyncio.Task[Any] | None] = set()  # tasks whose transaction the database has rolled back
+        #: Tasks with a failed statement in their transaction, and whether the application has ended it since.
+        self._aborted: dict[asyncio.Task[Any] | None, Callable[[], bool]] = {}
+
+    @property
+    def is_in_transaction(self) -> bool:
+        return asyncio.current_task() in self._callbacks
+
+    def on_commit(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` after this task's transaction has been committed, or immediately outside of one.
+
+        After a rollback the callback is not called. Only transactions of `atomic()` count: the callback does not wait
+        for a transaction that the application has opened around `atomic()`.
+        """
+        callbacks = self._callbacks.get(asyncio.current_task())
+        if callbacks is None:
+            callback()
+        else:
+            callbacks.append(callback)
+
+    async def after_commit(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Awaits `callback` after the commit, under the conditions of `on_commit`."""
+        callbacks = self._callbacks.get(asyncio.current_task())
+        if callbacks is None:
+            await callback()
+        else:
+            callbacks.append(callback)
+
+    @contextlib.asynccontextmanager
+    async def _committing(self) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        if task in self._callbacks:
+            callbacks = self._callbacks[task]
+            count_before = len(callbacks)
+            try:
+                yield
+            except BaseException:
+                del callbacks[count_before:]
+                raise
+            return
+        self._callbacks[task] = []
+        try:
+            yield
+        except BaseException:
+            del self._callbacks[task]
+            raise
+        failures = []
+        for callback in self._callbacks.pop(task):
+            try:
+                awaitable = callback()
+                if awaitable is not None:
+                    await awaitable
+            except Exception as error:  # the change is committed, so the further callbacks must run, too
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def allow_cleanup(self) -> None:
+        """Lets this task run statements in its failed transaction, which is going to be rolled back."""
+        self._aborted.pop(asyncio.current_task(), None)
+
+    def _forget_failures(self, task: asyncio.Task[Any] | None = None) -> None:
+        task = task or asyncio.current_task()
+        self._lost.discard(task)
+        self._aborted.pop(task, None)
+
+    def _note_failure(self, raw: Any, error: Exception, is_over: Callable[[], bool]) -> None:
+        """Makes the later statements and the commit of the transaction or savepoint fail.
+
+        The application may catch the error inside `atomic()`. PostgreSQL then refuses further statements; the other
+        databases would commit them, even one by one if the database has rolled the transaction back. `is_over` returns
+        whether the application has ended its own transaction, so that its failure no longer counts.
+        """
+        if not self.is_in_transaction:
+            return
+        task = asyncio.current_task()
+        self._aborted[task] = is_over
+        if not is_unavailable(error):
+            return
+        with contextlib.suppress(Exception):  # the connection is closed
+            # After an error the drivers for MySQL still report the state before it.
+            if self.driver.in_transaction(raw) and not (self.dialect == "mysql" and is_deadlock(error)):
+                return
+        self._lost.add(task)
+
+    def _require_transaction(self) -> None:
+        """Raises ImproperlyConfigured if an earlier statement of this task's transaction or savepoint has failed.
+
+        Raises Unavailable if the database has rolled the transaction back.
+        """
+        if not (self._aborted or self._lost):
+            return
+        task = asyncio.current_task()
+        if task in self._lost:
+            raise Unavailable(
+                "The database has rolled back this transaction after an error in it. Let that error leave atomic(), or "
+                "roll the session back."
+            )
+        is_over = self._aborted.get(task)
+        if is_over is None:
+            return
+        if is_over():
+            del self._aborted[task]
+            return
+        raise ImproperlyConfigured(ABORTED)

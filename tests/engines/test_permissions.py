@@ -1,0 +1,3 @@
+"""The tests of permissions run again here, with engines."""
+
+from ..users.test_permissions import *  # noqa: F403

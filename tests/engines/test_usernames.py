@@ -1,0 +1,3 @@
+"""The tests of usernames run again here, with engines."""
+
+from ..users.test_usernames import *  # noqa: F403

@@ -1,0 +1,3 @@
+"""The tests of users run again here, with engines."""
+
+from ..users.test_users import *  # noqa: F403
