@@ -17,6 +17,7 @@ from .core.arguments import require_instance
 from .core.deferred_response import DeferredResponse
 from .core.exceptions import Refused
 from .core.functions import is_async
+from .core.text import close_reason
 from .core.translation import gettext
 from .http.clients import ClientKind, kind_of_client
 from .http.problems import error_message, problem_response
@@ -27,19 +28,23 @@ DENIAL = "websocket.http.response"  # the ASGI extension with which a WebSocket 
 
 
 class WebSocketRefusal(Response):
-    """Refuses a WebSocket: with a response if the server can send one, or else with a close code."""
+    """Refuses a WebSocket: with a response if the server can send one, or else with a close code.
 
-    def __init__(self, refused: Refused) -> None:
+    `is_open` tells that the WebSocket was accepted already. Then only a close code remains.
+    """
+
+    def __init__(self, refused: Refused, *, is_open: bool = False) -> None:
         super().__init__(status_code=refused.status_code)
         self.refused = refused
+        self.is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if DENIAL in scope.get("extensions", {}):
+        if DENIAL in scope.get("extensions", {}) and not self.is_open:
             conn = HTTPConnection(scope)
             await respond(get_auth(conn), conn, self.refused)(scope, receive, send)
         else:
             code = 1013 if self.refused.status_code == 503 else 1008  # RFC 6455 §7.4: try again later, policy violation
-            await send({"type": "websocket.close", "code": code, "reason": self.refused.detail[:120]})
+            await send({"type": "websocket.close", "code": code, "reason": close_reason(self.refused.detail)})
 
 
 async def answer(conn: HTTPConnection, error: Exception) -> Response:

@@ -200,10 +200,15 @@ def login_redirect(conn: HTTPConnection, remedy: Remedy | None = None, next: str
     field, url = (remedy.field, remedy.url) if remedy is not None else (auth.redirects.field, None)
     url = url or auth.url_for(conn, auth.login_url)
     target = with_query(url, field, next or page_to_return_to(auth, conn, url)) if field is not None else url
-    response = RedirectResponse(target, status_code=303)
+    response = refused_redirect(target)
     if "user" in conn.scope and conn.user.is_authenticated:
         auth.redirects.count_visit(conn.scope, response, MAX_VISITS)
     return response
+
+
+def refused_redirect(url: str) -> Response:
+    """Returns the redirect of a refused request. A cache must not give it to others, who may use the page."""
+    return RedirectResponse(url, status_code=303, headers={"Cache-Control": "no-store"})
 
 
 async def _login_page_with_form(conn: HTTPConnection, options: LoginOptions, remedy: Remedy) -> Response:

@@ -9,17 +9,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint, WebSocketEndpoint
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketState
 
 from .answers import WebSocketRefusal, respond
 from .auth import get_auth
 from .authentication import DEFAULT_OPTIONS, LoginOptions, not_authenticated
 from .core.arguments import as_permissions, describe
+from .core.awaiting import PendingCall
 from .core.exceptions import ImproperlyConfigured, Refused
-from .core.functions import describe_function, is_async, layers, record_decoration, wait_for_test
+from .core.functions import describe_function, is_async, record_decoration, wait_for_test
 from .core.translation import gettext
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
-from .http.endpoints import csrf_exempt
+from .http.endpoints import csrf_exempt, is_endpoint_of, require_endpoint
 from .http.scope import GUARDS, handle_refusals
 from .security.saved_forms import parse_keep
 
@@ -49,14 +50,16 @@ class Guard:
     @overload
     def __call__(self, endpoint: F) -> F: ...
 
-    def __call__(self, endpoint: Any) -> Any:
+    @overload
+    def __call__(self) -> "Guard": ...
+
+    def __call__(self, endpoint: Any = None) -> Any:
+        """Guards an endpoint, or asks about a request. `Depends(guard())` is the same as `Depends(guard)`."""
         if isinstance(endpoint, HTTPConnection):
-            return self.require(endpoint)
-        if not callable(endpoint):
-            raise ImproperlyConfigured(
-                f"{describe(endpoint)} is not an endpoint. Write @{self.name} above a function or an endpoint class, and give "
-                "options by name."
-            )
+            return PendingCall(self.name, functools.partial(self.require, endpoint))
+        if endpoint is None:
+            return self
+        require_endpoint(endpoint, self.name)
         if inspect.isclass(endpoint) and issubclass(endpoint, (HTTPEndpoint, WebSocketEndpoint)):
             wrap = _guarded_class
         else:
@@ -67,6 +70,14 @@ class Guard:
         guarded.guard = self  # for `guards_of`
         record_decoration(endpoint, guarded, self.name)
         return guarded
+
+    async def test_in_thread(self, conn: HTTPConnection) -> bool:
+        """Returns the result of a test that may block the event loop, from a worker thread."""
+        return bool(await run_in_threadpool(lambda: self.sync_test(conn)))
+
+    def for_scopes(self, scopes: Sequence[str]) -> "Guard":
+        """Returns the guard that `Security(guard, scopes=[…])` means. This one reads no scopes."""
+        return self
 
     async def require(self, conn: HTTPConnection) -> Any:
         """Returns the user of the request. Raises Refused if the request may not pass."""
@@ -90,7 +101,7 @@ class Guard:
         """
         refused = self.refuse(conn)
         try:
-            if refused.remedy is None or not _is_endpoint(conn, guarded):
+            if refused.remedy is None or not is_endpoint_of(conn.scope, guarded):
                 raise self.prepare(conn, refused)
             return respond(get_auth(conn), conn, refused)
         finally:
@@ -239,8 +250,9 @@ def _guarded_async(endpoint: Any, guard: Guard) -> Any:
         if passed:
             conn.scope.setdefault(GUARDS, set()).add(test)
             return await endpoint(*args, **kwargs)
-        if isinstance(conn, WebSocket) and _is_endpoint(conn, guarded):
-            await WebSocketRefusal(guard.refuse(conn))(conn.scope, conn.receive, conn.send)
+        if isinstance(conn, WebSocket) and is_endpoint_of(conn.scope, guarded):
+            refusal = WebSocketRefusal(guard.refuse(conn), is_open=conn.application_state is WebSocketState.CONNECTED)
+            await refusal(conn.scope, conn.receive, conn.send)
             return None
         return guard.respond(conn, guarded)
 
@@ -250,7 +262,7 @@ def _guarded_async(endpoint: Any, guard: Guard) -> Any:
 def _guarded_sync(endpoint: Any, guard: Guard) -> Any:
     test = guard.sync_test
     # Later checks of an open connection are made in the event loop, where they may wait, but not block.
-    check = guard.test if guard.test is not test else lambda conn: run_in_threadpool(test, conn)
+    check = guard.test if guard.test is not test else guard.test_in_thread
 
     @functools.wraps(endpoint)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -287,18 +299,6 @@ def _guarded_class(endpoint: Any, guard: Guard) -> Any:
     if vars(endpoint).get("csrf_exempt") is True:
         csrf_exempt(Guarded)
     return functools.update_wrapper(Guarded, endpoint, updated=())
-
-
-def _is_endpoint(conn: HTTPConnection, guarded: Any) -> bool:
-    """Returns whether the route called `guarded` as its endpoint, so that it sends what `guarded` returns.
-
-    FastAPI calls dependencies too, and iterates over what a generator function returns.
-    """
-    endpoint = conn.scope.get("endpoint", guarded)
-    inner = inspect.unwrap(guarded)
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        return False
-    return inspect.isclass(endpoint) or any(layer is guarded for layer in layers(endpoint))
 
 
 def _connection(endpoint: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> HTTPConnection:

@@ -41,12 +41,13 @@ async def _signature(endpoint: HTTPConnection, scopes: SecurityScopes) -> None:
 class CurrentUserGuard(Guard):
     """Allows logged-in users, with the permissions that `Security(current_user, scopes=[…])` names."""
 
-    def __call__(self, endpoint: Any, scopes: SecurityScopes | None = None) -> Any:
-        if not isinstance(endpoint, HTTPConnection):
-            return super().__call__(endpoint)
+    def __call__(self, endpoint: Any = None, scopes: SecurityScopes | None = None) -> Any:
         if scopes is None or not scopes.scopes:
-            return self.require(endpoint)
-        return _with_scopes(tuple(scopes.scopes)).require(endpoint)
+            return super().__call__(endpoint)
+        return self.for_scopes(scopes.scopes)(endpoint)
+
+    def for_scopes(self, scopes: Sequence[str]) -> Guard:
+        return _with_scopes(tuple(scopes)) if scopes else self
 
 
 @functools.lru_cache

@@ -1,14 +1,14 @@
 """Documents guards and account pages in the OpenAPI schema of a FastAPI application."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from starlette.routing import Route
 
 from .auth import Auth
 from .decorators import Guard
-from .http.endpoints import routes_of
+from .http.endpoints import flat_routes, routes_of
 from .http.urls import JSON_SUFFIX
 from .middlewares.early_guards import guards_of
 from .middlewares.route_check import walk
@@ -67,19 +67,36 @@ PROBLEM_SCHEMA = {
 
 
 def document(app: Any, auth: Auth) -> None:
-    """Adds guards and account pages to what `app.openapi()` returns, if `app` is an application of FastAPI."""
-    make_schema = getattr(app, "openapi", None)
-    if not callable(make_schema) or hasattr(make_schema, IS_DOCUMENTED):
-        return
+    """Adds guards and account pages to what `app.openapi()` returns, for each application of FastAPI in `app`.
 
+    A mounted application has a schema of its own.
+    """
+    for inner in _applications(app, set()):
+        make_schema = getattr(inner, "openapi", None)
+        if callable(make_schema) and not hasattr(make_schema, IS_DOCUMENTED):
+            inner.openapi = _documented(make_schema, inner, auth)
+
+
+def _applications(app: Any, seen: set[int]) -> Iterator[Any]:
+    """Yields an application, what its middlewares wrap, and the applications that are mounted in it."""
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        yield app
+        for route in flat_routes(getattr(app, "routes", None) or ()):
+            if getattr(route, "endpoint", None) is None:
+                yield from _applications(getattr(route, "app", None), seen)
+        app = getattr(app, "app", None)
+
+
+def _documented(make_schema: Callable[[], dict[str, Any]], app: Any, auth: Auth) -> Callable[[], dict[str, Any]]:
     @functools.wraps(make_schema)
     def openapi() -> dict[str, Any]:
-        schema: dict[str, Any] = make_schema()
+        schema = make_schema()
         _complete(schema, app, auth)
         return schema
 
     setattr(openapi, IS_DOCUMENTED, True)
-    app.openapi = openapi
+    return openapi
 
 
 def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
@@ -91,7 +108,9 @@ def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
             has_guards |= _add_page(paths, route, path)
             continue
         guards = [guard for guard, _ in guards_of(route)]
-        operations = paths.get(getattr(route, "path_format", path), paths.get(path, {}))
+        # Below a mount, the prefix keeps the route apart from one of this application with the same path.
+        prefix = path.removesuffix(str(getattr(route, "path", "")))
+        operations = paths.get(prefix + str(getattr(route, "path_format", "")), {})
         for method in getattr(route, "methods", None) or ():
             if guards and method.lower() in operations:
                 _add_guards(operations[method.lower()], guards)

@@ -8,9 +8,11 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, Form, Security, UploadFile
 from openapi_spec_validator import validate
 from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from starlette_auth import (
     Auth,
@@ -325,6 +327,34 @@ async def test_the_schema_is_the_same_at_each_request(auth: Auth) -> None:
     async with app.router.lifespan_context(app), client_of(app) as client:
         first = (await client.get("/openapi.json")).json()
         assert (await client.get("/openapi.json")).json() == first
+
+
+async def test_mounted_applications_show_their_own_guards(auth: Auth) -> None:
+    """A route of the same path in the outer application, which is open, stays so in the schema."""
+    inner, app = FastAPI(), FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    for mounted in (inner, app):
+        mounted.get("/orders/{number:int}", dependencies=[Depends(current_user)] if mounted is inner else [])(
+            lambda number: number
+        )
+    app.get("/mine", dependencies=[Security(current_user, scopes=["shop.view_order"])])(lambda: "mine")
+    router = APIRouter()
+    router.get("/included/{number:int}")(login_required(decorated_endpoint))
+    app.include_router(router, prefix="/a")
+    app.mount("/in", Starlette(routes=[Mount("/api", GZipMiddleware(inner))]))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        outer = (await client.get("/openapi.json")).json()
+        own = (await client.get("/in/api/openapi.json")).json()
+    for schema in (outer, own):
+        validate(schema)
+    assert "security" not in outer["paths"]["/orders/{number}"]["get"]
+    assert {"session": ["shop.view_order"]} in outer["paths"]["/mine"]["get"]["security"]
+    for operation in (own["paths"]["/orders/{number}"]["get"], outer["paths"]["/a/included/{number}"]["get"]):
+        assert operation["security"] == [{"session": []}]
+        assert {"401", "403"} <= operation["responses"].keys()
+
+
+async def decorated_endpoint(request: Request, number: int) -> int:
+    return number
 
 
 def test_nothing_of_fastapi_is_imported_without_it() -> None:

@@ -1,7 +1,9 @@
 """Which function wraps which: decorators, partial functions and bound methods."""
 
+import contextlib
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Awaitable, Iterator
 from typing import Any
@@ -54,6 +56,14 @@ def find_decoration(function: Any) -> Decoration | None:
     return _decorations.get(id(function))
 
 
+def is_hidden(function: Any) -> bool:
+    """Returns whether the name of a function of a module, or of a class, stands for what a decorator made of it."""
+    value: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for name in str(getattr(function, "__qualname__", "<locals>")).split("."):
+        value = getattr(value, name, None)
+    return value is not function and any(layer is function for layer in layers(value))
+
+
 def is_async(function: Any) -> bool:
     """Returns whether calling this returns an awaitable: a coroutine function, or an object with such a `__call__`."""
     while isinstance(function, functools.partial):
@@ -86,6 +96,13 @@ def describe_function(function: Any) -> str:
     if code is None:
         return name
     return f"{name} ({code.co_filename.replace(chr(92), '/').rpartition('/')[2]}:{code.co_firstlineno})"
+
+
+def closure_of(function: Any) -> Iterator[Any]:
+    """Yields the variables of outer functions that a function reads."""
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # not assigned yet
+            yield cell.cell_contents
 
 
 def _decoration_of(function: Any, decorator: str) -> Decoration:

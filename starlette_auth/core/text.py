@@ -137,3 +137,8 @@ def fold_name(name: str) -> str:
     The text is cut to 254 characters first, the length of an email address: normalizing long input is slow.
     """
     return unicodedata.normalize("NFKC", name[:254]).casefold()
+
+
+def close_reason(text: str) -> str:
+    """Returns as much of a text as fits into the close frame of a WebSocket: 123 bytes (RFC 6455 §5.5)."""
+    return text.encode()[:123].decode(errors="ignore")

@@ -1,7 +1,8 @@
 """How FastAPI reads a guard as a dependency, and which parameters it must not fill from the request."""
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NoReturn
 
 from starlette.requests import HTTPConnection
@@ -41,18 +42,27 @@ def mark_as_dependency(guard: Callable[..., Any], signature: Callable[..., Any] 
     functools.update_wrapper(guard, signature, assigned=(), updated=())
 
 
-def dependencies_of(route: Any) -> Iterator[Any]:
+def dependencies_of(route: Any, overrides: Container[Any] = ()) -> Iterator[Any]:
     """Yields the dependencies of a FastAPI route, in the order in which FastAPI calls them.
 
-    Each is an object of FastAPI's class Dependant, whose `call` is the function.
+    Each is an object of FastAPI's class Dependant, whose `call` is the function. It calls none of those that are in
+    `overrides`, the `dependency_overrides` of the application.
     """
-    yield from _flatten_dependencies(getattr(route, "dependant", None))
+    yield from _flatten_dependencies(getattr(route, "dependant", None), overrides)
 
 
-def _flatten_dependencies(dependant: Any) -> Iterator[Any]:
+def _flatten_dependencies(dependant: Any, overrides: Container[Any]) -> Iterator[Any]:
     for dependency in getattr(dependant, "dependencies", ()):
-        yield from _flatten_dependencies(dependency)
+        if overrides and dependency.call in overrides:
+            continue
+        yield from _flatten_dependencies(dependency, overrides)
         yield dependency
+
+
+def scopes_of(dependency: Any) -> list[str]:
+    """Returns the scopes of `Security(…)` for a dependency: its own, and those of the dependencies above it."""
+    scopes = [*(getattr(dependency, name, None) or () for name in ("parent_oauth_scopes", "own_oauth_scopes"))]
+    return list(dict.fromkeys(itertools.chain(*scopes)))
 
 
 def is_guard(function: Any) -> bool:
@@ -63,3 +73,11 @@ def is_guard(function: Any) -> bool:
 def reads_scopes(function: Any) -> bool:
     """Returns whether a guard reads the scopes of `Security(…)`."""
     return is_guard(function) and not any(layer is _dependency for layer in layers(function))
+
+
+def makes_guard(function: Any) -> bool:
+    """Returns whether this makes a guard, as `permission_required` does, or is one."""
+    hints = getattr(function, "__annotations__", {}).values()
+    return is_guard(function) or any(
+        isinstance(mark, NotADependency) for hint in hints for mark in getattr(hint, "__metadata__", ())
+    )

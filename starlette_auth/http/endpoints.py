@@ -1,12 +1,16 @@
 """Which endpoint do the routes call for a request, and which path has a named route?"""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from starlette import authentication
-from starlette.routing import Match, replace_params
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Match, Router, replace_params
 from starlette.types import Scope
 
+from ..core.arguments import describe
+from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import layers
 from .dependencies import NotADependency
 from .scope import route_path
@@ -40,7 +44,7 @@ def find_target(app: Any, scope: Scope, *, any_method: bool = True) -> Target:
     while routes:
         matches = [
             (match, child, candidate)
-            for candidate in _flat(routes)
+            for candidate in flat_routes(routes)
             for match, child in [candidate.matches(route_scope)]
         ]
         # Starlette takes the first full match, or else the first that differs only in the method.
@@ -53,6 +57,35 @@ def find_target(app: Any, scope: Scope, *, any_method: bool = True) -> Target:
         route_scope.update(child)
         routes = routes_of(route) if getattr(route, "endpoint", None) is None else ()
     return Target(route_scope.get("endpoint"), route)
+
+
+def is_endpoint_of(scope: Scope, function: Any) -> bool:
+    """Returns whether the route called `function` as its endpoint, so that it sends what `function` returns.
+
+    FastAPI calls dependencies too, and iterates over what a generator function returns.
+    """
+    endpoint = scope.get("endpoint", function)
+    inner = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+        return False
+    return inspect.isclass(endpoint) or any(layer is function for layer in layers(endpoint))
+
+
+def require_endpoint(value: Any, decorator: str) -> None:
+    """Raises ImproperlyConfigured if a decorator stands above something that no route calls with a request."""
+    if isinstance(value, (Router, Starlette, BaseRoute)):
+        raise ImproperlyConfigured(
+            f"@{decorator} guards endpoints, and no {type(value).__name__}. Guard each of its endpoints, or put "
+            "LoginRequiredMiddleware around it."
+        )
+    if isinstance(value, staticmethod | classmethod):
+        kind = type(value).__name__
+        raise ImproperlyConfigured(f"A {kind} is not an endpoint. Write @{decorator} below @{kind}.")
+    if not callable(value):
+        raise ImproperlyConfigured(
+            f"{describe(value)} is not an endpoint. Write @{decorator} above a function or an endpoint class, and give "
+            "options by name."
+        )
 
 
 def routes_of(app: Any) -> Sequence[Any]:
@@ -106,7 +139,7 @@ class _Search:
         if id(routes) in self.seen:
             return
         self.seen.add(id(routes))
-        for route in _flat(routes):
+        for route in flat_routes(routes):
             own_name = getattr(route, "name", None) or ""
             is_endpoint = getattr(route, "endpoint", None) is not None
             # A mount without routes, such as one of static files, has a name with the parameter "path".
@@ -162,7 +195,7 @@ def _shared_segments(path: str, other: str) -> int:
     return next((index for index, (one, two) in enumerate(pairs) if one != two), len(pairs))
 
 
-def _flat(routes: Sequence[Any]) -> Iterator[Any]:
+def flat_routes(routes: Sequence[Any]) -> Iterator[Any]:
     """Yields the routes. A router that FastAPI includes is replaced by its routes."""
     for route in routes:
         if hasattr(route, "effective_route_contexts"):

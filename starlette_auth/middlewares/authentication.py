@@ -90,13 +90,15 @@ class AuthenticationMiddleware:
             send = with_headers(edit_headers, send)
         if scope["type"] == "websocket":
             send = self.log_refusal(scope, send)
+        else:
+            receive = guard_body(scope, receive)
         try:
             if scope.get("method", "GET") in SAFE_METHODS:
                 await self.app(scope, receive, send)
             else:
                 client = client_network(self.auth.proxies.client_address(HTTPConnection(scope)))
                 with self.auth.passwords.for_client(client):
-                    await self.app(scope, guard_body(scope, receive), send)
+                    await self.app(scope, receive, send)
         except Refused as refused:  # no application has handled it
             if scope["type"] == "websocket":
                 await WebSocketRefusal(refused)(scope, receive, send)

@@ -12,6 +12,7 @@ from ..auth import Auth
 from ..authentication import LoginOptions, login_options_of, not_authenticated
 from ..core.arguments import require_application, require_instance
 from ..core.exceptions import ImproperlyConfigured
+from ..http.clients import ClientKind, kind_of_client
 from ..http.content import FORMS, content_type, is_utf8, sent_json
 from ..http.cookies import MAX_VALUES
 from ..http.endpoints import FOR_VISITORS, Target, find_target
@@ -20,6 +21,7 @@ from ..http.site import SAFE_METHODS, referring_origin
 from ..security.csrf_tokens import HEADER
 from ..security.token_readers import form_reader
 from .csrf_reasons import Reason
+from .early_guards import ask_guards
 
 MISSING: Any = None
 MAX_BODY = 1024 * 1024  # bytes that are searched for the token
@@ -145,7 +147,10 @@ class CSRFMiddleware:
         must_name_page = is_own is None and auth.csrf_tokens.need_origin and auth.site.is_https(conn.scope)
         if must_name_page and not referring_origin(conn):
             return Reason.NO_PAGE
-        token = conn.headers.get(HEADER) or await body.find_token(conn)
+        token = conn.headers.get(HEADER)
+        if not token:
+            await self.ask_guards_of_program(candidate)
+            token = await body.find_token(conn)
         if token is None:
             if sent_json(conn):
                 return Reason.NO_TOKEN_BESIDE_JSON
@@ -156,6 +161,15 @@ class CSRFMiddleware:
         if auth.csrf_tokens.is_valid(conn, token, ended_keys=ended_keys):
             return None
         return self.check_older(candidate, token, is_own=is_own is True)
+
+    async def ask_guards_of_program(self, candidate: Candidate) -> None:
+        """Raises Refused for a program that may not use the endpoint, before its form is searched for a token.
+
+        A browser gets a page, which may keep the form. Therefore its form is checked first.
+        """
+        target = candidate.target
+        if target.endpoint is not None and kind_of_client(candidate.conn) is not ClientKind.PAGE:
+            await ask_guards(Request(candidate.scope, candidate.body.receive), target.route)
 
     def check_older(self, candidate: Candidate, token: str, *, is_own: bool) -> Reason | None:
         """Checks a token that the current session rejects. Returns why the page rejects it, or None.

@@ -1,53 +1,56 @@
 """Asks the guards of a route before the body of the request is read."""
 
 import inspect
+import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
-from ..core.functions import is_async, layers
+from ..core.functions import is_async
 from ..http.dependencies import is_guard
-from ..http.scope import IS_REFUSED
-from .route_check import functions_of
+from ..http.scope import GUARDS, IS_REFUSED
+from .route_check import calls_of, decorators_of
 
-_guards: "weakref.WeakKeyDictionary[Any, list[tuple[Any, bool]]]" = weakref.WeakKeyDictionary()
+logger = logging.getLogger("starlette_auth")
+#: By the ids of routes, which have no hash. Two routes may be equal, and have different dependencies.
+_guards: "dict[int, tuple[weakref.ref[Any], list[tuple[Any, bool]]]]" = {}
 
 
-def guards_of(route: Any) -> list[tuple[Any, bool]]:
+def guards_of(route: Any, overrides: Container[Any] = ()) -> list[tuple[Any, bool]]:
     """Returns the guards of a route: its decorators, and the dependencies of FastAPI at any depth.
 
-    Each comes with whether it stands above a function that is not async.
+    Each comes with whether it stands above a function that is not async. The dependencies in `overrides` are left out.
     """
-    return list(dict.fromkeys(_find_guards(route)))
+    return list(dict.fromkeys(_find_guards(route, overrides)))
 
 
-def _find_guards(route: Any) -> Iterator[tuple[Any, bool]]:
-    for function in functions_of(route):
-        for layer in layers(function):
-            guard = getattr(layer, "__dict__", {}).get("guard")
-            if guard is not None:
-                yield guard, not (is_guard(layer) or is_async(layer))
+def _find_guards(route: Any, overrides: Container[Any]) -> Iterator[tuple[Any, bool]]:
+    for call in calls_of(route, overrides=overrides):
+        for guard, layer in decorators_of(call.function):
+            yield guard.for_scopes(call.scopes), not (is_guard(layer) or is_async(layer))
 
 
 def guard_body(scope: Scope, receive: Receive) -> Receive:
     """Returns a `receive` that asks the guards of the route when the application first reads the body.
 
     FastAPI reads the body before it calls dependencies and decorated endpoints. A visitor who may not use the route
-    could otherwise keep the server busy with a large upload, and would get the errors in the data in place of 401.
+    could otherwise keep the server busy with a large upload, and would get the errors in the data in place of 401. The
+    request may have any method: FastAPI reads the body of a GET, too.
     """
     must_ask = True
 
     async def guarded() -> Message:
         nonlocal must_ask
         # A response to a refused request may read the form, to keep it.
-        route = None if IS_REFUSED in scope else _route_of(scope)
-        if must_ask and route is not None:
-            must_ask = False
-            await _ask_guards(Request(scope, receive), route)
+        if must_ask and IS_REFUSED not in scope:
+            route = _route_of(scope)
+            if route is not None:
+                must_ask = False
+                await _ask_early(Request(scope, receive), route)
         return await receive()
 
     return guarded
@@ -56,28 +59,49 @@ def guard_body(scope: Scope, receive: Receive) -> Receive:
 def _route_of(scope: Scope) -> Any:
     """Returns the route of FastAPI that reads the body; None for other routes, whose decorators run before.
 
-    The scope of an included router names the route with all dependencies. An application that overrides dependencies,
-    as tests do, has its guards asked after the body: an overridden dependency may be, or contain, a guard.
+    The scope names the route of an included router with all dependencies. Below a mount in an included router, it still
+    names the mount.
     """
-    if getattr(scope.get("app"), "dependency_overrides", None):
-        return None
-    context = scope.get("fastapi")
+    context, route = scope.get("fastapi"), scope.get("route")
     included = context.get("effective_route_context") if isinstance(context, dict) else None
-    route = included or scope.get("route")
+    if included is not None and (route is None or getattr(included, "original_route", None) is route):
+        route = included
     return route if hasattr(route, "dependant") else None
 
 
-async def _ask_guards(request: Request, route: Any) -> None:
-    """Raises Refused if a guard refuses the request."""
+async def _ask_early(request: Request, route: Any) -> None:
+    """Raises Refused, or another HTTPException of a guard.
+
+    FastAPI would take other errors for a malformed body, and answer with 400. Therefore the guard raises them again when
+    FastAPI calls it.
+    """
     try:
-        guards = _guards.get(route)
-    except TypeError:  # an object without weak references
-        guards = guards_of(route)
-    if guards is None:
-        guards = _guards[route] = guards_of(route)
-    for guard, is_sync in guards:
-        passed = await run_in_threadpool(guard.sync_test, request) if is_sync else guard.test(request)
+        await ask_guards(request, route)
+    except HTTPException:
+        raise
+    except Exception as error:
+        logger.debug("A guard failed before the body was read: %r", error)
+
+
+async def ask_guards(request: Request, route: Any) -> None:
+    """Raises Refused if a guard refuses the request. Guards that let the request pass already are not asked again."""
+    passed_tests = request.scope.get(GUARDS, ())
+    for guard, is_sync in _guards_for(route):
+        if guard.test in passed_tests or guard.test_in_thread in passed_tests:
+            continue
+        passed = guard.test_in_thread(request) if is_sync else guard.test(request)
         if inspect.isawaitable(passed):
             passed = await passed
         if not passed:
             raise guard.prepare(request, guard.refuse(request))
+
+
+def _guards_for(route: Any) -> list[tuple[Any, bool]]:
+    """Returns `guards_of(route)`, kept for each route. Tests of the application may override dependencies at any time."""
+    overrides = getattr(getattr(route, "dependency_overrides_provider", None), "dependency_overrides", None)
+    if overrides:
+        return guards_of(route, overrides)
+    key = id(route)
+    if key not in _guards:
+        _guards[key] = weakref.ref(route, lambda _: _guards.pop(key, None)), guards_of(route)
+    return _guards[key][1]

@@ -108,7 +108,7 @@ class OpenConnection:
         stored = await self.load_again(watch) if watch is not None else None
         if stored is None and watch is not None:
             return ENDED
-        self.scope.get(GUARDS, set()).clear()  # those that were passed since: their number has no limit
+        self.scope.get(GUARDS, set()).intersection_update(self.tests)  # the number of those passed since has no limit
         if self.session.revalidate is not None:
             reason = await self.session.revalidate(self.scope, self.session, stored, self.tests)
             if reason is not None:

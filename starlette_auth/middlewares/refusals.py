@@ -10,6 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.exceptions import Refused, SessionInterrupted, TooManySessions, Unavailable
+from ..core.text import close_reason
 from ..http.clients import ClientKind, kind_of_client
 from ..http.problems import error_message, problem_response
 from ..http.scope import ANSWER, SCOPE_KEY
@@ -80,7 +81,7 @@ async def send_refusal(
     if scope["type"] == "websocket":
         auth = scope.get(SCOPE_KEY)
         with auth.override_language(conn) if auth is not None else contextlib.nullcontext():
-            reason = error_message(error)[:120]
+            reason = close_reason(error_message(error))
         # The registry of RFC 6455 §7.4.1: 1013 means "try again later", 1008 "policy violation".
         code = 1013 if refused.status_code == 503 else 1008
         await send({"type": "websocket.close", "code": code, "reason": reason})

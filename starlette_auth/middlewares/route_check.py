@@ -1,18 +1,21 @@
-"""Checks that routes call the decorated functions, and not the functions below the decorators."""
+"""Checks that the guards of an application protect its routes."""
 
 import functools
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from starlette.routing import WebSocketRoute
 
 from ..auth import Auth
 from ..core.exceptions import ImproperlyConfigured
-from ..core.functions import describe_function, find_decoration, layers
-from ..http.dependencies import dependencies_of, is_guard, reads_scopes
-from ..http.endpoints import JSON_ONLY, routes_of
+from ..core.functions import closure_of, describe_function, find_decoration, is_hidden, layers
+from ..http.dependencies import dependencies_of, is_guard, reads_scopes, scopes_of
+from ..http.endpoints import JSON_ONLY, is_public, routes_of
 from ..http.urls import JSON_SUFFIX, connection_to
+from .parameter_check import check_parameters
 
+INTENDED = "Where this is intended, pass check_routes=False to lifespan()."
 LINKED_BY_FEATURES = tuple(f"{name}{JSON_SUFFIX}" for name in ("login", "register"))
 
 
@@ -23,27 +26,50 @@ class Call(NamedTuple):
     function: Any
     is_endpoint: bool
     scopes: Sequence[str] = ()
+    dependant: Any = None  # of FastAPI: what it gives the function
+
+
+class Place(NamedTuple):
+    """A route in the application."""
+
+    route: Any
+    path: str  # with the paths of the mounts
+    guards: Sequence[Any] = ()  # dependencies of the routers and applications above it that are guards
 
 
 def check_routes(*apps: Any) -> None:
-    """Raises ImproperlyConfigured if a route calls a function past its decorator.
+    """Raises ImproperlyConfigured if a guard of the application protects nothing.
 
-    A decorator above the route's own decorator protects nothing: the route has the function already. The first of
-    `apps` that has routes is checked.
+    A decorator above the route's own decorator protects nothing: the route has the function already. Another route may
+    call the decorated function; then the one without is meant, unless its name stands for the decorated function. The
+    first of `apps` that has routes is checked.
     """
-    routes = next(filter(None, map(routes_of, apps)), ())
-    calls = [call for route, path in walk(routes) for call in _calls_of(route, path)]
+    app = next(filter(routes_of, apps), None)
+    places = list(_walk(routes_of(app), Place(app, "", _router_guards(app))))
+    calls = [call for place in places for call in calls_of(place.route, place.path)]
     called = {id(layer) for call in calls for layer in layers(call.function)}
     for call in calls:
         _check_guard(call)
-        for layer in layers(call.function):
-            decoration = find_decoration(layer)
-            if decoration is not None and not any(id(result) in called for result in decoration.results):
-                raise ImproperlyConfigured(
-                    f"{call.route} calls {describe_function(layer)} past its @{decoration.decorator}, which protects nothing. "
-                    "Write the decorator below the one of the route, or give the decorated function to the route. "
-                    "Where this is intended, pass check_routes=False to lifespan()."
-                )
+        check_parameters(call)
+        _check_decorators(call, called)
+    for place in places:
+        _check_router_guards(place)
+
+
+def _check_decorators(call: Call, called: Container[int]) -> None:
+    """Refuses a function that is called past its decorator. `called` has the ids of all that the routes call."""
+    own = {id(layer) for layer in layers(call.function)}
+    for layer in layers(call.function):
+        decoration = find_decoration(layer)
+        if decoration is None:
+            continue
+        results = {id(result) for result in decoration.results}
+        if results & own or (any(result in called for result in results) and not is_hidden(layer)):
+            continue
+        raise ImproperlyConfigured(
+            f"{call.route} calls {describe_function(layer)} past its @{decoration.decorator}, which protects nothing. "
+            f"Write the decorator below the one of the route, or give the decorated function to the route. {INTENDED}"
+        )
 
 
 def check_linked_pages(auth: Auth, app: Any) -> None:
@@ -67,46 +93,142 @@ def _check_guard(call: Call) -> None:
     """Refuses a guard where FastAPI calls it but it cannot work."""
     if not is_guard(call.function):
         return
-    guard = next(layer for layer in layers(call.function) if not isinstance(layer, functools.partial))
-    name = getattr(guard, "name", None) or guard.__name__
+    name = _name_of(call.function)
     if call.is_endpoint:
         raise ImproperlyConfigured(
             f"{call.route} calls @{name} instead of an endpoint. Call the decorator first, as in "
             "@user_passes_test(lambda user: user.is_staff)."
         )
-    if call.scopes and not reads_scopes(call.function):
+    scopes = getattr(call.dependant, "own_oauth_scopes", None)
+    if scopes and not reads_scopes(call.function):
         raise ImproperlyConfigured(
             f"{call.route} gives scopes to {name}, which reads none. "
-            f"Write Depends(permission_required({list(call.scopes)!r}))."
+            f"Write Depends(permission_required({list(scopes)!r}))."
         )
 
 
-def walk(routes: Sequence[Any], prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[tuple[Any, str]]:
+def _check_router_guards(place: Place) -> None:
+    """Refuses a route that a guard in `dependencies` of a router seems to protect, and does not.
+
+    FastAPI gives these dependencies to its own routes only, and only to those that are added afterwards. A mounted
+    application, and a route of Starlette, would be open to all visitors.
+    """
+    calls = list(calls_of(place.route, place.path))
+    functions = [call.function for call in calls]
+    missing = next((guard for guard in place.guards if guard not in functions), None)
+    endpoint = place.route.endpoint
+    is_of_fastapi = str(getattr(endpoint, "__module__", "")).startswith("fastapi.")  # such as /docs
+    if missing is None or is_public(endpoint) or is_of_fastapi:
+        return
+    if any(True for function in functions for _ in decorators_of(function)):
+        return
+    raise ImproperlyConfigured(
+        f"{calls[0].route} calls {describe_function(endpoint)} past Depends({_name_of(missing)}): FastAPI gives the "
+        "dependencies of an application or a router neither to mounted applications, nor to routes of Starlette, nor to "
+        "routes that are there already. Guard the endpoint itself, or write @login_not_required above it; for a mounted "
+        f"application login_not_required(app). {INTENDED}"
+    )
+
+
+def walk(routes: Sequence[Any]) -> Iterator[tuple[Any, str]]:
     """Yields every route and its path, through mounts, hosts and included routers."""
+    return ((place.route, place.path) for place in _walk(routes, Place(None, "")))
+
+
+def _walk(routes: Sequence[Any], above: Place, seen: frozenset[int] = frozenset()) -> Iterator[Place]:
     if id(routes) in seen:
         return
     for route in routes:
         if hasattr(route, "effective_route_contexts"):  # a router that FastAPI includes
-            contexts = route.effective_route_contexts()
-            included = [getattr(context, "starlette_route", None) or context for context in contexts]
-            yield from walk(included, prefix, seen)
+            guards = [*above.guards, *_guards_in(route.include_context), *_guards_in(route.original_router)]
+            yield from _walk(_included(route), above._replace(guards=guards), seen)
             continue
-        path = prefix + str(getattr(route, "path", None) or "")
+        path = above.path + str(getattr(route, "path", None) or "")
         if getattr(route, "endpoint", None) is not None:
-            yield route, path
-        else:
-            yield from walk(routes_of(route), path, seen | {id(routes)})
+            yield Place(route, path, above.guards)
+            continue
+        app = getattr(route, "app", None)
+        _check_mounted(app, path)
+        if not routes_of(app):  # a middleware that is a function, perhaps
+            app = next(filter(routes_of, closure_of(app)), app)
+        guards = [] if is_public(app) else [*above.guards, *_router_guards(app)]
+        yield from _walk(routes_of(app), Place(route, path, guards), seen | {id(routes)})
 
 
-def functions_of(route: Any) -> Iterator[Any]:
-    """Yields the endpoint of a route, and its dependencies of FastAPI at any depth."""
-    return (call.function for call in _calls_of(route, ""))
+def _included(route: Any) -> list[Any]:
+    candidates = getattr(route, "effective_candidates", route.effective_route_contexts)()
+    return [getattr(candidate, "starlette_route", None) or candidate for candidate in candidates]
 
 
-def _calls_of(route: Any, path: str) -> Iterator[Call]:
+def _router_guards(app: Any) -> list[Any]:
+    return _guards_in(getattr(app, "router", app))
+
+
+def _guards_in(router: Any) -> list[Any]:
+    """Returns the functions in the `dependencies` of a router of FastAPI that ask a guard."""
+    dependencies = getattr(router, "dependencies", None) or ()
+    for depends in dependencies:
+        if is_guard(depends):
+            name = _name_of(depends)
+            raise ImproperlyConfigured(
+                f"dependencies=[…] contains {name} itself, which FastAPI does not call. Write Depends({name})."
+            )
+    functions = [getattr(depends, "dependency", None) for depends in dependencies]
+    return [function for function in functions if _asks_guard(function, frozenset())]
+
+
+def _asks_guard(function: Any, seen: frozenset[int]) -> bool:
+    """Returns whether FastAPI asks a guard when it calls this: a guard, a guarded function, or one that depends on such."""
+    if function is None or id(function) in seen:
+        return False
+    if is_guard(function) or next(decorators_of(function), None) is not None:
+        return True
+    return any(_asks_guard(other, seen | {id(function)}) for other in _dependencies_in(function))
+
+
+def _dependencies_in(function: Any) -> Iterator[Any]:
+    """Yields what the parameters of a function depend on: `Depends(…)` as default, or in `Annotated`."""
+    try:
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+    except (NameError, TypeError, ValueError):  # a name that only type checkers know, or no signature
+        return
+    for parameter in parameters:
+        for part in (parameter.default, *getattr(parameter.annotation, "__metadata__", ())):
+            yield getattr(part, "dependency", None)
+
+
+def _check_mounted(app: Any, path: str) -> None:
+    """Refuses a guard above a mounted application: servers call it with a scope, not with a request."""
+    guard = getattr(app, "__dict__", {}).get("guard")
+    if guard is not None:
+        raise ImproperlyConfigured(
+            f"The application at {path or '/'} is below @{guard.name}, which guards endpoints. Guard each of its endpoints, "
+            "or put LoginRequiredMiddleware around it."
+        )
+
+
+def decorators_of(function: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields the guards above a function, or above `__call__` of an object, and what each returned.
+
+    A guard itself is yielded with itself.
+    """
+    call = type(function).__call__ if callable(function) and not is_guard(function) else None
+    for layer in (*layers(function), *layers(call)):
+        guard = getattr(layer, "__dict__", {}).get("guard")
+        if guard is not None:
+            yield guard, layer
+
+
+def _name_of(function: Any) -> str:
+    guard = next((layer for layer in layers(function) if not isinstance(layer, functools.partial)), function)
+    return str(getattr(guard, "name", None) or getattr(guard, "__name__", type(guard).__name__))
+
+
+def calls_of(route: Any, path: str = "", overrides: Container[Any] = ()) -> Iterator[Call]:
+    """Yields what a route calls: its endpoint, and its dependencies of FastAPI at any depth."""
     methods = sorted(getattr(route, "methods", None) or ())
     kind = "WebSocket" if isinstance(route, WebSocketRoute) else "GET" if "GET" in methods else "/".join(methods)
     name = f"{kind} {path or '/'}".strip()
-    yield Call(name, route.endpoint, True)
-    for dependency in dependencies_of(route):
-        yield Call(name, dependency.call, False, getattr(dependency, "own_oauth_scopes", None) or ())
+    yield Call(name, route.endpoint, True, dependant=getattr(route, "dependant", None))
+    for dependency in dependencies_of(route, overrides):
+        yield Call(name, dependency.call, False, scopes_of(dependency), dependency)

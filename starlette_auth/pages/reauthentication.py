@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from ..answers import redirect_to_login
 from ..auth import Auth, get_auth
-from ..authentication import LoginOptions, confirm_password, login_redirect, not_authenticated
+from ..authentication import LoginOptions, confirm_password, login_redirect, not_authenticated, refused_redirect
 from ..backends.session import SessionBackend, session_of
 from ..core.arguments import require_integer
 from ..core.deferred_response import DeferredResponse
@@ -118,7 +118,7 @@ def _login_too_old(conn: HTTPConnection, keep: frozenset[str], max_age: float) -
 def _ask_password(auth: Auth, conn: HTTPConnection, keep: frozenset[str], url: str) -> Response:
     """Returns the redirect to the page that asks for the password, or this page with the submitted form."""
     if conn.scope["method"] in ("GET", "HEAD"):
-        return RedirectResponse(with_query(url, auth.redirects.field, requested_url(conn.scope)), status_code=303)
+        return refused_redirect(with_query(url, auth.redirects.field, requested_url(conn.scope)))
     return DeferredResponse(functools.partial(_page_with_form, auth, conn, keep), 403)
 
 

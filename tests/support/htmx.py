@@ -18,7 +18,7 @@ CDN = re.compile(r"https://cdn\.jsdelivr\.net/npm/(htmx\.org@[\d.]+)/([\w./]+)")
 
 
 def load_htmx() -> None:
-    """Loads the version that the example uses. Skips the test where npm is missing; in CI it fails."""
+    """Loads the version that the example uses."""
     match = CDN.search((ROOT / "example_app" / "api" / "pages.py").read_text())
     assert match
     htmx(match[0])
@@ -30,22 +30,30 @@ def serve_htmx(context: BrowserContext) -> None:
     context.route(CDN, lambda route: route.fulfill(body=htmx(route.request.url), headers=headers))
 
 
-@functools.cache
 def htmx(url: str) -> bytes:
     """Returns the file that a URL of the CDN names."""
     match = CDN.fullmatch(url)
     assert match, url
+    return file_of(match[1], match[2])
+
+
+def htmx_source(version: str) -> str:
+    """Returns the script of the newest htmx of a version, such as "1.9"."""
+    return file_of(f"htmx.org@{version}", "dist/htmx.min.js").decode()
+
+
+@functools.cache
+def file_of(package: str, path: str) -> bytes:
+    """Returns a file of a package of npm. Skips the test where npm is missing; in CI it fails."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             npm = shutil.which("npm") or "npm"
-            subprocess.run(
-                [npm, "pack", "--silent", match[1]], cwd=folder, check=True, capture_output=True, timeout=120
-            )
+            subprocess.run([npm, "pack", "--silent", package], cwd=folder, check=True, capture_output=True, timeout=120)
         except (OSError, subprocess.SubprocessError) as error:
             if IN_CI:
                 raise
-            pytest.skip(f"npm cannot load htmx: {error}")
-        with tarfile.open(next(Path(folder).glob("*.tgz"))) as package:
-            file = package.extractfile(f"package/{match[2]}")
+            pytest.skip(f"npm cannot load {package}: {error}")
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            file = archive.extractfile(f"package/{path}")
             assert file is not None
             return file.read()
