@@ -6,6 +6,7 @@ from .auth import Auth, Feature, get_auth
 from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
 from .backends.base import AuthenticationBackend
 from .backends.model import ModelBackend
+from .backends.permissions.roles import Roles
 from .backends.remote_user import RemoteUserBackend
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions
@@ -171,6 +172,7 @@ __all__ = [
     "Registration",
     "Remedy",
     "RemoteUserBackend",
+    "Roles",
     "SMTPMailer",
     "ScryptPasswordHasher",
     "SessionBackend",

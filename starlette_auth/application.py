@@ -100,7 +100,9 @@ def lifespan(
             if create_tables:
                 await migrate(auth.gateway, auth.tables)
             async with contextlib.AsyncExitStack() as stack:
-                yield await stack.enter_async_context(inner(app)) if inner is not None else None
+                state = await stack.enter_async_context(inner(app)) if inner is not None else None
+                await auth.backend_permissions.prepare()  # afterwards: `inner` may create permissions
+                yield state
         finally:
             try:
                 await auth.close()

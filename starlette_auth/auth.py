@@ -14,11 +14,12 @@ from starlette.routing import BaseRoute
 from .backends.base import AuthenticationBackend
 from .backends.credentials import ChecksCredentials
 from .backends.model import LoginThrottle, ModelBackend, parse_login_fields
-from .backends.permissions import BackendPermissions
+from .backends.permissions.backend_permissions import BackendPermissions
+from .backends.permissions.objects import ChecksPermissions
+from .backends.permissions.roles import attach_roles
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions, WhenFull
 from .core.arguments import as_instances
-from .core.awaiting import must_be_awaited
 from .core.clock import Clock
 from .core.events import Events, PasswordCheckUnavailable
 from .core.exceptions import ImproperlyConfigured, ValidationError
@@ -52,7 +53,7 @@ from .security.tokens import Tokens
 from .sessions.limits import Preset, SessionLimits
 from .sessions.store import Progress, SessionStore
 from .settings import Answer, Settings
-from .users.models import AnonymousUser, U_co, User, require_person
+from .users.models import U_co, User, require_person
 from .users.users import Users
 
 LoginStep = Callable[[Request, User], Awaitable[Response | None]]
@@ -73,7 +74,7 @@ class Feature:
         return ()
 
 
-class Auth(ChecksCredentials[U_co], DatabaseAccess):
+class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
@@ -88,6 +89,8 @@ class Auth(ChecksCredentials[U_co], DatabaseAccess):
     behind a proxy count as one client. `django`: the defaults of a Django project with the same database and secret
     key. `connections`: connections that only this package uses. `answer`: answers refused requests. `clock`: the time.
     """
+
+    backend_permissions: BackendPermissions
 
     def __init__(
         self,
@@ -139,6 +142,7 @@ class Auth(ChecksCredentials[U_co], DatabaseAccess):
         self.clock, self.tables = clock, tables or self.defaults.tables()
         self.keys = SecretKeys(secret_key).scoped(self.tables.namespace)
         self._connect(database, connections, user_class, passwords)
+        attach_roles(given.backends, self.users)
         self.password_validators = build_validators(password_validators, context_words, site_name, self._check_failed)
         self.site = Site(cookie or self.defaults.cookie(), base_url=base_url, trusted_origins=trusted_origins)
         self._build_sessions(given)
@@ -239,6 +243,7 @@ class Auth(ChecksCredentials[U_co], DatabaseAccess):
 
     async def _send_reset(self, user: User, request: HTTPConnection | None, app: Any) -> None:
         conn = request if request is not None else connection_to(app if app is not None else self.app)
+        conn.scope.setdefault(SCOPE_KEY, self)
         with self.override_language(conn):
             self.account_mailer.require_configured()
             link = await make_reset_link(self.reset_tokens, user)
@@ -264,11 +269,6 @@ class Auth(ChecksCredentials[U_co], DatabaseAccess):
             feature.attach(self)
         self.tables.finish(self.gateway.dialect)
         self._claim = claim_tables(self.gateway, self.tables, self.sessions)
-
-    @must_be_awaited
-    async def has_perm(self, user: User | AnonymousUser, perm: str, obj: object = None) -> bool:
-        """Returns whether a user has a permission, on one object if `obj` is given. Asks the backends, and waits."""
-        return await self.backend_permissions.has_perm(user, perm, obj)
 
     def url_for(self, conn: HTTPConnection, name: str, **params: Any) -> str:
         """Returns the path of the route called `name`. A `name` with a slash is a path of the application."""

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Annotated, Any, NoReturn, TypeVar, overload
 
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketState
 from .answers import WebSocketRefusal, respond
 from .auth import get_auth
 from .authentication import DEFAULT_OPTIONS, LoginOptions, not_authenticated
+from .backends.permissions.guards import LoadObject, Test, tests_of
 from .core.arguments import as_permissions, describe
 from .core.awaiting import PendingCall
 from .core.exceptions import ImproperlyConfigured, Refused
@@ -25,7 +26,6 @@ from .http.scope import GUARDS, handle_refusals
 from .security.saved_forms import parse_keep
 
 F = TypeVar("F", bound=Callable[..., Any])
-Test = Callable[[Any], bool | Awaitable[bool]]
 Refuse = Callable[[HTTPConnection], Refused]
 
 
@@ -41,6 +41,7 @@ class Guard:
         self.refuse = refuse
         self.login_options = login  # for LoginRequiredMiddleware
         self.perms: Sequence[str] = ()
+        self.loads_object = False
         self.guard = self
         mark_as_dependency(self)
 
@@ -73,7 +74,8 @@ class Guard:
 
     async def test_in_thread(self, conn: HTTPConnection) -> bool:
         """Returns the result of a test that may block the event loop, from a worker thread."""
-        return bool(await run_in_threadpool(lambda: self.sync_test(conn)))
+        passed = await run_in_threadpool(lambda: self.sync_test(conn))
+        return bool(await passed if inspect.isawaitable(passed) else passed)
 
     def for_scopes(self, scopes: Sequence[str]) -> "Guard":
         """Returns the guard that `Security(guard, scopes=[…])` means. This one reads no scopes."""
@@ -159,6 +161,7 @@ NAME_TEST = NotADependency("Name the test in the dependency: Depends(user_passes
 def permission_required(
     perm: Annotated[str | Iterable[str], NAME_PERMISSION],
     *,
+    obj: Annotated[LoadObject | None, NAME_PERMISSION] = None,
     login_url: Annotated[str | None, NAME_PERMISSION] = None,
     redirect_field_name: Annotated[str | None, NAME_PERMISSION] = "",
     keep: Annotated[Sequence[str], NAME_PERMISSION] = (),
@@ -166,39 +169,33 @@ def permission_required(
     """Allows only users with the permission, or with all permissions of a list.
 
     Anonymous visitors are redirected to the login page, or get 401 if they want JSON. Other users get 403. In FastAPI
-    it is a dependency too: `Depends(permission_required("polls.add_vote"))`. The options are those of `login_required`.
+    it is a dependency too: `Depends(permission_required("polls.add_vote"))`. `obj` is a function, async or not, that
+    takes the request and returns the object that the permissions must be about; for None the response is 404. It is
+    called for logged-in users only. The other options are those of `login_required`.
     """
     if callable(perm):
         raise ImproperlyConfigured('Name the permission: @permission_required("polls.add_vote").')
-    perms = as_permissions(perm, "perm")
-    return permission_guard("permission_required", perms, options=_login_options(login_url, redirect_field_name, keep))
+    perms, options = as_permissions(perm, "perm"), _login_options(login_url, redirect_field_name, keep)
+    return permission_guard("permission_required", perms, obj=obj, options=options)
 
 
 def permission_guard(
-    name: str, perms: Sequence[str], any_of: Sequence[str] = (), *, options: LoginOptions = DEFAULT_OPTIONS
+    name: str,
+    perms: Sequence[str],
+    any_of: Sequence[str] = (),
+    *,
+    obj: LoadObject | None = None,
+    options: LoginOptions = DEFAULT_OPTIONS,
 ) -> Guard:
     """Returns the guard that allows users with all of `perms`, and at least one of `any_of` if it is not empty."""
     if not perms and not any_of:
         raise ImproperlyConfigured(
             "An empty list of permissions would allow every user. Name a permission, or use login_required."
         )
-
-    def has_perms(user: Any) -> bool:
-        return bool(user.has_perms(perms)) and (not any_of or any(map(user.has_perm, any_of)))
-
-    async def ask_backends(conn: HTTPConnection) -> bool:
-        permissions = get_auth(conn).backend_permissions
-        if not await permissions.has_perms(conn.user, perms):
-            return False
-        return not any_of or any([await permissions.has_perm(conn.user, perm) for perm in any_of])
-
-    def test(conn: HTTPConnection) -> bool | Awaitable[bool]:
-        if getattr(conn.user, "backend_answers", None) is None:
-            return has_perms(conn.user)
-        return ask_backends(conn)  # backends may wait for their answers
-
-    guard = _user_guard(name, has_perms, options, [*perms, *any_of])
-    guard.test, guard.perms = test, [*perms, *any_of]
+    all_perms = [*perms, *any_of]
+    test, sync_test = tests_of(get_auth, perms, any_of, obj)
+    guard = Guard(name, test, lambda conn: _refusal(conn, options, all_perms), options)
+    guard.sync_test, guard.perms, guard.loads_object = sync_test, all_perms, obj is not None
     return guard
 
 

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from .answers import answer
 from .auth import Auth
+from .backends.permissions.guards import LoadObject
 from .core.arguments import as_permissions
 from .core.exceptions import Refused
 from .decorators import Guard, login_required, permission_guard
@@ -69,9 +70,19 @@ CurrentUser = Annotated[User, Depends(current_user)]
 MaybeUser = Annotated[User | None, Depends(maybe_user)]
 
 
-def requires(*perms: Annotated[str, NAME_PERMISSION], any_of: Annotated[Sequence[str], NAME_PERMISSION] = ()) -> Guard:
-    """Allows users with all of these permissions, and at least one of `any_of`: `Depends(requires("shop.add_order"))`."""
-    return permission_guard("requires", as_permissions(perms, "perms"), as_permissions(any_of, "any_of"))
+def requires(
+    *perms: Annotated[str, NAME_PERMISSION],
+    any_of: Annotated[Sequence[str], NAME_PERMISSION] = (),
+    obj: Annotated[LoadObject | None, NAME_PERMISSION] = None,
+) -> Guard:
+    """Allows users with all of these permissions, and at least one of `any_of`: `Depends(requires("shop.add_order"))`.
+
+    `obj` is a function, async or not, that takes the request and returns the object that the permissions must be about:
+    `requires("shop.view_order", obj=load_order)`. For None the response is 404. It is called for logged-in users only,
+    and may be called before the body is read. It reads `request.path_params`, whose values are texts unless the path says
+    otherwise (`/orders/{order_id:int}`).
+    """
+    return permission_guard("requires", as_permissions(perms, "perms"), as_permissions(any_of, "any_of"), obj=obj)
 
 
 def fresh_login(*, max_age: Annotated[int, CALL_IT] = 300) -> Guard:

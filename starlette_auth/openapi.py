@@ -128,6 +128,8 @@ def _add_guards(operation: dict[str, Any], guards: Sequence[Guard]) -> None:
         operation["security"].append(requirement)
     _add_problem(operation, "401", "The user is not logged in.")
     _add_problem(operation, "403", "The user may not do this, or logged in too long ago.")
+    if any(guard.loads_object for guard in guards):
+        operation["responses"].setdefault("404", {"description": "There is no such object."})
 
 
 def _add_problem(operation: dict[str, Any], status: str, description: str) -> None:

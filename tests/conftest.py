@@ -90,11 +90,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves out the other databases where the marker `any_database` says that one is enough, and most cases for FEW."""
     items[:] = [item for item in items if not (item.get_closest_marker("any_database") and _server_of(item))]
     if FEW:
-        cases: dict[tuple[str, str], list[pytest.Item]] = {}
-        for item in items:
-            cases.setdefault((item.nodeid.partition("[")[0], _server_of(item)), []).append(item)
-        kept = {group[number] for group in cases.values() for number in (0, len(group) // 3, 2 * len(group) // 3, -1)}
-        items[:] = [item for item in items if item in kept]
+        items[:] = some_cases(items, 4)
+
+
+def some_cases(
+    items: list[pytest.Item], number: int, server_of: Callable[[pytest.Item], str] | None = None
+) -> list[pytest.Item]:
+    """Returns the tests with at most `number` cases of each on each server, from the first to the last one."""
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault((item.nodeid.partition("[")[0], (server_of or _server_of)(item)), []).append(item)
+    steps = [index / max(1, number - 1) for index in range(number)]
+    kept = {group[round(step * (len(group) - 1))] for group in cases.values() for step in steps}
+    return [item for item in items if item in kept]
 
 
 def _server_of(item: pytest.Item) -> str:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "users": "database passwords",
     "security": "http database users",
     "sessions": "database users",
-    "backends": "http users sessions security",
+    "backends": "http database users sessions security",
     "mail": "http database security",
     "defaults": "http database passwords users security sessions backends",
     "django": "http database passwords users security sessions backends defaults",

@@ -61,6 +61,7 @@ def right_values(auth: Auth, owner: str) -> dict[str, Any]:
         "passwords": auth.passwords,
         "perm": "polls.add_vote",
         "remembered": SessionLimit(absolute=60, idle=60),
+        "roles": {"editor": ["polls.add_vote"]},
         "secret_key": SECRET_KEY,
         "staff": SessionLimit(absolute=60, idle=60),
         "store": store,

@@ -115,6 +115,7 @@ class Site:
             "model": "vote",
             "backend": auth.model_backend.path,
             "value": 60,
+            "of": sa.Table("orders", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True)),
         }
         self.events: list[Event] = []
         auth.events.on(Event)(self.events.append)

@@ -25,6 +25,10 @@ class AuthenticationBackend:
     ambient = False
     #: Whether a user that `identify` returns is logged in to the session.
     persists_login = False
+    #: For how many seconds the session of a user keeps what `load_permissions` returned. With 0 it is loaded anew for
+    #: each request. The session must be on the server; visitors and users without a session have their permissions
+    #: loaded each time. A permission that is withdrawn elsewhere counts for that long.
+    cache_permissions = 0
     #: Whether the class overrides `identify`; set automatically.
     identifies = False
 
@@ -70,8 +74,8 @@ class AuthenticationBackend:
     async def load_permissions(self, conn: HTTPConnection | None, user: User | AnonymousUser) -> Iterable[str]:
         """Returns what `permissions` returns, for a backend that has to wait for it, such as a directory (LDAP).
 
-        It is awaited once per request, when the user is identified. Outside a request `conn` is None: the method is
-        then awaited at the first `await auth.has_perm(…)` for a user object.
+        It is awaited once per request, when the user is identified, unless `cache_permissions` is set. Outside a
+        request `conn` is None: the method is then awaited at the first `await auth.has_perm(…)` for a user object.
         """
         return ()
 

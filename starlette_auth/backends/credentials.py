@@ -5,6 +5,7 @@ from typing import Any, Generic, cast
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection
 
+from ..core.arguments import describe
 from ..core.awaiting import must_be_awaited
 from ..core.events import Events, LoginFailed, clean_credentials
 from ..core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -59,6 +60,8 @@ class ChecksCredentials(Generic[U_co]):
 
     def maybe_user(self, request: HTTPConnection) -> U_co | None:
         """Returns the logged-in user of a request, or None."""
+        if not isinstance(request, HTTPConnection):
+            raise TypeError(f"`request` is a request, and got {describe(request)}. Pass request.")
         if request.scope.get(SCOPE_KEY) is not self:
             raise ImproperlyConfigured(
                 "This request did not pass the AuthenticationMiddleware of this Auth. Pass middleware=middleware(auth) to your "

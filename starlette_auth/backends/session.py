@@ -96,7 +96,8 @@ class SessionBackend(AuthenticationBackend):
 
     async def _load_user(self, session: SessionBase) -> User | None:
         row = session.user_row
-        if row is not None and str(row["user_id"]) == session[USER_ID]:
+        is_complete = row is not None and (not self.users.reads_groups or "group_names" in row)
+        if row is not None and is_complete and str(row["user_id"]) == session[USER_ID]:
             user: User | None = self.users.from_row(row)
         else:
             user = await self.users.get(session[USER_ID])

@@ -154,4 +154,8 @@ def as_permissions(value: object, name: str) -> list[str]:
             raise ImproperlyConfigured(
                 f"{perm!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
             )
+        if "*" in perm:
+            raise ImproperlyConfigured(
+                f"{perm!r} has a wildcard, and a permission is asked for by its name. Name each one, as in 'polls.add_vote'."
+            )
     return perms

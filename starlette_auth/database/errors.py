@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NoReturn, TypeVar, cast
@@ -69,9 +70,13 @@ LOST_MESSAGES = (
 
 
 ABORTED = (
-    "An earlier statement of this transaction has failed, and the error was caught inside atomic(). Its later statements "
-    "are not run, and nothing of it is committed. Put the statement that may fail into its own `async with "
+    "An earlier statement of this transaction has failed or was cancelled, and the error was caught inside atomic(). Its "
+    "later statements are not run, and nothing of it is committed. Put the statement that may fail into its own `async with "
     "auth.gateway.atomic():`, which is a savepoint, and catch the error outside of that block."
+)
+OTHER_LOOP = (
+    "A connection in the pool of the database belongs to another event loop. In tests, and where several event loops run, "
+    "use create_async_engine(url, poolclass=NullPool), or `await engine.dispose()` before an event loop ends."
 )
 WRONG_NAME = "Create the database first, or correct its name in the URL."
 WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
@@ -80,10 +85,50 @@ FIXES: dict[object, str] = {
     **dict.fromkeys(("3D000", 1049), WRONG_NAME),
     **dict.fromkeys(("28000", "28P01", "42501", 1044, 1045, 1698), WRONG_USER),
 }
+#: Parts of messages of PostgreSQL at the opening of a connection, for which psycopg has no SQLSTATE.
+MESSAGE_FIXES = {
+    re.compile(r'database "[^"]*" does not exist'): WRONG_NAME,
+    re.compile(r'authentication failed for user|role "[^"]*" does not exist|no pg_hba.conf entry'): WRONG_USER,
+}
 
 
 class Deadlock(Unavailable):
     """The database aborted the transaction because of a conflict. It may succeed if it is repeated."""
+
+
+class Failure:
+    """Whether a statement of one transaction has failed, so that its later statements and its commit must fail."""
+
+    def __init__(self) -> None:
+        self._is_lost = False  # the database has rolled the transaction back, or its connection is closed
+        self._is_over: Callable[[], bool] | None = None  # None: no statement has failed
+
+    def note(self, is_over: Callable[[], bool]) -> None:
+        """Notes a failed statement. `is_over` tells whether the application has ended its own transaction around it."""
+        self._is_over = is_over
+
+    def note_lost(self) -> None:
+        self._is_lost = True
+
+    def forgive(self) -> None:
+        """Forgets a failed statement, because what is left of its transaction or savepoint is rolled back."""
+        self._is_over = None
+
+    def require_none(self) -> None:
+        """Raises ImproperlyConfigured if an earlier statement of the transaction or savepoint has failed.
+
+        Raises Unavailable if the database has rolled the transaction back.
+        """
+        if self._is_lost:
+            raise Unavailable(
+                "The database has rolled back this transaction after an error in it. Let that error leave atomic(), or "
+                "roll the session back."
+            )
+        if self._is_over is None:
+            return
+        if not self._is_over():
+            raise ImproperlyConfigured(ABORTED)
+        self._is_over = None
 
 
 @contextlib.contextmanager
@@ -104,6 +149,8 @@ def translate(error: Exception) -> NoReturn:
         raise IntegrityError((str(error).splitlines() or [""])[0]) from None
     if _sqlstate(error) == "25P02":
         raise ImproperlyConfigured(ABORTED) from error
+    if type(error) is RuntimeError and "attached to a different loop" in str(error):
+        raise ImproperlyConfigured(OTHER_LOOP) from error
     if is_missing_schema(error):
         raise ImproperlyConfigured(
             f"A schema is missing ({one_line(error)}). Create it: on PostgreSQL and MySQL with CREATE SCHEMA, on SQLite with "
@@ -144,6 +191,8 @@ def connection_error(error: Exception) -> StarletteAuthError:
     error = driver_error(error)
     codes = (getattr(error, "sqlstate", None), *error.args[:1])
     fix = next((FIXES[code] for code in codes if isinstance(code, str | int) and code in FIXES), None)
+    if fix is None and type(error).__module__.startswith("psycopg"):
+        fix = next((fix for pattern, fix in MESSAGE_FIXES.items() if pattern.search(str(error))), None)
     if fix is not None:
         return ImproperlyConfigured(f"The database cannot be opened: {one_line(error)}. {fix}")
     return Unavailable(

@@ -12,7 +12,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import GenericFunction
 
 from .adapters.drivers import UNCHANGED
-from .values import bind_processor, result_processor
+from .values import Convert, bind_processor, result_processor
 
 Row = dict[str, Any]
 DIALECTS = {
@@ -123,6 +123,43 @@ class PreparedStatement:
         for index, convert in self.outgoing:
             cells[index] = convert(cells[index])
         return dict(zip(self.columns, cells, strict=True))
+
+
+class ConditionQuery(Statement):
+    """A query over tables of the application, with the values in it. It is prepared and run once.
+
+    Values are converted by SQLAlchemy alone, as on the application's own connection: its columns have types that those of
+    this package have not, such as enumerations.
+    """
+
+    def prepared(self, dialect: str) -> "PreparedStatement":
+        return _PreparedCondition(self.expression, get_dialect(dialect))
+
+
+class _PreparedCondition(PreparedStatement):
+    def __init__(self, expression: sa.ClauseElement, dialect: sa.Dialect) -> None:
+        compiled = cast(SQLCompiler, expression.compile(dialect=dialect))
+        expanded = compiled.construct_expanded_state()  # one bind parameter for each value of an IN
+        types = {name: bind.type for name, bind in compiled.binds.items()}
+        self.fixed = dict(expanded.parameters)
+        # Some characters of a name are escaped in the SQL, and for some versions of SQLAlchemy in the parameters.
+        for name, escaped in compiled.escaped_bind_names.items():
+            types[escaped] = types[name]
+            for one, other in ((name, escaped), (escaped, name)):
+                if one in expanded.parameters:
+                    self.fixed.setdefault(other, expanded.parameters[one])
+        types |= {name: types[key] for key, names in expanded.parameter_expansion.items() for name in names}
+        self.durable, self.sql = True, expanded.statement
+        self.positional = dialect.name == "postgresql"
+        names: Iterable[str] = (expanded.positiontup or ()) if self.positional else self.fixed
+        self.incoming = [(name, _own_bind_processor(types[name], dialect)) for name in names]
+        self.columns = [column.key for column in getattr(expression, "selected_columns", ())]
+        self.outgoing = []
+
+
+def _own_bind_processor(kind: sa.types.TypeEngine[Any], dialect: sa.Dialect) -> Convert:
+    process: Convert | None = kind.dialect_impl(dialect).bind_processor(dialect)
+    return process or (lambda value: value)
 
 
 class json_list(GenericFunction[Any]):  # noqa: N801  the name of the SQL function

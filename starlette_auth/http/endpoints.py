@@ -13,7 +13,7 @@ from ..core.arguments import describe
 from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import layers
 from .dependencies import NotADependency
-from .scope import route_path
+from .scope import SCOPE_KEY, route_path
 
 FOR_VISITORS = "for_visitors"  # an attribute of endpoints that do not act for the logged-in user
 JSON_ONLY = "is_json_only"  # an attribute of endpoints that are account pages without the page
@@ -105,11 +105,13 @@ def find_route_path(app: Any, scope: Scope, name: str, params: Mapping[str, Any]
 
     The first route with the name counts, so that an application can replace a page of this package. If that page is
     mounted several times, the mount that shares the most segments with the requested path counts. Parameters of a
-    mount, as in "/{tenant}/accounts", get their values from the request.
+    mount, as in "/{tenant}/accounts", get their values from the request. Routes of a mounted application with another
+    `Auth` count last: their login page is for other users.
     """
     requested_path = route_path(scope)
     place = _Place("", "", requested_path, scope.get("path_params", {}))
-    matches = list(_Search(name, params).run(routes_of(app), place))
+    matches = list(_Search(name, params, scope.get(SCOPE_KEY)).run(routes_of(app), place))
+    matches = matches or list(_Search(name, params).run(routes_of(app), place))
     paths = [path for path, kind in matches if kind == matches[0][1]]
     return max(paths, key=lambda path: _shared_segments(path, requested_path), default=None)
 
@@ -126,9 +128,10 @@ class _Place(NamedTuple):
 class _Search:
     """Searches routes for a name, below mounts and hosts, and in included routers."""
 
-    def __init__(self, name: str, params: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, params: Mapping[str, Any], auth: object = None) -> None:
         self.name = name
         self.params = params
+        self.auth = auth  # whose applications are searched; None for all
         self.seen: set[int] = set()  # the routes that the search is in; an application may be mounted in itself
 
     def run(self, routes: Sequence[Any], place: _Place) -> Iterator[tuple[str, Any]]:
@@ -147,7 +150,8 @@ class _Search:
                 path = self.path_of(route, place)
                 if path is not None:
                     yield place.prefix + path, _kind_of(getattr(route, "endpoint", None))
-            if not is_endpoint and (inner := self.enter(route, place, own_name)) is not None:
+            is_foreign = self.auth is not None and not is_endpoint and _auth_of(route) not in (None, self.auth)
+            if not is_endpoint and not is_foreign and (inner := self.enter(route, place, own_name)) is not None:
                 yield from self.run(routes_of(route), inner)
         self.seen.remove(id(routes))
 
@@ -173,6 +177,19 @@ class _Search:
             return None
         rest = "/" + match["path"] if match else place.path
         return _Place(place.prefix + prefix.rstrip("/"), names, rest, values)
+
+
+def _auth_of(route: Any) -> object:
+    """Returns the `Auth` in the middleware of a mounted application; None if it has none."""
+    app, seen = getattr(route, "app", None), set[int]()
+    while app is not None and id(app) not in seen:
+        seen.add(id(app))
+        found = [entry.kwargs.get("auth") for entry in getattr(app, "user_middleware", ())]
+        auth: object = next(filter(None, [getattr(app, "auth", None), *found]), None)
+        if auth is not None:
+            return auth
+        app = getattr(app, "app", None)
+    return None
 
 
 def _expand(route: Any, values: Mapping[str, Any]) -> str | None:

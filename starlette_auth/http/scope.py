@@ -14,6 +14,7 @@ IDENTIFIED_BY = "starlette_auth.backend"
 IDENTIFIED_USER = "starlette_auth.user"  # as IDENTIFIED_BY found it, if that is not the backend of the session
 NEW_DEVICE = "starlette_auth.device"
 GUARDS = "starlette_auth.guards"  # the tests that the request has passed, for `revalidate`
+GUARDED_OBJECTS = "starlette_auth.objects"  # what `requires(…, obj=load)` has loaded, by the id of `load`
 IS_LOGGED = "starlette_auth.logged"  # the security log has a line about the refusal of this request
 CLAIMED_USER = "starlette_auth.claimed"  # the user whose name was entered at a login
 IS_STALE = "starlette_auth.stale"  # whether the CSRF token of the form is too old; the page then shows the form again

@@ -28,6 +28,7 @@ class PermissionsMixin:
     is_active: bool
     is_superuser: bool
     permission_json: tuple[str | None, str | None] = (None, None)
+    group_json: str | None = None
     backend_answers: BackendAnswers | None = None  # None where no backend says anything about permissions
 
     _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None = None
@@ -48,6 +49,11 @@ class PermissionsMixin:
         """The permissions of an active user in the database, without regard to backends."""
         direct, through_groups = self._permission_sets
         return direct | through_groups if self.is_active else frozenset()
+
+    @property
+    def stored_groups(self) -> frozenset[str]:
+        """The names of the user's groups in the database. They are read only for an `Auth` with `Roles`."""
+        return _parse_names(self.group_json)
 
     def has_stored_perm(self, perm: str) -> bool:
         """Returns what `has_perm` returns where no backend says anything about permissions."""

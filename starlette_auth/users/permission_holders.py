@@ -1,4 +1,4 @@
-"""Which users the database grants a permission to."""
+"""Which users the database grants a permission to, and which permissions it knows."""
 
 from collections.abc import Sequence
 
@@ -28,3 +28,18 @@ def holds_permission(
     if is_active is not None and "is_active" in t.fields:
         having &= t.fields["is_active"] == sa.literal(is_active)
     return having
+
+
+def is_member(tables: Tables, groups: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Returns the condition for users in one of the groups of these names."""
+    t = tables
+    named = sa.or_(sa.false(), *(t.group.c.name == name for name in groups))
+    members = sa.select(t.user_groups.c.user_id).join(t.group, t.group.c.id == t.user_groups.c.group_id).where(named)
+    return t.user_key.in_(members)
+
+
+def permission_names(tables: Tables) -> sa.Select[tuple[str, str]]:
+    """Returns the query for the application labels and codenames of all permissions."""
+    permission, content_type = tables.permission, tables.content_type
+    query = sa.select(content_type.c.app_label, permission.c.codename)
+    return query.join(permission, permission.c.content_type_id == content_type.c.id)

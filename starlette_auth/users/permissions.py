@@ -1,7 +1,8 @@
 """Creates groups and permissions, and grants and revokes them."""
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ class GroupsAndPermissions:
     def __init__(self, gateway: Gateway, tables: Tables) -> None:
         self.gateway = gateway
         self.tables = tables
+        self.role_names: set[str] = set()  # of `Roles`: groups of these names are created when they get a member
+        self.permission_listeners: list[Callable[[str], None]] = []  # called with the name of each created permission
 
     async def create_group(self, name: str) -> Group:
         """Creates a group. Raises AlreadyExists if the name is taken, ValueError if it is empty."""
@@ -67,8 +70,8 @@ class GroupsAndPermissions:
         the model `vote`. For other codenames, as in `"polls.close"`, pass `model`. The default is the application
         label. `name` is the description.
 
-        Raises ValueError if `perm` is malformed (UnstorableValue if it does not fit its columns), and AlreadyExists if
-        the database treats an existing name as equal.
+        Raises ValueError if `perm` is malformed or has a wildcard (UnstorableValue if it does not fit its columns), and
+        AlreadyExists if the database treats an existing name as equal.
         """
         require_name(perm)
         require_text(name, "description of a permission")
@@ -76,6 +79,7 @@ class GroupsAndPermissions:
         app_label, _, codename = perm.partition(".")
         existing = (await self._permissions()).get(perm)
         if existing is not None:
+            self._notify(perm)
             return existing[0]
         verb, _, noun = codename.partition("_")
         model_fields = {
@@ -87,6 +91,7 @@ class GroupsAndPermissions:
             content_type = await self._get_or_create(self.tables.content_type, model_fields)
             unique = {"content_type_id": content_type, "codename": codename}
             key = await self._get_or_create(self.tables.permission, unique, name=name)
+        self._notify(perm)
         return Permission(
             id=key, codename=codename, name=name, content_type=ContentType(id=content_type, **model_fields)
         )
@@ -112,12 +117,16 @@ class GroupsAndPermissions:
     async def add_to_group(self, user: User, group: Group | str) -> None:
         """Adds a user to a group. Has no effect if the user is a member already.
 
-        Raises DoesNotExist for an unknown group, or if the user was deleted.
+        A group with the name of a role (`Roles`) is created if it does not exist. Raises DoesNotExist for another
+        unknown group, or if the user was deleted.
         """
         require_stored(user)
         async with self.gateway.atomic():
-            group_id = (await self._group(group)).id
             await self._require_row(user)
+            if isinstance(group, str) and group in self.role_names:
+                group_id = await self._get_or_create(self.tables.group, {"name": group})
+            else:
+                group_id = (await self._group(group)).id
             await self._get_or_create(self.tables.user_groups, {"user_id": user.id, "group_id": group_id})
 
     async def remove_from_group(self, user: User, group: Group | str) -> None:
@@ -128,9 +137,11 @@ class GroupsAndPermissions:
     async def grant(self, holder: User | Group, perm: str | Permission) -> None:
         """Grants a permission to a user or a group. It takes effect at the next request.
 
-        Raises DoesNotExist for an unknown permission, or if the user or group was deleted.
+        Raises DoesNotExist for an unknown permission, or if the user or group was deleted, and ValueError for a
+        wildcard.
         """
         table, values = self._grant_table(holder)
+        require_no_wildcard(perm.user_perm_str if isinstance(perm, Permission) else perm)
         async with self.gateway.atomic():
             permission = (await self._get_permissions(perm))[0]
             for stored in (holder, permission):
@@ -146,6 +157,10 @@ class GroupsAndPermissions:
         # In Django two models of one application can have permissions of the same name. All of them are revoked.
         for permission in await self._get_permissions(perm):
             await self._remove(table, {**values, "permission_id": permission.id})
+
+    def _notify(self, perm: str) -> None:
+        for listener in self.permission_listeners:
+            self.gateway.on_commit(functools.partial(listener, perm))
 
     def _grant_table(self, holder: User | Group) -> tuple[sa.Table, dict[str, Any]]:
         if isinstance(holder, Group):
@@ -232,9 +247,19 @@ def require_name(perm: object, *, may_have_dots: bool = False) -> None:
     """
     if not isinstance(perm, str):
         raise TypeError(f"A permission is a text or a Permission, and this is {perm!r}. Pass 'polls.add_vote'.")
+    require_no_wildcard(perm)
     app_label, _, codename = perm.partition(".")
     if not app_label or not codename or ("." in codename and not may_have_dots):
         raise ValueError(f"{perm!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'.")
+
+
+def require_no_wildcard(perm: object) -> None:
+    """Raises ValueError for a name with a wildcard, such as "polls.*", which Django would not honour either."""
+    if isinstance(perm, str) and "*" in perm:
+        raise ValueError(
+            f"{perm!r} has a wildcard, and a permission of the database is one permission. Grant each permission by its "
+            "name, or write the wildcard into Roles({…}), whose groups have all permissions that it matches."
+        )
 
 
 def suggest(name: str, names: Iterable[str]) -> str:

@@ -63,6 +63,7 @@ class UserQueries(Generic[U]):
     """Reads users by primary key, username or email address. Each user is read with all permissions in one query."""
 
     backend_permissions: PermissionSource | None = None  # set by `Auth`
+    reads_groups = False  # whether the names of a user's groups are read with the user; set by `read_groups`
 
     def __init__(self, gateway: Gateway, tables: Tables, user_class: type[U]) -> None:
         if not (isinstance(user_class, type) and issubclass(user_class, User)):
@@ -83,6 +84,15 @@ class UserQueries(Generic[U]):
         fields = set(user_class.__dataclass_fields__)
         self._columns = {name: column for name, column in tables.fields.items() if name in fields}
         self._fields_of = operator.itemgetter(*(f"user_{name}" for name in self._columns))
+        self._build_statements()
+
+    def read_groups(self) -> None:
+        """Makes each statement that reads a user read the names of the user's groups as well. `Roles` need them."""
+        self.reads_groups = True
+        self._build_statements()
+
+    def _build_statements(self) -> None:
+        gateway, tables = self.gateway, self.tables
         selected, column = sa.select(*self.columns()).select_from(tables.user), tables.username
         self._by_id = Statement(selected.where(tables.user_key == sa.bindparam("id")))
         self._by_username = Statement(selected.where(column == sa.bindparam("username")))
@@ -122,12 +132,15 @@ class UserQueries(Generic[U]):
             *(column.label(f"user_{name}") for name, column in self._columns.items()),
             sa.case((t.user.c.is_superuser == sa.true(), all_permissions), else_=direct).label("direct_permissions"),
             through_groups.label("group_permissions"),
+            *([_group_list(t).label("group_names")] if self.reads_groups else []),
         ]
 
     def from_row(self, row: Row) -> U:
         """Returns the user of a row that was selected with `columns()`."""
         user = self.user_class(**dict(zip(self._columns, self._fields_of(row), strict=True)))
         user.permission_json = (row["direct_permissions"], row["group_permissions"])
+        if self.reads_groups:
+            user.group_json = row["group_names"]
         source = self.backend_permissions
         if source is not None and (source.are_asked or source.known != source.owner.backends):
             source.bind(user)
@@ -244,6 +257,14 @@ def _permission_list(tables: Tables) -> sa.Select[Any]:
     return sa.select(json_list(name)).select_from(
         permission.join(content_type, content_type.c.id == permission.c.content_type_id)
     )
+
+
+def _group_list(tables: Tables) -> sa.ScalarSelect[Any]:
+    group, user_groups = tables.group, tables.user_groups
+    names = sa.select(json_list(group.c.name)).select_from(
+        group.join(user_groups, user_groups.c.group_id == group.c.id)
+    )
+    return names.where(user_groups.c.user_id == tables.user_key).correlate(tables.user).scalar_subquery()
 
 
 class CaseInsensitiveQuery:

@@ -107,7 +107,8 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
 
         `is_active=None` includes active and inactive users. Permissions that backends grant or deny count. `backend` is
         the path of one backend; then only its permissions count. With `obj` only permissions from backends for that
-        object count: the database stores none for objects, and superusers are not included.
+        object count: the database stores none for objects, rules (`Auth.rule`) are not asked, and superusers are not
+        included.
 
         Raises ValueError for a name without `app.` and for an unknown backend, TypeError for other types, and
         DoesNotExist for an unknown permission, unless a backend may grant it.

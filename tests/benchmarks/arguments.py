@@ -8,7 +8,7 @@ from typing import Any
 
 from .contestants import WORKS
 
-PARTS = (*WORKS, "hashing", "growth", "inprocess", "imports")
+PARTS = (*WORKS, "hashing", "growth", "inprocess", "engines", "dependencies", "imports")
 ABOUT = "Measures starlette_auth beside what others do, and beside what nobody can do without."
 
 
@@ -28,6 +28,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--postgresql", default="postgresql://postgres@127.0.0.1:5432", metavar="URL", help="no database"
+    )
+    parser.add_argument(
+        "--mysql", default="mysql+asyncmy://root@127.0.0.1:3306", metavar="URL", help="for engines; left out if away"
     )
     parser.add_argument("--redis", default="redis://127.0.0.1:6379/9", metavar="URL", help="an empty database of it")
     chosen = parser.parse_args(given)

@@ -22,7 +22,7 @@ from .imports import measure_imports
 from .instructions import measure_instructions
 from .load import Task, loading
 from .measure import Say, measure
-from .stacks import measure_stacks, require_callgrind
+from .stacks import measure_dependencies, measure_engines, measure_stacks, require_callgrind
 
 TOOLS = ("uvicorn", "uvloop", "httptools", "psutil", "asyncpg")
 VERSIONS = (
@@ -40,11 +40,14 @@ class Extent:
     hashing: tuple[int, float]
     sizes: tuple[int, ...]
     in_process: int
+    engines: int
     imports: int
 
 
-QUICK = Extent(rounds=6, seconds=0.2, hashing=(2, 3.0), sizes=(1_000, 10_000), in_process=60, imports=7)
-FULL = Extent(rounds=20, seconds=0.5, hashing=(5, 5.0), sizes=(1_000, 100_000, 1_000_000), in_process=300, imports=20)
+QUICK = Extent(rounds=6, seconds=0.2, hashing=(2, 3.0), sizes=(1_000, 10_000), in_process=60, engines=30, imports=7)
+FULL = Extent(
+    rounds=20, seconds=0.5, hashing=(5, 5.0), sizes=(1_000, 100_000, 1_000_000), in_process=300, engines=100, imports=20
+)
 
 
 def run(chosen: argparse.Namespace, say: Say) -> dict[str, Any]:
@@ -70,6 +73,15 @@ def run(chosen: argparse.Namespace, say: Say) -> dict[str, Any]:
             "growth": lambda: measure_growth(made, loads[0], say, sizes=extent.sizes, rounds=rounds, seconds=seconds),
             "inprocess": lambda: measure_stacks(
                 made.settings("ours", "sqlite"), say, rounds=extent.in_process, callgrind=chosen.callgrind
+            ),
+            "engines": lambda: measure_engines(
+                made.settings("", "sqlite"),
+                say,
+                servers={"PostgreSQL": chosen.postgresql, "SQLite": "sqlite", "MySQL": chosen.mysql},
+                rounds=extent.engines,
+            ),
+            "dependencies": lambda: measure_dependencies(
+                made.settings("ours", "sqlite"), say, rounds=extent.in_process
             ),
             "imports": lambda: measure_imports(say, rounds=extent.imports),
         }

@@ -1,4 +1,4 @@
-"""The figures of `inprocess`, and of callgrind where it is wanted."""
+"""The figures of `inprocess`, `engines` and `dependencies`, and of callgrind where it is wanted."""
 
 import json
 import re
@@ -32,6 +32,35 @@ def measure_stacks(settings: Settings, say: Say, *, rounds: int, callgrind: bool
     # As timeit says: what is above the least is not what it costs, but what others did at that time.
     found["anonymous"] = [min(times[f"anonymous, {LEVELS[-1]}"]) - min(times[f"anonymous, {LEVELS[0]}"])]
     return {**found, "shown": shown(found)}
+
+
+def measure_engines(settings: Settings, say: Say, *, servers: dict[str, str], rounds: int) -> dict[str, Any]:
+    say(f"Engines: {rounds} rounds on {', '.join(servers)}")
+    program = [sys.executable, "-m", "tests.benchmarks.engines"]
+    found: dict[str, Any] = json.loads(run([*program, json.dumps(servers), str(rounds)], settings))
+    text = (
+        "One request after the other without a socket, with a permission, on a real database. The ratio is the median of "
+        "the ratios of each round."
+    )
+    head = ["database", "µs, with a Database", "with an engine", "ratio"]
+    return {**found, "shown": {"title": "Engines of SQLAlchemy", "text": text, "head": head, "rows": rows_of(found)}}
+
+
+def measure_dependencies(settings: Settings, say: Say, *, rounds: int) -> dict[str, Any]:
+    say(f"Dependencies: {rounds} rounds of {BATCH} requests")
+    found: dict[str, Any] = json.loads(
+        run([sys.executable, "-m", "tests.benchmarks.dependencies", str(rounds)], settings)
+    )
+    text = "A request of a logged-in user to FastAPI, without a socket; the database's answer is there already."
+    head = ["µs, without a guard", "with a decorator", "with a dependency", "ratio"]
+    return {**found, "shown": {"title": "Guards in FastAPI", "text": text, "head": head, "rows": rows_of({"": found})}}
+
+
+def rows_of(found: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+    return [
+        [*filter(None, [name]), *(f"{statistics.median(values):.3g}" for values in columns.values())]
+        for name, columns in found.items()
+    ]
 
 
 def instructions(settings: Settings, say: Say) -> dict[str, float]:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import NullPool, QueuePool, StaticPool
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool, StaticPool
+from starlette.testclient import TestClient
 
 from starlette_auth import Auth, DatabaseStore, ImproperlyConfigured, Unavailable, gateway_of, lifespan
+from starlette_auth.database.errors import translate
 from starlette_auth.testing import log_in
 
 from ..conftest import SECRET_KEY, client_of, with_tables
@@ -105,6 +107,8 @@ async def test_the_lifespan_leaves_the_engine_to_the_application(database: Async
 
 
 async def test_the_command_line_takes_an_application_with_an_engine(database_url: str, tmp_path: Path) -> None:
+    if not database_url.startswith(("engine+sqlite", "engine+postgresql+asyncpg")):
+        pytest.skip("two databases are enough: each command takes seconds to start")
     (tmp_path / "site_on_engine.py").write_text(APP.format(url=database_url.removeprefix("engine+")))
     command = [sys.executable, "-m", "starlette_auth", "--app", "site_on_engine:auth"]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
@@ -135,6 +139,20 @@ async def test_an_unreachable_server_is_unavailable() -> None:
         for call in (gateway_of(engine).fetch_one(ONE), gateway_of(engine).atomic().__aenter__()):
             with pytest.raises(Unavailable, match="Check that it is running"):
                 await call
+        await engine.dispose()
+
+
+async def test_a_missing_database_and_a_refused_user_are_named(database_url: str) -> None:
+    url = sa.make_url(database_url.removeprefix("engine+"))
+    if url.get_backend_name() == "sqlite":
+        pytest.skip("has no server")
+    for other, fix in (
+        (url.set(database="missing"), "Create the database first"),
+        (url.set(username="missing", password="wrong"), "Check the user"),
+    ):
+        engine = create_async_engine(other)
+        with pytest.raises(ImproperlyConfigured, match=fix):
+            await gateway_of(engine).fetch_one(ONE)
         await engine.dispose()
 
 
@@ -199,6 +217,32 @@ async def test_a_pool_of_one_shared_connection_is_refused(tmp_path: Path) -> Non
         Auth(engine, secret_key=SECRET_KEY)
 
 
+async def test_an_engine_that_translates_the_schema_is_refused(database: AsyncEngine) -> None:
+    engine = database.execution_options(schema_translate_map={None: "tenant"})
+    with pytest.raises(ImproperlyConfigured, match=r"name the schema with Tables\(schema=…\)"):
+        Auth(engine, secret_key=SECRET_KEY)
+    Auth(database.execution_options(schema_translate_map={"own": "tenant"}), secret_key=SECRET_KEY)
+
+
+async def test_an_engine_that_was_disposed_gets_new_connections(database: AsyncEngine) -> None:
+    """Those of the old pool are closed, although it is not there any more."""
+    gateway: Any = gateway_of(database)
+    if gateway.dialect == "sqlite":
+        pytest.skip("its kept connections do not belong to the pool")
+
+    async def connection() -> Any:
+        await gateway.fetch_one(ONE)
+        return gateway._connections.get()._all[0].raw_connection
+
+    for end in (connection, gateway.close):
+        old = await connection()
+        await database.dispose()
+        assert await end() is not old
+        async with asyncio.timeout(5):
+            while not gateway.driver.is_closed(old):
+                await asyncio.sleep(0.01)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3 has the argument from Python 3.12 on")
 async def test_an_engine_that_never_commits_is_refused(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path}/test.sqlite3"
@@ -242,6 +286,23 @@ async def test_a_kept_connection_does_not_keep_the_context_of_the_first_request(
     await gateway_of(database).fetch_one(ONE)
     gc.collect()
     assert reference() is None
+
+
+def test_an_application_may_be_tested_in_several_event_loops(database_url: str) -> None:
+    """The kept connections of the first event loop are closed with it, and do not come out of the pool again."""
+    engine = create_async_engine(database_url.removeprefix("engine+"), poolclass=AsyncAdaptedQueuePool)
+    auth = Auth(engine, secret_key=SECRET_KEY, passwords=weak_passwords())
+    app = make_app(auth, lifespan=lifespan(auth))
+    for _ in range(3):
+        with TestClient(app) as client:
+            assert client.get("/remember?a=1").status_code == 200
+    asyncio.run(engine.dispose())
+
+
+def test_a_connection_of_another_event_loop_is_named() -> None:
+    error = RuntimeError("Task <Task pending> got Future <Future pending> attached to a different loop")
+    with pytest.raises(ImproperlyConfigured, match="poolclass=NullPool"):
+        translate(error)
 
 
 def test_each_event_loop_opens_its_own_connections(tmp_path: Path) -> None:

@@ -450,7 +450,8 @@ class Socket:
 
     def __init__(self, app: ASGIApp, path: str, client: httpx.AsyncClient) -> None:
         path, _, query = path.partition("?")
-        cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        values = {cookie.name: cookie.value for cookie in client.cookies.jar}  # some twice, for two domains
+        cookies = "; ".join(f"{name}={value}" for name, value in values.items())
         self.scope = {
             "type": "websocket",
             "path": path,

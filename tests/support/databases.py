@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ MANY_REDIS: dict[str, Callable[[], Cluster | Sentinels]] = {
     "redis cluster": shared_cluster,
     "redis sentinel": shared_sentinels,
 }
+WITH_TABLES: set[str] = set()  # the places of the databases that `database_with_tables` yields at the moment
+TABLE_OPTIONS = {"tables", "features", "django", "reset_tokens"}  # arguments of Auth that may ask for other tables
 FILES: list[bytes] = []  # a SQLite file with our tables, after it was made once
 OUR_TABLES = [table.name for table in reversed(list(Tables()))]
 DISCONNECT_OTHERS = (
@@ -117,19 +119,32 @@ async def database_with_tables(server: str, folder: Path) -> AsyncIterator[str]:
     if server == "sqlite":
         file = folder / "test.sqlite3"
         file.write_bytes(await _file_with_tables())
-        yield engine_url(asked, f"sqlite+aiosqlite:///{file}")
+        with _marked(f"sqlite+aiosqlite:///{file}") as url:
+            yield engine_url(asked, url)
         return
     if not READY[server]:
         READY[server].append(await _new_database(server))
         await _create_tables(f"{server}/{READY[server][-1]}")
     name = READY[server].pop()
     try:
-        yield engine_url(asked, f"{server}/{name}")
+        with _marked(f"{server}/{name}") as url:
+            yield engine_url(asked, url)
     finally:
         if await _delete_rows(server, name):
             READY[server].append(name)
         else:
             await _drop(server, name)
+
+
+@contextlib.contextmanager
+def _marked(url: str) -> Iterator[str]:
+    """Lets `installed` know that the database holds our tables."""
+    place = url.partition(":")[2]
+    WITH_TABLES.add(place)
+    try:
+        yield url
+    finally:
+        WITH_TABLES.discard(place)
 
 
 async def drop_databases() -> None:
@@ -171,9 +186,15 @@ async def _delete_rows(server: str, name: str) -> bool:
             await database.fetch_all(DISCONNECT_OTHERS, {"name": name})
         if await _shape_of(DatabasesGateway(database)) != SHAPE[server]:
             return False
-        async with database.connection():
-            for table in OUR_TABLES:
-                await database.execute(f"DELETE FROM {table}")
+        async with database.connection() as connection:
+            raw: Any = connection.raw_connection
+            statements = [f"DELETE FROM {table}" for table in OUR_TABLES]
+            if server.startswith("postgres"):
+                await raw.execute(";".join(statements))
+                return True
+            async with raw.cursor() as cursor:
+                for statement in statements:
+                    await cursor.execute(statement)
     return True
 
 
@@ -314,7 +335,8 @@ async def installed(database: Any, **options: Any) -> AsyncIterator[Auth[Any]]:
         if "tables" in options and await all_columns(auth.gateway):
             for name in OUR_TABLES:
                 await auth.database.execute(f"DROP TABLE {name}")
-        await migrate(auth.gateway, auth.tables)
+        if url_of(database).partition(":")[2] not in WITH_TABLES or TABLE_OPTIONS & options.keys():
+            await migrate(auth.gateway, auth.tables)
         try:
             yield auth
         finally:

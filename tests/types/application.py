@@ -1,19 +1,23 @@
 """An application as mypy and pyright see it. `test_types.py` runs both on this file; nothing here is executed."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, assert_type
 
+import sqlalchemy as sa
 from databases import Database
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount
 
 from starlette_auth import (
+    AnonymousUser,
     Auth,
     DatabaseStore,
     Event,
     LoginFailed,
     PasswordChanged,
+    Roles,
     Tables,
     User,
     UserCreated,
@@ -24,9 +28,13 @@ from starlette_auth import (
     login,
     middleware,
     migrate,
+    permission_required,
     routes,
 )
 
+orders = sa.Table(
+    "orders", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("owner_id", sa.Integer)
+)
 database = Database("sqlite+aiosqlite:///x.sqlite3")
 
 
@@ -100,6 +108,33 @@ async def log(event: Event) -> None:
 
 def takes_any_auth(auth: Auth) -> None:
     """Accepts each Auth: `Auth` alone is `Auth[User]`, and a member is a user."""
+
+
+@members.rule("shop.view_order", orders)
+def own(user: Member) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = orders.c.owner_id == user.id
+    return condition
+
+
+async def objects(request: Request) -> None:
+    user = members.user(request)
+    assert_type(members.visible_to(user, "shop.view_order", orders), sa.ColumnElement[bool])
+    assert_type(await members.has_perm(user, "shop.view_order", own), bool)
+    assert_type(own(user), sa.ColumnElement[bool])
+    sa.select(orders).where(members.visible_to(AnonymousUser(), "shop.view_order", orders))
+
+
+@permission_required("shop.view_order", obj=lambda request: request.path_params)
+async def guarded(request: Request) -> Response:
+    return JSONResponse(None)
+
+
+def takes_endpoint(endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+    """The decorator keeps the type of the endpoint."""
+
+
+takes_endpoint(guarded)
+Auth(database, secret_key="k" * 40, backends=[Roles({"editor": ["blog.*"], "chief": ("@editor",)})])
 
 
 async def wire() -> None:

@@ -18,7 +18,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse
 from starlette.requests import Request
 
-from starlette_auth import Auth, ImproperlyConfigured, Tables, User, middleware, user_columns
+from starlette_auth import Auth, ImproperlyConfigured, Tables, User, lifespan, middleware, user_columns
 from starlette_auth.testing import log_in
 
 from ..conftest import PASSWORD, SECRET_KEY, client_of, installed, with_tables
@@ -252,7 +252,11 @@ async def test_fastapi_sends_and_documents_neither_the_hash_nor_the_permissions(
 
     async with installed(database, user_class=kind, **options) as auth:
         for separate in (True, False):
-            app = FastAPI(middleware=middleware(auth), separate_input_output_schemas=separate)
+            app = FastAPI(
+                middleware=middleware(auth),
+                lifespan=lifespan(auth, check_routes=False),  # it refuses a user from the client
+                separate_input_output_schemas=separate,
+            )
             app.get("/untyped")(untyped)
             app.get("/typed")(typed)
             app.get("/nested")(nested)

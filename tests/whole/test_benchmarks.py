@@ -15,6 +15,8 @@ from ..benchmarks.bars import BARS
 from ..benchmarks.compare import compare
 from ..benchmarks.contestants import CONTESTANTS, WORKS, Contestant, available
 from ..benchmarks.data import Databases, databases
+from ..benchmarks.dependencies import measured as measured_dependencies
+from ..benchmarks.engines import main as measured_engines
 from ..benchmarks.errors import CannotMeasure
 from ..benchmarks.growth import growth_of
 from ..benchmarks.inprocess import BATCH, LEVELS, everything, measured
@@ -119,6 +121,20 @@ def test_each_middleware_is_measured_in_process(made: Databases) -> None:
     assert calls[0] > 10
     assert calls[0] == found["calls"][f"anonymous, {LEVELS[0]}"]
     assert all(len(taken) == 1 and 1 < taken[0] < 1e6 / BATCH * 100 for taken in found["times"].values())
+
+
+def test_engines_are_measured_beside_a_database() -> None:
+    servers = {"SQLite": "sqlite", "away": "postgresql://postgres@127.0.0.1:1"}
+    found = asyncio.run(measured_engines(servers, 2))
+    assert set(found) == {"SQLite"}
+    assert all(len(found["SQLite"][kind]) == 2 for kind in ("Database", "engine"))
+    assert 0.2 < found["SQLite"]["ratio"][0] < 5
+
+
+def test_a_dependency_is_measured_beside_no_guard(made: Databases) -> None:
+    found = asyncio.run(measured_dependencies(made.settings("ours", "sqlite", users=USERS), 2))
+    assert [len(found[name]) for name in ("no guard", "decorator", "dependency", "ratio")] == [2, 2, 2, 1]
+    assert 0.5 < found["ratio"][0] < 5
 
 
 def test_growth_is_that_of_the_most_against_the_fewest() -> None:

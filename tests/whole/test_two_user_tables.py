@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 from starlette.applications import Starlette
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -219,6 +220,51 @@ async def test_a_session_of_one_is_nobodys_at_the_other(kind: str, tmp_path: Pat
             assert await office.sessions.revoke_all("1") == 1
             assert len(await shop.sessions.list_sessions("1")) == 1
             assert not await office.sessions.revoke("1", known.public_id)
+
+
+MOUNTS: dict[str, Any] = {
+    "application": lambda office: Mount("/office", site(office)),
+    "wrapped": lambda office: Mount("/office", GZipMiddleware(site(office))),
+    "middleware of the mount": lambda office: Mount(
+        "/office", routes=site(office).routes, middleware=middleware(office)
+    ),
+    "deeper": lambda office: Mount("/office", routes=[Mount("/", site(office))]),
+}
+
+
+@pytest.mark.parametrize("mount", MOUNTS.values(), ids=MOUNTS)
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_each_visitor_is_sent_to_the_login_page_for_the_own_kind_of_users(
+    tmp_path: Path, mount: Any, is_first: bool
+) -> None:
+    async with (
+        connected(f"sqlite+aiosqlite:///{tmp_path}/two.sqlite3") as database,
+        pair(database) as (shop, office, _, _),
+    ):
+        own = [Route("/safe", safe), Mount("/accounts", routes=routes(shop))]
+        pages = [mount(office), *own] if is_first else [*own, mount(office)]
+        async with client_of(Starlette(routes=pages, middleware=middleware(shop))) as client:
+            for path, login_page in (("/safe", "/accounts/login"), ("/office/safe", "/office/accounts/login")):
+                location = (await client.get(path)).headers["location"]
+                assert location.partition("?")[0] == login_page
+                page = await client.get(location)
+                assert page.status_code == 200
+                assert ('"/office/' in page.text) is ("office" in path)
+
+
+async def test_a_page_of_an_application_with_another_auth_is_found_by_its_name(tmp_path: Path) -> None:
+    async with (
+        connected(f"sqlite+aiosqlite:///{tmp_path}/two.sqlite3") as database,
+        pair(database) as (shop, office, _, _),
+    ):
+        inner = Starlette(routes=[Route("/safe", safe, name="safe")], middleware=middleware(office))
+
+        async def link(request: Request) -> Response:
+            return JSONResponse(shop.url_for(request, "safe"))
+
+        app = Starlette(routes=[Mount("/office", inner), Route("/link", link)], middleware=middleware(shop))
+        async with client_of(app) as client:
+            assert await asked(client, "/link") == "/office/safe"
 
 
 async def test_an_application_inside_another_has_users_of_its_own(tmp_path: Path) -> None:

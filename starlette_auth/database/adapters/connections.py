@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from .drivers import RawConnection
 from .sqlite import PRAGMAS, RELAXED_PRAGMAS, WriteLock
 
+MAX_WAITING = 2  # for each kept connection that runs a statement
+
 
 class Kept(Protocol):
     """A connection that stays open for one event loop. `raw_connection` is None while it is closed."""
@@ -38,8 +40,8 @@ class Connections(abc.ABC):
         self.write_lock = WriteLock()
 
     @abc.abstractmethod
-    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
-        """Returns an open connection for one statement.
+    async def acquire(self, *, write: bool, durable: bool, for_transaction: bool = False) -> RawConnection:
+        """Returns an open connection for one statement, or for a transaction.
 
         `durable=False` allows the database to lose the change in a power cut.
         """
@@ -53,6 +55,9 @@ class Connections(abc.ABC):
 
         The caller still has to release the connection.
         """
+
+    async def open_first(self) -> None:  # noqa: B027  a pool has none
+        """Opens the first kept connections, before the application may have taken all connections of the pool."""
 
     async def close(self) -> None:  # noqa: B027  the pool is closed elsewhere
         """Closes the kept connections, or returns them to the pool."""
@@ -76,15 +81,18 @@ class KeptConnections(Connections):
         self._limit = limit
         self._all: list[Kept] = []
         self._idle: list[Kept] = []
+        self._in_transaction: list[Kept] = []
         self._waiting: deque[asyncio.Future[Kept]] = deque()
 
-    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
+    async def acquire(self, *, write: bool, durable: bool, for_transaction: bool = False) -> RawConnection:
         kept = self._take()
         if kept is None:
             # The application may hold all connections of the pool, each in a task that waits for this package.
-            if not self._all or self._pool.has_room():
+            if not self._may_wait() and (not self._all or self._pool.has_room()):
                 return await self._pool.acquire(write=write, durable=durable)
             kept = await self._wait()
+        if for_transaction:
+            self._in_transaction.append(kept)
         if kept.raw_connection is not None:
             return kept
         try:
@@ -92,6 +100,12 @@ class KeptConnections(Connections):
         except BaseException:
             self._put_back(kept)
             raise
+
+    async def open_first(self) -> None:
+        if not self._all and self._limit() > 0:
+            self._put_back(self._new())
+        if self._all:
+            await self._all[0].opened()
 
     async def release(self, connection: RawConnection, *, write: bool) -> None:
         kept = self._find(connection)
@@ -118,10 +132,18 @@ class KeptConnections(Connections):
             if kept.is_lost():
                 kept.drop()
             return kept
-        if len(self._all) >= self._limit():
-            return None
+        return None if len(self._all) >= self._limit() else self._new()
+
+    def _new(self) -> Kept:
         self._all.append(self._make())
         return self._all[-1]
+
+    def _may_wait(self) -> bool:
+        """Returns whether a kept connection is soon free: it runs a statement, for which few others wait.
+
+        A connection from the pool would cost more time than the statement.
+        """
+        return len(self._waiting) < MAX_WAITING * (len(self._all) - len(self._in_transaction))
 
     def _find(self, connection: RawConnection) -> Kept | None:
         return next((kept for kept in self._all if kept is connection), None)
@@ -137,6 +159,8 @@ class KeptConnections(Connections):
             raise
 
     def _put_back(self, kept: Kept) -> None:
+        if kept in self._in_transaction:
+            self._in_transaction.remove(kept)
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -156,7 +180,7 @@ class SQLiteConnections(Connections):
         super().__init__()
         self.reader, self.writer, self.relaxed_writer = make(PRAGMAS), make(PRAGMAS), make(RELAXED_PRAGMAS)
 
-    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
+    async def acquire(self, *, write: bool, durable: bool, for_transaction: bool = False) -> RawConnection:
         if not write:
             return self.reader if self.reader.raw_connection is not None else await self.reader.opened()
         await self.write_lock.acquire()
@@ -177,6 +201,11 @@ class SQLiteConnections(Connections):
                 return
         if connection.raw_connection is self.writer.raw_connection:
             self.writer.is_useless = True  # its transaction must be rolled back first
+
+    async def open_first(self) -> None:
+        for kept in (self.reader, self.writer, self.relaxed_writer):
+            if kept.raw_connection is None:
+                await kept.opened()
 
     async def close(self) -> None:
         await self.reader.close()

@@ -38,7 +38,7 @@ class PoolConnections(Pool):
         super().__init__()
         self._database = database
 
-    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
+    async def acquire(self, *, write: bool, durable: bool, for_transaction: bool = False) -> RawConnection:
         connection: ConnectionBackend = self._database._backend.connection()
         await acquire(connection)
         return connection

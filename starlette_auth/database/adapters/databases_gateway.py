@@ -145,11 +145,11 @@ class DatabasesGateway(DatabasesTransactions, Queries):
         # With force_rollback all tasks share one connection. A write must not become part of another task's savepoint.
         is_shared = write and connection is self.database._global_connection
         write_lock = self._connections.get().write_lock if is_shared else contextlib.nullcontext()
-        self._require_transaction()
+        self._require_no_failure()
         async with write_lock, connection._query_lock:
             try:
                 return await operation(connection.raw_connection, sql, arguments)
-            except Exception as error:
+            except BaseException as error:
                 await self._discard_useless(connection, error)
                 self._note_failure_on(connection, error)
                 raise

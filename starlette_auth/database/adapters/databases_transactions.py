@@ -10,7 +10,7 @@ from databases import Database
 
 from ...core.concurrency import PerLoop, keep_cancelled, run_to_completion
 from ...core.exceptions import ImproperlyConfigured
-from ..errors import breaks_connection, is_read_only, translate_errors
+from ..errors import Failure, breaks_connection, is_read_only, translate_errors
 from .connections import Connections, SQLiteConnections
 from .drivers import RawConnection, Transaction
 from .transaction_state import TransactionState
@@ -27,6 +27,10 @@ class DatabasesTransactions(TransactionState):
     _connections: PerLoop[Connections]
     _keeps_sqlite: bool
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._failures: dict[asyncio.Task[Any] | None, Failure] = {}
+
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
         """Runs the block in a transaction, or in a savepoint inside a transaction of this task.
@@ -38,13 +42,10 @@ class DatabasesTransactions(TransactionState):
         the wrong moment. This method always returns it.
         """
         self._require_connected()
-        is_outermost = not self.is_in_transaction
-        try:
-            async with self._committing(), self._transaction():
-                yield
-        finally:
-            if is_outermost:
-                self._forget_failures()
+        async with self._committing():
+            with self._recording_failure():  # not while the callbacks run, which may open transactions
+                async with self._transaction():
+                    yield
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
@@ -59,7 +60,7 @@ class DatabasesTransactions(TransactionState):
                     connection = await stack.enter_async_context(
                         self._writer_connection() if self._keeps_sqlite else self._pool_connection()
                     )
-            self._require_transaction()
+            self._require_no_failure()
             transaction = self.driver.transaction(connection.raw_connection)
             if starts_transaction:
                 stack.enter_context(savepoints_only(connection))
@@ -67,7 +68,7 @@ class DatabasesTransactions(TransactionState):
                 with translate_errors():
                     await self._run_uncancelled(connection, transaction.start)
                 yield
-                self._require_transaction()
+                self._require_no_failure()
                 with translate_errors():
                     await self._run_uncancelled(connection, transaction.commit)
             except BaseException:
@@ -75,7 +76,7 @@ class DatabasesTransactions(TransactionState):
                 self.allow_cleanup()
                 raise
 
-    async def _discard_useless(self, connection: RawConnection, error: Exception) -> None:
+    async def _discard_useless(self, connection: RawConnection, error: BaseException) -> None:
         """Discards a connection if the error shows that it cannot be used again.
 
         If the server only reads, another server may have replaced it; then all connections to it are discarded.
@@ -89,7 +90,22 @@ class DatabasesTransactions(TransactionState):
             with contextlib.suppress(Exception):
                 await self.driver.expire_connections(self.database._backend)
 
-    def _note_failure_on(self, connection: Connection, error: Exception) -> None:
+    def _failure(self) -> Failure | None:
+        return self._failures.get(asyncio.current_task()) if self._failures else None
+
+    @contextlib.contextmanager
+    def _recording_failure(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        if task in self._failures:
+            yield
+            return
+        self._failures[task] = Failure()
+        try:
+            yield
+        finally:
+            del self._failures[task]
+
+    def _note_failure_on(self, connection: Connection, error: BaseException) -> None:
         depth = len(connection._transaction_stack)
         # The application may end its own transaction inside `atomic()`.
         self._note_failure(connection.raw_connection, error, lambda: len(connection._transaction_stack) < depth)

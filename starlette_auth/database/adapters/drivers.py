@@ -1,14 +1,18 @@
 """How each driver runs statements and transactions on its own connections."""
 
+import asyncio
+import contextlib
 import importlib
 import itertools
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
+from ...core.concurrency import run_to_completion
 from ...core.exceptions import ImproperlyConfigured
 
 #: What an upsert on MySQL passes to LAST_INSERT_ID() for a row that it leaves as it is. No key of a row is as large.
 UNCHANGED = 2**62 + 0x5A17
+SETTLE_SECONDS = 10.0
 
 
 class RawConnection(Protocol):
@@ -102,16 +106,37 @@ class SQLiteDriver:
 class AsyncpgDriver:
     dialect = "postgresql"
 
-    def fetch(self, raw: Any, sql: str, arguments: Any) -> Awaitable[list[Any]]:
-        rows: Awaitable[list[Any]] = raw.fetch(sql, *arguments)
+    async def fetch(self, raw: Any, sql: str, arguments: Any) -> list[Any]:
+        try:
+            rows: list[Any] = await raw.fetch(sql, *arguments)
+        except asyncio.CancelledError:
+            await run_to_completion(self._settle(raw))
+            raise
         return rows
 
     async def execute(self, raw: Any, sql: str, arguments: Any) -> int:
-        status = (await raw.execute(sql, *arguments)).rsplit(" ", 1)[-1]
+        try:
+            status = (await raw.execute(sql, *arguments)).rsplit(" ", 1)[-1]
+        except asyncio.CancelledError:
+            await run_to_completion(self._settle(raw))
+            raise
         return int(status) if status.isdigit() else 0
 
     async def insert(self, raw: Any, sql: str, arguments: Any) -> Any:
-        return await raw.fetchval(sql, *arguments)
+        try:
+            return await raw.fetchval(sql, *arguments)
+        except asyncio.CancelledError:
+            await run_to_completion(self._settle(raw))
+            raise
+
+    async def _settle(self, raw: Any) -> None:
+        """Waits until the server has ended a cancelled statement.
+
+        In asyncpg before 0.32, if a second statement is cancelled while it waits for that, all later statements of the
+        connection raise CancelledError, in whatever task.
+        """
+        with contextlib.suppress(Exception):  # the connection is lost, or its transaction is aborted
+            await raw.execute("SELECT 1", timeout=SETTLE_SECONDS)
 
     def in_transaction(self, raw: Any) -> bool:
         return bool(raw.is_in_transaction())

@@ -32,7 +32,7 @@ class EnginePool(Pool):
         room = pool_size(self._engine)
         return room is None or checked_out(self._engine) < room
 
-    async def acquire(self, *, write: bool, durable: bool) -> RawConnection:
+    async def acquire(self, *, write: bool, durable: bool, for_transaction: bool = False) -> RawConnection:
         return await borrow(self._engine)
 
     async def release(self, connection: RawConnection, *, write: bool) -> None:
@@ -71,6 +71,8 @@ class EngineConnection:
         return self
 
     def is_lost(self) -> bool:
+        if self._lent is not None and not self._lent.has_pool():
+            return True
         try:
             return self.raw_connection is not None and self._driver.is_closed(self.raw_connection)
         except Exception:  # the driver has forgotten the connection
@@ -92,7 +94,7 @@ class EngineConnection:
             await asyncio.wait([self._opening])
         lent, self._lent, self.raw_connection = self._lent, None, None
         if lent is not None:
-            await run_to_completion(lent.give_back())
+            await run_to_completion(lent.close())
 
     async def _open(self) -> None:
         file = self._engine.url.database or ""

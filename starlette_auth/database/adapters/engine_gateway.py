@@ -81,13 +81,8 @@ class EngineGateway(SharedTransactions, Queries):
     @contextlib.asynccontextmanager
     async def atomic(self) -> AsyncIterator[None]:
         """Runs the block in a transaction, or in a savepoint inside a transaction of this task."""
-        is_outermost = not self.is_in_transaction
-        try:
-            async with self._committing(), self._transaction():
-                yield
-        finally:
-            if is_outermost:
-                self._forget_failures()
+        async with self._committing(), self._transaction():
+            yield
 
     def _make_connections(self) -> Connections:
         if self.dialect == "sqlite":
@@ -146,20 +141,20 @@ class EngineGateway(SharedTransactions, Queries):
         self, current: TaskTransaction, operation: Operation[R], sql: str, arguments: Any, *, write: bool
     ) -> R:
         """Runs a statement in the transaction of this task."""
-        self._require_transaction()
+        current.failure.require_none()
         try:
             return await operation(await current.begin(write=write), sql, arguments)
         except BaseException as error:
             if self._is_useless_after(error):
                 await self._abandon(current)
-            elif isinstance(error, Exception) and current.raw_connection is not None:
-                self._note_failure(current.raw_connection, error, current.end_of_savepoint())
+            elif current.raw_connection is not None:
+                self._note_failure(current.raw_connection, error, current.undoing_savepoint())
             raise
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            self._require_transaction()
+            self._require_no_failure()
             current = self._current.get(asyncio.current_task())
             if current is None:
                 current = await stack.enter_async_context(self._own_transaction())
@@ -169,7 +164,7 @@ class EngineGateway(SharedTransactions, Queries):
                     transaction = self.driver.transaction(await current.begin(write=True))
                     await run_to_completion(transaction.start())
                 yield
-                self._require_transaction()
+                self._require_no_failure()
                 with translate_errors():
                     await run_to_completion(transaction.commit())
             except BaseException as error:
@@ -188,7 +183,7 @@ class EngineGateway(SharedTransactions, Queries):
         await self._require_free_file()
         async with connections.write_lock if self.dialect == "sqlite" else contextlib.nullcontext():
             with translate_errors():
-                connection = await connections.acquire(write=True, durable=True)
+                connection = await connections.acquire(write=True, durable=True, for_transaction=True)
             current = self._current[task] = OwnTransaction(connection)
             try:
                 yield current
@@ -207,7 +202,7 @@ class EngineGateway(SharedTransactions, Queries):
 
     async def _abandon(self, current: TaskTransaction) -> None:
         """Makes the rest of a transaction fail whose connection is lost."""
-        self._lost.add(asyncio.current_task())
+        current.failure.note_lost()
         with contextlib.suppress(Exception):  # it is closed
             self.driver.terminate(current.raw_connection)
         await run_to_completion(current.invalidate())
@@ -241,5 +236,10 @@ def _find_driver(engine: Engine) -> Driver:
         raise ImproperlyConfigured(
             "All tasks would share one connection of this engine, or each connection would have its own in-memory SQLite "
             "database. Use a file instead, and another pool than StaticPool."
+        )
+    if None in (engine.sync_engine.get_execution_options().get("schema_translate_map") or ()):
+        raise ImproperlyConfigured(
+            "The schema_translate_map of this engine does not apply to the statements of this package. Pass an engine "
+            "without it, and name the schema with Tables(schema=…)."
         )
     return DRIVERS[name]()

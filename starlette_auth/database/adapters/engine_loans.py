@@ -18,17 +18,38 @@ logger = logging.getLogger("starlette_auth")
 class LentConnection:
     """A connection of the engine in autocommit, and the connection of the driver in it."""
 
-    def __init__(self, connection: Any, raw: Any, *, is_detached: bool = False) -> None:
+    def __init__(self, engine: Engine, connection: Any, raw: Any, *, is_detached: bool = False) -> None:
         self.connection = connection
         self.raw_connection = raw
+        self._engine = engine
+        self._pool = engine.sync_engine.pool
         self._is_detached = is_detached
 
+    def has_pool(self) -> bool:
+        """Returns False if the engine was disposed, which gives it another pool: no one closes what the old pool holds."""
+        return self._is_detached or self._engine.sync_engine.pool is self._pool
+
     async def give_back(self) -> None:
-        """Returns the connection to its pool, or closes it if it was detached from the pool."""
+        """Returns the connection to its pool, or closes it if the pool does not want it."""
+        if not self.has_pool():
+            await self.close()
+            return
         try:
             await self.connection.close()
         except Exception as error:  # the driver has closed the connection; the statement itself was successful
             logger.debug("A connection could not be returned to the pool: %s", type(error).__name__)
+        await self._close_detached()
+
+    async def close(self) -> None:
+        """Closes the connection. In the pool, it would be of no use to another event loop."""
+        with contextlib.suppress(Exception):  # it is closed already
+            if not self._is_detached:
+                await self.connection.run_sync(_detach)
+                self._is_detached = True
+            await self.connection.close()
+        await self._close_detached()
+
+    async def _close_detached(self) -> None:
         if self._is_detached:
             with contextlib.suppress(Exception):  # it is closed already; SQLAlchemy 2.0.11 leaves it open
                 await self.raw_connection.close()
@@ -62,7 +83,7 @@ async def borrow(engine: Engine, *, autocommit: bool = True, is_detached: bool =
     except BaseException:
         await run_to_completion(connection.close())
         raise
-    return LentConnection(connection, raw, is_detached=is_detached)
+    return LentConnection(engine, connection, raw, is_detached=is_detached)
 
 
 def _detach(connection: sa.Connection) -> None:

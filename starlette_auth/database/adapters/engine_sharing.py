@@ -8,11 +8,11 @@ from typing import Any
 from ...core.arguments import describe
 from ...core.concurrency import PerLoop, run_to_completion
 from ...core.exceptions import ImproperlyConfigured
-from ..errors import translate_errors
+from ..errors import Failure, translate_errors
 from .connections import Connections
 from .engine import Engine, Session
 from .engine_loans import borrow
-from .engine_transactions import JoinedTransaction, OwnTransaction, SharedTransaction, TaskTransaction
+from .engine_transactions import JoinedTransaction, OpenedTransaction, OwnTransaction, TaskTransaction
 from .transaction_state import TransactionState
 
 INFO_KEY = "starlette_auth"  # of the joined transaction, in `AsyncSession.info`
@@ -29,6 +29,10 @@ class SharedTransactions(TransactionState):
         self._current: dict[asyncio.Task[Any] | None, TaskTransaction] = {}
         self._suspended: dict[asyncio.Task[Any] | None, TaskTransaction] = {}  # by `apart()`
 
+    def _failure(self) -> Failure | None:
+        current = self._current.get(asyncio.current_task()) if self._current else None
+        return None if current is None else current.failure
+
     @contextlib.asynccontextmanager
     async def joined(self, session: Session) -> AsyncIterator[None]:
         """Runs the statements of this task in the transaction of the session, which the application ends.
@@ -37,26 +41,25 @@ class SharedTransactions(TransactionState):
         """
         if not hasattr(session, "sync_session"):
             raise ImproperlyConfigured(f"session is {describe(session)}. Pass an AsyncSession of SQLAlchemy.")
-        task = asyncio.current_task()
+        task, connections = asyncio.current_task(), self._connections.get()
         self._require_no_transaction()
+        with contextlib.suppress(Exception):  # the database cannot be reached, which the first statement reports
+            await connections.open_first()
         info = session.sync_session.info
         transaction = info.get(INFO_KEY)
         if transaction is None:  # listeners of a session cannot be removed while it calls them, so there is one set
             transaction = info[INFO_KEY] = JoinedTransaction(
                 self.driver,
-                self._connections.get().write_lock,
+                connections.write_lock,
                 engine=self.database,
                 session=session,
                 apart=self.apart,
-                require_transaction=self._require_transaction,
             )
-        transaction.on_end = lambda: self._forget_failures(task)
         self._current[task], self._callbacks[task] = transaction, transaction.callbacks
         try:
             yield
         finally:
             del self._current[task], self._callbacks[task]
-            self._forget_failures(task)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
@@ -71,22 +74,20 @@ class SharedTransactions(TransactionState):
             with translate_errors():
                 lent = await borrow(self.database, autocommit=False)
             async with self._committing():
-                shared = self._current[task] = SharedTransaction(self.driver, write_lock, lent.connection)
+                shared = OpenedTransaction(self.driver, write_lock, lent.connection, self._callbacks[task])
+                self._current[task] = shared
                 try:
                     with translate_errors():
-                        await lent.connection.begin()
                         await shared.begin(write=True)
                     yield lent.connection
-                    self._require_transaction()
                     with translate_errors():
-                        await run_to_completion(lent.connection.commit())
+                        await shared.commit()
                 except BaseException:
                     with contextlib.suppress(Exception):  # the connection is lost
                         await run_to_completion(lent.connection.rollback())
                     raise
                 finally:
                     del self._current[task]
-                    self._forget_failures(task)
                     await run_to_completion(lent.give_back())
 
     @contextlib.contextmanager
@@ -96,15 +97,14 @@ class SharedTransactions(TransactionState):
         if current is None or isinstance(current, OwnTransaction):
             yield
             return
-        callbacks, is_lost = self._callbacks.pop(task), task in self._lost
+        callbacks, outer = self._callbacks.pop(task), self._suspended.get(task)
         self._suspended[task] = self._current.pop(task)
-        self._lost.discard(task)
         try:
             yield
         finally:
             self._current[task], self._callbacks[task] = self._suspended.pop(task), callbacks
-            if is_lost:
-                self._lost.add(task)
+            if outer is not None:  # a listener of events, which runs apart, has joined another session
+                self._suspended[task] = outer
 
     async def can_run_apart(self) -> bool:
         current = self._current.get(asyncio.current_task()) if self._current else None

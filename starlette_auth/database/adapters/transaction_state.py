@@ -1,28 +1,29 @@
-"""Which tasks are in a transaction, what runs after its commit, and whether the database has rolled it back."""
+"""Which tasks are in a transaction, what runs after its commit, and whether a statement of it has failed."""
 
+import abc
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from ...core.exceptions import ImproperlyConfigured, Unavailable
-from ..errors import ABORTED, is_deadlock, is_unavailable
+from ..errors import Failure, is_deadlock, is_unavailable
 from .drivers import Driver
 
 Callback = Callable[[], Awaitable[None] | None]
 
 
-class TransactionState:
-    """Tracks which tasks are in a transaction, which callbacks wait for its commit, and which transactions are lost."""
+class TransactionState(abc.ABC):
+    """Tracks which tasks are in a transaction, which callbacks wait for its commit, and which transactions failed."""
 
     dialect: str
     driver: Driver
 
     def __init__(self) -> None:
         self._callbacks: dict[asyncio.Task[Any] | None, list[Callback]] = {}
-        self._lost: set[asyncio.Task[Any] | None] = set()  # tasks whose transaction the database has rolled back
-        #: Tasks with a failed statement in their transaction, and whether the application has ended it since.
-        self._aborted: dict[asyncio.Task[Any] | None, Callable[[], bool]] = {}
+
+    @abc.abstractmethod
+    def _failure(self) -> Failure | None:
+        """Returns the record of this task's transaction; None outside of one."""
 
     @property
     def is_in_transaction(self) -> bool:
@@ -79,49 +80,30 @@ class TransactionState:
 
     def allow_cleanup(self) -> None:
         """Lets this task run statements in its failed transaction, which is going to be rolled back."""
-        self._aborted.pop(asyncio.current_task(), None)
+        failure = self._failure()
+        if failure is not None:
+            failure.forgive()
 
-    def _forget_failures(self, task: asyncio.Task[Any] | None = None) -> None:
-        task = task or asyncio.current_task()
-        self._lost.discard(task)
-        self._aborted.pop(task, None)
-
-    def _note_failure(self, raw: Any, error: Exception, is_over: Callable[[], bool]) -> None:
+    def _note_failure(self, raw: Any, error: BaseException, is_over: Callable[[], bool]) -> None:
         """Makes the later statements and the commit of the transaction or savepoint fail.
 
         The application may catch the error inside `atomic()`. PostgreSQL then refuses further statements; the other
-        databases would commit them, even one by one if the database has rolled the transaction back. `is_over` returns
-        whether the application has ended its own transaction, so that its failure no longer counts.
+        databases would commit them, even one by one if the database has rolled the transaction back. A cancelled
+        statement counts as well: PostgreSQL undoes it, and the other databases may complete it.
         """
-        if not self.is_in_transaction:
+        failure = self._failure()
+        if failure is None:
             return
-        task = asyncio.current_task()
-        self._aborted[task] = is_over
+        failure.note(is_over)
         if not is_unavailable(error):
             return
         with contextlib.suppress(Exception):  # the connection is closed
             # After an error the drivers for MySQL still report the state before it.
             if self.driver.in_transaction(raw) and not (self.dialect == "mysql" and is_deadlock(error)):
                 return
-        self._lost.add(task)
+        failure.note_lost()
 
-    def _require_transaction(self) -> None:
-        """Raises ImproperlyConfigured if an earlier statement of this task's transaction or savepoint has failed.
-
-        Raises Unavailable if the database has rolled the transaction back.
-        """
-        if not (self._aborted or self._lost):
-            return
-        task = asyncio.current_task()
-        if task in self._lost:
-            raise Unavailable(
-                "The database has rolled back this transaction after an error in it. Let that error leave atomic(), or "
-                "roll the session back."
-            )
-        is_over = self._aborted.get(task)
-        if is_over is None:
-            return
-        if is_over():
-            del self._aborted[task]
-            return
-        raise ImproperlyConfigured(ABORTED)
+    def _require_no_failure(self) -> None:
+        failure = self._failure()
+        if failure is not None:
+            failure.require_none()

@@ -52,7 +52,7 @@ def make_database(settings: Settings) -> Any:
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import AsyncAdaptedQueuePool
 
-    url = settings.database.replace("postgresql://", "postgresql+asyncpg://")
+    url = settings.database.replace("postgresql://", "postgresql+asyncpg://")  # the others name their driver
     return create_async_engine(url, poolclass=AsyncAdaptedQueuePool, pool_size=settings.pool, max_overflow=0)
 
 

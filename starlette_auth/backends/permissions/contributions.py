@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from ..core.concurrency import WouldWait
-from ..core.exceptions import ImproperlyConfigured
-from ..users.models import AnonymousUser, User
-from ..users.queries import Question
-from .base import AuthenticationBackend, has_stored_perm
+from ...core.concurrency import WouldWait
+from ...core.exceptions import ImproperlyConfigured
+from ...users.models import AnonymousUser, User
+from ...users.queries import Question
+from ..base import AuthenticationBackend, has_stored_perm
 
 AnyUser = User | AnonymousUser
 _in_progress: ContextVar[frozenset[tuple[object, ...]]] = ContextVar("questions_in_progress", default=frozenset())

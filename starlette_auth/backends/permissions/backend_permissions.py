@@ -1,31 +1,33 @@
 """What the backends of an `Auth` say about permissions, beside those in the database."""
 
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import HTTPConnection
 
-from ..core.concurrency import WouldWait, is_in_loop, run_now, run_without_waiting
-from ..core.exceptions import ImproperlyConfigured, PermissionDenied
-from ..core.text import require_text
-from ..users.models import User, require_person
-from ..users.permission_checks import require_perm, require_several
-from ..users.queries import Question
-from .base import AuthenticationBackend, has_stored_perm
+from ...core.clock import Clock
+from ...core.concurrency import WouldWait, is_in_loop, run_now, run_without_waiting
+from ...core.exceptions import ImproperlyConfigured, PermissionDenied
+from ...sessions.store import SessionStore
+from ...users.models import require_person
+from ...users.permission_checks import require_perm, require_several
+from ...users.users import Users
+from ..base import AuthenticationBackend
+from .answers import Answers
+from .cache import find_cached, keep, require_seconds
 from .contributions import (
     AnyUser,
     Attempt,
     Contributions,
-    arguments_of,
     ask,
     asking,
     attempt_in_progress,
-    lists_holders,
     overrides,
     permission_names,
     require_sync,
 )
+from .holders import FindsHolders
+from .roles import Roles
 
 T = TypeVar("T")
 
@@ -36,8 +38,17 @@ class HasBackends(Protocol):
     @property
     def backends(self) -> Sequence[AuthenticationBackend]: ...
 
+    @property
+    def users(self) -> Users[Any]: ...
 
-class BackendPermissions:
+    @property
+    def sessions(self) -> SessionStore: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+
+class BackendPermissions(FindsHolders):
     """Asks the backends about permissions.
 
     A permission counts if the database or any backend grants it, and no backend denies it. Active superusers have all.
@@ -70,6 +81,12 @@ class BackendPermissions:
             require_sync(backend, "permissions", "denies")
         for backend in self._module_judges:
             require_sync(backend, "has_module_perms")
+        for backend in self._loaders:
+            require_seconds(backend)
+        all_roles = [backend for backend in backends if isinstance(backend, Roles)]
+        for roles in all_roles:
+            roles.require_attached(self.owner.users)
+        self._unprepared = [roles for roles in all_roles if not roles.is_prepared]
         self.known = backends[:]
         self._waited.clear()
 
@@ -83,9 +100,18 @@ class BackendPermissions:
         self.update()
         user.backend_answers = Answers(self) if self.are_asked else None
 
+    async def prepare(self) -> None:
+        """Reads which permissions there are, if `Roles` need it. `lifespan` calls this at the start."""
+        self.update()
+        for roles in self._unprepared:
+            await ask(self._waited, roles, "", roles.prepare)
+        self._unprepared = [roles for roles in self._unprepared if not roles.is_prepared]
+
     async def load(self, conn: HTTPConnection | None, user: AnyUser) -> None:
         """Makes the methods of `user` ask the backends, and awaits `load_permissions`. Call it once per request."""
         self.bind(user)
+        if self._unprepared:
+            await self.prepare()
         if isinstance(user.backend_answers, Answers):
             await self._load(conn, user, user.backend_answers)
 
@@ -98,6 +124,28 @@ class BackendPermissions:
             return True
         is_stored = obj is None and user.has_stored_perm(perm)
         return await self._decide(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
+
+    async def verdict(self, user: AnyUser, perm: str, obj: object = None) -> bool | None:
+        """Returns whether a permission is granted, on one object if `obj` is given; None if a backend denies it.
+
+        It is not asked about superusers.
+        """
+        self.update()
+        is_stored = obj is None and user.has_stored_perm(perm)
+        return await self._judge(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
+
+    def verdict_now(self, user: AnyUser, perm: str) -> bool | None:
+        """Returns what `verdict` returns, at once. Raises ImproperlyConfigured if a backend waits."""
+        self.update()
+        if not self.are_asked:
+            return user.has_stored_perm(perm)
+        verdict: bool | None = self.run(self._answers(user), self.verdict, user, perm)
+        return verdict
+
+    def judges(self) -> list[str]:
+        """Returns the names of the classes of backends that decide about single objects."""
+        self.update()
+        return [type(backend).__name__ for backend in self._judges]
 
     async def has_perms(self, user: AnyUser, perms: Iterable[str]) -> bool:
         """Returns whether a user has all of `perms`. Raises ValueError unless `perms` is an iterable."""
@@ -131,76 +179,13 @@ class BackendPermissions:
             return perms
         return frozenset([perm for perm in perms if await self._decide(user, perm, None, is_granted=True)])
 
-    def asks_database(self, path: str | None) -> bool:
-        """Returns whether permissions in the database count for the backend with this path, or for all.
-
-        Raises ValueError if no backend has the path, and TypeError if it is not text.
-        """
-        if path is None:
-            return True
-        require_text(path, "backend")
-        paths = {backend.path: backend for backend in self.known}
-        if path not in paths:
-            raise ValueError(f"There is no backend {path!r}. Pass one of these: {', '.join(sorted(paths))}.")
-        return type(paths[path]).has_perm is has_stored_perm
-
-    async def find_users(
-        self, question: Question, stored: Sequence[User], all_users: Callable[[], AsyncIterator[User]]
-    ) -> list[User]:
-        """Returns the users who have a permission: those of `stored`, to whom the database grants it, and others."""
-        users, (perm, is_active, path, obj) = list(stored), question
-        if self._contributors or self._judges:
-            users = [
-                user for user in stored if user.is_superuser or await self._decide(user, perm, None, is_granted=True)
-            ]
-        found = {user.id for user in stored}
-        granters, is_listed = self._granters, False
-        if path is not None:
-            granters = [backend for backend in self.known if backend.path == path]
-            is_listed = all(lists_holders(backend, question) for backend in granters)
-        async for user in self._candidates(granters, question, all_users):
-            if user.id in found or is_active not in (None, user.is_active):
-                continue
-            found.add(user.id)
-            is_granted = is_listed or (path is not None and await self._grants(granters, user, perm, obj))
-            if (is_granted or path is None) and await self._decide(user, perm, obj, is_granted=is_granted):
-                users.append(user)
-        return sorted(users, key=lambda user: user.id)
-
-    async def _candidates(
-        self,
-        granters: Sequence[AuthenticationBackend],
-        question: Question,
-        all_users: Callable[[], AsyncIterator[User]],
-    ) -> AsyncIterator[User]:
-        if not all(lists_holders(backend, question) for backend in granters):
-            async for user in all_users():
-                yield user
-            return
-        for backend in granters:
-            with_perm: Callable[..., Awaitable[Iterable[User]]] = backend.with_perm
-            for user in await with_perm(*arguments_of(question)):
-                yield user
-
-    async def _grants(self, backends: Sequence[AuthenticationBackend], user: AnyUser, perm: str, obj: object) -> bool:
-        """Returns whether one of these backends grants a permission. Other backends are not asked."""
-        for backend in backends:
-            with contextlib.suppress(PermissionDenied):
-                if await ask(self._waited, backend, perm, backend.has_perm, user, perm, obj):
-                    return True
-            if obj is not None:
-                continue
-            loaded = await ask(self._waited, backend, "", backend.load_permissions, None, user)
-            if perm in permission_names(backend, "load_permissions", loaded):
-                return True
-            if perm in permission_names(backend, "permissions", backend.permissions(user)):
-                return True
-        return False
-
     async def _decide(self, user: AnyUser, perm: str, obj: object, *, is_granted: bool) -> bool:
+        return bool(await self._judge(user, perm, obj, is_granted=is_granted))
+
+    async def _judge(self, user: AnyUser, perm: str, obj: object, *, is_granted: bool) -> bool | None:
         contributions = await self._contributions(user)
         if perm in contributions.denied:
-            return False
+            return None
         is_granted = is_granted or (obj is None and perm in contributions.granted)
         try:
             for backend in self._judges:
@@ -209,10 +194,12 @@ class BackendPermissions:
                     if is_first and await ask(self._waited, backend, perm, backend.has_perm, user, perm, obj):
                         is_granted = True
         except PermissionDenied:
-            return False
+            return None
         return is_granted or (obj is None and perm in await self._loaded(user))
 
     async def _contributions(self, user: AnyUser) -> Contributions:
+        if self._unprepared:
+            await self.prepare()
         answers = self._answers(user)
         if self._loads_first:
             await self._loaded(user)
@@ -244,8 +231,12 @@ class BackendPermissions:
             if not is_first:
                 return
             for backend in self._loaders:
-                loaded = await ask(self._waited, backend, "", backend.load_permissions, conn, user)
-                names |= permission_names(backend, "load_permissions", loaded)
+                cached = find_cached(self.owner, backend, conn, user)
+                if cached is None:
+                    loaded = await ask(self._waited, backend, "", backend.load_permissions, conn, user)
+                    cached = permission_names(backend, "load_permissions", loaded)
+                    keep(self.owner, backend, conn, user, cached)
+                names |= cached
         answers.loaded, answers.contributions = (user.is_active, frozenset(names)), None
 
     def _answers(self, user: AnyUser) -> "Answers":
@@ -259,7 +250,7 @@ class BackendPermissions:
     def run(self, answers: "Answers", function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Returns the result of one of the methods above at once. Raises ImproperlyConfigured if a backend waits."""
         self.update()
-        if not self._judges and (answers.loaded is not None or not self._loaders):
+        if not (self._judges or self._unprepared) and (answers.loaded is not None or not self._loaders):
             return run_without_waiting(function(*args))
         attempt = Attempt() if is_in_loop() else None
         token = attempt_in_progress.set(attempt)
@@ -270,57 +261,11 @@ class BackendPermissions:
                 self._waited.add(attempt.question)
         finally:
             attempt_in_progress.reset(token)
-        paths = sorted({backend.path for backend in (*self._judges, *self._loaders)})
+        paths = sorted({backend.path for backend in (*self._judges, *self._loaders, *self._unprepared)})
         raise ImproperlyConfigured(
             f"A backend waits before it answers about a permission ({', '.join(paths)}), and this method of the user "
             "cannot wait. Ask `await auth.has_perm(user, perm)`, or let the backend override load_permissions() for "
             "what it grants and denies() for what it denies; an override of has_perm() for single objects begins with "
             "`if obj is None: return False`. A user who was not identified in this request has to be asked about with "
             "`await auth.has_perm(…)` first."
-        )
-
-
-class Answers:
-    """What the backends say about one user. It is kept with the user object, which asks it."""
-
-    __slots__ = ("backends", "contributions", "is_active", "loaded")
-
-    def __init__(self, backends: BackendPermissions) -> None:
-        self.backends = backends
-        self.loaded: tuple[bool, frozenset[str]] | None = None  # for a user who was active, or not
-        self.contributions: Contributions | None = None
-        self.is_active = False  # of the user, when `contributions` were made
-
-    def __deepcopy__(self, memo: object) -> "Answers":
-        return self
-
-    def __reduce__(self) -> tuple[type["LostAnswers"], tuple[()]]:
-        return LostAnswers, ()
-
-    def has_perm(self, user: AnyUser, perm: str) -> bool:
-        return self.backends.run(self, self.backends.has_perm, user, perm)
-
-    def has_module_perms(self, user: AnyUser, app_label: str) -> bool:
-        return self.backends.run(self, self.backends.has_module_perms, user, app_label)
-
-    def get_all_permissions(self, user: AnyUser) -> frozenset[str]:
-        return self.backends.run(self, self.backends.get_all_permissions, user)
-
-    def without_denied(self, user: AnyUser, perms: frozenset[str]) -> frozenset[str]:
-        return self.backends.run(self, self.backends.without_denied, user, perms)
-
-    def forget(self) -> None:
-        """Asks `permissions` and `denies` again: a field of the user has changed."""
-        self.contributions = None
-
-
-class LostAnswers:
-    """Stands for the answers of the backends in a user that was pickled: backends cannot be pickled."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise ImproperlyConfigured(
-            "This user was pickled, and what the backends say about permissions was lost. Keep the user's id instead, "
-            "and read the user with `await auth.users.get(id)`."
         )

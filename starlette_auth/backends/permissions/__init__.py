@@ -1,0 +1,1 @@
+"""What users may do: permissions from backends, roles and rules, beside those in the database."""
