@@ -13,7 +13,7 @@ from ..authentication import LoginOptions, login_options_of, not_authenticated
 from ..core.arguments import require_application, require_instance
 from ..core.exceptions import ImproperlyConfigured
 from ..http.clients import ClientKind, kind_of_client
-from ..http.content import FORMS, content_type, is_utf8, sent_json
+from ..http.content import FORMS, content_type, is_utf8
 from ..http.cookies import MAX_VALUES
 from ..http.endpoints import FOR_VISITORS, Target, find_target
 from ..http.scope import IDENTIFIED_BY, IS_STALE, SCOPE_KEY
@@ -152,9 +152,10 @@ class CSRFMiddleware:
             await self.ask_guards_of_program(candidate)
             token = await body.find_token(conn)
         if token is None:
-            if sent_json(conn):
-                return Reason.NO_TOKEN_BESIDE_JSON
-            return Reason.TOKEN_BEHIND_FILE if body.is_too_long else Reason.NO_TOKEN
+            if body.is_too_long:
+                return Reason.TOKEN_BEHIND_FILE
+            is_program = kind_of_client(conn) is ClientKind.PROGRAM
+            return Reason.NO_TOKEN_OF_PROGRAM if is_program else Reason.NO_TOKEN
         # A store that keeps sessions in cookies verifies a signature to read a key, which only a visitor's form may need.
         cookies = [] if conn.user.is_authenticated else auth.cookie.values(conn.scope)[:MAX_VALUES]
         ended_keys = [key for key in map(auth.sessions.key_in, cookies) if key]

@@ -11,7 +11,7 @@ class Reason(Enum):
     CROSS_SITE = auto()
     NO_PAGE = auto()
     NO_TOKEN = auto()
-    NO_TOKEN_BESIDE_JSON = auto()
+    NO_TOKEN_OF_PROGRAM = auto()
     TOKEN_BEHIND_FILE = auto()
     TOO_OLD = auto()
 
@@ -30,7 +30,7 @@ class Reason(Enum):
                 return gettext(
                     "This form was sent without its token. Go back, load the page again, and send it once more."
                 )
-            case Reason.NO_TOKEN_BESIDE_JSON:
+            case Reason.NO_TOKEN_OF_PROGRAM:
                 return gettext("The CSRF token is missing. Send the header Origin or X-CSRFToken.")
             case Reason.TOKEN_BEHIND_FILE:
                 return gettext(

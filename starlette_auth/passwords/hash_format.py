@@ -41,6 +41,16 @@ class PasswordHasher(Protocol):
         ...
 
 
+def with_algorithm(encoded: str) -> str:
+    """Returns a hash with the name of its algorithm in front, as Django stores it.
+
+    Other libraries, such as argon2-cffi, bcrypt, pwdlib and passlib, store `$argon2id$…` and `$2b$…`.
+    """
+    if encoded.startswith(("$argon2id$", "$argon2i$", "$argon2d$")):
+        return f"argon2{encoded}"
+    return f"bcrypt${encoded}" if encoded.startswith(("$2a$", "$2b$", "$2y$")) else encoded
+
+
 def new_salt() -> str:
     """Returns a random salt in Django's format: 22 letters and digits (131 bits)."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(22))

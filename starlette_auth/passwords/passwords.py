@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..core.arguments import as_list, require_bool, require_integer, require_methods
 from ..core.text import UNUSABLE, has_lone_surrogate, is_usable, require_text
-from .hash_format import HashTooExpensive, PasswordHasher
+from .hash_format import HashTooExpensive, PasswordHasher, with_algorithm
 from .hashers import Argon2PasswordHasher, PBKDF2PasswordHasher, PBKDF2SHA1PasswordHasher, ScryptPasswordHasher
 from .hashing_queue import HashingQueue, hashing_for
 from .older_hashers import (
@@ -115,7 +115,8 @@ class Passwords:
 
         Raises HashingBusy if the queue is full.
         """
-        encoded = encoded or UNUSABLE
+        stored = encoded or UNUSABLE
+        encoded = with_algorithm(stored)
         hashers = self._hashers_of(encoded)
         if password is None or not is_hashable(password):
             hashers, password = [], ""
@@ -127,10 +128,13 @@ class Passwords:
             # hash would then delay the failed checks of all users. Therefore the delay has a bound.
             delay = min(max(self._durations.values()) * TIMING_MARGIN, MAX_DELAY)
             await asyncio.sleep(started_at + delay - time.perf_counter())
+        if verification.matches and encoded != stored:  # a Django site on the same table could not read it
+            return Verification(matches=True, must_update=self.upgrade)
         return verification
 
     def is_encoded(self, text: str) -> bool:
         """Returns whether `text` is a hash: one that a hasher reads, or an unusable one."""
+        text = with_algorithm(text)
         return not is_usable(text) or ("$" in text and _algorithm(text) in self.hashers)
 
     def safe_summary(self, encoded: str) -> dict[str, Any]:
@@ -138,6 +142,7 @@ class Passwords:
 
         It is empty for an unusable, unknown or damaged hash.
         """
+        encoded = with_algorithm(encoded)
         hasher = self.hashers.get(_algorithm(encoded)) if is_usable(encoded) else None
         if hasher is None:
             return {}

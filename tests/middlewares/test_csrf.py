@@ -194,6 +194,16 @@ async def test_a_rejection_is_html_or_json_as_the_client_prefers(member: httpx.A
     assert "token" in (await member.post("/post", json={})).json()["detail"]
 
 
+async def test_a_program_is_told_which_header_to_send(member: httpx.AsyncClient) -> None:
+    bodies: list[dict[str, Any]] = [{}, {"json": {}}, {"data": {"a": "1"}}, {"files": {"a": b"1"}}]
+    for options in bodies:
+        response = await member.post("/post", headers={"accept": "*/*"}, **options)
+        assert response.status_code == 403
+        assert response.json()["detail"] == "The CSRF token is missing. Send the header Origin or X-CSRFToken."
+    page = await member.post("/post", headers={"accept": "text/html"}, data={"a": "1"})
+    assert "sent without its token" in page.text
+
+
 async def test_a_large_body_is_not_searched_for_a_token(member: httpx.AsyncClient) -> None:
     token = token_in((await member.get("/form")).text)
     data = {"a": "x" * 1_200_000, "csrfmiddlewaretoken": token}

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import argon2
+import bcrypt
 import pytest
 import sqlalchemy as sa
 from blockbuster import BlockBuster
@@ -389,6 +391,33 @@ async def test_a_right_password_replaces_a_weak_hash(auth: Auth, ann: User) -> N
     assert ann.password.startswith("argon2$")
     assert (await stored(auth, ann)).password == ann.password
     assert await auth.users.check_password(ann, PASSWORD)
+
+
+@pytest.mark.parametrize("library", ["argon2-cffi", "bcrypt", "bcrypt 2y"])
+async def test_a_hash_that_another_library_wrote_lets_its_user_in(auth: Auth, ann: User, library: str) -> None:
+    """pwdlib and passlib, and so fastapi-users, store what these libraries write."""
+    if library == "argon2-cffi":
+        encoded = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1).hash(PASSWORD)
+    else:
+        encoded = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    encoded = encoded.replace("$2b$", "$2y$") if library == "bcrypt 2y" else encoded
+    await auth.users.update(ann, password=encoded)
+    assert auth.passwords.safe_summary(encoded)["algorithm"] == ("argon2" if encoded[1] == "a" else "bcrypt")
+    assert not await auth.users.check_password(ann, "wrong")
+    assert (await stored(auth, ann)).password == encoded
+    assert await auth.users.check_password(ann, PASSWORD)
+    upgraded = (await stored(auth, ann)).password
+    assert upgraded.startswith(f"{auth.passwords.preferred.algorithm}$")
+    assert await auth.users.check_password(ann, PASSWORD)
+    assert (await stored(auth, ann)).password == upgraded
+
+
+async def test_a_damaged_hash_of_another_library_matches_no_password(auth: Auth, ann: User) -> None:
+    for encoded in ("$2b$", "$argon2id$", "$2b$99$x", "$argon2id$v=19$m=1", "$1$abc$def", "$2z$04$x", "$"):
+        query = sa.update(auth.tables.user).values(password=encoded)
+        await auth.gateway.execute(query)
+        assert not await auth.users.check_password(await auth.users.get(ann.id), PASSWORD)
+        assert not await auth.users.check_password(await auth.users.get(ann.id), "")
 
 
 async def test_an_upgrade_never_overwrites_a_new_password(auth: Auth, ann: User) -> None:
