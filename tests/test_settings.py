@@ -138,7 +138,7 @@ WRONG: dict[str, list[Any]] = {
     "trusted_proxies": ["10.0.0.0/8", ["*"], [5], None, [None], ["proxy.example"], ["10.0.0.1/8"]],
     "features": [[Registration], Registration, Registration(), "Registration", [None], None],
     "django": [DjangoProject, "5.2", True],
-    "connections": ["2", -1, 2.5, True, None],
+    "connections": ["2", -1, 2.5, True],
     "clock": [None, time, lambda: "now", 5, lambda: None],
     **{name: ["off", 1, None] for name in ("notices", "throttling", "login_after_reset", "clear_site_data")},
 }

@@ -249,6 +249,8 @@ async def test_two_concurrent_logins_both_succeed(auth: Auth, ann: User) -> None
     """The user clicks twice. The browser shows the second response."""
     async with client_of(make_app(auth)) as client:
         await client.get("/remember?a=1")
+        # Opens a second connection. Otherwise one login may end before the other one has read the session.
+        await asyncio.gather(*(client.get("/whoami") for _ in range(2)))
         data, headers = {"username": "ann", "password": PASSWORD}, {"origin": "http://testserver"}
         responses = await asyncio.gather(
             *(client.post("/accounts/login", data=data, headers=headers) for _ in range(2))
