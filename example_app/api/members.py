@@ -41,4 +41,6 @@ async def add_customer(data: CustomerIn, session: DatabaseSession) -> OrderOut:
         customer = await auth.users.create_user(data.username, data.email)
     except AlreadyExists as error:
         raise HTTPException(409, "This username is taken.") from error
+    except ValueError as error:  # no username, or no address
+        raise HTTPException(422, str(error)) from error
     return OrderOut.model_validate(await place_order(session, customer, data.order))
