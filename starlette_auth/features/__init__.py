@@ -1,1 +1,1 @@
-"""Optional features, one file each."""
+"""Optional features, each a file or a folder."""

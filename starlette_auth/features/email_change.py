@@ -13,7 +13,7 @@ from ..auth import Auth, Feature
 from ..core.arguments import require_integer
 from ..core.events import EmailChanged, SessionsEnded
 from ..core.exceptions import AlreadyExists, ValidationError
-from ..core.text import ascii_lower, normalize_email, normalize_username
+from ..core.text import ascii_lower, normalize_email
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
@@ -32,6 +32,7 @@ from ..pages.mailed_links import (
 from ..security.reset_tokens import user_binding, user_subject
 from ..security.tokens import EMAIL_UNDO, Token, TokenHash
 from ..users.models import User
+from ..users.users import username_at
 
 EMAIL_CHANGE = "email_change"
 PASSWORD_CHECK = "email_change_password"  # noqa: S105  the name under which wrong passwords are counted and logged
@@ -226,7 +227,7 @@ class EmailChange(Feature):
             ):
                 return False
             old_email = user.email
-            await self._set_email(user, new_email)
+            await auth.users.update(user, email=new_email, **await username_at(auth.users, user, new_email))
             await auth.tokens.revoke_all(user_subject(user))
             await auth.events.emit(EmailChanged(user=user, old_email=old_email, request=request))
             emails = {"old_email": old_email, "new_email": new_email}
@@ -241,15 +242,6 @@ class EmailChange(Feature):
         with contextlib.suppress(AlreadyExists):  # taken by a concurrent request
             return await auth.gateway.run_in_transaction(change)
         return False
-
-    async def _set_email(self, user: User, email: str, **fields: str) -> None:
-        """Sets the address, and also the username if that is the old address.
-
-        The next owner of the old address could otherwise not register with it.
-        """
-        if user.username == normalize_username(user.email) and not await self.auth.users.has_username(email):
-            fields["username"] = normalize_username(email)
-        await self.auth.users.update(user, email=email, **fields)
 
     async def _create_undo_token(self, user: User, email: str) -> str:
         """Creates an undo token that expires at least one second after the user's earlier undo tokens.
@@ -281,7 +273,9 @@ class EmailChange(Feature):
             await auth.tokens.revoke_all(user_subject(user))
             # An attacker may have changed the address again, and would hold an undo link for that change.
             await auth.tokens.revoke_undos(user_subject(user), made_after=token)
-            await self._set_email(user, str(token.data["email"]), password=encoded)
+            old_email = str(token.data["email"])
+            fields = {"password": encoded, **await username_at(auth.users, user, old_email)}
+            await auth.users.update(user, email=old_email, **fields)
             await auth.events.emit(EmailChanged(user=user, old_email=email, request=request, undone=True))
             await auth.events.emit(SessionsEnded(user=user, request=request))
             return user

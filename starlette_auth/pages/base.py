@@ -26,6 +26,7 @@ from .forms import Field, Form
 
 View = Callable[[Auth, Request], Awaitable[Response]]
 ACCOUNT_PAGE = "is_account_page"  # an attribute of the endpoints of account pages
+JSON_FIELDS = "json_fields"  # an attribute of those whose fields depend on settings: their names, separated by spaces
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 

@@ -11,7 +11,7 @@ from ..core.arguments import require_clock, require_instance, require_methods
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, UserCreated, UserDeactivated, UserDeleted
 from ..core.exceptions import DoesNotExist, ImproperlyConfigured, IntegrityError
-from ..core.text import is_email_address, normalize_email, normalize_username, require_text
+from ..core.text import ascii_lower, is_email_address, normalize_email, normalize_username, require_text
 from ..database.columns import column_defaults
 from ..database.gateway import Gateway
 from ..database.introspection import foreign_keys_to
@@ -205,11 +205,15 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         Raises DoesNotExist if the user was deleted, AlreadyExists if the username is taken, or the address where users
         log in with it, TypeError for an unknown field or for a name or address that is not text, ValueError for an
         invalid value (UnstorableValue if it does not fit its column), and NotImplementedError for a visitor.
+
+        Where users log in with their address only, a username that is the old address changes with `email`.
         """
         require_stored(user)
         self._check_fields(fields)
         if not fields:
             return
+        if self.address_is_typed and fields.get("email") and "username" not in fields:
+            fields |= await username_at(self, user, fields["email"])
         fields = self._normalized(fields)
 
         async def write() -> None:
@@ -310,3 +314,16 @@ class Users(UserQueries[U], UserPasswords, GroupsAndPermissions):
         if "username" in fields and (username or not fields["username"]):
             require_username(fields["username"])
         return fields
+
+
+async def username_at(users: Users[Any], user: User, email: str) -> dict[str, str]:
+    """Returns the new username of a user who gets the address `email`, for `update`; {} if it does not change.
+
+    It changes if it is the old address: the next owner of the old address could otherwise not register with it. It does
+    not if another user has the new name, or if its column is too short for it.
+    """
+    username, length = normalize_username(email), getattr(users.tables.username.type, "length", None)
+    is_address = ascii_lower(user.username) == ascii_lower(normalize_username(user.email or ""))
+    if not is_address or (length is not None and len(username) > length) or await users.has_username(username):
+        return {}
+    return {"username": username}

@@ -719,6 +719,18 @@ async def test_a_username_that_is_the_address_changes_with_it(database: Database
         assert (await reload(here, ann)).username == "ann@example.org"
 
 
+async def test_an_address_that_is_too_long_for_a_username_can_be_chosen(database: Database) -> None:
+    address = f"ann@{'a' * 60}.{'b' * 60}.{'c' * 60}.example"
+    async with site(database, features=[EmailChange()], login_fields=("email",)) as here:
+        ann = await make_ann(here, "ann@example.org", "ann@example.org")
+        await log_in(here, here.client, "ann@example.org")
+        undo = await change_email(here, address)
+        changed = await reload(here, ann)
+        assert (changed.username, changed.email) == ("ann@example.org", address)
+        await here.follow(undo)
+        assert (await reload(here, ann)).email == "ann@example.org"
+
+
 # Logins with the address
 
 

@@ -898,6 +898,49 @@ async def test_the_address_can_be_the_username(database: Database) -> None:
         assert await here.auth.users.count() == 1
 
 
+@pytest.mark.parametrize("is_pending", [False, True])
+async def test_a_former_address_of_another_user_can_be_registered(database: Database, is_pending: bool) -> None:
+    """Django may have changed that user's address, and not the username."""
+    features = [Registration(fields=["email"])]
+    async with site(database, features=features, login_fields=("email",)) as here:
+        users = here.auth.users
+        if is_pending:
+            await register(here, "", "ann@example.org")
+        await users.create_user("Ann@example.org", "new@example.org", OTHER_PASSWORD)
+        if not is_pending:
+            await register(here, "", "ann@example.org")
+        assert (await here.follow(await here.link())).status_code == 303
+        assert await log_in(here, "ann@example.org") == 303
+        assert await log_in(here, "new@example.org", OTHER_PASSWORD) == 303
+        (ann,) = await users.list_by_email("ann@example.org")
+        assert re.fullmatch("user-[0-9a-f]{16}", ann.username)
+
+
+@pytest.mark.parametrize("login_fields", [("username",), ("username", "email")])
+async def test_an_address_that_is_a_username_is_reported_by_mail_only(
+    database: Database, login_fields: tuple[str, ...]
+) -> None:
+    features = [Registration(fields=["email"])]
+    async with site(database, features=features, login_fields=login_fields) as here:
+        await here.auth.users.create_user("ann@example.org", "new@example.org", PASSWORD)
+        assert (await register(here, "", "ann@example.org")).status_code == 303
+        mail = await here.mail()
+        assert (to(mail), mail["Subject"]) == ("ann@example.org", "Your request for an account at site.example")
+        for text in (plain_text(mail), html_of(mail)):
+            assert "has this address as its username" in text
+            assert "another username" not in text
+        assert links_in(mail) == [f"{SITE}/accounts/login", SITE]
+        assert await here.tokens() == 0
+        # The name is taken after the mail with the link was sent.
+        await register(here, "", "bob@example.org")
+        link = await here.link()
+        await here.auth.users.create_user("bob@example.org", "other@example.org")
+        answer = await here.follow(link)
+        assert answer.status_code == 422
+        assert "Another account has your address as its username." in answer.text
+        assert "taken this username" not in answer.text
+
+
 @pytest.mark.parametrize("verify", ["before", "after"])
 async def test_of_a_registration_and_concurrent_new_accounts_one_gets_the_address(
     database: Database, verify: Any

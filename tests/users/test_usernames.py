@@ -104,6 +104,61 @@ async def test_where_users_log_in_with_their_address_it_is_one_that_the_form_acc
         assert (await auth.users.create_user("bob", address)).email == address
 
 
+BY_ADDRESS = {"login_fields": ("email",)}
+LONG = f"ann@{'a' * 60}.{'b' * 60}.{'c' * 60}.example"  # longer than the column of usernames
+
+
+@any_database
+@with_tables
+@pytest.mark.parametrize("username", ["ann@example.org", "Ann@Example.Org"])
+async def test_a_username_that_is_the_address_changes_with_it(database: Database, username: str) -> None:
+    async with installed(database, **BY_ADDRESS) as auth:
+        ann = await auth.users.create_user(username, "Ann@Example.org", PASSWORD)
+        await auth.users.update(ann, email="New@EXAMPLE.org")
+        for user in (ann, await auth.users.get(ann.id)):
+            assert user is not None
+            assert (user.username.lower(), user.email) == ("new@example.org", "New@example.org")
+        assert not await auth.users.has_username("ann@example.org")
+
+
+@any_database
+@with_tables
+@pytest.mark.parametrize(
+    ("username", "fields"),
+    [
+        ("ann", {"email": "new@example.org"}),  # a name that the user or the site chose
+        ("ann@example.org", {"email": "new@example.org", "username": "annabel"}),
+        ("ann@example.org", {"email": "taken@example.org"}),  # as a username only
+        ("ann@example.org", {"email": LONG}),
+        ("ann@example.org", {"email": ""}),
+        ("ann@example.org", {"first_name": "Ann"}),
+    ],
+)
+async def test_another_username_stays_when_the_address_changes(
+    database: Database, username: str, fields: dict[str, str]
+) -> None:
+    async with installed(database, **BY_ADDRESS) as auth:
+        await auth.users.create_user("taken@example.org", "other@example.org")
+        ann = await auth.users.create_user(username, "ann@example.org", PASSWORD)
+        await auth.users.update(ann, **fields)
+        stored = await auth.users.get(ann.id)
+        assert stored is not None
+        assert (stored.username, stored.email) == (ann.username, ann.email)
+        assert stored.username == fields.get("username", username)
+        assert stored.email == fields.get("email", "ann@example.org")
+
+
+@any_database
+@with_tables
+async def test_a_username_that_users_type_stays_when_the_address_changes(database: Database) -> None:
+    for fields in (("username",), ("username", "email")):
+        async with installed(database, login_fields=fields) as auth:
+            name = f"{'-'.join(fields)}@example.org"
+            ann = await auth.users.create_user(name, name)
+            await auth.users.update(ann, email=f"new-{name}")
+            assert ann.username == name
+
+
 # In whatever case
 
 

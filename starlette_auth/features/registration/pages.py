@@ -1,5 +1,6 @@
 """Pages on which visitors register an account."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -8,28 +9,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from ..auth import Auth, Feature
-from ..core.arguments import as_texts, require_integer
-from ..core.events import PasswordRefused
-from ..core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
-from ..core.signing import salted_hmac
-from ..core.text import ascii_lower, normalize_email, normalize_username
-from ..core.translation import format_duration, gettext
-from ..http.urls import redirect
-from ..mail.account_mailer import TemplateMail
-from ..pages.base import account_page, check_new_password, new_password_fields, render, template_page, visitor_page
-from ..pages.forms import Field, Form, email_field, password_field
-from ..pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, url_to_reload, user_reference
-from ..pages.usernames import MAX_USERNAME_LENGTH, check_new_username, username_field
-from ..passwords.password_changes import has_change_listener
-from ..security.tokens import Token, TokenHash
-from ..users.models import User
+from ...auth import Auth, Feature
+from ...core.arguments import as_texts, require_integer
+from ...core.exceptions import AlreadyExists, ImproperlyConfigured, ValidationError
+from ...core.text import ascii_lower, normalize_email, normalize_username
+from ...core.translation import format_duration, gettext
+from ...http.urls import redirect
+from ...mail.account_mailer import TemplateMail
+from ...pages.base import (
+    JSON_FIELDS,
+    account_page,
+    check_new_password,
+    new_password_fields,
+    render,
+    template_page,
+    visitor_page,
+)
+from ...pages.forms import Field, Form, email_field, password_field
+from ...pages.mailed_links import close_link, open_link, referenced_user, send_mail_once, url_to_reload, user_reference
+from ...pages.usernames import MAX_USERNAME_LENGTH, check_new_username, username_field
+from ...passwords.password_changes import has_change_listener
+from ...security.tokens import Token, TokenHash
+from ...users.models import User
+from .pending import REGISTER, PendingRegistrations, subject_of
 
-REGISTER = "register"
 FIELDS = 'Pass fields=["username"], ["email"] or ["username", "email"].'
-BROWSER = "starlette_auth.registration"
-PASSWORD_TAG = "starlette_auth.registration.password"  # noqa: S105  a purpose
-MAX_CHECKED = 6  # pending registrations whose password hash is compared with one submitted password
 
 
 class Registration(Feature):
@@ -59,16 +63,21 @@ class Registration(Feature):
             )
         require_integer(max_age, "max_age")
         self.fields, self.verify, self.max_age = tuple(fields), verify if "email" in fields else "", max_age
+        self._name_field = "username" if "username" in fields else "email"
 
     def attach(self, auth: Auth) -> None:
-        self.auth = auth
+        self.auth, self.pending = auth, PendingRegistrations(auth)
+        is_hidden = auth.login_fields == ("email",) and auth.tables.username is not auth.tables.email
+        self._has_hidden_username = is_hidden and "username" not in self.fields
         if self.verify:
             auth.account_mailer.require_configured()
 
     def routes(self) -> Sequence[BaseRoute]:
         both, get = ["GET", "POST"], ["GET"]
+        register = visitor_page(self.register)
+        setattr(register, JSON_FIELDS, " ".join([*self.fields, "password1 password2"]))
         routes = [
-            Route("/register", visitor_page(self.register), name="register", methods=both),
+            Route("/register", register, name="register", methods=both),
             Route("/register/done", account_page(self.done), name="register_done", methods=get),
         ]
         if self.verify:
@@ -118,8 +127,8 @@ class Registration(Feature):
         token = await open_link(auth, request, REGISTER, "register_confirm")
         if isinstance(token, Response):
             return token
-        pending = await self._pending_tokens(token) if token is not None else []
-        match = next((candidate for candidate in pending if self._is_same_browser(request, candidate)), None)
+        pending = await self.pending.for_link(token) if token is not None else []
+        match = next((candidate for candidate in pending if self.pending.is_same_browser(request, candidate)), None)
         if self.verify == "before" and has_change_listener(auth.password_validators):
             match = None
         text = gettext("The password that you chose when you registered.")
@@ -139,15 +148,19 @@ class Registration(Feature):
         Passwords are hashed here, so the address of the link is claimed before.
         """
         tokens, token = self.auth.tokens, pending[0]
-        async with tokens.claim(_subject(str(token.data["email"]))) as is_claimed:
+        async with tokens.claim(subject_of(str(token.data["email"]))) as is_claimed:
             if not is_claimed or await tokens.find(REGISTER, TokenHash(token.token_hash)) is None:
                 return False
-            match = match or await self._match_password(request, form, pending)
+            match = match or await self.pending.match_password(request, form, pending)
             try:
                 raw = form.data.get("password")
                 return not form.is_valid or (match is not None and await self._complete(token, match, raw))
             except AlreadyExists as error:
                 text = gettext("Another user has taken this username meanwhile. Please register with a different one.")
+                if self._name_field == "email":
+                    text = gettext(
+                        "Another account has your address as its username. Please register with a different one."
+                    )
                 form.add_error("", ValidationError(text, "unique"))
                 return error.field != "email"  # no registration with an address that is taken can be completed
 
@@ -167,7 +180,7 @@ class Registration(Feature):
         if "username" in form.fields and "username" not in form.errors:
             await check_new_username(self.auth, form)
         # NFKC normalization may lengthen a text, and the database column limits the normalized text.
-        name = "username" if "username" in form.fields else "email"
+        name = self._name_field
         if name not in form.errors and len(self._username(form.data)) > MAX_USERNAME_LENGTH:
             form.add_error(name, ValidationError(gettext("This is too long. Use something shorter."), "max_length"))
         user = User(id=None, username=self._username(form.data), email=form.data.get("email", ""))
@@ -196,108 +209,57 @@ class Registration(Feature):
                 return False
             data = {**user_reference(user), "email": email}
         if email:
-            data["browser"] = self._sign_browser(request)
-            data["tag"] = self._tags(email, form.data["password1"])[0]
-            token = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
+            data["browser"] = self.pending.sign_browser(request)
+            data["tag"] = self.pending.tags(email, form.data["password1"])[0]
+            token = await self.auth.tokens.create(REGISTER, subject_of(email), max_age=self.max_age, data=data)
             self.auth.mail_queue.enqueue(lambda: self._send(request, token, data))
         return True
 
     async def _create(self, username: str, encoded: str, raw: str | None, email: str = "") -> User:
-        """Creates the user. Needs a transaction. Raises AlreadyExists also for a name that differs only in case."""
+        """Creates the user. Needs a transaction. Raises AlreadyExists also for a name that differs only in case.
+
+        Users who log in with their address only never see their username, which is the address. If it is the former
+        address of another user, the new user gets a random name.
+        """
         await self.auth.tokens.lock(f"name {ascii_lower(username)}")
         if await self.auth.users.has_username(username):
-            raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.")
+            if self._has_hidden_username:
+                username = f"user-{secrets.token_hex(8)}"
+            else:
+                raise AlreadyExists(f"There is a user called {username!r} already. Choose another name.")
         user: User = await self.auth.users.create_user(username, email, raw, encoded_password=encoded)
         return user
+
+    async def _is_username_taken(self, username: str) -> bool:
+        return not self._has_hidden_username and await self.auth.users.has_username(username)
 
     async def _send(self, request: Request, token: str, data: dict[str, Any]) -> None:
         email, name, mailer = data["email"], "register", self.auth.account_mailer
         if await self.auth.users.list_by_email(email):
             name = "address_taken"
-        elif "username" in data and await self.auth.users.has_username(data["username"]):
+        elif "username" in data and await self._is_username_taken(data["username"]):
             name = "username_taken"
         if name != "register":
             await self.auth.tokens.discard(REGISTER, token)
         if name == "address_taken":
             context = {"attempt": "register", "link": mailer.link(request, "login")}
         elif name == "username_taken":
-            context = {"link": mailer.link(request, "register")}
+            field = self._name_field
+            context = {"link": mailer.link(request, "register" if field == "username" else "login"), "field": field}
         else:
             link = mailer.link(request, "register_confirm", token=token)
             context = {"link": link, "valid_for": format_duration(self.max_age)}
         await send_mail_once(self.auth, email, TemplateMail(to=email, name=name, context=context))
 
     async def _resend(self, request: Request, email: str) -> None:
-        pending = await self.auth.tokens.recent(REGISTER, _subject(email))
+        pending = await self.auth.tokens.recent(REGISTER, subject_of(email))
         if pending:
             data = dict(pending[0].data)
-            token = await self.auth.tokens.create(REGISTER, _subject(email), max_age=self.max_age, data=data)
+            token = await self.auth.tokens.create(REGISTER, subject_of(email), max_age=self.max_age, data=data)
             await self._send(request, token, data)
         elif await self.auth.users.list_by_email(email):
             context = {"attempt": "register", "link": self.auth.account_mailer.link(request, "login")}
             await send_mail_once(self.auth, email, TemplateMail(to=email, name="address_taken", context=context))
-
-    def _sign_browser(self, request: Request) -> str:
-        """Returns a signature that identifies this browser by its CSRF cookie; "" if it has none."""
-        secrets_of_browser = self.auth.csrf_tokens.browser_secrets(request)
-        return self.auth.keys.sign(BROWSER, secrets_of_browser[-1]) if secrets_of_browser else ""
-
-    def _is_same_browser(self, request: Request, token: Token) -> bool:
-        """Returns whether a cookie that only this host can have set proves that this browser sent the registration."""
-        is_local, verify = self.auth.site.is_local(request.scope), self.auth.keys.verify
-        own_secrets = self.auth.csrf_tokens.own_secrets(request, is_local=is_local)
-        return any(verify(BROWSER, secret, str(token.data["browser"])) is not None for secret in own_secrets)
-
-    async def _pending_tokens(self, token: Token) -> list[Token]:
-        """Returns all pending registrations of the token's address, this token first.
-
-        The link proves that the visitor owns the address. It does not prove which registration is the visitor's.
-        """
-        recent = await self.auth.tokens.recent(REGISTER, _subject(str(token.data["email"])))
-        return [token, *(candidate for candidate in recent if candidate != token)]
-
-    async def _match_password(self, request: Request, form: Form, pending: Sequence[Token]) -> Token | None:
-        """Returns the pending registration with the password in the form; adds an error and returns None for no match.
-
-        An attacker registers the victim's address, with a password of the attacker, just before the victim does. The
-        victim gets one mail, which belongs to the attacker's registration. Opening its link would create an account
-        with the attacker's password. Therefore the visitor must know the password of the registration.
-
-        Only a few hashes are compared, because each takes long. An attacker could register the address so often that
-        the victim's registration is not among them. Therefore those with the tag of the password come first.
-        """
-        password, tags = form.data["password"], self._tags(str(pending[0].data["email"]), form.data["password"])
-        candidates = sorted(pending, key=lambda token: token.data.get("tag") not in tags)[:MAX_CHECKED]
-        new, check = [row for row in candidates if "user" not in row.data], self.auth.model_backend.check_password
-        if new and (match := await self._match_new(request, password, new)):
-            return match
-        for candidate in candidates:
-            # The password of an existing user is guessed here: its attempts count as those of a login.
-            user = await referenced_user(self.auth, candidate) if "user" in candidate.data else None
-            if user is not None and await check(request, user, password, upgrade=False):
-                return candidate
-        message = gettext("This is not the password that you chose. If you did not register, please register now.")
-        form.add_error("password", ValidationError(message, "password_incorrect"))
-        return None
-
-    async def _match_new(self, request: Request, password: str, pending: Sequence[Token]) -> Token | None:
-        """Returns which of these registrations, whose accounts do not exist yet, has this password."""
-        account, address = str(pending[0].data["email"]), self.auth.proxies.client_address(request)
-        async with self.auth.throttle.attempt("confirm", account=account, address=address) as attempt:
-            for candidate in pending:
-                if (await self.auth.passwords.check(str(candidate.data["password"]), password)).matches:
-                    attempt.succeeded = True
-                    return candidate
-        await self.auth.events.emit(PasswordRefused(user=None, request=request, action="confirm"))
-        return None
-
-    def _tags(self, email: str, password: str) -> list[str]:
-        """Returns the tag of a password by each secret key, newest first.
-
-        A tag has 12 bits, so that it hardly helps an attacker who has read the database and the secret key.
-        """
-        content = f"{ascii_lower(email)}\n{password}"
-        return [salted_hmac(PASSWORD_TAG, content, key)[:3] for key in self.auth.keys.all]
 
     async def _complete(self, token: Token, match: Token, raw: str | None) -> bool:
         """Creates the account, or stores the address of the existing one; returns False if the link is invalid."""
@@ -305,7 +267,7 @@ class Registration(Feature):
         email = str(data["email"])
 
         async def complete() -> bool:
-            await auth.tokens.lock(_subject(email))
+            await auth.tokens.lock(subject_of(email))
             if not await auth.tokens.consume(token) or await auth.users.list_by_email(email):
                 return False
             if "user" in data:
@@ -315,11 +277,7 @@ class Registration(Feature):
                 await auth.users.update(user, email=email)
             else:
                 await self._create(data["username"], data["password"], raw, email)
-            await auth.tokens.revoke_all(_subject(email))
+            await auth.tokens.revoke_all(subject_of(email))
             return True
 
         return await auth.gateway.run_in_transaction(complete)
-
-
-def _subject(email: str) -> str:
-    return f"address {ascii_lower(email)}"

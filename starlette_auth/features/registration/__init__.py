@@ -1,0 +1,5 @@
+"""Pages on which visitors register an account."""
+
+from .pages import Registration
+
+__all__ = ["Registration"]
