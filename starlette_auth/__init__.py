@@ -55,7 +55,7 @@ from .database.gateways import gateway_of
 from .database.migrations import migrate
 from .database.table_definitions import user_columns
 from .database.tables import Tables
-from .decorators import login_required, permission_required, user_passes_test
+from .decorators import login_required, permission_required, staff_required, user_passes_test
 from .django.cache import DjangoCache
 from .django.project import DjangoProject
 from .django.reset_tokens import PasswordResetTokens
@@ -226,6 +226,7 @@ __all__ = [
     "permission_required",
     "redirect_to_login",
     "routes",
+    "staff_required",
     "update_session_auth_hash",
     "user_columns",
     "user_passes_test",

@@ -23,7 +23,7 @@ from .middlewares import route_check
 from .middlewares.authentication import AuthenticationMiddleware
 from .middlewares.csrf import CSRFMiddleware
 from .middlewares.session import SessionMiddleware
-from .openapi import document
+from .pages.openapi import document
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 

@@ -13,7 +13,8 @@ from .auth import Auth
 from .backends.permissions.guards import LoadObject
 from .core.arguments import as_permissions
 from .core.exceptions import Refused
-from .decorators import Guard, login_required, permission_guard
+from .decorators import login_required, permission_guard
+from .guards import Guard
 from .http.dependencies import NotADependency, mark_as_dependency
 from .pages.reauthentication import fresh_login_required
 from .pages.routes import routes

@@ -31,6 +31,7 @@ from starlette_auth import (
     middleware,
     permission_required,
     routes,
+    staff_required,
     user_passes_test,
 )
 from starlette_auth.testing import log_in
@@ -54,6 +55,8 @@ GUARDS: dict[str, Any] = {
     "permission_required": permission_required("polls.add_vote"),
     "permission_required(list)": permission_required(["polls.add_vote", "polls.view_vote"]),
     "user_passes_test": user_passes_test(lambda user: user.is_staff),
+    "staff_required": staff_required,
+    "staff_required()": staff_required(),
     "user_passes_test(async)": user_passes_test(is_ann),
     "fresh_login_required": fresh_login_required,
     "fresh_login_required()": fresh_login_required(),

@@ -1,5 +1,7 @@
 """Tests of `starlette_auth.fastapi`: dependencies, the order of body and guard, and the OpenAPI schema."""
 
+import functools
+import re
 import subprocess
 import sys
 from typing import Annotated, Any
@@ -22,6 +24,7 @@ from starlette_auth import (
     lifespan,
     login_required,
     middleware,
+    staff_required,
     user_passes_test,
 )
 from starlette_auth.fastapi import (
@@ -202,8 +205,74 @@ def test_a_guard_that_must_be_called_is_refused(guard: Any) -> None:
 def test_permissions_are_checked_at_start(arguments: Any) -> None:
     with pytest.raises(ImproperlyConfigured):
         requires(**arguments)
-    with pytest.raises(ImproperlyConfigured):
-        requires("view")
+    for name in ("view", ".", "polls.", ".view"):
+        with pytest.raises(ImproperlyConfigured, match=r"app\.codename"):
+            requires(name)
+
+
+@pytest.mark.parametrize("scope", ["superuser", "staff", "authenticated", "polls.", ".", "polls.*"])
+@pytest.mark.parametrize("place", ["parameter", "route", "above", "router", "application", "partial"])
+async def test_scopes_that_are_no_permissions_stop_the_start(auth: Auth, place: str, scope: str) -> None:
+    guard: Any = functools.partial(current_user) if place == "partial" else current_user
+    security: Any = Security(guard, scopes=[scope])
+
+    def member(user: Annotated[Any, Depends(current_user)]) -> Any:
+        return user
+
+    def with_parameter(user: Annotated[Any, security]) -> str:
+        return "secret"
+
+    def above(user: Annotated[Any, Security(member, scopes=[scope])]) -> str:
+        return "secret"
+
+    endpoint = {"parameter": with_parameter, "partial": with_parameter, "above": above}.get(place, lambda: "secret")
+    router = APIRouter(dependencies=[security] if place == "router" else [])
+    router.get("/secret", dependencies=[security] if place == "route" else [])(endpoint)
+    dependencies = [security] if place == "application" else []
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth), dependencies=dependencies)
+    app.include_router(router)
+    with pytest.raises(ImproperlyConfigured, match=r"GET /secret gives .* that are no permissions.*staff_required"):
+        async with app.router.lifespan_context(app):
+            """Is never reached."""
+    async with client_of(app) as client:
+        with pytest.raises(ImproperlyConfigured, match="GET /secret gives"):
+            await client.get("/secret")
+
+
+async def test_staff_are_the_users_with_is_staff(auth: Auth) -> None:
+    """Superusers without `is_staff` are no staff, as in Django."""
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+
+    @app.get("/office")
+    async def office(user: Annotated[User, Depends(staff_required)]) -> str:
+        return user.username
+
+    @app.get("/cellar")
+    @staff_required
+    def cellar(request: Request) -> str:
+        return str(request.user.username)
+
+    users: dict[str, dict[str, Any]] = {
+        "ann": {"is_staff": True},
+        "bob": {"is_superuser": True},
+        "cleo": {},
+        "dora": {"is_staff": True, "is_superuser": True},
+    }
+    for name, fields in users.items():
+        await auth.users.create_user(name, **fields)
+    async with app.router.lifespan_context(app):
+        schema = app.openapi()
+        for path in ("/office", "/cellar"):
+            assert schema["paths"][path]["get"]["security"] == [{"session": []}]
+            async with client_of(app, headers=PROGRAM) as client:
+                assert (await client.get(path)).status_code == 401
+            for name in users:
+                async with client_of(app, headers=PROGRAM) as client:
+                    await log_in(client, await auth.users.get_by_username(name), auth)
+                    answer = await client.get(path)
+                    is_staff = name in ("ann", "dora")
+                    assert answer.status_code == (200 if is_staff else 403), (path, name)
+                    assert answer.json() == name if is_staff else answer.json()["code"] == "permission_denied"
 
 
 # The order of guard and body
@@ -306,7 +375,7 @@ async def test_the_schema_shows_guards_and_pages(database: Any) -> None:
     assert schema["components"]["securitySchemes"]["session"]["name"] == "session"
     body = paths["/accounts/login"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["username", "password"]
-    assert "/accounts/register" in paths
+    assert paths["/accounts/register"]["post"]["responses"].keys() >= {"200", "413", "415", "422", "429"}
     assert paths["/accounts/session"]["get"]["tags"] == ["accounts"]
 
 
@@ -320,6 +389,61 @@ async def test_the_json_that_the_schema_names_works(auth: Auth, ann: User) -> No
         assert (user["username"], user["permissions"], "password" in user) == ("ann", [], False)
         assert (await client.post("/accounts/logout", json={})).status_code == 200
         assert (await client.get("/accounts/session")).json() == {"user": None}
+
+
+@pytest.mark.parametrize("fields", [["username"], ["email"], ["username", "email"]])
+async def test_the_schema_shows_the_fields_of_the_registration_form(database: Any, fields: list[str]) -> None:
+    async with installed(database, features=[Registration(fields=fields)], **MAILS) as auth:
+        for pages in (True, False):
+            app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+            app.include_router(accounts(auth, pages=pages), prefix="/accounts")
+            if not pages:
+                for name, path in LINKED.items():
+                    app.get(path, name=name, include_in_schema=False)(lambda: "a page of the application")
+            async with app.router.lifespan_context(app), client_of(app, headers=PROGRAM) as client:
+                operation = app.openapi()["paths"]["/accounts/register"]["post"]
+                body = operation["requestBody"]["content"]["application/json"]["schema"]
+                assert body["required"] == list(body["properties"]) == [*fields, "password1", "password2"]
+                problem = (await client.post("/accounts/register", json={})).json()
+                assert set(problem["errors"]) == set(body["required"])
+
+
+BODIES_OF_PROGRAMS: list[tuple[bytes, str]] = [
+    (b"{}", "application/json"),
+    (b"{", "application/json"),
+    (b"[]", "application/json"),
+    (b'{"email": 5, "password": [], "username": null, "session": {}, "others": "x"}', "application/json"),
+    (b'{"email": "\\ud800", "password1": "\\u0000"}', "application/json"),
+    (b'{"a": "' + b"a" * 70_000 + b'"}', "application/json"),
+    (b"a=b", "application/x-www-form-urlencoded"),
+    (b"a", "text/plain"),
+    (b"", ""),
+]
+
+
+@pytest.mark.parametrize("is_logged_in", [False, True])
+async def test_the_schema_shows_each_status_that_programs_get(database: Any, is_logged_in: bool) -> None:
+    features = [Registration(), EmailChange(), ActiveSessions()]
+    async with installed(database, features=features, **MAILS) as auth:
+        app, ann = make_json_app(auth), await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        async with app.router.lifespan_context(app):
+            seen: set[int] = set()
+            for path, item in app.openapi()["paths"].items():
+                for method, operation in item.items():
+                    if not path.startswith("/accounts"):
+                        continue
+                    documented = operation["responses"].keys()
+                    url = path.format(uidb64="MQ", token="x")
+                    for site in ("same-origin", "cross-site"):
+                        async with client_of(app, headers={"accept": "*/*"}) as client:
+                            for body, kind in BODIES_OF_PROGRAMS if method == "post" else [(b"", "")]:
+                                if is_logged_in:
+                                    await log_in(client, ann, auth)
+                                headers = {"content-type": kind, "sec-fetch-site": site}
+                                answer = await client.request(method, url, content=body, headers=headers)
+                                assert str(answer.status_code) in documented, (method, path, body, answer.text)
+                                seen.add(answer.status_code)
+            assert seen >= {200, 400, 403, 404, 413, 415, 422} | (set() if is_logged_in else {401})
 
 
 async def test_the_schema_is_the_same_at_each_request(auth: Auth) -> None:
@@ -462,16 +586,23 @@ async def test_without_pages_programs_do_all_that_the_pages_do(database: Any) ->
             assert await post("login", username="ann", password=PASSWORD, next="/welcome?a") == "/welcome?a"
 
 
-@pytest.mark.parametrize(
-    "missing", [name for name in LINKED if name not in ("email_change_confirm", "email_undo_confirm")]
-)
-async def test_mails_never_link_to_a_page_that_is_left_out(database: Any, missing: str) -> None:
-    pages = {name: path for name, path in LINKED.items() if name != missing}
+NAMES = ["login", "register", "register_confirm", "password_reset_confirm"]
+
+
+@pytest.mark.parametrize("missing", [*([name] for name in NAMES), ["login", "register_confirm"], NAMES])
+async def test_mails_never_link_to_a_page_that_is_left_out(database: Any, missing: list[str]) -> None:
+    """The message names all missing pages, and the application starts once it has what the message says."""
+    pages = {name: path for name, path in LINKED.items() if name not in missing}
     async with installed(database, features=[Registration()], **MAILS) as auth:
         app = make_json_app(auth, pages)
-        with pytest.raises(ImproperlyConfigured, match=f'name="{missing}"'):
+        with pytest.raises(ImproperlyConfigured, match="Mails link to pages") as raised:
             async with app.router.lifespan_context(app):
-                pass
+                """Is never reached."""
+        examples = re.findall(r'@app.get\("(.*?)", name="(.*?)"\)', str(raised.value))
+        assert {name for _, name in examples} == set(missing)
+        app = make_json_app(auth, pages | {name: path for path, name in examples})
+        async with app.router.lifespan_context(app):
+            """Starts."""
 
 
 @pytest.mark.parametrize("is_there", [False, True])

@@ -150,7 +150,8 @@ def as_permissions(value: object, name: str) -> list[str]:
     fix = 'Pass "polls.add_vote", or a list of such names.'
     perms = [value] if isinstance(value, str) else list(as_texts(value, name, fix))
     for perm in perms:
-        if "." not in perm:
+        app_label, _, codename = perm.partition(".")
+        if not app_label or not codename:
             raise ImproperlyConfigured(
                 f"{perm!r} is not a permission. Write it as app.codename, as in 'polls.add_vote'."
             )

@@ -78,15 +78,32 @@ def check_linked_pages(auth: Auth, app: Any) -> None:
     linked = [route for route in routes if "token" in route.param_convertors]
     if len(linked) > 1:  # the mails of features link to these pages, too
         linked += [route for route in routes if route.name in LINKED_BY_FEATURES]
-    for route in linked if auth.account_mailer.is_configured else ():
-        name = route.name.removesuffix(JSON_SUFFIX)
-        try:
-            auth.url_for(connection_to(app), name, **dict.fromkeys(route.param_convertors, "x"))
-        except ImproperlyConfigured as error:
+    if auth.account_mailer.is_configured:
+        missing = [route for route in linked if not _has_page(auth, app, route)]
+        if missing:
             raise ImproperlyConfigured(
-                f"Mails link to the page {name!r}, which pages=False leaves out. Add a page of yours with this name and "
-                f'these parameters, as in @app.get("/account{route.path}", name="{name}").'
-            ) from error
+                "Mails link to pages that pages=False leaves out. Add pages of your own with these names and parameters, "
+                "under paths that you choose, as in " + ", ".join(map(_example_of_page, missing)) + "."
+            )
+
+
+def _has_page(auth: Auth, app: Any, route: Any) -> bool:
+    """Returns whether the application has the page whose JSON this route takes."""
+    try:
+        auth.url_for(connection_to(app), _page_of(route), **dict.fromkeys(route.param_convertors, "x"))
+    except ImproperlyConfigured:
+        return False
+    return True
+
+
+def _page_of(route: Any) -> str:
+    return str(route.name).removesuffix(JSON_SUFFIX)
+
+
+def _example_of_page(route: Any) -> str:
+    name = _page_of(route)
+    path = "/".join(["", name.replace("_", "-"), *(f"{{{parameter}}}" for parameter in route.param_convertors)])
+    return f'@app.get("{path}", name="{name}")'
 
 
 def _check_guard(call: Call) -> None:
@@ -97,7 +114,7 @@ def _check_guard(call: Call) -> None:
     if call.is_endpoint:
         raise ImproperlyConfigured(
             f"{call.route} calls @{name} instead of an endpoint. Call the decorator first, as in "
-            "@user_passes_test(lambda user: user.is_staff)."
+            "@user_passes_test(lambda user: user.is_superuser)."
         )
     scopes = getattr(call.dependant, "own_oauth_scopes", None)
     if scopes and not reads_scopes(call.function):
@@ -105,6 +122,14 @@ def _check_guard(call: Call) -> None:
             f"{call.route} gives scopes to {name}, which reads none. "
             f"Write Depends(permission_required({list(scopes)!r}))."
         )
+    for guard, _ in decorators_of(call.function):
+        try:
+            guard.for_scopes(call.scopes)
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(
+                f"{call.route} gives {name} scopes that are no permissions. {error} For users with is_staff write "
+                "Depends(staff_required), for superusers Depends(user_passes_test(lambda user: user.is_superuser))."
+            ) from error
 
 
 def _check_router_guards(place: Place) -> None:

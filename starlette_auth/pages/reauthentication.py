@@ -16,7 +16,7 @@ from ..core.deferred_response import DeferredResponse
 from ..core.exceptions import Refused, Remedy, ValidationError
 from ..core.text import is_usable
 from ..core.translation import gettext
-from ..decorators import Guard
+from ..guards import Guard
 from ..http.dependencies import mark_as_dependency
 from ..http.scope import IS_CHECK
 from ..http.urls import brings_json_only, find_url_path, requested_url, with_query

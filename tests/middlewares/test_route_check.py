@@ -33,6 +33,7 @@ from starlette_auth import (
     middleware,
     permission_required,
     routes,
+    staff_required,
     user_passes_test,
 )
 from starlette_auth.core import functions
@@ -44,6 +45,8 @@ GUARDS: dict[str, Any] = {
     "login_required()": login_required(),
     "permission_required": permission_required("polls.add_vote"),
     "user_passes_test": user_passes_test(lambda user: user.is_staff),
+    "staff_required": staff_required,
+    "staff_required()": staff_required(),
     "fresh_login_required": fresh_login_required,
     "fresh_login_required(max_age)": fresh_login_required(max_age=60),
 }

@@ -30,6 +30,7 @@ from starlette_auth import (
     login_required,
     middleware,
     permission_required,
+    staff_required,
     user_passes_test,
 )
 from starlette_auth.fastapi import current_user, fresh_login, requires
@@ -52,6 +53,7 @@ GUARDS: dict[str, Any] = {
     "login_required()": login_required(),
     "permission_required": permission_required(PERM),
     "user_passes_test": user_passes_test(lambda user: user.is_staff),
+    "staff_required": staff_required,
     "user_passes_test(async)": user_passes_test(is_staff),
     "fresh_login_required": fresh_login_required,
     "fresh_login": fresh_login(max_age=60),

@@ -6,17 +6,18 @@ from typing import Any
 
 from starlette.routing import Route
 
-from .auth import Auth
-from .decorators import Guard
-from .http.endpoints import flat_routes, routes_of
-from .http.urls import JSON_SUFFIX
-from .middlewares.early_guards import guards_of
-from .middlewares.route_check import walk
-from .pages.base import ACCOUNT_PAGE
+from ..auth import Auth
+from ..guards import Guard
+from ..http.endpoints import flat_routes, routes_of
+from ..http.urls import JSON_SUFFIX
+from ..middlewares.early_guards import guards_of
+from ..middlewares.route_check import walk
+from .base import ACCOUNT_PAGE, JSON_FIELDS
 
 IS_DOCUMENTED = "starlette_auth_is_documented"  # an attribute of the method `openapi` of an application
 PROBLEM = "application/problem+json"
 SCHEME = "session"
+NOT_LOGGED_IN = "The user is not logged in."
 REFERENCE = {"$ref": "#/components/schemas/Problem"}
 #: What the account pages do, and the fields of their JSON bodies, by the names of their routes. Fields with a question
 #: mark are optional.
@@ -27,7 +28,7 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "password_change": ("Change the password", "old_password new_password1 new_password2"),
     "password_reset": ("Request a mail with a link for a new password", "email"),
     "password_reset_confirm": ("Set a new password with the link", "new_password1 new_password2"),
-    "register": ("Create an account", "username? email? password1 password2"),
+    "register": ("Create an account", "username email password1 password2"),
     "register_resend": ("Request the confirmation mail again", "email"),
     "register_confirm": ("Confirm the address with the link, which creates the account", "password?"),
     "email_change": ("Change the e-mail address", "email old_password"),
@@ -36,6 +37,17 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "sessions_end": ("Log out other devices", "session? others?"),
 }
 READ: Mapping[str, str] = {"session": "Who is logged in", "sessions": "Where the user is logged in"}
+FOR_USERS = ("reauthenticate", "password_change", "email_change", "sessions", "sessions_end")
+#: The problems of each POST, by their status.
+PROBLEMS: Mapping[str, str] = {
+    "400": "The body cannot be read.",
+    "403": "Refused.",
+    "413": "More than 64 KiB.",
+    "415": "Not sent as JSON.",
+    "422": "Data with errors.",
+    "429": "Too many attempts.",
+    "503": "A part of the site is not available.",
+}
 NEXT = {"type": ["string", "null"], "description": "The path of the next page; null if the site has no such page."}
 BOOLEANS = ("remember", "others")
 PROBLEM_SCHEMA = {
@@ -126,7 +138,7 @@ def _add_guards(operation: dict[str, Any], guards: Sequence[Guard]) -> None:
     requirement = {SCHEME: [perm for guard in guards for perm in guard.perms]}
     if requirement not in operation.setdefault("security", []):
         operation["security"].append(requirement)
-    _add_problem(operation, "401", "The user is not logged in.")
+    _add_problem(operation, "401", NOT_LOGGED_IN)
     _add_problem(operation, "403", "The user may not do this, or logged in too long ago.")
     if any(guard.loads_object for guard in guards):
         operation["responses"].setdefault("404", {"description": "There is no such object."})
@@ -141,12 +153,15 @@ def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
     """Adds the JSON of an account page. Returns whether it has any."""
     if route.name in READ:
         operation = _operation(route.name, READ[route.name], {"type": "object"})
+        if route.name in FOR_USERS:
+            _add_problem(operation, "401", NOT_LOGGED_IN)
         paths.setdefault(path, {}).setdefault("get", operation)
         return True
     name = route.name.removesuffix(JSON_SUFFIX)
     if name not in PAGES:
         return False
     summary, fields = PAGES[name]
+    fields = getattr(route.endpoint, JSON_FIELDS, fields)
     names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
     body = {
         "type": "object",
@@ -159,7 +174,11 @@ def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
     operation["parameters"] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors
     ]
-    for status, description in {"403": "Refused.", "422": "Data with errors.", "429": "Too many attempts."}.items():
+    if name in FOR_USERS:
+        _add_problem(operation, "401", NOT_LOGGED_IN)
+    if "token" in route.param_convertors:
+        _add_problem(operation, "404", "The link was used before, or is too old.")
+    for status, description in PROBLEMS.items():
         _add_problem(operation, status, description)
     paths.setdefault(path, {}).setdefault("post", operation)
     return True
