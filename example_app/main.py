@@ -23,6 +23,7 @@ from starlette_auth import (
     EmailChange,
     IntegrityError,
     Registration,
+    SecurityHeaders,
     lifespan,
     middleware,
     routes,
@@ -126,7 +127,13 @@ app = Starlette(
         *well_known(auth),
         Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
     ],
-    middleware=middleware(auth, exclude=("/static", "/healthz")),
+    middleware=middleware(
+        auth,
+        exclude=("/static", "/healthz"),
+        headers=SecurityHeaders(
+            content_security_policy="default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'"
+        ),
+    ),
     exception_handlers=error_handlers,
     lifespan=lifespan(auth, first_start, create_tables=True),
 )

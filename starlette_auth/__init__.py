@@ -70,6 +70,7 @@ from .mail.mailers import ConsoleMailer, Mailer, SMTPMailer
 from .middlewares.authentication import AuthenticationMiddleware
 from .middlewares.csrf import CSRFMiddleware
 from .middlewares.login_required import LoginRequiredMiddleware
+from .middlewares.security_headers import SecurityHeaders, SecurityHeadersMiddleware
 from .middlewares.session import SessionMiddleware
 from .pages.forms import Field, Form
 from .pages.reauthentication import fresh_login_required
@@ -175,6 +176,8 @@ __all__ = [
     "Roles",
     "SMTPMailer",
     "ScryptPasswordHasher",
+    "SecurityHeaders",
+    "SecurityHeadersMiddleware",
     "SessionBackend",
     "SessionBase",
     "SessionEnded",

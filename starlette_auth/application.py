@@ -22,17 +22,35 @@ from .http.urls import redirect
 from .middlewares import route_check
 from .middlewares.authentication import AuthenticationMiddleware
 from .middlewares.csrf import CSRFMiddleware
+from .middlewares.login_required import LoginRequiredMiddleware
+from .middlewares.security_headers import SecurityHeaders, SecurityHeadersMiddleware
 from .middlewares.session import SessionMiddleware
 from .pages.openapi import document
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
-def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
-    """Returns the recommended middlewares in the right order. Paths in `exclude` have neither session nor user."""
+def middleware(
+    auth: Auth,
+    *,
+    exclude: Sequence[str] = (),
+    headers: SecurityHeaders | None = None,
+    login_required: bool = False,
+) -> list[Middleware]:
+    """Returns the recommended middlewares in the right order. Paths in `exclude` have neither session nor user.
+
+    `headers` adds security headers to every response, also of the paths in `exclude`. `login_required=True` requires a
+    login for every endpoint that is not marked with `login_not_required`, except for the paths in `exclude`.
+    """
     require_instance(auth, Auth, "auth", "Pass the Auth, as in middleware(auth).")
     exclude = parse_prefixes(exclude)
+    if headers is not None:
+        require_instance(headers, SecurityHeaders, "headers", "Pass headers=SecurityHeaders(…).")
+    require_bool(login_required, "login_required")
+    outside = [Middleware(SecurityHeadersMiddleware, headers=headers, is_https=auth.cookie.is_secure)]
+    inside = [Middleware(LoginRequiredMiddleware, exclude=exclude)]
     return [
+        *(outside if headers is not None else []),
         Middleware(
             SessionMiddleware,
             store=auth.sessions,
@@ -43,6 +61,7 @@ def middleware(auth: Auth, *, exclude: Sequence[str] = ()) -> list[Middleware]:
         ),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
         Middleware(CSRFMiddleware, auth=auth),
+        *(inside if login_required else []),
     ]
 
 

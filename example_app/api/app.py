@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from starlette_auth import Refused, answer, lifespan, middleware
+from starlette_auth import Refused, SecurityHeaders, answer, lifespan, middleware
 from starlette_auth.fastapi import accounts
 
 from . import members, orders, pages, settings
@@ -37,7 +37,7 @@ async def first_start(app: FastAPI) -> AsyncGenerator[None, None]:
 
 app = FastAPI(
     title="Shop",
-    middleware=middleware(auth),
+    middleware=middleware(auth, headers=SecurityHeaders()),
     lifespan=lifespan(auth, first_start),
     exception_handlers={Refused: answer, HTTPException: http_error, RequestValidationError: invalid_data},
     responses={422: INVALID_DATA},

@@ -26,7 +26,7 @@ from starlette_auth import (
     login,
 )
 from starlette_auth.backends.session import BACKEND
-from starlette_auth.middlewares.session_websocket import WebSocketSessionResponder
+from starlette_auth.middlewares.session.websocket import WebSocketSessionResponder
 from starlette_auth.testing import log_in
 
 from ..conftest import DJANGO, ON_SERVER, PASSWORD, client_of, installed, name_of, post_login, with_store, with_tables

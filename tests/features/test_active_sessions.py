@@ -28,7 +28,7 @@ from starlette_auth import (
     User,
 )
 from starlette_auth.core.translation import format_time_since
-from starlette_auth.middlewares.session_websocket import WebSocketSessionResponder
+from starlette_auth.middlewares.session.websocket import WebSocketSessionResponder
 from starlette_auth.testing import FrozenClock
 
 from ..conftest import (

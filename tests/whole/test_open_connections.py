@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from starlette_auth import Auth, User, middleware, permission_required, routes
-from starlette_auth.middlewares.session_http import SessionResponder
+from starlette_auth.middlewares.session.http import SessionResponder
 from starlette_auth.testing import log_in
 
 from ..conftest import client_of, with_store, with_tables

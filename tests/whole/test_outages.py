@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from starlette_auth import Auth, CachedStore, DatabaseStore, RedisStore, Unavailable, get_auth
-from starlette_auth.middlewares.session_websocket import WebSocketSessionResponder
+from starlette_auth.middlewares.session.websocket import WebSocketSessionResponder
 from starlette_auth.testing import FrozenClock, log_in
 
 from ..conftest import PASSWORD, REDIS_URL, client_of, connected, installed, needs_redis

@@ -7,12 +7,12 @@ import logging
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message
 
-from ..core.exceptions import SessionInterrupted, TooManySessions, Unavailable
-from ..http.headers import add_vary, is_event_stream, response_headers, set_header
-from ..http.scope import SCOPE_KEY
-from ..users.models import AnonymousUser, set_user
-from .refusals import START_MESSAGES, Refusal, send_refusal, unavailable_behind
-from .session_changes import SessionChanges
+from ...core.exceptions import SessionInterrupted, TooManySessions, Unavailable
+from ...http.headers import add_vary, is_event_stream, response_headers, set_header
+from ...http.scope import SCOPE_KEY
+from ...users.models import AnonymousUser, set_user
+from ..refusals import START_MESSAGES, Refusal, send_refusal, unavailable_behind
+from .changes import SessionChanges
 
 logger = logging.getLogger("starlette_auth")
 WITHOUT_BODY = (204, 304)  # status codes

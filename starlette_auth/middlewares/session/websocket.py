@@ -6,10 +6,10 @@ import logging
 from starlette.types import ASGIApp, Message
 from starlette.websockets import WebSocketDisconnect
 
-from ..core.exceptions import SessionInterrupted
-from .open_connection import run_logged
-from .session_changes import list_names
-from .session_http import SessionResponder
+from ...core.exceptions import SessionInterrupted
+from ..open_connection import run_logged
+from .changes import list_names
+from .http import SessionResponder
 
 logger = logging.getLogger("starlette_auth")
 

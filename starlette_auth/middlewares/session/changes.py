@@ -7,16 +7,16 @@ from functools import cached_property
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
-from ..core.clock import Clock
-from ..core.concurrency import run_to_completion
-from ..core.exceptions import SessionInterrupted, Unavailable
-from ..core.signing import hash_key
-from ..http.cookies import MAX_VALUES, Cookie
-from ..http.scope import SCOPE_KEY
-from ..sessions.base import SessionBase
-from ..sessions.store import SessionStore
-from .open_connection import OpenConnection, run_logged
-from .refusals import Handler
+from ...core.clock import Clock
+from ...core.concurrency import run_to_completion
+from ...core.exceptions import SessionInterrupted, Unavailable
+from ...core.signing import hash_key
+from ...http.cookies import MAX_VALUES, Cookie
+from ...http.scope import SCOPE_KEY
+from ...sessions.base import SessionBase
+from ...sessions.store import SessionStore
+from ..open_connection import OpenConnection, run_logged
+from ..refusals import Handler
 
 logger = logging.getLogger("starlette_auth")
 MAX_ENDED, NAME_LENGTH = 5, 32  # the number and length of names of ended sessions in a browser

@@ -7,15 +7,15 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..core.arguments import require_application, require_clock, require_function, require_instance
-from ..core.clock import Clock
-from ..http.cookies import Cookie
-from ..http.mailed_secrets import call_without_secret, has_mailed_secret
-from ..http.scope import is_below, parse_prefixes
-from ..sessions.store import SessionStore
-from .refusals import Handler, UnavailableResponder
-from .session_http import SessionResponder
-from .session_websocket import WebSocketSessionResponder
+from ...core.arguments import require_application, require_clock, require_function, require_instance
+from ...core.clock import Clock
+from ...http.cookies import Cookie
+from ...http.mailed_secrets import call_without_secret, has_mailed_secret
+from ...http.scope import is_below, parse_prefixes
+from ...sessions.store import SessionStore
+from ..refusals import Handler, UnavailableResponder
+from .http import SessionResponder
+from .websocket import WebSocketSessionResponder
 
 logger = logging.getLogger("starlette_auth")
 MISSING: Any = None
