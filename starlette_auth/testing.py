@@ -14,6 +14,8 @@ from .core.text import parse_address
 from .mail.messages import plain_text
 from .users.models import User
 
+__all__ = ["CollectingMailer", "FrozenClock", "browser_headers", "log_in"]
+
 #: Headers with which a test client gets what a browser that opens a page gets, such as redirects to the login page.
 browser_headers = {
     "Accept": "text/html,application/xhtml+xml,*/*;q=0.8",
@@ -95,9 +97,9 @@ def _find_auth(app: Any) -> Auth:
 class FrozenClock:
     """A clock that advances only by `tick`.
 
-    clock = FrozenClock()
-    auth = Auth(database, secret_key="…", clock=clock)
-    clock.tick(12 * 60 * 60)  # half a day later
+        clock = FrozenClock()
+        auth = Auth(database, secret_key="…", clock=clock)
+        clock.tick(12 * 60 * 60)  # half a day later
     """
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:

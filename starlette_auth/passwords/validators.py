@@ -65,6 +65,7 @@ async def validate_password(
 
 
 def default_validators(context_words: Sequence[str] = ()) -> list[PasswordValidator]:
+    """Returns the validators of `Auth(password_validators=None)`, to be extended: `[*default_validators(), MyRule()]`."""
     validators: list[PasswordValidator] = [
         MinimumLengthValidator(),
         MaximumLengthValidator(),
