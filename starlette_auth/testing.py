@@ -97,9 +97,9 @@ def _find_auth(app: Any) -> Auth:
 class FrozenClock:
     """A clock that advances only by `tick`.
 
-        clock = FrozenClock()
-        auth = Auth(database, secret_key="…", clock=clock)
-        clock.tick(12 * 60 * 60)  # half a day later
+    clock = FrozenClock()
+    auth = Auth(database, secret_key="…", clock=clock)
+    clock.tick(12 * 60 * 60)  # half a day later
     """
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
