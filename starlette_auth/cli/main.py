@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Exits with status 2 for wrong arguments.
     """
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(arguments, argparse.Namespace(app=None, database=None, django=False))
     if options.handler is _with_auth:
         _find_auth(parser, options)
@@ -66,7 +66,7 @@ def _with_auth(options: argparse.Namespace) -> None:
     asyncio.run(_run(auth, options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     common = _common_options()
     parser = argparse.ArgumentParser(
         "starlette-auth", description="Manage users and sessions from the command line.", parents=[common]
