@@ -102,6 +102,12 @@ class Member(User):
     company_id: int | None = None
 
 
+class Product(Base):
+    __tablename__ = "rule_product"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(20))
+
+
 class Shop:
     """An Auth whose users have a company, and the application's own connection to the same database."""
 
@@ -357,6 +363,15 @@ async def test_a_value_that_is_missing_equals_nothing(shop: Shop) -> None:
         lambda user: Order.email.contains(user.email),
         lambda user: Order.email.like(user.email),
         lambda user: sa.func.lower(Order.email) == user.email,
+        lambda user: sa.func.lower(Order.email) == user.email.lower(),
+        lambda user: Order.email == user.email.strip().casefold(),
+        lambda user: Order.email.startswith(user.email, autoescape=True),
+        lambda user: Order.email.contains(user.email.replace("_", "-"), autoescape=True),
+        lambda user: Order.email.like(user.email + "%"),
+        lambda user: Order.email.like("%" + user.email),
+        lambda user: Order.email == user.email[:10],
+        lambda user: Order.email.endswith(user.email.rpartition("@")[2]),
+        lambda user: Order.email.endswith(user.email.split("@")[-1]),
         lambda user: Order.email == user.first_name,
         lambda user: Order.id.in_(sa.select(Order.id).where(Order.company_id == user.company_id).scalar_subquery()),
         lambda user: sa.exists(sa.select(1).where(Order.company_id == user.company_id)),
@@ -652,6 +667,11 @@ async def test_a_mistake_in_a_rule_is_reported(shop: Shop, ann: Member) -> None:
         (lambda: auth.rule(VIEW, Order)(Order), "The rule is None"),
         (lambda: auth.rule(VIEW, Order)(None), "The rule is None"),  # type: ignore[type-var]
         (lambda: auth.visible_to(ann, VIEW, Order), rf"There is no rule for \({VIEW}, Order\)\. Write one with"),
+        (
+            lambda: auth.visible_to(ann, VIEW, Product),
+            rf'\({VIEW}, Product\)\. Write one with @auth\.rule\("{VIEW}", Product\)',
+        ),
+        (lambda: auth.visible_to(ann, VIEW, parcel), rf"There is no rule for \({VIEW}, rule_parcel\)\."),
         (lambda: auth.visible_to(ann, VIEW, sa.orm.aliased(Order)), "The model of a rule is an AliasedClass"),
     ]
     for call, message in wrong:
