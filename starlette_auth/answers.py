@@ -17,10 +17,9 @@ from .core.arguments import require_instance
 from .core.deferred_response import DeferredResponse
 from .core.exceptions import Refused
 from .core.functions import is_async
-from .core.text import close_reason
 from .core.translation import gettext
 from .http.clients import ClientKind, kind_of_client
-from .http.problems import error_message, problem_response
+from .http.problems import close_message, error_message, problem_response
 from .http.scope import IS_REFUSED
 from .http.urls import brings_json_only, find_url_path, with_query
 
@@ -30,7 +29,7 @@ DENIAL = "websocket.http.response"  # the ASGI extension with which a WebSocket 
 class WebSocketRefusal(Response):
     """Refuses a WebSocket: with a response if the server can send one, or else with a close code.
 
-    `is_open` tells that the WebSocket was accepted already. Then only a close code remains.
+    A WebSocket that was accepted already (`is_open`) can only be closed.
     """
 
     def __init__(self, refused: Refused, *, is_open: bool = False) -> None:
@@ -43,8 +42,7 @@ class WebSocketRefusal(Response):
             conn = HTTPConnection(scope)
             await respond(get_auth(conn), conn, self.refused)(scope, receive, send)
         else:
-            code = 1013 if self.refused.status_code == 503 else 1008  # RFC 6455 §7.4: try again later, policy violation
-            await send({"type": "websocket.close", "code": code, "reason": close_reason(self.refused.detail)})
+            await send(close_message(self.refused.status_code, self.refused.detail))
 
 
 async def answer(conn: HTTPConnection, error: Exception) -> Response:
@@ -78,18 +76,18 @@ def redirect_to_login(
 ) -> Response:
     """Returns a redirect to the login page and back to `next`, or 401 for a program.
 
-    It is for permission logic of your own. `next` is this request by default, or the page with the form if the request
-    cannot be repeated by a link. `login_url` (name, path or URL) and `redirect_field_name` are those of `Auth` by
-    default; `redirect_field_name=None` leaves `next` out. A logged-in user who is sent here lacks a permission, and the
-    login page does not send that user back.
+    Call it where an endpoint checks permissions itself. `next` is this request by default, or the page with the form if
+    the request cannot be repeated by a link. `login_url` (name, path or URL) and `redirect_field_name` are those of
+    `Auth` by default; `redirect_field_name=None` leaves `next` out. A logged-in user who is sent here lacks a
+    permission, and the login page does not send that user back.
     """
     options = LoginOptions(login_url=login_url, redirect_field_name=redirect_field_name)
     return respond(get_auth(request), request, not_authenticated(request, options, next))
 
 
 async def _ask_application(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:
-    made: Any = auth.answer(conn, refused) if auth.answer is not None else None
-    return _checked(await made) or _respond(auth, conn, refused)
+    response: Any = auth.answer(conn, refused) if auth.answer is not None else None
+    return _checked(await response) or _respond(auth, conn, refused)
 
 
 def _checked(response: Any) -> Response | None:

@@ -101,7 +101,7 @@ def make_app(auth: Auth) -> Starlette:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_who_is_not_logged_in(auth: Auth, client: str) -> None:
+async def test_a_visitor_is_told_to_log_in_as_the_client_understands_it(auth: Auth, client: str) -> None:
     async with client_of(make_app(auth)) as http:
         response = await http.get("/members?a=1", headers=CLIENTS[client])
     if client in PAGES:
@@ -126,7 +126,9 @@ async def test_who_is_not_logged_in(auth: Auth, client: str) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_who_may_not(auth: Auth, ann: User, client: str) -> None:
+async def test_a_user_without_the_permission_gets_403_as_the_client_understands_it(
+    auth: Auth, ann: User, client: str
+) -> None:
     async with client_of(make_app(auth)) as http:
         await log_in(http, ann, auth)
         response = await http.get("/orders", headers=CLIENTS[client])
@@ -151,7 +153,7 @@ async def test_who_may_not(auth: Auth, ann: User, client: str) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_whose_login_is_too_old(database: Any, client: str) -> None:
+async def test_a_user_whose_login_is_too_old_is_asked_for_the_password(database: Any, client: str) -> None:
     clock = FrozenClock()
     async with installed(database, clock=clock) as auth, client_of(make_app(auth)) as http:
         await log_in(http, await auth.users.create_user("ann", password="correct horse battery staple"), auth)
@@ -182,7 +184,9 @@ ERRORS = {
 
 @pytest.mark.parametrize("path", ERRORS)
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_errors(auth: Auth, ann: User, client: str, path: str) -> None:
+async def test_other_refusals_have_the_form_that_the_client_understands(
+    auth: Auth, ann: User, client: str, path: str
+) -> None:
     status, code, heading = ERRORS[path]
     async with client_of(make_app(auth)) as http:
         for _ in range(5 if status == 429 else 0):
@@ -200,7 +204,7 @@ async def test_errors(auth: Auth, ann: User, client: str, path: str) -> None:
         assert (response.headers["content-type"], response.json()["code"]) == (PROBLEM, code)
 
 
-async def test_a_rejected_request_of_another_site(auth: Auth) -> None:
+async def test_a_request_of_another_site_is_rejected_with_a_page_a_problem_or_a_sentence(auth: Auth) -> None:
     headers = {"origin": "https://evil.example", "cookie": "session=x"}
     async with client_of(make_app(auth)) as http:
         page = await http.post("/members", headers=headers)
@@ -210,7 +214,7 @@ async def test_a_rejected_request_of_another_site(auth: Auth) -> None:
         assert (await http.post("/members", headers={**headers, **HTMX})).text.startswith("<p>This request came from")
 
 
-async def test_an_application_without_login_page(auth: Auth) -> None:
+async def test_an_application_without_login_page_can_refuse_programs_and_htmx(auth: Auth) -> None:
     """An API needs no pages: only a browser that opens a page has to be redirected."""
     async with client_of(Starlette(routes=ENDPOINTS, middleware=middleware(auth))) as http:
         refused = await http.get("/members", headers={"accept": "*/*"})
@@ -239,7 +243,7 @@ def sync_teapot(conn: HTTPConnection, refused: Refused) -> Response | None:
 
 
 @pytest.mark.parametrize("function", [teapot, sync_teapot])
-async def test_an_application_answers_itself(database: Any, function: Any) -> None:
+async def test_a_function_of_the_application_may_make_the_response(database: Any, function: Any) -> None:
     async with installed(database, answer=function) as auth, client_of(make_app(auth)) as http:
         for path, code in (("/members", "not_authenticated"), ("/unavailable", "unavailable")):
             own = await http.get(path, headers={"accept": "*/*"})
@@ -247,7 +251,7 @@ async def test_an_application_answers_itself(database: Any, function: Any) -> No
         assert (await http.get("/members")).status_code == 303
 
 
-async def test_an_answer_that_is_no_response(database: Any) -> None:
+async def test_a_function_that_returns_no_response_is_reported(database: Any) -> None:
     async with installed(database, answer=lambda conn, refused: "no") as auth, client_of(make_app(auth)) as http:
         with pytest.raises(ImproperlyConfigured, match=r"Return a Response, or None for the usual one\."):
             await http.get("/members")
@@ -269,7 +273,9 @@ async def test_handlers_of_the_application_come_first(auth: Auth, ann: User) -> 
 
 @pytest.mark.parametrize("handlers", [{}, {Refused: answer}], ids=["none", "ours"])
 @pytest.mark.parametrize("is_mounted", [False, True])
-async def test_dependencies_of_fastapi(auth: Auth, ann: User, handlers: Any, is_mounted: bool) -> None:
+async def test_dependencies_of_fastapi_refuse_as_decorators_do(
+    auth: Auth, ann: User, handlers: Any, is_mounted: bool
+) -> None:
     api = FastAPI(exception_handlers=handlers, middleware=[] if is_mounted else middleware(auth), openapi_url=None)
     api.get("/members", dependencies=[Depends(login_required)])(lambda: "members")
     api.get("/orders", dependencies=[Depends(permission_required("shop.view_order"))])(lambda: "orders")

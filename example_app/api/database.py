@@ -19,5 +19,5 @@ if engine.dialect.name == "sqlite":
 
     @event.listens_for(engine.sync_engine, "connect")
     def check_foreign_keys(connection: DBAPIConnection, record: object) -> None:
-        """SQLite checks foreign keys only if each connection asks for it."""
+        """Lets a new connection check foreign keys, which SQLite does not do by default."""
         connection.cursor().execute("PRAGMA foreign_keys = ON")

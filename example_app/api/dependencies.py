@@ -14,7 +14,7 @@ from .models import Member
 
 
 async def get_session() -> AsyncGenerator[AsyncSession, None]:
-    """Yields a session. What an endpoint asks `auth` meanwhile belongs to the same transaction."""
+    """Yields a session. Statements that the endpoint runs through `auth` belong to its transaction."""
     async with Session() as session, auth.joined(session):
         yield session
 

@@ -12,7 +12,7 @@ KEY_FILE = Path(".shop_secret_key")
 
 
 def secret_key() -> str:
-    """SECRET_KEY. Without it, a key is kept in a file, so that users stay logged in after a restart."""
+    """Returns SECRET_KEY, or a key that is kept in a file, so that users stay logged in after a restart."""
     if key := os.environ.get("SECRET_KEY"):
         return key
     if not KEY_FILE.exists():

@@ -61,7 +61,7 @@ class ChecksCredentials(Generic[U_co]):
     def maybe_user(self, request: HTTPConnection) -> U_co | None:
         """Returns the logged-in user of a request, or None."""
         if not isinstance(request, HTTPConnection):
-            raise TypeError(f"`request` is a request, and got {describe(request)}. Pass request.")
+            raise TypeError(f"`request` must be a request, and this is {describe(request)}. Pass the request.")
         if request.scope.get(SCOPE_KEY) is not self:
             raise ImproperlyConfigured(
                 "This request did not pass the AuthenticationMiddleware of this Auth. Pass middleware=middleware(auth) to your "

@@ -177,7 +177,7 @@ def driver_error(error: E) -> E:
     """Returns the error of the driver that an exception of SQLAlchemy wraps, or the error itself."""
     if not isinstance(error, DBAPIError) or error.orig is None:
         return error
-    # SQLAlchemy raises exceptions of its own for asyncpg, from those of asyncpg.
+    # For asyncpg, `orig` is an exception of SQLAlchemy's adapter, which was raised from that of asyncpg.
     return cast(E, error.orig.__cause__ or error.orig)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.types import Message
 
 from ..core.exceptions import (
     HashingBusy,
@@ -15,6 +16,7 @@ from ..core.exceptions import (
     Unavailable,
     ValidationError,
 )
+from ..core.text import close_reason
 from ..core.translation import gettext, ngettext
 
 
@@ -37,6 +39,15 @@ def error_message(error: Exception) -> str:
         case Throttled():
             return _wait(error.retry_after)
     return str(getattr(error, "detail", error))
+
+
+def close_message(status_code: int, reason: str) -> Message:
+    """Returns the message that closes a WebSocket whose request would get this status.
+
+    The code is 1013 (try again later) for 503, and 1008 (policy violation) for others. RFC 6455 §7.4.1 and the registry
+    of IANA define them.
+    """
+    return {"type": "websocket.close", "code": 1013 if status_code == 503 else 1008, "reason": close_reason(reason)}
 
 
 def _log_out_elsewhere(number: int) -> str:

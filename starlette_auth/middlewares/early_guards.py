@@ -16,7 +16,7 @@ from ..http.scope import GUARDS, IS_REFUSED
 from .route_check import calls_of, decorators_of
 
 logger = logging.getLogger("starlette_auth")
-#: By the ids of routes, which have no hash. Two routes may be equal, and have different dependencies.
+#: The guards of each route, by the id of the route, which has no hash. Two routes may be equal, and have different dependencies.
 _guards: "dict[int, tuple[weakref.ref[Any], list[tuple[Any, bool]]]]" = {}
 
 

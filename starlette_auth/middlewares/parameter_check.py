@@ -39,7 +39,10 @@ def check_parameters(call: Any) -> None:
 
 
 def _check_field(call: Any, field: Any) -> None:
-    """Refuses a parameter that lacks `Depends(…)`: an attacker would send any user as JSON, or be no user at all."""
+    """Refuses a parameter for a user that lacks `Depends(…)`.
+
+    FastAPI reads it from the request. An attacker would send any user as JSON; therefore the start fails.
+    """
     info = field.field_info
     parts = [info.default, *info.metadata, *_parts_of(info.annotation)]
     is_user = any(inspect.isclass(part) and issubclass(part, (User, AnonymousUser)) for part in parts)

@@ -10,9 +10,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..core.exceptions import Refused, SessionInterrupted, TooManySessions, Unavailable
-from ..core.text import close_reason
 from ..http.clients import ClientKind, kind_of_client
-from ..http.problems import error_message, problem_response
+from ..http.problems import close_message, error_message, problem_response
 from ..http.scope import ANSWER, SCOPE_KEY
 
 logger = logging.getLogger("starlette_auth")
@@ -81,10 +80,8 @@ async def send_refusal(
     if scope["type"] == "websocket":
         auth = scope.get(SCOPE_KEY)
         with auth.override_language(conn) if auth is not None else contextlib.nullcontext():
-            reason = close_reason(error_message(error))
-        # The registry of RFC 6455 §7.4.1: 1013 means "try again later", 1008 "policy violation".
-        code = 1013 if refused.status_code == 503 else 1008
-        await send({"type": "websocket.close", "code": code, "reason": reason})
+            message = close_message(refused.status_code, error_message(error))
+        await send(message)
         return
     answer = answer or scope.get(ANSWER)
     response = await answer(conn, refused) if answer is not None else plain_response(conn, refused)

@@ -145,7 +145,7 @@ def _check_router_guards(place: Place) -> None:
     is_of_fastapi = str(getattr(endpoint, "__module__", "")).startswith("fastapi.")  # such as /docs
     if missing is None or is_public(endpoint) or is_of_fastapi:
         return
-    if any(True for function in functions for _ in decorators_of(function)):
+    if any(map(_has_guard, functions)):
         return
     raise ImproperlyConfigured(
         f"{calls[0].route} calls {describe_function(endpoint)} past Depends({_name_of(missing)}): FastAPI gives the "
@@ -203,10 +203,10 @@ def _guards_in(router: Any) -> list[Any]:
 
 
 def _asks_guard(function: Any, seen: frozenset[int]) -> bool:
-    """Returns whether FastAPI asks a guard when it calls this: a guard, a guarded function, or one that depends on such."""
+    """Returns whether FastAPI asks a guard when it calls this: a guard, a guarded function, or one that depends on either."""
     if function is None or id(function) in seen:
         return False
-    if is_guard(function) or next(decorators_of(function), None) is not None:
+    if is_guard(function) or _has_guard(function):
         return True
     return any(_asks_guard(other, seen | {id(function)}) for other in _dependencies_in(function))
 
@@ -242,6 +242,10 @@ def decorators_of(function: Any) -> Iterator[tuple[Any, Any]]:
         guard = getattr(layer, "__dict__", {}).get("guard")
         if guard is not None:
             yield guard, layer
+
+
+def _has_guard(function: Any) -> bool:
+    return next(decorators_of(function), None) is not None
 
 
 def _name_of(function: Any) -> str:

@@ -274,7 +274,9 @@ def require_stored(user: User | AnonymousUser) -> None:
 def require_connection(request: object) -> None:
     """Raises TypeError unless a value is None or a request."""
     if request is not None and not isinstance(request, HTTPConnection):
-        raise TypeError(f"`request` is a request, and got {describe(request)}. Pass request=request, or leave it out.")
+        raise TypeError(
+            f"`request` must be a request, and this is {describe(request)}. Pass request=request, or leave it out."
+        )
 
 
 def _with_password(cls: type[User], post_init: Callable[..., None]) -> Callable[..., None]:

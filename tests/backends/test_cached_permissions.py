@@ -69,9 +69,8 @@ async def leave(request: Request) -> Response:
 
 ROUTES = [Route("/perms", perms), Route("/as/{name}", login_as), Route("/leave", leave)]
 STORES: dict[str, Any] = {
-    "database": None,
-    "memory": lambda users: MemoryStore(),
-    "cookie": lambda users: CookieStore(SECRET_KEY),
+    "memory": lambda clock: MemoryStore(clock=clock),
+    "cookie": lambda clock: CookieStore(SECRET_KEY, clock=clock),
 }
 
 
@@ -83,13 +82,11 @@ async def members(auth: Auth, *names: str) -> list[User]:
     ("backend", "store", "times"),
     [(Directory, "database", 1), (Directory, "memory", 1), (Directory, "cookie", 3), (Uncached, "database", 3)],
 )
-async def test_a_session_on_the_server_keeps_what_was_loaded(
+async def test_a_session_on_the_server_keeps_the_permissions_that_were_loaded(
     database: Database, backend: Any, store: str, times: int
 ) -> None:
     clock, directory = FrozenClock(), backend(ann=[PERM])
-    sessions = (
-        None if STORES[store] is None else lambda users: type(STORES[store](users))(*ARGUMENTS[store], clock=clock)
-    )
+    sessions = (lambda users: STORES[store](clock)) if store in STORES else None  # None: the database
     async with installed(database, backends=[directory], sessions=sessions, clock=clock) as auth:
         [ann] = await members(auth, "ann")
         async with client_of(make_app(auth, *ROUTES)) as client:
@@ -99,10 +96,7 @@ async def test_a_session_on_the_server_keeps_what_was_loaded(
             assert directory.asked == ["ann"] * times
 
 
-ARGUMENTS = {"database": (), "memory": (), "cookie": (SECRET_KEY,)}
-
-
-async def test_it_is_loaded_anew_when_the_time_is_over(database: Database) -> None:
+async def test_permissions_are_loaded_again_when_the_time_is_over(database: Database) -> None:
     clock, directory = FrozenClock(), Directory(ann=[PERM])
     async with installed(database, backends=[directory], clock=clock) as auth:
         [ann] = await members(auth, "ann")
@@ -120,7 +114,7 @@ async def test_it_is_loaded_anew_when_the_time_is_over(database: Database) -> No
             assert (await client.get("/perms")).json() == []
 
 
-async def test_it_counts_everywhere_alike(database: Database) -> None:
+async def test_cached_permissions_count_everywhere_alike(database: Database) -> None:
     async with installed(database, backends=[Directory(ann=[PERM])]) as auth:
         ann, ben = await members(auth, "ann", "ben")
         assert await answers_of(auth, ann) == {True}
@@ -128,7 +122,7 @@ async def test_it_counts_everywhere_alike(database: Database) -> None:
         assert await answers_of(auth) == {False}
 
 
-async def test_it_does_not_outlive_the_login(database: Database) -> None:
+async def test_cached_permissions_do_not_outlive_the_login(database: Database) -> None:
     directory = Directory(ann=[PERM], ben=["polls.ben"])
     async with installed(database, backends=[directory]) as auth:
         ann, _ = await members(auth, "ann", "ben")
@@ -148,7 +142,7 @@ async def test_it_does_not_outlive_the_login(database: Database) -> None:
             assert (await client.get("/perms")).json() == []
 
 
-async def test_a_deactivated_user_has_to_be_loaded_anew(database: Database) -> None:
+async def test_the_permissions_of_a_deactivated_user_are_loaded_again(database: Database) -> None:
     """Also in a session that is still there, as beside Django."""
     directory = Directory(ann=[PERM])
     async with installed(database, backends=[directory]) as auth:
@@ -181,7 +175,7 @@ async def test_a_visitor_gets_no_session(database: Database) -> None:
         assert (await client.get("/perms")).json() == []
 
 
-async def test_a_user_of_a_token_has_no_session_in_which_to_keep_it(database: Database) -> None:
+async def test_the_permissions_of_a_user_with_a_token_are_kept_in_no_session(database: Database) -> None:
     class Tokens(AuthenticationBackend):
         async def identify(self, conn: HTTPConnection) -> User | None:
             name = conn.headers.get("x-user")
@@ -203,7 +197,7 @@ async def test_a_user_of_a_token_has_no_session_in_which_to_keep_it(database: Da
             assert directory.asked == ["ben", "ben", "ann", "ben"]
 
 
-async def test_several_backends_of_a_class_are_kept_apart(database: Database) -> None:
+async def test_the_permissions_of_several_backends_of_a_class_are_kept_apart(database: Database) -> None:
     one, two = Directory(ann=["polls.one"]), Directory(ann=["polls.two"])
     async with installed(database, backends=[one, two]) as auth:
         [ann] = await members(auth, "ann")
@@ -217,7 +211,9 @@ async def test_several_backends_of_a_class_are_kept_apart(database: Database) ->
 
 
 @pytest.mark.parametrize("entry", [None, [], "x", {"path": 1}, {"path": ["1"]}, {"path": [1, "later", ["polls.x"]]}])
-async def test_an_entry_that_is_damaged_is_loaded_anew(database: Database, entry: Any) -> None:
+async def test_permissions_are_loaded_again_if_the_entry_in_the_session_is_damaged(
+    database: Database, entry: Any
+) -> None:
     directory = Directory(ann=[PERM])
 
     async def damage(request: Request) -> Response:
@@ -233,7 +229,7 @@ async def test_an_entry_that_is_damaged_is_loaded_anew(database: Database, entry
             assert (await client.get("/perms")).json() == [PERM]
 
 
-async def test_outside_a_request_it_is_loaded(database: Database) -> None:
+async def test_permissions_are_loaded_outside_a_request(database: Database) -> None:
     directory = Directory(ann=[PERM])
     async with installed(database, backends=[directory]) as auth:
         [ann] = await members(auth, "ann")
@@ -270,7 +266,7 @@ async def test_a_wrong_number_of_seconds_is_refused(database: Database, seconds:
             pass
 
 
-async def test_a_veto_that_may_depend_on_what_was_loaded_is_refused(database: Database) -> None:
+async def test_a_backend_that_caches_permissions_and_denies_some_is_refused(database: Database) -> None:
     class Vetoes(Directory):
         def denies(self, user: AnyUser) -> Collection[str]:
             return [PERM] if getattr(user, "is_locked", False) else []

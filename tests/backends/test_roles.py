@@ -166,7 +166,7 @@ async def test_the_members_of_a_deleted_group_do_not_come_back_with_it(database:
 
 
 @pytest.mark.parametrize("denying", [Denies, Raises])
-async def test_a_veto_counts_more_than_a_role(database: Database, denying: Any) -> None:
+async def test_a_denial_counts_more_than_a_role(database: Database, denying: Any) -> None:
     async with installed(database, backends=[Roles({"voters": [PERM]}), denying("ann", "root")]) as auth:
         await create_permissions(auth, PERM)
         ann, ben = await member_of(auth, "voters"), await member_of(auth, "voters", name="ben")

@@ -27,6 +27,7 @@ from starlette_auth import (
     login,
     middleware,
 )
+from starlette_auth.testing import log_in
 
 from ..conftest import PASSWORD, SECRET_KEY, client_of, with_tables
 from ..database.test_gateway import kill_connections
@@ -273,11 +274,16 @@ async def test_a_new_password_ends_sessions_with_the_commit_or_before(
     ann = await auth.users.create_user("ann", password=PASSWORD)
     changed: list[Any] = []
     auth.events.on(PasswordChanged, after_commit=True)(changed.append)
-    async with session_maker() as session, auth.joined(session):
-        await asyncio.wait_for(auth.users.set_password(ann, "another long password"), 10)
-        await auth.sessions.revoke_all(ann.identity)
-        await session.commit()
+    async with client_of(make_site(auth, session_maker, "function"), headers=OWN) as client:
+        await log_in(client, ann, auth)
+        assert (await client.get("/me")).json()["name"] == "ann"
+        async with session_maker() as session, auth.joined(session):
+            await asyncio.wait_for(auth.users.set_password(ann, "another long password"), 10)
+            await auth.sessions.revoke_all(ann.identity)
+            await session.commit()
+        assert (await client.get("/me")).json()["name"] == ""
     assert len(changed) == 1
+    assert await auth.user_sessions.list(ann) == []
 
 
 async def test_sessions_end_although_the_application_commits_nothing(
@@ -515,7 +521,7 @@ async def test_on_sqlite_a_request_does_not_wait_for_its_own_session(
     auth: Auth, session_maker: async_sessionmaker[AsyncSession], scope: str
 ) -> None:
     app = make_site(auth, session_maker, scope)
-    async with asyncio.timeout(4), client_of(app, headers=OWN) as client:
+    async with client_of(app, headers=OWN) as client:
         if auth.gateway.dialect == "sqlite" and scope == "request":
             with pytest.raises(ImproperlyConfigured, match=r'scope="function"'):
                 await client.post("/late")

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from starlette_auth import Auth, Roles, User
 
+from ..backends.test_backend_permissions import fresh
 from ..conftest import count_statements
 from ..support.databases import with_store
 from ..support.matrix import ENGINES
@@ -75,7 +75,3 @@ async def test_in_a_joined_session_the_rules_see_what_it_has_written(auth: Auth)
         assert await auth.has_perm(ann, VIEW, item)
         await session.rollback()
     assert not await auth.has_perm(ann, VIEW, item)
-
-
-async def fresh(auth: Auth, user: User) -> Any:
-    return await auth.users.get(user.id)

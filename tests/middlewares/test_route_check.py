@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Host, Mount, Route, Router, WebSocketRoute
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocket
 
 from starlette_auth import (
     Auth,
@@ -39,6 +38,7 @@ from starlette_auth import (
 from starlette_auth.core import functions
 
 from ..conftest import client_of, post_login
+from ..support.secret_endpoints import new_endpoint, new_socket
 
 GUARDS: dict[str, Any] = {
     "login_required": login_required,
@@ -56,22 +56,6 @@ Wrong = Callable[[Auth, Any], Any]
 @pytest.fixture
 def auth(tmp_path: Path) -> Auth:
     return Auth(Database(f"sqlite+aiosqlite:///{tmp_path}/x"), secret_key="k" * 40, sessions=MemoryStore())
-
-
-def new_endpoint() -> Any:
-    async def secret(request: Request) -> Response:
-        return PlainTextResponse("secret")
-
-    return secret
-
-
-def new_socket() -> Any:
-    async def secret(websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.send_text("secret")
-        await websocket.close()
-
-    return secret
 
 
 def above_get(auth: Auth, guard: Any) -> Any:

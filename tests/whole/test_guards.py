@@ -37,6 +37,7 @@ from starlette_auth.fastapi import current_user, fresh_login, requires
 from starlette_auth.testing import log_in
 
 from ..conftest import any_database, client_of, with_tables
+from ..support.secret_endpoints import new_endpoint, new_socket
 from ..support.uvicorn_server import served
 
 pytestmark = [with_tables, any_database]
@@ -65,25 +66,9 @@ PROGRAM = {"accept": "*/*", "sec-fetch-site": "same-origin"}
 PATH = "/secret"
 
 
-def new_endpoint() -> Any:
-    async def secret(request: Request) -> Response:
-        return PlainTextResponse("secret")
-
-    return secret
-
-
 def new_sync_endpoint() -> Any:
     def secret(request: Request) -> Response:
         return PlainTextResponse("secret")
-
-    return secret
-
-
-def new_socket() -> Any:
-    async def secret(websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.send_text("secret")
-        await websocket.close()
 
     return secret
 
@@ -412,7 +397,7 @@ async def statuses_of_visitor(app: Any, path: str) -> set[int]:
 
 
 @pytest.mark.parametrize("place", RIGHT)
-async def test_what_protects(auth: Auth, ann: User, place: Place) -> None:
+async def test_each_right_place_of_a_guard_protects_the_endpoint(auth: Auth, ann: User, place: Place) -> None:
     """A visitor is refused, a user who may gets in, a user who may not gets 403."""
     path = f"/in{PATH}" if place in IN_MOUNT else PATH
     bob = await auth.users.create_user("bob")
@@ -434,7 +419,7 @@ async def test_what_protects(auth: Auth, ann: User, place: Place) -> None:
                 assert (response.status_code, response.text == "secret") == (status, status == 200), name
 
 
-async def test_scopes_protect(auth: Auth, ann: User) -> None:
+async def test_scopes_protect_the_endpoint(auth: Auth, ann: User) -> None:
     app = FastAPI(middleware=middleware(auth))
     app.add_api_route(PATH, new_endpoint(), dependencies=[Security(current_user, scopes=[PERM])])
     await auth.users.create_permission(PERM)
@@ -528,7 +513,7 @@ async def first_message(url: str, headers: dict[str, str]) -> str | int:
 
 
 @pytest.mark.parametrize("place", SOCKETS)
-async def test_what_protects_a_websocket(auth: Auth, ann: User, place: Place) -> None:
+async def test_each_right_place_of_a_guard_protects_a_websocket(auth: Auth, ann: User, place: Place) -> None:
     bob = await auth.users.create_user("bob")
     await auth.users.create_permission(PERM)
     await auth.users.grant(ann, PERM)
@@ -743,11 +728,11 @@ def dependency_that_comes_too_late(app: FastAPI, guard: Any) -> None:
 
 
 WRONG: dict[Place, str] = {
-    above: "GET /secret calls tests.whole.test_guards.new_endpoint",
-    above_in_a_router: "GET /secret calls tests.whole.test_guards.new_endpoint",
-    above_in_a_mounted_application: "GET /in/secret calls tests.whole.test_guards.new_endpoint",
-    above_behind_a_middleware_that_is_a_function: "GET /in/secret calls tests.whole.test_guards.new_endpoint",
-    above_a_socket: "WebSocket /secret calls tests.whole.test_guards.new_socket",
+    above: "GET /secret calls tests.support.secret_endpoints.new_endpoint",
+    above_in_a_router: "GET /secret calls tests.support.secret_endpoints.new_endpoint",
+    above_in_a_mounted_application: "GET /in/secret calls tests.support.secret_endpoints.new_endpoint",
+    above_behind_a_middleware_that_is_a_function: "GET /in/secret calls tests.support.secret_endpoints.new_endpoint",
+    above_a_socket: "WebSocket /secret calls tests.support.secret_endpoints.new_socket",
     above_an_application: "guards endpoints, and no FastAPI",
     above_an_asgi_function: "The application at /in is below @",
     above_a_class_method: "below @classmethod",
@@ -764,13 +749,13 @@ WRONG: dict[Place, str] = {
     dependency_that_returns_a_guard: "GET /secret depends on tests.whole.test_guards.dependency_that_returns_a_guard",
     factory_of_guards_that_is_not_called: "<locals>.may (test_guards.py:",
     factory_of_guards_in_a_module: "<locals>.may (test_guards.py:",
-    router_with_a_route_of_starlette: "GET /secret calls tests.whole.test_guards.new_endpoint",
-    router_with_a_mount: "GET /in/secret calls tests.whole.test_guards.new_endpoint",
-    application_with_a_mount: "GET /in/secret calls tests.whole.test_guards.new_endpoint",
-    application_with_a_mount_of_starlette: "WebSocket /in/secret calls tests.whole.test_guards.new_socket",
-    application_with_a_mount_and_a_dependency_on_a_guard: "GET /in/secret calls tests.whole.test_guards.new_endpoint",
+    router_with_a_route_of_starlette: "GET /secret calls tests.support.secret_endpoints.new_endpoint",
+    router_with_a_mount: "GET /in/secret calls tests.support.secret_endpoints.new_endpoint",
+    application_with_a_mount: "GET /in/secret calls tests.support.secret_endpoints.new_endpoint",
+    application_with_a_mount_of_starlette: "WebSocket /in/secret calls tests.support.secret_endpoints.new_socket",
+    application_with_a_mount_and_a_dependency_on_a_guard: "GET /in/secret calls tests.support.secret_endpoints.new_endpoint",
     application_without_depends: "Write Depends(",
-    dependency_that_comes_too_late: "GET /secret calls tests.whole.test_guards.new_endpoint",
+    dependency_that_comes_too_late: "GET /secret calls tests.support.secret_endpoints.new_endpoint",
 }
 if not HAS_MOUNTS_IN_ROUTERS:  # an included router leaves no trace there
     for place in (router_with_a_route_of_starlette, router_with_a_mount):
@@ -778,7 +763,7 @@ if not HAS_MOUNTS_IN_ROUTERS:  # an included router leaves no trace there
 
 
 @pytest.mark.parametrize("place", WRONG)
-async def test_what_does_not_start(auth: Auth, place: Place) -> None:
+async def test_each_wrong_place_of_a_guard_stops_the_start(auth: Auth, place: Place) -> None:
     """The message names the route, the function and its line, and ends with the fix."""
     for name, guard in GUARDS.items():
         with pytest.raises(ImproperlyConfigured) as error:
@@ -808,7 +793,7 @@ async def test_a_guard_that_is_called_without_await_makes_no_response(auth: Auth
 
 
 @pytest.mark.parametrize("mark", ["endpoint", "application", "other guard"])
-async def test_what_stays_open_below_the_guard_of_an_application_is_marked(auth: Auth, mark: str) -> None:
+async def test_a_mounted_application_stays_open_below_a_guard_if_it_is_marked(auth: Auth, mark: str) -> None:
     endpoint = new_endpoint()
     app = FastAPI(middleware=middleware(auth), dependencies=[Depends(login_required)])
     if mark == "endpoint":
@@ -832,7 +817,7 @@ async def test_a_guard_between_two_routes_stops_the_start(auth: Auth) -> None:
             """Is never reached."""
 
 
-async def test_a_function_that_is_open_and_guarded_on_purpose(auth: Auth) -> None:
+async def test_a_function_may_be_open_at_one_route_and_guarded_at_another(auth: Auth) -> None:
     app = FastAPI(middleware=middleware(auth))
     app.add_api_route("/open", also_open)
     app.add_api_route(PATH, login_required(also_open))

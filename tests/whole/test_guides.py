@@ -17,6 +17,14 @@ from ..support.server import ROOT, free_port
 GUIDES = ROOT / "example_app" / "guides"
 PASSWORD = "seven quiet otters"
 LOGIN = {"STARLETTE_AUTH_PASSWORD": PASSWORD}  # of createsuperuser
+READ_LINKED_PAGES = """
+from fastapi.testclient import TestClient
+from frontend import site
+with TestClient(site) as client:
+    for path in ("/join/token", "/new-password/MQ/token"):
+        response = client.get(path)
+        print(response.status_code, response.headers["cache-control"], response.headers["referrer-policy"])
+"""
 
 
 def blocks_of(guide: str, language: str) -> list[str]:
@@ -94,7 +102,7 @@ def curl() -> None:
 
 
 @pytest.mark.parametrize("guide", ["fastapi.md", "starlette.md"])
-def test_the_first_ten_minutes(guide: str, tmp_path: Path, curl: None) -> None:
+def test_the_files_and_commands_of_the_first_guides_work(guide: str, tmp_path: Path, curl: None) -> None:
     folder = Folder(tmp_path, guide)
     server = folder.serve()
     try:
@@ -108,9 +116,11 @@ def test_the_first_ten_minutes(guide: str, tmp_path: Path, curl: None) -> None:
         server.wait(20)
     output = folder.run(f"{sys.executable} -m pytest -q -p no:cacheprovider --rootdir . test_app.py")
     assert "2 passed" in output, output
+    if guide == "fastapi.md":
+        assert folder.run(f"python -c '{READ_LINKED_PAGES}'") == "200 no-store no-referrer\n" * 2
 
 
-def test_sqlalchemy(tmp_path: Path, curl: None) -> None:
+def test_the_files_and_commands_of_the_sqlalchemy_guide_work(tmp_path: Path, curl: None) -> None:
     folder = Folder(tmp_path, "sqlalchemy.md")
     folder.check_commands()
     folder.run(

@@ -69,17 +69,17 @@ class BackendPermissions(FindsHolders):
             return
         self._contributors = [backend for backend in backends if overrides(backend, "permissions", "denies")]
         self._loaders = [backend for backend in backends if overrides(backend, "load_permissions")]
-        self._judges = [backend for backend in backends if overrides(backend, "has_perm")]
-        self._module_judges = [backend for backend in backends if overrides(backend, "has_module_perms")]
+        self._perm_checkers = [backend for backend in backends if overrides(backend, "has_perm")]
+        self._module_checkers = [backend for backend in backends if overrides(backend, "has_module_perms")]
         self._granters = [
             backend for backend in backends if overrides(backend, "permissions", "load_permissions", "has_perm")
         ]
-        self.are_asked = bool(self._contributors or self._loaders or self._judges or self._module_judges)
+        self.are_asked = bool(self._contributors or self._loaders or self._perm_checkers or self._module_checkers)
         # What a backend contributes or denies without waiting may depend on what it has loaded for the user.
         self._loads_first = any(backend in self._contributors for backend in self._loaders)
         for backend in self._contributors:
             require_sync(backend, "permissions", "denies")
-        for backend in self._module_judges:
+        for backend in self._module_checkers:
             require_sync(backend, "has_module_perms")
         for backend in self._loaders:
             require_seconds(backend)
@@ -128,11 +128,11 @@ class BackendPermissions(FindsHolders):
     async def verdict(self, user: AnyUser, perm: str, obj: object = None) -> bool | None:
         """Returns whether a permission is granted, on one object if `obj` is given; None if a backend denies it.
 
-        It is not asked about superusers.
+        The caller must not ask about active superusers, who have all permissions.
         """
         self.update()
         is_stored = obj is None and user.has_stored_perm(perm)
-        return await self._judge(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
+        return await self._find_verdict(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
 
     def verdict_now(self, user: AnyUser, perm: str) -> bool | None:
         """Returns what `verdict` returns, at once. Raises ImproperlyConfigured if a backend waits."""
@@ -142,10 +142,10 @@ class BackendPermissions(FindsHolders):
         verdict: bool | None = self.run(self._answers(user), self.verdict, user, perm)
         return verdict
 
-    def judges(self) -> list[str]:
-        """Returns the names of the classes of backends that decide about single objects."""
+    def overriders_of_has_perm(self) -> list[str]:
+        """Returns the names of the classes of backends that override `has_perm`, which may decide about single objects."""
         self.update()
-        return [type(backend).__name__ for backend in self._judges]
+        return [type(backend).__name__ for backend in self._perm_checkers]
 
     async def has_perms(self, user: AnyUser, perms: Iterable[str]) -> bool:
         """Returns whether a user has all of `perms`. Raises ValueError unless `perms` is an iterable."""
@@ -167,7 +167,7 @@ class BackendPermissions(FindsHolders):
             return True
         perms = await self.get_all_permissions(user)
         return any(perm.startswith(f"{app_label}.") for perm in perms) or any(
-            backend.has_module_perms(user, app_label) for backend in self._module_judges
+            backend.has_module_perms(user, app_label) for backend in self._module_checkers
         )
 
     async def without_denied(self, user: AnyUser, perms: frozenset[str]) -> frozenset[str]:
@@ -175,20 +175,20 @@ class BackendPermissions(FindsHolders):
         if user.is_active and user.is_superuser:
             return perms
         perms -= (await self._contributions(user)).denied
-        if not self._judges:
+        if not self._perm_checkers:
             return perms
         return frozenset([perm for perm in perms if await self._decide(user, perm, None, is_granted=True)])
 
     async def _decide(self, user: AnyUser, perm: str, obj: object, *, is_granted: bool) -> bool:
-        return bool(await self._judge(user, perm, obj, is_granted=is_granted))
+        return bool(await self._find_verdict(user, perm, obj, is_granted=is_granted))
 
-    async def _judge(self, user: AnyUser, perm: str, obj: object, *, is_granted: bool) -> bool | None:
+    async def _find_verdict(self, user: AnyUser, perm: str, obj: object, *, is_granted: bool) -> bool | None:
         contributions = await self._contributions(user)
         if perm in contributions.denied:
             return None
         is_granted = is_granted or (obj is None and perm in contributions.granted)
         try:
-            for backend in self._judges:
+            for backend in self._perm_checkers:
                 with asking(backend, user, perm, obj) as is_first:
                     # Every backend is asked, because a later one may deny what an earlier one grants.
                     if is_first and await ask(self._waited, backend, perm, backend.has_perm, user, perm, obj):
@@ -250,7 +250,7 @@ class BackendPermissions(FindsHolders):
     def run(self, answers: "Answers", function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Returns the result of one of the methods above at once. Raises ImproperlyConfigured if a backend waits."""
         self.update()
-        if not (self._judges or self._unprepared) and (answers.loaded is not None or not self._loaders):
+        if not (self._perm_checkers or self._unprepared) and (answers.loaded is not None or not self._loaders):
             return run_without_waiting(function(*args))
         attempt = Attempt() if is_in_loop() else None
         token = attempt_in_progress.set(attempt)
@@ -261,7 +261,7 @@ class BackendPermissions(FindsHolders):
                 self._waited.add(attempt.question)
         finally:
             attempt_in_progress.reset(token)
-        paths = sorted({backend.path for backend in (*self._judges, *self._loaders, *self._unprepared)})
+        paths = sorted({backend.path for backend in (*self._perm_checkers, *self._loaders, *self._unprepared)})
         raise ImproperlyConfigured(
             f"A backend waits before it answers about a permission ({', '.join(paths)}), and this method of the user "
             "cannot wait. Ask `await auth.has_perm(user, perm)`, or let the backend override load_permissions() for "

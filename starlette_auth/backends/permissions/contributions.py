@@ -87,7 +87,7 @@ def permission_names(backend: AuthenticationBackend, method: str, names: Any) ->
 def asking(asked: object, user: AnyUser, *question: object) -> Iterator[bool]:
     """Yields whether the question is not being asked already, while the block asks it.
 
-    A backend may ask `user.has_perm()` in its own methods. It is not asked again about the same then.
+    A backend may call `user.has_perm()` in its methods. The same question is then not put to that backend again.
     """
     questions = _in_progress.get()
     key = (id(asked), id(user), *(part if isinstance(part, str) else id(part) for part in question))

@@ -16,7 +16,7 @@ class FindsHolders:
 
     known: Sequence[AuthenticationBackend]
     _contributors: Sequence[AuthenticationBackend]
-    _judges: Sequence[AuthenticationBackend]
+    _perm_checkers: Sequence[AuthenticationBackend]
     _granters: Sequence[AuthenticationBackend]
     _waited: set[tuple[int, str]]
 
@@ -41,7 +41,7 @@ class FindsHolders:
     ) -> list[User]:
         """Returns the users who have a permission: those of `stored`, to whom the database grants it, and others."""
         users, (perm, is_active, path, obj) = list(stored), question
-        if self._contributors or self._judges:
+        if self._contributors or self._perm_checkers:
             users = [
                 user for user in stored if user.is_superuser or await self._decide(user, perm, None, is_granted=True)
             ]

@@ -35,10 +35,45 @@ class Missing:
 
 
 class MissingText(str):
-    """Stands for an empty text in a condition."""
+    """Stands for an empty text in a condition, and is the result of its methods.
+
+    `user.email.lower()` would otherwise be an empty text again, which equals an empty column. So would the prefix that
+    SQLAlchemy makes for `startswith(user.email, autoescape=True)`. Only an f-string loses the mark.
+    """
 
     __slots__ = ()
 
+    def __add__(self, other: str) -> "MissingText":
+        return self
+
+    def __radd__(self, other: str) -> "MissingText":
+        return self
+
+    def __getitem__(self, key: Any) -> str:
+        return self if isinstance(key, slice) else super().__getitem__(key)
+
+    def partition(self, sep: str) -> tuple[str, str, str]:
+        return self, self, self
+
+    def rpartition(self, sep: str) -> tuple[str, str, str]:
+        return self, self, self
+
+    def split(self, sep: Any = None, maxsplit: Any = -1) -> list[str]:
+        return [self] if sep is not None else []
+
+    def rsplit(self, sep: Any = None, maxsplit: Any = -1) -> list[str]:
+        return self.split(sep)
+
+
+def _same(text: MissingText, *args: Any, **options: Any) -> MissingText:
+    return text
+
+
+for _method in (
+    *("lower", "upper", "casefold", "title", "capitalize", "swapcase"),
+    *("strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "replace", "translate"),
+):
+    setattr(MissingText, _method, _same)
 
 MISSING: Final = Missing()
 MISSING_TEXT: Final = MissingText()

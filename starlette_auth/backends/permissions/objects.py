@@ -26,7 +26,7 @@ class GeneralPermissions(Protocol):
 
     def verdict_now(self, user: User | AnonymousUser, perm: str) -> bool | None: ...
 
-    def judges(self) -> list[str]: ...
+    def overriders_of_has_perm(self) -> list[str]: ...
 
 
 class ChecksPermissions:
@@ -50,7 +50,7 @@ class ChecksPermissions:
         or None for none. Several rules are joined by OR. They count in `visible_to`, in `has_perm` with an object and in
         guards with `obj=`.
 
-        Who has the permission in general has it on all objects. A denial of a backend counts more than a rule. Active
+        A user who has the permission in general has it on all objects. A denial of a backend counts more than a rule. Active
         superusers have it on all objects. Inactive users are not asked about.
 
         A value that the user does not have (None, or an empty text) equals nothing in the condition: SQLAlchemy would
@@ -119,13 +119,13 @@ class ChecksPermissions:
         return self._rules.condition(user, perm, of, list(self.users.user_class.__dataclass_fields__))
 
     def _warn_about_backends(self) -> None:
-        judges = self.backend_permissions.judges()
-        if judges and not self._has_warned:
+        overriders = self.backend_permissions.overriders_of_has_perm()
+        if overriders and not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "visible_to() does not know what %s.has_perm() decides about single objects. Write a rule with @auth.rule "
                 "for what queries have to know.",
-                ".has_perm() and ".join(judges),
+                ".has_perm() and ".join(overriders),
             )
 
 

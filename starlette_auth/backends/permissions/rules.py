@@ -144,4 +144,5 @@ def _value_in(row: Any, column: sa.Column[Any]) -> Any:
 
 
 def _name(model: Model) -> str:
-    return str(getattr(model, "name", None) or getattr(model, "__name__", model))
+    """Returns the name of a model for a message. The attribute `name` of a mapped class may be a column."""
+    return str(model.name if isinstance(model, sa.Table) else model.__name__)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from .drivers import RawConnection
 from .sqlite import PRAGMAS, RELAXED_PRAGMAS, WriteLock
 
-MAX_WAITING = 2  # for each kept connection that runs a statement
+MAX_WAITING = 2  # tasks that wait for a kept connection, for each such connection that runs a statement
 
 
 class Kept(Protocol):

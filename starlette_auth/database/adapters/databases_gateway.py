@@ -42,7 +42,7 @@ class DatabasesGateway(DatabasesTransactions, Queries):
         self._keeps_sqlite = self.dialect == "sqlite" and is_plain_file and not database._force_rollback
         self.connections = 0  # the number of PostgreSQL connections to keep open
         self._connections: PerLoop[Connections] = PerLoop(self._make_connections)
-        self._borrowed: dict[asyncio.Task[Any] | None, ConnectionBackend] = {}
+        self._single_connections: dict[asyncio.Task[Any] | None, ConnectionBackend] = {}
 
     @property
     def url(self) -> str:
@@ -76,18 +76,23 @@ class DatabasesGateway(DatabasesTransactions, Queries):
     async def single_connection(self) -> AsyncIterator[None]:
         """Runs all queries of the block on one connection. A transaction inside the block uses a separate one."""
         task = asyncio.current_task()
-        if self._keeps_sqlite or self.connections or task in self._borrowed or self._current_connection() is not None:
+        if (
+            self._keeps_sqlite
+            or self.connections
+            or task in self._single_connections
+            or self._current_connection() is not None
+        ):
             yield
             return
         self._require_connected()
         connection = self.database._backend.connection()
         with translate_errors():
             await acquire(connection)
-        self._borrowed[task] = connection
+        self._single_connections[task] = connection
         try:
             yield
         finally:
-            del self._borrowed[task]
+            del self._single_connections[task]
             await self._connections.get().release(connection, write=False)
 
     async def close(self) -> None:
@@ -117,9 +122,9 @@ class DatabasesGateway(DatabasesTransactions, Queries):
             current = self._current_connection()
             if current is not None:
                 return await self._run_on(current, operation, prepared.sql, arguments, write=write)
-            borrowed = self._borrowed.get(asyncio.current_task()) if self._borrowed else None
-            if borrowed is not None:
-                return await self._run_borrowed(borrowed, operation, prepared.sql, arguments)
+            single = self._single_connections.get(asyncio.current_task()) if self._single_connections else None
+            if single is not None:
+                return await self._run_on_single(single, operation, prepared.sql, arguments)
             connections = self._connections.get()
             connection = await connections.acquire(write=write, durable=prepared.durable)
             try:
@@ -154,7 +159,7 @@ class DatabasesGateway(DatabasesTransactions, Queries):
                 self._note_failure_on(connection, error)
                 raise
 
-    async def _run_borrowed(self, connection: RawConnection, operation: Operation[R], sql: str, arguments: Any) -> R:
+    async def _run_on_single(self, connection: RawConnection, operation: Operation[R], sql: str, arguments: Any) -> R:
         try:
             return await operation(connection.raw_connection, sql, arguments)
         except Exception as error:

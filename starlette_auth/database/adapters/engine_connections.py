@@ -14,7 +14,7 @@ from ...core.exceptions import ImproperlyConfigured
 from .connections import Pool
 from .drivers import Driver, RawConnection
 from .engine import Engine
-from .engine_loans import LentConnection, borrow
+from .engine_checkouts import Checkout, check_out
 from .sqlite import require_folder
 
 logger = logging.getLogger("starlette_auth")
@@ -33,13 +33,13 @@ class EnginePool(Pool):
         return room is None or checked_out(self._engine) < room
 
     async def acquire(self, *, write: bool, durable: bool, for_transaction: bool = False) -> RawConnection:
-        return await borrow(self._engine)
+        return await check_out(self._engine)
 
     async def release(self, connection: RawConnection, *, write: bool) -> None:
-        assert isinstance(connection, LentConnection)  # noqa: S101  acquire() returned it
+        assert isinstance(connection, Checkout)  # noqa: S101  acquire() returned it
         is_useless = connection in self._useless
         self._useless.discard(connection)
-        await run_to_completion(connection.invalidate() if is_useless else connection.give_back())
+        await run_to_completion(connection.invalidate() if is_useless else connection.check_in())
 
     def discard(self, connection: RawConnection, *, with_others: bool) -> None:
         self._useless.add(connection)
@@ -48,15 +48,15 @@ class EnginePool(Pool):
 class EngineConnection:
     """Keeps one connection of the engine open until it is closed.
 
-    A connection to a SQLite file is detached from the pool: it has settings of its own, and costs no server anything.
-    The others still count in the pool.
+    A connection to a SQLite file is detached from the pool: its PRAGMA statements are for this package alone, and it uses
+    no connection of a server. The connections to servers still count in the pool.
     """
 
     def __init__(self, engine: Engine, driver: Driver, pragmas: Sequence[str] = ()) -> None:
         self._engine = engine
         self._driver = driver
         self._pragmas = pragmas
-        self._lent: LentConnection | None = None
+        self._checkout: Checkout | None = None
         self._opening: asyncio.Task[None] | None = None
         self.raw_connection: Any = None
         self.is_useless = False
@@ -71,7 +71,7 @@ class EngineConnection:
         return self
 
     def is_lost(self) -> bool:
-        if self._lent is not None and not self._lent.has_pool():
+        if self._checkout is not None and not self._checkout.has_pool():
             return True
         try:
             return self.raw_connection is not None and self._driver.is_closed(self.raw_connection)
@@ -79,11 +79,11 @@ class EngineConnection:
             return True
 
     def drop(self) -> asyncio.Task[None] | None:
-        lent, self._lent, self.raw_connection, self.is_useless = self._lent, None, None, False
-        if lent is None:
+        checkout, self._checkout, self.raw_connection, self.is_useless = self._checkout, None, None, False
+        if checkout is None:
             return None
         # A detached connection has no pool that would replace it.
-        work = lent.give_back() if self._pragmas else lent.invalidate()
+        work = checkout.check_in() if self._pragmas else checkout.invalidate()
         task = asyncio.get_running_loop().create_task(work, context=Context())
         _closing.add(task)
         task.add_done_callback(_closing.discard)
@@ -92,25 +92,25 @@ class EngineConnection:
     async def close(self) -> None:
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        lent, self._lent, self.raw_connection = self._lent, None, None
-        if lent is not None:
-            await run_to_completion(lent.close())
+        checkout, self._checkout, self.raw_connection = self._checkout, None, None
+        if checkout is not None:
+            await run_to_completion(checkout.close())
 
     async def _open(self) -> None:
         file = self._engine.url.database or ""
         if self._pragmas and not file.startswith("file:"):  # which begins a URI
             await require_folder(file)
-        lent = await borrow(self._engine, is_detached=bool(self._pragmas))
-        if self._driver.in_transaction(lent.raw_connection):
-            await lent.give_back()
+        checkout = await check_out(self._engine, is_detached=bool(self._pragmas))
+        if self._driver.in_transaction(checkout.raw_connection):
+            await checkout.check_in()
             raise ImproperlyConfigured(
                 "A new connection of the engine is in a transaction already, so that nothing would be committed. Leave "
                 "autocommit=False out of its connect_args."
             )
         for pragma in self._pragmas:
             with contextlib.suppress(Exception):  # the file is in use elsewhere, or read-only
-                await lent.raw_connection.execute_fetchall(pragma)
-        self._lent, self.raw_connection = lent, lent.raw_connection
+                await checkout.raw_connection.execute_fetchall(pragma)
+        self._checkout, self.raw_connection = checkout, checkout.raw_connection
 
     def _note_opened(self, task: asyncio.Task[None]) -> None:
         self._opening = None

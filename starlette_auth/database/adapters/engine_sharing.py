@@ -11,7 +11,7 @@ from ...core.exceptions import ImproperlyConfigured
 from ..errors import Failure, translate_errors
 from .connections import Connections
 from .engine import Engine, Session
-from .engine_loans import borrow
+from .engine_checkouts import check_out
 from .engine_transactions import JoinedTransaction, OpenedTransaction, OwnTransaction, TaskTransaction
 from .transaction_state import TransactionState
 
@@ -72,23 +72,23 @@ class SharedTransactions(TransactionState):
         await self._require_free_file()
         async with write_lock if self.dialect == "sqlite" else contextlib.nullcontext():
             with translate_errors():
-                lent = await borrow(self.database, autocommit=False)
+                checkout = await check_out(self.database, autocommit=False)
             async with self._committing():
-                shared = OpenedTransaction(self.driver, write_lock, lent.connection, self._callbacks[task])
+                shared = OpenedTransaction(self.driver, write_lock, checkout.connection, self._callbacks[task])
                 self._current[task] = shared
                 try:
                     with translate_errors():
                         await shared.begin(write=True)
-                    yield lent.connection
+                    yield checkout.connection
                     with translate_errors():
                         await shared.commit()
                 except BaseException:
                     with contextlib.suppress(Exception):  # the connection is lost
-                        await run_to_completion(lent.connection.rollback())
+                        await run_to_completion(checkout.connection.rollback())
                     raise
                 finally:
                     del self._current[task]
-                    await run_to_completion(lent.give_back())
+                    await run_to_completion(checkout.check_in())
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Connections that are lent by the pool of an `AsyncEngine`."""
+"""Connections that are checked out of the pool of an `AsyncEngine`."""
 
 import asyncio
 import contextlib
@@ -15,8 +15,8 @@ from .engine import Engine
 logger = logging.getLogger("starlette_auth")
 
 
-class LentConnection:
-    """A connection of the engine in autocommit, and the connection of the driver in it."""
+class Checkout:
+    """A connection that is checked out of the pool, and the connection of the driver in it."""
 
     def __init__(self, engine: Engine, connection: Any, raw: Any, *, is_detached: bool = False) -> None:
         self.connection = connection
@@ -26,10 +26,13 @@ class LentConnection:
         self._is_detached = is_detached
 
     def has_pool(self) -> bool:
-        """Returns False if the engine was disposed, which gives it another pool: no one closes what the old pool holds."""
+        """Returns whether the pool of the connection is still that of the engine.
+
+        `dispose()` gives the engine another pool. The old one does not close the connections that return to it.
+        """
         return self._is_detached or self._engine.sync_engine.pool is self._pool
 
-    async def give_back(self) -> None:
+    async def check_in(self) -> None:
         """Returns the connection to its pool, or closes it if the pool does not want it."""
         if not self.has_pool():
             await self.close()
@@ -58,10 +61,10 @@ class LentConnection:
         """Closes the connection, so that the pool opens another one in its place."""
         with contextlib.suppress(Exception):  # it is closed already
             await self.connection.invalidate()
-        await self.give_back()
+        await self.check_in()
 
 
-async def borrow(engine: Engine, *, autocommit: bool = True, is_detached: bool = False) -> LentConnection:
+async def check_out(engine: Engine, *, autocommit: bool = True, is_detached: bool = False) -> Checkout:
     """Takes a connection from the pool. Raises Unavailable if the database cannot be reached or the pool is exhausted."""
     connection = engine.connect()
     try:
@@ -83,7 +86,7 @@ async def borrow(engine: Engine, *, autocommit: bool = True, is_detached: bool =
     except BaseException:
         await run_to_completion(connection.close())
         raise
-    return LentConnection(engine, connection, raw, is_detached=is_detached)
+    return Checkout(engine, connection, raw, is_detached=is_detached)
 
 
 def _detach(connection: sa.Connection) -> None:
