@@ -146,7 +146,7 @@ async def _refuse_duplicates(gateway: Gateway, tables: Tables, column: sa.Column
     if tables.django_tables:
         logger.warning("%s These users cannot log in with it. %s.", problem, fix)
     else:
-        raise ImproperlyConfigured(f"{problem} {fix}, and run migrate again.")
+        raise ImproperlyConfigured(f"{problem} {fix}, then try again.")
 
 
 async def duplicate_emails(gateway: Gateway, key: sa.Column[Any], email: sa.Column[Any]) -> list[list[Any]]:

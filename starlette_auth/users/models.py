@@ -153,7 +153,7 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
         return self.username
 
     def get_full_name(self) -> str:
-        return f"{self.first_name} {self.last_name}".strip()
+        return f"{self.first_name} {self.last_name}".strip() or self.first_name  # in a rule, a missing text stays one
 
     def get_short_name(self) -> str:
         return self.first_name

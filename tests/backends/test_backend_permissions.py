@@ -304,7 +304,7 @@ async def test_what_a_backend_denies_counts_everywhere(
 
 @pytest.mark.parametrize("denying", [Denies, Raises])
 @pytest.mark.parametrize("granting", [Grants, Loads, JudgesWithoutModule])
-async def test_a_veto_counts_in_any_order(database: Database, granting: Any, denying: Any) -> None:
+async def test_a_denial_counts_in_any_order(database: Database, granting: Any, denying: Any) -> None:
     async with installed(database) as auth:
         ann = await create_voter(auth)
         others = auth.backends[:]
@@ -616,7 +616,7 @@ async def test_outside_a_request_loaded_permissions_have_to_be_awaited_first(dat
         assert carl.has_perm(PERM), "what nobody has to wait for is known"
 
 
-async def test_a_veto_may_depend_on_what_was_loaded(database: Database) -> None:
+async def test_a_denial_may_depend_on_what_was_loaded(database: Database) -> None:
     class Directory(AuthenticationBackend):
         async def load_permissions(self, conn: HTTPConnection | None, user: AnyUser) -> Iterable[str]:
             await asyncio.sleep(0.001)

@@ -271,6 +271,6 @@ async def test_a_backend_that_caches_permissions_and_denies_some_is_refused(data
         def denies(self, user: AnyUser) -> Collection[str]:
             return [PERM] if getattr(user, "is_locked", False) else []
 
-    with pytest.raises(ImproperlyConfigured, match=r"a veto would be lost\. Write them in a separate backend"):
+    with pytest.raises(ImproperlyConfigured, match=r"a denial would be lost\. Write them in a separate backend"):
         async with installed(database, backends=[Vetoes()]):
             pass

@@ -373,6 +373,7 @@ async def test_a_value_that_is_missing_equals_nothing(shop: Shop) -> None:
         lambda user: Order.email.endswith(user.email.rpartition("@")[2]),
         lambda user: Order.email.endswith(user.email.split("@")[-1]),
         lambda user: Order.email == user.first_name,
+        lambda user: Order.email == user.get_full_name(),
         lambda user: Order.id.in_(sa.select(Order.id).where(Order.company_id == user.company_id).scalar_subquery()),
         lambda user: sa.exists(sa.select(1).where(Order.company_id == user.company_id)),
         lambda user: sa.text("rule_order.email = :mail").bindparams(mail=user.email),

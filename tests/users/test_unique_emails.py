@@ -294,7 +294,7 @@ async def test_migrate_refuses_addresses_that_several_users_have(database: Datab
         shape = await all_columns(auth.gateway), await index_names(auth.gateway)
         later = another(auth)
         keys = [user.id for user in users]
-        groups = f"{keys[0]}, {keys[2]}; {keys[1]}, {keys[3]}, {keys[6]}\\. Leave each address to one user.*run migrate again"
+        groups = f"{keys[0]}, {keys[2]}; {keys[1]}, {keys[3]}, {keys[6]}\\. Leave each address to one user.*try again"
         with pytest.raises(ImproperlyConfigured, match=f"Users of auth_user have the same email address.*{groups}"):
             await migrate(later.gateway, later.tables)
         assert (await all_columns(auth.gateway), await index_names(auth.gateway)) == shape

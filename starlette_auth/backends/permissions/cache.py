@@ -39,7 +39,7 @@ def require_seconds(backend: AuthenticationBackend) -> None:
     if backend.cache_permissions and (type(backend).permissions, type(backend).denies) != both:
         raise ImproperlyConfigured(
             f"{name} keeps what load_permissions() returns, and permissions() or denies() may depend on what it has found: "
-            "a veto would be lost. Write them in a separate backend, or leave cache_permissions at 0."
+            "a denial would be lost. Write them in a separate backend, or leave cache_permissions at 0."
         )
 
 

@@ -74,7 +74,7 @@ def permission_names(backend: AuthenticationBackend, method: str, names: Any) ->
         raise ImproperlyConfigured(f'{place} returned {names!r}. Return a list, as in ["polls.add_vote"].')
     perms: frozenset[str] = frozenset(names)
     for name in perms:
-        # A veto of "polls.*" would deny nothing, because permissions are compared as they are.
+        # A denial of "polls.*" would deny nothing, because permissions are compared as they are.
         if not isinstance(name, str) or "." not in name or name.endswith("*"):
             raise ImproperlyConfigured(
                 f"{place} returned {name!r}, which is not a permission. Write app.codename, as in 'polls.add_vote', "
