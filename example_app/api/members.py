@@ -37,8 +37,14 @@ async def delete_me(member: CurrentMember, session: DatabaseSession) -> None:
 @router.post("/customers", status_code=201, dependencies=[Depends(requires("shop.add_order"))])
 async def add_customer(data: CustomerIn, session: DatabaseSession) -> OrderOut:
     """Takes an order by phone. The new customer and the order are stored together, or not at all."""
+    if await auth.users.has_username(data.username):  # ann, if there is an Ann
+        raise HTTPException(409, "This username is taken.")
+    if await auth.users.list_by_email(data.email):
+        raise HTTPException(409, "This email is taken.")
     try:
         customer = await auth.users.create_user(data.username, data.email)
-    except AlreadyExists as error:
+    except AlreadyExists as error:  # since the check above
         raise HTTPException(409, "This username is taken.") from error
+    except ValueError as error:  # a name that is too long once it is normalized
+        raise HTTPException(422, str(error)) from error
     return OrderOut.model_validate(await place_order(session, customer, data.order))

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from .dependencies import CurrentMember, DatabaseSession
 from .models import Member, Order
-from .schemas import OrderIn, OrderOut
+from .schemas import OrderId, OrderIn, OrderOut
 
 router = APIRouter(prefix="/api/orders", tags=["orders"])
 
@@ -49,5 +49,5 @@ async def add_order(data: OrderIn, member: CurrentMember, session: DatabaseSessi
 
 
 @router.delete("/{order_id}", status_code=204)
-async def delete_order(order_id: int, member: CurrentMember, session: DatabaseSession) -> None:
+async def delete_order(order_id: OrderId, member: CurrentMember, session: DatabaseSession) -> None:
     await cancel_order(session, member, order_id)

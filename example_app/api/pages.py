@@ -13,7 +13,7 @@ from .auth import auth
 from .dependencies import CurrentMember, DatabaseSession
 from .models import Member
 from .orders import cancel_order, orders_of, place_order
-from .schemas import OrderIn
+from .schemas import OrderId, OrderIn
 
 HTMX = "https://cdn.jsdelivr.net/npm/htmx.org@2.0.11/dist/htmx.min.js"
 HEADERS = {
@@ -40,7 +40,7 @@ async def add(
 
 
 @router.post("/orders/{order_id}/cancel", name="cancel_order")
-async def cancel(request: Request, order_id: int, member: CurrentMember, session: DatabaseSession) -> Response:
+async def cancel(request: Request, order_id: OrderId, member: CurrentMember, session: DatabaseSession) -> Response:
     await cancel_order(session, member, order_id)
     return await _changed(request, member, session)
 

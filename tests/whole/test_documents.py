@@ -18,6 +18,7 @@ GUIDES = ROOT / "example_app" / "guides"
 FILES = {
     "alembic.md": "tests/database/test_alembic.py",
     "fastapi.md": "tests/whole/test_guides.py",
+    "fastapi-users.md": "tests/whole/test_fastapi_users_guide.py",
     "permissions.md": "tests/whole/test_permission_guides.py",
     "several-auths.md": "tests/whole/test_permission_guides.py",
     "sqlalchemy.md": "tests/whole/test_guides.py",

@@ -1,5 +1,6 @@
 """Tests of the FastAPI example, which runs in a separate process: `python -m example_app.api`."""
 
+import asyncio
 import contextlib
 import json
 import re
@@ -10,15 +11,30 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from openapi_spec_validator import validate
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from ..conftest import any_database, token_in
 from ..support.server import Server, environment, free_port
 
 Start = Callable[[], Server]
+Rows = Callable[[str], list[tuple[Any, ...]]]
 PASSWORD = "seven quiet otters"
 PAGE = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 TEA = {"item": "Tea", "quantity": 2}
+INVISIBLE = ("", " ", "\n", "\u200b", "\u2060\ufeff", "\U000e0041")
+UNSTORABLE = ("\x00", "a\x00b", "\ud800", "a\udfff", "x" * 101, "x" * 1_000_000)
+NO_TEXT: tuple[Any, ...] = (None, 1, True, [], {}, ["ann"], float("nan"), float("inf"))
+STORABLE = ("👩\u200d🍳", "می\u200cخواهم", "e\u0301", "Ａ", "\u202ea", "a\uffff", "'; --", "<b>", "x" * 100)
+NO_NAMES = ("a b", "a\u200bb", "a\nb", "a\u202eb", "a'b", "<b>", "👩", "\ufdfa", "x" * 151, "\u3164", "ﬃ" * 60)
+NO_ADDRESSES = (
+    *("not an address", "ann", "@", "ann@", "@example.org", "ann@example", "a@b@example.org", "ann@example..org"),
+    *("Ann <ann@example.org>", "ann@example.org, b@example.org", "a\nb@example.org", "a\u200bb@example.org"),
+    *("=?utf-8?q?a?=@example.org", '"a b"@example.org', f"{'x' * 243}@example.org", "ann@exa\u202emple.org"),
+)
+NO_BODIES = (b"", b"{", b"\xff", b"null", b"[]", b'"\\ud800"', b"[" * 100_000, b'{"item":' + b"9" * 5000 + b"}")
+NO_KEYS = ("0", "-1", "x", "%00", "%ED%A0%80", "1.5", str(2**31), str(2**63), "9" * 5000)
 
 
 @pytest.fixture
@@ -40,6 +56,21 @@ def start_api(database_url: str, tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def api(start_api: Start) -> Server:
     return start_api()
+
+
+@pytest.fixture
+def rows(database_url: str) -> Rows:
+    """Returns a function that executes a query in the database of the shop."""
+
+    async def fetch(query: str) -> list[tuple[Any, ...]]:
+        url = database_url.replace("postgresql://", "postgresql+asyncpg://")
+        engine = create_async_engine(url)
+        async with engine.connect() as connection:
+            result = [tuple(row) for row in await connection.execute(sa.text(query))]
+        await engine.dispose()
+        return result
+
+    return lambda query: asyncio.run(fetch(query))
 
 
 def program(api: Server) -> httpx.Client:
@@ -97,6 +128,16 @@ def is_problem(response: httpx.Response, status: int, code: str) -> bool:
     return True
 
 
+def is_refused(response: httpx.Response, *codes: str) -> bool:
+    """Checks that a request is refused with a problem, whose text can be shown."""
+    assert response.headers["content-type"] == "application/problem+json", response.text[:300]
+    content = response.json()
+    assert 400 <= response.status_code == content["status"] < 500
+    assert content["code"] in codes, content
+    assert content["detail"].isprintable(), content
+    return True
+
+
 def test_members_see_only_their_own_orders(api: Server) -> None:
     with member(api, "ann") as ann, member(api, "ben") as ben:
         order = ann.post("/api/orders", json=TEA)
@@ -121,6 +162,88 @@ def test_a_customer_and_the_first_order_are_stored_together_or_not_at_all(api: S
         assert staff.post("/api/customers", json=customer).status_code == 201, "the customer was not rolled back"
         assert is_problem(staff.post("/api/customers", json=customer), 409, "conflict")
         assert len(staff.get("/api/orders").json()) == 1
+
+
+def test_a_customer_needs_a_name_and_an_address_that_could_also_register(api: Server, rows: Rows) -> None:
+    valid = {"username": "eve", "email": "eve@example.org", "order": TEA}
+    with admin(api) as staff:
+        assert staff.post("/api/customers", json=valid).status_code == 201
+        before = rows("SELECT username, email FROM member ORDER BY id")
+        invalid = {"username": (*INVISIBLE, *UNSTORABLE, *NO_NAMES, *NO_TEXT)}
+        invalid["email"] = (*INVISIBLE, *UNSTORABLE, *NO_ADDRESSES, *NO_TEXT)
+        for field, values in invalid.items():
+            for value in values:
+                data = {"username": "new", "email": "new@example.org", "order": TEA, field: value}
+                assert is_refused(
+                    staff.post("/api/customers", content=json.dumps(data)), "unprocessable_content", "invalid_data"
+                )
+        for field, values in {
+            "username": ("eve", "EVE", " eve ", "ｅｖｅ"),
+            "email": ("eve@example.org", "Eve@EXAMPLE.org"),
+        }.items():
+            for value in values:
+                data = {"username": "new", "email": "new@example.org", "order": TEA, field: value}
+                response = staff.post("/api/customers", json=data)
+                assert is_problem(response, 409, "conflict")
+                assert response.json()["detail"] == f"This {field} is taken."
+        assert rows("SELECT username, email FROM member ORDER BY id") == before
+        assert rows("SELECT item FROM orders") == [("Tea",)]
+        longest = {"username": "é" * 150, "email": f"{'x' * 242}@example.org", "order": TEA}
+        assert staff.post("/api/customers", json=longest).status_code == 201
+        assert rows("SELECT username, email FROM member ORDER BY id")[-1] == (longest["username"], longest["email"])
+
+
+def test_texts_that_cannot_be_stored_or_seen_are_refused_and_others_come_back_unchanged(
+    api: Server, rows: Rows
+) -> None:
+    with admin(api) as staff:
+        for value in (*UNSTORABLE, *NO_TEXT):
+            assert is_refused(staff.patch("/api/me", content=json.dumps({"city": value})), "invalid_data")
+        for value in (*INVISIBLE, *UNSTORABLE, *NO_TEXT):
+            assert is_refused(staff.post("/api/orders", content=json.dumps({"item": value})), "invalid_data")
+        for value in ("a", "A" * 21, "A\n", "Ａ", *UNSTORABLE[:4], 1, ["A"]):
+            content = json.dumps({"item": "Tea", "voucher": value})
+            assert is_refused(staff.post("/api/orders", content=content), "invalid_data")
+        for value in (0, -1, 100, 2**63, 10**400, 1.5, "x", "\ud800", None, float("nan")):
+            content = json.dumps({"item": "Tea", "quantity": value})
+            assert is_refused(staff.post("/api/orders", content=content), "invalid_data", "bad_request")
+        for body in NO_BODIES:
+            for send_to in ("/api/orders", "/api/customers"):
+                response = staff.post(send_to, content=body, headers={"content-type": "application/json"})
+                assert is_refused(response, "invalid_data", "bad_request")
+        assert rows("SELECT city FROM member") == [("",)]
+        assert rows("SELECT item FROM orders") == []
+        for value in STORABLE:
+            assert staff.patch("/api/me", json={"city": value}).json()["city"] == value
+            assert staff.post("/api/orders", json={"item": value}).json()["item"] == value
+
+
+def test_an_order_that_cannot_exist_is_refused_like_one_that_does_not(api: Server) -> None:
+    with admin(api) as staff:
+        for key in NO_KEYS:
+            assert is_refused(staff.delete(f"/api/orders/{key}"), "invalid_data", "not_found"), key
+            assert is_refused(staff.post(f"/orders/{key}/cancel"), "invalid_data", "not_found"), key
+        assert is_problem(staff.delete(f"/api/orders/{2**31 - 1}"), 404, "not_found")
+
+
+@any_database
+def test_form_data_that_cannot_be_stored_is_refused(api: Server, rows: Rows) -> None:
+    with admin(api) as staff:
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        for content in (
+            b"item=a%00b",
+            b"item=%E2%80%8B",
+            b"item=" + b"x" * 101,
+            b"item=Tea&quantity=1e9",
+            b"item",
+            b"=",
+        ):
+            assert is_refused(staff.post("/orders", content=content, headers=headers), "invalid_data")
+        assert is_refused(staff.post("/orders", files={"item": b"Tea"}), "invalid_data", "bad_request")
+        seven_bit = {"content-type": "multipart/form-data; boundary=b; charset=utf-7"}
+        content = b'--b\r\nContent-Disposition: form-data; name="item"\r\n\r\n+2AA-\r\n--b--\r\n'
+        assert is_refused(staff.post("/orders", content=content, headers=seven_bit), "invalid_data", "bad_request")
+        assert rows("SELECT item FROM orders") == []
 
 
 def test_an_account_is_deleted_with_its_orders(api: Server) -> None:
