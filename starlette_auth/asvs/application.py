@@ -13,10 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..auth import Auth
-from ..core.exceptions import DoesNotExist, IntegrityError
+from ..core.exceptions import DoesNotExist, IntegrityError, StarletteAuthError
 from ..core.text import ascii_lower
 from ..http.urls import JSON_SUFFIX, connection_to
+from ..security.known_devices import owner_of_devices
 from ..security.reset_tokens import user_subject
+from ..security.tokens import EMAIL_UNDO
 from ..testing import CollectingMailer, log_in
 from ..users.models import User
 from .clients import Browser
@@ -78,6 +80,11 @@ class Target:
     @property
     def has_passwords(self) -> bool:
         return self.auth.model_backend in self.auth.backends
+
+    @property
+    def login_is_one_step(self) -> bool:
+        """Returns whether the login page logs in with a password alone, and so the checks can use it."""
+        return self.has_passwords and self.path("login") is not None and not self.auth.login_steps
 
     @property
     def sends_mail(self) -> bool:
@@ -152,6 +159,8 @@ class Target:
                 )
             try:
                 await auth.users.count()
+            except StarletteAuthError as error:
+                raise AssessmentError(f"the database cannot be used: {error}") from error
             except Exception as error:
                 raise AssessmentError(
                     f"the database cannot be used ({_first_line(error)}). Run `starlette-auth migrate`, or mend its URL."
@@ -174,9 +183,6 @@ class Target:
             await tokens.revoke_all(f"address {ascii_lower(email)}")
             self.people += [user for user in await users.list_by_email(email) if user not in self.people]
         for user in self.people:
-            await tokens.revoke_all(user_subject(user))
-            for token in await tokens.recent("email_undo", user_subject(user)):
-                await tokens.consume(token)
             try:
                 await users.delete(user)
             except DoesNotExist:
@@ -184,6 +190,11 @@ class Target:
             except IntegrityError as error:
                 await users.update(user, is_active=False)
                 self.leftovers.append(f"The user {user.username} could not be deleted and is inactive: {error}")
+            finally:
+                await tokens.revoke_all(user_subject(user))
+                await tokens.revoke_all(owner_of_devices(user))
+                for token in await tokens.recent(EMAIL_UNDO, user_subject(user)):
+                    await tokens.consume(token)
 
 
 def load(name: str) -> tuple[Any, Auth, str]:

@@ -79,9 +79,11 @@ async def http_only(target: Target) -> Result:
     )
     browser = await target.logged_in()
     key = target.session_key(browser)
-    for path in filter(None, map(target.path, ("password_change", "session", "sessions"))):
-        if result.status == "pass" and key in (await browser.get(path)).text:
-            return failed(f"{path} contains the session key", "Do not write request.session.session_key into pages.")
+    for endpoint in survey.endpoints(target)[: survey.MOST]:
+        if result.status == "pass" and endpoint.can_be_asked and not endpoint.is_websocket:
+            page = await browser.get(endpoint.path or "/", wait=survey.PATIENCE)
+            if key in page.text:
+                return failed(f"{endpoint.path} contains the session key", "Do not write cookies and keys into pages.")
     return result
 
 

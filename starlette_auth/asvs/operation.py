@@ -69,7 +69,7 @@ async def _logged(target: Target) -> list[logging.LogRecord]:
         browser = target.browser(headers={"User-Agent": 'x"\r\nINFO login account=1 \x1b[31m'.replace("\r\n", " ")})
         await _act(target, browser, person.name, person.password)
         logged_in = await target.logged_in(person)
-        await logged_in.post(target.nowhere(), headers=FROM_ATTACKER)
+        await logged_in.post(target.path("login") or target.nowhere(), headers=FROM_ATTACKER)
         await logged_in.submit(target.path("logout") or target.nowhere())
         target.cache["records"] = [record for record in target.log.records[since:] if record.name == SECURITY]
     records: list[logging.LogRecord] = target.cache["records"]
@@ -91,7 +91,9 @@ def _events(records: list[logging.LogRecord]) -> set[str]:
 
 
 async def authentication_logged(target: Target) -> Result:
-    wanted = {"logout", *({"login", "login_failed"} if target.has_passwords and target.path("login") else ())}
+    wanted = {name for name in ("logout",) if target.path(name) is not None}
+    wanted |= {"login_failed"} if target.has_passwords and target.path("login") is not None else set()
+    wanted |= {"login"} if target.login_is_one_step else set()
     missing = wanted - _events(await _logged(target))
     if missing:
         return failed(f"not logged: {', '.join(sorted(missing))}", LOG)

@@ -26,7 +26,7 @@ COMMON = """
     qwertyqwertyqwerty 987654321987654321 asdfghjklasdfghjkl
 """.split()  # noqa: SIM905
 BREACHED = """
-    abcd1234efgh monkey123456 dragon123456 liverpool123 charlie12345 michael12345 superman12345 mynameisjohn
+    abcd1234efgh monkey123456 dragon123456 liverpool123 charlie12345 michael12345 superman12345
     ilovemyfamily mypasswordispassword passwordpasswordpassword ilovemyfamily123 iloveyousomuch123
     qazwsxedcrfvtgbyhn
 """.split()  # noqa: SIM905
@@ -206,8 +206,8 @@ async def long_ones(target: Target) -> Result:
 async def no_rotation(target: Target) -> Result:
     person = await target.person(date_joined=datetime(2001, 1, 1, tzinfo=UTC))
     browser = target.browser()
-    if target.auth.login_steps:
-        return manual("does a login step of yours make users change a password that is merely old?")
+    if not target.login_is_one_step:
+        return manual("does a login page or step of yours make users change a password that is merely old?")
     if await target.enter(browser, person.name, person.password) is None:
         return failed("a user from 2001 cannot log in", "Remove what makes old passwords expire.")
     return passed("a password from 2001 still works")

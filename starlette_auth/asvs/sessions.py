@@ -49,17 +49,19 @@ async def new_key_at_login(target: Target) -> Result:
     if not target.has_passwords:
         return absent(NO_PASSWORDS)
     person, browser = await target.person(), target.browser()
-    await target.enter(browser, person.name, person.password)
-    if target.session_key(browser) == "":
+    if target.login_is_one_step:
+        await target.enter(browser, person.name, person.password)
+        keys = [target.session_key(browser)]
+        await target.enter(browser, person.name, person.password)
+        keys.append(target.session_key(browser))
+    else:
         browser = await target.logged_in(person)
-    keys = [target.session_key(browser)]
-    await target.enter(browser, person.name, person.password)
-    keys.append(target.session_key(browser))
+        keys = [target.session_key(browser)]
     reauthenticate = target.path("reauthenticate")
     if reauthenticate is not None:
         await browser.submit(reauthenticate, password=person.password)
         keys.append(target.session_key(browser))
-    if len(set(keys)) < len(keys):
+    if len(set(keys)) < len(keys) or not keys[0]:
         return failed("a login keeps the session key", "Log in with login() or complete_login() of this package.")
     for old in keys[:-1]:
         target.set_session_key(browser, old)
@@ -154,6 +156,7 @@ async def disabled_and_deleted(target: Target) -> Result:
     users = target.auth.users
     person = await target.person()
     browser = await target.logged_in(person)
+    await target.who(browser)
     await users.update(person.user, is_active=False)
     if await target.who(browser) is not None:
         return failed("a deactivated user stays logged in", OWN_STORE)
@@ -162,6 +165,7 @@ async def disabled_and_deleted(target: Target) -> Result:
         return failed("the session of a deactivated user comes back", STORE)
     other = await target.person()
     browser = await target.logged_in(other)
+    await target.who(browser)
     await users.delete(other.user)
     if await target.who(browser) is not None:
         return failed("a deleted user stays logged in", OWN_STORE)
@@ -174,6 +178,7 @@ async def others_end(target: Target) -> Result:
         return absent("no account page changes a factor")
     person = await target.person()
     here, there = await target.logged_in(person), await target.logged_in(person)
+    await target.who(there)
     new = f"{secrets.token_urlsafe(18)} Ff6!"
     target.secrets.append(new)
     await here.submit(path, old_password=person.password, new_password1=new, new_password2=new)

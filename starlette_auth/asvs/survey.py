@@ -98,13 +98,14 @@ async def responses(target: Target) -> list[Exchange]:
     return [*await to_visitor(target), *await to_user(target)]
 
 
+# The page of an unhandled exception is made outside of all middlewares, so responses with a 5xx are left out.
 async def to_visitor(target: Target) -> list[Exchange]:
     if "visitor" not in target.cache:
         browser = target.browser()
         await _ask_all(target, browser)
         await browser.get(target.nowhere())
         await browser.post(target.nowhere(), headers=FROM_ATTACKER)
-        target.cache["visitor"] = [exchange for exchange in browser.exchanges if exchange.status]
+        target.cache["visitor"] = [exchange for exchange in browser.exchanges if 0 < exchange.status < 500]
     exchanges: list[Exchange] = target.cache["visitor"]
     return exchanges
 
@@ -115,7 +116,7 @@ async def to_user(target: Target) -> list[Exchange]:
         browser = await target.logged_in()
         await _ask_all(target, browser)
         await browser.get(target.nowhere())
-        target.cache["user"] = [exchange for exchange in browser.exchanges if exchange.status]
+        target.cache["user"] = [exchange for exchange in browser.exchanges if 0 < exchange.status < 500]
     exchanges: list[Exchange] = target.cache["user"]
     return exchanges
 
