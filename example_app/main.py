@@ -25,6 +25,7 @@ from starlette_auth import (
     Registration,
     SecurityHeaders,
     lifespan,
+    login_not_required,
     middleware,
     routes,
     well_known,
@@ -67,6 +68,7 @@ auth = Auth(
 )
 
 
+@login_not_required
 async def healthz(request: Request) -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
@@ -131,7 +133,8 @@ app = Starlette(
         auth,
         exclude=("/static", "/healthz"),
         headers=SecurityHeaders(
-            content_security_policy="default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'"
+            content_security_policy="default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'",
+            hsts_subdomains=True,
         ),
     ),
     exception_handlers=error_handlers,

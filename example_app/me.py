@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from starlette_auth import CookieStore, get_auth, login_required
+from starlette_auth import CookieStore, get_auth, login_not_required, login_required
 
 from .pages import render
 
@@ -30,6 +30,7 @@ async def me(request: Request) -> Response:
     return render(request, "me.html", context)
 
 
+@login_not_required
 async def api_me(request: Request) -> Response:
     content = {
         "is_authenticated": request.user.is_authenticated,
@@ -40,6 +41,7 @@ async def api_me(request: Request) -> Response:
     return JSONResponse(content, headers={"Cache-Control": "no-store"})
 
 
+@login_not_required
 async def api_session(request: Request) -> Response:
     session = request.session
     changed = {**session, **parse(await read_body(request))}

@@ -9,7 +9,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from starlette_auth import Feature, Field, Form, Tables, ValidationError, get_auth, permission_required
+from starlette_auth import (
+    Feature,
+    Field,
+    Form,
+    Tables,
+    ValidationError,
+    get_auth,
+    login_not_required,
+    permission_required,
+)
 
 from .pages import render
 
@@ -35,6 +44,7 @@ class Notes(Feature):
         return [table]
 
 
+@login_not_required
 async def home(request: Request) -> Response:
     return await _page(request, _form())
 

@@ -80,17 +80,17 @@ class KnownDevices:
         """Makes all browsers unknown to the user, except that of the request `keep` if it was known."""
         is_kept = keep is not None and await self.known(keep, user)
         now, max_age = int(self.tokens.clock()), ONE_YEAR + DAY
-        for token in await self.tokens.recent(GENERATION, _owner(user)):
+        for token in await self.tokens.recent(GENERATION, owner_of_devices(user)):
             # The latest expiry marks the current generation, also among those of one second.
             max_age = max(max_age, token.expires + 1 - now)
             await self.tokens.consume(token)
-        await self.tokens.create(GENERATION, _owner(user), max_age=max_age)
+        await self.tokens.create(GENERATION, owner_of_devices(user), max_age=max_age)
         if keep is not None and is_kept:
             await self.remember(keep, user)
 
     async def _generation(self, user: User) -> str:
         """Returns the user's current generation of entries; "" if none was revoked within a year."""
-        newest = await self.tokens.recent(GENERATION, _owner(user))
+        newest = await self.tokens.recent(GENERATION, owner_of_devices(user))
         return newest[0].token_hash[:16] if newest else ""
 
     def _is_signed(self, device: str, user: User, entry: re.Match[str]) -> bool:
@@ -112,7 +112,8 @@ class KnownDevices:
         return browsers
 
 
-def _owner(user: User) -> str:
+def owner_of_devices(user: User) -> str:
+    """Returns the subject of the token that marks the current generation of a user's cookies."""
     return f"devices of user {user.id}"
 
 
