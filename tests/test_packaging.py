@@ -78,9 +78,7 @@ def test_the_wheel_contains_the_package_its_type_marker_and_its_data(wheel: Path
         "starlette_auth/passwords/data/common_passwords.bloom",
         f"starlette_auth/core/locale/{GERMAN}",
     } <= names
-    assert all(
-        name.startswith(("starlette_auth/", "starlette_auth_asvs.py", "starlette_contrib_auth-")) for name in names
-    )
+    assert all(name.startswith(("starlette_auth/", "starlette_contrib_auth-")) for name in names)
 
 
 def test_a_wheel_in_a_new_environment_serves_the_login_page(wheel: Path, tmp_path: Path) -> None:
