@@ -78,6 +78,8 @@ OTHER_LOOP = (
     "A connection in the pool of the database belongs to another event loop. In tests, and where several event loops run, "
     "use create_async_engine(url, poolclass=NullPool), or `await engine.dispose()` before an event loop ends."
 )
+NO_CACHE = """PgBouncer, if it pools transactions, gives each another connection of the server. Pass statement_cache_size=0 to \
+Database, connect_args={"statement_cache_size": 0} to an engine with asyncpg, or {"prepare_threshold": None} with psycopg."""
 WRONG_NAME = "Create the database first, or correct its name in the URL."
 WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
 #: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.
@@ -161,6 +163,8 @@ def translate(error: Exception) -> NoReturn:
             f"A table is missing ({error}). Run `starlette-auth --app module:auth migrate`, "
             "or pass lifespan=lifespan(auth, create_tables=True) to your app."
         ) from error
+    if is_lost_statement(error):
+        raise ImproperlyConfigured(f"{str(error).splitlines()[0]}. {NO_CACHE}") from error
     if is_deadlock(error):
         raise Deadlock(
             f"The database rolled a transaction back: {one_line(error)}. Run it again, or change the same rows less often."
@@ -210,6 +214,13 @@ def is_missing_schema(error: Exception) -> bool:
     """Returns whether a schema is missing: SQLSTATE 3F000, MySQL error 1049, or the message of SQLite."""
     is_said = str(error).startswith("unknown database") or str(error).endswith(".sqlite_master")
     return is_said or _sqlstate(error) == "3F000" or _mysql_code(error) == 1049
+
+
+def is_lost_statement(error: Exception) -> bool:
+    """Returns whether PostgreSQL knows another statement, or none, under the name of a prepared statement."""
+    return _sqlstate(error) in ("26000", "42P05") or (
+        _sqlstate(error) == "08P01" and "prepared statement" in str(error)
+    )
 
 
 def is_deadlock(error: BaseException) -> bool:

@@ -38,11 +38,16 @@ def open_database(url: str) -> Database:
 
     Raises ImproperlyConfigured for a URL that is not supported, and for a driver that is not installed. The message
     does not contain the URL, because it may contain a password.
+
+    `?statement_cache_size=0` is the option of asyncpg behind PgBouncer, which `databases` ignores in a URL.
     """
     scheme, separator, rest = url.partition("://")
     scheme = SAME_DATABASE.get(scheme, scheme)
     try:
         database = Database(f"{scheme}{separator}{rest}")
+        cached = database.url.options.get("statement_cache_size")
+        if cached is not None and database.url.dialect in ("postgres", "postgresql"):
+            database = Database(database.url, statement_cache_size=int(cached))
     except ImportError as error:
         extra, beginning = EXTRAS.get(error.name or "", ("mysql", "mysql+asyncmy://"))
         raise ImproperlyConfigured(

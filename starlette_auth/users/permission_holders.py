@@ -1,6 +1,7 @@
 """Which users the database grants a permission to, and which permissions it knows."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,7 +11,11 @@ from ..database.tables import Tables
 def holds_permission(
     tables: Tables, permission_ids: Sequence[int], *, is_active: bool | None, include_superusers: bool
 ) -> sa.ColumnElement[bool]:
-    """Returns the condition for users with one of the permissions, themselves or through a group."""
+    """Returns the condition for users with one of the permissions, themselves or through a group.
+
+    The keys of the holders are one derived table, so that the database starts with the holders. With conditions joined by
+    OR, PostgreSQL looks for the groups of each user: 8 seconds for a million users.
+    """
 
     def granted(links: sa.Table) -> sa.ColumnElement[bool]:
         return sa.or_(sa.false(), *(links.c.permission_id == key for key in permission_ids))
@@ -22,9 +27,11 @@ def holds_permission(
         .join(t.group_permissions, t.group_permissions.c.group_id == t.user_groups.c.group_id)
         .where(granted(t.group_permissions))
     )
-    having = t.user_key.in_(direct) | t.user_key.in_(through_groups)
+    holders: list[sa.Select[Any]] = [direct, through_groups]
     if include_superusers:
-        having |= t.user.c.is_superuser == sa.true()
+        holders.append(sa.select(t.user_key).where(t.user.c.is_superuser == sa.true()))
+    keys = sa.union(*holders).subquery("holders")
+    having: sa.ColumnElement[bool] = t.user_key.in_(sa.select(keys.c[0]))
     if is_active is not None and "is_active" in t.fields:
         having &= t.fields["is_active"] == sa.literal(is_active)
     return having

@@ -8,7 +8,7 @@ from typing import Any
 
 from .contestants import WORKS
 
-PARTS = (*WORKS, "hashing", "growth", "inprocess", "engines", "dependencies", "imports")
+PARTS = (*WORKS, "hashing", "growth", "capacity", "inprocess", "engines", "dependencies", "imports")
 ABOUT = "Measures starlette_auth beside what others do, and beside what nobody can do without."
 
 

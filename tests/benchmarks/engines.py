@@ -34,13 +34,13 @@ MAINTENANCE = {"postgresql": "postgres", "mysql": "mysql"}  # a database that ea
 
 
 @contextlib.asynccontextmanager
-async def new_database(server: str) -> AsyncIterator[str]:
+async def new_database(server: str, suffix: str = "engines") -> AsyncIterator[str]:
     """Yields the URL of a database that is dropped afterwards; `server` is "sqlite" or a URL."""
     if server == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
-            yield f"sqlite+aiosqlite:///{Path(folder) / 'engines'}"
+            yield f"sqlite+aiosqlite:///{Path(folder) / suffix}"
         return
-    name = f"starlette_auth_bench_{os.getpid()}_engines"
+    name = f"starlette_auth_bench_{os.getpid()}_{suffix}"
     maintenance = f"{server}/{MAINTENANCE[server.partition(':')[0].partition('+')[0]]}"
     database = open_database(f"{maintenance}?min_size=1&max_size=1")
     await connect(database)

@@ -24,7 +24,16 @@ def report(results: Results) -> str:
         *(work(results, name) for name in TITLES if name in results.get("works", {})),
         *(
             section(results[name])
-            for name in ("instructions", "hashing", "growth", "inprocess", "engines", "dependencies", "imports")
+            for name in (
+                "instructions",
+                "hashing",
+                "growth",
+                "capacity",
+                "inprocess",
+                "engines",
+                "dependencies",
+                "imports",
+            )
             if name in results
         ),
         who(results),

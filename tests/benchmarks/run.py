@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .capacity import measure_capacity
 from .contestants import WORKS, Contestant, available
 from .data import databases
 from .errors import CannotMeasure
@@ -60,7 +61,7 @@ def run(chosen: argparse.Namespace, say: Say) -> dict[str, Any]:
         require_callgrind()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="starlette_auth_bench_")))
-        with_redis = any(one.needs_redis for one in members)
+        with_redis = any(one.needs_redis for one in members) or "capacity" in chosen.parts
         made = stack.enter_context(databases(chosen.postgresql, chosen.redis, folder, with_redis=with_redis))
         if any(one.on == "postgresql" and one.tables for one in members) or {"hashing", "growth"} & {*chosen.parts}:
             made.require_postgresql()
@@ -71,6 +72,13 @@ def run(chosen: argparse.Namespace, say: Say) -> dict[str, Any]:
             "instructions": lambda: measure_instructions(members, made, loads[0], say, works=works),
             "hashing": lambda: measure_hashing(made, loads, say, rounds=extent.hashing[0], seconds=extent.hashing[1]),
             "growth": lambda: measure_growth(made, loads[0], say, sizes=extent.sizes, rounds=rounds, seconds=seconds),
+            "capacity": lambda: measure_capacity(
+                say,
+                servers={"PostgreSQL": chosen.postgresql, "SQLite": "sqlite", "MySQL": chosen.mysql},
+                redis_url=chosen.redis,
+                sizes=(extent.sizes[0], extent.sizes[-1]),
+                rounds=rounds,
+            ),
             "inprocess": lambda: measure_stacks(
                 made.settings("ours", "sqlite"), say, rounds=extent.in_process, callgrind=chosen.callgrind
             ),

@@ -72,3 +72,12 @@ def test_the_url_of_an_engine_names_the_same_database(url: str, scheme: str) -> 
     database = open_database(url)
     assert database.url.scheme == scheme
     assert database_location(str(database.url)) == database_location(url)
+
+
+def test_the_option_for_pgbouncer_may_be_in_the_url() -> None:
+    """`databases` itself ignores it there."""
+    database = open_database("postgresql://u:p%40ss@host/name?statement_cache_size=0&max_size=4")
+    assert database.options == {"statement_cache_size": 0}
+    assert (database.url.password, database.url.options["max_size"]) == ("p@ss", "4")
+    with pytest.raises(ImproperlyConfigured, match="not a supported database URL"):
+        open_database("postgresql://u:secret@host/name?statement_cache_size=none")
