@@ -14,7 +14,7 @@ def holds_permission(
     """Returns the condition for users with one of the permissions, themselves or through a group.
 
     The keys of the holders are one derived table, so that the database starts with the holders. With conditions joined by
-    OR, PostgreSQL looks for the groups of each user: 8 seconds for a million users.
+    OR, PostgreSQL looks for the groups of each user: more than 7 seconds for a million users.
     """
 
     def granted(links: sa.Table) -> sa.ColumnElement[bool]:
