@@ -1058,7 +1058,7 @@ async def test_a_long_wait_is_shown_in_minutes(database: Database) -> None:
         assert page.status_code == 429
         assert "Please try again in 3 minutes." in page.text
         assert 170 <= int(page.headers["retry-after"]) <= 180
-        assert '<h2 id="id_errors">Too many attempts</h2>' in page.text
+        assert '<h2 id="id_errors">Please wait a moment</h2>' in page.text
         assert 'value="a@example.org"' in page.text
 
 

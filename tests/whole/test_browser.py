@@ -59,7 +59,7 @@ def test_pages_that_nobody_wants(visit: Visit) -> None:
     for _ in range(15):  # the waits grow to minutes, which no browser is too slow for
         eve.go("/accounts/login")
         eve.send("Log in", {"Username": "mallory", "Password": secrets.token_hex(8)})
-        if heading.inner_text() == "Too many attempts":
+        if heading.inner_text() == "Please wait a moment":
             break
     eve.see("Log in", "Too many attempts. Please try again in ")
     eve.holds({"Username": "mallory", "Password": ""})
