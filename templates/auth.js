@@ -11,6 +11,22 @@ window.addEventListener("pageshow", (event) => {
   }
 });
 
+// Draws an eye, and the line that crosses it out while the password is visible.
+function eye() {
+  const create = (name, attributes) => {
+    const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+    Object.entries(attributes).forEach(([key, value]) => element.setAttribute(key, value));
+    return element;
+  };
+  const icon = create("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" });
+  icon.append(
+    create("path", { d: "M2 12c2.4-4.4 5.9-6.6 10-6.6s7.6 2.2 10 6.6c-2.4 4.4-5.9 6.6-10 6.6S4.4 16.4 2 12z" }),
+    create("circle", { cx: "12", cy: "12", r: "3.2" }),
+    create("path", { d: "M4 20 20 4", class: "auth-slash" }),
+  );
+  return icon;
+}
+
 // Adds a button to each password field that shows or hides the password.
 for (const box of document.querySelectorAll(".auth-password")) {
   const input = box.querySelector("input");
@@ -24,9 +40,11 @@ for (const box of document.querySelectorAll(".auth-password")) {
 
   button.type = "button";
   button.className = "auth-show";
-  button.textContent = box.dataset.show;
+  button.title = box.dataset.show;
+  button.setAttribute("aria-label", box.dataset.show);
   button.setAttribute("aria-controls", input.id);
   button.setAttribute("aria-describedby", input.id + "_label");
+  button.append(eye());
   status.className = "auth-unseen";
   status.setAttribute("role", "status");
   show(false);

@@ -1,6 +1,7 @@
 """Pages on which users change their e-mail address, and undo the change."""
 
 import contextlib
+import functools
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -17,7 +18,7 @@ from ..core.text import ascii_lower, normalize_email
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
 from ..mail.account_mailer import TemplateMail
-from ..pages.base import account_page, check_old_password, render, template_page, visitor_page
+from ..pages.base import account_page, check_old_password, keep_form, render, template_page, visitor_page
 from ..pages.forms import Field, Form, email_field
 from ..pages.mailed_links import (
     IN_COOKIE,
@@ -94,16 +95,16 @@ class EmailChange(Feature):
             email=email_field(gettext("New e-mail address")),
             old_password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
         )
+        page = functools.partial(render, auth, request, "registration/email_change_form.html", form=form)
         if request.method == "POST":
-            await auth.throttle.hit("email_change", ip=auth.proxies.client_address(request))
             await form.fill_in(request)
-            await check_old_password(auth, request, form, user, action=PASSWORD_CHECK)
+            with keep_form(auth, request, form, page):
+                await auth.throttle.hit("email_change", ip=auth.proxies.client_address(request))
+                await check_old_password(auth, request, form, user, action=PASSWORD_CHECK)
             if form.is_valid:
                 await self._request_confirmation(request, user, normalize_email(form.data["email"]))
                 return redirect(request, "email_change_done")
-        return await render(
-            auth, request, "registration/email_change_form.html", 422 if form.errors else 200, form=form
-        )
+        return await page(422 if form.errors else 200)
 
     async def confirm(self, auth: Auth, request: Request) -> Response:
         """Shows the page of the confirmation link, and changes the address.
@@ -146,12 +147,17 @@ class EmailChange(Feature):
         form = _password_form() if asks_password and not _is_logged_in(request, user) else Form()
         if token is not None and user is not None and request.method == "POST":
             await form.fill_in(request)
-            is_usable = await self._use_link(request, token, user, form, confirm)
+            page = functools.partial(self._link_page, request, name, form, token)
+            with keep_form(self.auth, request, form, page):
+                is_usable = await self._use_link(request, token, user, form, confirm)
             if is_usable and form.is_valid:
                 return close_link(self.auth, request, purpose, redirect(request, f"{name}_complete"))
             token = token if is_usable else None
-        email = token.data["email"] if token is not None else ""
-        template, status = f"registration/{name}_confirm.html", 404 if token is None else (422 if form.errors else 200)
+        status = 404 if token is None else (422 if form.errors else 200)
+        return await self._link_page(request, name, form, token, status)
+
+    async def _link_page(self, request: Request, name: str, form: Form, token: Token | None, status: int) -> Response:
+        template, email = f"registration/{name}_confirm.html", token.data["email"] if token is not None else ""
         reload = url_to_reload(self.auth, request, f"{name}_confirm") if token is not None else ""
         context = {"validlink": token is not None, "email": email, "reload": reload}
         context["here"] = self.auth.url_for(request, f"{name}_confirm", token=IN_COOKIE)

@@ -1,7 +1,8 @@
 """The parts that all account pages share."""
 
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,14 +14,16 @@ from ..auth import Auth, get_auth
 from ..authentication import SHOWS_SAVED_FORMS, confirm_password
 from ..backends.model import report_throttled
 from ..context_processors import template_context
-from ..core.exceptions import Refused, Throttled, ValidationError
+from ..core.deferred_response import DeferredResponse
+from ..core.exceptions import HashingBusy, Refused, Throttled, ValidationError
 from ..core.translation import gettext
 from ..http.content import sent_json
 from ..http.endpoints import FOR_VISITORS, JSON_ONLY, login_not_required
 from ..http.mailed_secrets import HIDDEN, set_logged_path
-from ..http.problems import problem_response
+from ..http.problems import error_message, problem_response
 from ..http.scope import FOR_PROGRAMS
 from ..middlewares.csrf_reasons import Reason
+from ..passwords.short_help import short_help
 from ..users.models import User
 from .forms import Field, Form
 
@@ -28,6 +31,7 @@ View = Callable[[Auth, Request], Awaitable[Response]]
 ACCOUNT_PAGE = "is_account_page"  # an attribute of the endpoints of account pages
 JSON_FIELDS = "json_fields"  # an attribute of those whose fields depend on settings: their names, separated by spaces
 Endpoint = Callable[[Request], Awaitable[Response]]
+Page = Callable[..., Awaitable[Response]]  # called with the status code
 
 
 def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: bool = False) -> Endpoint:
@@ -111,6 +115,37 @@ async def render(
     return HTMLResponse(page, status_code)
 
 
+@contextlib.contextmanager
+def keep_form(auth: Auth, request: HTTPConnection, form: Form, page: Page) -> Iterator[None]:
+    """Shows the submitted form again if this block raises Throttled or HashingBusy.
+
+    A browser gets `page` with the status and `Retry-After` of the exception, which is the first error of the form. The
+    fields keep what was entered, except passwords, which no page contains. Other clients get their usual response.
+    """
+    try:
+        yield
+    except (Throttled, HashingBusy) as error:
+        message = ValidationError(error_message(error), error.code)
+        form.errors = {"": [message]}
+        error.page = functools.partial(
+            DeferredResponse, functools.partial(_page_with_form, auth, request, page, error), error.status_code
+        )
+        raise
+
+
+async def _page_with_form(auth: Auth, request: HTTPConnection, page: Page, error: Refused) -> Response:
+    with auth.override_language(request):
+        response = await page(error.status_code)
+    response.headers.update(error.headers or {})
+    auth.add_security_headers(response)
+    return response
+
+
+def password_rules(auth: Auth) -> list[str]:
+    """Returns the rules for a new password as few short sentences, which fit into one line."""
+    return short_help(auth.password_validators)
+
+
 def new_password_fields(auth: Auth, first: str, second: str) -> dict[str, Field]:
     """Returns the two form fields for a new password."""
     min_length = max((getattr(validator, "min_length", 0) for validator in auth.password_validators), default=0)
@@ -128,11 +163,10 @@ def new_password_fields(auth: Auth, first: str, second: str) -> dict[str, Field]
 
 async def check_new_password(auth: Auth, form: Form, first: str, second: str, user: User | None = None) -> None:
     """Adds an error to the form if its two passwords differ, and the errors of each password validator."""
-    if first in form.errors or second in form.errors:
+    if first in form.errors:
         return
-    if form.data[first] != form.data[second]:
+    if second not in form.errors and form.data[first] != form.data[second]:
         form.add_error(second, ValidationError(gettext("The two password fields didn’t match."), "password_mismatch"))
-        return
     for error in await auth.validate_password(form.data[first], user):
         form.add_error(first, error)
 
@@ -172,4 +206,6 @@ async def check_old_password(auth: Auth, request: Request, form: Form, user: Use
         return
     if not await confirm_password(auth, request, user, form.data["old_password"], action=action):
         message = gettext("Your old password was entered incorrectly. Please enter it again.")
+        if action != "password_change":  # a form with one password, which is not called old
+            message = gettext("Your password was entered incorrectly. Please enter it again.")
         form.add_error("old_password", ValidationError(message, "password_incorrect"))

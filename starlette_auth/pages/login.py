@@ -1,5 +1,7 @@
 """The login and logout pages."""
 
+import functools
+
 from starlette.authentication import has_required_scope
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -18,7 +20,7 @@ from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_path,
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from ..security.stored_forms import find_form, store_form
 from ..users.models import User
-from .base import render
+from .base import keep_form, render
 from .forms import Field, Form
 
 
@@ -33,14 +35,19 @@ async def login_page(auth: Auth, request: Request) -> Response:
         is_filled_in = await form.fill_in(request)
         url = form.data[field] or url
         if is_filled_in:
-            response = await _log_in(auth, request, form, url)
+            with keep_form(auth, request, form, functools.partial(_login_form_page, auth, request, form, url)):
+                response = await _log_in(auth, request, form, url)
             if response is not None:
                 return response
             form.add_error("", _invalid_login_error(auth))
     elif (sent_on := _send_on(auth, request, url)) is not None:
         return sent_on
-    form.data[field] = url or "" if form.data["saved"] else _next_field(auth, request, url)
-    return await render(auth, request, "registration/login.html", 422 if form.errors else 200, form=form)
+    return await _login_form_page(auth, request, form, url, 422 if form.errors else 200)
+
+
+async def _login_form_page(auth: Auth, request: Request, form: Form, url: str | None, status: int) -> Response:
+    form.data[auth.redirects.field] = url or "" if form.data["saved"] else _next_field(auth, request, url)
+    return await render(auth, request, "registration/login.html", status, form=form)
 
 
 async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> Response | None:

@@ -1,5 +1,7 @@
 """The pages that change and reset a password."""
 
+import functools
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,7 +14,7 @@ from ..http.urls import redirect
 from ..mail.queue import note_recipient
 from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
-from .base import check_new_password, check_old_password, new_password_fields, render
+from .base import check_new_password, check_old_password, keep_form, new_password_fields, password_rules, render
 from .forms import Field, Form, email_field
 from .mailed_links import close_link, read_links, send_reset_mail, store_link, url_to_reload
 
@@ -28,20 +30,22 @@ async def password_change(auth: Auth, request: Request) -> Response:
         old_password=Field(label=gettext("Old password"), type="password", autocomplete="current-password"),
         **new_password_fields(auth, "new_password1", "new_password2"),
     )
+    template = "registration/password_change_form.html"
+    page = functools.partial(render, auth, request, template, form=form, password_help=password_rules(auth))
     if request.method == "POST":
         await form.fill_in(request)
         await check_new_password(auth, form, "new_password1", "new_password2", user)
-        await check_old_password(auth, request, form, user, action="password_change")
-        if form.is_valid:
+        with keep_form(auth, request, form, page):
+            await check_old_password(auth, request, form, user, action="password_change")
             raw = form.data["new_password1"]
-            if not await auth.users.replace_password(user, await auth.passwords.hash(raw), raw=raw, request=request):
+            encoded = await auth.passwords.hash(raw) if form.is_valid else ""
+        if form.is_valid:
+            if not await auth.users.replace_password(user, encoded, raw=raw, request=request):
                 # The password was reset meanwhile. An attacker who knows the old password must not overwrite it.
                 return redirect_to_login(request)
             update_session_auth_hash(request, user)
             return redirect(request, "password_change_done")
-    status = 422 if form.errors else 200
-    template = "registration/password_change_form.html"
-    return await render(auth, request, template, status, form=form, password_help=auth.password_help())
+    return await page(422 if form.errors else 200)
 
 
 async def password_change_done(auth: Auth, request: Request) -> Response:
@@ -58,14 +62,17 @@ async def password_reset(auth: Auth, request: Request) -> Response:
     address, and the database is queried after it.
     """
     form = Form(email=email_field())
+    page = functools.partial(render, auth, request, "registration/password_reset_form.html", form=form)
     if request.method == "POST":
         auth.account_mailer.require_configured()
-        await auth.throttle.hit("password_reset", ip=auth.proxies.client_address(request))
-        if await form.fill_in(request):
+        await form.fill_in(request)
+        with keep_form(auth, request, form, page):
+            await auth.throttle.hit("password_reset", ip=auth.proxies.client_address(request))
+        if form.is_valid:
             email = form.data["email"]
             auth.mail_queue.enqueue(lambda: _send_reset_mails(auth, request, email))
             return redirect(request, "password_reset_done")
-    return await render(auth, request, "registration/password_reset_form.html", 422 if form.errors else 200, form=form)
+    return await page(422 if form.errors else 200)
 
 
 async def password_reset_confirm(auth: Auth, request: Request) -> Response:
@@ -100,7 +107,10 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
     await check_new_password(auth, form, "new_password1", "new_password2", user)
     if not form.is_valid:
         return await _reset_form(auth, request, 422, form=form, account_name=account_name)
-    if not await _use_link(auth, request, user, token, form.data["new_password1"]):
+    page = functools.partial(_reset_form, auth, request, form=form, account_name=account_name)
+    with keep_form(auth, request, form, page):
+        is_used = await _use_link(auth, request, user, token, form.data["new_password1"])
+    if not is_used:
         return await _reset_form(auth, request, 404, validlink=False)
     return close_link(auth, request, PASSWORD_RESET, await _finish_reset(auth, request, user))
 
@@ -172,6 +182,6 @@ async def _reset_form(
         form=form,
         validlink=validlink,
         account_name=account_name,
-        password_help=auth.password_help(),
+        password_help=password_rules(auth),
         reload=reload,
     )

@@ -22,7 +22,7 @@ from ..http.scope import IS_CHECK
 from ..http.urls import brings_json_only, find_url_path, requested_url, with_query
 from ..security.saved_forms import parse_keep, read_form, read_signed_form, sign_form
 from ..users.models import User
-from .base import render
+from .base import keep_form, render
 from .forms import Field, Form
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,7 +81,9 @@ async def reauthenticate(auth: Auth, request: Request) -> Response:
         form.data["next"] = auth.redirects.choose(request.scope, auth.redirects.read(request))
         return await _page(auth, request, form)
     if await form.fill_in(request):
-        if await confirm_password(auth, request, user, form.data["password"], action="reauthenticate"):
+        with keep_form(auth, request, form, functools.partial(_page, auth, request, form)):
+            is_right = await confirm_password(auth, request, user, form.data["password"], action="reauthenticate")
+        if is_right:
             return await _return_to_page(auth, request, form)
         message = gettext("Your password was entered incorrectly. Please enter it again.")
         form.add_error("password", ValidationError(message, "password_incorrect"))

@@ -565,7 +565,7 @@ async def test_errors_have_the_codes_of_django(database: Database) -> None:
             ),
             (
                 {"username": "correcthorse", "email": "a@example.org", "password1": "correcthorse!!!", "password2": ""},
-                {"password2": ["required"]},
+                {"password1": ["password_too_similar"], "password2": ["required"]},
             ),
             (
                 {

@@ -142,7 +142,7 @@ async def test_the_logout_may_redirect_to_itself_by_its_name(database: Database)
             await post_login(client)
             answer = await client.post("/accounts/logout")
             assert answer.headers["location"] == "/accounts/logout"
-            assert "You are logged out on this device" in (await client.get("/accounts/logout")).text
+            assert "Your session on this device has ended" in (await client.get("/accounts/logout")).text
 
 
 async def test_a_logout_leads_to_the_login_of_another_user(auth: Auth, ann: User) -> None:

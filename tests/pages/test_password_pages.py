@@ -1058,7 +1058,39 @@ async def test_a_long_wait_is_shown_in_minutes(database: Database) -> None:
         assert page.status_code == 429
         assert "Please try again in 3 minutes." in page.text
         assert 170 <= int(page.headers["retry-after"]) <= 180
-        assert "<h1>Too many attempts</h1>" in page.text
+        assert '<h2 id="id_errors">Please wait a moment</h2>' in page.text
+        assert 'value="a@example.org"' in page.text
+
+
+PAGES_WITH_A_LIMIT = {
+    "/accounts/login": {"username": "ann", "password": "wrong", "remember": "on", "next": "/members?a=1"},
+    "/accounts/password_reset": {"email": "ann@home.example"},
+    "/accounts/password_change": {"old_password": "wrong", "new_password1": "wrong 1", "new_password2": "wrong 2"},
+    "/accounts/reauthenticate": {"password": "wrong", "next": "/members?a=1"},
+}
+
+
+@pytest.mark.parametrize("path", PAGES_WITH_A_LIMIT)
+async def test_a_throttled_form_keeps_what_was_entered_except_passwords(path: str, database: Database) -> None:
+    async with site(database, rates={"password_reset": "1/m/ip"}) as auth, browser(auth) as client:
+        ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        if path.endswith(("change", "reauthenticate")):
+            await log_in(client, ann, auth)
+        data = PAGES_WITH_A_LIMIT[path]
+        for _ in range(8):
+            page = await client.post(path, data=data)
+            if page.status_code == 429:
+                break
+        assert page.status_code == 429
+        assert int(page.headers["retry-after"]) > 0
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert re.search(r"Please try again in \d+ (second|minute)s?\.", page.text)
+        assert '<form method="post"' in page.text
+        for name, value in data.items():
+            is_kept = f'name="{name}"' in page.text and f'value="{value}"' in page.text
+            assert is_kept is ("password" not in name), name
+        assert "wrong" not in page.text
+        assert (" checked" in page.text) is ("remember" in data)
 
 
 async def test_the_login_accepts_json(auth: Auth, client: httpx.AsyncClient) -> None:

@@ -1,5 +1,6 @@
 """Pages on which visitors register an account."""
 
+import functools
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,9 @@ from ...pages.base import (
     JSON_FIELDS,
     account_page,
     check_new_password,
+    keep_form,
     new_password_fields,
+    password_rules,
     render,
     template_page,
     visitor_page,
@@ -90,17 +93,17 @@ class Registration(Feature):
 
     async def register(self, auth: Auth, request: Request) -> Response:
         """Shows the registration form, and mails a confirmation link."""
-        form = self._form()
+        form, template = self._form(), "registration/register_form.html"
+        page = functools.partial(render, auth, request, template, form=form, password_help=password_rules(auth))
         if request.method == "POST":
-            await auth.throttle.hit("register", ip=auth.proxies.client_address(request))
             await form.fill_in(request)
-            await self._check(form)
-            if form.is_valid:
-                encoded = await auth.passwords.hash(form.data["password1"])
-                if await self._request_account(request, form, encoded):
-                    return redirect(request, "register_done")
-        rules, status = auth.password_help(), 422 if form.errors else 200
-        return await render(auth, request, "registration/register_form.html", status, form=form, password_help=rules)
+            with keep_form(auth, request, form, page):
+                await auth.throttle.hit("register", ip=auth.proxies.client_address(request))
+                await self._check(form)
+                encoded = await auth.passwords.hash(form.data["password1"]) if form.is_valid else ""
+            if form.is_valid and await self._request_account(request, form, encoded):
+                return redirect(request, "register_done")
+        return await page(422 if form.errors else 200)
 
     async def done(self, auth: Auth, request: Request) -> Response:
         """Confirms the registration, and asks the visitor to open the link in the mail, if one was sent."""
@@ -109,14 +112,16 @@ class Registration(Feature):
     async def resend(self, auth: Auth, request: Request) -> Response:
         """Shows the form that requests another confirmation mail. The response is the same for every address."""
         form = Form(email=email_field())
+        page = functools.partial(render, auth, request, "registration/register_resend.html", form=form)
         if request.method == "POST":
-            await auth.throttle.hit("register", ip=auth.proxies.client_address(request))
             await form.fill_in(request)
+            with keep_form(auth, request, form, page):
+                await auth.throttle.hit("register", ip=auth.proxies.client_address(request))
             if form.is_valid:
                 email = normalize_email(form.data["email"])
                 auth.mail_queue.enqueue(lambda: self._resend(request, email))
                 return redirect(request, "register_done")
-        return await render(auth, request, "registration/register_resend.html", 422 if form.errors else 200, form=form)
+        return await page(422 if form.errors else 200)
 
     async def confirm(self, auth: Auth, request: Request) -> Response:
         """Shows the page of the confirmation link, and creates the account.
@@ -134,7 +139,11 @@ class Registration(Feature):
         text = gettext("The password that you chose when you registered.")
         form = Form() if token is None or match is not None else Form(password=password_field(text))
         if token is not None and request.method == "POST" and await form.fill_in(request):
-            is_usable = await self._use_link(request, form, pending, match)
+            page = functools.partial(
+                render, auth, request, "registration/register_confirm.html", form=form, validlink=True
+            )
+            with keep_form(auth, request, form, page):
+                is_usable = await self._use_link(request, form, pending, match)
             if is_usable and form.is_valid:
                 return close_link(auth, request, REGISTER, redirect(request, "register_complete"))
             token = token if is_usable else None
