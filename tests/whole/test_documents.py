@@ -18,6 +18,7 @@ GUIDES = ROOT / "example_app" / "guides"
 FILES = {
     "alembic.md": "tests/database/test_alembic.py",
     "assessment.md": "tests/asvs/test_guide.py",
+    "deploying.md": "tests/whole/test_deploying.py",
     "fastapi.md": "tests/whole/test_guides.py",
     "fastapi-users.md": "tests/whole/test_fastapi_users_guide.py",
     "permissions.md": "tests/whole/test_permission_guides.py",
@@ -26,7 +27,7 @@ FILES = {
     "starlette.md": "tests/whole/test_guides.py",
 }
 DOCUMENTS = sorted(path.name for path in GUIDES.glob("*.md") if path.name not in FILES)
-LANGUAGES = {"js", "python", "console", "sh", "html", "text", "nginx", "toml", "ini", "sql"}
+LANGUAGES = {"caddy", "css", "js", "python", "console", "sh", "html", "text", "nginx", "toml", "ini", "sql"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
