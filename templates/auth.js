@@ -31,6 +31,7 @@ function eye() {
 for (const box of document.querySelectorAll(".auth-password")) {
   const input = box.querySelector("input");
   const button = document.createElement("button");
+  const name = document.createElement("span");
   const status = document.createElement("span");
 
   const show = (visible) => {
@@ -41,10 +42,11 @@ for (const box of document.querySelectorAll(".auth-password")) {
   button.type = "button";
   button.className = "auth-show";
   button.title = box.dataset.show;
-  button.setAttribute("aria-label", box.dataset.show);
   button.setAttribute("aria-controls", input.id);
   button.setAttribute("aria-describedby", input.id + "_label");
-  button.append(eye());
+  name.className = "auth-unseen";
+  name.textContent = box.dataset.show;
+  button.append(eye(), name);
   status.className = "auth-unseen";
   status.setAttribute("role", "status");
   show(false);

@@ -16,6 +16,7 @@ from starlette_auth.core.exceptions import ValidationError
 from starlette_auth.core.templating import ASSETS, Templates
 from starlette_auth.core.translation import ENGLISH, Language, override_language
 from starlette_auth.pages.forms import Field, Form
+from starlette_auth.users.models import AnonymousUser
 
 from ..support.matrix import needs_chromium
 from ..support.template_cases import HOST, LINK, NAME, PARTS, SITE, TEMPLATES, Case, mails, pages, render
@@ -118,6 +119,37 @@ def test_an_application_can_replace_the_layout_only(tmp_path: Path) -> None:
     page = render("registration/login.html", {"form": Form()}, Templates([tmp_path]))
     assert page.startswith("<html>Custom: ")
     assert "Log in" in page
+
+
+def test_errors_replace_the_rules_of_a_password_and_say_what_to_do_once() -> None:
+    form = Form(password1=Field(label="Password", type="password"), email=Field(label="Mail", type="email"))
+    page = render("registration/register_form.html", {"form": form, "password_help": ["Long.", "Odd."]})
+    assert "<p>Long. Odd.</p>" in page
+    form.add_error("password1", ValidationError("Common.", "password_too_common"))
+    form.add_error("password1", ValidationError("Similar.", "password_too_similar"))
+    form.add_error("email", ValidationError("Wrong."))
+    page = render("registration/register_form.html", {"form": form, "password_help": ["Long.", "Odd."]})
+    assert "Long." not in page
+    assert 'aria-invalid="true" aria-describedby="id_password1_error"' in page
+    assert "<p>Common. Choose several words" in page
+    assert "<p>Similar.</p>" in page
+    assert '<a href="#id_email">Mail: Wrong. It looks like name@example.org.</a>' in page
+    form.errors = {"password1": [ValidationError("Fill it in.", "required")]}
+    page = render("registration/register_form.html", {"form": form, "password_help": ["Long.", "Odd."]})
+    assert "<p>Long. Odd.</p>" in page
+    assert 'aria-describedby="id_password1_help id_password1_error"' in page
+
+
+LOGOUT = "password_change_form", "email_change_form", "sessions", "reauthenticate"
+
+
+@pytest.mark.parametrize("case", PAGES, ids=lambda case: case.id)
+def test_pages_for_logged_in_users_have_one_form_to_log_out(case: Case) -> None:
+    page = render(case.template, case.context)
+    is_expected = "user" in case.context and case.template.endswith(tuple(f"/{name}.html" for name in LOGOUT))
+    assert page.count('class="auth-account"') == is_expected
+    page = render(case.template, {**case.context, "user": AnonymousUser()})
+    assert 'class="auth-account"' not in page
 
 
 # Mails
@@ -305,8 +337,25 @@ def test_a_form_with_errors_focuses_them_and_links_to_the_fields(visit: Callable
 def test_without_javascript_there_is_no_show_password_button(visit: Callable[..., Visit]) -> None:
     window = visit(javascript=False)
     window.page.goto(ORIGIN + CHANGE)
-    expect(window.page.get_by_role("button")).to_have_text(["Change the password"])
+    expect(window.page.get_by_role("button")).to_have_text(["Change the password", "Log out"])
     expect(window.page.locator("input[type=password]")).to_have_count(3)
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_show_password_button_is_inside_the_field(visit: Callable[..., Visit], width: int) -> None:
+    window = visit(width=width)
+    window.page.goto(ORIGIN + CHANGE)
+    field = window.page.get_by_label("Old password").bounding_box()
+    button = window.page.get_by_role("button", name="Show password").first.bounding_box()
+    assert field
+    assert button
+    assert field["x"] < button["x"]
+    assert button["x"] + button["width"] < field["x"] + field["width"]
+    assert field["y"] < button["y"]
+    assert button["y"] + button["height"] < field["y"] + field["height"]
+    padding = window.page.get_by_label("Old password").evaluate("e => parseFloat(getComputedStyle(e).paddingRight)")
+    assert padding >= button["width"]
 
 
 @needs_chromium
