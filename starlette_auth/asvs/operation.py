@@ -139,4 +139,4 @@ async def no_secrets_logged(target: Target) -> Result:
             return failed(
                 f"the logger {record.name} has logged a password, key or link", "Do not log what a user entered."
             )
-    return passed(f"in {len(target.log.records)} log lines of this run: no password, session key or link")
+    return passed("the log lines of this run contain no password, session key or link")

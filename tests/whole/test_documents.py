@@ -17,6 +17,7 @@ GUIDES = ROOT / "example_app" / "guides"
 #: Guides whose blocks are files that a reader makes. Each has a test of its own, named here.
 FILES = {
     "alembic.md": "tests/database/test_alembic.py",
+    "assessment.md": "tests/asvs/test_guide.py",
     "fastapi.md": "tests/whole/test_guides.py",
     "permissions.md": "tests/whole/test_permission_guides.py",
     "several-auths.md": "tests/whole/test_permission_guides.py",
