@@ -16,7 +16,7 @@ async def functions(target: Target) -> Result:
     silent = [str(endpoint) for endpoint in own if not endpoint.guards and not endpoint.is_public]
     guarded = sum(bool(endpoint.guards) for endpoint in own)
     if survey.requires_login_everywhere(target):
-        return passed(f"LoginRequiredMiddleware, and {guarded} endpoints with guards of their own")
+        return passed(f"LoginRequiredMiddleware, and {guarded} endpoints with further guards")
     if silent:
         return failed(f"open to all, and not marked so: {some(silent)}", OPEN)
     return passed(f"{guarded} endpoints of the application have guards, and {len(own) - guarded} are marked as public")

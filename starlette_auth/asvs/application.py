@@ -238,7 +238,7 @@ def find_auths(app: Any, prefix: str = "", seen: frozenset[int] = frozenset()) -
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Any, state: dict[str, Any]) -> AsyncIterator[None]:
-    """Runs the lifespan of the application, in a task of its own as a server does."""
+    """Runs the lifespan of the application, in a separate task, as a server does."""
     inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     outbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}

@@ -86,7 +86,7 @@ class Cookies(dict[str, str]):
 
 
 class Browser:
-    """A visitor with an address of their own, which is reserved for documentation (RFC 3849).
+    """A visitor with a separate address, which is reserved for documentation (RFC 3849).
 
     The requests have the headers of a browser, unless `headers` replaces them.
     """

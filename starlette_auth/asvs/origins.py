@@ -65,7 +65,7 @@ async def safe_methods(target: Target) -> Result:
     await browser.get(path)
     if await target.who(browser) is None:
         return failed(f"GET {path} logs out", "Use the logout page of this package, which takes POST.")
-    return passed("a GET of the logout page logs nobody out")
+    return passed("a GET of the logout page does not log out")
 
 
 async def redirects(target: Target) -> Result:

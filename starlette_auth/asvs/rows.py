@@ -91,7 +91,7 @@ AUTHENTICATION = (
     Row("6.3.5", 3, "suspicious logins are reported to users", guessing.suspicious_logins),
     Row("6.3.6", 3, "e-mail is no factor", guessing.mail_is_no_factor),
     Row("6.3.7", 3, "changes are reported to users", guessing.change_notices),
-    Row("6.3.8", 3, "nobody learns who has an account", guessing.enumeration),
+    Row("6.3.8", 3, "no page tells who has an account", guessing.enumeration),
     Row("6.4.1", 1, "first passwords and links end soon", recovery.initial_secrets),
     Row("6.4.2", 1, "no hints or secret questions", recovery.no_hints),
     Row("6.4.3", 2, "a secure reset", recovery.secure_reset),

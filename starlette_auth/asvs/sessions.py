@@ -33,7 +33,7 @@ async def dynamic_tokens(target: Target) -> Result:
     keys = {target.session_key(await target.logged_in(person)) for _ in range(3)}
     if len(keys) < 3:
         return failed("two logins have the same session cookie", OWN_STORE)
-    return passed("each login has a session key of its own")
+    return passed("each login gets another session key")
 
 
 async def strong_keys(target: Target) -> Result:
@@ -219,7 +219,7 @@ async def ended_by_administrators(target: Target) -> Result:
     await target.auth.user_sessions.revoke_all(person.user)
     if await target.who(browser) is not None:
         return failed("revoke_all() does not end a session", OWN_STORE)
-    return passed("of one user and of all: `starlette-auth logout`, user_sessions.revoke_all() and revoke_everybody()")
+    return passed("of one user and of all: `starlette-auth sessions revoke`, user_sessions.revoke_all() and revoke_everybody()")
 
 
 async def sensitive_changes(target: Target) -> Result:
@@ -272,7 +272,7 @@ async def no_login_without_action(target: Target) -> Result:
     await browser.get(f"{login}?username={person.name}&password={person.password.replace(' ', '+')}")
     if browser.user is not None or await target.who(browser) is not None:
         return failed("a link logs in", "Use the login page of this package.")
-    return passed("a GET logs nobody in")
+    return passed("a GET logs no user in")
 
 
 async def step_up(target: Target) -> Result:

@@ -10,7 +10,9 @@ from ..core.exceptions import ImproperlyConfigured
 from ..http.headers import response_headers
 
 YEAR = 365 * 24 * 60 * 60
-DEFAULT_POLICY = "base-uri 'none'; object-src 'none'; frame-ancestors 'none'"  # the least that ASVS 3.4.3 and 3.4.6 ask
+DEFAULT_POLICY = (
+    "base-uri 'none'; object-src 'none'; frame-ancestors 'none'"  # ASVS 3.4.3 also asks for a source of scripts
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,18 +9,19 @@ from ..support.server import ROOT
 from ..whole.test_guides import Folder, blocks_of, examples_of
 
 GUIDE = "assessment.md"
+KEY = "a-key-of-fifty-characters-0123456789-abcdefghijklm"
 EXPECTED = {"6.3.3", "3.4.7", "3.5.8", "6.3.6"}  # of the example: second factors, reports and a header are missing
 
 
 def test_the_commands_of_the_guide(tmp_path: Path) -> None:
     folder = Folder(tmp_path, GUIDE)
     whole, part = examples_of(GUIDE)
-    output = folder.run(whole[0])
+    output = folder.run(whole[0], SECRET_KEY=KEY)
     for text in filter(None, map(str.strip, whole[1].split("…"))):
         assert text in output, output
     assert set(re.findall(r"(?m)^(\d+\.\d+\.\d+) +\d fail ", output)) == EXPECTED
     assert "was stopped by" not in output
-    output = folder.run(part[0])
+    output = folder.run(part[0], SECRET_KEY=KEY)
     assert "13 passed" in output, output
 
 
