@@ -219,7 +219,9 @@ async def ended_by_administrators(target: Target) -> Result:
     await target.auth.user_sessions.revoke_all(person.user)
     if await target.who(browser) is not None:
         return failed("revoke_all() does not end a session", OWN_STORE)
-    return passed("of one user and of all: `starlette-auth sessions revoke`, user_sessions.revoke_all() and revoke_everybody()")
+    return passed(
+        "of one user and of all: `starlette-auth sessions revoke`, user_sessions.revoke_all() and revoke_everybody()"
+    )
 
 
 async def sensitive_changes(target: Target) -> Result:
