@@ -194,11 +194,14 @@ def side_by_side(browser: Browser, pictures: list[bytes]) -> bytes:
     urls = ["data:image/png;base64," + base64.b64encode(picture).decode() for picture in pictures]
     page = browser.new_page(viewport={"width": WIDTH * len(urls), "height": 300})
     images = "".join(f'<img src="{url}" style="display: block">' for url in urls)
-    page.set_content(f'<body style="margin: 0; display: flex; width: max-content">{images}</body>')
+    page.set_content(
+        f'<!doctype html><body style="margin: 0; display: flex; align-items: start; width: max-content">{images}</body>'
+    )
     size = page.evaluate("[document.body.scrollWidth, document.body.scrollHeight]")
-    page.set_viewport_size({"width": size[0], "height": size[1]})
     session = page.context.new_cdp_session(page)
-    image = session.send("Page.captureScreenshot", {"format": "webp", "quality": 60})
+    clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}
+    options = {"format": "webp", "quality": 60, "clip": clip, "captureBeyondViewport": True}
+    image = session.send("Page.captureScreenshot", options)
     page.close()
     return base64.b64decode(image["data"])
 
