@@ -1,6 +1,7 @@
 """Decorators that say what an endpoint requires. FastAPI takes them as dependencies too."""
 
-from collections.abc import Coroutine, Iterable, Sequence
+import inspect
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import Annotated, Any, overload
 
 from starlette.requests import HTTPConnection
@@ -14,6 +15,7 @@ from .core.translation import gettext
 from .guards import F, Guard
 from .http.dependencies import NotADependency, is_guard, mark_as_dependency
 from .security.saved_forms import parse_keep
+from .users.models import AnonymousUser
 
 
 @overload
@@ -139,14 +141,41 @@ def user_passes_test(
 ) -> Guard:
     """Allows only users for whom `test(user)` is true. Anonymous visitors must log in; other users get 403.
 
-    The test may be async; an endpoint that is not async waits for it in its worker thread. In FastAPI it is a
-    dependency: `Depends(user_passes_test(test))`. The options are those of `login_required`.
+    A visitor who lacks an attribute that the test reads must log in. The test may be async; an endpoint that is not
+    async waits for it in its worker thread. In FastAPI it is a dependency: `Depends(user_passes_test(test))`. The options
+    are those of `login_required`.
     """
     if not callable(test) or (isinstance(test, type) and test is not bool) or is_guard(test):
         raise ImproperlyConfigured(
             f"{describe(test)} is not a test of a user. Pass a function, as in user_passes_test(lambda user: user.is_superuser)."
         )
-    return _user_guard("user_passes_test", test, _login_options(login_url, redirect_field_name, keep))
+    return _user_guard("user_passes_test", _test_of_user(test), _login_options(login_url, redirect_field_name, keep))
+
+
+def _test_of_user(test: Test) -> Test:
+    """Returns the test. A visitor without an attribute that the test reads, such as an own column, does not pass it."""
+
+    def lacks_attribute(error: AttributeError, user: Any) -> bool:
+        return error.obj is user and isinstance(user, AnonymousUser)
+
+    async def wait(passed: Awaitable[bool], user: Any) -> bool:
+        try:
+            return await passed
+        except AttributeError as error:
+            if lacks_attribute(error, user):
+                return False
+            raise
+
+    def ask(user: Any) -> bool | Awaitable[bool]:
+        try:
+            passed = test(user)
+        except AttributeError as error:
+            if lacks_attribute(error, user):
+                return False
+            raise
+        return wait(passed, user) if inspect.isawaitable(passed) else passed
+
+    return ask
 
 
 def _login_options(login_url: str | None, redirect_field_name: str | None, keep: Sequence[str]) -> LoginOptions:

@@ -4,9 +4,13 @@ import functools
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import sqlalchemy as sa
+from databases import Database
 from fastapi import APIRouter, Depends, FastAPI, Form, Security, UploadFile
 from openapi_spec_validator import validate
 from pydantic import BaseModel
@@ -20,11 +24,13 @@ from starlette_auth import (
     Auth,
     Feature,
     ImproperlyConfigured,
+    Tables,
     User,
     lifespan,
     login_required,
     middleware,
     staff_required,
+    user_columns,
     user_passes_test,
 )
 from starlette_auth.fastapi import (
@@ -43,7 +49,7 @@ from starlette_auth.features.email_change import EmailChange
 from starlette_auth.features.registration import Registration
 from starlette_auth.testing import CollectingMailer, FrozenClock, log_in
 
-from .conftest import PASSWORD, any_database, client_of, installed, with_tables
+from .conftest import PASSWORD, SECRET_KEY, any_database, client_of, installed, with_tables
 
 pytestmark = [with_tables, any_database]
 
@@ -237,6 +243,50 @@ async def test_scopes_that_are_no_permissions_stop_the_start(auth: Auth, place: 
     async with client_of(app) as client:
         with pytest.raises(ImproperlyConfigured, match="GET /secret gives"):
             await client.get("/secret")
+
+
+@dataclass(kw_only=True, eq=False)
+class VerifiedUser(User):
+    is_verified: bool = False
+
+
+async def is_verified(user: Any) -> bool:
+    return bool(user.is_verified)
+
+
+@pytest.mark.parametrize("test", [lambda user: user.is_verified, is_verified], ids=["sync", "async"])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_test_of_a_column_of_the_user_class_asks_visitors_to_log_in(
+    tmp_path: Path, test: Any, is_async: bool
+) -> None:
+    """AnonymousUser has no such attribute. An error of the test about something else stays an error."""
+    table = sa.Table("verified", sa.MetaData(), *user_columns(), sa.Column("is_verified", sa.Boolean, default=False))
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/x.sqlite3")
+    auth = Auth(database, secret_key=SECRET_KEY, tables=Tables(user=table), user_class=VerifiedUser)
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth, create_tables=True))
+    guard = user_passes_test(test)
+    app.get("/depends", dependencies=[Depends(guard)])(lambda: "in")
+    app.get("/decorated")(guard(in_async if is_async else in_sync))
+    app.get("/wrong", dependencies=[Depends(user_passes_test(lambda user: user.username.no_such_name))])(lambda: "in")
+    async with app.router.lifespan_context(app):
+        users = [await auth.users.create_user(name, is_verified=name == "ann") for name in ("ann", "ben")]
+        for path in ("/depends", "/decorated"):
+            async with client_of(app, headers=PROGRAM) as client:
+                assert (await client.get(path)).status_code == 401
+                for user in users:
+                    await log_in(client, user, auth)
+                    assert (await client.get(path)).status_code == (200 if user.username == "ann" else 403)
+        async with client_of(app, headers=PROGRAM) as client:
+            with pytest.raises(AttributeError, match="no_such_name"):
+                await client.get("/wrong")
+
+
+async def in_async(request: Request) -> str:
+    return "in"
+
+
+def in_sync(request: Request) -> str:
+    return "in"
 
 
 async def test_staff_are_the_users_with_is_staff(auth: Auth) -> None:
