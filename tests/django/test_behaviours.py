@@ -4,7 +4,7 @@ A file has the name of a module of Django's suites `auth_tests` or `sessions_tes
 test method in it. Two or more spaces separate the fields:
 
     Class.test_name  holds  tests/users/test_users.py::test_that_proves_it
-    Class.test_name  differs  beginning of a row of README's table "Differences from Django, on purpose"
+    Class.test_name  differs  beginning of a row of the table "Differences from Django, on purpose"
     Class.test_name  not carried over  reason, in at most ten words
     Class.test_name  missing  what this package lacks
 """
@@ -54,8 +54,12 @@ def functions_in(file: str) -> frozenset[str]:
 
 @functools.cache
 def differences() -> tuple[str, ...]:
-    """Returns the first cell of each row of README's table of differences."""
-    _, _, section = (ROOT / "README.md").read_text("utf-8").partition("\n## Differences from Django, on purpose\n")
+    """Returns the first cell of each row of the table of differences in the guide django.md."""
+    _, _, section = (
+        (ROOT / "example_app" / "guides" / "django.md")
+        .read_text("utf-8")
+        .partition("\n## Differences from Django, on purpose\n")
+    )
     rows = re.findall(r"^\| (.+?) \| .+ \| .+ \|$", section.partition("\n## ")[0], re.MULTILINE)
     return tuple(cell for cell in rows if cell != "Django")
 

@@ -267,9 +267,9 @@ async def test_the_rules_for_a_password_are_shown_in_the_language_of_the_visitor
         pages = ["/accounts/register", "/accounts/password_change", await link_of(auth)]
         for path in pages:
             page = (await client.get(path, follow_redirects=True)).text
-            assert "can’t be too similar to your other personal information." in page
+            assert "At least 12 characters, hard to guess." in page
             page = (await client.get(path, follow_redirects=True, headers={"accept-language": "de"})).text
-            assert "12 Zeichen" in page
+            assert "Mindestens 12 Zeichen, schwer zu erraten." in page
 
 
 # Asking for a reset link

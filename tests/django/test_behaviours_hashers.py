@@ -205,31 +205,33 @@ class Ampersand(MinimumLengthValidator):
 
 
 @pytest.mark.parametrize(
-    ("validators", "texts"),
+    ("validators", "texts", "shown"),
     [
-        ([], []),
+        ([], [], []),
         (
             [CommonPasswordValidator(), MinimumLengthValidator(12)],
             [
                 "Your password can’t be a commonly used password.",
                 "Your password must contain at least 12 characters.",
             ],
+            ["At least 12 characters, hard to guess."],
         ),
-        ([Ampersand()], ["Must contain &"]),
+        ([Ampersand()], ["Must contain &"], ["Must contain &amp;"]),
     ],
     ids=len,
 )
 async def test_the_page_of_a_new_password_shows_the_help_of_each_validator(
-    database: Database, validators: list[Any], texts: list[str]
+    database: Database, validators: list[Any], texts: list[str], shown: list[str]
 ) -> None:
+    """The page has one line for the built-in rules; `password_help` has one for each."""
     async with installed(database, password_validators=validators) as auth:
         ann = await auth.users.create_user("ann", password="any password")
         assert auth.password_help() == texts
         async with client_of(make_app(auth)) as client:
             await log_in(client, ann, auth)
             page = (await client.get("/accounts/password_change")).text
-    for text in texts:
-        assert f"<li>{text.replace('&', '&amp;')}</li>" in page
+    for text in shown:
+        assert text in page
     assert ('id="id_new_password1_help"' in page) is bool(texts)
 
 

@@ -231,7 +231,9 @@ def test_an_address_that_a_thief_changed_comes_back(visit: Visit) -> None:
     thief.go("/accounts/email_change")
     thief.see("Change your e-mail address")
     thief.send("Change the address", {email: "new", "Password": a_password()})
-    thief.see("Change your e-mail address", f"{email}: Enter a valid", "Password: Your old password")
+    thief.see(
+        "Change your e-mail address", f"{email}: Enter a valid", "Password: Your password was entered incorrectly"
+    )
     thief.holds({email: "new", "Password": ""})
     thief.send("Change the address", {email: new, "Password": person.password})
     thief.see("Check your inbox")

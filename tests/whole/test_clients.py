@@ -380,7 +380,7 @@ def test_a_page_says_why_it_is_refused(user_page: Page, site: Site, refusal: str
         expect(heading).to_have_text(headings[refusal])
         if refusal == "danger":
             user_page.get_by_label("Password", exact=True).fill(PASSWORD)
-            user_page.get_by_role("button").last.click()
+            user_page.get_by_role("button", name="Confirm").click()
             expect(user_page.locator("body")).to_have_text("danger")
 
 
@@ -536,7 +536,7 @@ def test_htmx_asks_for_the_password_and_comes_back(user_page: Page, site: Site, 
         user_page.click("#post")
         expect(user_page.get_by_role("heading", level=1)).to_have_text("Confirm that it is you")
         user_page.get_by_label("Password", exact=True).fill(PASSWORD)
-        user_page.get_by_role("button").last.click()
+        user_page.get_by_role("button", name="Confirm").click()
         expect(user_page).to_have_url(f"{site.url}/shop?htmx={version}&path=/danger")
         user_page.click("#post")
         expect(user_page.locator("#target")).to_have_text("danger")

@@ -286,7 +286,7 @@ def test_account_pages_and_mails_are_in_the_language_of_the_browser(start: Start
         page = visitor.get("/accounts/register").text
         assert '<html lang="de"' in page
         assert "Konto anlegen" in page
-        assert "Datenlecks" in page
+        assert "schwer zu erraten" in page
         assert '<html lang="en"' in visitor.get("/").text
         fields = {"username": "cem", "email": "cem@example.org", "password1": "x", "password2": "x"}
         assert '<html lang="de"' in send(visitor, "/accounts/register", "/accounts/register", **fields).text
