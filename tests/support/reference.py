@@ -9,7 +9,6 @@ from typing import Annotated, Any, get_args, get_origin
 import starlette_auth
 import starlette_auth.fastapi
 import starlette_auth.testing
-from starlette_auth.core.functions import is_async
 
 HEAD = """# Reference
 
@@ -155,7 +154,7 @@ def members(cls: type) -> Iterator[str]:
             if name.startswith("_") or name in seen or not (inspect.isfunction(function) and function.__doc__):
                 continue
             seen.add(name)
-            prefix = "async " if is_async(function) else ""
+            prefix = "async " if inspect.iscoroutinefunction(inspect.unwrap(function)) else ""
             call = "" if isinstance(value, property) else signature(function)
             first = inspect.cleandoc(function.__doc__).split("\n\n")[0].replace("\n", " ")
             yield f"{'' if len(seen) > 1 else chr(10)}* `{prefix}{name}{call}`: {first}"
