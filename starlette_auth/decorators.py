@@ -1,7 +1,8 @@
 """Decorators that say what an endpoint requires. FastAPI takes them as dependencies too."""
 
+import contextlib
 import inspect
-from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Sequence
 from typing import Annotated, Any, overload
 
 from starlette.requests import HTTPConnection
@@ -153,29 +154,32 @@ def user_passes_test(
 
 
 def _test_of_user(test: Test) -> Test:
-    """Returns the test. A visitor without an attribute that the test reads, such as an own column, does not pass it."""
+    """Returns the test. A visitor who lacks an attribute that it reads, such as a column of the users, does not pass."""
 
-    def lacks_attribute(error: AttributeError, user: Any) -> bool:
-        return error.obj is user and isinstance(user, AnonymousUser)
-
-    async def wait(passed: Awaitable[bool], user: Any) -> bool:
-        try:
+    async def wait_for_visitor(passed: Awaitable[bool], visitor: AnonymousUser) -> bool:
+        with _fails_without_attribute(visitor):
             return await passed
-        except AttributeError as error:
-            if lacks_attribute(error, user):
-                return False
-            raise
+        return False
 
     def ask(user: Any) -> bool | Awaitable[bool]:
-        try:
+        if not isinstance(user, AnonymousUser):
+            return test(user)
+        with _fails_without_attribute(user):
             passed = test(user)
-        except AttributeError as error:
-            if lacks_attribute(error, user):
-                return False
-            raise
-        return wait(passed, user) if inspect.isawaitable(passed) else passed
+            return wait_for_visitor(passed, user) if inspect.isawaitable(passed) else passed
+        return False
 
     return ask
+
+
+@contextlib.contextmanager
+def _fails_without_attribute(visitor: AnonymousUser) -> Iterator[None]:
+    """Ends the block if the visitor lacks an attribute that it reads."""
+    try:
+        yield
+    except AttributeError as error:
+        if error.obj is not visitor:
+            raise
 
 
 def _login_options(login_url: str | None, redirect_field_name: str | None, keep: Sequence[str]) -> LoginOptions:

@@ -95,7 +95,7 @@ def accounts(auth: Auth, *, pages: bool = True) -> APIRouter:
     """Returns the account pages: `app.include_router(accounts(auth), prefix="/accounts")`.
 
     Each page takes and returns JSON too, as `/docs` shows. `pages=False` brings only this JSON API, for an application
-    with pages of its own: see `routes`. Dependencies of the application do not apply to the pages.
+    that brings the pages itself: see `routes`. Dependencies of the application do not apply to the pages.
     """
     router = APIRouter()
     router.routes.extend(routes(auth, pages=pages))

@@ -78,8 +78,11 @@ OTHER_LOOP = (
     "A connection in the pool of the database belongs to another event loop. In tests, and where several event loops run, "
     "use create_async_engine(url, poolclass=NullPool), or `await engine.dispose()` before an event loop ends."
 )
-NO_CACHE = """PgBouncer, if it pools transactions, gives each another connection of the server. Pass statement_cache_size=0 to \
-Database, connect_args={"statement_cache_size": 0} to an engine with asyncpg, or {"prepare_threshold": None} with psycopg."""
+NO_CACHE = (
+    "PgBouncer with pool_mode=transaction gives each transaction another connection of the server. Pass "
+    'statement_cache_size=0 to Database, connect_args={"statement_cache_size": 0} to an engine with asyncpg, or '
+    '{"prepare_threshold": None} with psycopg.'
+)
 WRONG_NAME = "Create the database first, or correct its name in the URL."
 WRONG_USER = "Check the user and the password in the URL, and what the server allows this user."
 #: What to do about an error of a server, by SQLSTATE of PostgreSQL and by error number of MySQL.

@@ -81,7 +81,7 @@ PROBLEM_SCHEMA = {
 def document(app: Any, auth: Auth) -> None:
     """Adds guards and account pages to what `app.openapi()` returns, for each application of FastAPI in `app`.
 
-    A mounted application has a schema of its own.
+    A mounted application has a separate schema.
     """
     for inner in _applications(app, set()):
         make_schema = getattr(inner, "openapi", None)

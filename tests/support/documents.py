@@ -31,6 +31,11 @@ def blocks_of(path: Path) -> Iterator[Block]:
             yield Block(match[1], match[2], line)
 
 
+def code_of(path: Path, language: str) -> list[str]:
+    """Returns the code of each visible block in a language."""
+    return [block.code for block in blocks_of(path) if block.language == language and not block.is_hidden]
+
+
 async def run(path: Path) -> int:
     """Runs the document, and returns the number of visible blocks that were run."""
     namespace: dict[str, Any] = {"__name__": path.stem.replace("-", "_")}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ..conftest import SECRET_KEY
+from ..support.documents import code_of
 from ..support.matrix import IN_CI
 from ..support.server import ROOT, free_port
 
@@ -28,7 +29,7 @@ with TestClient(site) as client:
 
 
 def blocks_of(guide: str, language: str) -> list[str]:
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", (GUIDES / guide).read_text())
+    return code_of(GUIDES / guide, language)
 
 
 def files_of(guide: str) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from starlette_auth import Auth, ImproperlyConfigured, Roles, User
 from starlette_auth.testing import browser_headers, log_in
 
 from ..conftest import PASSWORD, SECRET_KEY
+from ..support.documents import code_of
 
 GUIDES = Path(__file__).parent.parent.parent / "example_app" / "guides"
 
@@ -24,7 +25,7 @@ def load(
     guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, scheme: str = "sqlite+aiosqlite"
 ) -> ModuleType:
     """Returns the module that the Python blocks of a guide are, one after the other."""
-    blocks = re.findall(r"```python\n(.*?)```", (GUIDES / guide).read_text(), re.DOTALL)
+    blocks = code_of(GUIDES / guide, "python")
     name = re.match(r"# (\w+)\.py\n", blocks[0])
     assert name is not None
     file = tmp_path / f"{name[1]}.py"
