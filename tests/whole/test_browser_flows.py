@@ -30,7 +30,7 @@ WRONG = "Please enter a correct username and password."
 ELSEWHERE = {
     *("Welcome", "Something went wrong", "Too many visitors at once", "Error: Bring back your old address"),
     *("Send your form", "You may not open this page", "Logged in on too many devices", "Not available at the moment"),
-    "Your session has ended",
+    *("Your session has ended", "Too many attempts"),
 }
 
 
