@@ -173,7 +173,7 @@ async def test_the_holders_of_a_permission_are_found_without_reading_all_users(
         editors = await users.create_group("editors")
         await users.grant(editors, "polls.add_vote")
         rows = await database.fetch_all(sa.select(t.user.c.id))
-        links = [{"user_id": row.id, "group_id": editors.id} for row in rows]
+        links = [{"user_id": row["id"], "group_id": editors.id} for row in rows]
         for start in range(10, USERS, 300):
             others = await users.create_group(f"group {start}")
             values = [{**link, "group_id": others.id} for link in links[start : start + 300]]
