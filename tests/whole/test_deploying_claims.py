@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from redis import Redis
+from redis import AuthenticationError, Redis, ResponseError
 
 from ..support.server import ROOT, free_port
 from ..support.servers import REDIS_SERVER
@@ -128,6 +128,15 @@ def test_sessions_survive_a_restart_of_redis(shop: Shop) -> None:
         with shop.redis():
             assert visitor.home() == 200
     assert "NOPERM" not in (shop.folder / "log").read_text()
+
+
+@pytest.mark.parametrize("password", [None, "", "any"])
+def test_no_client_is_the_default_user_of_redis(shop: Shop, password: str | None) -> None:
+    with shop.redis(), Redis(port=shop.redis_port, username="default", password=password) as client:
+        with pytest.raises((AuthenticationError, ResponseError)):
+            client.ping()
+        with pytest.raises((AuthenticationError, ResponseError)):
+            client.execute_command("AUTH", "default", password or "")
 
 
 def test_a_full_redis_refuses_logins_and_keeps_sessions(shop: Shop) -> None:
