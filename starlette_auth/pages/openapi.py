@@ -16,7 +16,8 @@ from .base import ACCOUNT_PAGE, JSON_FIELDS
 
 IS_DOCUMENTED = "starlette_auth_is_documented"  # an attribute of the method `openapi` of an application
 PROBLEM = "application/problem+json"
-SCHEME = "session"
+SCHEME, TOKEN_SCHEME = "session", "token"
+ONLY_SESSIONS = ("fresh_login_required", "staff_required")  # guards that refuse every token
 NOT_LOGGED_IN = "The user is not logged in."
 REFERENCE = {"$ref": "#/components/schemas/Problem"}
 #: What the account pages do, and the fields of their JSON bodies, by the names of their routes. Fields with a question
@@ -35,9 +36,24 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "email_change_confirm": ("Confirm the new address with the link", "password?"),
     "email_undo_confirm": ("Restore the old address with the link", ""),
     "sessions_end": ("Log out other devices", "session? others?"),
+    "tokens_add": ("Create an API token", "name expires? scopes?"),
+    "tokens_revoke": ("Revoke an API token", "token"),
 }
-READ: Mapping[str, str] = {"session": "Who is logged in", "sessions": "Where the user is logged in"}
-FOR_USERS = ("reauthenticate", "password_change", "email_change", "sessions", "sessions_end")
+READ: Mapping[str, str] = {
+    "session": "Who is logged in",
+    "sessions": "Where the user is logged in",
+    "tokens": "The API tokens",
+}
+FOR_USERS = (
+    "reauthenticate",
+    "password_change",
+    "email_change",
+    "sessions",
+    "sessions_end",
+    "tokens",
+    "tokens_add",
+    "tokens_revoke",
+)
 #: The problems of each POST, by their status.
 PROBLEMS: Mapping[str, str] = {
     "400": "The body cannot be read.",
@@ -113,7 +129,7 @@ def _documented(make_schema: Callable[[], dict[str, Any]], app: Any, auth: Auth)
 
 def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
     """Adds what is missing. FastAPI keeps the schema, so a second call finds everything in place."""
-    has_guards = False
+    has_guards, schemes = False, {backend.scheme.lower() for backend in auth.backends if backend.scheme}
     paths = schema.setdefault("paths", {})
     for route, path in walk(routes_of(app)):
         if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
@@ -125,19 +141,24 @@ def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
         operations = paths.get(prefix + str(getattr(route, "path_format", "")), {})
         for method in getattr(route, "methods", None) or ():
             if guards and method.lower() in operations:
-                _add_guards(operations[method.lower()], guards)
+                _add_guards(operations[method.lower()], guards, takes_tokens=bool(schemes))
                 has_guards = True
     if has_guards:
         components = schema.setdefault("components", {})
         components.setdefault("schemas", {}).setdefault("Problem", PROBLEM_SCHEMA)
         scheme = {"type": "apiKey", "in": "cookie", "name": auth.cookie.name, "description": "The session of a login."}
         components.setdefault("securitySchemes", {}).setdefault(SCHEME, scheme)
+        for name in schemes:
+            scheme = {"type": "http", "scheme": name, "description": "A token of a user (RFC 6750)."}
+            components["securitySchemes"].setdefault(TOKEN_SCHEME, scheme)
 
 
-def _add_guards(operation: dict[str, Any], guards: Sequence[Guard]) -> None:
-    requirement = {SCHEME: [perm for guard in guards for perm in guard.perms]}
-    if requirement not in operation.setdefault("security", []):
-        operation["security"].append(requirement)
+def _add_guards(operation: dict[str, Any], guards: Sequence[Guard], *, takes_tokens: bool) -> None:
+    takes_tokens = takes_tokens and not any(guard.name in ONLY_SESSIONS for guard in guards)
+    for scheme in (SCHEME, TOKEN_SCHEME) if takes_tokens else (SCHEME,):  # one of them is enough
+        requirement = {scheme: [perm for guard in guards for perm in guard.perms]}
+        if requirement not in operation.setdefault("security", []):
+            operation["security"].append(requirement)
     _add_problem(operation, "401", NOT_LOGGED_IN)
     _add_problem(operation, "403", "The user may not do this, or logged in too long ago.")
     if any(guard.loads_object for guard in guards):
