@@ -134,8 +134,8 @@ async def test_a_new_token_needs_a_fresh_login_and_so_does_the_end_of_one(
     [
         ({"name": ""}, "This field is required."),
         ({"name": "x", "expires": "soon"}, "Enter a number of days."),
-        ({"name": "x", "expires": "366"}, "A token lasts at least a day and at most 365 days."),
-        ({"name": "x", "expires": "0"}, "A token lasts at least a day and at most 365 days."),
+        ({"name": "x", "expires": "366"}, "Enter a number of days from 1 to 365."),
+        ({"name": "x", "expires": "0"}, "Enter a number of days from 1 to 365."),
         ({"name": "x", "scopes": "shop.all"}, "You do not have the permission shop.all."),
     ],
 )

@@ -1,10 +1,12 @@
 """API tokens: requests with one, what they may do, and how they end."""
 
+import asyncio
 import logging
 import random
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,7 +35,8 @@ from starlette_auth import (
 from starlette_auth.features.api_tokens.tokens import TokenFormat, checksum
 from starlette_auth.testing import FrozenClock, log_in
 
-from ..conftest import PASSWORD, client_of, count_statements, installed
+from ..conftest import ON_SERVER, PASSWORD, client_of, count_statements, installed, name_of, with_store
+from ..sessions.test_sessions import Socket
 from ..support.apps import make_app
 
 HERE = {"origin": "http://testserver", "sec-fetch-site": "same-origin"}
@@ -148,6 +151,40 @@ async def test_the_token_comes_before_the_cookie(auth: Auth, ann: User, monkeypa
             s.session_key for s in stored
         ]
         assert (await client.get("/whoami")).json()["session"] == {"a": "1"}
+
+
+@pytest.mark.parametrize("kind", [*ON_SERVER, "cookie", "django sqlite"], ids=name_of)
+async def test_with_every_store_the_cookie_of_a_request_with_a_token_stays_as_it_is(kind: str, tmp_path: Path) -> None:
+    async with with_store(kind, tmp_path, features=[APITokens("shop")]) as auth:
+        ann, ben = await auth.users.create_user("ann"), await auth.users.create_user("ben")
+        token = await make_token(auth, ann)
+        async with client_of(make_app(auth)) as client:
+            await log_in(client, ben, auth)
+            await client.get("/remember?a=1")
+            cookies = [(cookie.name, cookie.value) for cookie in client.cookies.jar]
+            for path in ("/whoami", "/remember?b=2", "/flush", "/forget"):
+                response = await client.get(path, headers=bearer(token))
+                assert (response.status_code, "set-cookie" in response.headers) == (200, False), path
+            shown = (await client.get("/whoami", headers=bearer(token))).json()
+            assert (shown["username"], shown["session"]) == ("ann", {})
+            assert [(cookie.name, cookie.value) for cookie in client.cookies.jar] == cookies
+            shown = (await client.get("/whoami")).json()
+            assert (shown["username"], shown["session"]) == ("ben", {"a": "1"})
+
+
+async def test_a_websocket_with_a_token_ends_when_the_token_is_revoked(auth: Auth, ann: User) -> None:
+    details = await tokens_of(auth).create(ann, "socket")
+    async with client_of(make_app(auth)) as client:
+        socket = Socket(make_app(auth), "/club-socket", client)
+        headers: Any = socket.scope["headers"]
+        headers.append((b"authorization", f"Bearer {details.token}".encode()))
+        async with socket:
+            assert socket.answer["type"] == "websocket.accept"
+            assert (await socket.received.get())["text"] == "ann"
+            assert (await tokens_of(auth).list(ann))[0].last_used is not None
+            await tokens_of(auth).revoke(ann, details.id)
+            closed = await asyncio.wait_for(socket.received.get(), 5)
+            assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
 
 
 async def test_a_change_of_the_session_is_not_saved_and_warns(

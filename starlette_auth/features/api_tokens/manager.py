@@ -131,9 +131,7 @@ class ManagesTokens:
         if not isinstance(expires, timedelta):
             raise TypeError("`expires` is the time until the end. Pass expires=timedelta(days=30).")
         if not timedelta(seconds=1) <= expires <= self.longest:
-            text = gettext("A token lasts at least a day and at most %(number)d days.") % {
-                "number": self.longest // DAY
-            }
+            text = gettext("Enter a number of days from 1 to %(number)d.") % {"number": self.longest // DAY}
             raise ValidationError(text, "expires", {"field": "expires"})
         return int(expires.total_seconds())
 
