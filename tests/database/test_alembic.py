@@ -207,7 +207,8 @@ def schema_beside(database: Database) -> Site:
 def tokens_of_members(database: Database) -> Site:
     """A feature's table of the users of a custom user table with UUID keys, in the metadata of the application."""
     metadata = sa.MetaData()
-    user = sa.Table("member", metadata, *user_columns(sa.Column("id", sa.Uuid(), primary_key=True)))
+    key = sa.Column("id", sa.Uuid(native_uuid=not database.url.scheme.startswith("mysql")), primary_key=True)
+    user = sa.Table("member", metadata, *user_columns(key))
     tables = Tables(user=user, metadata=metadata, prefix="crm_")
     table = sa.Table(
         "orders",
