@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from starlette.convertors import Convertor, IntegerConvertor
 from starlette.routing import Route
 
 from ..auth import Auth
@@ -42,8 +43,9 @@ PAGES: Mapping[str, tuple[str, str]] = {
 READ: Mapping[str, str] = {
     "session": "Who is logged in",
     "sessions": "Where the user is logged in",
-    "tokens": "The API tokens",
+    "tokens": "The API tokens, without their texts",
 }
+DELETED: Mapping[str, str] = {"tokens_delete": "Revoke an API token"}
 FOR_USERS = (
     "reauthenticate",
     "password_change",
@@ -53,6 +55,7 @@ FOR_USERS = (
     "tokens",
     "tokens_add",
     "tokens_revoke",
+    "tokens_delete",
 )
 #: The problems of each POST, by their status.
 PROBLEMS: Mapping[str, str] = {
@@ -66,6 +69,21 @@ PROBLEMS: Mapping[str, str] = {
 }
 NEXT = {"type": ["string", "null"], "description": "The path of the next page; null if the site has no such page."}
 BOOLEANS = ("remember", "others")
+TIME = {"type": "integer", "description": "Seconds since 1970, UTC."}
+TOKEN: Mapping[str, Mapping[str, Any]] = {
+    "id": {"type": "integer"},
+    "name": {"type": "string"},
+    "hint": {"type": "string", "description": "The beginning of the token."},
+    "scopes": {
+        "type": ["array", "null"],
+        "items": {"type": "string"},
+        "description": "The permissions to which the token is limited; null for all that its owner has.",
+    },
+    "created": TIME,
+    "expires": TIME,
+    "last_used": {**TIME, "type": ["integer", "null"]},
+    "last_address": {"type": "string"},
+}
 PROBLEM_SCHEMA = {
     "title": "Problem",
     "description": "A problem (RFC 9457). The code stays the same in later versions.",
@@ -91,6 +109,19 @@ PROBLEM_SCHEMA = {
             },
         },
     },
+}
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+
+
+#: What the JSON of some pages returns. The others return any object to a GET, and `next` to a POST.
+RESULTS: Mapping[str, dict[str, Any]] = {
+    "tokens": _object({"tokens": {"type": "array", "items": _object(TOKEN)}}),
+    "tokens_add": _object(
+        {**TOKEN, "token": {"type": "string", "description": "The token, which is shown only once."}}
+    ),
 }
 
 
@@ -132,13 +163,13 @@ def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
     has_guards, schemes = False, {backend.scheme.lower() for backend in auth.backends if backend.scheme}
     paths = schema.setdefault("paths", {})
     for route, path in walk(routes_of(app)):
+        # Below a mount, the prefix keeps the route apart from one of this application with the same path.
+        path = path.removesuffix(str(getattr(route, "path", ""))) + str(getattr(route, "path_format", ""))
         if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
             has_guards |= _add_page(paths, route, path)
             continue
         guards = [guard for guard, _ in guards_of(route)]
-        # Below a mount, the prefix keeps the route apart from one of this application with the same path.
-        prefix = path.removesuffix(str(getattr(route, "path", "")))
-        operations = paths.get(prefix + str(getattr(route, "path_format", "")), {})
+        operations = paths.get(path, {})
         for method in getattr(route, "methods", None) or ():
             if guards and method.lower() in operations:
                 _add_guards(operations[method.lower()], guards, takes_tokens=bool(schemes))
@@ -172,15 +203,30 @@ def _add_problem(operation: dict[str, Any], status: str, description: str) -> No
 
 def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
     """Adds the JSON of an account page. Returns whether it has any."""
-    if route.name in READ:
-        operation = _operation(route.name, READ[route.name], {"type": "object"})
-        if route.name in FOR_USERS:
-            _add_problem(operation, "401", NOT_LOGGED_IN)
-        paths.setdefault(path, {}).setdefault("get", operation)
-        return True
     name = route.name.removesuffix(JSON_SUFFIX)
-    if name not in PAGES:
+    if name in READ:
+        method, operation = "get", _operation(name, READ[name], RESULTS.get(name, {"type": "object"}))
+    elif name in DELETED:
+        method, operation = "delete", _operation(name, DELETED[name])
+        _add_problem(operation, "403", PROBLEMS["403"])
+        _add_problem(operation, "404", "There is none with this number.")
+    elif name in PAGES:
+        method, operation = "post", _submission(route, name)
+    else:
         return False
+    if method != "get":
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": _type_of(convertor)}}
+            for name, convertor in route.param_convertors.items()
+        ]
+    if name in FOR_USERS:
+        _add_problem(operation, "401", NOT_LOGGED_IN)
+    paths.setdefault(path, {}).setdefault(method, operation)
+    return True
+
+
+def _submission(route: Route, name: str) -> dict[str, Any]:
+    """Returns the POST of a page that takes a form."""
     summary, fields = PAGES[name]
     fields = getattr(route.endpoint, JSON_FIELDS, fields)
     names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
@@ -189,24 +235,25 @@ def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
         "properties": {name: _field(name) for name in names},
         "required": [name for name, is_optional in names.items() if not is_optional],
     }
-    result = {"type": "object", "properties": {"next": NEXT}}
+    result = RESULTS.get(name, {"type": "object", "properties": {"next": NEXT}})
     operation = _operation(name, summary, result)
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    operation["parameters"] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors
-    ]
-    if name in FOR_USERS:
-        _add_problem(operation, "401", NOT_LOGGED_IN)
     if "token" in route.param_convertors:
         _add_problem(operation, "404", "The link was used before, or is too old.")
     for status, description in PROBLEMS.items():
         _add_problem(operation, status, description)
-    paths.setdefault(path, {}).setdefault("post", operation)
-    return True
+    return operation
 
 
-def _operation(name: str, summary: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    responses = {"200": {"description": "Done.", "content": {"application/json": {"schema": result}}}}
+def _type_of(convertor: Convertor[Any]) -> str:
+    return "integer" if isinstance(convertor, IntegerConvertor) else "string"
+
+
+def _operation(name: str, summary: str, result: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns an operation. Without `result`, its response has no body."""
+    responses: dict[str, Any] = {"204": {"description": "Done."}}
+    if result is not None:
+        responses = {"200": {"description": "Done.", "content": {"application/json": {"schema": result}}}}
     return {"tags": ["accounts"], "operationId": f"accounts_{name}", "summary": summary, "responses": responses}
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
 from databases import Database
 from fastapi import Depends, FastAPI
+from openapi_spec_validator import validate
 from starlette.routing import Mount
 
 from starlette_auth import (
@@ -24,12 +26,14 @@ from starlette_auth import (
     fresh_login_required,
     lifespan,
     login_required,
+    middleware,
     migrate,
     permission_required,
     routes,
     user_columns,
 )
 from starlette_auth.cli.main import main
+from starlette_auth.fastapi import accounts
 from starlette_auth.testing import FrozenClock, log_in
 
 from ..conftest import PASSWORD, SECRET_KEY, client_of, installed, weak_passwords
@@ -202,6 +206,38 @@ async def test_openapi_has_the_bearer_scheme_beside_the_cookie(auth: Auth) -> No
     assert paths["/orders"]["get"]["security"] == [{"session": ["shop.view_order"]}, {"token": ["shop.view_order"]}]
     assert paths["/me"]["get"]["security"] == [{"session": []}, {"token": []}]
     assert paths["/danger"]["get"]["security"] == [{"session": []}]
+
+
+@pytest.mark.parametrize("pages", [True, False], ids=["with pages", "JSON only"])
+async def test_openapi_documents_the_json_of_tokens(auth: Auth, ann: User, pages: bool) -> None:
+    app = FastAPI(lifespan=lifespan(auth), middleware=middleware(auth))
+    app.include_router(accounts(auth, pages=pages), prefix="/accounts")
+    app.get("/reset/{uidb64}/{token}", name="password_reset_confirm", include_in_schema=False)(lambda: "a page")
+    async with app.router.lifespan_context(app):
+        schema = app.openapi()
+    validate(schema)
+    listed, one = schema["paths"]["/accounts/tokens"], schema["paths"]["/accounts/tokens/{id}"]
+    assert (set(listed), set(one)) == ({"get", "post"}, {"delete"})
+    assert one["delete"]["parameters"] == [
+        {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}}
+    ]
+    assert {"204", "401", "403", "404"} <= set(one["delete"]["responses"])
+    assert "requestBody" not in one["delete"]
+
+    def promised(operation: dict[str, Any], response: httpx.Response) -> Any:
+        """Returns the JSON of a response, which has exactly the fields that the schema names."""
+        [content] = operation["responses"][str(response.status_code)]["content"].values()
+        jsonschema.validate(response.json(), content["schema"])
+        return response.json()
+
+    async with client_of(app, headers={**HERE, "accept": "application/json"}) as client:
+        await log_in(client, ann, auth)
+        await auth.users.grant(ann, (await auth.users.create_permission("polls.add_vote")).user_perm_str)
+        for fields in ({"name": "whole"}, {"name": "limited", "scopes": "polls.add_vote", "expires": "7"}):
+            created = promised(listed["post"], await client.post("/accounts/tokens", json=fields))
+        shown = promised(listed["get"], await client.get("/accounts/tokens"))
+        assert set(created) == {*shown["tokens"][0], "token"}
+        assert (await client.delete(f"/accounts/tokens/{created['id']}")).status_code == 204
 
 
 # The command line
