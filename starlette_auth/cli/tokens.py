@@ -76,7 +76,9 @@ async def _list(auth: Auth, options: argparse.Namespace) -> None:
 
 async def _create(auth: Auth, options: argparse.Namespace) -> None:
     tokens, user = _feature(auth), await _user(auth, options)
-    expires = None if options.days is None else timedelta(days=options.days)
+    expires = None
+    if options.days is not None:  # `create` refuses 0 and the largest number, too
+        expires = timedelta(days=max(0, min(options.days, timedelta.max.days)))
     token = await tokens.create(user, options.name, scopes=options.scope, expires=expires)
     print_error(f"Created the token {token.id} of {user.username}. It is printed only once:")
     print_line(token.token or "")

@@ -268,7 +268,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     token = output.strip()
     assert (status, bool(TOKEN.fullmatch(token))) == (0, True)
     assert "printed only once" in message
-    assert run(capsys, *create, "--days", "366", *app)[0] == 1
+    for days in ("366", "0", "-1", "99999", "1000000000", "1" + 30 * "0"):
+        status, output, message = run(capsys, *create, "--days", days, *app)
+        assert (status, output, message) == (1, "", "Enter a number of days from 1 to 365.\n"), days
     listed = run(capsys, "tokens", "list", "deploy", *app)[1]
     assert listed == f"1  {token[:9]}…  ci, shop.add_order, expires within 7 days, not used\n"
     monkeypatch.setattr("sys.stdin", io.StringIO(token + "\n"))

@@ -5,7 +5,7 @@ import logging
 import random
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -526,6 +526,10 @@ async def test_the_limits_of_a_new_token(auth: Auth, ann: User, clock: FrozenClo
         {"name": "line\nbreak"},
         {"name": "x", "expires": 366 * DAY},
         {"name": "x", "expires": -DAY},
+        {"name": "x", "expires": timedelta(0)},
+        {"name": "x", "expires": timedelta(milliseconds=999)},
+        {"name": "x", "expires": timedelta.max},
+        {"name": "x", "expires": timedelta.min},
     ]
     for arguments in wrong:
         with pytest.raises(ValidationError):
@@ -544,6 +548,35 @@ def test_a_prefix_that_scanners_could_not_find_is_refused(prefix: str) -> None:
         APITokens(prefix)
     with pytest.raises(ImproperlyConfigured, match="default_expiry"):
         APITokens("shop", default_expiry=366 * DAY)
+
+
+@pytest.mark.parametrize("expires", [30, 30.0, "30", True, datetime(2030, 1, 1), float("nan")])
+async def test_a_lifetime_of_another_type_is_refused(auth: Auth, ann: User, expires: Any) -> None:
+    with pytest.raises(TypeError, match=r"Pass expires=timedelta\(days=30\)"):
+        await tokens_of(auth).create(ann, "x", expires=expires)
+    assert await tokens_of(auth).list(ann) == []
+
+
+@pytest.mark.parametrize(
+    ("default", "longest"),
+    [
+        (timedelta(0), DAY),
+        (-DAY, DAY),
+        (timedelta(milliseconds=1), DAY),  # would expire at once
+        (timedelta(hours=1), timedelta(hours=12)),  # the form asks for days
+        (2 * DAY, DAY),
+        (DAY, timedelta.max),
+        (DAY, 3651 * DAY),
+    ],
+)
+def test_absurd_lifetimes_stop_the_start(default: timedelta, longest: timedelta) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"(default_expiry|longest).*Pass "):
+        APITokens("shop", default_expiry=default, longest=longest)
+
+
+def test_the_limits_of_a_lifetime_are_accepted() -> None:
+    for default, longest in ((DAY, DAY), (DAY, 3650 * DAY), (3650 * DAY, 3650 * DAY)):
+        APITokens("shop", default_expiry=default, longest=longest)
 
 
 # Secrets

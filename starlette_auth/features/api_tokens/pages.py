@@ -29,6 +29,8 @@ from .store import TokenStore, token_table
 from .tokens import APIToken, TokenFormat
 
 MAX_SCOPES = 4000  # characters
+LONGEST = 3650 * DAY  # the greatest value of `longest`
+FIX = "Pass default_expiry=timedelta(days=90), longest=timedelta(days=365), for example."
 
 
 class APITokens(ManagesTokens, Feature):
@@ -37,7 +39,7 @@ class APITokens(ManagesTokens, Feature):
     A request with `Authorization: Bearer shop_…` is from the owner of the token, with the permissions that both the owner
     and the scopes of the token have. It has no session, opens no account page, and is never fresh. The table stores
     hashes only. `prefix` is the beginning of each token, by which scanners find a published one. `max_per_user` limits
-    the tokens of a user that have not expired, `default_expiry` and `longest` how long they last.
+    the tokens of a user that have not expired, `default_expiry` and `longest` how long they last: 1 to 3,650 days.
 
     A token ends when it expires or is revoked, and with the account: when the account is deactivated or deleted, and when
     the password is reset by mail.
@@ -54,9 +56,11 @@ class APITokens(ManagesTokens, Feature):
         self.format = TokenFormat(prefix)
         require_integer(max_per_user, "max_per_user")
         for name, value in (("default_expiry", default_expiry), ("longest", longest)):
-            require_instance(value, timedelta, name, f"Pass {name}=timedelta(days=90).")
-        if not timedelta(0) < default_expiry <= longest:
-            raise ImproperlyConfigured("The default_expiry is not between 0 and `longest`. Pass a shorter one.")
+            require_instance(value, timedelta, name, FIX)
+        if not DAY <= longest <= LONGEST:  # the form asks for days
+            raise ImproperlyConfigured(f"longest={longest} is not between 1 and {LONGEST // DAY} days. {FIX}")
+        if not DAY <= default_expiry <= longest:
+            raise ImproperlyConfigured(f"default_expiry={default_expiry} is not between 1 day and `longest`. {FIX}")
         self.max_per_user, self.default_expiry, self.longest = max_per_user, default_expiry, longest
 
     def tables(self, tables: Tables) -> Sequence[sa.Table]:
