@@ -14,6 +14,7 @@ from ..http.urls import JSON_SUFFIX
 from ..middlewares.early_guards import guards_of
 from ..middlewares.route_check import walk
 from .base import ACCOUNT_PAGE, JSON_FIELDS
+from .forms import PasswordChangeChoice
 
 IS_DOCUMENTED = "starlette_auth_is_documented"  # an attribute of the method `openapi` of an application
 PROBLEM = "application/problem+json"
@@ -68,7 +69,7 @@ PROBLEMS: Mapping[str, str] = {
     "503": "A part of the site is not available.",
 }
 NEXT = {"type": ["string", "null"], "description": "The path of the next page; null if the site has no such page."}
-BOOLEANS = ("remember", "others")
+BOOLEANS = ("remember", "others", "revoke_tokens")
 TIME = {"type": "integer", "description": "Seconds since 1970, UTC."}
 TOKEN: Mapping[str, Mapping[str, Any]] = {
     "id": {"type": "integer"},
@@ -166,7 +167,7 @@ def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
         # Below a mount, the prefix keeps the route apart from one of this application with the same path.
         path = path.removesuffix(str(getattr(route, "path", ""))) + str(getattr(route, "path_format", ""))
         if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
-            has_guards |= _add_page(paths, route, path)
+            has_guards |= _add_page(paths, route, path, auth)
             continue
         guards = [guard for guard, _ in guards_of(route)]
         operations = paths.get(path, {})
@@ -201,7 +202,7 @@ def _add_problem(operation: dict[str, Any], status: str, description: str) -> No
     operation.setdefault("responses", {}).setdefault(status, response)
 
 
-def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
+def _add_page(paths: dict[str, Any], route: Route, path: str, auth: Auth) -> bool:
     """Adds the JSON of an account page. Returns whether it has any."""
     name = route.name.removesuffix(JSON_SUFFIX)
     if name in READ:
@@ -211,7 +212,7 @@ def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
         _add_problem(operation, "403", PROBLEMS["403"])
         _add_problem(operation, "404", "There is none with this number.")
     elif name in PAGES:
-        method, operation = "post", _submission(route, name)
+        method, operation = "post", _submission(route, name, auth)
     else:
         return False
     if method != "get":
@@ -225,10 +226,13 @@ def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
     return True
 
 
-def _submission(route: Route, name: str) -> dict[str, Any]:
+def _submission(route: Route, name: str, auth: Auth) -> dict[str, Any]:
     """Returns the POST of a page that takes a form."""
     summary, fields = PAGES[name]
     fields = getattr(route.endpoint, JSON_FIELDS, fields)
+    if name == "password_change":
+        choices = [feature for feature in auth.features if isinstance(feature, PasswordChangeChoice)]
+        fields = " ".join([fields, *(f"{choice.choice_name}?" for choice in choices)])
     names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
     body = {
         "type": "object",

@@ -22,6 +22,7 @@ from starlette_auth import (
     Auth,
     DjangoProject,
     Tables,
+    TokenRevoked,
     User,
     fresh_login_required,
     lifespan,
@@ -164,6 +165,61 @@ async def test_another_site_cannot_create_or_revoke(auth: Auth, ann: User) -> No
     assert [token.name for token in await tokens_of(auth).list(ann)] == ["mine"]
 
 
+# A new password
+
+NEW = "a second good long password"
+CHANGE = {"old_password": PASSWORD, "new_password1": NEW, "new_password2": NEW}
+
+
+async def test_a_change_of_the_password_asks_whether_the_tokens_end(auth: Auth, ann: User) -> None:
+    ben, store = await auth.users.create_user("ben"), tokens_of(auth)
+    await store.create(ben, "of another user")
+    async with browser(auth) as client:
+        await log_in(client, ann, auth)
+        assert "revoke_tokens" not in (await client.get("/accounts/password_change")).text  # there are none
+        for name in ("first", "second"):
+            await store.create(ann, name)
+        page = (await client.get("/accounts/password_change")).text
+        assert "Also revoke my API tokens" in page
+        assert re.search(
+            r'<input id="id_revoke_tokens" name="revoke_tokens" type="checkbox" value="on"(?! checked)', page
+        )
+        wrong = {**CHANGE, "old_password": "wrong", "revoke_tokens": "on"}
+        response = await client.post("/accounts/password_change", data=wrong)
+        assert (response.status_code, len(await store.list(ann))) == (422, 2)
+        assert 'value="on" checked' in response.text
+        response = await client.post("/accounts/password_change", data={**CHANGE, "revoke_tokens": "on"})
+        assert response.headers["location"] == "/accounts/password_change/done"
+        assert (await store.list(ann), len(await store.list(ben))) == ([], 1)
+        assert (await client.get("/whoami")).json()["username"] == "ann"
+
+
+@pytest.mark.parametrize(("sent", "left"), [({}, 1), ({"revoke_tokens": False}, 1), ({"revoke_tokens": True}, 0)])
+async def test_a_program_that_changes_the_password_may_revoke_the_tokens(
+    auth: Auth, ann: User, sent: dict[str, bool], left: int
+) -> None:
+    await tokens_of(auth).create(ann, "mine")
+    async with client_of(make_app(auth), headers={**HERE, "accept": "application/json"}) as client:
+        await log_in(client, ann, auth)
+        assert (await client.post("/accounts/password_change", json={**CHANGE, **sent})).status_code == 200
+    assert len(await tokens_of(auth).list(ann)) == left
+
+
+async def test_the_password_stays_if_the_tokens_cannot_be_revoked(auth: Auth, ann: User) -> None:
+    @auth.events.on(TokenRevoked)
+    def fail(event: TokenRevoked[Any]) -> None:
+        raise RuntimeError("no longer possible")
+
+    await tokens_of(auth).create(ann, "mine")
+    async with browser(auth) as client:
+        await log_in(client, ann, auth)
+        with pytest.raises(RuntimeError, match="no longer possible"):
+            await client.post("/accounts/password_change", data={**CHANGE, "revoke_tokens": "on"})
+    assert len(await tokens_of(auth).list(ann)) == 1
+    stored = await auth.users.get(ann.id)
+    assert await auth.users.check_password(stored, PASSWORD)
+
+
 # JSON
 
 
@@ -216,6 +272,11 @@ async def test_openapi_documents_the_json_of_tokens(auth: Auth, ann: User, pages
     async with app.router.lifespan_context(app):
         schema = app.openapi()
     validate(schema)
+    change = schema["paths"]["/accounts/password_change"]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
+    assert change["properties"]["revoke_tokens"] == {"type": "boolean"}
+    assert "revoke_tokens" not in change["required"]
     listed, one = schema["paths"]["/accounts/tokens"], schema["paths"]["/accounts/tokens/{id}"]
     assert (set(listed), set(one)) == ({"get", "post"}, {"delete"})
     assert one["delete"]["parameters"] == [

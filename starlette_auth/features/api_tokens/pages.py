@@ -42,8 +42,10 @@ class APITokens(ManagesTokens, Feature):
     the tokens of a user that have not expired, `default_expiry` and `longest` how long they last: 1 to 3,650 days.
 
     A token ends when it expires or is revoked, and with the account: when the account is deactivated or deleted, and when
-    the password is reset by mail.
+    the password is reset by mail. The page that changes the password asks whether they end.
     """
+
+    choice_name = "revoke_tokens"
 
     def __init__(
         self,
@@ -77,6 +79,17 @@ class APITokens(ManagesTokens, Feature):
 
     def routes(self) -> Sequence[BaseRoute]:
         return TokenPages(self).routes()
+
+    async def choice_field(self, user: User) -> Field | None:
+        """Returns a checkbox for the page on which users change their password; None without tokens."""
+        if not await self.list(user):
+            return None
+        help_text = gettext("Select this if another person may have used your account.")
+        return Field(label=gettext("Also revoke my API tokens"), type="checkbox", required=False, help_text=help_text)
+
+    async def choose(self, user: User, request: Request) -> None:
+        """Revokes the tokens of a user who asks for it while changing the password."""
+        await self.revoke_all(user, request=request)
 
     async def _user_deactivated(self, event: UserDeactivated[Any]) -> None:
         """Revokes the tokens, which would otherwise be valid again when the account is reactivated."""
