@@ -24,6 +24,9 @@ from .core.events import (
     SessionEnded,
     SessionExpired,
     SessionsEnded,
+    TokenCreated,
+    TokenExpired,
+    TokenRevoked,
     TooManyAttempts,
     UserCreated,
     UserDeactivated,
@@ -62,6 +65,8 @@ from .django.reset_tokens import PasswordResetTokens
 from .django.sessions import DjangoStore
 from .django.signed_cookies import DjangoCookieStore
 from .features.active_sessions import ActiveSessions
+from .features.api_tokens.pages import APITokens
+from .features.api_tokens.tokens import APIToken
 from .features.email_change import EmailChange
 from .features.registration import Registration
 from .http.cookies import Cookie
@@ -109,6 +114,8 @@ from .users.usernames import ASCIIUsernameValidator, UnicodeUsernameValidator
 from .users.users import Users
 
 __all__ = [
+    "APIToken",
+    "APITokens",
     "ASCIIUsernameValidator",
     "ActiveSessions",
     "AlreadyExists",
@@ -192,6 +199,9 @@ __all__ = [
     "StarletteAuthError",
     "Tables",
     "Throttled",
+    "TokenCreated",
+    "TokenExpired",
+    "TokenRevoked",
     "TooManyAttempts",
     "TooManyFailures",
     "TooManySessions",

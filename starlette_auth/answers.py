@@ -23,6 +23,7 @@ from .http.problems import close_message, error_message, problem_response
 from .http.scope import IS_REFUSED
 from .http.urls import brings_json_only, find_url_path, with_query
 
+KEPT = ("insufficient_scope", "invalid_request")  # the errors of RFC 6750 §3.1 that do not ask for another token
 DENIAL = "websocket.http.response"  # the ASGI extension with which a WebSocket gets a response
 
 
@@ -105,10 +106,12 @@ def _respond(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:
         return DeferredResponse(functools.partial(_error_page, auth, conn, refused), refused.status_code)
     with auth.override_language(conn):
         response = _without_page(auth, conn, refused, kind)
-    if refused.challenge is not None and response.status_code in (401, 403) and kind is ClientKind.BEARER:
+    is_refused_token = kind is ClientKind.BEARER or (refused.challenge or {}).get("error") == "invalid_request"
+    if refused.challenge is not None and response.status_code in (400, 401, 403) and is_refused_token:
         response.headers["WWW-Authenticate"] = _challenge("Bearer", auth, refused.challenge)
     elif response.status_code == 401:
-        response.headers["WWW-Authenticate"] = _challenge("Cookie", auth, {})
+        scheme = next((backend.scheme for backend in auth.backends if backend.scheme), "Cookie")
+        response.headers["WWW-Authenticate"] = _challenge(scheme, auth, {})
     response.headers.update(refused.headers or {})
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -134,7 +137,7 @@ def _without_page(auth: Auth, conn: HTTPConnection, refused: Refused, kind: Clie
             headers={"HX-Redirect": with_query(remedy.url, remedy.field, page) if remedy.field else remedy.url},
         )
     status = refused.status_code
-    if kind is ClientKind.BEARER and refused.challenge and refused.challenge.get("error") != "insufficient_scope":
+    if kind is ClientKind.BEARER and refused.challenge and refused.challenge.get("error") not in KEPT:
         status = 401
     members = {remedy.name: remedy.url} if remedy is not None and remedy.url is not None else {}
     return problem_response(status, _message(refused), code=refused.code, members=members)

@@ -10,9 +10,11 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
 
 from .answers import answer
 from .auth import Auth
+from .backends.base import has_token
 from .core.arguments import require_bool, require_callable, require_instance
 from .core.exceptions import Refused
 from .database.migrations import migrate
@@ -58,11 +60,16 @@ def middleware(
             exclude=exclude,
             clock=auth.clock,
             answer=functools.partial(_answer, auth),
+            has_token=functools.partial(_has_token, auth) if any(b.scheme for b in auth.backends) else None,
         ),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
         Middleware(CSRFMiddleware, auth=auth),
         *(inside if login_required else []),
     ]
+
+
+def _has_token(auth: Auth, scope: Scope) -> bool:
+    return has_token(auth.backends, scope)
 
 
 async def _answer(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:

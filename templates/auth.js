@@ -61,3 +61,31 @@ for (const box of document.querySelectorAll(".auth-password")) {
   window.addEventListener("pagehide", () => show(false));
   box.append(button, status);
 }
+
+// Adds a button that copies a text which is shown only once. Without this file, the visitor selects the text.
+for (const box of document.querySelectorAll(".auth-copy")) {
+  const input = box.querySelector("input");
+  const button = document.createElement("button");
+  const status = document.createElement("span");
+
+  button.type = "button";
+  button.className = "auth-quiet";
+  button.textContent = box.dataset.copy;
+  button.setAttribute("aria-describedby", input.id + "_label");
+  status.setAttribute("role", "status");
+  input.addEventListener("focus", () => input.select());
+  button.addEventListener("click", async () => {
+    input.select();
+    try {
+      await navigator.clipboard.writeText(input.value);
+    } catch {
+      document.execCommand("copy"); // pages without https have no clipboard
+    }
+    status.textContent = " " + box.dataset.copied;
+  });
+  // Browsers cache whole pages for the back button, and this text must not come back.
+  window.addEventListener("pagehide", () => {
+    input.value = "";
+  });
+  box.append(button, status);
+}

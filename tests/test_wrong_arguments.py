@@ -26,7 +26,17 @@ from .conftest import SECRET_KEY
 
 #: Classes whose objects the package creates itself, and functions that take a request instead of settings.
 NOT_SETTINGS = {
-    *("ContentType", "Group", "Permission", "AnonymousUser", "User", "SessionBase", "Gateway", "ValidationError"),
+    *(
+        "APIToken",
+        "ContentType",
+        "Group",
+        "Permission",
+        "AnonymousUser",
+        "User",
+        "SessionBase",
+        "Gateway",
+        "ValidationError",
+    ),
     *("auth_context", "authenticate", "complete_login", "csrf_exempt", "csrf_input", "csrf_token", "get_auth", "login"),
     *("login_not_required", "logout", "migrate", "redirect_to_login", "update_session_auth_hash", "answer", "Remedy"),
 }
@@ -60,6 +70,7 @@ def right_values(auth: Auth, owner: str) -> dict[str, Any]:
         "label": "Name",
         "passwords": auth.passwords,
         "perm": "polls.add_vote",
+        "prefix": "shop",
         "remembered": SessionLimit(absolute=60, idle=60),
         "roles": {"editor": ["polls.add_vote"]},
         "secret_key": SECRET_KEY,

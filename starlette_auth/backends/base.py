@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from ..users.models import AnonymousUser, User
 
@@ -23,6 +24,9 @@ class AuthenticationBackend:
     #: HTTP Basic or a client certificate. An attacker's site can then make the browser send an authenticated request,
     #: which would act as the user. Therefore, with True, cross-site requests are refused even without a cookie.
     ambient = False
+    #: The scheme of the header Authorization from which `identify` reads a token, such as "Bearer" (RFC 9110 §11.1). A
+    #: request with this scheme has no session: its cookie is not read, and it opens no account page.
+    scheme = ""
     #: Whether a user that `identify` returns is logged in to the session.
     persists_login = False
     #: For how many seconds the session of a user keeps what `load_permissions` returned. With 0 it is loaded anew for
@@ -121,6 +125,13 @@ class AuthenticationBackend:
     @functools.cached_property
     def _signature(self) -> inspect.Signature:
         return inspect.signature(self.authenticate)
+
+
+def has_token(backends: Iterable[AuthenticationBackend], scope: Scope) -> bool:
+    """Returns whether a request has an Authorization header with the scheme of one of the backends."""
+    schemes = {backend.scheme.lower() for backend in backends if backend.scheme}
+    values = [value for name, value in scope["headers"] if name == b"authorization"] if schemes else []
+    return any(value.decode("latin-1").strip().partition(" ")[0].lower() in schemes for value in values)
 
 
 def _fits(signature: inspect.Signature, *args: Any, **credentials: Any) -> bool:

@@ -28,6 +28,7 @@ from .check import add_check_command
 from .django_commands import add_commands
 from .loading import find_application, load_app, load_auth
 from .terminal import CommandError, print_error, print_line, show_progress
+from .tokens import add_token_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_sendreset(commands, common)
     _add_clearsessions(commands, common)
     _add_sessions(commands, common)
+    add_token_commands(commands, common)
     add_commands(commands, open_database=open_database, open_app=load_app)
     add_filter_command(commands)
     return parser

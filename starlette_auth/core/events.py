@@ -205,6 +205,37 @@ class EverybodyLoggedOut(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenCreated(Event, Generic[U]):
+    """An API token was created. `token_id` is its number in lists of tokens, and `name` what its owner called it."""
+
+    user: U
+    token_id: int
+    name: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRevoked(Event, Generic[U]):
+    """An API token was revoked: by its owner, by application code, by a password reset, or by a deactivation."""
+
+    user: U
+    token_id: int
+    name: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenExpired(Event, Generic[U]):
+    """A request had an API token that has expired. It is emitted once for each token."""
+
+    outlives_rollback = True
+    user: U
+    token_id: int
+    name: str
+    request: HTTPConnection = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PasswordCheckUnavailable(Event):
     """The breached-password service did not answer. The password was accepted without that check."""
 

@@ -138,7 +138,7 @@ class Tables:
         self.user_permissions = user_permissions_table(own, names.user_permissions, user, self.permission)
         self.token = token_table(own, names.token)
         self.throttle = throttle_table(shared)
-        self._native_session = (own, names.session)
+        self._native_session, self._own = (own, names.session), own
         self.features: list[sa.Table] = []
         #: Whether no two users may have one email address, ignoring case: users log in with it.
         self.unique_email = self.username is self.email
@@ -225,6 +225,18 @@ class Tables:
         prefix, too. If another Auth made this table in the metadata, it is returned.
         """
         return self._factory.make(name, *items, **options)
+
+    def make_own(self, name: str, *items: SchemaItem, **options: Any) -> sa.Table:
+        """Returns a table for a feature that belongs to the users of this user table alone.
+
+        It is what `make` returns, but for a custom user table `member` the table `auth_things` is `member_auth_things`.
+        """
+        return self._own.make(self.own_name(name), *items, **options)
+
+    def own_name(self, name: str) -> str:
+        """Returns the name of the table that `make_own` makes, without the prefix. Use it for names of constraints."""
+        base = self.token.name.removeprefix(self._own.prefix).removesuffix("auth_token")
+        return derived_name(base, name) if base else name
 
     def foreign_to_alembic(self, name: str | None, type_: str, parent_names: Mapping[str, str | None]) -> bool:
         """Returns whether Alembic may compare a table: not if it is one of these, which `migrate` creates.

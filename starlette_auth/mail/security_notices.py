@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from ..core.clock import Clock, utc_now
-from ..core.events import Events, LoginsBlocked, PasswordChanged, SessionsEnded, UserLoggedIn
+from ..core.events import Events, LoginsBlocked, PasswordChanged, SessionsEnded, TokenCreated, UserLoggedIn
 from ..core.exceptions import ImproperlyConfigured
 from ..database.gateway import Gateway
 from ..http.proxies import TrustedProxies
@@ -19,8 +19,8 @@ from .account_mailer import AccountMailer, TemplateMail
 class SecurityNotices:
     """Mails users when their account is changed in a way that an attacker would change it.
 
-    The events are: a changed or reset password, a login from a new device, ended sessions, and too many wrong
-    passwords. A mail states the event, the time, the browser and the IP address. It contains no secret.
+    The events are: a changed or reset password, a login from a new device, ended sessions, too many wrong
+    passwords, and a new API token. A mail states the event, the time, the browser and the IP address. It contains no secret.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class SecurityNotices:
         events.on(UserLoggedIn, after_commit=True)(self._logged_in)
         events.on(LoginsBlocked, after_commit=True)(self._logins_blocked)
         events.on(SessionsEnded)(self._sessions_ended)
+        events.on(TokenCreated)(self._token_created)
 
     def notify(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:
         """Queues a notice after the current transaction commits. `to` is the user's e-mail address by default.
@@ -84,3 +85,6 @@ class SecurityNotices:
 
     async def _sessions_ended(self, event: SessionsEnded) -> None:
         self.notify("sessions_ended", event.user, event.request)
+
+    async def _token_created(self, event: TokenCreated) -> None:
+        self.notify("token_created", event.user, event.request, token_name=event.name)

@@ -81,7 +81,12 @@ class AuthenticationMiddleware:
                 "AuthenticationMiddleware needs SessionMiddleware in front of it. "
                 "Pass middleware=middleware(auth) to your app."
             )
-        await self.identify(scope)
+        try:
+            await self.identify(scope)
+        except Refused as refused:  # a backend refuses the request, for example because of its token
+            set_user(scope, AnonymousUser())
+            await refuse(refused, scope, receive, send)
+            return
         scope[GUARDS] = set()
         edit_headers, session = functools.partial(self.edit_headers, scope, outer), scope["session"]
         if isinstance(session, SessionBase):
@@ -100,11 +105,7 @@ class AuthenticationMiddleware:
                 with self.auth.passwords.for_client(client):
                     await self.app(scope, receive, send)
         except Refused as refused:  # no application has handled it
-            if scope["type"] == "websocket":
-                await WebSocketRefusal(refused)(scope, receive, send)
-            else:
-                response = await answer(HTTPConnection(scope), refused)
-                await response(scope, receive, send)
+            await refuse(refused, scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
         conn = HTTPConnection(scope)
@@ -180,6 +181,15 @@ class AuthenticationMiddleware:
         if status in REFUSALS or (status == 401 and scope["type"] == "websocket"):
             self.auth.security_log.refused(HTTPConnection(scope), f"status {status}")
         scope.update(outer)
+
+
+async def refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends the response to a refused request."""
+    if scope["type"] == "websocket":
+        await WebSocketRefusal(refused)(scope, receive, send)
+    else:
+        response = await answer(HTTPConnection(scope), refused)
+        await response(scope, receive, send)
 
 
 def _take_outer(scope: Scope) -> dict[str, Any]:

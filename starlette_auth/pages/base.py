@@ -11,8 +11,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ..answers import csrf_refusal, respond
 from ..auth import Auth, get_auth
-from ..authentication import SHOWS_SAVED_FORMS, confirm_password
+from ..authentication import SHOWS_SAVED_FORMS, confirm_password, not_authenticated
 from ..backends.model import report_throttled
+from ..backends.session import session_of
 from ..context_processors import template_context
 from ..core.deferred_response import DeferredResponse
 from ..core.exceptions import HashingBusy, Refused, Throttled, ValidationError
@@ -24,6 +25,7 @@ from ..http.problems import error_message, problem_response
 from ..http.scope import FOR_PROGRAMS
 from ..middlewares.csrf_reasons import Reason
 from ..passwords.short_help import short_help
+from ..sessions.detached import DetachedSession
 from ..users.models import User
 from .forms import Field, Form
 
@@ -47,7 +49,9 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
         _mask_token_in_path(request)
         with auth.override_language(request):
             try:
-                if auth.site.is_cross_site(request):
+                if isinstance(session_of(request), DetachedSession):
+                    response = respond(auth, request, _token_refusal(request))
+                elif auth.site.is_cross_site(request):
                     auth.security_log.refused(request, "CSRF: This request came from another site.")
                     response = respond(auth, request, csrf_refusal(auth, request, Reason.CROSS_SITE.message))
                 else:
@@ -63,6 +67,14 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
     setattr(guarded, FOR_VISITORS, for_visitors)
     setattr(guarded, SHOWS_SAVED_FORMS, shows_saved_forms)
     return guarded
+
+
+def _token_refusal(request: Request) -> Refused:
+    """Returns the refusal of a request with a token. An attacker with a stolen token would otherwise make another one."""
+    if not request.user.is_authenticated:
+        return not_authenticated(request)
+    detail = gettext("This page takes no token. Log in with a browser.")
+    return Refused(403, detail, code="token_refused", challenge={"error": "insufficient_scope"})
 
 
 def json_endpoint(endpoint: Endpoint) -> Endpoint:

@@ -1,7 +1,7 @@
 """Forms: fields, filling them in from a request, and errors."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,6 +12,7 @@ from ..core.text import has_lone_surrogate, is_email_address
 from ..core.translation import gettext, ngettext
 from ..http.content import read_fields
 from ..http.scope import IS_STALE
+from ..users.models import User
 
 MAX_EMAIL_LENGTH = 254
 TYPES = ("text", "email", "password", "hidden", "checkbox")
@@ -102,6 +103,21 @@ class Form:
             except ValidationError as error:
                 self.add_error(name, error)
         return self.is_valid
+
+
+@runtime_checkable
+class PasswordChangeChoice(Protocol):
+    """A feature with a checkbox on the page on which users change their password."""
+
+    choice_name: str
+
+    async def choice_field(self, user: User) -> Field | None:
+        """Returns the checkbox; None if there is nothing that this user could choose."""
+        ...
+
+    async def choose(self, user: User, request: Request) -> None:
+        """Does what the user has ticked, in the transaction that sets the new password."""
+        ...
 
 
 def email_field(label: str = "", *, autocomplete: str = "email") -> Field:

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from starlette.convertors import Convertor, IntegerConvertor
 from starlette.routing import Route
 
 from ..auth import Auth
@@ -13,10 +14,12 @@ from ..http.urls import JSON_SUFFIX
 from ..middlewares.early_guards import guards_of
 from ..middlewares.route_check import walk
 from .base import ACCOUNT_PAGE, JSON_FIELDS
+from .forms import PasswordChangeChoice
 
 IS_DOCUMENTED = "starlette_auth_is_documented"  # an attribute of the method `openapi` of an application
 PROBLEM = "application/problem+json"
-SCHEME = "session"
+SCHEME, TOKEN_SCHEME = "session", "token"
+ONLY_SESSIONS = ("fresh_login_required", "staff_required")  # guards that refuse every token
 NOT_LOGGED_IN = "The user is not logged in."
 REFERENCE = {"$ref": "#/components/schemas/Problem"}
 #: What the account pages do, and the fields of their JSON bodies, by the names of their routes. Fields with a question
@@ -35,9 +38,26 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "email_change_confirm": ("Confirm the new address with the link", "password?"),
     "email_undo_confirm": ("Restore the old address with the link", ""),
     "sessions_end": ("Log out other devices", "session? others?"),
+    "tokens_add": ("Create an API token", "name expires? scopes?"),
+    "tokens_revoke": ("Revoke an API token", "token"),
 }
-READ: Mapping[str, str] = {"session": "Who is logged in", "sessions": "Where the user is logged in"}
-FOR_USERS = ("reauthenticate", "password_change", "email_change", "sessions", "sessions_end")
+READ: Mapping[str, str] = {
+    "session": "Who is logged in",
+    "sessions": "Where the user is logged in",
+    "tokens": "The API tokens, without their texts",
+}
+DELETED: Mapping[str, str] = {"tokens_delete": "Revoke an API token"}
+FOR_USERS = (
+    "reauthenticate",
+    "password_change",
+    "email_change",
+    "sessions",
+    "sessions_end",
+    "tokens",
+    "tokens_add",
+    "tokens_revoke",
+    "tokens_delete",
+)
 #: The problems of each POST, by their status.
 PROBLEMS: Mapping[str, str] = {
     "400": "The body cannot be read.",
@@ -49,7 +69,22 @@ PROBLEMS: Mapping[str, str] = {
     "503": "A part of the site is not available.",
 }
 NEXT = {"type": ["string", "null"], "description": "The path of the next page; null if the site has no such page."}
-BOOLEANS = ("remember", "others")
+BOOLEANS = ("remember", "others", "revoke_tokens")
+TIME = {"type": "integer", "description": "Seconds since 1970, UTC."}
+TOKEN: Mapping[str, Mapping[str, Any]] = {
+    "id": {"type": "integer"},
+    "name": {"type": "string"},
+    "hint": {"type": "string", "description": "The beginning of the token."},
+    "scopes": {
+        "type": ["array", "null"],
+        "items": {"type": "string"},
+        "description": "The permissions to which the token is limited; null for all that its owner has.",
+    },
+    "created": TIME,
+    "expires": TIME,
+    "last_used": {**TIME, "type": ["integer", "null"]},
+    "last_address": {"type": "string"},
+}
 PROBLEM_SCHEMA = {
     "title": "Problem",
     "description": "A problem (RFC 9457). The code stays the same in later versions.",
@@ -75,6 +110,19 @@ PROBLEM_SCHEMA = {
             },
         },
     },
+}
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": dict(properties), "required": list(properties)}
+
+
+#: What the JSON of some pages returns. The others return any object to a GET, and `next` to a POST.
+RESULTS: Mapping[str, dict[str, Any]] = {
+    "tokens": _object({"tokens": {"type": "array", "items": _object(TOKEN)}}),
+    "tokens_add": _object(
+        {**TOKEN, "token": {"type": "string", "description": "The token, which is shown only once."}}
+    ),
 }
 
 
@@ -113,31 +161,36 @@ def _documented(make_schema: Callable[[], dict[str, Any]], app: Any, auth: Auth)
 
 def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
     """Adds what is missing. FastAPI keeps the schema, so a second call finds everything in place."""
-    has_guards = False
+    has_guards, schemes = False, {backend.scheme.lower() for backend in auth.backends if backend.scheme}
     paths = schema.setdefault("paths", {})
     for route, path in walk(routes_of(app)):
+        # Below a mount, the prefix keeps the route apart from one of this application with the same path.
+        path = path.removesuffix(str(getattr(route, "path", ""))) + str(getattr(route, "path_format", ""))
         if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
-            has_guards |= _add_page(paths, route, path)
+            has_guards |= _add_page(paths, route, path, auth)
             continue
         guards = [guard for guard, _ in guards_of(route)]
-        # Below a mount, the prefix keeps the route apart from one of this application with the same path.
-        prefix = path.removesuffix(str(getattr(route, "path", "")))
-        operations = paths.get(prefix + str(getattr(route, "path_format", "")), {})
+        operations = paths.get(path, {})
         for method in getattr(route, "methods", None) or ():
             if guards and method.lower() in operations:
-                _add_guards(operations[method.lower()], guards)
+                _add_guards(operations[method.lower()], guards, takes_tokens=bool(schemes))
                 has_guards = True
     if has_guards:
         components = schema.setdefault("components", {})
         components.setdefault("schemas", {}).setdefault("Problem", PROBLEM_SCHEMA)
         scheme = {"type": "apiKey", "in": "cookie", "name": auth.cookie.name, "description": "The session of a login."}
         components.setdefault("securitySchemes", {}).setdefault(SCHEME, scheme)
+        for name in schemes:
+            scheme = {"type": "http", "scheme": name, "description": "A token of a user (RFC 6750)."}
+            components["securitySchemes"].setdefault(TOKEN_SCHEME, scheme)
 
 
-def _add_guards(operation: dict[str, Any], guards: Sequence[Guard]) -> None:
-    requirement = {SCHEME: [perm for guard in guards for perm in guard.perms]}
-    if requirement not in operation.setdefault("security", []):
-        operation["security"].append(requirement)
+def _add_guards(operation: dict[str, Any], guards: Sequence[Guard], *, takes_tokens: bool) -> None:
+    takes_tokens = takes_tokens and not any(guard.name in ONLY_SESSIONS for guard in guards)
+    for scheme in (SCHEME, TOKEN_SCHEME) if takes_tokens else (SCHEME,):  # one of them is enough
+        requirement = {scheme: [perm for guard in guards for perm in guard.perms]}
+        if requirement not in operation.setdefault("security", []):
+            operation["security"].append(requirement)
     _add_problem(operation, "401", NOT_LOGGED_IN)
     _add_problem(operation, "403", "The user may not do this, or logged in too long ago.")
     if any(guard.loads_object for guard in guards):
@@ -149,43 +202,62 @@ def _add_problem(operation: dict[str, Any], status: str, description: str) -> No
     operation.setdefault("responses", {}).setdefault(status, response)
 
 
-def _add_page(paths: dict[str, Any], route: Route, path: str) -> bool:
+def _add_page(paths: dict[str, Any], route: Route, path: str, auth: Auth) -> bool:
     """Adds the JSON of an account page. Returns whether it has any."""
-    if route.name in READ:
-        operation = _operation(route.name, READ[route.name], {"type": "object"})
-        if route.name in FOR_USERS:
-            _add_problem(operation, "401", NOT_LOGGED_IN)
-        paths.setdefault(path, {}).setdefault("get", operation)
-        return True
     name = route.name.removesuffix(JSON_SUFFIX)
-    if name not in PAGES:
+    if name in READ:
+        method, operation = "get", _operation(name, READ[name], RESULTS.get(name, {"type": "object"}))
+    elif name in DELETED:
+        method, operation = "delete", _operation(name, DELETED[name])
+        _add_problem(operation, "403", PROBLEMS["403"])
+        _add_problem(operation, "404", "There is none with this number.")
+    elif name in PAGES:
+        method, operation = "post", _submission(route, name, auth)
+    else:
         return False
+    if method != "get":
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": _type_of(convertor)}}
+            for name, convertor in route.param_convertors.items()
+        ]
+    if name in FOR_USERS:
+        _add_problem(operation, "401", NOT_LOGGED_IN)
+    paths.setdefault(path, {}).setdefault(method, operation)
+    return True
+
+
+def _submission(route: Route, name: str, auth: Auth) -> dict[str, Any]:
+    """Returns the POST of a page that takes a form."""
     summary, fields = PAGES[name]
     fields = getattr(route.endpoint, JSON_FIELDS, fields)
+    if name == "password_change":
+        choices = [feature for feature in auth.features if isinstance(feature, PasswordChangeChoice)]
+        fields = " ".join([fields, *(f"{choice.choice_name}?" for choice in choices)])
     names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
     body = {
         "type": "object",
         "properties": {name: _field(name) for name in names},
         "required": [name for name, is_optional in names.items() if not is_optional],
     }
-    result = {"type": "object", "properties": {"next": NEXT}}
+    result = RESULTS.get(name, {"type": "object", "properties": {"next": NEXT}})
     operation = _operation(name, summary, result)
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    operation["parameters"] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in route.param_convertors
-    ]
-    if name in FOR_USERS:
-        _add_problem(operation, "401", NOT_LOGGED_IN)
     if "token" in route.param_convertors:
         _add_problem(operation, "404", "The link was used before, or is too old.")
     for status, description in PROBLEMS.items():
         _add_problem(operation, status, description)
-    paths.setdefault(path, {}).setdefault("post", operation)
-    return True
+    return operation
 
 
-def _operation(name: str, summary: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    responses = {"200": {"description": "Done.", "content": {"application/json": {"schema": result}}}}
+def _type_of(convertor: Convertor[Any]) -> str:
+    return "integer" if isinstance(convertor, IntegerConvertor) else "string"
+
+
+def _operation(name: str, summary: str, result: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns an operation. Without `result`, its response has no body."""
+    responses: dict[str, Any] = {"204": {"description": "Done."}}
+    if result is not None:
+        responses = {"200": {"description": "Done.", "content": {"application/json": {"schema": result}}}}
     return {"tags": ["accounts"], "operationId": f"accounts_{name}", "summary": summary, "responses": responses}
 
 

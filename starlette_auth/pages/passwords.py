@@ -1,6 +1,7 @@
 """The pages that change and reset a password."""
 
 import functools
+from collections.abc import Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +16,7 @@ from ..mail.queue import note_recipient
 from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
 from .base import check_new_password, check_old_password, keep_form, new_password_fields, password_rules, render
-from .forms import Field, Form, email_field
+from .forms import Field, Form, PasswordChangeChoice, email_field
 from .mailed_links import close_link, read_links, send_reset_mail, store_link, url_to_reload
 
 RESET_URL_TOKEN = "set-password"  # noqa: S105  Django's name for what replaces the secret in the URL
@@ -26,9 +27,12 @@ async def password_change(auth: Auth, request: Request) -> Response:
     user = request.user
     if not isinstance(user, User):
         return redirect_to_login(request)
+    choices = [feature for feature in auth.features if isinstance(feature, PasswordChangeChoice)]
+    offered = {choice.choice_name: await choice.choice_field(user) for choice in choices}
     form = Form(
         old_password=Field(label=gettext("Old password"), type="password", autocomplete="current-password"),
         **new_password_fields(auth, "new_password1", "new_password2"),
+        **{name: field for name, field in offered.items() if field is not None},
     )
     template = "registration/password_change_form.html"
     page = functools.partial(render, auth, request, template, form=form, password_help=password_rules(auth))
@@ -40,12 +44,24 @@ async def password_change(auth: Auth, request: Request) -> Response:
             raw = form.data["new_password1"]
             encoded = await auth.passwords.hash(raw) if form.is_valid else ""
         if form.is_valid:
-            if not await auth.users.replace_password(user, encoded, raw=raw, request=request):
+            chosen = [choice for choice in choices if form.data.get(choice.choice_name)]
+            if not await _change(auth, request, user, encoded, raw, chosen):
                 # The password was reset meanwhile. An attacker who knows the old password must not overwrite it.
                 return redirect_to_login(request)
             update_session_auth_hash(request, user)
             return redirect(request, "password_change_done")
     return await page(422 if form.errors else 200)
+
+
+async def _change(
+    auth: Auth, request: Request, user: User, encoded: str, raw: str, chosen: Iterable[PasswordChangeChoice]
+) -> bool:
+    """Sets the password and does what the user has ticked, or neither. Returns False if the password has changed."""
+    async with auth.gateway.atomic():
+        is_changed = await auth.users.replace_password(user, encoded, raw=raw, request=request)
+        for choice in chosen if is_changed else ():
+            await choice.choose(user, request)
+    return is_changed
 
 
 async def password_change_done(auth: Auth, request: Request) -> Response:

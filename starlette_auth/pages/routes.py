@@ -18,7 +18,7 @@ from .reauthentication import reauthenticate
 from .session import session_page
 
 LOADED_BY_PAGES = ("auth_style", "auth_script")
-RETURN_JSON = ("session", "sessions")  # the pages that programs read
+RETURN_JSON = ("session", "sessions", "tokens")  # the pages that programs read
 
 
 def routes(auth: Auth, *, pages: bool = True) -> list[BaseRoute]:
@@ -36,7 +36,7 @@ def routes(auth: Auth, *, pages: bool = True) -> list[BaseRoute]:
 def _for_programs(pages: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
     """Yields the routes of pages that take or return JSON, and other routes of features.
 
-    A route of a POST gets another name: the name of the page is for the application's page, to which mails link.
+    A route of a POST or a DELETE gets another name: the name of the page is for the application's page, to which mails link.
     """
     for page in pages:
         if not isinstance(page, Route) or not getattr(page.endpoint, ACCOUNT_PAGE, False):
@@ -44,8 +44,8 @@ def _for_programs(pages: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
                 yield page
         elif page.name in RETURN_JSON:
             yield Route(page.path, json_endpoint(page.endpoint), name=page.name, methods=["GET"])
-        elif "POST" in (page.methods or ()):
-            yield Route(page.path, json_endpoint(page.endpoint), name=page.name + JSON_SUFFIX, methods=["POST"])
+        elif methods := sorted({"POST", "DELETE"} & set(page.methods or ())):
+            yield Route(page.path, json_endpoint(page.endpoint), name=page.name + JSON_SUFFIX, methods=methods)
 
 
 def _routes() -> list[BaseRoute]:

@@ -22,6 +22,7 @@ DEFAULT_RATES: Mapping[str, str] = {
     "email_change": "20/m/ip",
     "confirm": "60/m/ip",
     "notice_mail": "10/h/account",
+    "token": "30/m/ip",
 }
 SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 

@@ -18,6 +18,9 @@ from ..core.events import (
     SessionEnded,
     SessionExpired,
     SessionsEnded,
+    TokenCreated,
+    TokenExpired,
+    TokenRevoked,
     TooManyAttempts,
     UserCreated,
     UserDeactivated,
@@ -72,6 +75,9 @@ class SecurityLog:
             SessionsEnded: lambda event: self.log("sessions_ended", event.request, event.user.identity),
             SessionExpired: self._session_expired,
             EverybodyLoggedOut: self._everybody_logged_out,
+            TokenCreated: lambda event: self._token("token_created", event),
+            TokenRevoked: lambda event: self._token("token_revoked", event),
+            TokenExpired: lambda event: self._token("token_expired", event),
         }
         for kind, listener in listeners.items():
             events.on(kind, after_commit=True)(listener)
@@ -142,6 +148,9 @@ class SecurityLog:
 
     def _session_expired(self, event: SessionExpired) -> None:
         self.log("session_expired", event.request, event.user_id, reason=event.reason)
+
+    def _token(self, name: str, event: TokenCreated | TokenRevoked | TokenExpired) -> None:
+        self.log(name, event.request, event.user.identity, reason=f"token {event.token_id}")
 
     def _everybody_logged_out(self, event: EverybodyLoggedOut) -> None:
         user = event.request.scope.get("user") if event.request is not None else None

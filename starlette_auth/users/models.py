@@ -61,12 +61,13 @@ class Group:
 class HiddenAttributes:
     """Keeps the password hash and the permissions out of `__dict__`, which some serializers read."""
 
-    __slots__ = ("_parsed_permissions", "backend_answers", "group_json", "password", "permission_json")
+    __slots__ = ("_parsed_permissions", "backend_answers", "group_json", "password", "permission_json", "token_scopes")
 
     password: str
     backend_answers: BackendAnswers | None
     permission_json: tuple[str | None, str | None]
     group_json: str | None
+    token_scopes: frozenset[str] | None
     _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None
 
     def __getstate__(self) -> object:
@@ -101,7 +102,7 @@ class User(HiddenAttributes, PermissionsMixin, BaseUser):
 
     def __post_init__(self, password: str) -> None:
         self.password, self.permission_json = password, (None, None)
-        self._parsed_permissions = self.backend_answers = self.group_json = None
+        self._parsed_permissions = self.backend_answers = self.group_json = self.token_scopes = None
 
     def __init_subclass__(cls) -> None:
         # Without eq=False, @dataclass would compare a subclass by its fields and make it unhashable.

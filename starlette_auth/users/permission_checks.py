@@ -30,6 +30,7 @@ class PermissionsMixin:
     permission_json: tuple[str | None, str | None] = (None, None)
     group_json: str | None = None
     backend_answers: BackendAnswers | None = None  # None where no backend says anything about permissions
+    token_scopes: frozenset[str] | None = None  # the permissions to which an API token limits its user
 
     _parsed_permissions: tuple[frozenset[str], frozenset[str]] | None = None
 
@@ -48,16 +49,26 @@ class PermissionsMixin:
     def stored_permissions(self) -> frozenset[str]:
         """The permissions of an active user in the database, without regard to backends."""
         direct, through_groups = self._permission_sets
-        return direct | through_groups if self.is_active else frozenset()
+        return self.within_scopes(direct | through_groups) if self.is_active else frozenset()
 
     @property
     def stored_groups(self) -> frozenset[str]:
         """The names of the user's groups in the database. They are read only for an `Auth` with `Roles`."""
         return _parse_names(self.group_json)
 
+    def is_out_of_scope(self, perm: str) -> bool:
+        """Returns whether the request of this user has a token whose scopes do not contain a permission."""
+        return self.token_scopes is not None and perm not in self.token_scopes
+
+    def within_scopes(self, perms: frozenset[str]) -> frozenset[str]:
+        """Returns those of `perms` that the token of the request allows; all of them without a token."""
+        return perms if self.token_scopes is None else perms & self.token_scopes
+
     def has_stored_perm(self, perm: str) -> bool:
         """Returns what `has_perm` returns where no backend says anything about permissions."""
         require_perm(perm)
+        if self.is_out_of_scope(perm):
+            return False
         if not self.is_active or self.is_superuser:
             return self.is_active
         direct, through_groups = self._permission_sets
@@ -65,18 +76,18 @@ class PermissionsMixin:
 
     def get_user_permissions(self) -> frozenset[str]:
         """Returns the permissions granted directly to the user; for a superuser, all existing permissions."""
-        direct = self._permission_sets[0] if self.is_active else frozenset()
+        direct = self.within_scopes(self._permission_sets[0]) if self.is_active else frozenset()
         return direct if self.backend_answers is None else self.backend_answers.without_denied(self, direct)
 
     def get_group_permissions(self) -> frozenset[str]:
         """Returns the permissions of the user's groups; for a superuser, all existing permissions."""
-        of_groups = self._permission_sets[1] if self.is_active else frozenset()
+        of_groups = self.within_scopes(self._permission_sets[1]) if self.is_active else frozenset()
         return of_groups if self.backend_answers is None else self.backend_answers.without_denied(self, of_groups)
 
     def get_all_permissions(self) -> frozenset[str]:
         """Returns the permissions of the user, of the user's groups, and those that backends contribute."""
         if self.backend_answers is not None:
-            return self.backend_answers.get_all_permissions(self)
+            return self.within_scopes(self.backend_answers.get_all_permissions(self))
         return self.stored_permissions
 
     def has_perm(self, perm: str) -> bool:
@@ -87,7 +98,7 @@ class PermissionsMixin:
         """
         if self.backend_answers is not None:
             require_perm(perm)
-            return self.backend_answers.has_perm(self, perm)
+            return not self.is_out_of_scope(perm) and self.backend_answers.has_perm(self, perm)
         return self.has_stored_perm(perm)
 
     def has_perms(self, perms: Iterable[str]) -> bool:
@@ -98,6 +109,8 @@ class PermissionsMixin:
     def has_module_perms(self, app_label: str) -> bool:
         """Returns whether the user has any permission of the application `app_label`."""
         require_text(app_label, "app_label")
+        if self.token_scopes is not None:
+            return any(perm.startswith(f"{app_label}.") for perm in self.get_all_permissions())
         if self.backend_answers is not None:
             return self.backend_answers.has_module_perms(self, app_label)
         if not self.is_active:

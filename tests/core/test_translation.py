@@ -32,7 +32,17 @@ from ..support.template_cases import DATA, Case, mails, pages, render
 
 GERMAN = BUILT_IN / "de" / "LC_MESSAGES" / f"{DOMAIN}.po"
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%%|</?[a-z]+>")
-SHOWN = ("alt", "aria-label", "placeholder", "title", "data-show", "data-visible", "data-hidden")
+SHOWN = (
+    "alt",
+    "aria-label",
+    "placeholder",
+    "title",
+    "data-show",
+    "data-visible",
+    "data-hidden",
+    "data-copy",
+    "data-copied",
+)
 OPEN, CLOSED = "⟦", "⟧"
 
 

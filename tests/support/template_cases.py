@@ -7,6 +7,7 @@ from starlette_auth.core.exceptions import ValidationError
 from starlette_auth.core.templating import BUILT_IN, Templates
 from starlette_auth.core.translation import current_language
 from starlette_auth.features.active_sessions import ActiveSession
+from starlette_auth.features.api_tokens.tokens import APIToken
 from starlette_auth.pages.forms import Field, Form
 from starlette_auth.users.models import AnonymousUser, User
 
@@ -21,7 +22,11 @@ UNDO = f"{HOST}/accounts/undo/q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA"
 WHEN, BROWSER, ADDRESS = "2026-07-31 12:30 UTC", "Firefox 150 (Linux)", "2001:db8::7"
 # What is the visitor's own, or the site's: the same in each language.
 PHONE, PHONE_ADDRESS = "Safari on iPhone", "192.0.2.1"
-DATA = (SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS)
+TOKEN, PERMISSION = "shop_0aB90aB90aB90aB90aB90aB90aB90aB90aB9", "shop.add_order"
+DATA = (
+    *(SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS),
+    *(PERMISSION, f"Authorization: Bearer {TOKEN}"),
+)
 
 Say = Callable[[str], str]
 
@@ -104,6 +109,16 @@ def pages(say: Say = str) -> list[Case]:
             {"active_sessions": _active_sessions()[:1], "others": 0, "more": 0, "is_done": True, **_list(say), **user},
             "not logged in on any other device",
         ),
+        Case("registration/tokens.html", {"tokens": _tokens(), **_token_list(say), **user}, "Expired"),
+        Case(
+            "registration/tokens.html",
+            {"tokens": [], "is_done": True, **_token_list(say), **user},
+            "You have no tokens",
+        ),
+        *_with_errors(
+            "registration/token_form.html", _token, say, "Create the token", permissions=[PERMISSION], **user
+        ),
+        Case("registration/token_created.html", {"token": _tokens()[0], **user}, "shown only once"),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -200,6 +215,7 @@ def mails(say: Say = str) -> list[Case]:
         ("notice", {**moved, "kind": "email_changed"}, "Your e-mail address", "choose a new password at once"),
         ("notice", {**stolen, "kind": "email_changed"}, "Your e-mail address", "bring back your address"),
         ("notice", {**happened, "kind": "new_device"}, "from a new device", "have not seen before"),
+        ("notice", {**happened, "kind": "token_created", "token_name": NAME}, "A new API token", "was created"),
         ("notice", {**happened, "kind": "sessions_ended"}, "You were logged out", "Devices were logged out"),
         ("notice", bare, "You were logged out", "the people who run this site"),
         ("notice", {**happened, "kind": "one of a feature"}, "About your account", "Something about your account"),
@@ -284,6 +300,27 @@ def _active_sessions() -> list[ActiveSession]:
         ActiveSession(id="b", device=PHONE, address=PHONE_ADDRESS, is_this=False, **long_ago),
         ActiveSession(id="c", device="", address="", is_this=False, **long_ago),
     ]
+
+
+def _tokens() -> list[APIToken]:
+    times: dict[str, Any] = {"created": 1_700_000_000, "last_used": 1_700_000_000, "last_address": ADDRESS}
+    every = (PERMISSION, "shop.view_order")
+    return [
+        APIToken(id=1, name=NAME, hint="shop_0aB9", scopes=every, expires=1_900_000_000, token=TOKEN, **times),
+        APIToken(id=2, name=NAME, hint="shop_1aB9", scopes=None, expires=1_700_000_001, created=1_700_000_000),
+    ]
+
+
+def _token_list(say: Say) -> dict[str, Any]:
+    return {**_list(say), "now": 1_800_000_000, "days_left": lambda token: 30}
+
+
+def _token(say: Say) -> Form:
+    return Form(
+        name=Field(label=say("Name"), max_length=100),
+        expires=Field(label=say("Days until it expires"), required=False, max_length=5),
+        scopes=Field(label=say("Permissions"), required=False, help_text=say("Names of permissions.")),
+    )
 
 
 def _list(say: Say) -> dict[str, Any]:

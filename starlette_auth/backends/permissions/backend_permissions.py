@@ -120,23 +120,29 @@ class BackendPermissions(FindsHolders):
         require_person(user)
         require_perm(perm)
         self.update()
+        if user.is_out_of_scope(perm):
+            return False
         if user.is_active and user.is_superuser:
             return True
         is_stored = obj is None and user.has_stored_perm(perm)
         return await self._decide(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
 
     async def verdict(self, user: AnyUser, perm: str, obj: object = None) -> bool | None:
-        """Returns whether a permission is granted, on one object if `obj` is given; None if a backend denies it.
+        """Returns whether a permission is granted, on one object if `obj` is given; None if a backend or a token denies it.
 
         The caller must not ask about active superusers, who have all permissions.
         """
         self.update()
+        if user.is_out_of_scope(perm):
+            return None
         is_stored = obj is None and user.has_stored_perm(perm)
         return await self._find_verdict(user, perm, obj, is_granted=is_stored) if self.are_asked else is_stored
 
     def verdict_now(self, user: AnyUser, perm: str) -> bool | None:
         """Returns what `verdict` returns, at once. Raises ImproperlyConfigured if a backend waits."""
         self.update()
+        if user.is_out_of_scope(perm):
+            return None
         if not self.are_asked:
             return user.has_stored_perm(perm)
         verdict: bool | None = self.run(self._answers(user), self.verdict, user, perm)
@@ -159,15 +165,16 @@ class BackendPermissions(FindsHolders):
         """Returns the permissions that are stored or contributed, and not denied."""
         loaded = await self._loaded(user)
         granted = (await self._contributions(user)).granted
-        return await self.without_denied(user, user.stored_permissions | granted | loaded)
+        return await self.without_denied(user, user.within_scopes(user.stored_permissions | granted | loaded))
 
     async def has_module_perms(self, user: AnyUser, app_label: str) -> bool:
         """Returns whether a user has any permission of an application."""
         if user.is_active and user.is_superuser:
             return True
         perms = await self.get_all_permissions(user)
+        module_checkers = self._module_checkers if user.token_scopes is None else []
         return any(perm.startswith(f"{app_label}.") for perm in perms) or any(
-            backend.has_module_perms(user, app_label) for backend in self._module_checkers
+            backend.has_module_perms(user, app_label) for backend in module_checkers
         )
 
     async def without_denied(self, user: AnyUser, perms: frozenset[str]) -> frozenset[str]:

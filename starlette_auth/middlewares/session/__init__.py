@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -40,8 +40,13 @@ class SessionMiddleware:
         exclude: Sequence[str] = (),
         clock: Clock = time.time,
         answer: Handler | None = None,
+        has_token: Callable[[Scope], bool] | None = None,
     ) -> None:
-        """`answer` makes the response if the session cannot be loaded or saved: a handler of the exception Refused."""
+        """`answer` makes the response if the session cannot be loaded or saved: a handler of the exception Refused.
+
+        `has_token` tells whether a request has a token instead of a session. Its cookie is not read, and its
+        `request.session` is empty and not saved.
+        """
         require_instance(store, SessionStore, "The store of SessionMiddleware", FIX)
         if cookie is not None:
             require_instance(
@@ -51,8 +56,11 @@ class SessionMiddleware:
         require_application(app, "SessionMiddleware")
         if answer is not None:
             require_function(answer, "The answer of SessionMiddleware", "Pass an async function, or leave it out.")
+        if has_token is not None:
+            require_function(has_token, "The has_token of SessionMiddleware", "Pass a function, or leave it out.")
         self.app = app
         self.answer = answer
+        self.has_token = has_token
         self.store = store
         self.cookie = cookie or Cookie()
         self.exclude = parse_prefixes(exclude)
@@ -72,7 +80,10 @@ class SessionMiddleware:
         if self.must_check_scheme:
             self.check_scheme(scope)
         responder = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
-        return responder(self.store, self.cookie, self.clock, self.answer, scope, receive, send).run(self.app)
+        current = responder(self.store, self.cookie, self.clock, self.answer, scope, receive, send)
+        if self.has_token is not None and self.has_token(scope):
+            current.detach()
+        return current.run(self.app)
 
     def check_scheme(self, scope: Scope) -> None:
         """Logs the first request over http whose cookie the browser would refuse."""

@@ -14,6 +14,7 @@ from ...core.signing import hash_key
 from ...http.cookies import MAX_VALUES, Cookie
 from ...http.scope import SCOPE_KEY
 from ...sessions.base import SessionBase
+from ...sessions.detached import DetachedSession
 from ...sessions.store import SessionStore
 from ..open_connection import OpenConnection, run_logged
 from ..refusals import Handler
@@ -29,6 +30,7 @@ class SessionChanges(OpenConnection):
     had_key = False
     has_started = False
     is_answered = False  # the response of the application has begun, with the cookies of the session
+    is_detached = False  # the request has a token, and no session
     is_replaced = False  # an error response was sent; messages of the application are dropped
     set_cookie: tuple[bytes, bytes] | None = None  # the header that the response must get
     ended_keys: list[str | None]  # the first keys of sessions that the application has ended
@@ -54,6 +56,13 @@ class SessionChanges(OpenConnection):
         self.values = cookie.values(scope)
         self.value = self.values[0] if self.values else None
         self.ended_keys = []
+
+    def detach(self) -> None:
+        """Gives the connection an empty session that is not saved: its token counts, and its cookie does not."""
+        self.values, self.value, self.is_detached = [], None, True
+
+    def new_session(self) -> SessionBase:
+        return DetachedSession(clock=self.clock) if self.is_detached else self.store.new_session(self.clock)
 
     async def load(self) -> SessionBase:
         """Returns the session of a request with cookies; a new one if no cookie is valid."""
@@ -210,6 +219,10 @@ class SessionChanges(OpenConnection):
         """Records the last use of the session, after the response. An error is only logged."""
 
         async def record() -> None:
+            if isinstance(session, DetachedSession):
+                if session.after_response is not None:
+                    await session.after_response()
+                return
             self.record_client(session)
             await self.store.touch(session, session.get_expiry_age())
 
@@ -254,6 +267,15 @@ class SessionChanges(OpenConnection):
                 "request.session changed after the response began, and the change is lost: %s. Change the session before "
                 "the response, or call `await request.session.save()`.",
                 list_names(names),
+            )
+
+    def report_detached(self) -> None:
+        """Logs the entries of a session that is not stored, because the request has a token."""
+        if self.is_detached and self.session:
+            logger.warning(
+                "request.session changed in a request with a token, and the change is lost: %s. Such a request has no "
+                "session. Store the data in a table of the application.",
+                list_names(list(self.session)),
             )
 
     @property

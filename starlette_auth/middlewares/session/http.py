@@ -42,13 +42,14 @@ class SessionResponder(SessionChanges):
     async def run(self, app: ASGIApp) -> None:
         """Runs the application with a session. Responds with 503 if the database or Redis is unavailable."""
         try:
-            session = await self.load() if self.values else self.store.new_session(self.clock)
+            session = await self.load() if self.values else self.new_session()
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
             session.save_now = self.save_now
             try:
                 await self.call_app(app)
             finally:
+                self.report_detached()
                 # They refer to the scope, which refers to the session. Only the garbage collector frees such a cycle,
                 # and all requests of the process wait for it.
                 session.edit_headers = session.save_now = None

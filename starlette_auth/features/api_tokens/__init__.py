@@ -1,0 +1,1 @@
+"""API tokens: credentials of programs, which act for a user."""
