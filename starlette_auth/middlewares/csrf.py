@@ -106,9 +106,9 @@ class CSRFMiddleware:
             return self.app(scope, receive, send)
         if scope.get("method") in SAFE_METHODS:
             return self.app(scope, receive, send)
-        return self.run(scope, receive, send)
+        return self._run_checked(scope, receive, send)
 
-    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run_checked(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Runs the application, unless the request comes from another site."""
         candidate = Candidate(self.app, scope, receive)
         if not self.must_check(candidate):
