@@ -185,10 +185,12 @@ async def test_the_holders_of_a_permission_are_found_without_reading_all_users(
         async def ask(*, include_superusers: bool) -> None:
             assert len(await users.with_perm("polls.add_vote", include_superusers=include_superusers)) == 10
 
-        for include_superusers, scans in ((False, 0), (True, 1)):  # superusers have no index
+        # Superusers have no index. For them, MariaDB may read all users twice, one time for each half of the condition.
+        for include_superusers, scans in ((False, 0), (True, 2 if auth.gateway.dialect == "mysql" else 1)):
             plan = await plan_of(auth, monkeypatch, functools.partial(ask, include_superusers=include_superusers))
             lines = [line for line in plan.splitlines() if SCAN.search(line) and reads_users(line, t.user.name)]
-            assert len(lines) == scans, plan
+            assert len(lines) <= scans, plan
+            assert not any("DEPENDENT" in line for line in lines), plan  # once for each row of another table
 
 
 def reads_users(line: str, name: str) -> bool:
