@@ -67,6 +67,7 @@ from .django.signed_cookies import DjangoCookieStore
 from .features.active_sessions import ActiveSessions
 from .features.api_tokens.pages import APITokens
 from .features.api_tokens.tokens import APIToken
+from .features.bearer_sessions import BearerSessions
 from .features.email_change import EmailChange
 from .features.registration import Registration
 from .http.cookies import Cookie
@@ -126,6 +127,7 @@ __all__ = [
     "AuthenticationMiddleware",
     "BCryptPasswordHasher",
     "BCryptSHA256PasswordHasher",
+    "BearerSessions",
     "CSRFMiddleware",
     "CachedStore",
     "CommonPasswordValidator",

@@ -45,14 +45,15 @@ class SessionResponder(SessionChanges):
             session = await self.load() if self.values else self.new_session()
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
-            session.save_now = self.save_now
+            session.save_now, session.is_in_header = self.save_now, self.is_in_header or self.is_detached
+            session.move_to_header = self.move_to_header if self.offers_header else None
             try:
                 await self.call_app(app)
             finally:
                 self.report_detached()
                 # They refer to the scope, which refers to the session. Only the garbage collector frees such a cycle,
                 # and all requests of the process wait for it.
-                session.edit_headers = session.save_now = None
+                session.edit_headers = session.save_now = session.move_to_header = None
         except SessionInterrupted as error:  # raised by `session.save()`
             if self.has_started:
                 raise
