@@ -25,7 +25,8 @@ class AuthenticationBackend:
     #: which would act as the user. Therefore, with True, cross-site requests are refused even without a cookie.
     ambient = False
     #: The scheme of the header Authorization from which `identify` reads a token, such as "Bearer" (RFC 9110 §11.1). A
-    #: request with this scheme has no session: its cookie is not read, and it opens no account page.
+    #: request with this scheme has no session, unless `session_key` finds its key: its cookie is not read, and it opens no
+    #: account page.
     scheme = ""
     #: Whether a user that `identify` returns is logged in to the session.
     persists_login = False

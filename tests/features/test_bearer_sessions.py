@@ -13,7 +13,8 @@ from fastapi import Depends, FastAPI
 from openapi_spec_validator import validate
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from starlette_auth import (
     ActiveSessions,
@@ -33,6 +34,7 @@ from starlette_auth import (
     middleware,
 )
 from starlette_auth.fastapi import accounts
+from starlette_auth.security.reset_tokens import make_reset_link
 from starlette_auth.testing import FrozenClock, log_in
 
 from ..conftest import (
@@ -244,6 +246,43 @@ async def test_a_cookie_sent_with_the_login_of_an_app_keeps_its_session(auth: Au
         assert (shown["username"], shown["session"]) == ("ben", {"cart": "3"})
 
 
+async def test_a_login_of_an_app_takes_nothing_of_the_cookies_and_ends_none_of_their_sessions(
+    auth: Auth, ann: User
+) -> None:
+    async with app_client(auth) as first, app_client(auth) as second, app_client(auth) as client:
+        cookies = []
+        for browser in (first, second):
+            await browser.get("/remember?cart=3")  # an anonymous visitor
+            cookies.append(f"session={browser.cookies['session']}")
+        for sent in (cookies[:1], cookies):
+            headers = {"cookie": "; ".join(sent), "origin": "http://testserver"}
+            response = await client.post(LOGIN, json=CREDENTIALS, headers=headers)
+            assert (response.status_code, "set-cookie" in response.headers) == (200, False)
+            assert (await client.get("/whoami", headers=bearer(response.json()["token"]))).json()["session"] == {}
+        for browser in (first, second):
+            assert (await browser.get("/whoami")).json()["session"] == {"cart": "3"}
+
+
+async def test_a_failed_login_of_an_app_stores_no_session(auth: Auth, ann: User) -> None:
+    async with app_client(auth) as client:
+        response = await client.post(LOGIN, json=CREDENTIALS | {"password": "wrong"})
+        assert response.status_code == 422
+    assert await auth.gateway.fetch_all(sa.select(auth.sessions.table)) == []  # type: ignore[arg-type]
+
+
+async def test_the_page_of_a_mailed_link_sets_no_cookie_for_an_app(auth: Auth, ann: User) -> None:
+    link = await make_reset_link(auth.reset_tokens, ann)
+    path = f"/accounts/reset/{link['uidb64']}/{link['token']}"
+    async with app_client(auth) as client:
+        token = await token_from_login(client)
+        response = await client.get(path, headers=bearer(token))
+        assert "set-cookie" not in response.headers
+        new = "another good long password"
+        response = await client.post(path, json={"new_password1": new, "new_password2": new}, headers=bearer(token))
+        assert (response.status_code, "set-cookie" in response.headers) == (200, False)
+        assert await username(client, token) == ""
+
+
 async def test_a_login_endpoint_of_the_application_begins_a_session_of_an_app(auth: Auth, ann: User) -> None:
     bearer_sessions = auth.features[0]
     assert isinstance(bearer_sessions, BearerSessions)
@@ -266,12 +305,13 @@ async def test_a_login_endpoint_of_the_application_begins_a_session_of_an_app(au
 # New keys
 
 
-async def test_a_login_ends_the_key_that_an_attacker_planted(auth: Auth, ann: User) -> None:
+@pytest.mark.parametrize("fields", [{}, {"client": ""}])
+async def test_a_login_ends_the_key_that_an_attacker_planted(auth: Auth, ann: User, fields: dict[str, str]) -> None:
     ben = await auth.users.create_user("ben", "ben@example.org", PASSWORD)
     async with app_client(auth) as client:
         planted = await token_from_login(client, username="ben")
         await client.get("/remember?secret=1", headers=bearer(planted))
-        response = await client.post(LOGIN, json={"username": "ann", "password": PASSWORD}, headers=bearer(planted))
+        response = await client.post(LOGIN, json=CREDENTIALS | fields, headers=bearer(planted))
         token = response.json()["token"]
         assert (response.headers[SESSION_TOKEN], token != planted) == (token, True)
         assert [await username(client, key) for key in (planted, token)] == ["", "ann"]
@@ -485,6 +525,8 @@ async def test_no_csrf_token_is_needed_and_a_page_of_another_site_gets_nowhere(d
             response = await client.post(LOGIN, json=CREDENTIALS, headers=evil)
             assert (response.status_code, SESSION_TOKEN in response.headers) == (403, False)
             # A web view of an app, whose pages have an origin of their own.
+            response = await client.post(LOGIN, json=CREDENTIALS, headers=bearer(token) | evil)
+            token = response.json()["token"]
             assert (await client.post("/accounts/logout", headers=bearer(token) | evil)).status_code == 200
             assert await username(client, token) == ""
 
@@ -545,6 +587,21 @@ async def test_a_websocket_of_an_app_ends_with_its_session(auth: Auth, ann: User
             new = socket.headers[SESSION_TOKEN.encode()].decode()
             assert b"set-cookie" not in socket.headers
         assert (await client.get("/whoami", headers=bearer(new))).json()["session"] == {"c": "3"}
+
+
+async def test_what_a_websocket_stores_after_it_emptied_the_session_is_of_the_app(auth: Auth) -> None:
+    async def empty(websocket: WebSocket) -> None:
+        await websocket.accept()
+        websocket.session.clear()
+        websocket.session["left"] = "1"
+        await websocket.close()
+
+    app = make_app(auth, WebSocketRoute("/empty", empty))
+    async with app_client(auth) as client:
+        key = (await client.get("/remember?a=1", headers=bearer("app." + "x" * 43))).headers[SESSION_TOKEN]
+        async with app_socket(app, "/empty", key):
+            pass
+        assert (await client.get("/whoami", headers=bearer(key))).json()["session"] == {"left": "1"}
 
 
 def app_socket(app: Any, path: str, token: str) -> Socket:
