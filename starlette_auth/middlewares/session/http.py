@@ -45,8 +45,10 @@ class SessionResponder(SessionChanges):
             session = await self.load() if self.values else self.new_session()
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
-            session.save_now, session.is_in_header = self.save_now, self.is_in_header or self.is_detached
-            session.move_to_header = self.move_to_header if self.offers_header else None
+            session.save_now = self.save_now
+            if self.offers_header:
+                session.is_in_header = self.is_in_header or self.is_detached
+                session.move_to_header = self.move_to_header
             try:
                 await self.call_app(app)
             finally:

@@ -84,7 +84,8 @@ class SessionLoader(OpenConnection):
         self.generation = self.store.open_websockets.generation
         if len(self.values) > 1:
             return await self.load_one_of_several()
-        session = await self.look_up(self.values[0])
+        value, store = self.values[0], self.store
+        session = self.require_sender(await store.load(value)) if store.is_server_side else await self.look_up(value)
         self.had_key = session.session_key is not None
         return session
 
@@ -112,19 +113,22 @@ class SessionLoader(OpenConnection):
         return self.store.new_session(self.clock)
 
     async def look_up(self, value: str) -> SessionBase:
-        """Returns the session of a key or cookie; a new one if it is invalid or ended in this browser.
-
-        The key of a cookie opens no session in a header, and the other way round. An attacker could otherwise plant the
-        key of an app in a browser, or use the key of a cookie where no CSRF token is asked for.
-        """
+        """Returns the session of a key or cookie; a new one if it is invalid or ended in this browser."""
         if self.store.is_server_side:
-            session = await self.store.load(value)
-            is_of_app = session.get(CLIENT) == APP
-            return session if is_of_app == self.is_in_header else self.store.new_session(self.clock)
+            return self.require_sender(await self.store.load(value))
         session = await self.store.load_used(value, self.cookie.for_use.values(self.scope)[:MAX_VALUES])
         if self.ended_names and session.session_key is not None and name_of(session.first_key) in self.ended_names:
             return self.store.new_session(self.clock)
         return session
+
+    def require_sender(self, session: SessionBase) -> SessionBase:
+        """Returns the session if its key was sent in the right place; otherwise a new one.
+
+        The key of a cookie opens no session in a header, and the other way round. An attacker could otherwise plant the
+        key of an app in a browser, or use the key of a cookie where no CSRF token is asked for.
+        """
+        is_of_app = session.get(CLIENT) == APP
+        return session if is_of_app is self.is_in_header else self.store.new_session(self.clock)
 
     @cached_property
     def ended_names(self) -> list[str]:
