@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette_auth import (
     ActiveSessions,
     AlreadyExists,
+    APITokens,
     Auth,
     CookieStore,
     DoesNotExist,
@@ -61,6 +62,7 @@ auth = Auth(
         notes.Notes(),
         Registration(),
         EmailChange(),
+        APITokens("notes"),
         # CookieStore cannot list sessions, and DjangoStore would read all of them.
         *([] if django or isinstance(sessions, CookieStore) else [ActiveSessions()]),
     ],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from starlette_auth import Auth, ConsoleMailer, Registration, Tables
+from starlette_auth import APITokens, Auth, ConsoleMailer, Registration, Tables
 
 from . import settings
 from .database import Base, engine
@@ -13,7 +13,7 @@ auth = Auth(
     secret_key=settings.secret_key(),
     user_class=Member,
     tables=Tables(user=member, metadata=Base.metadata),
-    features=[Registration()],
+    features=[Registration(), APITokens("shop")],
     mailer=ConsoleMailer(),  # prints mails; SMTPMailer sends them
     base_url=settings.BASE_URL,
     site_name="Shop",

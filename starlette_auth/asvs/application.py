@@ -5,26 +5,35 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import secrets
 import sys
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.config import Config
+
 from ..auth import Auth
 from ..core.exceptions import DoesNotExist, IntegrityError, StarletteAuthError
 from ..core.text import ascii_lower
-from ..http.urls import JSON_SUFFIX, connection_to
+from ..http.urls import JSON_SUFFIX, brings_json_only, connection_to, find_url_path
 from ..security.known_devices import owner_of_devices
 from ..security.reset_tokens import user_subject
 from ..security.tokens import EMAIL_UNDO
 from ..testing import CollectingMailer, log_in
 from ..users.models import User
-from .clients import Browser
+from .clients import Browser, Cookies
 
 SECURITY = "starlette_auth.security"
 EXAMPLE = "--asvs app:app"
+NAME_IT = f"Write the module and the object, as in {EXAMPLE}."
+
+
+#: The source files of what reads the environment, and raises KeyError for a missing variable.
+READERS = {type(os.environ).__getitem__.__code__.co_filename, Config.get.__code__.co_filename}
 
 
 class AssessmentError(Exception):
@@ -66,6 +75,7 @@ class Target:
         self.level = level
         self.state: dict[str, Any] = {}
         self.people: list[User] = []
+        self.cookies: list[Cookies] = []  # of each browser
         self.addresses: list[str] = []  # e-mail addresses that were entered into forms
         self.secrets: list[str] = []  # passwords and keys that no log may contain
         self.mailer = CollectingMailer()
@@ -91,17 +101,39 @@ class Target:
         return self.auth.account_mailer.is_configured
 
     def path(self, name: str) -> str | None:
-        """Returns the path of an account page, also where it takes JSON only; None if there is none."""
+        """Returns the path that a form of an account page posts to; None if there is none.
+
+        Where the account pages take JSON only, the application may have a page of its own with that name.
+        """
         conn = connection_to(self.app)
-        return self.auth.find_url(conn, name) or self.auth.find_url(conn, f"{name}{JSON_SUFFIX}")
+        return self.auth.find_url(conn, f"{name}{JSON_SUFFIX}") or self.auth.find_url(conn, name)
+
+    def form_of(self, link: str) -> str:
+        """Returns the path that the page of a mailed reset link posts to: the link itself, if the page is ours."""
+        conn = connection_to(self.app)
+        page, form = (
+            find_url_path(conn.scope, name, uidb64="UIDB64", token="TOKEN")  # noqa: S106  part of a path
+            for name in ("password_reset_confirm", f"password_reset_confirm{JSON_SUFFIX}")
+        )
+        if page is None or form is None:
+            return link
+        pattern = re.escape(page).replace("UIDB64", "(?P<uid>[^/]+)").replace("TOKEN", "(?P<token>[^/]+)")
+        match = re.fullmatch(pattern, link)
+        return form.replace("UIDB64", match["uid"]).replace("TOKEN", match["token"]) if match else link
 
     def nowhere(self) -> str:
         """Returns a path that no route has, within the application that has the Auth."""
         return f"{self.prefix}/asvs-{secrets.token_hex(8)}"
 
+    @property
+    def takes_json_only(self) -> bool:
+        """Returns whether the account pages are mounted with pages=False."""
+        return brings_json_only(connection_to(self.app).scope)
+
     def browser(self, **options: Any) -> Browser:
-        is_json = self.auth.find_url(connection_to(self.app), f"login{JSON_SUFFIX}") is not None
-        return Browser(self.app, self.state, self.base_url, is_json=is_json, **options)
+        browser = Browser(self.app, self.state, self.base_url, is_json=self.takes_json_only, **options)
+        self.cookies.append(browser.cookies)
+        return browser
 
     async def person(self, **fields: Any) -> Person:
         """Creates a temporary user with a random name."""
@@ -195,6 +227,11 @@ class Target:
                 await tokens.revoke_all(owner_of_devices(user))
                 for token in await tokens.recent(EMAIL_UNDO, user_subject(user)):
                     await tokens.consume(token)
+        sessions = self.auth.sessions
+        if sessions.is_server_side and not sessions.supports_user_lookup:  # the others went with their users
+            for name, value in {pair for cookies in self.cookies for pair in cookies.received}:
+                if name in self.auth.cookie.names:
+                    await sessions.delete(value)
 
 
 def load(name: str) -> tuple[Any, Auth, str]:
@@ -205,18 +242,31 @@ def load(name: str) -> tuple[Any, Auth, str]:
     sys.path.insert(0, os.getcwd())
     try:
         app = importlib.import_module(module)
+    except Exception as error:
+        raise AssessmentError(f"{name} cannot be loaded ({_first_line(error)}). {_fix(error, module)}") from error
+    try:
         for part in attribute.split("."):
             app = getattr(app, part)
-    except Exception as error:
-        raise AssessmentError(
-            f"{name} cannot be loaded ({_first_line(error)}). Write the module and the object, as in {EXAMPLE}."
-        ) from error
+    except AttributeError as error:
+        raise AssessmentError(f"{name} cannot be loaded ({_first_line(error)}). {NAME_IT}") from error
     auth, prefix = next(find_auths(app), (None, ""))
     if auth is None:
         raise AssessmentError(
             f"{name} has no Auth in its middleware. Name the application that has middleware=middleware(auth)."
         )
     return app, auth, prefix
+
+
+def _fix(error: Exception, module: str) -> str:
+    """Returns what mends an error of the import of an application."""
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return NAME_IT
+    sources = {frame.filename for frame in traceback.extract_tb(error.__traceback__)[-1:]}
+    if isinstance(error, KeyError) and sources & READERS:
+        match = re.search(r"\w+", str(error).removeprefix('"Config ').removeprefix("'Config "))
+        variable = match[0] if match else str(error)
+        return f"Set this environment variable, in the shell or in a conftest.py: os.environ[{variable!r}] = …"
+    return f'Run python -c "import {module}", and mend what stops it.'
 
 
 def find_auths(app: Any, prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[tuple[Auth, str]]:

@@ -70,7 +70,12 @@ class Recorder:
 class Cookies(dict[str, str]):
     """The cookies of a browser, without their paths and domains."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: set[tuple[str, str]] = set()  # each name and value that the application has ever set
+
     def set(self, name: str, value: str) -> None:
+        self.received.add((name, value))
         self[name] = value
 
     def delete(self, name: str) -> None:
@@ -82,7 +87,7 @@ class Cookies(dict[str, str]):
                 if morsel["max-age"] == "0":
                     self.delete(name)
                 else:
-                    self[name] = morsel.value
+                    self.set(name, morsel.value)
 
 
 class Browser:

@@ -1,16 +1,17 @@
 """Checks of V3.2 to V3.4: cookies and the security headers of responses."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from http.cookies import SimpleCookie
 
+from ..middlewares.security_headers import DEFAULT_POLICY, YEAR, SecurityHeaders
 from . import survey
 from .application import Target
 from .clients import ATTACKER, Exchange
 from .results import Result, failed, passed, some
 
-YEAR = 365 * 24 * 60 * 60
 OURS = "Keep the defaults of Cookie(…)"
-HEADERS = "Pass middleware(auth, headers=SecurityHeaders({}))."
+HEADERS = "Pass the SecurityHeaders that are written below the table."
 MAX_COOKIE = 4096  # bytes
 BROAD = {"*", "https:", "http:", "data:", "'unsafe-inline'", "'unsafe-eval'"}
 
@@ -102,6 +103,11 @@ def _result(exchanges: Sequence[Exchange], lacks: Callable[[Exchange], bool], fi
     return passed(f"on all {len(exchanges)} responses that were asked for")
 
 
+def _headers(exchanges: Sequence[Exchange], lacks: Callable[[Exchange], bool], wanted: Mapping[str, object]) -> Result:
+    """Returns the result of a row about a header of SecurityHeaders, with the arguments that mend it."""
+    return replace(_result(exchanges, lacks, HEADERS), headers=wanted)
+
+
 async def hsts(target: Target) -> Result:
     wants_subdomains = target.level >= 2
 
@@ -111,7 +117,8 @@ async def hsts(target: Target) -> Result:
         is_long = age.isdecimal() and int(age) >= YEAR
         return not is_long or (wants_subdomains and "includesubdomains" not in value)
 
-    return _result(await survey.responses(target), lacks, HEADERS.format("hsts_subdomains=True, …"))
+    wanted = {"hsts": YEAR, "hsts_subdomains": True} if wants_subdomains else {"hsts": YEAR}
+    return _headers(await survey.responses(target), lacks, wanted)
 
 
 async def cors(target: Target) -> Result:
@@ -137,7 +144,7 @@ async def wrong_context(target: Target) -> Result:
         is_protected = exchange.header("x-content-type-options") == "nosniff"
         return not kind or not (is_protected or "attachment" in exchange.header("content-disposition"))
 
-    return _result(await survey.responses(target), lacks, HEADERS.format("…"))
+    return _headers(await survey.responses(target), lacks, {})
 
 
 def _directives(exchange: Exchange) -> dict[str, list[str]]:
@@ -157,15 +164,15 @@ async def content_security_policy(target: Target) -> Result:
         has_secret = any(value.startswith(("'nonce-", "'sha")) for value in scripts)
         return bool(BROAD.intersection(scripts) - ({"'unsafe-inline'"} if has_secret else set()))
 
-    fix = HEADERS.format("content_security_policy=\"default-src 'self'; object-src 'none'; base-uri 'none'; …\"")
-    return _result(await survey.responses(target), lacks, fix)
+    wanted = {"default-src": "'self'", "base-uri": "'none'", "object-src": "'none'"}
+    return _headers(await survey.responses(target), lacks, {"content_security_policy": wanted})
 
 
 async def nosniff(target: Target) -> Result:
     def lacks(exchange: Exchange) -> bool:
         return exchange.header("x-content-type-options").lower() != "nosniff"
 
-    return _result(await survey.responses(target), lacks, HEADERS.format("…"))
+    return _headers(await survey.responses(target), lacks, {})
 
 
 async def referrer_policy(target: Target) -> Result:
@@ -174,23 +181,23 @@ async def referrer_policy(target: Target) -> Result:
     def lacks(exchange: Exchange) -> bool:
         return exchange.is_page and exchange.header("referrer-policy").lower() in leaky
 
-    return _result(await survey.responses(target), lacks, HEADERS.format('referrer_policy="same-origin", …'))
+    return _headers(await survey.responses(target), lacks, {"referrer_policy": "same-origin"})
 
 
 async def frame_ancestors(target: Target) -> Result:
     def lacks(exchange: Exchange) -> bool:
         return _directives(exchange).get("frame-ancestors") not in (["'none'"], ["'self'"])
 
-    fix = HEADERS.format("content_security_policy=\"frame-ancestors 'none'; …\"")
-    return _result(await survey.responses(target), lacks, fix)
+    wanted = {"content_security_policy": {"frame-ancestors": "'none'"}}
+    return _headers(await survey.responses(target), lacks, wanted)
 
 
 async def violation_reports(target: Target) -> Result:
     def lacks(exchange: Exchange) -> bool:
         return not {"report-uri", "report-to"}.intersection(_directives(exchange))
 
-    fix = HEADERS.format('content_security_policy="…; report-uri /your/collector"')
-    return _result([e for e in await survey.responses(target) if e.is_page], lacks, fix)
+    pages = [exchange for exchange in await survey.responses(target) if exchange.is_page]
+    return _result(pages, lacks, "Add to your policy the URL of your collector: report-uri /your/collector.")
 
 
 async def opener_policy(target: Target) -> Result:
@@ -198,7 +205,7 @@ async def opener_policy(target: Target) -> Result:
         return exchange.header("cross-origin-opener-policy") not in ("same-origin", "same-origin-allow-popups")
 
     pages = [exchange for exchange in await survey.responses(target) if exchange.is_page]
-    return _result(pages, lacks, HEADERS.format("…"))
+    return _headers(pages, lacks, {"cross_origin_opener_policy": "same-origin"})
 
 
 async def resource_policy(target: Target) -> Result:
@@ -217,7 +224,7 @@ async def not_stored(target: Target) -> Result:
         return "no-store" not in value and "immutable" not in value
 
     own = [exchange for exchange in await survey.to_user(target) if exchange.status == 200 and "user" in exchange.scope]
-    return _result(own, lacks, HEADERS.format("no_store=True, …"))
+    return _headers(own, lacks, {"no_store": True})
 
 
 async def cleared_after_logout(target: Target) -> Result:
@@ -230,4 +237,43 @@ async def cleared_after_logout(target: Target) -> Result:
     stored = await not_stored(target)
     if stored.status == "pass":
         return passed("no response for a user is stored; what your scripts store, they have to delete")
-    return failed(stored.why, "Pass Auth(clear_site_data=True), or SecurityHeaders(no_store=True).")
+    return failed(stored.why, f"{HEADERS} Or pass Auth(clear_site_data=True).", stored.headers)
+
+
+def complete_line(target: Target, results: Iterable[Result]) -> str:
+    """Returns the call of `middleware()` that mends all these results; "" if none is about security headers.
+
+    It keeps the arguments that the application passes to SecurityHeaders already.
+    """
+    failures = [result for result in results if result.status == "fail" and result.headers is not None]
+    if not failures:
+        return ""
+    current = survey.security_headers(target) or SecurityHeaders()
+    defaults = asdict(SecurityHeaders())
+    arguments = asdict(current)
+    policy = _parsed(current.content_security_policy or DEFAULT_POLICY)
+    for result in failures:
+        wanted = dict(result.headers or {})
+        directives = wanted.pop("content_security_policy", {})
+        if BROAD.intersection(policy.get("script-src", "").split()) and "default-src" in directives:
+            del policy["script-src"]
+        policy |= {name: value for name, value in directives.items() if name != "default-src" or _is_open(policy)}
+        arguments |= wanted
+    arguments["content_security_policy"] = "; ".join(f"{name} {value}".strip() for name, value in policy.items())
+    changed = [f"{name}={_quoted(value)}" for name, value in arguments.items() if value != defaults[name]]
+    return f"middleware(auth, headers=SecurityHeaders({', '.join(changed)}))"
+
+
+def _parsed(policy: str) -> dict[str, str]:
+    pairs = [part.strip().partition(" ")[::2] for part in policy.split(";") if part.strip()]
+    return {name.lower(): value.strip() for name, value in pairs}
+
+
+def _is_open(policy: Mapping[str, str]) -> bool:
+    """Returns whether a policy names no source of scripts, or allows nearly all."""
+    sources = policy.get("script-src", policy.get("default-src", "*")).split()
+    return bool(BROAD.intersection(sources))
+
+
+def _quoted(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)

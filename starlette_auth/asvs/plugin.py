@@ -1,18 +1,22 @@
 """The pytest plugin: a test for each row of the assessment, and the table at the end."""
 
 import asyncio
+import signal
 import textwrap
 import traceback
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from ..django.project import DjangoProject
 from .application import AssessmentError, Target, load
+from .headers import complete_line
 from .results import Result, Row, failed
-from .rows import CHAPTERS, ROWS
+from .rows import BESIDE_DJANGO, CHAPTERS, ROWS
 
 WIDTH = 116
 INDENT = " " * 18
@@ -91,7 +95,7 @@ class Assessment:
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         if self.config.option.collectonly or self.target is None:
             return (yield)
-        with asyncio.Runner() as self.runner:
+        with asyncio.Runner() as self.runner, _terminated_as_interrupted():
             running: AbstractAsyncContextManager[Target] = self.target.running()
             try:
                 self.runner.run(running.__aenter__())
@@ -104,7 +108,8 @@ class Assessment:
 
     def run(self, row: Row) -> Result:
         assert self.runner is not None  # noqa: S101  the loop of tests has set it
-        return self.runner.run(_check(row, self.target))
+        assert self.target is not None  # noqa: S101  the collection has set it
+        return self.runner.run(judge(row, self.target))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -143,6 +148,11 @@ class Assessment:
             terminalreporter.write(lines[0][:10])
             terminalreporter.write(lines[0][10:18], **{COLOURS[item.result.status]: True})
             terminalreporter.write_line("\n".join([lines[0][18:], *lines[1:]]))
+        results = [item.result for item in self.items if item.result is not None]
+        if line := complete_line(self.target, results):
+            terminalreporter.write_line(
+                f"\nFor the security headers: from starlette_auth import SecurityHeaders, and\n{line}"
+            )
         for leftover in self.target.leftovers:
             terminalreporter.write_line(f"\n{leftover}", red=True)
         terminalreporter.write_line(f"\n{self._totals()}")
@@ -168,5 +178,24 @@ def _wrapped(text: str) -> Sequence[str]:
     )
 
 
-async def _check(row: Row, target: Any) -> Result:
-    return await row.check(target)
+async def judge(row: Row, target: Target) -> Result:
+    """Returns the result of a row, beside Django with what to set there."""
+    result = await row.check(target)
+    fix = BESIDE_DJANGO.get(row.id, "")
+    if fix and result.status == "fail" and isinstance(target.auth.defaults, DjangoProject):
+        return replace(result, fix=fix)
+    return result
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Lets SIGTERM end the run as Ctrl+C does: the temporary users are deleted first."""
+    try:
+        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ from .results import Result, absent, failed, manual, passed, some
 DAY = 24 * 60 * 60
 NO_RESET = "there are no links: the application sends no mail, or has no page password_reset"
 HINTS = re.compile("hint|question|answer|frage|antwort", re.IGNORECASE)
+PAGE = "Send Referrer-Policy: no-referrer and Cache-Control: no-store with it (guide FastAPI)."
 MAIL = 'Pass Auth(mailer=…, base_url="https://…") and mount the account pages.'
 
 
@@ -37,7 +38,8 @@ async def _reset(target: Target, link: str, browser: Browser | None = None) -> s
     target.secrets.append(new)
     browser = browser or target.browser()
     opened = await browser.get(link)  # moves the secret into a cookie
-    await browser.submit(opened.headers.get("location", link), new_password1=new, new_password2=new)
+    form = target.form_of(opened.headers.get("location", link))
+    await browser.submit(form, new_password1=new, new_password2=new)
     return new
 
 
@@ -109,6 +111,11 @@ async def no_secrets_in_urls(target: Target) -> Result:
     link = await _mailed_link(target, await target.person())
     response = await browser.get(link)
     location = response.headers.get("location", "")
+    if target.takes_json_only:
+        leaks = response.headers.get("referrer-policy") != "no-referrer"
+        if leaks or "no-store" not in response.headers.get("cache-control", ""):
+            return failed("your page for a mailed link lets the secret in its URL spread", PAGE)
+        return manual("does no script and no log of your page for mailed links send or keep its URL?")
     if not location or link.rpartition("/")[2] in location:
         return failed("the secret of a mailed link stays in the URL", "Use the pages of this package.")
     return passed("the secret of a mailed link moves into a cookie at once")

@@ -1,6 +1,6 @@
 """The rows of the assessment and their results."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,12 +12,14 @@ SHOWN = 4  # examples of what fails
 class Result:
     """The result of a row: why it is so, and for a failure what to set.
 
-    "manual" is for what only a person can decide; then `why` is the question.
+    "manual" is for what only a person can decide; then `why` is the question. `headers` are the arguments of
+    SecurityHeaders that a row about them wants, a Content-Security-Policy by its directives.
     """
 
     status: Status
     why: str
     fix: str = ""
+    headers: Mapping[str, Any] | None = None
 
 
 Check = Callable[[Any], Awaitable[Result]]
@@ -37,8 +39,8 @@ def passed(why: str) -> Result:
     return Result("pass", why)
 
 
-def failed(why: str, fix: str) -> Result:
-    return Result("fail", why, fix)
+def failed(why: str, fix: str, headers: Mapping[str, Any] | None = None) -> Result:
+    return Result("fail", why, fix, headers)
 
 
 def absent(why: str) -> Result:

@@ -18,6 +18,16 @@ CHAPTERS = {
     15: "Secure coding",
     16: "Security logging",
 }
+#: What mends a row beside Django, where Django's settings decide.
+BESIDE_DJANGO = {
+    "3.3.1": "Django's cookies have no prefix. Without DjangoProject() they have one; beside Django, keep this failure.",
+    "3.3.3": "Django's cookies have no prefix. Without DjangoProject() they have one; beside Django, keep this failure.",
+    "3.3.4": "If no script reads the cookie: CSRF_COOKIE_HTTPONLY = True, and DjangoProject(csrf_cookie_httponly=True).",
+    "6.4.1": "Set PASSWORD_RESET_TIMEOUT = 3600 in Django, and pass DjangoProject(password_reset_timeout=3600).",
+    "7.3.1": "Django stores no last use of a session. Without DjangoProject() sessions have this limit.",
+    "7.3.2": "Django stores no start of a session. Without DjangoProject() sessions have this limit.",
+    "7.4.5": "A new password or is_active=False ends a user's sessions. Without DjangoProject() staff can end them.",
+}
 NO_CODES = "there are no codes: no second factor (see 6.3.3)"
 NO_PROVIDER = "no identity provider: users log in here"
 NO_PHONE = "no text messages or calls"

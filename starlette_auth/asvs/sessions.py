@@ -94,7 +94,7 @@ def _limits(target: Target) -> list[tuple[str, SessionLimit]]:
 async def idle_timeout(target: Target) -> Result:
     limits = _limits(target)
     if not limits:
-        return failed("no idle timeout", f"{LIMITS} A Django project keeps Django's limits.")
+        return failed("no idle timeout", LIMITS)
     person = await target.person()
     for name, limit in limits:
         if limit.idle >= limit.absolute and limit.idle > DAY:
@@ -109,7 +109,7 @@ async def idle_timeout(target: Target) -> Result:
 async def absolute_timeout(target: Target) -> Result:
     limits = _limits(target)
     if not limits:
-        return failed("no absolute timeout", f"{LIMITS} A Django project keeps Django's limits.")
+        return failed("no absolute timeout", LIMITS)
     for name, limit in limits:
         if limit.absolute > LONGEST:
             return failed(f"{name} last {_span(limit.absolute)}; NIST allows 30 days", LIMITS)

@@ -11,6 +11,7 @@ from ..http.endpoints import is_public, required_scopes, routes_of
 from ..http.urls import JSON_SUFFIX
 from ..middlewares.login_required import LoginRequiredMiddleware
 from ..middlewares.route_check import calls_of, decorators_of, walk
+from ..middlewares.security_headers import SecurityHeaders
 from .application import Target
 from .clients import FROM_ATTACKER, Browser, Exchange
 
@@ -81,16 +82,31 @@ def _guards(route: Any, path: str, methods: Sequence[str]) -> Iterator[str]:
         yield from required_scopes({"type": "http", "method": method, "endpoint": route.endpoint})
 
 
-def requires_login_everywhere(target: Target) -> bool:
-    """Returns whether LoginRequiredMiddleware is in the middlewares of the application."""
+def _applications(target: Target) -> Iterator[Any]:
+    """Yields the application and what it wraps."""
     app, seen = target.app, set[int]()
     while app is not None and id(app) not in seen:
         seen.add(id(app))
+        yield app
+        app = getattr(app, "app", None)
+
+
+def requires_login_everywhere(target: Target) -> bool:
+    """Returns whether LoginRequiredMiddleware is in the middlewares of the application."""
+    for app in _applications(target):
         classes = [entry.cls for entry in getattr(app, "user_middleware", ())]
         if any(isinstance(cls, type) and issubclass(cls, LoginRequiredMiddleware) for cls in (type(app), *classes)):
             return True
-        app = getattr(app, "app", None)
     return False
+
+
+def security_headers(target: Target) -> SecurityHeaders | None:
+    """Returns what the application passes to `middleware(auth, headers=…)`; None if it does not."""
+    for app in _applications(target):
+        for entry in getattr(app, "user_middleware", ()):
+            if isinstance(headers := entry.kwargs.get("headers"), SecurityHeaders):
+                return headers
+    return None
 
 
 async def responses(target: Target) -> list[Exchange]:

@@ -19,7 +19,7 @@ class DjangoCache:
         self._prefix = f"{key_prefix}:{version}:django.contrib.sessions.cached_db"
 
     async def __call__(self, session_key: str) -> None:
-        await self.redis.execute(self.redis.client.delete(self._prefix + session_key))
+        await self.redis.run("DEL", self._prefix + session_key)
 
     async def close(self) -> None:
         """Closes the connections of the running event loop."""

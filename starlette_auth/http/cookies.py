@@ -128,10 +128,13 @@ class Cookie:
         Applications on a parent domain and on a subdomain may have cookies of one name; a browser sends both. Over
         https, a cookie without the prefix is ignored.
         """
-        cookie_name = self._encoded_names[self.is_secure(scope)]
         values: list[str] = []
+        cookie_name = b""
         for name, header in scope["headers"]:
-            if name != b"cookie" or cookie_name not in header:
+            if name != b"cookie":
+                continue
+            cookie_name = cookie_name or self._encoded_names[self.is_secure(scope)]
+            if cookie_name not in header:
                 continue
             for pair in header.split(b";"):
                 key, _, content = pair.partition(b"=")

@@ -235,10 +235,10 @@ def connection_to(app: Any) -> HTTPConnection:
     return HTTPConnection({**scope, "app": app})
 
 
-def find_url_path(scope: Scope, name: str) -> str | None:
+def find_url_path(scope: Scope, name: str, **params: Any) -> str | None:
     """Returns the path of the route with this name, or None if the application has no such route."""
     try:
-        return url_path_for(scope, name)
+        return url_path_for(scope, name, **params)
     except ImproperlyConfigured:
         return None
 

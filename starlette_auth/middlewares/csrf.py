@@ -1,6 +1,7 @@
 """The middleware against cross-site request forgery."""
 
 import re
+from collections.abc import Awaitable
 from functools import cached_property
 from typing import Any
 
@@ -92,10 +93,9 @@ class CSRFMiddleware:
         self.app = app
         self.auth = auth
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if SCOPE_KEY not in scope:
             raise ImproperlyConfigured(
                 "CSRFMiddleware needs AuthenticationMiddleware in front of it. "
@@ -103,11 +103,13 @@ class CSRFMiddleware:
             )
         if "user" not in scope:
             # A path that the other middlewares exclude has no user in whose name an attacker could act.
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if scope.get("method") in SAFE_METHODS:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        return self._run_checked(scope, receive, send)
+
+    async def _run_checked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs the application, unless the request comes from another site."""
         candidate = Candidate(self.app, scope, receive)
         if not self.must_check(candidate):
             await self.app(scope, receive, send)

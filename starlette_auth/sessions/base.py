@@ -130,6 +130,8 @@ class SessionBase(ExpiringSession):
         """
         if self._touched:
             return True
+        if not self and self._saved is EMPTY:
+            return False  # a new session, as of most visitors
         if self._is_as_loaded():
             return False
         data = encode(self) if self else EMPTY

@@ -141,7 +141,7 @@ class CachedStore(SessionStore):
 
         Also returns None if Redis cannot be reached.
         """
-        text = await self._try(lambda: self.redis.execute(self.redis.client.hget(self._name(session_key), RECORD)))
+        text = await self._try(lambda: self.redis.run("HGET", self._name(session_key), RECORD))
         try:
             record = SessionRecord(**decode(text)) if text else None
             if record is not None and record.expires > self._clock():

@@ -15,7 +15,7 @@ EXPECTED = {"6.3.3", "3.4.7", "3.5.8", "6.3.6"}  # of the example: second factor
 
 def test_the_commands_of_the_guide(tmp_path: Path) -> None:
     folder = Folder(tmp_path, GUIDE)
-    whole, part = examples_of(GUIDE)
+    whole, part, green = examples_of(GUIDE)
     output = folder.run(whole[0], SECRET_KEY=KEY)
     for text in filter(None, map(str.strip, whole[1].split("…"))):
         assert text in output, output
@@ -23,11 +23,15 @@ def test_the_commands_of_the_guide(tmp_path: Path) -> None:
     assert "was stopped by" not in output
     output = folder.run(part[0], SECRET_KEY=KEY)
     assert "13 passed" in output, output
+    output = folder.run(f"{green[0]} && echo green", SECRET_KEY=KEY)
+    assert output.endswith("green\n"), output
+    for text in filter(None, map(str.strip, green[1].split("…"))):
+        assert text in output, output
 
 
 def test_a_conftest_sets_the_database(tmp_path: Path) -> None:
     folder = Folder(tmp_path, GUIDE)
-    (conftest,) = blocks_of(GUIDE, "text")
+    (conftest,) = [block for block in blocks_of(GUIDE, "text") if "os.environ" in block]
     (tmp_path / "conftest.py").write_text(conftest.replace("assessment.sqlite3", "other.sqlite3"))
     assert "1 passed" in folder.run("pytest --asvs example_app.main:app -k V6.4.2")
     assert (tmp_path / "other.sqlite3").exists()

@@ -28,6 +28,15 @@ APP = 'app = Starlette(routes=[Mount("/accounts", routes=routes(auth))], middlew
 WHOLE = APP.format(lifespan=", lifespan=lifespan(auth, create_tables=True)")
 
 
+def count_rows(folder: Path) -> int:
+    async def count() -> int:
+        async with Database(f"sqlite+aiosqlite:///{folder}/site.sqlite3") as database:
+            tables = ("auth_user", "auth_session", "auth_token")
+            return sum([await database.fetch_val(f"SELECT COUNT(*) FROM {table}") for table in tables])
+
+    return asyncio.run(count())
+
+
 def run(folder: Path, *arguments: str, site: str = WHOLE) -> tuple[int, str]:
     (folder / "site_app.py").write_text(SITE.format(key=SECRET_KEY, rest=site))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV", "TEST_"))}
@@ -58,6 +67,19 @@ MESSAGES = {
         'def broken(app): raise ValueError("no money")\n' + APP.format(lifespan=", lifespan=lifespan(auth, broken)"),
         "the application does not start (ValueError: no money). Start it with its server",
     ),
+    "site_app:app    ": (
+        'import os\nos.environ["SHOP_URL"]',
+        "in the shell or in a conftest.py: os.environ['SHOP_URL'] = …",
+    ),
+    "site_app:app     ": (
+        'from starlette.config import Config\nConfig()("SHOP_URL")',
+        "in the shell or in a conftest.py: os.environ['SHOP_URL'] = …",
+    ),
+    "site_app:app      ": (
+        '{}["SHOP_URL"]',
+        "(KeyError: 'SHOP_URL'). Run python -c \"import site_app\", and mend what stops it.",
+    ),
+    "site_app:app       ": ("import nothing", 'Run python -c "import site_app", and mend what stops it.'),
 }
 
 
@@ -86,13 +108,25 @@ def test_temporary_users_are_deleted_also_after_a_failure(tmp_path: Path) -> Non
     broken = "auth.users.update = None  # stops the checks that change a user\n" + WHOLE
     status, output = run(tmp_path, "--asvs", "site_app:app", site=broken)
     assert (status, "the check was stopped by TypeError" in output) == (1, True), output
+    assert count_rows(tmp_path) == 0
 
-    async def count() -> int:
-        async with Database(f"sqlite+aiosqlite:///{tmp_path}/site.sqlite3") as database:
-            tables = ("auth_user", "auth_session", "auth_token")
-            return sum([await database.fetch_val(f"SELECT COUNT(*) FROM {table}") for table in tables])
 
-    assert asyncio.run(count()) == 0
+TERMINATED = """
+import asyncio, os, signal
+
+async def terminate(*_):
+    assert await auth.users.count() > 0
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(10)
+
+auth.users.set_password = terminate
+"""
+
+
+def test_temporary_users_are_deleted_after_a_signal_to_terminate(tmp_path: Path) -> None:
+    status, output = run(tmp_path, "--asvs", "site_app:app", site=TERMINATED + WHOLE)
+    assert (status, "KeyboardInterrupt" in output) == (pytest.ExitCode.INTERRUPTED, True), output
+    assert count_rows(tmp_path) == 0
 
 
 def test_the_assessment_is_imported_for_the_option_only(tmp_path: Path) -> None:

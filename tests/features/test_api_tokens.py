@@ -38,6 +38,7 @@ from starlette_auth.testing import FrozenClock, log_in
 from ..conftest import ON_SERVER, PASSWORD, client_of, count_statements, installed, name_of, with_store
 from ..sessions.test_sessions import Socket
 from ..support.apps import make_app
+from ..support.documents import code_of
 
 HERE = {"origin": "http://testserver", "sec-fetch-site": "same-origin"}
 DAY = timedelta(days=1)
@@ -305,6 +306,28 @@ async def test_a_token_in_a_url_does_not_reach_the_access_log(auth: Auth, ann: U
         assert (await client.get(f"/members?access_token={token}")).status_code == 400
     assert seen
     assert not any(token.encode() in query for query in seen)
+
+
+async def test_the_last_use_is_recorded_after_the_answer_at_most_once_a_minute(
+    auth: Auth, ann: User, monkeypatch: pytest.MonkeyPatch, clock: FrozenClock
+) -> None:
+    token, app = await make_token(auth, ann), make_app(auth)
+    statements, before_answer = count_statements(auth, monkeypatch), list[int]()
+
+    async def server(scope: Any, receive: Any, send: Any) -> None:
+        async def note(message: Any) -> None:
+            before_answer.append(len(statements))
+            await send(message)
+
+        await app(scope, receive, note)
+
+    async with client_of(server, headers=bearer(token)) as client:
+        for seconds, number in ((0, 2), (59, 1), (1, 2), (1, 1)):
+            clock.tick(seconds)
+            assert (await client.get("/members")).status_code == 200
+            assert (before_answer, len(statements)) == ([1, 1], number)
+            statements.clear()
+            before_answer.clear()
 
 
 # Guessing
@@ -628,6 +651,28 @@ def test_scanners_find_a_token_and_nothing_else() -> None:
     ]
     swapped = token[:6] + token[7] + token[6] + token[8:]
     assert swapped == token or not token_format.is_valid(swapped)
+
+
+def test_the_code_of_the_guide_finds_tokens_in_a_text_and_none_in_a_million_random_strings() -> None:
+    guide = Path(__file__).parents[2] / "example_app" / "guides" / "tokens.md"
+    [code] = [code for code in code_of(guide, "python") if "def find_tokens" in code]
+    namespace: dict[str, Any] = {}
+    exec(compile(code, str(guide), "exec"), namespace)
+    find_tokens, token_format, chance = namespace["find_tokens"], TokenFormat("shop"), random.Random(2021)
+    tokens = [token_format.make() for _ in range(4)]
+    text = (
+        f'curl -H "Authorization: Bearer {tokens[0]}"\nKEY={tokens[1]}\n<{tokens[2]}>, https://x.org/?k={tokens[3]}&a=b'
+    )
+    assert find_tokens(text) == tokens
+    assert find_tokens(text.replace("shop_", "ship_")) == []
+    # Six bits of each random byte choose a character; two of the 64 values stand for a character that occurs twice.
+    characters = (namespace["DIGITS"] + "0A").encode() * 4
+    for _ in range(10):
+        noise = chance.randbytes(36 * 100_000).translate(characters).decode()
+        strings = [f"shop_{noise[begin : begin + 36]}" for begin in range(0, len(noise), 36)]
+        assert len(strings) == 100_000
+        assert find_tokens("\n".join(strings)) == []
+        assert not any(map(token_format.is_valid, strings[:1000]))
 
 
 def test_details_are_values() -> None:

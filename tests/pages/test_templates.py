@@ -140,7 +140,10 @@ def test_errors_replace_the_rules_of_a_password_and_say_what_to_do_once() -> Non
     assert 'aria-describedby="id_password1_help id_password1_error"' in page
 
 
-LOGOUT = "password_change_form", "password_change_done", "email_change_form", "sessions", "reauthenticate", "tokens"
+LOGOUT = (
+    *("password_change_form", "password_change_done", "email_change_form", "sessions", "reauthenticate"),
+    *("tokens", "token_form", "token_created"),
+)
 
 
 @pytest.mark.parametrize("case", PAGES, ids=lambda case: case.id)

@@ -202,6 +202,32 @@ async def test_waiting_for_a_free_connection_ends_with_the_timeout(prefix: str) 
         await redis.close()
 
 
+async def test_each_command_gets_its_own_reply_however_many_run_at_once(prefix: str) -> None:
+    redis = RedisClients(REDIS_URL, max_connections=3)
+    try:
+        replies = await asyncio.gather(*(redis.run("ECHO", f"{prefix}{n}") for n in range(100)))
+        assert replies == [f"{prefix}{n}" for n in range(100)]
+        waiting = asyncio.create_task(redis.run("BLPOP", f"{prefix}nothing", 5))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert await asyncio.gather(*(redis.run("ECHO", n) for n in "abcdef")) == [*"abcdef"]
+        pool = redis.client.connection_pool
+        assert len(pool._in_use_connections) + len(pool._available_connections) <= 3
+    finally:
+        await redis.close()
+
+
+async def test_a_connection_that_redis_has_closed_is_replaced(tmp_path: Path) -> None:
+    with redis_server(tmp_path, durable=False) as server:
+        redis = RedisClients(server.url)
+        await redis.run("SET", "a", "1")
+        for _ in range(3):
+            await redis.execute(redis.client.client_kill_filter(_type="normal", skipme=True))
+            assert await redis.run("GET", "a") == "1"
+        await redis.close()
+
+
 @pytest.mark.parametrize("url", ["", "127.0.0.1", "http://127.0.0.1", "redis://127.0.0.1:port", "redis//:secret@x"])
 def test_an_invalid_url_is_refused_and_not_shown_in_the_message(url: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="redis://user:password@host") as error:

@@ -1,5 +1,6 @@
 """Tests that look-ups which ignore case use an index, on each database."""
 
+import functools
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -159,3 +160,37 @@ async def test_on_mariadb_an_address_is_found_in_any_case_if_the_collation_disti
         await database.execute("ALTER TABLE auth_user MODIFY email VARCHAR(254) COLLATE utf8mb4_bin NOT NULL")
         ann = await auth.users.create_user("ann", "Ann@Example.org")
         assert await auth.users.get_by_email("ann@example.ORG") == ann
+
+
+async def test_the_holders_of_a_permission_are_found_without_reading_all_users(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database starts with the holders, and takes each by primary key. It asks no user for groups."""
+    async with installed(database) as auth:
+        await fill(auth)
+        users, t = auth.users, auth.tables
+        await users.create_model_permissions("polls", "vote")
+        editors = await users.create_group("editors")
+        await users.grant(editors, "polls.add_vote")
+        rows = await database.fetch_all(sa.select(t.user.c.id))
+        links = [{"user_id": row["id"], "group_id": editors.id} for row in rows]
+        for start in range(10, USERS, 300):
+            others = await users.create_group(f"group {start}")
+            values = [{**link, "group_id": others.id} for link in links[start : start + 300]]
+            await database.execute(sa.insert(t.user_groups).values(values))
+        await database.execute(sa.insert(t.user_groups).values(links[:10]))
+        for table in (t.user_groups, t.group_permissions, t.user_permissions):
+            await database.execute(f"ANALYZE {'TABLE ' if auth.gateway.dialect == 'mysql' else ''}{table.name}")
+
+        async def ask(*, include_superusers: bool) -> None:
+            assert len(await users.with_perm("polls.add_vote", include_superusers=include_superusers)) == 10
+
+        for include_superusers, scans in ((False, 0), (True, 1)):  # superusers have no index
+            plan = await plan_of(auth, monkeypatch, functools.partial(ask, include_superusers=include_superusers))
+            lines = [line for line in plan.splitlines() if SCAN.search(line) and reads_users(line, t.user.name)]
+            assert len(lines) == scans, plan
+
+
+def reads_users(line: str, name: str) -> bool:
+    """Returns whether a line of a plan reads the table of users itself, and not that of their groups."""
+    return re.search(rf"\b{name}(_\d+)?\b(?!_)", line) is not None

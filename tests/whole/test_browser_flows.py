@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -381,6 +382,39 @@ def test_before_something_grave_the_password_is_asked_for_once_more(visit: Visit
         admin.send("Continue")
     expect(admin.page.get_by_role("button", name=re.compile(f"Remove from writers.*{person.name}"))).to_be_visible()
     admin.see("Staff")
+
+
+def test_a_program_uses_a_token_until_its_owner_revokes_it(visit: Visit, javascript: bool) -> None:
+    ann = visit()
+    register(ann)
+    ann.go("/me")
+    ann.click("API tokens for your programs")
+    ann.see("API tokens")
+    ann.click("Create a token")
+    ann.see("Create a token")
+    ann.send("Create the token", {"Name": ""})
+    ann.see("Create a token", f"Name: {REQUIRED}")
+    ann.send("Create the token", {"Name": "My back-up script"})
+    ann.see("Your new token")
+    token = ann.page.get_by_label("My back-up script").input_value()
+    if javascript:
+        ann.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=ann.server.url)
+        ann.page.get_by_role("button", name="Copy", exact=True).click()
+        expect(ann.page.get_by_text("Copied.", exact=True)).to_be_attached()
+        assert ann.page.evaluate("navigator.clipboard.readText()") == token
+    with httpx.Client(base_url=ann.server.url, headers={"Authorization": f"Bearer {token}"}) as program:
+        assert program.get("/me").status_code == 200
+        assert program.post("/accounts/tokens/create", json={"name": "another"}).status_code == 403
+        assert "session" not in program.cookies
+        ann.click("Back to your tokens")
+        ann.see("API tokens")
+        expect(ann.page.get_by_text(f"Begins with: {token[:8]}")).to_be_visible()
+        ann.page.get_by_role("button", name="Revoke : My back-up script").click()
+        ann.see("API tokens")
+        expect(ann.page.get_by_text("You have no tokens.")).to_be_visible()
+        assert program.get("/me").status_code == 401
+    assert token not in ann.server.log_without_mails
+    assert [seen.title for seen in ann.pages if token in seen.html] == ["Your new token"]
 
 
 def test_no_page_was_left_out(request: pytest.FixtureRequest, looked_at: set[tuple[str, ...]]) -> None:

@@ -301,7 +301,7 @@ def test_a_refused_program_gets_a_problem(api: Server) -> None:
         refused = anonymous.get("/api/orders")
         assert is_problem(refused, 401, "not_authenticated")
         assert refused.json()["login"] == "/accounts/login"
-        assert refused.headers["www-authenticate"].startswith("Cookie")
+        assert refused.headers["www-authenticate"] == 'Bearer realm="Shop"'
         assert is_problem(anonymous.post("/api/orders", content=b"{"), 401, "not_authenticated")
         assert is_problem(ann.post("/api/customers", json={}), 403, "permission_denied")
         invalid = ann.post("/api/orders", json={**TEA, "quantity": 0, "voucher": "x"})
@@ -317,6 +317,25 @@ def test_a_refused_program_gets_a_problem(api: Server) -> None:
         )
         assert ann.post("/accounts/logout", json={}).json() == {"next": "/accounts/logged_out"}
         assert is_problem(ann.get("/api/me"), 401, "not_authenticated")
+
+
+@any_database
+def test_a_script_orders_with_a_token_until_its_owner_revokes_it(api: Server) -> None:
+    with member(api, "ann") as ann, program(api) as script:
+        assert 'href="/accounts/tokens"' in ann.get("/", headers=PAGE).text
+        created = ann.post("/accounts/tokens", json={"name": "script", "expires": "7"}).json()
+        script.headers.update({"authorization": f"Bearer {created['token']}"})
+        del script.headers["origin"]
+        assert script.post("/api/orders", json=TEA).status_code == 201
+        assert script.get("/api/orders").json() == ann.get("/api/orders").json() != []
+        assert is_problem(script.post("/api/customers", json={}), 403, "permission_denied")
+        assert is_problem(script.delete("/api/me"), 401, "login_too_old")
+        assert is_problem(script.post("/accounts/tokens", json={"name": "more"}), 403, "token_refused")
+        listed = ann.get("/accounts/tokens", headers={"accept": "application/json"}).json()["tokens"]
+        assert [token["last_address"] for token in listed] == ["127.0.0.1"]
+        assert ann.delete(f"/accounts/tokens/{created['id']}").status_code == 204
+        assert is_problem(script.get("/api/orders"), 401, "not_authenticated")
+    assert created["token"] not in api.output
 
 
 @any_database
@@ -340,7 +359,12 @@ def test_the_schema_is_valid_and_complete(api: Server) -> None:
     paths = schema["paths"]
     assert {path for path in paths if not path.startswith(("/accounts", "/api"))} == set()
     assert {"/api/orders", "/api/me", "/api/customers", "/accounts/login", "/accounts/register"} <= set(paths)
-    assert paths["/api/customers"]["post"]["security"] == [{"session": ["shop.add_order"]}]
+    assert paths["/api/customers"]["post"]["security"] == [
+        {"session": ["shop.add_order"]},
+        {"token": ["shop.add_order"]},
+    ]
+    assert paths["/api/me"]["delete"]["security"] == [{"session": []}]
+    assert {"get", "post"} == set(paths["/accounts/tokens"])
     for item in (item for path, item in paths.items() if path.startswith("/api")):
         for operation in item.values():
             assert {"401", "403"} <= set(operation["responses"])

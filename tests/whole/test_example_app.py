@@ -392,6 +392,31 @@ def test_sessions_in_cookies_cannot_be_listed(start: Start) -> None:
         assert admin.get("/accounts/sessions").status_code == 404
 
 
+@pytest.mark.parametrize("store", ["database", "cookie"])
+def test_a_script_writes_notes_with_a_token_until_its_owner_revokes_it(start: Start, store: str) -> None:
+    server = start(SESSION_STORE=store)
+    with browser(server) as admin, httpx.Client(base_url=server.url, timeout=30) as script:
+        log_in(admin, "admin", server.password)
+        assert 'href="/accounts/tokens"' in admin.get("/me").text
+        fields = {"name": "weather", "expires": "7", "scopes": "notes.add_note"}
+        page = send(admin, "/accounts/tokens/create", "/accounts/tokens/create", **fields)
+        token = re.search(r"notes_[0-9A-Za-z]{36}", page.text)
+        assert token, page.text
+        script.headers["authorization"] = f"Bearer {token[0]}"
+        answer = script.get("/api/me").json()
+        assert (answer["username"], answer["permissions"], answer["session"]) == ("admin", ["notes.add_note"], {})
+        assert script.post("/notes", data={"text": "Rain at noon"}).status_code == 303
+        assert "Rain at noon" in admin.get("/").text
+        refused = script.post("/notes/1/delete")
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+        assert script.get("/staff").status_code == 403
+        number = re.search(r'name="token" value="(\d+)"', admin.get("/accounts/tokens").text)
+        assert number
+        send(admin, "/accounts/tokens", "/accounts/tokens/revoke", token=number[1])
+        assert script.post("/notes", data={"text": "Snow"}).status_code == 401
+    assert token[0] not in server.output
+
+
 def test_a_django_project_shares_the_database_and_logins(tmp_path: Path, database_url: str) -> None:
     """One command starts both. Users and logins are shared, and Django's admin manages users created here."""
     port = free_port()

@@ -234,15 +234,21 @@ def log_in(client: httpx.Client, name: str, password: str) -> int:
     return client.post("/accounts/login", json=data).status_code
 
 
-def mailed_link(shop: OldShop, address: str) -> str:
-    """Waits for the mail to an address, which ConsoleMailer prints, and returns its link."""
+def mailed_text(shop: OldShop, address: str) -> str:
+    """Waits for the mail to an address, which ConsoleMailer prints, and returns its text."""
     log = shop.path / "log"
     for _ in range(100):
         for to, _, text in PRINTED.findall(log.read_text()):
-            if to == address and (match := re.search(r"http://\S+", text)):
-                return match[0]
+            if to == address:
+                return str(text)
         time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+def mailed_link(shop: OldShop, address: str) -> str:
+    match = re.search(r"http://\S+", text := mailed_text(shop, address))
+    assert match is not None, text
+    return match[0]
 
 
 def test_the_data_is_moved_once_and_a_second_run_changes_nothing(moved: OldShop) -> None:
@@ -258,6 +264,28 @@ def test_users_who_registered_since_the_first_run_are_copied_by_the_second(moved
     moved.execute("INSERT INTO user VALUES (?, ?, ?, ?, 1, 0, 1)", *values)
     assert moved.run("python move.py") == "Copied users: 1\n"
     assert moved.rows("SELECT id, city FROM member WHERE city = 'Oslo'") == [{"id": key.hex, "city": "Oslo"}]
+
+
+def test_before_the_tables_exist_the_move_names_the_command_to_run_first(shop: OldShop) -> None:
+    assert shop.run("python move.py") == ("There is no table `member`. Run: starlette-auth --app shop:auth migrate\n")
+
+
+def test_an_application_without_own_columns_deletes_the_marked_lines(tmp_path: Path) -> None:
+    shop = OldShop(tmp_path)
+    shop.execute("ALTER TABLE user DROP COLUMN city")
+    for file in tmp_path.glob("*.py"):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if "# own column" not in line))
+        assert "city" not in file.read_text()
+    assert shop.move() == "Copied users: 5\n"
+    server = shop.serve()
+    try:
+        with visitor(shop) as ann:
+            assert log_in(ann, "ann", "old ann") == 200
+            assert ann.get("/me").json()["email"] == "ann@example.org"
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def test_two_addresses_that_differ_in_case_stop_the_copy(shop: OldShop) -> None:
@@ -322,6 +350,31 @@ def test_old_passwords_and_rights_count_in_the_new_application(
         assert gone.get("/me").status_code == 401
     items = moved.rows("SELECT item FROM orders ORDER BY id")
     assert [row["item"] for row in items] == ["Tea", "Bread", "Salt", "Milk", "Milk", "Tea"]
+
+
+def test_the_first_login_sends_no_mail_and_a_second_browser_sends_one(
+    moved: OldShop, server: "subprocess.Popen[bytes]"
+) -> None:
+    log = moved.path / "log"
+    for name in ("bea", "root", "ann", "ann"):
+        with visitor(moved) as client:
+            assert log_in(client, name, f"old {name}") == 200
+    assert mailed_text(moved, "ann@example.org").count("from a device that we have not seen before") == 1
+    assert [to for to, *_ in PRINTED.findall(log.read_text())] == ["ann@example.org"]
+
+
+def test_inactive_users_are_told_nothing_until_they_register_again(
+    moved: OldShop, server: "subprocess.Popen[bytes]"
+) -> None:
+    with visitor(moved) as gone:
+        entered = {"username": "gone@example.org", "password": "old gone"}
+        right = gone.post("/accounts/login", json=entered).json()
+        assert right == gone.post("/accounts/login", json={**entered, "password": "wrong"}).json()
+        assert gone.post("/accounts/password_reset", json={"email": "gone@example.org"}).status_code == 200
+        data = {"email": "gone@example.org", "password1": NEW_PASSWORD, "password2": NEW_PASSWORD}
+        assert gone.post("/accounts/register", json=data).status_code == 200
+    assert "You have an account already" in mailed_text(moved, "gone@example.org")
+    assert len(PRINTED.findall((moved.path / "log").read_text())) == 1
 
 
 def test_the_frontend_meets_what_the_guide_says(moved: OldShop, server: "subprocess.Popen[bytes]") -> None:

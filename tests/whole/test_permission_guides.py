@@ -123,6 +123,8 @@ def test_the_rules_of_the_guide_decide_about_lists_and_single_orders(shop: Modul
         assert client.get("/orders").json() == visible
         statuses = {key: client.get(f"/orders/{key}").status_code for key in (1, 2, 3, 99)}
         assert statuses == {key: 404 if key == 99 else 200 if key in visible else 403 for key in statuses}
+        receipts = {key: client.get(f"/receipts/{key}").status_code for key in statuses}
+        assert receipts == {key: 200 if key in visible else 404 for key in statuses}, "what is hidden looks missing"
     assert client.get("/orders/1").json() == {"id": 1, "warehouse": "north"}
     assert client.get("/orders/one").status_code == 404
 

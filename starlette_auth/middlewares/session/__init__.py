@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -73,19 +73,16 @@ class SessionMiddleware:
         self.clock = clock
         self.must_check_scheme = self.cookie.secure is True or self.cookie.samesite == "none"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http" and has_mailed_secret(scope):
-            await call_without_secret(self.run, scope, receive, send)
-        else:
-            await self.run(scope, receive, send)
+            return call_without_secret(self.run, scope, receive, send)
+        return self.run(scope, receive, send)
 
-    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def run(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if self.exclude and is_below(scope, self.exclude):
-            await UnavailableResponder(scope, receive, send, self.answer).run(self.app)
-            return
+            return UnavailableResponder(scope, receive, send, self.answer).run(self.app)
         if self.must_check_scheme:
             self.check_scheme(scope)
         responder = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
@@ -97,7 +94,7 @@ class SessionMiddleware:
             current.use_header(key)
         elif self.has_token is not None and self.has_token(scope):
             current.detach()
-        await current.run(self.app)
+        return current.run(self.app)
 
     def check_scheme(self, scope: Scope) -> None:
         """Logs the first request over http whose cookie the browser would refuse."""

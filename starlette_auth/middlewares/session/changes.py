@@ -161,10 +161,10 @@ class SessionChanges(SessionLoader):
     def report_late_changes(self) -> None:
         """Logs the entries that changed after the response began and are therefore not stored."""
         session = self.session
-        if not self.is_answered or session.is_only_resigned:
+        if not self.is_answered:
             return
         names = session.unsaved_names()
-        if names is not None or self.is_flushed_too_late:
+        if (names is not None or self.is_flushed_too_late) and not session.is_only_resigned:
             logger.warning(
                 "request.session changed after the response began, and the change is lost: %s. Change the session before "
                 "the response, or call `await request.session.save()`.",

@@ -5,20 +5,20 @@ import codecs
 import contextlib
 import hashlib
 import importlib
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
-from ..core.concurrency import PerLoop, keep_cancelled
-from ..core.exceptions import ImproperlyConfigured, Unavailable
-from ..core.text import one_line
+from ...core.concurrency import PerLoop, keep_cancelled
+from ...core.exceptions import ImproperlyConfigured, Unavailable
+from ...core.text import one_line
+from .kept import MAX_KEPT, ConnectionLost, KeptConnections
+from .servers import RedisServers, parse_servers
 
 R = TypeVar("R")
 URL_FORMS = (
     "redis://user:password@host:6379/0, rediss://… for TLS, unix:///path, redis+sentinel://host:26379,host:26379/service "
     "or redis+cluster://host:6379,host:6379"
 )
-DEFAULT_PORTS = {"sentinel": 26379, "cluster": 6379}
 FAILOVER_TIMEOUT = 2.0  # seconds after which the client looks for the server that replaces a silent one
 
 
@@ -28,6 +28,14 @@ class RedisClient(Protocol):
     def get_encoder(self) -> Any: ...
 
     async def aclose(self) -> None: ...
+
+
+class LoopConnections(NamedTuple):
+    """The connections of one event loop. `free` counts those of the client's pool that may be used beside the kept ones."""
+
+    client: Any
+    free: asyncio.Semaphore
+    kept: KeptConnections | None
 
 
 class RedisClients:
@@ -77,7 +85,7 @@ class RedisClients:
         self._max_connections = max_connections
         self._is_decoded = self._given is None or self._given.get_encoder().decode_responses
         self._loop: asyncio.AbstractEventLoop | None = None  # of a given client
-        self._clients: PerLoop[tuple[Any, asyncio.Semaphore]] = PerLoop(self._make_client)
+        self._clients: PerLoop[LoopConnections] = PerLoop(self._make_client)
         # A client of several servers closes connections that other requests use, which then raise AttributeError or
         # another exception. A credential provider of the application may raise anything.
         redis_errors = (self._errors.RedisError, self._errors.RedisClusterException, OSError)
@@ -118,12 +126,17 @@ class RedisClients:
 
     @property
     def client(self) -> Any:
-        return self._clients.get()[0]
+        return self._clients.get().client
 
-    def _make_client(self) -> tuple[Any, asyncio.Semaphore]:
-        """Returns a client, and the semaphore of its free connections."""
+    def _make_client(self) -> LoopConnections:
         client = self._client_of_url() if self._given is None else self._given_client()
-        return client, asyncio.Semaphore(min(self._max_connections, _pool_size(client)))
+        size = min(self._max_connections, _pool_size(client))
+        kept = min(MAX_KEPT, size // 2) if self._is_single else 0
+        return LoopConnections(
+            client,
+            asyncio.Semaphore(size - kept),
+            KeptConnections(client.connection_pool, kept, self._errors.ConnectionError) if kept else None,
+        )
 
     def _client_of_url(self) -> Any:
         if self._is_single:
@@ -148,10 +161,23 @@ class RedisClients:
         self._loop = loop
         return self._given
 
-    async def execute(self, command: Coroutine[Any, Any, R]) -> R:
+    async def run(self, *command: Any) -> Any:
         """Returns the reply of Redis to a command. Raises Unavailable if there is none, or if it is an error."""
+        connections = self._clients.get()
+        if connections.kept is not None and connections.kept.has_free():
+            try:
+                return await keep_cancelled(connections.kept.run(*command))
+            except ConnectionLost:
+                pass
+            except self._failures as error:
+                await self._raise(connections, error)
+        return await self.execute(connections.client.execute_command(*command))
+
+    async def execute(self, command: Coroutine[Any, Any, R]) -> R:
+        """Returns the reply of Redis to a command of the client. Raises Unavailable like `run`."""
         try:
-            client, free_connections = self._clients.get()
+            connections = self._clients.get()
+            free_connections = connections.free
             # The blocking pool of redis-py would add a tenth to the time of each command.
             if free_connections.locked():
                 async with asyncio.timeout(self._timeout):
@@ -170,24 +196,31 @@ class RedisClients:
                 reply = await keep_cancelled(command)
             return reply if self._is_decoded else _decoded(reply)
         except self._failures as error:
-            await self._drop_useless(client, error)
-            raise Unavailable(self._reason(error)) from error
+            await self._raise(connections, error)
         finally:
             free_connections.release()
 
-    async def _drop_useless(self, client: Any, error: Exception) -> None:
+    async def _raise(self, connections: LoopConnections, error: Exception) -> NoReturn:
+        if isinstance(error, self._errors.NoScriptError):
+            raise error  # the script can be sent instead of its hash
+        await self._drop_useless(connections, error)
+        raise Unavailable(self._reason(error)) from error
+
+    async def _drop_useless(self, connections: LoopConnections, error: Exception) -> None:
         """Closes the connections that cannot be used again after this error."""
         if self.is_cluster:
             # The client knows no reachable node. A new client starts with the nodes of the URL.
             is_lost = self._given is None and isinstance(error, self._errors.RedisClusterException)
-            if is_lost and client is self.client:
+            if is_lost and connections.client is self.client:
                 await self.close()
             return
         # Redis before version 7 wraps the error of a command in that of its script.
         if isinstance(error, self._errors.ReadOnlyError) or "READONLY" in str(error):
             # The server became a replica. Its name may lead to another server now.
             with contextlib.suppress(Exception):
-                await client.connection_pool.disconnect(inuse_connections=False)
+                if connections.kept is not None:
+                    await connections.kept.close_free()
+                await connections.client.connection_pool.disconnect(inuse_connections=False)
 
     def _reason(self, error: Exception) -> str:
         text = one_line(error) or type(error).__name__
@@ -202,20 +235,18 @@ class RedisClients:
 
     async def run_script(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
         """Returns the result of a Lua script, which Redis runs atomically."""
-        return await self.execute(self._evaluate(script, len(keys), *keys, *arguments))
-
-    async def _evaluate(self, script: str, *arguments: Any) -> Any:
         digest = self._hashes.get(script)
         if digest is None:
             digest = self._hashes[script] = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         try:
-            return await self.client.execute_command("EVALSHA", digest, *arguments)
+            return await self.run("EVALSHA", digest, len(keys), *keys, *arguments)
         except self._errors.NoScriptError:
-            return await self.client.execute_command("EVAL", script, *arguments)
+            return await self.run("EVAL", script, len(keys), *keys, *arguments)
 
     async def close(self) -> None:
         """Closes the connections of the running event loop. A given client stays open."""
-        client, _ = self._clients.pop() or (None, None)
+        connections = self._clients.pop()
+        client = connections and connections.client
         if client is None or client is self._given:
             self._loop = None
             return
@@ -238,53 +269,3 @@ def _decoded(reply: Any) -> Any:
     if isinstance(reply, list):
         return [_decoded(item) for item in reply]
     return reply
-
-
-class RedisServers(NamedTuple):
-    """The servers of a URL, and the options of a connection to them.
-
-    `kind` is "sentinel", "cluster" or "" for a single Redis, which has neither `nodes` nor `options`. `service` is the
-    name under which the Sentinels know the primary.
-    """
-
-    kind: str
-    nodes: tuple[tuple[str, int], ...] = ()
-    service: str = ""
-    options: dict[str, Any] = {}  # noqa: RUF012  it is not changed
-    sentinel_options: dict[str, Any] = {}  # noqa: RUF012
-
-
-def parse_servers(url: str, parse_url: Callable[[str], dict[str, Any]]) -> RedisServers:
-    """Returns the servers of a URL. `parse_url` is that of redis-py. Raises ValueError for an invalid URL."""
-    parts = urlsplit(url)
-    base, _, kind = parts.scheme.partition("+")
-    if not kind:
-        parse_url(url)
-        return RedisServers("")
-    if base not in ("redis", "rediss") or kind not in DEFAULT_PORTS:
-        raise ValueError
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    nodes = tuple(_node(host, DEFAULT_PORTS[kind]) for host in hosts.split(","))
-    service, _, database = parts.path.removeprefix("/").partition("/")
-    if kind == "cluster":
-        service, database = "", service  # it has the database 0 only
-    is_valid = database in ("", "0") if kind == "cluster" else service and (database or "0").isdecimal()
-    if not is_valid:
-        raise ValueError
-    options = parse_url(f"{base}://{credentials}{at}host/{database or 0}?{parts.query}")
-    sentinel_options = {
-        name: options.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in options
-    }
-    for name in ("host", "port", "connection_class"):
-        options.pop(name, None)
-    if base == "rediss":
-        options["ssl"] = True
-        sentinel_options |= {name: value for name, value in options.items() if name.startswith("ssl")}
-    return RedisServers(kind, nodes, unquote(service), options, sentinel_options)
-
-
-def _node(text: str, default_port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname or parts.path or parts.username is not None:
-        raise ValueError
-    return parts.hostname, parts.port or default_port
