@@ -41,6 +41,7 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "sessions_end": ("Log out other devices", "session? others?"),
     "tokens_add": ("Create an API token", "name expires? scopes?"),
     "tokens_revoke": ("Revoke an API token", "token"),
+    "device": ("Find the request of a device by its code, then approve or refuse it", "user_code? request? decision?"),
 }
 READ: Mapping[str, str] = {
     "session": "Who is logged in",
@@ -58,6 +59,7 @@ FOR_USERS = (
     "tokens_add",
     "tokens_revoke",
     "tokens_delete",
+    "device",
 )
 #: The problems of each POST, by their status.
 PROBLEMS: Mapping[str, str] = {

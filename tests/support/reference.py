@@ -27,7 +27,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "Pages, forms and features": ("pages", "features"),
     "Passwords": ("passwords",),
     "Mail": ("mail",),
-    "Events": ("core.events",),
+    "Events": ("core.events", "core.device_events"),
     "Exceptions": ("core.exceptions",),
     "Databases": ("database",),
     "Beside Django": ("django",),
