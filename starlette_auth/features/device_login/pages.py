@@ -127,7 +127,7 @@ class DevicePages:
     async def _confirm_page(
         self, auth: Auth, request: Request, user: User, form: Form, asked: DeviceRequest
     ) -> Response:
-        form.data["request"] = _handle(auth, user, asked)
+        handle = _handle(auth, user, asked)
         address = auth.proxies.client_address(request)
         details: dict[str, Any] = {
             "client": self.clients[asked.client],
@@ -138,11 +138,11 @@ class DevicePages:
             "scopes": None if asked.scopes is None else list(asked.scopes),
         }
         if sent_json(request):
-            return JSONResponse({**details, "request": form.data["request"]})
+            return JSONResponse({**details, "request": handle})
         details["time"] = format_time_since(int(auth.clock()) - asked.created)
         is_elsewhere = client_network(asked.address) != client_network(address)
         page = "registration/device_confirm.html"
-        return await render(auth, request, page, form=form, is_elsewhere=is_elsewhere, **details)
+        return await render(auth, request, page, handle=handle, is_elsewhere=is_elsewhere, **details)
 
     async def _decide(self, auth: Auth, request: Request, user: User, form: Form) -> Response:
         """Records the decision of the user, and shows the form for a code again if there is nothing to decide."""
