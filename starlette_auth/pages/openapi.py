@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from ..auth import Auth
 from ..guards import Guard
-from ..http.endpoints import flat_routes, routes_of
+from ..http.endpoints import OPERATION, flat_routes, routes_of
 from ..http.urls import JSON_SUFFIX
 from ..middlewares.early_guards import guards_of
 from ..middlewares.route_check import walk
@@ -178,6 +178,10 @@ def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
         path = path.removesuffix(str(getattr(route, "path", ""))) + str(getattr(route, "path_format", ""))
         if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
             has_guards |= _add_page(paths, route, path, auth)
+            continue
+        own = getattr(getattr(route, "endpoint", None), OPERATION, None)
+        if own is not None:
+            paths.setdefault(path, {}).setdefault("post", own)
             continue
         guards = [guard for guard, _ in guards_of(route)]
         operations = paths.get(path, {})

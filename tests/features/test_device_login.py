@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 import sqlalchemy as sa
+from fastapi import FastAPI
+from openapi_spec_validator import validate
 from starlette.routing import Route
 
 from starlette_auth import (
@@ -20,7 +23,11 @@ from starlette_auth import (
     DeviceRefused,
     ImproperlyConfigured,
     User,
+    lifespan,
+    middleware,
 )
+from starlette_auth.database.statements import Statement
+from starlette_auth.fastapi import accounts
 from starlette_auth.features.device_login.requests import ALPHABET, make_user_code, parse_user_code
 from starlette_auth.security.reset_tokens import encode_uid
 from starlette_auth.testing import FrozenClock, log_in
@@ -360,13 +367,13 @@ async def test_a_deactivation_ends_an_approved_request(
     assert await error_of(device, codes["device_code"]) == (400, "invalid_grant")
 
 
-@pytest.mark.parametrize("change", ["is_active = false", "password = 'new'", "email = 'new@shop.example'"])
+@pytest.mark.parametrize("change", [{"is_active": False}, {"password": "new"}, {"email": "new@shop.example"}], ids=str)
 async def test_an_account_that_changed_gets_no_token_without_the_event(
-    auth: Auth, device: httpx.AsyncClient, browser: httpx.AsyncClient, change: str
+    auth: Auth, device: httpx.AsyncClient, browser: httpx.AsyncClient, change: dict[str, Any]
 ) -> None:
     codes = await ask(device)
     await decide(browser, codes["user_code"])
-    await auth.gateway.database.execute(f"UPDATE auth_user SET {change}")
+    await auth.gateway.execute(Statement(sa.update(auth.tables.user).values(change)))
     assert await error_of(device, codes["device_code"]) == (400, "invalid_grant")
 
 
@@ -403,8 +410,9 @@ async def test_a_token_opens_no_page_of_a_device(
 
 async def test_a_dump_of_the_database_shows_no_code(auth: Auth, device: httpx.AsyncClient) -> None:
     codes = await ask(device)
-    rows = await auth.gateway.database.fetch_all(sa.select(auth.tables.token))
-    dump = " ".join(str(value) for row in rows for value in dict(row._mapping).values())
+    rows = await auth.gateway.fetch_all(Statement(sa.select(*auth.tables.token.columns)))
+    dump = " ".join(str(value) for row in rows for value in row.values())
+    assert '"client": "cli"' in dump
     assert codes["device_code"] not in dump
     assert codes["user_code"] not in dump
     assert codes["user_code"].replace("-", "") not in dump
@@ -466,3 +474,42 @@ async def test_the_feature_needs_api_tokens(database: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="APITokens"):
         async with installed(database, features=[DeviceLogin(CLIENTS)]):
             pass
+
+
+@pytest.mark.parametrize("pages", [True, False], ids=["with pages", "JSON only"])
+async def test_openapi_documents_what_the_endpoints_return(auth: Auth, ann: User, pages: bool) -> None:
+    app = FastAPI(lifespan=lifespan(auth), middleware=middleware(auth))
+    app.include_router(accounts(auth, pages=pages), prefix="/accounts")
+    app.get("/reset/{uidb64}/{token}", name="password_reset_confirm", include_in_schema=False)(lambda: "a page")
+    if not pages:
+        app.get("/devices", name="device", include_in_schema=False)(lambda: "a page")
+    async with app.router.lifespan_context(app):
+        schema = app.openapi()
+    validate(schema)
+    paths = schema["paths"]
+    assert {"user_code", "request", "decision"} == set(
+        paths["/accounts/device"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    )
+
+    def check(path: str, response: httpx.Response) -> dict[str, Any]:
+        content = paths[path]["post"]["responses"][str(response.status_code)]["content"]
+        jsonschema.validate(response.json(), content["application/json"]["schema"])
+        return dict(response.json())
+
+    async with client_of(app) as client:
+        codes = check("/accounts/device/code", await client.post("/accounts/device/code", data={"client_id": "cli"}))
+        page = "/accounts/device" if pages else "/devices"
+        assert codes["verification_uri"] == f"http://testserver{page}"
+        await log_in(client, ann, auth)
+        check("/accounts/device/token", await poll(client, codes["device_code"]))
+        details = (await client.post("/accounts/device", json={"user_code": codes["user_code"]})).json()
+        await client.post("/accounts/device", json={"request": details["request"], "decision": "approve"})
+        check("/accounts/device/token", await poll(client, codes["device_code"]))
+
+
+async def test_a_site_without_a_page_for_codes_is_told(auth: Auth) -> None:
+    app = FastAPI(middleware=middleware(auth))
+    app.include_router(accounts(auth, pages=False), prefix="/accounts")
+    async with client_of(app) as client:
+        with pytest.raises(ImproperlyConfigured, match="Add a route with the name device"):
+            await client.post("/accounts/device/code", data={"client_id": "cli"})

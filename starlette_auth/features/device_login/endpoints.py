@@ -14,13 +14,14 @@ from starlette.routing import BaseRoute, Route
 
 from ...auth import Auth
 from ...backends.model import report_throttled
-from ...core.exceptions import PermissionDenied, Throttled, ValidationError
+from ...core.exceptions import ImproperlyConfigured, PermissionDenied, Throttled, ValidationError
 from ...http.content import FORMS, content_type, read_fields
-from ...http.endpoints import csrf_exempt, login_not_required
+from ...http.endpoints import OPERATION, csrf_exempt, login_not_required
+from ...http.urls import find_url_path
 from ...users.models import User
+from .openapi import AUTHORIZE, GRANT, TOKEN
 from .requests import INTERVAL, LIFETIME, DeviceRequest, DeviceRequests
 
-GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}  # RFC 6749 §5.1
 SCOPE = re.compile(r"[!#-\[\]-~]{1,200}")  # RFC 6749 §3.3
 MAX_SCOPES = 50
@@ -74,8 +75,8 @@ class DeviceEndpoints:
 
     def routes(self) -> Sequence[BaseRoute]:
         return [
-            Route("/device/code", _endpoint(self.authorize), name="device_authorization", methods=["POST"]),
-            Route("/device/token", _endpoint(self.token), name="device_token", methods=["POST"]),
+            Route("/device/code", _endpoint(self.authorize, AUTHORIZE), name="device_authorization", methods=["POST"]),
+            Route("/device/token", _endpoint(self.token, TOKEN), name="device_token", methods=["POST"]),
         ]
 
     async def authorize(self, request: Request) -> Response:
@@ -83,6 +84,8 @@ class DeviceEndpoints:
         parameters = await _parameters(request)
         client = self._client(request, parameters)
         scopes = _scopes(parameters.get("scope", ""))
+        origin = self.auth.site.base_url or self.auth.site.requested_origin(request)
+        page = origin + self._page(request)
         address = self.auth.proxies.client_address(request)
         try:
             await self.auth.throttle.hit("device_authorization", ip=address)
@@ -93,8 +96,6 @@ class DeviceEndpoints:
         device_code, user_code = await self.requests.create(
             client, scopes, address=address, browser=request.headers.get("user-agent", "")[:255]
         )
-        origin = self.auth.site.base_url or self.auth.site.requested_origin(request)
-        page = origin + self.auth.url_for(request, "device")
         content = {
             "device_code": device_code,
             "user_code": user_code,
@@ -156,6 +157,16 @@ class DeviceEndpoints:
         result = {"access_token": token.token, "token_type": "Bearer", "expires_in": token.expires - token.created}
         return result if asked.scopes is None else {**result, "scope": " ".join(asked.scopes)}
 
+    def _page(self, request: Request) -> str:
+        """Returns the path where users enter codes; without pages of this package, that of the application's route."""
+        path = find_url_path(request.scope, "device")
+        if path is None:
+            raise ImproperlyConfigured(
+                "There is no page on which users enter the code of a device. Add a route with the name device, whose "
+                "page sends the code and the decision as JSON."
+            )
+        return path
+
     def _client(self, request: Request, parameters: Mapping[str, str]) -> str:
         """Returns the identifier of the client. The clients are public (RFC 6749 §2.1): they keep no secret."""
         scheme = request.headers.get("authorization", "").partition(" ")[0]
@@ -170,7 +181,7 @@ class DeviceEndpoints:
         return client
 
 
-def _endpoint(view: Endpoint) -> Endpoint:
+def _endpoint(view: Endpoint, operation: Mapping[str, Any]) -> Endpoint:
     @csrf_exempt
     @login_not_required
     async def endpoint(request: Request) -> Response:
@@ -179,6 +190,7 @@ def _endpoint(view: Endpoint) -> Endpoint:
         except OAuthError as error:
             return error.response()
 
+    setattr(endpoint, OPERATION, dict(operation))
     return endpoint
 
 
