@@ -31,8 +31,7 @@ SECURITY = "starlette_auth.security"
 EXAMPLE = "--asvs app:app"
 NAME_IT = f"Write the module and the object, as in {EXAMPLE}."
 
-
-#: The source files of what reads the environment, and raises KeyError for a missing variable.
+#: The source files of the functions that read the environment and raise KeyError for a missing variable.
 READERS = {type(os.environ).__getitem__.__code__.co_filename, Config.get.__code__.co_filename}
 
 
@@ -103,7 +102,7 @@ class Target:
     def path(self, name: str) -> str | None:
         """Returns the path that a form of an account page posts to; None if there is none.
 
-        Where the account pages take JSON only, the application may have a page of its own with that name.
+        Where the account pages take JSON only, the route with that name may be a page of the application.
         """
         conn = connection_to(self.app)
         return self.auth.find_url(conn, f"{name}{JSON_SUFFIX}") or self.auth.find_url(conn, name)

@@ -72,8 +72,8 @@ class SessionBackend(AuthenticationBackend):
             self.keys = self.keys.scoped("")  # as Django signs logins
 
     async def identify(self, conn: HTTPConnection) -> User | None:
-        session = conn.scope.get("session")
-        if not isinstance(session, SessionBase) or USER_ID not in session:
+        session = session_of(conn)
+        if session is None or USER_ID not in session:
             return None
         user = await self._load_user(session)
         if user is not None and self.is_valid(session, user):

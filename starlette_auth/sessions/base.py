@@ -125,7 +125,7 @@ class SessionBase(ExpiringSession):
         """
         if self._touched:
             return True
-        if not self and self._saved is EMPTY:
+        if not self and self._saved == EMPTY:
             return False  # a new session, as of most visitors
         if self._is_as_loaded():
             return False

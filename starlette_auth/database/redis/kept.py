@@ -40,16 +40,23 @@ class KeptConnections:
             if connection.is_connected:
                 self._free.append(connection)
             else:
-                self._unopened += 1
-                await self._pool.release(connection)
+                await self._give_back(connection)
 
     async def close_free(self) -> None:
         """Closes the connections that run no command."""
-        free, self._free = self._free, []
-        for connection in free:
-            await connection.disconnect()
-            self._unopened += 1
+        while self._free:
+            connection = self._free.pop()
+            try:
+                await connection.disconnect()
+            finally:
+                await self._give_back(connection)
+
+    async def _give_back(self, connection: Any) -> None:
+        """Returns a closed connection to the pool. Until then, the pool may have no place for another one."""
+        try:
             await self._pool.release(connection)
+        finally:
+            self._unopened += 1
 
     async def _open(self) -> Any:
         self._unopened -= 1
