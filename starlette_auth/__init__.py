@@ -11,6 +11,7 @@ from .backends.remote_user import RemoteUserBackend
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions
 from .context_processors import auth_context, csrf_input, csrf_token
+from .core.device_events import DeviceApproved, DeviceRefused
 from .core.events import (
     EmailChanged,
     Event,
@@ -67,6 +68,8 @@ from .django.signed_cookies import DjangoCookieStore
 from .features.active_sessions import ActiveSessions
 from .features.api_tokens.pages import APITokens
 from .features.api_tokens.tokens import APIToken
+from .features.bearer_sessions import BearerSessions
+from .features.device_login.pages import DeviceLogin
 from .features.email_change import EmailChange
 from .features.registration import Registration
 from .http.cookies import Cookie
@@ -126,6 +129,7 @@ __all__ = [
     "AuthenticationMiddleware",
     "BCryptPasswordHasher",
     "BCryptSHA256PasswordHasher",
+    "BearerSessions",
     "CSRFMiddleware",
     "CachedStore",
     "CommonPasswordValidator",
@@ -135,6 +139,9 @@ __all__ = [
     "Cookie",
     "CookieStore",
     "DatabaseStore",
+    "DeviceApproved",
+    "DeviceLogin",
+    "DeviceRefused",
     "DjangoCache",
     "DjangoCookieStore",
     "DjangoProject",

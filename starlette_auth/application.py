@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from .answers import answer
 from .auth import Auth
-from .backends.base import has_token
+from .backends.base import has_token, session_key
 from .core.arguments import require_bool, require_callable, require_instance
 from .core.exceptions import Refused
 from .database.migrations import migrate
@@ -61,6 +61,9 @@ def middleware(
             clock=auth.clock,
             answer=functools.partial(_answer, auth),
             has_token=functools.partial(_has_token, auth) if any(b.scheme for b in auth.backends) else None,
+            key_in_header=functools.partial(_session_key, auth)
+            if any(b.reads_sessions for b in auth.backends)
+            else None,
         ),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
         Middleware(CSRFMiddleware, auth=auth),
@@ -70,6 +73,10 @@ def middleware(
 
 def _has_token(auth: Auth, scope: Scope) -> bool:
     return has_token(auth.backends, scope)
+
+
+def _session_key(auth: Auth, scope: Scope) -> str | None:
+    return session_key(auth.backends, scope)
 
 
 async def _answer(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:

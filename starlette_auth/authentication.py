@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
 from .auth import Auth, get_auth
-from .backends.session import require_session, session_of
+from .backends.session import is_in_header, require_session, session_of
 from .core.arguments import require_text
 from .core.awaiting import must_be_awaited
 from .core.deferred_response import DeferredResponse
@@ -108,9 +108,9 @@ def _refuse_cross_site(auth: Auth, conn: HTTPConnection) -> None:
     """Raises PermissionDenied if another site sent this request.
 
     An attacker's page posts the attacker's password, and the victim would go on as the attacker's user. Therefore no
-    mark of the endpoint allows it.
+    mark of the endpoint allows it. A page of another site cannot send the key of an app.
     """
-    if not auth.site.is_cross_site(conn):
+    if is_in_header(conn) or not auth.site.is_cross_site(conn):
         return
     with auth.override_language(conn):
         text = gettext("This login was sent from another site. Open the login page of this site and log in there.")

@@ -211,6 +211,12 @@ def session_of(conn: HTTPConnection) -> SessionBase | None:
     return session if isinstance(session, SessionBase) else None
 
 
+def is_in_header(conn: HTTPConnection) -> bool:
+    """Returns whether the client sends the key of its session, or a token, in a header, and not in a cookie."""
+    session = session_of(conn)
+    return session is not None and session.is_in_header
+
+
 def require_session(conn: HTTPConnection) -> SessionBase:
     """Returns the session of this package. Raises ImproperlyConfigured if the request has none."""
     session = session_of(conn)

@@ -88,7 +88,8 @@ class AuthenticationMiddleware:
             await refuse(refused, scope, receive, send)
             return
         scope[GUARDS] = set()
-        edit_headers, session = functools.partial(self.edit_headers, scope, outer), scope["session"]
+        session = scope["session"]
+        edit_headers = functools.partial(self.edit_headers, scope, outer, session)
         if isinstance(session, SessionBase):
             session.edit_headers, session.revalidate = edit_headers, self.revalidate
         else:
@@ -158,15 +159,22 @@ class AuthenticationMiddleware:
 
         return send_logged
 
-    def edit_headers(self, scope: Scope, outer: Mapping[str, Any], headers: Headers, status: int = 200) -> None:
+    def edit_headers(
+        self, scope: Scope, outer: Mapping[str, Any], session: object, headers: Headers, status: int = 200
+    ) -> None:
         """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package.
 
-        Logs a refusal: a response with the status 403 or 429.
+        A client that sends the key of its `session` in a header gets no cookie. Logs a refusal: a response with the
+        status 403 or 429.
 
         `outer` are the scope entries of the Auth of the application in which this one is mounted. They are restored for
         the cookies of that Auth.
         """
         add_vary(headers, "Cookie")
+        if getattr(session, "is_in_header", False):
+            add_vary(headers, "Authorization")
+            for name in (NEW_DEVICE, NEW_CSRF_SECRET):
+                scope.pop(name, None)
         if NEW_DEVICE in scope:
             cookie = self.auth.devices.cookie
             headers.append(cookie.header(scope, scope.pop(NEW_DEVICE), cookie.max_age))

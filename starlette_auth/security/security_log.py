@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from ..core.device_events import DeviceApproved, DeviceRefused
 from ..core.events import (
     EmailChanged,
     Events,
@@ -78,6 +79,8 @@ class SecurityLog:
             TokenCreated: lambda event: self._token("token_created", event),
             TokenRevoked: lambda event: self._token("token_revoked", event),
             TokenExpired: lambda event: self._token("token_expired", event),
+            DeviceApproved: lambda event: self._device("device_approved", event, logging.INFO),
+            DeviceRefused: lambda event: self._device("device_refused", event, logging.WARNING),
         }
         for kind, listener in listeners.items():
             events.on(kind, after_commit=True)(listener)
@@ -151,6 +154,10 @@ class SecurityLog:
 
     def _token(self, name: str, event: TokenCreated | TokenRevoked | TokenExpired) -> None:
         self.log(name, event.request, event.user.identity, reason=f"token {event.token_id}")
+
+    def _device(self, name: str, event: DeviceApproved | DeviceRefused, level: int) -> None:
+        reason = f"{event.client}, asked from {event.address}"
+        self.log(name, event.request, event.user.identity, level=level, reason=reason)
 
     def _everybody_logged_out(self, event: EverybodyLoggedOut) -> None:
         user = event.request.scope.get("user") if event.request is not None else None

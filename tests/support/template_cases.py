@@ -119,6 +119,15 @@ def pages(say: Say = str) -> list[Case]:
             "registration/token_form.html", _token, say, "Create the token", permissions=[PERMISSION], **user
         ),
         Case("registration/token_created.html", {"token": _tokens()[0], **user}, "shown only once"),
+        *_with_errors("registration/device_form.html", _code, say, "Continue", **user),
+        Case("registration/device_confirm.html", {**_device(say), **user}, "Compare this code"),
+        Case(
+            "registration/device_confirm.html",
+            {**_device(say), "scopes": None, "is_elsewhere": True, **user},
+            "in another network",
+        ),
+        Case("registration/device_done.html", {"is_approved": True, **user}, "Your device is logged in"),
+        Case("registration/device_done.html", {"is_approved": False, **user}, "no access to your account"),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -313,6 +322,16 @@ def _tokens() -> list[APIToken]:
 
 def _token_list(say: Say) -> dict[str, Any]:
     return {**_list(say), "now": 1_800_000_000, "days_left": lambda token: 30}
+
+
+def _code(say: Say) -> Form:
+    help_text = say("Your device or command line shows it.")
+    return Form(user_code=Field(label=say("Code"), required=False, max_length=20, help_text=help_text))
+
+
+def _device(say: Say) -> dict[str, Any]:
+    shown = {"client": NAME, "user_code": "BCDF-GHJK", "address": ADDRESS, "browser": "Firefox", "scopes": [PERMISSION]}
+    return {**shown, "time": say("just now"), "is_elsewhere": False, "handle": TOKEN}
 
 
 def _token(say: Say) -> Form:

@@ -46,13 +46,16 @@ class SessionResponder(SessionChanges):
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
             session.save_now = self.save_now
+            if self.offers_header:
+                session.is_in_header = self.is_in_header or self.is_detached
+                session.move_to_header = self.move_to_header
             try:
                 await self.call_app(app)
             finally:
                 self.report_detached()
                 # They refer to the scope, which refers to the session. Only the garbage collector frees such a cycle,
                 # and all requests of the process wait for it.
-                session.edit_headers = session.save_now = None
+                session.edit_headers = session.save_now = session.move_to_header = None
         except SessionInterrupted as error:  # raised by `session.save()`
             if self.has_started:
                 raise
