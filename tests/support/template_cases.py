@@ -23,9 +23,10 @@ WHEN, BROWSER, ADDRESS = "2026-07-31 12:30 UTC", "Firefox 150 (Linux)", "2001:db
 # What is the visitor's own, or the site's: the same in each language.
 PHONE, PHONE_ADDRESS = "Safari on iPhone", "192.0.2.1"
 TOKEN, PERMISSION = "shop_0aB90aB90aB90aB90aB90aB90aB90aB90aB9", "shop.add_order"
+USER_CODE = "BCDF-GHJK"
 DATA = (
     *(SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS),
-    *(PERMISSION, f"Authorization: Bearer {TOKEN}"),
+    *(PERMISSION, USER_CODE, f"Authorization: Bearer {TOKEN}"),
 )
 
 Say = Callable[[str], str]
@@ -330,7 +331,7 @@ def _code(say: Say) -> Form:
 
 
 def _device(say: Say) -> dict[str, Any]:
-    shown = {"client": NAME, "user_code": "BCDF-GHJK", "address": ADDRESS, "browser": "Firefox", "scopes": [PERMISSION]}
+    shown = {"client": NAME, "user_code": USER_CODE, "address": ADDRESS, "browser": BROWSER, "scopes": [PERMISSION]}
     return {**shown, "time": say("just now"), "is_elsewhere": False, "handle": TOKEN}
 
 
