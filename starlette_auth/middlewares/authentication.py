@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..answers import WebSocketRefusal, answer
 from ..auth import Auth
+from ..backends.login_methods import PROXY, LoginMethod
+from ..backends.request_user import set_user
 from ..backends.session import SessionBackend, session_of
 from ..core.arguments import require_application, require_instance
 from ..core.awaiting import UNAWAITED
@@ -31,7 +33,7 @@ from ..http.scope import (
 )
 from ..http.site import SAFE_METHODS
 from ..sessions.base import SessionBase
-from ..users.models import AnonymousUser, User, set_user
+from ..users.models import AnonymousUser, User
 from .early_guards import guard_body
 from .refusals import START_MESSAGES
 from .revalidation import revalidate
@@ -136,7 +138,8 @@ class AuthenticationMiddleware:
                 await self.auth.devices.remember(conn, user)
                 self.auth.csrf_tokens.rotate(conn)
                 # A refusal would not help: the next request has the same header and logs in again.
-                await self.auth.user_sessions.begin(conn, user, backend.path, may_refuse=False)
+                methods = (LoginMethod(PROXY, int(self.auth.clock())),)
+                await self.auth.user_sessions.begin(conn, user, backend.path, methods=methods, may_refuse=False)
                 return
             break
         else:

@@ -1,10 +1,8 @@
 """Sessions of apps, which keep the key and send it in the header Authorization."""
 
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, Response
 
 from ..auth import Auth
-from ..backends.bearer import session_token
 from ..backends.session import require_session
 from ..core.exceptions import ImproperlyConfigured, Refused
 from ..core.translation import gettext
@@ -33,10 +31,3 @@ def begin_app_session(conn: HTTPConnection) -> None:
             "Auth(features=[BearerSessions()])."
         )
     session.move_to_header()
-
-
-def app_login_response(conn: HTTPConnection) -> Response:
-    """Returns the key of the session that the response will store, and when it ends if it is not used until then."""
-    session = require_session(conn)
-    ends = int(session.get_expiry_date().timestamp())
-    return JSONResponse({"token": session_token(session.next_key), "expires": ends})

@@ -8,8 +8,8 @@ from starlette.responses import RedirectResponse, Response
 
 from ..answers import redirect_to_login
 from ..auth import Auth
-from ..authentication import MAX_VISITS, SAVED_FORM, ask_login_steps, authenticate, finish_login, logout
-from ..backends.session import is_in_header, require_session
+from ..authentication import MAX_VISITS, SAVED_FORM, authenticate, logout
+from ..backends.session import require_session
 from ..core.exceptions import DoesNotExist, ValidationError
 from ..core.text import normalize_username
 from ..core.translation import gettext
@@ -21,9 +21,10 @@ from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from ..security.stored_forms import find_form, store_form
 from ..sessions.base import APP
 from ..users.models import User
-from .app_sessions import app_login_response, begin_app_session, offers_app_sessions
+from .app_sessions import begin_app_session, offers_app_sessions
 from .base import keep_form, render
 from .forms import Field, Form
+from .login_steps import ask_steps, begin_login, finish_login
 
 CLIENT = "client"  # the JSON field in which an app asks for the key of its session
 
@@ -70,17 +71,16 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
     user = await authenticate(request, **credentials)
     if user is None:
         return None
-    step_response = await ask_login_steps(auth, request, user)
+    login = begin_login(auth, request, user, url, remember=bool(form.data.get("remember")))
+    step_response = await ask_steps(auth, request, login)
     if step_response is not None:
         if saved:
             await store_form(auth.tokens, require_session(request), user.identity, url or "", saved)
         return step_response
     try:
-        response = await finish_login(auth, request, user, url, remember=bool(form.data.get("remember")))
+        response = await finish_login(auth, request, login)
     except DoesNotExist:  # the user was deleted after the password was checked
         return None
-    if is_in_header(request):
-        return app_login_response(request)
     if not saved:
         return response
     return await render(auth, request, "registration/saved_form.html", action=url, saved=saved)

@@ -8,7 +8,8 @@ from starlette.responses import Response
 
 from ..answers import redirect_to_login
 from ..auth import Auth
-from ..authentication import complete_login, update_session_auth_hash
+from ..authentication import update_session_auth_hash
+from ..backends.login_methods import EMAIL
 from ..core.text import is_usable
 from ..core.translation import gettext
 from ..http.urls import redirect
@@ -17,6 +18,7 @@ from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
 from .base import check_new_password, check_old_password, keep_form, new_password_fields, password_rules, render
 from .forms import Field, Form, PasswordChangeChoice, email_field
+from .login_steps import complete_login
 from .mailed_links import close_link, read_links, send_reset_mail, store_link, url_to_reload
 
 RESET_URL_TOKEN = "set-password"  # noqa: S105  Django's name for what replaces the secret in the URL
@@ -137,7 +139,7 @@ async def _finish_reset(auth: Auth, request: Request, user: User) -> Response:
     current_user = await auth.users.get(user.id)
     if current_user is None:
         return redirect_to_login(request)
-    return await complete_login(request, current_user)
+    return await complete_login(request, current_user, method=EMAIL)
 
 
 async def _use_link(auth: Auth, request: Request, user: User, token: str, password: str) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from ..core.device_events import DeviceApproved, DeviceRefused
 from ..core.events import (
     EmailChanged,
     Events,
@@ -29,6 +28,7 @@ from ..core.events import (
     UserLoggedIn,
     UserLoggedOut,
 )
+from ..core.feature_events import DeviceApproved, DeviceRefused
 from ..core.signing import SecretKeys
 from ..core.text import fold_name
 from ..http.mailed_secrets import mask_path

@@ -28,7 +28,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "Pages, forms and features": ("pages", "features"),
     "Passwords": ("passwords",),
     "Mail": ("mail",),
-    "Events": ("core.events", "core.device_events"),
+    "Events": ("core.events", "core.feature_events"),
     "Exceptions": ("core.exceptions",),
     "Databases": ("database",),
     "Beside Django": ("django",),

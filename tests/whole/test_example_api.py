@@ -297,7 +297,7 @@ def test_htmx_gets_the_list_and_sentences(api: Server) -> None:
 @any_database
 def test_a_refused_program_gets_a_problem(api: Server) -> None:
     with program(api) as anonymous, member(api, "ann") as ann:
-        assert anonymous.get("/accounts/session").json() == {"user": None}
+        assert anonymous.get("/accounts/session").json() == {"user": None, "methods": [], "level": 0, "pending": None}
         refused = anonymous.get("/api/orders")
         assert is_problem(refused, 401, "not_authenticated")
         assert refused.json()["login"] == "/accounts/login"

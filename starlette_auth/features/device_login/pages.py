@@ -10,9 +10,9 @@ from starlette.routing import BaseRoute, Route
 from ...answers import redirect_to_login
 from ...auth import Auth, Feature
 from ...core.arguments import require_instance, require_text
-from ...core.device_events import DeviceApproved, DeviceRefused
 from ...core.events import PasswordChanged, UserDeactivated
 from ...core.exceptions import ImproperlyConfigured, ValidationError
+from ...core.feature_events import DeviceApproved, DeviceRefused
 from ...core.translation import format_time_since, gettext
 from ...http.content import sent_json
 from ...http.proxies import client_network

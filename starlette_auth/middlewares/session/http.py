@@ -7,10 +7,11 @@ import logging
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message
 
+from ...backends.request_user import set_user
 from ...core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ...http.headers import add_vary, is_event_stream, response_headers, set_header
 from ...http.scope import SCOPE_KEY
-from ...users.models import AnonymousUser, set_user
+from ...users.models import AnonymousUser
 from ..refusals import START_MESSAGES, Refusal, send_refusal, unavailable_behind
 from .changes import SessionChanges
 

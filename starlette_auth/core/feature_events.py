@@ -1,4 +1,4 @@
-"""What did a user decide about a device that asked for a login?"""
+"""The events of login steps and of optional features."""
 
 from dataclasses import dataclass, field
 from typing import Generic
@@ -6,6 +6,19 @@ from typing import Generic
 from starlette.requests import HTTPConnection
 
 from .events import Event, U
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginPending(Event, Generic[U]):
+    """A user gave a right proof, such as the password, and `step` is the next one of `auth.login_steps`.
+
+    `methods` are the names of the proofs so far. The user is not logged in.
+    """
+
+    user: U
+    step: str
+    methods: tuple[str, ...]
+    request: HTTPConnection = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
