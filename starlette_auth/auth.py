@@ -81,13 +81,13 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
     (default: the table `auth_session`). `session_limits`: limits of a login: "aal1", "aal2", "aal3" (NIST's levels) or
     `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject". `backends`: asked before
     the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, paths or
-    URLs. `redirect_authenticated_user`: whether the login page sends logged-in users on. `redirect_field_name`: the
-    field with the page to return to. `next_hosts`: hosts it may be on. `trusted_origins`: origins that may post here.
-    `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
-    except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
-    `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without, all visitors
-    behind one count as one client. `django`: defaults of a Django project with the same database and secret key.
-    `connections`: connections that only this package uses. `answer`: answers refused requests. `clock`: the time.
+    URLs. `redirect_authenticated_user`: whether the login page sends users on. `redirect_field_name`: the field with
+    the page to return to. `next_hosts`: hosts it may be on. `trusted_origins`: origins that may post here. `mailer`,
+    `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure, except on a
+    loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these. `rates`:
+    rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without, all visitors behind one
+    count as one client. `django`: defaults of a Django project with the same database and secret key. `connections`:
+    connections that only this package uses. `answer`: answers refused requests. `clock`: the time.
     """
 
     backend_permissions: BackendPermissions
@@ -194,8 +194,7 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
 
     def _build_backends(self, given: Settings) -> None:
         """Builds the backends, and the throttle that protects their accounts."""
-        self.login_fields = parse_login_fields(given.login_fields)
-        self.proxies = TrustedProxies(given.trusted_proxies)
+        self.login_fields, self.proxies = parse_login_fields(given.login_fields), TrustedProxies(given.trusted_proxies)
         self.security_log = SecurityLog(self.keys, self.proxies, namespace=self.tables.namespace)
         self.security_log.subscribe(self.events)
         self.throttle = Throttle(

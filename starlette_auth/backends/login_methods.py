@@ -9,6 +9,7 @@ from ..sessions.base import AUTH_TIME
 PASSWORD, EMAIL, PROXY = "password", "email", "proxy"
 #: The entry of the session, as [[name, time], …]. It is missing after a login with the password alone.
 ENTRY = "_auth_methods"
+PENDING = "_pending_login"  # the entry of a login that has a step to pass
 SECOND_FACTORS = {"totp", "recovery_code", "key"}
 PHISHING_RESISTANT = {"passkey", "key"}  # they sign for the site on which they are used
 PROVIDER = "provider:"  # the beginning of a method's name: a login with another site

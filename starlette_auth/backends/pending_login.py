@@ -10,9 +10,8 @@ from ..core.signing import SecretKeys
 from ..sessions.base import SessionBase
 from ..users.models import User
 from ..users.users import Users
-from .login_methods import LoginMethod, read_methods, with_method
+from .login_methods import PENDING, LoginMethod, read_methods, with_method
 
-ENTRY = "_pending_login"
 SALT = "starlette_auth.pending_login"
 LIFETIME = 15 * MINUTE  # from the first proof to the end
 
@@ -67,7 +66,7 @@ class PendingLogins:
     def store(self, session: SessionBase, login: PendingLogin) -> None:
         """Writes the login to the session, which gets a new key: half a login is a gain of rights."""
         session.cycle_key()
-        session[ENTRY] = {
+        session[PENDING] = {
             "id": login.id,
             "user": login.user.identity,
             "hash": self.keys.sign(SALT, _bound_to(login.user)),
@@ -80,7 +79,7 @@ class PendingLogins:
 
     async def find(self, session: Mapping[str, Any], now: float) -> PendingLogin | None:
         """Returns the pending login of a session; None if there is none, or if it has ended."""
-        entry = session.get(ENTRY)
+        entry = session.get(PENDING)
         if not isinstance(entry, dict) or not 0 <= now - entry["began"] < LIFETIME:
             return None
         user = await self.users.get(entry["user"])
@@ -98,7 +97,7 @@ class PendingLogins:
 
     @staticmethod
     def discard(session: SessionBase) -> None:
-        session.pop(ENTRY, None)
+        session.pop(PENDING, None)
 
 
 def add_proof(login: PendingLogin, method: str, at: int) -> PendingLogin:

@@ -19,8 +19,7 @@ from ..users.models import AnonymousUser, User
 from ..users.users import Users
 from .base import AuthenticationBackend
 from .login_methods import ENTRY as METHODS
-from .login_methods import PASSWORD, LoginMethod, methods_in, with_method
-from .pending_login import ENTRY as PENDING
+from .login_methods import PASSWORD, PENDING, LoginMethod, methods_in, with_method
 
 BACKEND = "_auth_user_backend"  # this and the next name as in Django
 AUTH_HASH = "_auth_user_hash"

@@ -127,8 +127,26 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": dict(properties), "required": list(properties)}
 
 
+TEXT = {"type": "string"}
+#: The step for which a login waits.
+STEP = _object({"name": TEXT, "url": TEXT, "login": TEXT, "expires_in": {"type": "integer"}})
 #: What the JSON of some pages returns. The others return any object to a GET, and `next` to a POST.
 RESULTS: Mapping[str, dict[str, Any]] = {
+    "session": _object(
+        {
+            "user": {"type": ["object", "null"]},
+            "methods": {
+                "type": "array",
+                "items": _object({"name": {"type": "string"}, "age": {"type": "integer", "description": "Seconds."}}),
+            },
+            "level": {"type": "integer", "description": "1, 2 with a second factor, 0 without a login."},
+            "pending": {
+                **STEP,
+                "type": ["object", "null"],
+                "description": "The login of this session that has a step to pass.",
+            },
+        }
+    ),
     "tokens": _object({"tokens": {"type": "array", "items": _object(TOKEN)}}),
     "tokens_add": _object(
         {**TOKEN, "token": {"type": "string", "description": "The token, which is shown only once."}}
@@ -272,6 +290,8 @@ def _submission(route: Route, name: str, auth: Auth) -> dict[str, Any]:
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if "token" in route.param_convertors:
         _add_problem(operation, "404", "The link was used before, or is too old.")
+    if name == "login":
+        _add_problem(operation, "401", "The login has one more step, which the member step names.")
     for status, description in PROBLEMS.items():
         _add_problem(operation, status, description)
     return operation

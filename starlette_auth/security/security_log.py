@@ -28,7 +28,7 @@ from ..core.events import (
     UserLoggedIn,
     UserLoggedOut,
 )
-from ..core.feature_events import DeviceApproved, DeviceRefused
+from ..core.feature_events import DeviceApproved, DeviceRefused, LoginPending
 from ..core.signing import SecretKeys
 from ..core.text import fold_name
 from ..http.mailed_secrets import mask_path
@@ -79,6 +79,9 @@ class SecurityLog:
             TokenCreated: lambda event: self._token("token_created", event),
             TokenRevoked: lambda event: self._token("token_revoked", event),
             TokenExpired: lambda event: self._token("token_expired", event),
+            LoginPending: lambda event: self.log(
+                "login_pending", event.request, event.user.identity, reason=event.step
+            ),
             DeviceApproved: lambda event: self._device("device_approved", event, logging.INFO),
             DeviceRefused: lambda event: self._device("device_refused", event, logging.WARNING),
         }
