@@ -37,6 +37,8 @@ def main() -> None:
             say(f"The token is deleted on this machine. To end it, revoke it on {site}/accounts/tokens")
     except (DeviceLoginFailed, httpx.HTTPError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")
 
 
 def show_me(site: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .server import ROOT, Server, environment
+from .server import ROOT, environment
 
 
 class Result(NamedTuple):
@@ -20,18 +20,19 @@ class Result(NamedTuple):
 class CommandLine:
     """`python -m example_app.cli` of a user whose home is a folder."""
 
-    def __init__(self, server: Server, home: Path, **variables: str) -> None:
+    def __init__(self, site: str, home: Path, **variables: str) -> None:
         home.mkdir(exist_ok=True)
         # An installed keyring would be that of the person who runs the tests.
         no_keyring = {"PYTHON_KEYRING_BACKEND": "keyring.backends.null.Keyring"}
-        self.variables = environment(**{**no_keyring, "SITE": server.url, "HOME": str(home), **variables})
+        self.variables = environment(**{**no_keyring, "SITE": site, "HOME": str(home), **variables})
         self.tokens = home / ".example_app_tokens.json"
 
     @contextlib.contextmanager
     def start(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         command = [sys.executable, "-m", "example_app.cli", *arguments]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, cwd=ROOT, env=self.variables, text=True, **pipes) as process:
+        with subprocess.Popen(
+            command, cwd=ROOT, env=self.variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
             try:
                 yield process
             finally:

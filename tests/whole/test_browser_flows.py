@@ -424,7 +424,7 @@ def test_a_program_uses_a_token_until_its_owner_revokes_it(visit: Visit, javascr
 def test_a_command_line_logs_in_through_the_browser_and_gets_401_once_its_token_is_revoked(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
-    ann, shell = visit(), CommandLine(server, tmp_path)
+    ann, shell = visit(), CommandLine(server.url, tmp_path)
     person = register(ann)
     assert shell.run("me").errors == "Not logged in. Run the command login.\n"
     with shell.start("login") as login:
@@ -463,7 +463,7 @@ def test_a_command_line_logs_in_through_the_browser_and_gets_401_once_its_token_
 
 
 def test_a_command_line_that_its_user_refuses_gets_no_token(visit: Visit, server: Server, tmp_path: Path) -> None:
-    ann, shell = visit(), CommandLine(server, tmp_path)
+    ann, shell = visit(), CommandLine(server.url, tmp_path)
     register(ann)
     with shell.start("login", "--scope", "notes.add_note") as login:
         url, code = code_of(login)
