@@ -465,7 +465,8 @@ def test_a_command_line_logs_in_through_the_browser_and_gets_401_once_its_token_
 def test_a_command_line_that_its_user_refuses_gets_no_token(visit: Visit, server: Server, tmp_path: Path) -> None:
     ann, shell = visit(), CommandLine(server.url, tmp_path)
     register(ann)
-    with shell.start("login", "--scope", "notes.add_note") as login:
+    scopes = "notes.add_note", "warehouse.change_internationalshipment"
+    with shell.start("login", *(f"--scope={scope}" for scope in scopes)) as login:
         url, code = code_of(login)
         # The link of a QR code fills in the code, and no more.
         ann.page.goto(f"{url}?user_code={code}")
@@ -473,7 +474,7 @@ def test_a_command_line_that_its_user_refuses_gets_no_token(visit: Visit, server
         ann.holds({"Code": code})
         ann.send("Continue")
         ann.see("Is this your device?")
-        expect(ann.page.get_by_text("Permissions: notes.add_note")).to_be_visible()
+        expect(ann.page.get_by_text(f"Permissions: {', '.join(scopes)}")).to_be_visible()
         ann.send("Refuse")
         ann.see("The device was refused")
         result = end_of(login)
