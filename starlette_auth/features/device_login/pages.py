@@ -99,10 +99,8 @@ class DevicePages:
             form.data["user_code"] = parse_user_code(request.query_params.get("user_code", ""))
             return await _code_page(auth, request, form)
         await form.fill_in(request)
-        if form.data["request"]:
+        if form.data["request"]:  # of the second page, which sends no code
             return await self._decide(auth, request, user, form)
-        if form.is_valid and not form.data["user_code"]:
-            form.add_error("user_code", ValidationError(gettext("This field is required."), "required"))
         asked = await self._find(auth, request, user, form) if form.is_valid else None
         if asked is None:
             return await _code_page(auth, request, form, 422)
@@ -193,7 +191,7 @@ class DevicePages:
 def _form() -> Form:
     help_text = gettext("Your device or command line shows it.")
     return Form(
-        user_code=Field(label=gettext("Code"), required=False, max_length=20, help_text=help_text),
+        user_code=Field(label=gettext("Code"), max_length=20, help_text=help_text),
         request=Field(type="hidden", required=False),
         decision=Field(type="hidden", required=False),
     )
