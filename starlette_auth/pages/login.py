@@ -13,7 +13,8 @@ from ..backends.session import is_in_header, require_session
 from ..core.exceptions import DoesNotExist, ValidationError
 from ..core.text import normalize_username
 from ..core.translation import gettext
-from ..http.content import sent_json, wants_json
+from ..http.clients import wants_json
+from ..http.content import sent_json
 from ..http.endpoints import required_scopes
 from ..http.problems import problem_response
 from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_path, requested_url

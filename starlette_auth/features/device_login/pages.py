@@ -168,8 +168,9 @@ class DevicePages:
     async def _record(
         self, auth: Auth, request: Request, user: User, token_hash: str, *, is_approved: bool
     ) -> ValidationError | None:
+        is_unchanged = await self.requests.is_unchanged(user)
         asked = await self.requests.find_again(token_hash)
-        if asked is None or not self.requests.is_pending(asked) or asked.client not in self.clients:
+        if asked is None or not self.requests.is_pending(asked) or asked.client not in self.clients or not is_unchanged:
             return _too_late()
         details: dict[str, Any] = {"user": user, "client": asked.client, "address": asked.address, "request": request}
         if not is_approved:

@@ -127,8 +127,18 @@ class DeviceRequests:
             return None
         return user if self.tokens.binding_matches(request.row, user_binding(user)) else None
 
+    async def is_unchanged(self, user: User) -> bool:
+        """Returns whether a user is active and has the password as loaded. Locks the approvals of the user first.
+
+        An attacker approves a device at the moment in which the owner takes the account back.
+        """
+        await self.tokens.lock(owner_of_requests(user))
+        current = await self.auth.users.get(user.id)
+        return current is not None and current.is_active and current.password == user.password
+
     async def revoke_all(self, user: User) -> None:
         """Ends the requests that a user has approved and whose token is not fetched yet."""
+        await self.tokens.lock(owner_of_requests(user))
         await self.tokens.revoke_all(owner_of_requests(user))
 
     async def _write(self, request: DeviceRequest, *, subject: str = "", binding: str = "", **changes: Any) -> None:
