@@ -57,11 +57,16 @@ async def _change(
     auth: Auth, request: Request, user: User, encoded: str, raw: str, chosen: Iterable[PasswordChangeChoice]
 ) -> bool:
     """Sets the password and does what the user has ticked, or neither. Returns False if the password has changed."""
-    async with auth.gateway.atomic():
+    old = user.password
+
+    async def change() -> bool:
+        user.password = old  # a repeated transaction begins anew
         is_changed = await auth.users.replace_password(user, encoded, raw=raw, request=request)
         for choice in chosen if is_changed else ():
             await choice.choose(user, request)
-    return is_changed
+        return is_changed
+
+    return await auth.gateway.run_in_transaction(change)
 
 
 async def password_change_done(auth: Auth, request: Request) -> Response:
