@@ -13,7 +13,6 @@ from .backends.bearer import session_token
 from .core.exceptions import ImproperlyConfigured
 from .core.text import parse_address
 from .mail.messages import plain_text
-from .pages.app_sessions import offers_app_sessions
 from .sessions.base import APP, CLIENT
 from .users.models import User
 
@@ -65,7 +64,7 @@ def log_in(
     if user is None:
         raise ValueError("log_in() needs a user, not None. Create the user first.")
     auth = auth or _find_auth(getattr(client, "app", None))
-    if as_app and not offers_app_sessions(auth):
+    if as_app and not any(backend.reads_sessions for backend in auth.backends):
         raise ImproperlyConfigured("This site has no sessions of apps. Pass Auth(features=[BearerSessions()]).")
     task = _log_in_app(client, user, auth) if as_app else _log_in(client, user, auth)
     if hasattr(client, "aclose"):

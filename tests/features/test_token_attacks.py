@@ -27,7 +27,7 @@ from starlette_auth import (
 )
 from starlette_auth.testing import FrozenClock, log_in
 
-from ..conftest import PASSWORD, SECRET_KEY, client_of, installed
+from ..conftest import PASSWORD, SECRET_KEY, client_of, installed, weak_passwords
 from ..sessions.test_sessions import Socket
 from ..support.apps import make_app
 from .test_device_login import CLIENTS, GRANT, ask, decide, enter, error_of, handle_in, poll
@@ -286,18 +286,15 @@ async def test_without_a_backend_that_reads_it_no_response_varies_by_authorizati
 # Two Auths in one application
 
 
+@pytest.mark.any_database
 async def test_the_credentials_of_one_auth_open_nothing_in_another(database: Any, clock: FrozenClock) -> None:
     outer_tokens, inner_tokens = APITokens("shop"), APITokens("shop")
     both = [BearerSessions(), DeviceLogin(CLIENTS)]
-    staff: dict[str, Any] = {"tables": Tables(prefix="staff_"), "secret_key": SECRET_KEY[::-1]}
-    async with (
-        installed(database, features=[outer_tokens, *both], clock=clock) as outer,
-        installed(
-            database, features=[inner_tokens, BearerSessions(), DeviceLogin(CLIENTS)], clock=clock, **staff
-        ) as inner,
-    ):
-        for auth in (outer, inner):
-            await migrate(auth.gateway, auth.tables)
+    staff: dict[str, Any] = {"tables": Tables(prefix="staff_"), "passwords": weak_passwords(), "clock": clock}
+    inner_features = [inner_tokens, BearerSessions(), DeviceLogin(CLIENTS)]
+    async with installed(database, features=[outer_tokens, *both], clock=clock) as outer:
+        inner = Auth(database, secret_key=SECRET_KEY[::-1], features=inner_features, **staff)
+        await migrate(inner.gateway, inner.tables)
         customer = await outer.users.create_user("ann", "", PASSWORD)
         employee = await inner.users.create_user("boss", "", PASSWORD)
         assert customer.id == employee.id
@@ -328,6 +325,7 @@ async def test_the_credentials_of_one_auth_open_nothing_in_another(database: Any
             async with client_of(app) as browser:
                 await log_in(browser, customer, outer)
                 assert (await enter(browser, codes["user_code"])).status_code == 422
+        await inner.close()
 
 
 # The endpoints for devices

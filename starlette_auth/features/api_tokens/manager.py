@@ -43,8 +43,9 @@ class ManagesTokens:
 
         `scopes` are names of permissions that the user has; None stands for all that the user has at each request.
         `expires` is the time until the end, by default that of the feature. Raises ValidationError for invalid
-        arguments and for too many tokens, PermissionDenied for an inactive user and for a user who was identified by a
-        token, NotImplementedError for a visitor. `request` is passed to the event TokenCreated.
+        arguments and for too many tokens, PermissionDenied for an inactive user, for one whose password has changed
+        since `user` was loaded, and for one who was identified by a token, NotImplementedError for a visitor. `request`
+        is passed to the event TokenCreated.
         """
         require_stored(user)
         require_connection(request)
