@@ -166,8 +166,11 @@ class DevicePages:
     async def _record(
         self, auth: Auth, request: Request, user: User, token_hash: str, *, is_approved: bool
     ) -> ValidationError | None:
+        await self.requests.lock_approvals(user)
         asked = await self.requests.find_again(token_hash)
         if asked is None or not self.requests.is_pending(asked) or asked.client not in self.clients:
+            return _too_late()
+        if not await self.requests.is_unchanged(user):
             return _too_late()
         details: dict[str, Any] = {"user": user, "client": asked.client, "address": asked.address, "request": request}
         if not is_approved:
