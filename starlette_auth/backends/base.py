@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -136,16 +136,20 @@ class AuthenticationBackend:
         return inspect.signature(self.authenticate)
 
 
-def has_token(backends: Iterable[AuthenticationBackend], scope: Scope) -> bool:
-    """Returns whether a request has an Authorization header with the scheme of one of the backends."""
-    schemes = {backend.scheme.lower() for backend in backends if backend.scheme}
-    values = [value for name, value in scope["headers"] if name == b"authorization"] if schemes else []
+def token_schemes(backends: Iterable[AuthenticationBackend]) -> frozenset[str]:
+    """Returns the schemes of the header Authorization from which the backends read tokens, in lower case."""
+    return frozenset(backend.scheme.lower() for backend in backends if backend.scheme)
+
+
+def has_token(schemes: frozenset[str], scope: Scope) -> bool:
+    """Returns whether a request has a header Authorization with one of these schemes."""
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
     return any(value.decode("latin-1").strip().partition(" ")[0].lower() in schemes for value in values)
 
 
-def session_key(backends: Iterable[AuthenticationBackend], scope: Scope) -> str | None:
-    """Returns the session key that one of the backends finds in the header Authorization of a request."""
-    keys = (backend.session_key(scope) for backend in backends if backend.reads_sessions)
+def session_key(readers: Sequence[AuthenticationBackend], scope: Scope) -> str | None:
+    """Returns the session key that one of these backends finds in the header Authorization of a request."""
+    keys = (backend.session_key(scope) for backend in readers)
     return next((key for key in keys if key is not None), None)
 
 

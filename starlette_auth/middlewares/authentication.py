@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..answers import WebSocketRefusal, answer
 from ..auth import Auth
+from ..backends.base import token_schemes
 from ..backends.login_methods import PROXY, LoginMethod
 from ..backends.request_user import set_user
 from ..backends.session import SessionBackend, session_of
@@ -58,6 +59,7 @@ class AuthenticationMiddleware:
         self.routed: ASGIApp | None = None  # the application behind this middleware, which has the routes
         self.revalidate = functools.partial(revalidate, auth)
         auth.defaults.assign_backend_paths(auth.backends)  # features may have added backends
+        self.reads_tokens = bool(token_schemes(auth.backends))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -165,17 +167,20 @@ class AuthenticationMiddleware:
     def edit_headers(
         self, scope: Scope, outer: Mapping[str, Any], session: object, headers: Headers, status: int = 200
     ) -> None:
-        """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package.
+        """Adds `Vary`, because each page is made for one user, and the new cookies of this package.
 
-        A client that sends the key of its `session` in a header gets no cookie. Logs a refusal: a response with the
-        status 403 or 429.
+        A shared cache would answer a request with a token from the stored page of a visitor. Therefore the responses to
+        visitors vary by Authorization, too, where a backend reads it. A client that sends the key of its `session` in a
+        header gets no cookie. Logs a refusal: a response with the status 403 or 429.
 
         `outer` are the scope entries of the Auth of the application in which this one is mounted. They are restored for
         the cookies of that Auth.
         """
         add_vary(headers, "Cookie")
-        if getattr(session, "is_in_header", False):
+        is_in_header = getattr(session, "is_in_header", False)
+        if self.reads_tokens or is_in_header:
             add_vary(headers, "Authorization")
+        if is_in_header:
             for name in (NEW_DEVICE, NEW_CSRF_SECRET):
                 scope.pop(name, None)
         if NEW_DEVICE in scope:

@@ -1,11 +1,16 @@
 """Sessions of apps, which keep the key and send it in the header Authorization."""
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from ..auth import Auth
 from ..backends.session import require_session
-from ..core.exceptions import ImproperlyConfigured, Refused
+from ..core.exceptions import ImproperlyConfigured, Refused, ValidationError
 from ..core.translation import gettext
+from ..http.content import sent_json
+from ..sessions.base import APP
+from .forms import Field, Form
+
+FIELD = "client"
 
 
 def offers_app_sessions(auth: Auth) -> bool:
@@ -31,3 +36,20 @@ def begin_app_session(conn: HTTPConnection) -> None:
             "Auth(features=[BearerSessions()])."
         )
     session.move_to_header()
+
+
+def add_client_field(auth: Auth, request: Request, form: Form) -> None:
+    """Adds the JSON field in which an app asks for the key of its session, where apps may log in."""
+    if sent_json(request) and offers_app_sessions(auth):
+        form.fields[FIELD], form.data[FIELD] = Field(required=False, max_length=20), ""
+
+
+def begin_requested_session(request: Request, form: Form) -> bool:
+    """Begins the session of an app if the form asks for one. Returns False, with an error, for other clients."""
+    client = form.data.get(FIELD)
+    if client and client != APP:
+        form.add_error(FIELD, ValidationError(gettext('Send "app", or leave this field out.'), "invalid"))
+        return False
+    if client:
+        begin_app_session(request)
+    return True

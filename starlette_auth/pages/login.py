@@ -13,27 +13,23 @@ from ..backends.session import require_session
 from ..core.exceptions import DoesNotExist, ValidationError
 from ..core.text import normalize_username
 from ..core.translation import gettext
-from ..http.content import sent_json, wants_json
+from ..http.clients import wants_json
 from ..http.endpoints import required_scopes
 from ..http.problems import problem_response
 from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_path, requested_url
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from ..security.stored_forms import find_form, store_form
-from ..sessions.base import APP
 from ..users.models import User
-from .app_sessions import begin_app_session, offers_app_sessions
+from .app_sessions import add_client_field, begin_requested_session
 from .base import keep_form, render
 from .forms import Field, Form
 from .login_steps import ask_steps, begin_login, finish_login
-
-CLIENT = "client"  # the JSON field in which an app asks for the key of its session
 
 
 async def login_page(auth: Auth, request: Request) -> Response:
     """Shows the login form and logs the user in. Redirects a logged-in user to `next`."""
     form, field = _login_form(auth), auth.redirects.field
-    if sent_json(request) and offers_app_sessions(auth):
-        form.fields[CLIENT], form.data[CLIENT] = Field(required=False, max_length=20), ""
+    add_client_field(auth, request, form)
     pairs: Pairs = request.scope.pop(SAVED_FORM, [])
     if pairs:
         return await _login_to_send_form(auth, request, form, pairs)
@@ -41,8 +37,7 @@ async def login_page(auth: Auth, request: Request) -> Response:
     if request.method == "POST":
         is_filled_in = await form.fill_in(request)
         url = form.data[field] or url
-        if is_filled_in and form.data.get(CLIENT):
-            is_filled_in = _begin_app_session(request, form)
+        is_filled_in = is_filled_in and begin_requested_session(request, form)
         if is_filled_in:
             with keep_form(auth, request, form, functools.partial(_login_form_page, auth, request, form, url)):
                 response = await _log_in(auth, request, form, url)
@@ -84,15 +79,6 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
     if not saved:
         return response
     return await render(auth, request, "registration/saved_form.html", action=url, saved=saved)
-
-
-def _begin_app_session(request: Request, form: Form) -> bool:
-    """Begins the session of the client that the form names. Returns False, with an error of the form, for others."""
-    if form.data[CLIENT] != APP:
-        form.add_error(CLIENT, ValidationError(gettext('Send "app", or leave this field out.'), "invalid"))
-        return False
-    begin_app_session(request)
-    return True
 
 
 async def saved_form_page(auth: Auth, request: Request) -> Response:

@@ -19,7 +19,7 @@ from ..core.awaiting import must_be_awaited
 from ..core.exceptions import DoesNotExist, Refused
 from ..core.feature_events import LoginPending
 from ..core.translation import gettext
-from ..http.content import wants_json
+from ..http.content import prefers_json, sent_json
 from ..http.scope import handle_refusals
 from ..http.urls import find_url_path
 from ..security.stored_forms import find_form, mark_as_shown
@@ -185,4 +185,4 @@ def _seconds_left(auth: Auth, login: PendingLogin) -> int:
 
 
 def _is_program(request: Request) -> bool:
-    return is_in_header(request) or wants_json(request)
+    return is_in_header(request) or sent_json(request) or prefers_json(request)

@@ -278,7 +278,8 @@ def _submission(route: Route, name: str, auth: Auth) -> dict[str, Any]:
         choices = [feature for feature in auth.features if isinstance(feature, PasswordChangeChoice)]
         fields = " ".join([fields, *(f"{choice.choice_name}?" for choice in choices)])
     result = RESULTS.get(name, {"type": "object", "properties": {"next": NEXT}})
-    if name == "login" and offers_app_sessions(auth):
+    logs_in = name == "login" or (name == "password_reset_confirm" and auth.login_after_reset)
+    if logs_in and offers_app_sessions(auth):
         fields, result = f"{fields} client?", {"type": "object", "properties": {"next": NEXT, **APP_LOGIN}}
     names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
     body = {

@@ -16,6 +16,7 @@ from ..http.urls import redirect
 from ..mail.queue import note_recipient
 from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
+from .app_sessions import add_client_field, begin_requested_session
 from .base import check_new_password, check_old_password, keep_form, new_password_fields, password_rules, render
 from .forms import Field, Form, PasswordChangeChoice, email_field
 from .login_steps import complete_login
@@ -59,11 +60,16 @@ async def _change(
     auth: Auth, request: Request, user: User, encoded: str, raw: str, chosen: Iterable[PasswordChangeChoice]
 ) -> bool:
     """Sets the password and does what the user has ticked, or neither. Returns False if the password has changed."""
-    async with auth.gateway.atomic():
+    old = user.password
+
+    async def change() -> bool:
+        user.password = old  # a repeated transaction begins anew
         is_changed = await auth.users.replace_password(user, encoded, raw=raw, request=request)
         for choice in chosen if is_changed else ():
             await choice.choose(user, request)
-    return is_changed
+        return is_changed
+
+    return await auth.gateway.run_in_transaction(change)
 
 
 async def password_change_done(auth: Auth, request: Request) -> Response:
@@ -121,9 +127,11 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
     if request.method != "POST":
         reload = url_to_reload(auth, request, route, **params)
         return await _reset_form(auth, request, form=form, account_name=account_name, reload=reload)
+    if auth.login_after_reset:
+        add_client_field(auth, request, form)
     await form.fill_in(request)
     await check_new_password(auth, form, "new_password1", "new_password2", user)
-    if not form.is_valid:
+    if not (form.is_valid and begin_requested_session(request, form)):
         return await _reset_form(auth, request, 422, form=form, account_name=account_name)
     page = functools.partial(_reset_form, auth, request, form=form, account_name=account_name)
     with keep_form(auth, request, form, page):

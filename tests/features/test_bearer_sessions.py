@@ -283,6 +283,29 @@ async def test_the_page_of_a_mailed_link_sets_no_cookie_for_an_app(auth: Auth, a
         assert await username(client, token) == ""
 
 
+@pytest.mark.parametrize("client", ["app", "", "web"])
+async def test_the_page_that_logs_in_after_a_reset_gives_an_app_its_key(database: Any, client: str) -> None:
+    async with installed(database, features=[BearerSessions()], login_after_reset=True) as auth:
+        ann = await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        link = await make_reset_link(auth.reset_tokens, ann)
+        path, new = f"/accounts/reset/{link['uidb64']}/{link['token']}", "another good long password"
+        fields = {"new_password1": new, "new_password2": new, **({"client": client} if client else {})}
+        async with app_client(auth) as app:
+            refused = await app.post(path, json=fields | {"client": "app"}, headers=HERE)
+            assert (refused.status_code, refused.json()["code"]) == (403, "client_refused")
+            response = await app.post(path, json=fields)
+            if client == "web":
+                assert (response.status_code, list(response.json()["errors"])) == (422, ["client"])
+                assert not await auth.user_sessions.list(ann)
+            elif client == "app":
+                assert (response.status_code, "set-cookie" in response.headers) == (200, False)
+                assert response.headers[SESSION_TOKEN] == response.json()["token"]
+                assert await username(app, response.json()["token"]) == "ann"
+            else:
+                assert (response.json(), "set-cookie" in response.headers) == ({"next": "/"}, True)
+                assert SESSION_TOKEN not in response.headers
+
+
 async def test_a_login_endpoint_of_the_application_begins_a_session_of_an_app(auth: Auth, ann: User) -> None:
     bearer_sessions = auth.features[0]
     assert isinstance(bearer_sessions, BearerSessions)

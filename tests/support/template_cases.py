@@ -327,7 +327,7 @@ def _token_list(say: Say) -> dict[str, Any]:
 
 def _code(say: Say) -> Form:
     help_text = say("Your device or command line shows it.")
-    return Form(user_code=Field(label=say("Code"), required=False, max_length=20, help_text=help_text))
+    return Form(user_code=Field(label=say("Code"), max_length=20, help_text=help_text))
 
 
 def _device(say: Say) -> dict[str, Any]:

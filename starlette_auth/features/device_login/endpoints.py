@@ -23,7 +23,7 @@ from .openapi import AUTHORIZE, GRANT, TOKEN
 from .requests import INTERVAL, LIFETIME, DeviceRequest, DeviceRequests
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}  # RFC 6749 §5.1
-SCOPE = re.compile(r"[!#-\[\]-~]{1,200}")  # RFC 6749 §3.3
+SCOPE = re.compile(r"[!#-)+-\[\]-~]{1,200}")  # RFC 6749 §3.3, without *
 MAX_SCOPES = 50
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -88,7 +88,7 @@ class DeviceEndpoints:
         page = origin + self._page(request)
         address = self.auth.proxies.client_address(request)
         try:
-            await self.auth.throttle.hit("device_authorization", ip=address)
+            await self.auth.throttle.hit("device_authorization", ip=address, client=client)
         except Throttled as error:
             await report_throttled(self.auth.events, request, error)
             wait = str(error.retry_after)
@@ -144,16 +144,17 @@ class DeviceEndpoints:
 
     async def _create(self, request: Request, asked: DeviceRequest) -> dict[str, Any] | OAuthError:
         owner = await self.requests.owner(asked)
-        if owner is None:
-            await self.auth.tokens.consume(asked.row)
-            return _unknown_code()
         try:
-            token = await self.tokens.create(owner, self.clients[asked.client], scopes=asked.scopes, request=request)
+            async with self.auth.gateway.atomic():
+                # A deactivation at this moment has deleted the row, though this transaction may still read it.
+                if not await self.auth.tokens.consume(asked.row) or owner is None:
+                    return _unknown_code()
+                name = self.clients[asked.client]
+                token = await self.tokens.create(owner, name, scopes=asked.scopes, request=request)
         except (ValidationError, PermissionDenied):
             # The user has too many tokens, or has lost a permission since.
             await self.requests.refuse(asked)
             return OAuthError("access_denied", "The site creates no token for this user. See the page of the tokens.")
-        await self.auth.tokens.consume(asked.row)
         result = {"access_token": token.token, "token_type": "Bearer", "expires_in": token.expires - token.created}
         return result if asked.scopes is None else {**result, "scope": " ".join(asked.scopes)}
 
@@ -217,7 +218,7 @@ def _scopes(text: str) -> tuple[str, ...] | None:
     """Returns the permissions to which the token is limited; None for all of its user."""
     names = tuple(dict.fromkeys(text.split(" "))) if text else ()
     if len(names) > MAX_SCOPES or not all(SCOPE.fullmatch(name) for name in names):
-        raise OAuthError("invalid_scope", "Send names of permissions, separated by single blanks.")
+        raise OAuthError("invalid_scope", "Send names of permissions without wildcards, separated by single spaces.")
     return names or None
 
 

@@ -32,7 +32,7 @@ def _operation(name: str, summary: str, body: dict[str, Any], result: dict[str, 
 AUTHORIZE = _operation(
     "device_authorization",
     "Ask for the codes of a device (RFC 8628 §3.1)",
-    _object({"client_id": TEXT, "scope": {**TEXT, "description": "Permissions, separated by blanks."}}, "scope"),
+    _object({"client_id": TEXT, "scope": {**TEXT, "description": "Permissions, separated by spaces."}}, "scope"),
     _object(
         {
             **dict.fromkeys(("device_code", "user_code", "verification_uri", "verification_uri_complete"), TEXT),

@@ -99,10 +99,8 @@ class DevicePages:
             form.data["user_code"] = parse_user_code(request.query_params.get("user_code", ""))
             return await _code_page(auth, request, form)
         await form.fill_in(request)
-        if form.data["request"]:
+        if form.data["request"]:  # of the second page, which sends no code
             return await self._decide(auth, request, user, form)
-        if form.is_valid and not form.data["user_code"]:
-            form.add_error("user_code", ValidationError(gettext("This field is required."), "required"))
         asked = await self._find(auth, request, user, form) if form.is_valid else None
         if asked is None:
             return await _code_page(auth, request, form, 422)
@@ -168,8 +166,11 @@ class DevicePages:
     async def _record(
         self, auth: Auth, request: Request, user: User, token_hash: str, *, is_approved: bool
     ) -> ValidationError | None:
+        await self.requests.lock_approvals(user)
         asked = await self.requests.find_again(token_hash)
         if asked is None or not self.requests.is_pending(asked) or asked.client not in self.clients:
+            return _too_late()
+        if not await self.requests.is_unchanged(user):
             return _too_late()
         details: dict[str, Any] = {"user": user, "client": asked.client, "address": asked.address, "request": request}
         if not is_approved:
@@ -193,7 +194,7 @@ class DevicePages:
 def _form() -> Form:
     help_text = gettext("Your device or command line shows it.")
     return Form(
-        user_code=Field(label=gettext("Code"), required=False, max_length=20, help_text=help_text),
+        user_code=Field(label=gettext("Code"), max_length=20, help_text=help_text),
         request=Field(type="hidden", required=False),
         decision=Field(type="hidden", required=False),
     )

@@ -127,8 +127,25 @@ class DeviceRequests:
             return None
         return user if self.tokens.binding_matches(request.row, user_binding(user)) else None
 
+    async def lock_approvals(self, user: User) -> None:
+        """Lets one transaction at a time approve a request for a user, or end those that the user has approved.
+
+        Call it before the first query of the transaction: on MySQL that one decides which rows the others read.
+        """
+        await self.tokens.lock(owner_of_requests(user))
+
+    async def is_unchanged(self, user: User) -> bool:
+        """Returns whether a user is active and has the password as loaded.
+
+        An attacker approves a device at the moment in which the owner takes the account back. Therefore a transaction
+        that approves asks this behind `lock_approvals`.
+        """
+        current = await self.auth.users.get(user.id)
+        return current is not None and current.is_active and current.password == user.password
+
     async def revoke_all(self, user: User) -> None:
         """Ends the requests that a user has approved and whose token is not fetched yet."""
+        await self.lock_approvals(user)
         await self.tokens.revoke_all(owner_of_requests(user))
 
     async def _write(self, request: DeviceRequest, *, subject: str = "", binding: str = "", **changes: Any) -> None:
