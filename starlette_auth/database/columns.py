@@ -142,10 +142,32 @@ class ForeignKey(Variant):
         table.append_constraint(self._key)
 
     def make(self, dialect: str) -> Sequence[sa.Index | sa.UniqueConstraint]:
+        self._finish_key(dialect)
+        return [] if dialect == "mysql" else [sa.Index(self.name, self.table.c[self._column])]
+
+    def _finish_key(self, dialect: str) -> None:
         self._key.name = None if dialect == "sqlite" else self._key_name
         self._key.deferrable = None if dialect == "mysql" else True
         self._key.initially = None if dialect == "mysql" else "DEFERRED"
-        return [] if dialect == "mysql" else [sa.Index(self.name, self.table.c[self._column])]
+
+
+class CascadingKey(ForeignKey):
+    """A foreign key whose rows the database deletes with the row that they refer to. It has no index.
+
+    Django's admin could not delete a user otherwise, whose rows in our tables it does not know. The primary key of the
+    table, or a unique constraint, must begin with the column.
+    """
+
+    def __init__(self, name: str, column: str, target: sa.Column[Any]) -> None:
+        super().__init__(name, name, column, target)
+
+    def attach(self, table: sa.Table, rename: Callable[[str], str] = str) -> None:
+        super().attach(table, rename)
+        self._key.ondelete = "CASCADE"
+
+    def make(self, dialect: str) -> Sequence[sa.Index | sa.UniqueConstraint]:
+        self._finish_key(dialect)
+        return []
 
 
 class LikeIndex(Variant):
