@@ -56,7 +56,7 @@ from .core.exceptions import (
     UnstorableValue,
     ValidationError,
 )
-from .core.feature_events import DeviceApproved, DeviceRefused, LoginPending
+from .core.feature_events import DeviceApproved, DeviceRefused, LoginPending, RecoveryCodeUsed, SecondFactorFailed
 from .database.gateway import Gateway
 from .database.gateways import gateway_of
 from .database.migrations import migrate
@@ -190,6 +190,7 @@ __all__ = [
     "Permission",
     "PermissionDenied",
     "PwnedPasswordsValidator",
+    "RecoveryCodeUsed",
     "RedisStore",
     "Refused",
     "Registration",
@@ -198,6 +199,7 @@ __all__ = [
     "Roles",
     "SMTPMailer",
     "ScryptPasswordHasher",
+    "SecondFactorFailed",
     "SecurityHeaders",
     "SecurityHeadersMiddleware",
     "SessionBackend",

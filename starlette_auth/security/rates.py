@@ -23,6 +23,7 @@ DEFAULT_RATES: Mapping[str, str] = {
     "confirm": "60/m/ip",
     "notice_mail": "10/h/account",
     "token": "30/m/ip",
+    "second_factor": "60/m/ip",
     "device": "5/10m/ip, 10/10m/account",
     "device_authorization": "20/m/ip, 6000/m/client",
 }

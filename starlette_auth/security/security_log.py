@@ -28,7 +28,7 @@ from ..core.events import (
     UserLoggedIn,
     UserLoggedOut,
 )
-from ..core.feature_events import DeviceApproved, DeviceRefused, LoginPending
+from ..core.feature_events import DeviceApproved, DeviceRefused, LoginPending, RecoveryCodeUsed, SecondFactorFailed
 from ..core.signing import SecretKeys
 from ..core.text import fold_name
 from ..http.mailed_secrets import mask_path
@@ -82,6 +82,10 @@ class SecurityLog:
             LoginPending: lambda event: self.log(
                 "login_pending", event.request, event.user.identity, reason=event.step
             ),
+            SecondFactorFailed: lambda event: self.warn(
+                "second_factor_failed", event.request, event.user.identity, reason=event.method
+            ),
+            RecoveryCodeUsed: lambda event: self.log("recovery_code_used", event.request, event.user.identity),
             DeviceApproved: lambda event: self._device("device_approved", event, logging.INFO),
             DeviceRefused: lambda event: self._device("device_refused", event, logging.WARNING),
         }

@@ -129,6 +129,12 @@ def pages(say: Say = str) -> list[Case]:
         ),
         Case("registration/device_done.html", {"is_approved": True, **user}, "Your device is logged in"),
         Case("registration/device_done.html", {"is_approved": False, **user}, "no access to your account"),
+        *_with_errors("registration/second_factor.html", _second_factor, say, "authenticator app", **_both_factors()),
+        Case(
+            "registration/second_factor.html",
+            {"form": _second_factor(say), "login_name": NAME, "methods": ["totp"]},
+            "Begin again",
+        ),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -328,6 +334,20 @@ def _token_list(say: Say) -> dict[str, Any]:
 def _code(say: Say) -> Form:
     help_text = say("Your device or command line shows it.")
     return Form(user_code=Field(label=say("Code"), max_length=20, help_text=help_text))
+
+
+def _second_factor(say: Say) -> Form:
+    form = Form(
+        code=Field(label=say("Code from your app"), required=False, autocomplete="one-time-code"),
+        recovery_code=Field(label=say("Recovery code"), required=False, help_text=say("It works once.")),
+        login=Field(type="hidden", required=False),
+    )
+    form.data["login"] = TOKEN
+    return form
+
+
+def _both_factors() -> dict[str, Any]:
+    return {"login_name": NAME, "methods": ["totp", "recovery_code"]}
 
 
 def _device(say: Say) -> dict[str, Any]:

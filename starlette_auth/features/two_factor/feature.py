@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+from starlette.routing import BaseRoute
 
 from ...auth import Auth, Feature
 from ...core.arguments import require_integer, require_text
 from ...core.signing import SecretKeys, require_strong_keys
 from ...database.tables import Tables
 from ...security.sealing import Sealer
+from .login_step import SecondFactorStep
 from .store import FactorStore, recovery_code_table, totp_table
 
 EXTRA = "two-factor"
@@ -43,3 +45,8 @@ class TwoFactor(Feature):
         keys = self.keys.scoped(auth.tables.namespace) if self.keys is not None else auth.keys
         self.auth = auth
         self.store = FactorStore(auth, self._tables, Sealer(keys, extra=EXTRA), drift=self.drift)
+        self.step = SecondFactorStep(self.store)
+        auth.login_steps.append(self.step)
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return self.step.routes()
