@@ -56,7 +56,16 @@ from .core.exceptions import (
     UnstorableValue,
     ValidationError,
 )
-from .core.feature_events import DeviceApproved, DeviceRefused, LoginPending, RecoveryCodeUsed, SecondFactorFailed
+from .core.feature_events import (
+    DeviceApproved,
+    DeviceRefused,
+    FactorAdded,
+    FactorRemoved,
+    LoginPending,
+    RecoveryCodesMade,
+    RecoveryCodeUsed,
+    SecondFactorFailed,
+)
 from .database.gateway import Gateway
 from .database.gateways import gateway_of
 from .database.migrations import migrate
@@ -75,6 +84,7 @@ from .features.bearer_sessions import BearerSessions
 from .features.device_login.pages import DeviceLogin
 from .features.email_change import EmailChange
 from .features.registration import Registration
+from .features.two_factor.feature import TwoFactor
 from .http.cookies import Cookie
 from .http.endpoints import csrf_exempt, login_not_required
 from .mail.mailers import ConsoleMailer, Mailer, SMTPMailer
@@ -156,6 +166,8 @@ __all__ = [
     "Event",
     "Events",
     "EverybodyLoggedOut",
+    "FactorAdded",
+    "FactorRemoved",
     "Feature",
     "Field",
     "Form",
@@ -191,6 +203,7 @@ __all__ = [
     "PermissionDenied",
     "PwnedPasswordsValidator",
     "RecoveryCodeUsed",
+    "RecoveryCodesMade",
     "RedisStore",
     "Refused",
     "Registration",
@@ -222,6 +235,7 @@ __all__ = [
     "TooManyAttempts",
     "TooManyFailures",
     "TooManySessions",
+    "TwoFactor",
     "Unavailable",
     "UnicodeUsernameValidator",
     "UnstorableValue",

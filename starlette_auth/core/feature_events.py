@@ -63,3 +63,30 @@ class RecoveryCodeUsed(Event, Generic[U]):
     user: U
     left: int
     request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorAdded(Event, Generic[U]):
+    """A user added a second factor. `factor` is "totp" for an authenticator app."""
+
+    user: U
+    factor: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorRemoved(Event, Generic[U]):
+    """A user removed a second factor, as for FactorAdded."""
+
+    user: U
+    factor: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryCodesMade(Event, Generic[U]):
+    """A user made `number` new recovery codes, which replace all earlier ones."""
+
+    user: U
+    number: int
+    request: HTTPConnection | None = field(default=None, repr=False)

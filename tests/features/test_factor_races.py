@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from starlette_auth import Auth, User
-from starlette_auth.features.two_factor.feature import TwoFactor
+from starlette_auth import Auth, TwoFactor, User
 from starlette_auth.features.two_factor.store import FactorStore
 from starlette_auth.features.two_factor.totp import code_at, step_at
 from starlette_auth.testing import FrozenClock

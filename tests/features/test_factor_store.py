@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from starlette_auth import Auth, ImproperlyConfigured, User
-from starlette_auth.features.two_factor.feature import TwoFactor
+from starlette_auth import Auth, ImproperlyConfigured, TwoFactor, User
 from starlette_auth.features.two_factor.recovery_codes import hash_code, new_code, normalize
 from starlette_auth.features.two_factor.store import Factors, FactorStore
 from starlette_auth.features.two_factor.totp import code_at, step_at

@@ -20,13 +20,13 @@ from starlette_auth import (
     RecoveryCodeUsed,
     SecondFactorFailed,
     TooManyAttempts,
+    TwoFactor,
     User,
     UserLoggedIn,
     complete_login,
     middleware,
     routes,
 )
-from starlette_auth.features.two_factor.feature import TwoFactor
 from starlette_auth.testing import FrozenClock
 
 from ..conftest import PASSWORD, any_database, client_of, installed, post_login

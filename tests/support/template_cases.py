@@ -8,6 +8,7 @@ from starlette_auth.core.templating import BUILT_IN, Templates
 from starlette_auth.core.translation import current_language
 from starlette_auth.features.active_sessions import ActiveSession
 from starlette_auth.features.api_tokens.tokens import APIToken
+from starlette_auth.features.two_factor.store import Factors
 from starlette_auth.pages.forms import Field, Form
 from starlette_auth.users.models import AnonymousUser, User
 
@@ -24,9 +25,10 @@ WHEN, BROWSER, ADDRESS = "2026-07-31 12:30 UTC", "Firefox 150 (Linux)", "2001:db
 PHONE, PHONE_ADDRESS = "Safari on iPhone", "192.0.2.1"
 TOKEN, PERMISSION = "shop_0aB90aB90aB90aB90aB90aB90aB90aB90aB9", "shop.add_order"
 USER_CODE = "BCDF-GHJK"
+RECOVERY_CODE, KEY = "7k3d-9xq0-7k3d-9xq0-7k3d-9xq0", "GEZD GNBV GY3T QOJQ GEZD GNBV GY3T QOJQ"
 DATA = (
     *(SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS),
-    *(PERMISSION, USER_CODE, f"Authorization: Bearer {TOKEN}"),
+    *(PERMISSION, USER_CODE, RECOVERY_CODE, KEY, f"Authorization: Bearer {TOKEN}"),
 )
 
 Say = Callable[[str], str]
@@ -135,6 +137,14 @@ def pages(say: Say = str) -> list[Case]:
             {"form": _second_factor(say), "login_name": NAME, "methods": ["totp"]},
             "Begin again",
         ),
+        *_with_errors("registration/totp.html", _app_code, say, "Scan this picture", **_app(), **user),
+        Case("registration/totp_status.html", {"factors": _factors(2), **_list(say), **user}, "few recovery codes"),
+        Case("registration/totp_status.html", {"factors": _factors(10), **_list(say), **user}, "Not used yet"),
+        *_with_errors("registration/totp_remove.html", _either_code, say, "password alone", **user),
+        *_with_errors(
+            "registration/recovery_codes.html", _either_code, say, "replace all earlier ones", left=3, **user
+        ),
+        Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE] * 10, **user}, "shown only once"),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -336,12 +346,32 @@ def _code(say: Say) -> Form:
     return Form(user_code=Field(label=say("Code"), max_length=20, help_text=help_text))
 
 
-def _second_factor(say: Say) -> Form:
-    form = Form(
+def _app_code(say: Say) -> Form:
+    return Form(code=Field(label=say("Code from your app"), autocomplete="one-time-code"))
+
+
+def _either_code(say: Say) -> Form:
+    return Form(
         code=Field(label=say("Code from your app"), required=False, autocomplete="one-time-code"),
         recovery_code=Field(label=say("Recovery code"), required=False, help_text=say("It works once.")),
-        login=Field(type="hidden", required=False),
     )
+
+
+def _app() -> dict[str, str]:
+    return {
+        "qr": '<svg viewBox="0 0 45 45" class="auth-qr"><path d="M4 4h7"/></svg>',
+        "uri": "otpauth://totp/x",
+        "key": KEY,
+    }
+
+
+def _factors(number: int) -> Factors:
+    used = 1_700_000_000 if number < 4 else None
+    return Factors(totp_since=1_600_000_000, totp_last_used=used, recovery_codes=number)
+
+
+def _second_factor(say: Say) -> Form:
+    form = Form(**_either_code(say).fields, login=Field(type="hidden", required=False))
     form.data["login"] = TOKEN
     return form
 

@@ -41,7 +41,9 @@ async def check_factor(
         form.add_error("code", ValidationError(gettext("This field is required."), "required"))
     if not form.is_valid:
         return None
-    method = RECOVERY_CODE if entered[0] == RECOVERY_CODE else TOTP
+    field, text = entered[0], form.data[entered[0]]
+    form.data["code"] = form.data[RECOVERY_CODE] = ""  # a page that shows the form again must not contain a secret
+    method = RECOVERY_CODE if field == RECOVERY_CODE else TOTP
     device = await auth.devices.known(request, user)
     counted = auth.throttle.attempt(
         ACTION, account=f"user {user.id}", address=auth.proxies.client_address(request), device=device
@@ -49,19 +51,18 @@ async def check_factor(
     with keep_form(auth, request, form, page):
         try:
             async with counted as attempt:
-                attempt.succeeded = await _use(store, user, method, form.data[entered[0]])
+                attempt.succeeded = await _use(store, user, method, text)
         except Throttled as error:
             error.action = error.action or ACTION
             await report_throttled(auth.events, request, error, user)
             raise
-    form.data["code"] = form.data[RECOVERY_CODE] = ""  # no page contains what was entered
     if attempt.succeeded:
         if method == RECOVERY_CODE:
             left = await store.recovery_codes_left(user)
             await _emit(auth, RecoveryCodeUsed(user=user, left=left, request=request))
         return method
     await _emit(auth, SecondFactorFailed(user=user, method=method, request=request))
-    form.add_error(entered[0], _wrong_code(method))
+    form.add_error(field, _wrong_code(method))
     return None
 
 

@@ -11,6 +11,7 @@ from ...core.signing import SecretKeys, require_strong_keys
 from ...database.tables import Tables
 from ...security.sealing import Sealer
 from .login_step import SecondFactorStep
+from .pages import FactorPages
 from .store import FactorStore, recovery_code_table, totp_table
 
 EXTRA = "two-factor"
@@ -46,7 +47,8 @@ class TwoFactor(Feature):
         self.auth = auth
         self.store = FactorStore(auth, self._tables, Sealer(keys, extra=EXTRA), drift=self.drift)
         self.step = SecondFactorStep(self.store)
+        self.pages = FactorPages(self.store, issuer=self.issuer, number=self.number, extra=EXTRA)
         auth.login_steps.append(self.step)
 
     def routes(self) -> Sequence[BaseRoute]:
-        return self.step.routes()
+        return [*self.step.routes(), *self.pages.routes()]

@@ -1,0 +1,209 @@
+"""The pages on which users add and remove their authenticator app, and make recovery codes."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ...answers import redirect_to_login
+from ...auth import Auth
+from ...backends.login_methods import ENTRY, methods_in, with_method
+from ...backends.session import SessionBackend, require_session
+from ...core.clock import MINUTE
+from ...core.exceptions import ImproperlyConfigured, ValidationError
+from ...core.feature_events import FactorAdded, FactorRemoved, RecoveryCodesMade
+from ...core.translation import format_time_since, gettext
+from ...http.clients import wants_json
+from ...http.content import sent_json
+from ...http.urls import url_path_for
+from ...pages.base import account_page, render
+from ...pages.forms import Field, Form
+from ...pages.reauthentication import fresh_login_required
+from ...security.sealing import CannotUnseal
+from ...sessions.base import SessionBase
+from ...users.models import User
+from .factor_check import MAX_LENGTH, TOTP, check_factor, code_fields
+from .store import Factors, FactorStore, owner_of
+from .totp import find_step, grouped_key, new_secret, otpauth_uri
+
+SETUP = "_totp_setup"  # in the session: [the sealed secret of an app that is not proved yet, its time]
+SETUP_LIFETIME = 10 * MINUTE
+
+
+class FactorPages:
+    """The pages `totp`, `totp_remove` and `recovery_codes`."""
+
+    def __init__(self, store: FactorStore, *, issuer: str, number: int, extra: str) -> None:
+        try:
+            self._segno: Any = importlib.import_module("segno")
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"QR codes need segno. Run `pip install starlette-contrib-auth[{extra}]`."
+            ) from error
+        self.store, self.issuer, self.number = store, issuer, number
+
+    def routes(self) -> Sequence[BaseRoute]:
+        both = ["GET", "POST"]
+        return [
+            Route("/totp", account_page(self.totp), name="totp", methods=both),
+            Route("/totp/remove", account_page(self.remove), name="totp_remove", methods=both),
+            Route("/recovery_codes", account_page(self.recovery_codes), name="recovery_codes", methods=both),
+        ]
+
+    async def totp(self, auth: Auth, request: Request) -> Response:
+        """Shows the QR code of a new app, which a right code activates; or the app that the user has."""
+        user = request.user
+        if not isinstance(user, User):
+            return redirect_to_login(request)
+        factors = await self.store.factors(user)
+        if factors.has_totp:
+            return await self._status(auth, request, factors)
+        return await self._set_up(auth, request, user)
+
+    @fresh_login_required
+    async def _set_up(self, auth: Auth, request: Request, user: User) -> Response:
+        session = require_session(request)
+        secret = self._secret(auth, session, user)
+        form = Form(
+            code=Field(label=gettext("Code from your app"), max_length=MAX_LENGTH, autocomplete="one-time-code")
+        )
+        status = 200
+        if request.method == "POST":
+            if await form.fill_in(request):
+                step = find_step(secret, form.data["code"], auth.clock(), self.store.drift)
+                if step is not None:
+                    return await self._activate(auth, request, user, secret, step)
+                text = gettext(
+                    "This code is wrong. Check the clock of your device, and enter the code that it shows now."
+                )
+                form.add_error("code", ValidationError(text, "wrong_code"))
+            status, form.data["code"] = 422, ""
+        uri = otpauth_uri(secret, issuer=self.issuer or auth.site_name, account=user.get_username())
+        if wants_json(request) and status == 200:
+            return JSONResponse({"secret": grouped_key(secret).replace(" ", ""), "uri": uri})
+        qr = self._segno.make(uri, error="m", micro=False).svg_inline(svgclass="auth-qr", omitsize=True)
+        page = {"qr": qr, "uri": uri, "key": grouped_key(secret)}
+        return await render(auth, request, "registration/totp.html", status, form=form, **page)
+
+    async def remove(self, auth: Auth, request: Request) -> Response:
+        """Removes the app and the recovery codes, after a code of the app or a recovery code."""
+        user = request.user
+        if not isinstance(user, User):
+            return redirect_to_login(request)
+        return await self._remove(auth, request, user)
+
+    @fresh_login_required
+    async def _remove(self, auth: Auth, request: Request, user: User) -> Response:
+        form = Form(**code_fields())
+        refusal = await self._require_factor(auth, request, user, form, "registration/totp_remove.html")
+        if refusal is not None:
+            return refusal
+
+        async def remove() -> None:
+            if await self.store.remove_all(user):
+                await auth.events.emit(FactorRemoved(user=user, factor=TOTP, request=request))
+
+        await auth.gateway.run_in_transaction(remove)
+        await _end_other_sessions(auth, request, user)
+        return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
+
+    async def recovery_codes(self, auth: Auth, request: Request) -> Response:
+        """Makes new recovery codes, after a code of the app or an old recovery code, and shows them once."""
+        user = request.user
+        if not isinstance(user, User):
+            return redirect_to_login(request)
+        return await self._recovery_codes(auth, request, user)
+
+    @fresh_login_required
+    async def _recovery_codes(self, auth: Auth, request: Request, user: User) -> Response:
+        form = Form(**code_fields())
+        refusal = await self._require_factor(auth, request, user, form, "registration/recovery_codes.html")
+        if refusal is not None:
+            return refusal
+
+        async def make() -> list[str]:
+            codes = await self.store.make_recovery_codes(user, self.number)
+            await auth.events.emit(RecoveryCodesMade(user=user, number=self.number, request=request))
+            return codes
+
+        return await self._show_codes(auth, request, await auth.gateway.run_in_transaction(make))
+
+    async def _require_factor(
+        self, auth: Auth, request: Request, user: User, form: Form, template: str
+    ) -> Response | None:
+        """Returns the page with the form until a right code has been entered, and None then.
+
+        An attacker with a stolen session and the password would otherwise remove the factor that keeps the attacker out.
+        """
+        factors = await self.store.factors(user)
+        if not factors.has_totp:
+            return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
+
+        async def show(status: int = 200) -> Response:
+            return await render(auth, request, template, status, form=form, left=factors.recovery_codes)
+
+        if request.method != "POST":
+            return await show()
+        await form.fill_in(request)
+        method = await check_factor(auth, self.store, request, user, form, show)
+        return None if method is not None else await show(422)
+
+    async def _activate(self, auth: Auth, request: Request, user: User, secret: bytes, step: int) -> Response:
+        """Stores the app, makes recovery codes, and ends the other sessions, which have no second factor."""
+
+        async def add() -> list[str]:
+            if not await self.store.add_totp(user, secret, step):
+                return []
+            codes = await self.store.make_recovery_codes(user, self.number)
+            await auth.events.emit(FactorAdded(user=user, factor=TOTP, request=request))
+            return codes
+
+        codes = await auth.gateway.run_in_transaction(add)
+        if not codes:  # another request was faster
+            return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
+        session = require_session(request)
+        session.pop(SETUP, None)
+        await _end_other_sessions(auth, request, user)
+        session[ENTRY] = [list(method) for method in with_method(methods_in(session), TOTP, self.store.now())]
+        session.cycle_key()
+        return await self._show_codes(auth, request, codes)
+
+    async def _status(self, auth: Auth, request: Request, factors: Factors) -> Response:
+        now = self.store.now()
+        if wants_json(request):
+            return JSONResponse({"created": factors.totp_since, "recovery_codes": factors.recovery_codes})
+        return await render(
+            auth,
+            request,
+            "registration/totp_status.html",
+            factors=factors,
+            format_time_since=lambda time: format_time_since(now - time),
+        )
+
+    async def _show_codes(self, auth: Auth, request: Request, codes: list[str]) -> Response:
+        if sent_json(request):
+            return JSONResponse({"recovery_codes": codes})
+        return await render(auth, request, "registration/recovery_codes_made.html", codes=codes)
+
+    def _secret(self, auth: Auth, session: SessionBase, user: User) -> bytes:
+        """Returns the secret of the app that is being set up: the same for 10 minutes, sealed in the session."""
+        now, entry = self.store.now(), session.get(SETUP)
+        if isinstance(entry, list) and 0 <= now - entry[1] < SETUP_LIFETIME:
+            try:
+                return self.store.sealer.unseal(SETUP, owner_of(user), entry[0])[0]
+            except CannotUnseal:
+                pass
+        secret = new_secret()
+        session[SETUP] = [self.store.sealer.seal(SETUP, owner_of(user), secret), now]
+        return secret
+
+
+async def _end_other_sessions(auth: Auth, request: Request, user: User) -> None:
+    """Ends the sessions that began before the change. A store without a list of sessions cannot."""
+    session = require_session(request)
+    if auth.sessions.supports_user_lookup:
+        keep = session if SessionBackend.belongs_to(session, user) else None
+        await auth.user_sessions.revoke_all(user, keep=keep, request=request)
