@@ -84,7 +84,7 @@ from .features.bearer_sessions import BearerSessions
 from .features.device_login.pages import DeviceLogin
 from .features.email_change import EmailChange
 from .features.registration import Registration
-from .features.two_factor.feature import TwoFactor
+from .features.two_factor.pages import TwoFactor
 from .http.cookies import Cookie
 from .http.endpoints import csrf_exempt, login_not_required
 from .mail.mailers import ConsoleMailer, Mailer, SMTPMailer

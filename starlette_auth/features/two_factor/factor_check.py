@@ -8,7 +8,6 @@ from ...core.events import Event
 from ...core.exceptions import Throttled, ValidationError
 from ...core.feature_events import RecoveryCodeUsed, SecondFactorFailed
 from ...core.translation import gettext
-from ...pages.base import Page, keep_form
 from ...pages.forms import Field, Form
 from ...users.models import User
 from .store import FactorStore
@@ -28,13 +27,11 @@ def code_fields() -> dict[str, Field]:
     return {"code": code, "recovery_code": recovery}
 
 
-async def check_factor(
-    auth: Auth, store: FactorStore, request: Request, user: User, form: Form, page: Page
-) -> str | None:
+async def check_factor(auth: Auth, store: FactorStore, request: Request, user: User, form: Form) -> str | None:
     """Returns the method that the form's code proves, and uses the code. None adds an error to the form.
 
     Each try is counted before the code is looked at, and known browsers of the user apart: an attacker who knows the
-    password would otherwise lock the owner out. Raises Throttled, with `page` for browsers.
+    password would otherwise lock the owner out. Raises Throttled if a try has to wait.
     """
     entered = [name for name in (RECOVERY_CODE, "code") if form.data[name]]
     if not entered and form.is_valid:
@@ -48,14 +45,13 @@ async def check_factor(
     counted = auth.throttle.attempt(
         ACTION, account=f"user {user.id}", address=auth.proxies.client_address(request), device=device
     )
-    with keep_form(auth, request, form, page):
-        try:
-            async with counted as attempt:
-                attempt.succeeded = await _use(store, user, method, text)
-        except Throttled as error:
-            error.action = error.action or ACTION
-            await report_throttled(auth.events, request, error, user)
-            raise
+    try:
+        async with counted as attempt:
+            attempt.succeeded = await _use(store, user, method, text)
+    except Throttled as error:
+        error.action = error.action or ACTION
+        await report_throttled(auth.events, request, error, user)
+        raise
     if attempt.succeeded:
         if method == RECOVERY_CODE:
             left = await store.recovery_codes_left(user)

@@ -12,7 +12,7 @@ from ...backends.login_steps import LoginStep
 from ...backends.pending_login import PendingLogin
 from ...http.clients import wants_json
 from ...http.urls import url_path_for
-from ...pages.base import render, visitor_page
+from ...pages.base import keep_form, render, visitor_page
 from ...pages.forms import Field, Form
 from ...pages.login_steps import advance, pending_login
 from .factor_check import RECOVERY_CODE, TOTP, check_factor, code_fields
@@ -63,5 +63,6 @@ class SecondFactorStep(LoginStep):
 
         if not is_post:
             return await show()
-        method = await check_factor(auth, self.store, request, login.user, form, show)
+        with keep_form(auth, request, form, show):
+            method = await check_factor(auth, self.store, request, login.user, form)
         return await advance(request, login, method) if method is not None else await show(422)

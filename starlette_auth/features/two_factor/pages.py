@@ -1,36 +1,79 @@
-"""The pages on which users add and remove their authenticator app, and make recovery codes."""
+"""The feature `TwoFactor`, and its pages for an authenticator app and recovery codes."""
 
 import importlib
 from collections.abc import Sequence
 from typing import Any
 
+import sqlalchemy as sa
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
-from ...auth import Auth
+from ...auth import Auth, Feature
 from ...backends.login_methods import ENTRY, methods_in, with_method
 from ...backends.session import SessionBackend, require_session
+from ...core.arguments import require_integer, require_text
 from ...core.clock import MINUTE
 from ...core.exceptions import ImproperlyConfigured, ValidationError
 from ...core.feature_events import FactorAdded, FactorRemoved, RecoveryCodesMade
+from ...core.signing import SecretKeys, require_strong_keys
 from ...core.translation import format_time_since, gettext
+from ...database.tables import Tables
 from ...http.clients import wants_json
 from ...http.content import sent_json
 from ...http.urls import url_path_for
-from ...pages.base import account_page, render
+from ...pages.base import account_page, keep_form, render
 from ...pages.forms import Field, Form
 from ...pages.reauthentication import fresh_login_required
-from ...security.sealing import CannotUnseal
+from ...security.sealing import CannotUnseal, Sealer
 from ...sessions.base import SessionBase
 from ...users.models import User
 from .factor_check import MAX_LENGTH, TOTP, check_factor, code_fields
-from .store import Factors, FactorStore, owner_of
+from .login_step import SecondFactorStep
+from .store import Factors, FactorStore, owner_of, recovery_code_table, totp_table
 from .totp import find_step, grouped_key, new_secret, otpauth_uri
 
 SETUP = "_totp_setup"  # in the session: [the sealed secret of an app that is not proved yet, its time]
 SETUP_LIFETIME = 10 * MINUTE
+EXTRA = "two-factor"
+
+
+class TwoFactor(Feature):
+    """Adds a second factor: `Auth(features=[TwoFactor()])`. Needs the extra `two-factor`.
+
+    Users add an authenticator app (TOTP, RFC 6238) on the page `totp` and get `recovery_codes` recovery codes, each of
+    which replaces the app once. From then on each login asks for a code. `issuer` is the name of the site in the app, by
+    default `Auth(site_name=…)`. Codes of the `drift` time steps of 30 seconds before the current one are accepted.
+
+    The database stores the app's secret encrypted, with a key derived from `secret_key`, or from the first of `keys`. Keep
+    an old key in the list until `starlette-auth reseal` has run: the apps of all users would otherwise be lost.
+    """
+
+    def __init__(
+        self, *, recovery_codes: int = 10, issuer: str = "", drift: int = 1, keys: str | Sequence[str] | None = None
+    ) -> None:
+        require_integer(recovery_codes, "recovery_codes", maximum=50)
+        require_text(issuer, "issuer", 'Pass the name of your site, as in issuer="Shop".')
+        require_integer(drift, "drift", minimum=0, maximum=10)
+        self.number, self.issuer, self.drift = recovery_codes, issuer, drift
+        self.keys = SecretKeys(keys) if keys is not None else None
+
+    def tables(self, tables: Tables) -> Sequence[sa.Table]:
+        self._tables = [totp_table(tables), recovery_code_table(tables)]
+        return self._tables
+
+    def attach(self, auth: Auth) -> None:
+        require_strong_keys(auth.site.base_url, self)
+        keys = self.keys.scoped(auth.tables.namespace) if self.keys is not None else auth.keys
+        self.auth = auth
+        self.store = FactorStore(auth, self._tables, Sealer(keys, extra=EXTRA), drift=self.drift)
+        self.step = SecondFactorStep(self.store)
+        self.pages = FactorPages(self.store, issuer=self.issuer, number=self.number, extra=EXTRA)
+        auth.login_steps.append(self.step)
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return [*self.step.routes(), *self.pages.routes()]
 
 
 class FactorPages:
@@ -148,7 +191,8 @@ class FactorPages:
         if request.method != "POST":
             return await show()
         await form.fill_in(request)
-        method = await check_factor(auth, self.store, request, user, form, show)
+        with keep_form(auth, request, form, show):
+            method = await check_factor(auth, self.store, request, user, form)
         return None if method is not None else await show(422)
 
     async def _activate(self, auth: Auth, request: Request, user: User, secret: bytes, step: int) -> Response:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..core.arguments import require_text
-from ..core.exceptions import ImproperlyConfigured
+from ...core.arguments import require_text
+from ...core.exceptions import ImproperlyConfigured
 
 #: "login_failed" counts the wrong passwords of "login", "password_change", "email_change_password" and
 #: "reauthenticate" together.
