@@ -22,11 +22,9 @@ from starlette_auth import (
 )
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import SECRET_KEY, all_of, any_database, installed, post_login
+from ..conftest import SECRET_KEY, all_of, installed, post_login
 from .test_factor_store import add, clock_of, code_of, feature_of, rows_of
 from .test_second_factor import browser_of, events_of
-
-pytestmark = any_database
 
 TOTP, REMOVE, CODES = "/accounts/totp", "/accounts/totp/remove", "/accounts/recovery_codes"
 
@@ -217,7 +215,7 @@ async def test_a_program_adds_and_removes_an_app(auth: Auth, client: httpx.Async
     assert await rows_of(auth) == []
 
 
-def test_without_segno_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
+def test_without_segno_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from starlette_auth.features.two_factor.pages import FactorPages
 
     monkeypatch.setitem(sys.modules, "segno", None)
