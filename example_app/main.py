@@ -19,7 +19,9 @@ from starlette_auth import (
     AlreadyExists,
     APITokens,
     Auth,
+    BearerSessions,
     CookieStore,
+    DeviceLogin,
     DoesNotExist,
     EmailChange,
     IntegrityError,
@@ -63,6 +65,8 @@ auth = Auth(
         Registration(),
         EmailChange(),
         APITokens("notes"),
+        DeviceLogin(clients={"cli": "Notes for the command line"}),  # example_app/cli.py
+        *([BearerSessions()] if settings.has_sessions_on_the_server() else []),
         # CookieStore cannot list sessions, and DjangoStore would read all of them.
         *([] if django or isinstance(sessions, CookieStore) else [ActiveSessions()]),
     ],

@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from starlette_auth import CookieStore, get_auth, login_not_required, login_required
+from starlette_auth import CookieStore, get_auth, login_not_required, login_required, redirect_to_login
 
 from .pages import render
 
@@ -32,6 +32,8 @@ async def me(request: Request) -> Response:
 
 @login_not_required
 async def api_me(request: Request) -> Response:
+    if "authorization" in request.headers and not request.user.is_authenticated:
+        return redirect_to_login(request)  # 401 for a program whose token was revoked
     content = {
         "is_authenticated": request.user.is_authenticated,
         "username": request.user.username,

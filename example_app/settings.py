@@ -214,6 +214,11 @@ def session_store(keys: list[str], database: Database) -> SessionStore | Callabl
     return MemoryStore() if name == "memory" else None
 
 
+def has_sessions_on_the_server() -> bool:
+    """Returns whether native apps can have sessions: with SESSION_STORE=cookie, a session is in the cookie of a browser."""
+    return os.environ.get("SESSION_STORE") != "cookie"
+
+
 def session_limits() -> Preset | None:
     """SESSION_LIMITS: how long logins last, as a NIST assurance level. Not available with DJANGO=1."""
     name = os.environ.get("SESSION_LIMITS") or ("" if django_project() else "aal1")

@@ -3,9 +3,12 @@
 from .answers import answer, redirect_to_login
 from .application import lifespan, middleware, well_known
 from .auth import Auth, Feature, get_auth
-from .authentication import authenticate, complete_login, login, logout, update_session_auth_hash
+from .authentication import authenticate, login, logout, update_session_auth_hash
 from .backends.base import AuthenticationBackend
+from .backends.login_methods import LoginMethod
+from .backends.login_steps import LoginStep
 from .backends.model import ModelBackend
+from .backends.pending_login import PendingLogin
 from .backends.permissions.roles import Roles
 from .backends.remote_user import RemoteUserBackend
 from .backends.session import SessionBackend
@@ -53,6 +56,7 @@ from .core.exceptions import (
     UnstorableValue,
     ValidationError,
 )
+from .core.feature_events import DeviceApproved, DeviceRefused, LoginPending
 from .database.gateway import Gateway
 from .database.gateways import gateway_of
 from .database.migrations import migrate
@@ -67,6 +71,8 @@ from .django.signed_cookies import DjangoCookieStore
 from .features.active_sessions import ActiveSessions
 from .features.api_tokens.pages import APITokens
 from .features.api_tokens.tokens import APIToken
+from .features.bearer_sessions import BearerSessions
+from .features.device_login.pages import DeviceLogin
 from .features.email_change import EmailChange
 from .features.registration import Registration
 from .http.cookies import Cookie
@@ -78,6 +84,7 @@ from .middlewares.login_required import LoginRequiredMiddleware
 from .middlewares.security_headers import SecurityHeaders, SecurityHeadersMiddleware
 from .middlewares.session import SessionMiddleware
 from .pages.forms import Field, Form
+from .pages.login_steps import advance, complete_login, pending_login
 from .pages.reauthentication import fresh_login_required
 from .pages.routes import routes
 from .passwords.hash_format import PasswordHasher
@@ -126,6 +133,7 @@ __all__ = [
     "AuthenticationMiddleware",
     "BCryptPasswordHasher",
     "BCryptSHA256PasswordHasher",
+    "BearerSessions",
     "CSRFMiddleware",
     "CachedStore",
     "CommonPasswordValidator",
@@ -135,6 +143,9 @@ __all__ = [
     "Cookie",
     "CookieStore",
     "DatabaseStore",
+    "DeviceApproved",
+    "DeviceLogin",
+    "DeviceRefused",
     "DjangoCache",
     "DjangoCookieStore",
     "DjangoProject",
@@ -154,7 +165,10 @@ __all__ = [
     "ImproperlyConfigured",
     "IntegrityError",
     "LoginFailed",
+    "LoginMethod",
+    "LoginPending",
     "LoginRequiredMiddleware",
+    "LoginStep",
     "LoginsBlocked",
     "MD5PasswordHasher",
     "Mailer",
@@ -172,6 +186,7 @@ __all__ = [
     "PasswordResetTokens",
     "PasswordValidator",
     "Passwords",
+    "PendingLogin",
     "Permission",
     "PermissionDenied",
     "PwnedPasswordsValidator",
@@ -218,6 +233,7 @@ __all__ = [
     "UserSessions",
     "Users",
     "ValidationError",
+    "advance",
     "answer",
     "auth_context",
     "authenticate",
@@ -236,6 +252,7 @@ __all__ = [
     "logout",
     "middleware",
     "migrate",
+    "pending_login",
     "permission_required",
     "redirect_to_login",
     "routes",

@@ -140,7 +140,7 @@ def _without_page(auth: Auth, conn: HTTPConnection, refused: Refused, kind: Clie
     if kind is ClientKind.BEARER and refused.challenge and refused.challenge.get("error") not in KEPT:
         status = 401
     members = {remedy.name: remedy.url} if remedy is not None and remedy.url is not None else {}
-    return problem_response(status, _message(refused), code=refused.code, members=members)
+    return problem_response(status, _message(refused), code=refused.code, members={**members, **refused.members})
 
 
 async def _error_page(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:

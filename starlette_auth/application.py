@@ -10,11 +10,10 @@ from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Scope
 
 from .answers import answer
 from .auth import Auth
-from .backends.base import has_token
+from .backends.base import has_token, session_key, token_schemes
 from .core.arguments import require_bool, require_callable, require_instance
 from .core.exceptions import Refused
 from .database.migrations import migrate
@@ -51,6 +50,8 @@ def middleware(
     require_bool(login_required, "login_required")
     outside = [Middleware(SecurityHeadersMiddleware, headers=headers, is_https=auth.cookie.is_secure)]
     inside = [Middleware(LoginRequiredMiddleware, exclude=exclude)]
+    schemes = token_schemes(auth.backends)
+    readers = [backend for backend in auth.backends if backend.reads_sessions]
     return [
         *(outside if headers is not None else []),
         Middleware(
@@ -60,16 +61,13 @@ def middleware(
             exclude=exclude,
             clock=auth.clock,
             answer=functools.partial(_answer, auth),
-            has_token=functools.partial(_has_token, auth) if any(b.scheme for b in auth.backends) else None,
+            has_token=functools.partial(has_token, schemes) if schemes else None,
+            key_in_header=functools.partial(session_key, readers) if readers else None,
         ),
         Middleware(AuthenticationMiddleware, auth=auth, exclude=exclude),
         Middleware(CSRFMiddleware, auth=auth),
         *(inside if login_required else []),
     ]
-
-
-def _has_token(auth: Auth, scope: Scope) -> bool:
-    return has_token(auth.backends, scope)
 
 
 async def _answer(auth: Auth, conn: HTTPConnection, refused: Refused) -> Response:

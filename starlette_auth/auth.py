@@ -1,19 +1,21 @@
 """The composition root: `Auth` builds all parts of one installation."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from typing import Any
 
 import sqlalchemy as sa
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from .backends.base import AuthenticationBackend
 from .backends.credentials import ChecksCredentials
+from .backends.login_steps import AnyStep
 from .backends.model import LoginThrottle, ModelBackend, parse_login_fields
+from .backends.pending_login import PendingLogins
 from .backends.permissions.backend_permissions import BackendPermissions
 from .backends.permissions.objects import ChecksPermissions
 from .backends.permissions.roles import attach_roles
@@ -56,8 +58,6 @@ from .settings import Answer, Settings
 from .users.models import U_co, User, require_person
 from .users.users import Users
 
-LoginStep = Callable[[Request, User], Awaitable[Response | None]]
-
 
 class Feature:
     """An optional part of an installation: tables, pages and listeners. `Auth(features=[…])` attaches it."""
@@ -81,13 +81,13 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
     (default: the table `auth_session`). `session_limits`: limits of a login: "aal1", "aal2", "aal3" (NIST's levels) or
     `SessionLimits`. `max_sessions`: sessions per user; `when_full`: "drop_oldest" or "reject". `backends`: asked before
     the session and the password. `login_url`, `login_redirect_url`, `logout_redirect_url`: names of routes, paths or
-    URLs. `redirect_authenticated_user`: whether the login page sends logged-in users on. `redirect_field_name`: the
-    field with the page to return to. `next_hosts`: hosts it may be on. `trusted_origins`: origins that may post here.
-    `mailer`, `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure,
-    except on a loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these.
-    `rates`: rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without them all visitors
-    behind a proxy count as one client. `django`: the defaults of a Django project with the same database and secret
-    key. `connections`: connections that only this package uses. `answer`: answers refused requests. `clock`: the time.
+    URLs. `redirect_authenticated_user`: whether the login page sends users on. `redirect_field_name`: the field with
+    the page to return to. `next_hosts`: hosts it may be on. `trusted_origins`: origins that may post here. `mailer`,
+    `base_url` (scheme and host of the site): needed for mail; cookies of an https site are always Secure, except on a
+    loopback host. `password_validators`: check new passwords; `context_words`: words of the site for these. `rates`:
+    rate limits, as in {"login": "60/m/ip"}. `trusted_proxies`: your reverse proxies; without, all visitors behind one
+    count as one client. `django`: defaults of a Django project with the same database and secret key. `connections`:
+    connections that only this package uses. `answer`: answers refused requests. `clock`: the time.
     """
 
     backend_permissions: BackendPermissions
@@ -194,8 +194,7 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
 
     def _build_backends(self, given: Settings) -> None:
         """Builds the backends, and the throttle that protects their accounts."""
-        self.login_fields = parse_login_fields(given.login_fields)
-        self.proxies = TrustedProxies(given.trusted_proxies)
+        self.login_fields, self.proxies = parse_login_fields(given.login_fields), TrustedProxies(given.trusted_proxies)
         self.security_log = SecurityLog(self.keys, self.proxies, namespace=self.tables.namespace)
         self.security_log.subscribe(self.events)
         self.throttle = Throttle(
@@ -215,6 +214,7 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
             offers_reset=lambda conn: any(self.find_url(conn, name) for name in RESET_ROUTES),
         )
         self.model_backend = ModelBackend(self.users, login_fields=self.login_fields, throttle=login_throttle)
+        self.pending_logins = PendingLogins(self.users, self.keys)
         self.backends: list[AuthenticationBackend] = [*given.backends, self.session_backend, self.model_backend]
         self.defaults.assign_backend_paths(self.backends)
         self.session_backend.require_backend(lambda: self.backends, is_shared=self.defaults.shares_sessions)
@@ -262,7 +262,7 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
 
     def _attach_features(self, features: Sequence[Feature]) -> None:
         require_strong_keys(self.account_mailer.base_url, self, self.sessions, self.reset_tokens)
-        self.login_steps: list[LoginStep] = []
+        self.login_steps: list[AnyStep] = []
         self.features = as_instances(features, Feature, "features", "Pass objects, as in features=[Registration()].")
         for feature in self.features:
             self.tables.features.extend(feature.tables(self.tables))

@@ -4,11 +4,12 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 
 from .auth import Auth, get_auth
-from .backends.session import require_session, session_of
+from .backends.request_user import set_user
+from .backends.session import is_in_header, require_session, session_of
 from .core.arguments import require_text
 from .core.awaiting import must_be_awaited
 from .core.deferred_response import DeferredResponse
@@ -22,8 +23,7 @@ from .http.mailed_secrets import has_mailed_secret
 from .http.scope import handle_refusals
 from .http.urls import accepts_get, endpoint_of, find_url_path, parse_page, with_query
 from .security.saved_forms import Pairs, read_form
-from .security.stored_forms import find_form, mark_as_shown
-from .users.models import AnonymousUser, User, set_user
+from .users.models import AnonymousUser, User
 
 MAX_VISITS = 4  # redirects of a logged-in user from the login page in ten seconds
 SAVED_FORM = "starlette_auth.saved_form"  # a key of the scope
@@ -54,63 +54,19 @@ async def login(request: HTTPConnection, user: User, *, backend: str = "", remem
     """
     auth = get_auth(request)
     handle_refusals(request.scope)
-    _refuse_cross_site(auth, request)
+    refuse_cross_site(auth, request)
     auth.csrf_tokens.rotate(request)
     path = backend or getattr(user, "backend", "") or auth.model_backend.path
     await auth.user_sessions.begin(request, user, path, remember=remember)
 
 
-@must_be_awaited
-async def complete_login(request: Request, user: User, next: str | None = None, *, remember: bool = False) -> Response:
-    """Logs in a user who has proved who they are, and returns the redirect to `next`. Every login page ends here.
-
-    Each of `auth.login_steps` may return another response first. The redirect leads to `next` if it is safe. If the
-    login page kept the fields of a form before the login steps, the redirect leads to the page `saved_form`, which
-    shows them. Raises TooManySessions (403) where `Auth(max_sessions=…)` leaves no room, and PermissionDenied as
-    `login` does.
-    """
-    auth = get_auth(request)
-    handle_refusals(request.scope)
-    response = await ask_login_steps(auth, request, user)
-    return response or await finish_login(auth, request, user, next, remember=remember)
-
-
-async def ask_login_steps(auth: Auth, request: Request, user: User) -> Response | None:
-    """Returns the response of the first pending login step, or None if all are passed.
-
-    Raises PermissionDenied for a request from another site.
-    """
-    _refuse_cross_site(auth, request)
-    for step in auth.login_steps:
-        response = await step(request, user)
-        if response is not None:
-            return response
-    return None
-
-
-async def finish_login(auth: Auth, request: Request, user: User, next: str | None, *, remember: bool) -> Response:
-    """Logs in a user who has passed the login steps, and returns the redirect.
-
-    It leads to `next` if that is safe, or to the page `saved_form` if a form was stored before the login steps.
-    """
-    session = require_session(request)
-    form = await find_form(auth.tokens, session, user.identity, is_waiting=True)
-    auth.csrf_tokens.rotate(request)
-    await auth.user_sessions.begin(request, user, user.backend or auth.model_backend.path, remember=remember)
-    url = find_url_path(request.scope, "saved_form") if form is not None else None
-    if form is None or url is None:
-        return RedirectResponse(auth.redirects.choose(request.scope, next), status_code=303)
-    mark_as_shown(session, form)  # only now: the login has deleted the session data of another user
-    return RedirectResponse(url, status_code=303)
-
-
-def _refuse_cross_site(auth: Auth, conn: HTTPConnection) -> None:
+def refuse_cross_site(auth: Auth, conn: HTTPConnection) -> None:
     """Raises PermissionDenied if another site sent this request.
 
     An attacker's page posts the attacker's password, and the victim would go on as the attacker's user. Therefore no
-    mark of the endpoint allows it.
+    mark of the endpoint allows it. A page of another site cannot send the key of an app.
     """
-    if not auth.site.is_cross_site(conn):
+    if is_in_header(conn) or not auth.site.is_cross_site(conn):
         return
     with auth.override_language(conn):
         text = gettext("This login was sent from another site. Open the login page of this site and log in there.")

@@ -1,6 +1,7 @@
 """Fixtures and settings of all tests, and helpers that many of them use."""
 
 import asyncio
+import faulthandler
 import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -65,6 +66,7 @@ ON_SERVER = ["memory", *BACKENDS, *(["redis", "cached"] if REDIS_URL else [])]  
 ON_MANY_REDIS = ["redis cluster", "redis sentinel"] if REDIS_URL else []
 # Stores of a Django project, which keep fewer details of a session.
 DJANGO = [f"django {server}" for server in dict.fromkeys((BACKENDS[0], BACKENDS[-1]))]
+TIME_LIMIT = 600  # seconds for each of: the fixtures of a test, its function, and the end of its fixtures
 with_tables = pytest.mark.with_tables
 any_database = pytest.mark.any_database
 
@@ -72,6 +74,26 @@ any_database = pytest.mark.any_database
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background job of a shell; tests send this signal
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that hangs. (The limit of pytest-timeout does not hold for the second attempt of --reruns.)"""
+
+    def stop(number: int, frame: object) -> None:
+        faulthandler.dump_traceback()
+        pytest.fail(f"{item.nodeid} took more than {TIME_LIMIT} seconds.")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(TIME_LIMIT)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+pytest_runtest_call = pytest_runtest_teardown = pytest_runtest_setup
 
 
 class ByFile(LoadFileScheduling):  # type: ignore[misc]

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "asvs": "below",
     "fastapi": "below",
     "cli": "below",
+    "device": "",
     "__init__": "below",
     "__main__": "cli",
 }
@@ -121,7 +122,7 @@ def test_nothing_imports_in_a_circle(wings: bool) -> None:
 
 def test_the_package_stays_easy_to_find_ones_way_in() -> None:
     root = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert len([path for path in root if path.is_file()]) <= 14
+    assert len([path for path in root if path.is_file()]) <= 15  # with py.typed
     assert len([path for path in root if path.is_dir() and path.name != "templates"]) <= 15
     for folder in {path.parent for path in MODULES.values()}:
         assert len(list(folder.glob("*.py"))) <= 15, folder
@@ -159,7 +160,7 @@ def test_only_the_database_wing_calls_databases(name: str) -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_extras_are_not_needed(name: str) -> None:
     own = {name}  # starlette_auth.fastapi needs the extra of that name
-    if wing_of(name) == "asvs":  # which only the plugin loads, and only for `pytest --asvs`
+    if wing_of(name) in ("asvs", "device"):  # which only `pytest --asvs` and command lines load
         own.add("httpx")
     assert not [
         target for _, target in imports(name) if target.split(".")[0] in EXTRAS and target.split(".")[0] not in own

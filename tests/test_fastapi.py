@@ -431,14 +431,24 @@ async def test_the_schema_shows_guards_and_pages(database: Any) -> None:
 
 async def test_the_json_that_the_schema_names_works(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth), headers=PROGRAM) as client:
-        assert (await client.get("/accounts/session")).json() == {"user": None}
+        assert (await client.get("/accounts/session")).json() == {
+            "user": None,
+            "methods": [],
+            "level": 0,
+            "pending": None,
+        }
         assert (await client.post("/accounts/login", json={"username": "ann", "password": "x"})).status_code == 422
         answer = await client.post("/accounts/login", json={"username": "ann", "password": PASSWORD})
         assert answer.json() == {"next": "/"}
         user = (await client.get("/accounts/session")).json()["user"]
         assert (user["username"], user["permissions"], "password" in user) == ("ann", [], False)
         assert (await client.post("/accounts/logout", json={})).status_code == 200
-        assert (await client.get("/accounts/session")).json() == {"user": None}
+        assert (await client.get("/accounts/session")).json() == {
+            "user": None,
+            "methods": [],
+            "level": 0,
+            "pending": None,
+        }
 
 
 @pytest.mark.parametrize("fields", [["username"], ["email"], ["username", "email"]])

@@ -7,7 +7,7 @@ import pytest
 from databases import Database
 from starlette.testclient import TestClient
 
-from starlette_auth import Auth, ImproperlyConfigured, MemoryStore, User, lifespan, migrate
+from starlette_auth import Auth, BearerSessions, ImproperlyConfigured, MemoryStore, User, lifespan, migrate
 from starlette_auth.testing import log_in
 
 from .conftest import PASSWORD, SECRET_KEY, client_of, post_login, with_tables
@@ -60,6 +60,34 @@ async def test_log_in_returns_an_awaitable_for_an_async_client(auth: Auth, ann: 
         assert (await client.get("/members")).text == "members"
         await post_login(client, password=PASSWORD)
         assert (await client.get("/members")).text == "members"
+
+
+def test_log_in_makes_a_client_an_app(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/testing.sqlite3")
+    auth = Auth(database, secret_key=SECRET_KEY, features=[BearerSessions()])
+    with TestClient(make_app(auth, lifespan=lifespan(auth))) as client:
+        assert client.portal is not None
+        ann = client.portal.call(make_ann, auth)
+        bob = client.portal.call(auth.users.create_user, "bob")
+        for user in (ann, bob):
+            log_in(client, user, as_app=True)
+            assert client.get("/whoami").json()["username"] == user.username
+        assert not list(client.cookies.jar)
+        assert len(client.portal.call(auth.user_sessions.list, ann)) == 1
+
+
+async def test_log_in_has_the_methods_of_the_test(auth: Auth, ann: User) -> None:
+    for methods, level in ((("password", "totp"), 2), (("passkey",), 2), (("password",), 1)):
+        async with client_of(make_app(auth)) as client:
+            await log_in(client, ann, auth, methods=methods)
+            answer = (await client.get("/accounts/session")).json()
+            assert ([method["name"] for method in answer["methods"]], answer["level"]) == ([*methods], level)
+
+
+async def test_log_in_of_an_app_needs_the_feature(auth: Auth, ann: User) -> None:
+    async with client_of(make_app(auth)) as client:
+        with pytest.raises(ImproperlyConfigured, match=r"BearerSessions\(\)"):
+            log_in(client, ann, auth, as_app=True)
 
 
 async def test_log_in_without_an_auth_or_a_user_reports_the_fix(auth: Auth, ann: User) -> None:

@@ -57,6 +57,7 @@ def right_values(auth: Auth, owner: str) -> dict[str, Any]:
         "app": Starlette(),
         "auth": auth,
         "backend": auth.session_backend,
+        "clients": {"cli": "Shop CLI"},
         "context_words": ["shop"],
         "database": auth.database,
         "default": SessionLimit(absolute=60, idle=60),

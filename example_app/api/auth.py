@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from starlette_auth import APITokens, Auth, ConsoleMailer, Registration, Tables
+from starlette_auth import APITokens, Auth, BearerSessions, ConsoleMailer, DeviceLogin, Registration, Tables
 
 from . import settings
 from .database import Base, engine
@@ -13,7 +13,12 @@ auth = Auth(
     secret_key=settings.secret_key(),
     user_class=Member,
     tables=Tables(user=member, metadata=Base.metadata),
-    features=[Registration(), APITokens("shop")],
+    features=[
+        Registration(),
+        APITokens("shop"),  # for programs
+        BearerSessions(),  # for native apps
+        DeviceLogin(clients={"cli": "Shop for the command line"}),  # for example_app/cli.py
+    ],
     mailer=ConsoleMailer(),  # prints mails; SMTPMailer sends them
     base_url=settings.BASE_URL,
     site_name="Shop",

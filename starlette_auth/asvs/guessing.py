@@ -5,7 +5,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..backends.base import AuthenticationBackend
 from ..backends.remote_user import RemoteUserBackend
+from ..features.api_tokens.backend import TokenBackend
+from ..features.bearer_sessions import BearerBackend
 from .application import Target
 from .clients import TOKEN, Browser
 from .passwords import MOUNT, NO_PASSWORDS
@@ -106,10 +109,16 @@ async def pathways(target: Target) -> Result:
     if (await _guess(target, login))[1] not in (403, 429):
         return failed("guesses as JSON are not limited", "Pass Auth(throttling=True).")
     ours = (target.auth.session_backend, target.auth.model_backend)
-    others = [type(backend).__name__ for backend in target.auth.backends if backend not in ours]
+    backends = [backend for backend in target.auth.backends if backend not in ours and _logs_in(backend)]
+    others = [type(backend).__name__ for backend in backends if type(backend) not in (BearerBackend, TokenBackend)]
     if others:
         return manual(f"are these backends documented, and as strong as the login page: {some(others)}?")
-    return passed("the page and its JSON share limits and steps, and there is no other backend")
+    return passed("the page and its JSON share limits and steps, tokens are random, and there is no other backend")
+
+
+def _logs_in(backend: AuthenticationBackend) -> bool:
+    """Returns whether a backend identifies users or takes credentials, and does not only give permissions."""
+    return backend.identifies or type(backend).authenticate is not AuthenticationBackend.authenticate
 
 
 async def suspicious_logins(target: Target) -> Result:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -25,7 +25,8 @@ class AuthenticationBackend:
     #: which would act as the user. Therefore, with True, cross-site requests are refused even without a cookie.
     ambient = False
     #: The scheme of the header Authorization from which `identify` reads a token, such as "Bearer" (RFC 9110 §11.1). A
-    #: request with this scheme has no session: its cookie is not read, and it opens no account page.
+    #: request with this scheme has no session, unless `session_key` finds its key: its cookie is not read, and it opens no
+    #: account page.
     scheme = ""
     #: Whether a user that `identify` returns is logged in to the session.
     persists_login = False
@@ -33,14 +34,15 @@ class AuthenticationBackend:
     #: each request. The session must be on the server; visitors and users without a session have their permissions
     #: loaded each time. A permission that is withdrawn elsewhere counts for that long.
     cache_permissions = 0
-    #: Whether the class overrides `identify`; set automatically.
-    identifies = False
+    #: Whether the class overrides `identify`, and whether it overrides `session_key`; set automatically.
+    identifies = reads_sessions = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "path" not in vars(cls):
             cls.path = f"{cls.__module__}.{cls.__qualname__}"
         cls.identifies = cls.identify is not AuthenticationBackend.identify
+        cls.reads_sessions = cls.session_key is not AuthenticationBackend.session_key
 
     async def identify(self, conn: HTTPConnection) -> User | None:
         """Returns the user who makes this request; None if this backend does not identify one.
@@ -56,6 +58,13 @@ class AuthenticationBackend:
         credential only once, or counts something.
         """
         return await self.identify(conn)
+
+    def session_key(self, scope: Scope) -> str | None:
+        """Returns the session key that a request sends in the header Authorization; None if there is none.
+
+        It opens the session in place of a cookie. `scheme` must be set.
+        """
+        return None
 
     async def authenticate(self, conn: HTTPConnection, **credentials: Any) -> User | None:
         """Returns the user to whom the credentials belong; None if they are not valid for this backend.
@@ -127,11 +136,21 @@ class AuthenticationBackend:
         return inspect.signature(self.authenticate)
 
 
-def has_token(backends: Iterable[AuthenticationBackend], scope: Scope) -> bool:
-    """Returns whether a request has an Authorization header with the scheme of one of the backends."""
-    schemes = {backend.scheme.lower() for backend in backends if backend.scheme}
-    values = [value for name, value in scope["headers"] if name == b"authorization"] if schemes else []
+def token_schemes(backends: Iterable[AuthenticationBackend]) -> frozenset[str]:
+    """Returns the schemes of the header Authorization from which the backends read tokens, in lower case."""
+    return frozenset(backend.scheme.lower() for backend in backends if backend.scheme)
+
+
+def has_token(schemes: frozenset[str], scope: Scope) -> bool:
+    """Returns whether a request has a header Authorization with one of these schemes."""
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
     return any(value.decode("latin-1").strip().partition(" ")[0].lower() in schemes for value in values)
+
+
+def session_key(readers: Sequence[AuthenticationBackend], scope: Scope) -> str | None:
+    """Returns the session key that one of these backends finds in the header Authorization of a request."""
+    keys = (backend.session_key(scope) for backend in readers)
+    return next((key for key in keys if key is not None), None)
 
 
 def _fits(signature: inspect.Signature, *args: Any, **credentials: Any) -> bool:

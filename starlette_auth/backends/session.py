@@ -18,6 +18,8 @@ from ..sessions.records import USER_ID
 from ..users.models import AnonymousUser, User
 from ..users.users import Users
 from .base import AuthenticationBackend
+from .login_methods import ENTRY as METHODS
+from .login_methods import PASSWORD, PENDING, LoginMethod, methods_in, with_method
 
 BACKEND = "_auth_user_backend"  # this and the next name as in Django
 AUTH_HASH = "_auth_user_hash"
@@ -123,11 +125,19 @@ class SessionBackend(AuthenticationBackend):
             session.limit = self.limits.of(user, is_remembered=REMEMBERED in session)
         return not session.is_expired
 
-    def bind(self, session: SessionBase, user: User, backend: str, *, is_remembered: bool = False) -> None:
+    def bind(
+        self,
+        session: SessionBase,
+        user: User,
+        backend: str,
+        *,
+        is_remembered: bool = False,
+        methods: Sequence[LoginMethod] = (),
+    ) -> None:
         """Logs the user in to the session, under a new key against session fixation.
 
         The data of an anonymous visitor stays; the data of another user is deleted. `is_remembered`: whether
-        `SessionLimits.remembered` applies.
+        `SessionLimits.remembered` applies. `methods` are the proofs, by default a password.
         """
         if USER_ID in session and not (session[USER_ID] == str(user.id) and self._verify(session, user)):
             session.flush()
@@ -138,7 +148,10 @@ class SessionBackend(AuthenticationBackend):
             session[OWN_BACKEND] = backend
         session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
         session[AUTH_TIME] = int(self._clock())
-        session.pop(REMEMBERED, None)
+        for name in (REMEMBERED, PENDING, METHODS):
+            session.pop(name, None)
+        if [method.name for method in methods] not in ([], [PASSWORD]):
+            session[METHODS] = [list(method) for method in methods]
         if is_remembered:
             session[REMEMBERED] = True
         session.limit = self.limits.of(user, is_remembered=is_remembered) if self.limits is not None else None
@@ -149,10 +162,13 @@ class SessionBackend(AuthenticationBackend):
             session.cycle_key()
             session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
 
-    def renew_auth_time(self, session: SessionBase) -> None:
-        """Notes that the user has just entered their credentials again. The absolute timeout does not change."""
+    def renew_auth_time(self, session: SessionBase, method: str = PASSWORD) -> None:
+        """Notes that the user has just given this proof again. The absolute timeout does not change."""
+        now, methods = int(self._clock()), methods_in(session)
         session.cycle_key()
-        session[AUTH_TIME] = int(self._clock())
+        session[AUTH_TIME] = now
+        if METHODS in session or method != PASSWORD:
+            session[METHODS] = [list(proof) for proof in with_method(methods, method, now)]
 
     def auth_age(self, session: SessionBase | None, user: User | AnonymousUser) -> float:
         """Returns the seconds since the user last entered credentials in this session; infinity if never."""
@@ -209,6 +225,12 @@ def session_of(conn: HTTPConnection) -> SessionBase | None:
     """Returns the session of a request without marking it as accessed; None if this package has not set one."""
     session = conn.scope.get("session")
     return session if isinstance(session, SessionBase) else None
+
+
+def is_in_header(conn: HTTPConnection) -> bool:
+    """Returns whether the client sends the key of its session, or a token, in a header, and not in a cookie."""
+    session = session_of(conn)
+    return session is not None and session.is_in_header
 
 
 def require_session(conn: HTTPConnection) -> SessionBase:

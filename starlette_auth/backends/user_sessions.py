@@ -1,6 +1,7 @@
 """The sessions of a user: begins, lists, ends and limits them."""
 
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 from starlette.requests import HTTPConnection
@@ -22,7 +23,9 @@ from ..security.known_devices import KnownDevices
 from ..security.tokens import Tokens
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
-from ..users.models import AnonymousUser, User, require_connection, require_stored, set_user
+from ..users.models import AnonymousUser, User, require_connection, require_stored
+from .login_methods import LoginMethod
+from .request_user import set_user
 from .session import SessionBackend, require_session, session_of
 
 WhenFull = Literal["drop_oldest", "reject"]
@@ -86,7 +89,14 @@ class UserSessions:
         self.events.on(SessionsEnded)(self._revoke_devices)
 
     async def begin(
-        self, conn: HTTPConnection, user: User, backend: str, *, remember: bool = False, may_refuse: bool = True
+        self,
+        conn: HTTPConnection,
+        user: User,
+        backend: str,
+        *,
+        remember: bool = False,
+        methods: Sequence[LoginMethod] = (),
+        may_refuse: bool = True,
     ) -> None:
         """Logs the user in to the session of this request, under a new session key.
 
@@ -105,7 +115,7 @@ class UserSessions:
         async with self.events.transaction(UserLoggedIn):
             await self.backend.users.record_login(user)
             await self.events.emit(UserLoggedIn(user=user, request=conn, backend=backend, new_device=new_device))
-        self.backend.bind(session, user, backend, is_remembered=remember)
+        self.backend.bind(session, user, backend, is_remembered=remember, methods=methods)
         session.after_save = functools.partial(self.enforce_limit, user, may_refuse=may_refuse)
         await self.devices.remember(conn, user)
         if self.backend.users.backend_permissions is not None:

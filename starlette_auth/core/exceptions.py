@@ -39,7 +39,7 @@ class Refused(HTTPException):
     `code` names the reason for programs, and stays the same in later versions. `status_code` is that of the response to
     a program: browsers that open a page may get a redirect. `remedy` is the page that lifts the refusal, and `challenge`
     holds the parameters of `WWW-Authenticate` (RFC 9110 §11.6.1). `page` makes the response for a browser that opens a
-    page; without it, the browser gets an error page.
+    page; without it, the browser gets an error page. `members` are further members of the problem for a program.
     """
 
     code = "refused"
@@ -54,12 +54,14 @@ class Refused(HTTPException):
         remedy: Remedy | None = None,
         challenge: Mapping[str, str] | None = None,
         page: Callable[[], Response] | None = None,
+        members: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(status_code, detail, dict(headers or {}))
         self.code = code or type(self).code
         self.remedy = remedy
         self.challenge = challenge
         self.page = page
+        self.members = members or {}
         self.response: Response | None = None  # made already
 
 

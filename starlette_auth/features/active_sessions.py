@@ -13,7 +13,7 @@ from ..auth import Auth, Feature
 from ..backends.session import SessionBackend, session_of
 from ..core.exceptions import ImproperlyConfigured
 from ..core.translation import format_time_since, gettext
-from ..http.content import wants_json
+from ..http.clients import wants_json
 from ..http.user_agents import describe_user_agent
 from ..pages.base import account_page, render
 from ..pages.forms import Field, Form

@@ -5,7 +5,7 @@ import re
 
 from starlette.requests import HTTPConnection
 
-from .content import prefers_json, sent_json
+from .content import accepts_html, prefers_json, sent_json
 from .scope import FOR_PROGRAMS
 
 BEARER = re.compile(r"bearer(?: |$)", re.IGNORECASE)
@@ -43,5 +43,15 @@ def kind_of_client(conn: HTTPConnection) -> ClientKind:
     if destination not in ("", "empty"):
         return ClientKind.PART
     is_program = destination == "empty" or sent_json(conn) or prefers_json(conn) or "x-requested-with" in headers
-    may_be_page = conn.scope["method"] in ("GET", "HEAD", "POST") and "text/html" in headers.get("accept", "")
+    may_be_page = conn.scope["method"] in ("GET", "HEAD", "POST") and accepts_html(conn)
     return ClientKind.PAGE if may_be_page and not is_program else ClientKind.PROGRAM
+
+
+def wants_json(conn: HTTPConnection) -> bool:
+    """Tells whether a page should be JSON: the client sent JSON, prefers it, or is a program that does not name HTML.
+
+    A script may load a page of the site in order to show it. It then asks for HTML, as Turbo does.
+    """
+    if sent_json(conn) or prefers_json(conn):
+        return True
+    return kind_of_client(conn) in (ClientKind.BEARER, ClientKind.PROGRAM) and not accepts_html(conn)

@@ -39,15 +39,14 @@ def sent_json(conn: HTTPConnection) -> bool:
     return content_type(conn) == JSON or FOR_PROGRAMS in conn.scope
 
 
-def wants_json(conn: HTTPConnection) -> bool:
-    """Tells whether the response should be JSON: the client sent JSON, or prefers it to HTML."""
-    return sent_json(conn) or prefers_json(conn)
-
-
 def prefers_json(conn: HTTPConnection) -> bool:
     """Tells whether the `Accept` header names JSON but not HTML."""
-    accept = conn.headers.get("accept", "")
-    return "application/json" in accept and "text/html" not in accept
+    return JSON in conn.headers.get("accept", "") and not accepts_html(conn)
+
+
+def accepts_html(conn: HTTPConnection) -> bool:
+    """Tells whether the `Accept` header names HTML."""
+    return "text/html" in conn.headers.get("accept", "")
 
 
 async def read_fields(request: Request) -> dict[str, list[Any]]:

@@ -17,6 +17,7 @@ from .scope import SCOPE_KEY, route_path
 
 FOR_VISITORS = "for_visitors"  # an attribute of endpoints that do not act for the logged-in user
 JSON_ONLY = "is_json_only"  # an attribute of endpoints that are account pages without the page
+OPERATION = "operation"  # marks an endpoint with what the OpenAPI schema says about its POST
 F = TypeVar("F", bound=Callable[..., Any])
 
 

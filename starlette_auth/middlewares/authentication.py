@@ -9,6 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..answers import WebSocketRefusal, answer
 from ..auth import Auth
+from ..backends.base import token_schemes
+from ..backends.login_methods import PROXY, LoginMethod
+from ..backends.request_user import set_user
 from ..backends.session import SessionBackend, session_of
 from ..core.arguments import require_application, require_instance
 from ..core.awaiting import UNAWAITED
@@ -31,7 +34,7 @@ from ..http.scope import (
 )
 from ..http.site import SAFE_METHODS
 from ..sessions.base import SessionBase
-from ..users.models import AnonymousUser, User, set_user
+from ..users.models import AnonymousUser, User
 from .early_guards import guard_body
 from .refusals import START_MESSAGES
 from .revalidation import revalidate
@@ -56,6 +59,7 @@ class AuthenticationMiddleware:
         self.routed: ASGIApp | None = None  # the application behind this middleware, which has the routes
         self.revalidate = functools.partial(revalidate, auth)
         auth.defaults.assign_backend_paths(auth.backends)  # features may have added backends
+        self.reads_tokens = bool(token_schemes(auth.backends))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -88,7 +92,8 @@ class AuthenticationMiddleware:
             await refuse(refused, scope, receive, send)
             return
         scope[GUARDS] = set()
-        edit_headers, session = functools.partial(self.edit_headers, scope, outer), scope["session"]
+        session = scope["session"]
+        edit_headers = functools.partial(self.edit_headers, scope, outer, session)
         if isinstance(session, SessionBase):
             session.edit_headers, session.revalidate = edit_headers, self.revalidate
         else:
@@ -135,7 +140,8 @@ class AuthenticationMiddleware:
                 await self.auth.devices.remember(conn, user)
                 self.auth.csrf_tokens.rotate(conn)
                 # A refusal would not help: the next request has the same header and logs in again.
-                await self.auth.user_sessions.begin(conn, user, backend.path, may_refuse=False)
+                methods = (LoginMethod(PROXY, int(self.auth.clock())),)
+                await self.auth.user_sessions.begin(conn, user, backend.path, methods=methods, may_refuse=False)
                 return
             break
         else:
@@ -158,15 +164,25 @@ class AuthenticationMiddleware:
 
         return send_logged
 
-    def edit_headers(self, scope: Scope, outer: Mapping[str, Any], headers: Headers, status: int = 200) -> None:
-        """Adds `Vary: Cookie`, because each page is made for one user, and the new cookies of this package.
+    def edit_headers(
+        self, scope: Scope, outer: Mapping[str, Any], session: object, headers: Headers, status: int = 200
+    ) -> None:
+        """Adds `Vary`, because each page is made for one user, and the new cookies of this package.
 
-        Logs a refusal: a response with the status 403 or 429.
+        A shared cache would answer a request with a token from the stored page of a visitor. Therefore the responses to
+        visitors vary by Authorization, too, where a backend reads it. A client that sends the key of its `session` in a
+        header gets no cookie. Logs a refusal: a response with the status 403 or 429.
 
         `outer` are the scope entries of the Auth of the application in which this one is mounted. They are restored for
         the cookies of that Auth.
         """
         add_vary(headers, "Cookie")
+        is_in_header = getattr(session, "is_in_header", False)
+        if self.reads_tokens or is_in_header:
+            add_vary(headers, "Authorization")
+        if is_in_header:
+            for name in (NEW_DEVICE, NEW_CSRF_SECRET):
+                scope.pop(name, None)
         if NEW_DEVICE in scope:
             cookie = self.auth.devices.cookie
             headers.append(cookie.header(scope, scope.pop(NEW_DEVICE), cookie.max_age))

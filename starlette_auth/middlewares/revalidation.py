@@ -9,12 +9,13 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..auth import Auth
+from ..backends.request_user import set_user
 from ..core.exceptions import PermissionDenied, Refused
 from ..http.endpoints import required_scopes
 from ..http.scope import IDENTIFIED_BY, IDENTIFIED_USER, IS_CHECK
 from ..sessions.base import SessionBase
 from ..sessions.open_websockets import ENDED
-from ..users.models import AnonymousUser, User, set_user
+from ..users.models import AnonymousUser, User
 
 Test = Callable[[HTTPConnection], Any]
 REFUSED = "You may not do this any more."

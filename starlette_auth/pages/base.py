@@ -13,7 +13,7 @@ from ..answers import csrf_refusal, respond
 from ..auth import Auth, get_auth
 from ..authentication import SHOWS_SAVED_FORMS, confirm_password, not_authenticated
 from ..backends.model import report_throttled
-from ..backends.session import session_of
+from ..backends.session import is_in_header, session_of
 from ..context_processors import template_context
 from ..core.deferred_response import DeferredResponse
 from ..core.exceptions import HashingBusy, Refused, Throttled, ValidationError
@@ -39,7 +39,8 @@ Page = Callable[..., Awaitable[Response]]  # called with the status code
 def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: bool = False) -> Endpoint:
     """Wraps a view: rejects cross-site forms, adds security headers, selects the visitor's language.
 
-    The headers forbid caches and frames. An HTTPException becomes an error page. A client that sent JSON gets JSON.
+    The headers forbid caches and frames. An HTTPException becomes an error page. A client that sent JSON gets JSON, and
+    so does one that sends the key of its session in a header; that client gets no cookie.
     `for_visitors`: the page does not act for the logged-in user; its forms stay valid when another tab logs in.
     """
 
@@ -47,11 +48,13 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
     async def guarded(request: Request) -> Response:
         auth = get_auth(request)
         _mask_token_in_path(request)
+        if is_in_header(request):
+            request.scope[FOR_PROGRAMS] = True
         with auth.override_language(request):
             try:
                 if isinstance(session_of(request), DetachedSession):
                     response = respond(auth, request, _token_refusal(request))
-                elif auth.site.is_cross_site(request):
+                elif not is_in_header(request) and auth.site.is_cross_site(request):
                     auth.security_log.refused(request, "CSRF: This request came from another site.")
                     response = respond(auth, request, csrf_refusal(auth, request, Reason.CROSS_SITE.message))
                 else:
@@ -60,6 +63,8 @@ def account_page(view: View, *, for_visitors: bool = False, shows_saved_forms: b
                 response = await _error(auth, request, error)
         if sent_json(request) and response.status_code == 303:
             response = _redirect_as_json(response)
+        if is_in_header(request):
+            response.raw_headers[:] = [pair for pair in response.raw_headers if pair[0] != b"set-cookie"]
         auth.add_security_headers(response)
         return response
 

@@ -8,25 +8,28 @@ from starlette.responses import RedirectResponse, Response
 
 from ..answers import redirect_to_login
 from ..auth import Auth
-from ..authentication import MAX_VISITS, SAVED_FORM, ask_login_steps, authenticate, finish_login, logout
+from ..authentication import MAX_VISITS, SAVED_FORM, authenticate, logout
 from ..backends.session import require_session
 from ..core.exceptions import DoesNotExist, ValidationError
 from ..core.text import normalize_username
 from ..core.translation import gettext
-from ..http.content import wants_json
+from ..http.clients import wants_json
 from ..http.endpoints import required_scopes
 from ..http.problems import problem_response
 from ..http.urls import endpoint_of, find_url_path, is_absolute, requested_path, requested_url
 from ..security.saved_forms import Pairs, read_signed_form, sign_form
 from ..security.stored_forms import find_form, store_form
 from ..users.models import User
+from .app_sessions import add_client_field, begin_requested_session
 from .base import keep_form, render
 from .forms import Field, Form
+from .login_steps import ask_steps, begin_login, finish_login
 
 
 async def login_page(auth: Auth, request: Request) -> Response:
     """Shows the login form and logs the user in. Redirects a logged-in user to `next`."""
     form, field = _login_form(auth), auth.redirects.field
+    add_client_field(auth, request, form)
     pairs: Pairs = request.scope.pop(SAVED_FORM, [])
     if pairs:
         return await _login_to_send_form(auth, request, form, pairs)
@@ -34,6 +37,7 @@ async def login_page(auth: Auth, request: Request) -> Response:
     if request.method == "POST":
         is_filled_in = await form.fill_in(request)
         url = form.data[field] or url
+        is_filled_in = is_filled_in and begin_requested_session(request, form)
         if is_filled_in:
             with keep_form(auth, request, form, functools.partial(_login_form_page, auth, request, form, url)):
                 response = await _log_in(auth, request, form, url)
@@ -62,13 +66,14 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
     user = await authenticate(request, **credentials)
     if user is None:
         return None
-    step_response = await ask_login_steps(auth, request, user)
+    login = begin_login(auth, request, user, url, remember=bool(form.data.get("remember")))
+    step_response = await ask_steps(auth, request, login)
     if step_response is not None:
         if saved:
             await store_form(auth.tokens, require_session(request), user.identity, url or "", saved)
         return step_response
     try:
-        response = await finish_login(auth, request, user, url, remember=bool(form.data.get("remember")))
+        response = await finish_login(auth, request, login)
     except DoesNotExist:  # the user was deleted after the password was checked
         return None
     if not saved:

@@ -1,7 +1,7 @@
 """Documents guards and account pages in the OpenAPI schema of a FastAPI application."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from starlette.convertors import Convertor, IntegerConvertor
@@ -9,16 +9,17 @@ from starlette.routing import Route
 
 from ..auth import Auth
 from ..guards import Guard
-from ..http.endpoints import flat_routes, routes_of
+from ..http.endpoints import OPERATION, flat_routes, routes_of
 from ..http.urls import JSON_SUFFIX
 from ..middlewares.early_guards import guards_of
 from ..middlewares.route_check import walk
+from .app_sessions import offers_app_sessions
 from .base import ACCOUNT_PAGE, JSON_FIELDS
 from .forms import PasswordChangeChoice
 
 IS_DOCUMENTED = "starlette_auth_is_documented"  # an attribute of the method `openapi` of an application
 PROBLEM = "application/problem+json"
-SCHEME, TOKEN_SCHEME = "session", "token"
+SCHEME, APP_SCHEME, TOKEN_SCHEME = "session", "app_session", "token"
 ONLY_SESSIONS = ("fresh_login_required", "staff_required")  # guards that refuse every token
 NOT_LOGGED_IN = "The user is not logged in."
 REFERENCE = {"$ref": "#/components/schemas/Problem"}
@@ -40,6 +41,7 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "sessions_end": ("Log out other devices", "session? others?"),
     "tokens_add": ("Create an API token", "name expires? scopes?"),
     "tokens_revoke": ("Revoke an API token", "token"),
+    "device": ("Find the request of a device by its code, then approve or refuse it", "user_code? request? decision?"),
 }
 READ: Mapping[str, str] = {
     "session": "Who is logged in",
@@ -57,6 +59,7 @@ FOR_USERS = (
     "tokens_add",
     "tokens_revoke",
     "tokens_delete",
+    "device",
 )
 #: The problems of each POST, by their status.
 PROBLEMS: Mapping[str, str] = {
@@ -71,6 +74,13 @@ PROBLEMS: Mapping[str, str] = {
 NEXT = {"type": ["string", "null"], "description": "The path of the next page; null if the site has no such page."}
 BOOLEANS = ("remember", "others", "revoke_tokens")
 TIME = {"type": "integer", "description": "Seconds since 1970, UTC."}
+APP_LOGIN: Mapping[str, Any] = {
+    "token": {"type": "string", "description": "The key of the session, if the field client is app."},
+    "expires": {
+        **TIME,
+        "description": "When the session of the app ends without further requests. Seconds since 1970.",
+    },
+}
 TOKEN: Mapping[str, Mapping[str, Any]] = {
     "id": {"type": "integer"},
     "name": {"type": "string"},
@@ -117,8 +127,26 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": dict(properties), "required": list(properties)}
 
 
+TEXT = {"type": "string"}
+#: The step for which a login waits.
+STEP = _object({"name": TEXT, "url": TEXT, "login": TEXT, "expires_in": {"type": "integer"}})
 #: What the JSON of some pages returns. The others return any object to a GET, and `next` to a POST.
 RESULTS: Mapping[str, dict[str, Any]] = {
+    "session": _object(
+        {
+            "user": {"type": ["object", "null"]},
+            "methods": {
+                "type": "array",
+                "items": _object({"name": {"type": "string"}, "age": {"type": "integer", "description": "Seconds."}}),
+            },
+            "level": {"type": "integer", "description": "1, 2 with a second factor, 0 without a login."},
+            "pending": {
+                **STEP,
+                "type": ["object", "null"],
+                "description": "The login of this session that has a step to pass.",
+            },
+        }
+    ),
     "tokens": _object({"tokens": {"type": "array", "items": _object(TOKEN)}}),
     "tokens_add": _object(
         {**TOKEN, "token": {"type": "string", "description": "The token, which is shown only once."}}
@@ -161,7 +189,7 @@ def _documented(make_schema: Callable[[], dict[str, Any]], app: Any, auth: Auth)
 
 def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
     """Adds what is missing. FastAPI keeps the schema, so a second call finds everything in place."""
-    has_guards, schemes = False, {backend.scheme.lower() for backend in auth.backends if backend.scheme}
+    has_guards, schemes = False, _schemes(auth)
     paths = schema.setdefault("paths", {})
     for route, path in walk(routes_of(app)):
         # Below a mount, the prefix keeps the route apart from one of this application with the same path.
@@ -169,25 +197,41 @@ def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
         if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
             has_guards |= _add_page(paths, route, path, auth)
             continue
+        own = getattr(getattr(route, "endpoint", None), OPERATION, None)
+        if own is not None:
+            paths.setdefault(path, {}).setdefault("post", own)
+            continue
         guards = [guard for guard, _ in guards_of(route)]
         operations = paths.get(path, {})
         for method in getattr(route, "methods", None) or ():
             if guards and method.lower() in operations:
-                _add_guards(operations[method.lower()], guards, takes_tokens=bool(schemes))
+                _add_guards(operations[method.lower()], guards, schemes)
                 has_guards = True
     if has_guards:
         components = schema.setdefault("components", {})
         components.setdefault("schemas", {}).setdefault("Problem", PROBLEM_SCHEMA)
-        scheme = {"type": "apiKey", "in": "cookie", "name": auth.cookie.name, "description": "The session of a login."}
-        components.setdefault("securitySchemes", {}).setdefault(SCHEME, scheme)
-        for name in schemes:
-            scheme = {"type": "http", "scheme": name, "description": "A token of a user (RFC 6750)."}
-            components["securitySchemes"].setdefault(TOKEN_SCHEME, scheme)
+        for name, scheme in schemes.items():
+            components.setdefault("securitySchemes", {}).setdefault(name, scheme)
 
 
-def _add_guards(operation: dict[str, Any], guards: Sequence[Guard], *, takes_tokens: bool) -> None:
-    takes_tokens = takes_tokens and not any(guard.name in ONLY_SESSIONS for guard in guards)
-    for scheme in (SCHEME, TOKEN_SCHEME) if takes_tokens else (SCHEME,):  # one of them is enough
+def _schemes(auth: Auth) -> dict[str, dict[str, str]]:
+    """Returns the ways in which a client proves who its user is."""
+    cookie = {"type": "apiKey", "in": "cookie", "name": auth.cookie.name, "description": "The session of a login."}
+    schemes = {SCHEME: cookie}
+    for backend in auth.backends:
+        name, text = TOKEN_SCHEME, "A token of a user (RFC 6750)."
+        if backend.reads_sessions:
+            name, text = APP_SCHEME, "The key of an app's session, from the login with the client app."
+        if backend.scheme:
+            schemes.setdefault(name, {"type": "http", "scheme": backend.scheme.lower(), "description": text})
+    return schemes
+
+
+def _add_guards(operation: dict[str, Any], guards: Sequence[Guard], schemes: Iterable[str]) -> None:
+    refuses_tokens = any(guard.name in ONLY_SESSIONS for guard in guards)
+    for scheme in schemes:  # one of them is enough
+        if scheme == TOKEN_SCHEME and refuses_tokens:
+            continue
         requirement = {scheme: [perm for guard in guards for perm in guard.perms]}
         if requirement not in operation.setdefault("security", []):
             operation["security"].append(requirement)
@@ -233,17 +277,22 @@ def _submission(route: Route, name: str, auth: Auth) -> dict[str, Any]:
     if name == "password_change":
         choices = [feature for feature in auth.features if isinstance(feature, PasswordChangeChoice)]
         fields = " ".join([fields, *(f"{choice.choice_name}?" for choice in choices)])
+    result = RESULTS.get(name, {"type": "object", "properties": {"next": NEXT}})
+    logs_in = name == "login" or (name == "password_reset_confirm" and auth.login_after_reset)
+    if logs_in and offers_app_sessions(auth):
+        fields, result = f"{fields} client?", {"type": "object", "properties": {"next": NEXT, **APP_LOGIN}}
     names = {name.rstrip("?"): name.endswith("?") for name in fields.split()}
     body = {
         "type": "object",
         "properties": {name: _field(name) for name in names},
         "required": [name for name, is_optional in names.items() if not is_optional],
     }
-    result = RESULTS.get(name, {"type": "object", "properties": {"next": NEXT}})
     operation = _operation(name, summary, result)
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if "token" in route.param_convertors:
         _add_problem(operation, "404", "The link was used before, or is too old.")
+    if name == "login":
+        _add_problem(operation, "401", "The login has one more step, which the member step names.")
     for status, description in PROBLEMS.items():
         _add_problem(operation, status, description)
     return operation
@@ -261,7 +310,9 @@ def _operation(name: str, summary: str, result: Mapping[str, Any] | None = None)
     return {"tags": ["accounts"], "operationId": f"accounts_{name}", "summary": summary, "responses": responses}
 
 
-def _field(name: str) -> dict[str, str]:
+def _field(name: str) -> dict[str, Any]:
+    if name == "client":
+        return {"type": "string", "enum": ["app"]}
     if name in BOOLEANS:
         return {"type": "boolean"}
     if "password" in name:

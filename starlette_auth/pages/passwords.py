@@ -8,15 +8,18 @@ from starlette.responses import Response
 
 from ..answers import redirect_to_login
 from ..auth import Auth
-from ..authentication import complete_login, update_session_auth_hash
+from ..authentication import update_session_auth_hash
+from ..backends.login_methods import EMAIL
 from ..core.text import is_usable
 from ..core.translation import gettext
 from ..http.urls import redirect
 from ..mail.queue import note_recipient
 from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
+from .app_sessions import add_client_field, begin_requested_session
 from .base import check_new_password, check_old_password, keep_form, new_password_fields, password_rules, render
 from .forms import Field, Form, PasswordChangeChoice, email_field
+from .login_steps import complete_login
 from .mailed_links import close_link, read_links, send_reset_mail, store_link, url_to_reload
 
 RESET_URL_TOKEN = "set-password"  # noqa: S105  Django's name for what replaces the secret in the URL
@@ -57,11 +60,16 @@ async def _change(
     auth: Auth, request: Request, user: User, encoded: str, raw: str, chosen: Iterable[PasswordChangeChoice]
 ) -> bool:
     """Sets the password and does what the user has ticked, or neither. Returns False if the password has changed."""
-    async with auth.gateway.atomic():
+    old = user.password
+
+    async def change() -> bool:
+        user.password = old  # a repeated transaction begins anew
         is_changed = await auth.users.replace_password(user, encoded, raw=raw, request=request)
         for choice in chosen if is_changed else ():
             await choice.choose(user, request)
-    return is_changed
+        return is_changed
+
+    return await auth.gateway.run_in_transaction(change)
 
 
 async def password_change_done(auth: Auth, request: Request) -> Response:
@@ -119,9 +127,11 @@ async def password_reset_confirm(auth: Auth, request: Request) -> Response:
     if request.method != "POST":
         reload = url_to_reload(auth, request, route, **params)
         return await _reset_form(auth, request, form=form, account_name=account_name, reload=reload)
+    if auth.login_after_reset:
+        add_client_field(auth, request, form)
     await form.fill_in(request)
     await check_new_password(auth, form, "new_password1", "new_password2", user)
-    if not form.is_valid:
+    if not (form.is_valid and begin_requested_session(request, form)):
         return await _reset_form(auth, request, 422, form=form, account_name=account_name)
     page = functools.partial(_reset_form, auth, request, form=form, account_name=account_name)
     with keep_form(auth, request, form, page):
@@ -137,7 +147,7 @@ async def _finish_reset(auth: Auth, request: Request, user: User) -> Response:
     current_user = await auth.users.get(user.id)
     if current_user is None:
         return redirect_to_login(request)
-    return await complete_login(request, current_user)
+    return await complete_login(request, current_user, method=EMAIL)
 
 
 async def _use_link(auth: Auth, request: Request, user: User, token: str, password: str) -> bool:

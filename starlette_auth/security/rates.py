@@ -23,6 +23,8 @@ DEFAULT_RATES: Mapping[str, str] = {
     "confirm": "60/m/ip",
     "notice_mail": "10/h/account",
     "token": "30/m/ip",
+    "device": "5/10m/ip, 10/10m/account",
+    "device_authorization": "20/m/ip, 6000/m/client",
 }
 SECONDS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60}
 

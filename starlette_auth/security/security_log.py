@@ -28,6 +28,7 @@ from ..core.events import (
     UserLoggedIn,
     UserLoggedOut,
 )
+from ..core.feature_events import DeviceApproved, DeviceRefused, LoginPending
 from ..core.signing import SecretKeys
 from ..core.text import fold_name
 from ..http.mailed_secrets import mask_path
@@ -78,6 +79,11 @@ class SecurityLog:
             TokenCreated: lambda event: self._token("token_created", event),
             TokenRevoked: lambda event: self._token("token_revoked", event),
             TokenExpired: lambda event: self._token("token_expired", event),
+            LoginPending: lambda event: self.log(
+                "login_pending", event.request, event.user.identity, reason=event.step
+            ),
+            DeviceApproved: lambda event: self._device("device_approved", event, logging.INFO),
+            DeviceRefused: lambda event: self._device("device_refused", event, logging.WARNING),
         }
         for kind, listener in listeners.items():
             events.on(kind, after_commit=True)(listener)
@@ -151,6 +157,10 @@ class SecurityLog:
 
     def _token(self, name: str, event: TokenCreated | TokenRevoked | TokenExpired) -> None:
         self.log(name, event.request, event.user.identity, reason=f"token {event.token_id}")
+
+    def _device(self, name: str, event: DeviceApproved | DeviceRefused, level: int) -> None:
+        reason = f"{event.client}, asked from {event.address}"
+        self.log(name, event.request, event.user.identity, level=level, reason=reason)
 
     def _everybody_logged_out(self, event: EverybodyLoggedOut) -> None:
         user = event.request.scope.get("user") if event.request is not None else None

@@ -23,6 +23,7 @@ from .records import (
 )
 
 AUTH_TIME = "_auth_time"  # of this package
+CLIENT, APP = "_auth_client", "app"  # an entry of the sessions that a header opens, and not a cookie
 TEST_COOKIE_NAME, TEST_COOKIE_VALUE = "testcookie", "worked"  # as in Django
 #: Called after the session of a new login was saved. Raises TooManySessions to refuse the login.
 Admission = Callable[["SessionBase"], Awaitable[None]]
@@ -43,6 +44,10 @@ class SessionBase(ExpiringSession):
     is_flushed = False
     #: Stores the session; set by SessionMiddleware for the time of a request.
     save_now: Callable[[], Awaitable[None]] | None = None
+    #: Whether the client keeps the key and sends it in the header Authorization. No cookie is set then.
+    is_in_header = False
+    #: Begins a session whose key is sent in a header; set by SessionMiddleware if an Auth has `BearerSessions`.
+    move_to_header: Callable[[], None] | None = None
     after_save: Admission | None = None
     #: Edits the headers of the response, given its status; set by other middleware.
     edit_headers: Callable[[list[tuple[bytes, bytes]], int], None] | None = None

@@ -11,6 +11,7 @@ class DetachedSession(SessionBase):
     A request with a token may come from any program, and has no cookie that could open a stored session later.
     """
 
+    is_in_header = True
     #: Called after the response, for example to record the use of the token; set by a backend.
     after_response: Callable[[], Awaitable[None]] | None = None
 

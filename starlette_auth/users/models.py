@@ -2,15 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from starlette.authentication import AuthCredentials, BaseUser
+from starlette.authentication import BaseUser
 from starlette.requests import HTTPConnection
-from starlette.types import Scope
 
 from ..core.arguments import describe
 from ..core.exceptions import ImproperlyConfigured
@@ -206,43 +204,6 @@ class AnonymousUser(PermissionsMixin, BaseUser):
         return self.username
 
     get_full_name = get_short_name = get_username
-
-
-class Scopes(list[str]):
-    """Lists the scopes for Starlette's `@requires`: "authenticated", "staff", "superuser", and all permissions."""
-
-    def __init__(self, user: User | AnonymousUser) -> None:
-        self.user = user
-        if user.is_authenticated:
-            self.append("authenticated")
-        if user.is_active and user.is_staff:
-            self.append("staff")
-        if user.is_active and user.is_superuser:
-            self.append("superuser")
-
-    def __contains__(self, scope: object) -> bool:
-        # Permissions are looked up on demand: a list for each request would be slower.
-        return super().__contains__(scope) or (isinstance(scope, str) and "." in scope and self.user.has_perm(scope))
-
-    def __iter__(self) -> Iterator[str]:
-        yield from super().__iter__()
-        yield from sorted(self.user.get_all_permissions())
-
-
-class Credentials(AuthCredentials):
-    """Holds the scopes of a user. It is the value of `request.auth`."""
-
-    def __init__(self, user: User | AnonymousUser) -> None:
-        self._user = user
-
-    @cached_property
-    def scopes(self) -> Scopes:  # type: ignore[override]
-        return Scopes(self._user)
-
-
-def set_user(scope: Scope, user: User | AnonymousUser) -> None:
-    """Sets `request.user` and `request.auth`."""
-    scope["user"], scope["auth"] = user, Credentials(user)
 
 
 def require_user(user: User | AnonymousUser) -> None:

@@ -63,10 +63,14 @@ class UserPasswords:
         require_stored(user)
         require_connection(request)
         encoded = await self.passwords.hash(raw)
-        async with self._restore_password_on_error(user), self.gateway.atomic():
+
+        async def change() -> None:
             await self._require_update(user, password=encoded)
             await self.events.emit(PasswordChanged(user=user, request=request))
             await password_changed(raw, user, self.password_validators)
+
+        async with self._restore_password_on_error(user):
+            await self.gateway.run_in_transaction(change)
 
     async def replace_password(
         self,
@@ -88,12 +92,18 @@ class UserPasswords:
         require_text("" if raw is None else raw, "password")
         if not self.passwords.is_encoded(encoded):
             raise ValueError("A password is stored as a hash only. Pass what passwords.hash() returned as `encoded`.")
-        async with self._restore_password_on_error(user), self.gateway.atomic():
+        previous_password = user.password
+
+        async def replace() -> bool:
+            user.password = previous_password  # also in a transaction that is repeated
             if not await self._update_row(user, if_unchanged=True, password=encoded):
                 return False
             await self.events.emit(PasswordChanged(user=user, request=request, by_reset=by_reset))
             await password_changed(raw, user, self.password_validators)
-        return True
+            return True
+
+        async with self._restore_password_on_error(user):
+            return await self.gateway.run_in_transaction(replace)
 
     @must_be_awaited
     async def check_password(self, user: User | None, raw: str | None) -> bool:

@@ -16,8 +16,10 @@ from starlette.routing import Route
 
 from starlette_auth import (
     ActiveSessions,
+    APITokens,
     AuthenticationBackend,
     BCryptPasswordHasher,
+    BearerSessions,
     Cookie,
     CookieStore,
     EmailChange,
@@ -27,6 +29,7 @@ from starlette_auth import (
     NumericPasswordValidator,
     Passwords,
     Registration,
+    Roles,
     SecurityHeaders,
     SessionLimit,
     SessionLimits,
@@ -66,6 +69,13 @@ class Everybody(AuthenticationBackend):
 
     async def identify(self, conn: Any) -> User:
         return User(id=1, username="everybody")
+
+
+class Other(AuthenticationBackend):
+    """Another way to log in."""
+
+    async def authenticate(self, conn: Any, pin: str) -> None:  # type: ignore[override]
+        return None
 
 
 @login_required
@@ -268,6 +278,15 @@ async def test_default_accounts(password: str, tmp_path: Path) -> None:
 async def test_a_backend_that_lets_everybody_in_fails(tmp_path: Path) -> None:
     auth = make_auth(tmp_path, backends=[Everybody()])
     assert failures(await assess(make_app(auth), auth)) >= BACKEND_FAILS
+
+
+async def test_tokens_and_backends_that_only_give_permissions_are_no_other_ways_to_log_in(tmp_path: Path) -> None:
+    features = [ActiveSessions(), APITokens("shop"), BearerSessions()]
+    auth = make_auth(tmp_path, features=features, backends=[Roles({"editor": ["blog.add_post"]})])
+    assert (await assess(make_app(auth), auth))["6.3.4"].status == "pass"
+    auth = make_auth(tmp_path, features=features, backends=[Other()])
+    result = (await assess(make_app(auth), auth))["6.3.4"]
+    assert (result.status, "Other" in result.why, "Token" in result.why) == ("manual", True, False)
 
 
 def test_each_row_is_seen_failing() -> None:

@@ -388,7 +388,7 @@ async def test_the_page_of_a_kept_form_shows_it_to_its_user_only(auth: Auth, ann
         answer = await client.get("/accounts/login/form")
         assert (answer.status_code, "/accounts/login?" in answer.headers["location"]) == (303, True)
         answer = await pass_steps(client, await post_login(client, "ben", next="/members"), 1)
-        assert answer.headers["location"] == "/"
+        assert answer.headers["location"] == "/members"
         answer = await client.get("/accounts/login/form")
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
         auth.login_steps.clear()

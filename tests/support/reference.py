@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Annotated, Any, get_args, get_origin
 
 import starlette_auth
+import starlette_auth.device
 import starlette_auth.fastapi
 import starlette_auth.testing
 
@@ -27,7 +28,7 @@ PARTS: Mapping[str, Sequence[str]] = {
     "Pages, forms and features": ("pages", "features"),
     "Passwords": ("passwords",),
     "Mail": ("mail",),
-    "Events": ("core.events",),
+    "Events": ("core.events", "core.feature_events"),
     "Exceptions": ("core.exceptions",),
     "Databases": ("database",),
     "Beside Django": ("django",),
@@ -44,7 +45,7 @@ def render() -> str:
         HEAD,
         *(f"* [{title}](#{anchor(title)}): {', '.join(f'`{n}`' for n in names)}" for title, names in parts.items()),
     ]
-    modules = (starlette_auth.fastapi, starlette_auth.testing)
+    modules = (starlette_auth.fastapi, starlette_auth.testing, starlette_auth.device)
     text += [f"* [`{module.__name__}`](#{anchor(module.__name__)})" for module in modules]
     for title, names in parts.items():
         text += [f"\n## {title}", *(entry(name, getattr(starlette_auth, name)) for name in names)]

@@ -23,9 +23,10 @@ WHEN, BROWSER, ADDRESS = "2026-07-31 12:30 UTC", "Firefox 150 (Linux)", "2001:db
 # What is the visitor's own, or the site's: the same in each language.
 PHONE, PHONE_ADDRESS = "Safari on iPhone", "192.0.2.1"
 TOKEN, PERMISSION = "shop_0aB90aB90aB90aB90aB90aB90aB90aB90aB9", "shop.add_order"
+USER_CODE = "BCDF-GHJK"
 DATA = (
     *(SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS),
-    *(PERMISSION, f"Authorization: Bearer {TOKEN}"),
+    *(PERMISSION, USER_CODE, f"Authorization: Bearer {TOKEN}"),
 )
 
 Say = Callable[[str], str]
@@ -119,6 +120,15 @@ def pages(say: Say = str) -> list[Case]:
             "registration/token_form.html", _token, say, "Create the token", permissions=[PERMISSION], **user
         ),
         Case("registration/token_created.html", {"token": _tokens()[0], **user}, "shown only once"),
+        *_with_errors("registration/device_form.html", _code, say, "Continue", **user),
+        Case("registration/device_confirm.html", {**_device(say), **user}, "Compare this code"),
+        Case(
+            "registration/device_confirm.html",
+            {**_device(say), "scopes": None, "is_elsewhere": True, **user},
+            "in another network",
+        ),
+        Case("registration/device_done.html", {"is_approved": True, **user}, "Your device is logged in"),
+        Case("registration/device_done.html", {"is_approved": False, **user}, "no access to your account"),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -313,6 +323,16 @@ def _tokens() -> list[APIToken]:
 
 def _token_list(say: Say) -> dict[str, Any]:
     return {**_list(say), "now": 1_800_000_000, "days_left": lambda token: 30}
+
+
+def _code(say: Say) -> Form:
+    help_text = say("Your device or command line shows it.")
+    return Form(user_code=Field(label=say("Code"), max_length=20, help_text=help_text))
+
+
+def _device(say: Say) -> dict[str, Any]:
+    shown = {"client": NAME, "user_code": USER_CODE, "address": ADDRESS, "browser": BROWSER, "scopes": [PERMISSION]}
+    return {**shown, "time": say("just now"), "is_elsewhere": False, "handle": TOKEN}
 
 
 def _token(say: Say) -> Form:

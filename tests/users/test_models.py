@@ -10,8 +10,8 @@ from starlette.authentication import BaseUser, has_required_scope, requires
 from starlette.requests import HTTPConnection, Request
 
 from starlette_auth import AnonymousUser, ContentType, Events, Group, Permission, User, UserCreated, UserDeleted
+from starlette_auth.backends.request_user import Credentials, Scopes
 from starlette_auth.core.events import CLEANSED, Event, clean_credentials
-from starlette_auth.users.models import Credentials, Scopes
 
 
 def user_with(direct: list[str] | None = None, through_groups: list[str] | None = None, **fields: Any) -> User:

@@ -107,6 +107,7 @@ def test_in_german(visit: Visit, server: Server) -> None:
         ("password_change", "Passwort ändern"),
         ("email_change", "E-Mail-Adresse ändern"),
         ("password_reset", "Passwort vergessen?"),
+        ("device", "Auf einem Gerät anmelden"),
         ("logged_out", "Sie sind noch angemeldet"),
     ):
         anna.go(f"/accounts/{path}")

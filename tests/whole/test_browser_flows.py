@@ -5,17 +5,21 @@ dark, narrow and wide. SCREENSHOTS=folder keeps pictures.
 """
 
 import contextlib
+import json
 import re
 import secrets
 import sqlite3
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import expect
 
 from ..support.browser import Visitor
+from ..support.command_line import CommandLine, code_of, end_of
 from ..support.matrix import needs_chromium
 from ..support.server import Mail, Server
 from ..support.template_cases import pages, render
@@ -415,6 +419,73 @@ def test_a_program_uses_a_token_until_its_owner_revokes_it(visit: Visit, javascr
         assert program.get("/me").status_code == 401
     assert token not in ann.server.log_without_mails
     assert [seen.title for seen in ann.pages if token in seen.html] == ["Your new token"]
+
+
+def test_a_command_line_logs_in_through_the_browser_and_gets_401_once_its_token_is_revoked(
+    visit: Visit, server: Server, tmp_path: Path
+) -> None:
+    ann, shell = visit(), CommandLine(server.url, tmp_path)
+    person = register(ann)
+    assert shell.run("me").errors == "Not logged in. Run the command login.\n"
+    with shell.start("login") as login:
+        url, code = code_of(login)
+        ann.go("/me")
+        ann.click("Log in on a device")
+        assert ann.page.url == url
+        ann.see("Log in on a device")
+        ann.send("Continue")
+        ann.see("Log in on a device", f"Code: {REQUIRED}")
+        ann.send("Continue", {"Code": "bcdf-ghjk"})
+        ann.see("Log in on a device", "Code: This code is wrong, was used before, or is too old.")
+        ann.send("Continue", {"Code": code.lower().replace("-", " ")})
+        ann.see("Is this your device?")
+        expect(ann.page.get_by_text(code, exact=True)).to_be_visible()
+        expect(ann.page.get_by_role("heading", level=2)).to_have_text("Notes for the command line")
+        expect(ann.page.get_by_text("IP address: 127.0.0.1")).to_be_visible()
+        ann.send("The codes are equal: approve")
+        ann.see("Your device is logged in")
+        assert end_of(login) == (0, "Logged in.\n", "")
+    (token,) = json.loads(shell.tokens.read_text()).values()
+    assert stat.S_IMODE(shell.tokens.stat().st_mode) == 0o600
+    assert json.loads(shell.run("me").output)["username"] == person.name
+    assert "Notes for the command line" in server.mail(person.email, "A new API token").text
+    ann.click("Your tokens")
+    ann.see("API tokens")
+    ann.page.get_by_role("button", name="Revoke : Notes for the command line").click()
+    ann.see("API tokens")
+    revoked = shell.run("me")
+    assert (revoked.status, revoked.output) == (1, "")
+    assert revoked.errors.startswith("401: ")
+    assert shell.run("logout").status == 0
+    assert shell.run("me").errors == "Not logged in. Run the command login.\n"
+    assert token not in server.log_without_mails
+    assert [seen.title for seen in ann.pages if token in seen.html] == []
+
+
+def test_a_command_line_that_its_user_refuses_gets_no_token(visit: Visit, server: Server, tmp_path: Path) -> None:
+    ann, shell = visit(), CommandLine(server.url, tmp_path)
+    register(ann)
+    scopes = "notes.add_note", "warehouse.change_internationalshipment"
+    with shell.start("login", *(f"--scope={scope}" for scope in scopes)) as login:
+        url, code = code_of(login)
+        # The link of a QR code fills in the code, and no more.
+        ann.page.goto(f"{url}?user_code={code}")
+        ann.see("Log in on a device")
+        ann.holds({"Code": code})
+        ann.send("Continue")
+        ann.see("Is this your device?")
+        expect(ann.page.get_by_text(f"Permissions: {', '.join(scopes)}")).to_be_visible()
+        ann.send("Refuse")
+        ann.see("The device was refused")
+        result = end_of(login)
+    assert (result.status, result.output) == (1, "")
+    assert "access_denied" in result.errors
+    assert not shell.tokens.exists()
+    ann.page.goto(f"{url}?user_code={code}")
+    ann.send("Continue")
+    ann.see("Log in on a device", "Code: This code is wrong, was used before, or is too old.")
+    ann.go("/accounts/tokens")
+    expect(ann.page.get_by_text("You have no tokens.")).to_be_visible()
 
 
 def test_no_page_was_left_out(request: pytest.FixtureRequest, looked_at: set[tuple[str, ...]]) -> None:

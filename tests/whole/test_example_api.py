@@ -16,6 +16,7 @@ from openapi_spec_validator import validate
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from ..conftest import any_database, token_in
+from ..support.command_line import CommandLine, code_of, end_of
 from ..support.server import Server, environment, free_port
 
 Start = Callable[[], Server]
@@ -297,7 +298,7 @@ def test_htmx_gets_the_list_and_sentences(api: Server) -> None:
 @any_database
 def test_a_refused_program_gets_a_problem(api: Server) -> None:
     with program(api) as anonymous, member(api, "ann") as ann:
-        assert anonymous.get("/accounts/session").json() == {"user": None}
+        assert anonymous.get("/accounts/session").json() == {"user": None, "methods": [], "level": 0, "pending": None}
         refused = anonymous.get("/api/orders")
         assert is_problem(refused, 401, "not_authenticated")
         assert refused.json()["login"] == "/accounts/login"
@@ -339,6 +340,34 @@ def test_a_script_orders_with_a_token_until_its_owner_revokes_it(api: Server) ->
 
 
 @any_database
+def test_a_command_line_is_admitted_with_a_code_and_revoked(api: Server, tmp_path: Path) -> None:
+    shell = CommandLine(api.url, tmp_path / "home")
+    with member(api, "ann") as ann:
+        assert 'href="/accounts/device"' in ann.get("/", headers=PAGE).text
+        with shell.start("login") as login:
+            page, code = code_of(login)
+            asked = ann.post(page, json={"user_code": code}).json()
+            assert (asked["client"], asked["address"]) == ("Shop for the command line", "127.0.0.1")
+            assert ann.post(page, json={"request": asked["request"], "decision": "approve"}).status_code == 200
+            assert end_of(login) == (0, "Logged in.\n", "")
+        assert json.loads(shell.run("me").output)["username"] == "ann"
+        (token,) = ann.get("/accounts/tokens", headers={"accept": "application/json"}).json()["tokens"]
+        assert ann.delete(f"/accounts/tokens/{token['id']}").status_code == 204
+        assert shell.run("me").errors.startswith("401: ")
+
+
+@any_database
+def test_a_native_app_orders_without_cookies(api: Server) -> None:
+    with httpx.Client(base_url=api.url, timeout=30) as app:
+        entered = {"username": "admin", "password": api.password, "client": "app"}
+        app.headers["authorization"] = f"Bearer {app.post('/accounts/login', json=entered).json()['token']}"
+        assert app.post("/api/orders", json=TEA).status_code == 201
+        assert app.post("/accounts/logout", json={}).status_code == 200
+        assert is_problem(app.get("/api/orders"), 401, "not_authenticated")
+        assert not app.cookies
+
+
+@any_database
 def test_an_anonymous_client_is_refused_before_it_sends_a_body(api: Server) -> None:
     with socket.create_connection(("127.0.0.1", httpx.URL(api.url).port or 0), timeout=20) as connection:
         head = (
@@ -362,8 +391,10 @@ def test_the_schema_is_valid_and_complete(api: Server) -> None:
     assert paths["/api/customers"]["post"]["security"] == [
         {"session": ["shop.add_order"]},
         {"token": ["shop.add_order"]},
+        {"app_session": ["shop.add_order"]},
     ]
-    assert paths["/api/me"]["delete"]["security"] == [{"session": []}]
+    assert paths["/api/me"]["delete"]["security"] == [{"session": []}, {"app_session": []}]
+    assert {"/accounts/device", "/accounts/device/code", "/accounts/device/token"} <= set(paths)
     assert {"get", "post"} == set(paths["/accounts/tokens"])
     for item in (item for path, item in paths.items() if path.startswith("/api")):
         for operation in item.values():

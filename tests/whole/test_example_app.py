@@ -1,5 +1,6 @@
 """Tests of the example application, which runs in a separate process."""
 
+import json
 import os
 import re
 import socket
@@ -23,7 +24,8 @@ from example_app import settings
 from starlette_auth.mail.messages import plain_text
 
 from ..conftest import REDIS_URL, needs_redis, token_in
-from ..support.server import Server, Start, environment, free_port
+from ..support.command_line import CommandLine, code_of, end_of
+from ..support.server import ROOT, Server, Start, environment, free_port
 from ..support.servers import wait_until_it_listens
 
 T = TypeVar("T")
@@ -415,6 +417,104 @@ def test_a_script_writes_notes_with_a_token_until_its_owner_revokes_it(start: St
         send(admin, "/accounts/tokens", "/accounts/tokens/revoke", token=number[1])
         assert script.post("/notes", data={"text": "Snow"}).status_code == 401
     assert token[0] not in server.output
+
+
+KEYRING = """
+import json
+from pathlib import Path
+
+FILE = Path(__file__).with_name("keyring.json")
+
+
+class Backend:
+    priority = 5
+
+
+def get_keyring():
+    return Backend()
+
+
+def _read():
+    return json.loads(FILE.read_text()) if FILE.exists() else {}
+
+
+def get_password(service, name):
+    return _read().get(f"{service} {name}")
+
+
+def set_password(service, name, value):
+    FILE.write_text(json.dumps({**_read(), f"{service} {name}": value}))
+
+
+def delete_password(service, name):
+    FILE.write_text("{}")
+"""
+
+
+def admit(admin: httpx.Client, page: str, code: str, decision: str = "approve") -> None:
+    """Enters the code of a command line, and decides."""
+    match = re.search(r'name="request" value="([^"]+)"', send(admin, page, page, user_code=code).text)
+    assert match
+    assert send(admin, page, page, request=match[1], decision=decision).status_code == 303
+
+
+@pytest.mark.parametrize("with_keyring", [False, True], ids=["file", "keyring"])
+def test_a_command_line_logs_in_and_keeps_its_token_where_others_cannot_read_it(
+    start: Start, tmp_path: Path, with_keyring: bool
+) -> None:
+    server, home, library = start(), tmp_path / "home", tmp_path / "library"
+    library.mkdir()
+    if with_keyring:
+        (library / "keyring.py").write_text(KEYRING)
+    shell = CommandLine(server.url, home, PYTHONPATH=os.pathsep.join([str(ROOT), str(library)]))
+    shell.tokens.write_text('{"https://other.example": "other"}')
+    shell.tokens.chmod(0o644)
+    with browser(server) as admin:
+        log_in(admin, "admin", server.password)
+        assert 'href="/accounts/device"' in admin.get("/me").text
+        with shell.start("login", "--scope", "notes.add_note") as login:
+            admit(admin, *code_of(login))
+            assert end_of(login) == (0, "Logged in.\n", "")
+    assert json.loads(shell.run("me").output)["permissions"] == ["notes.add_note"]
+    stored = json.loads((library / "keyring.json" if with_keyring else shell.tokens).read_text())
+    token = stored[f"example_app.cli {server.url}" if with_keyring else server.url]
+    assert token.startswith("notes_")
+    assert token not in server.output
+    assert shell.run("me", "--site", "https://other.example:1").errors == "Not logged in. Run the command login.\n"
+    assert shell.run("logout").output.endswith(f"revoke it on {server.url}/accounts/tokens\n")
+    assert shell.run("me").status == shell.run("logout").status + 1 == 1
+    assert json.loads(shell.tokens.read_text()) == {"https://other.example": "other"}
+    assert stat.S_IMODE(shell.tokens.stat().st_mode) == (0o644 if with_keyring else 0o600)
+
+
+@pytest.mark.parametrize(
+    ("site", "reason"),
+    [
+        ("http://notes.example", "without encryption"),
+        ("https://127.0.0.1:1", "ConnectError"),
+        ("nowhere", "without encryption"),
+    ],
+)
+def test_a_command_line_that_cannot_log_in_says_why_in_one_line(tmp_path: Path, site: str, reason: str) -> None:
+    result = CommandLine(site, tmp_path).run("login")
+    assert (result.status, result.output, result.errors.count("\n")) == (1, "", 1)
+    assert reason in result.errors
+
+
+@pytest.mark.parametrize("store", ["database", "memory", "cookie"])
+def test_a_native_app_has_a_session_without_cookies_if_sessions_are_on_the_server(start: Start, store: str) -> None:
+    server = start(SESSION_STORE=store)
+    with httpx.Client(base_url=server.url, timeout=30) as app:
+        entered = {"username": "admin", "password": server.password, "client": "app"}
+        response = app.post("/accounts/login", json=entered)
+        if store == "cookie":
+            assert response.json() == {"next": "/"}, "an ordinary login"
+            return
+        headers = {"authorization": f"Bearer {response.json()['token']}"}
+        assert app.get("/api/me", headers=headers).json()["username"] == "admin"
+        assert app.post("/accounts/logout", headers=headers).status_code == 200
+        assert app.get("/api/me", headers=headers).status_code == 401
+        assert not app.cookies
 
 
 def test_a_django_project_shares_the_database_and_logins(tmp_path: Path, database_url: str) -> None:

@@ -1,25 +1,20 @@
 """The backend that identifies the user of a request by its API token."""
 
 import json
-import re
-from urllib.parse import parse_qsl
 
 from starlette.requests import HTTPConnection
 
 from ...auth import Auth
 from ...backends.base import AuthenticationBackend
+from ...backends.bearer import read_bearer
 from ...backends.model import report_throttled
 from ...backends.session import session_of
 from ...core.events import TokenExpired
-from ...core.exceptions import ImproperlyConfigured, Refused, Throttled
-from ...core.translation import gettext
+from ...core.exceptions import ImproperlyConfigured, Throttled
 from ...sessions.detached import DetachedSession
 from ...users.models import User
 from .store import USED_EVERY, TokenStore, token_of
 from .tokens import APIToken, TokenFormat
-
-BEARER = re.compile(r"bearer(?: +|$)", re.IGNORECASE)
-URL_PARAMETER = "access_token"  # RFC 6750 §2.3
 
 
 class TokenBackend(AuthenticationBackend):
@@ -71,24 +66,11 @@ class TokenBackend(AuthenticationBackend):
 
     def _read(self, conn: HTTPConnection) -> str | None:
         """Returns the bearer token of a request; None if it has none. Raises Refused for a malformed request."""
-        values = [value.strip() for value in conn.headers.getlist("authorization")]
-        tokens = [value for value in values if BEARER.match(value)]
-        in_url = [
-            value
-            for name, value in parse_qsl(conn.scope.get("query_string", b"").decode("latin-1"))
-            if name == URL_PARAMETER
-        ]
-        if in_url and (tokens or any(map(self.format.is_valid, in_url))):
-            # An access log, a browser's history or the header Referer would show the token (RFC 6750 §5.3).
-            conn.scope["query_string"] = b""
-            raise _malformed(gettext("Send the token in the header Authorization, not in the URL."))
-        if not tokens:
+        text = read_bearer(conn, self.format.is_valid)
+        if text is None:
             return None
-        text = BEARER.sub("", tokens[0], count=1)
-        if len(values) > 1 or not text or not text.isascii() or any(part.isspace() or part == "," for part in text):
-            raise _malformed(gettext("Send one token, in one header: Authorization: Bearer …"))
         session = session_of(conn)
-        if session is not None and not isinstance(session, DetachedSession):
+        if session is not None and not session.is_in_header:
             raise ImproperlyConfigured(
                 "SessionMiddleware reads the session of a request with a token. Pass middleware=middleware(auth) to your "
                 "app, after Auth(features=[APITokens(…)]), or SessionMiddleware(has_token=…)."
@@ -126,7 +108,3 @@ class TokenBackend(AuthenticationBackend):
             session.after_response = record
         else:
             await record()
-
-
-def _malformed(detail: str) -> Refused:
-    return Refused(400, detail, code="invalid_request", challenge={"error": "invalid_request"})

@@ -13,7 +13,7 @@ from ...core.translation import gettext
 from ...users.models import User, require_connection, require_stored
 from .backend import TokenBackend
 from .store import TokenStore, token_of
-from .tokens import APIToken, TokenFormat
+from .tokens import APIToken, TokenFormat, is_permission
 
 MAX_NAME = 100
 DAY = timedelta(days=1)
@@ -43,13 +43,13 @@ class ManagesTokens:
 
         `scopes` are names of permissions that the user has; None stands for all that the user has at each request.
         `expires` is the time until the end, by default that of the feature. Raises ValidationError for invalid
-        arguments and for too many tokens, PermissionDenied for an inactive user and for a user who was identified by a
-        token, NotImplementedError for a visitor. `request` is passed to the event TokenCreated.
+        arguments and for too many tokens, PermissionDenied for an inactive user, for one whose password has changed
+        since `user` was loaded, and for one who was identified by a token, NotImplementedError for a visitor. `request`
+        is passed to the event TokenCreated.
         """
         require_stored(user)
         require_connection(request)
-        if not user.is_active:
-            raise PermissionDenied(f"{user.username!r} is not active. Activate the account before you create a token.")
+        _require_active(user)
         if user.backend == self.backend.path:
             # An attacker with a stolen token would otherwise make one that outlives it.
             raise PermissionDenied("A request with a token cannot create a token. Log in with a browser.")
@@ -61,9 +61,10 @@ class ManagesTokens:
 
         async def insert() -> APIToken:
             # The lock serialises the requests of a user, so that there are never more than `max_per_user`.
-            await self.auth.tokens.lock(f"api tokens {user.id}")
+            await self._lock(user)
+            await self._require_unchanged(user)
             await self.store.delete_old(user.id)
-            if sum(token.expires > created for token in await self.store.list(user.id)) >= self.max_per_user:
+            if sum(token.expires > created for token in await self.store.list_latest(user.id)) >= self.max_per_user:
                 raise ValidationError(
                     gettext("You have too many tokens. Revoke one that you do not need."), "max_tokens"
                 )
@@ -90,7 +91,12 @@ class ManagesTokens:
         """Revokes all tokens of a user; returns their number."""
         require_stored(user)
         require_connection(request)
-        return await self._revoke(user, await self.store.list(user.id), request)
+
+        async def revoke() -> int:
+            await self._lock(user)
+            return await self._revoke(user, await self.store.list_latest(user.id), request)
+
+        return await self.auth.gateway.run_in_transaction(revoke)
 
     async def check(self, token: str) -> tuple[User, APIToken] | None:
         """Returns the owner and the details of a token that is valid now; None for other texts.
@@ -103,6 +109,20 @@ class ManagesTokens:
             return None
         user, details = self.auth.users.from_row(row), token_of(row)
         return (self.backend.limited(user, details), details) if user.is_active else None
+
+    async def _lock(self, user: User) -> None:
+        """Lets one transaction at a time create tokens of a user, or revoke all of them."""
+        await self.auth.tokens.lock(f"api tokens {user.id}")
+
+    async def _require_unchanged(self, user: User) -> None:
+        """Raises PermissionDenied if the account was deactivated, or got another password, since the request began.
+
+        An attacker creates a token at the moment in which the owner takes the account back, which would outlive that.
+        """
+        current = await self.auth.users.get(user.id)
+        if current is None or current.password != user.password:
+            raise PermissionDenied(f"{user.username!r} has changed meanwhile. Load the user again.")
+        _require_active(current)
 
     async def _revoke(self, user: User, tokens: Sequence[APIToken], request: HTTPConnection | None) -> int:
         number = 0
@@ -121,6 +141,9 @@ class ManagesTokens:
             raise TypeError('`scopes` is a list of permissions. Pass scopes=["shop.view_order"].')
         names = tuple(dict.fromkeys(scopes))
         for perm in names:
+            if not is_permission(perm):
+                text = gettext("%(perm)s is not the name of one permission, such as shop.view_order.") % {"perm": perm}
+                raise ValidationError(text, "unknown_scope", {"field": "scopes"})
             if not await self.auth.has_perm(user, perm):
                 text = gettext("You do not have the permission %(perm)s.") % {"perm": perm}
                 raise ValidationError(text, "unknown_scope", {"field": "scopes"})
@@ -134,6 +157,11 @@ class ManagesTokens:
             text = gettext("Enter a number of days from 1 to %(number)d.") % {"number": self.longest // DAY}
             raise ValidationError(text, "expires", {"field": "expires"})
         return int(expires.total_seconds())
+
+
+def _require_active(user: User) -> None:
+    if not user.is_active:
+        raise PermissionDenied(f"{user.username!r} is not active. Activate the account before you create a token.")
 
 
 def _checked_name(name: str) -> str:

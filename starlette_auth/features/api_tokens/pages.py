@@ -17,7 +17,8 @@ from ...core.events import PasswordChanged, TokenRevoked, UserDeactivated
 from ...core.exceptions import ImproperlyConfigured, ValidationError
 from ...core.translation import format_time_since, gettext
 from ...database.tables import Tables
-from ...http.content import sent_json, wants_json
+from ...http.clients import wants_json
+from ...http.content import sent_json
 from ...http.urls import next_path
 from ...pages.base import account_page, render
 from ...pages.forms import Field, Form
@@ -217,7 +218,7 @@ class TokenPages:
     def _form(self) -> Form:
         limit = gettext("At most %(number)d.") % {"number": self.tokens.longest // DAY}
         scopes = gettext(
-            "Names of permissions, separated by blanks. Without any, the token may do all that you may do."
+            "Names of permissions, separated by spaces. Without any, the token may do all that you may do."
         )
         return Form(
             name=Field(label=gettext("Name"), max_length=MAX_NAME, help_text=gettext("What is the token for?")),

@@ -55,7 +55,8 @@ class TokenStore:
         self._find = Statement(with_user.where(t.token_hash == sa.bindparam("token_hash")))
         of_user = t.user_id == sa.bindparam("of_user", type_=key.type)
         by_id = t.id == sa.bindparam("token_id", type_=sa.BigInteger)
-        self._list = Statement(sa.select(*self._columns).where(of_user).order_by(t.id.desc()))
+        of_one_user = sa.select(*self._columns).where(of_user).order_by(t.id.desc())
+        self._list, self._list_latest = Statement(of_one_user), Statement(of_one_user.with_for_update())
         self._delete = Statement(sa.delete(table).where(of_user, by_id))
         self._delete_old = Statement(
             sa.delete(table).where(of_user, t.expires <= sa.bindparam("until", type_=sa.BigInteger))
@@ -70,6 +71,10 @@ class TokenStore:
     async def find(self, token: str) -> Row | None:
         """Returns the row of a token and its user, also of a token that has expired; None if the token is unknown."""
         return await self.gateway.fetch_one(self._find, token_hash=sha256_hex(token))
+
+    async def list_latest(self, user_id: Any) -> list[APIToken]:
+        """Returns the tokens of a user as committed last; the snapshot of a transaction on MySQL may lack some."""
+        return [token_of(row) for row in await self.gateway.fetch_all(self._list_latest, of_user=user_id)]
 
     async def list(self, user_id: Any) -> list[APIToken]:
         return [token_of(row) for row in await self.gateway.fetch_all(self._list, of_user=user_id)]

@@ -14,6 +14,7 @@ from ...core.exceptions import ImproperlyConfigured
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase  # base 62
 RANDOM, CHECKSUM = 30, 6  # characters; 30 of base 62 have 178 bits
 HINT = 4  # characters of a token that its owner sees later
+PERMISSION = re.compile(r"[^\s*.]+\.[^\s*]+")
 PREFIX = re.compile(r"[a-z][a-z0-9_]{0,18}[a-z0-9]")
 
 
@@ -80,6 +81,11 @@ def checksum(text: str) -> str:
         number, digit = divmod(number, len(ALPHABET))
         digits = ALPHABET[digit] + digits
     return digits
+
+
+def is_permission(scope: str) -> bool:
+    """Returns whether a scope names one permission. A wildcard would name several, and later ones, too."""
+    return PERMISSION.fullmatch(scope) is not None
 
 
 def parse_scopes(stored: str | None) -> tuple[str, ...] | None:

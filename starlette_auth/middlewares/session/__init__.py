@@ -41,11 +41,13 @@ class SessionMiddleware:
         clock: Clock = time.time,
         answer: Handler | None = None,
         has_token: Callable[[Scope], bool] | None = None,
+        key_in_header: Callable[[Scope], str | None] | None = None,
     ) -> None:
         """`answer` makes the response if the session cannot be loaded or saved: a handler of the exception Refused.
 
         `has_token` tells whether a request has a token instead of a session. Its cookie is not read, and its
-        `request.session` is empty and not saved.
+        `request.session` is empty and not saved. `key_in_header` returns the session key that a request sends in place
+        of a cookie, or None. A new key then comes in the header `X-Session-Token` of the response.
         """
         require_instance(store, SessionStore, "The store of SessionMiddleware", FIX)
         if cookie is not None:
@@ -58,9 +60,13 @@ class SessionMiddleware:
             require_function(answer, "The answer of SessionMiddleware", "Pass an async function, or leave it out.")
         if has_token is not None:
             require_function(has_token, "The has_token of SessionMiddleware", "Pass a function, or leave it out.")
+        if key_in_header is not None:
+            fix = "Pass a function, or leave it out."
+            require_function(key_in_header, "The key_in_header of SessionMiddleware", fix)
         self.app = app
         self.answer = answer
         self.has_token = has_token
+        self.key_in_header = key_in_header
         self.store = store
         self.cookie = cookie or Cookie()
         self.exclude = parse_prefixes(exclude)
@@ -81,7 +87,12 @@ class SessionMiddleware:
             self.check_scheme(scope)
         responder = WebSocketSessionResponder if scope["type"] == "websocket" else SessionResponder
         current = responder(self.store, self.cookie, self.clock, self.answer, scope, receive, send)
-        if self.has_token is not None and self.has_token(scope):
+        key = None
+        if self.key_in_header is not None:
+            current.offers_header, key = True, self.key_in_header(scope)
+        if key is not None:
+            current.use_header(key)
+        elif self.has_token is not None and self.has_token(scope):
             current.detach()
         return current.run(self.app)
 

@@ -2,124 +2,37 @@
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 
 from starlette.requests import HTTPConnection
-from starlette.types import Receive, Scope, Send
 
-from ...core.clock import Clock
 from ...core.concurrency import run_to_completion
 from ...core.exceptions import SessionInterrupted, Unavailable
-from ...core.signing import hash_key
-from ...http.cookies import MAX_VALUES, Cookie
 from ...http.scope import SCOPE_KEY
-from ...sessions.base import SessionBase
+from ...sessions.base import APP, CLIENT, SessionBase
 from ...sessions.detached import DetachedSession
-from ...sessions.store import SessionStore
-from ..open_connection import OpenConnection, run_logged
-from ..refusals import Handler
+from ..open_connection import run_logged
+from .loading import MAX_ENDED, SessionLoader, name_of
 
 logger = logging.getLogger("starlette_auth")
-MAX_ENDED, NAME_LENGTH = 5, 32  # the number and length of names of ended sessions in a browser
 MAX_NAMES = 10  # names of entries in one line of the log
 
 
-class SessionChanges(OpenConnection):
-    """Loads the session of a connection, and saves, deletes and renews it as the application requested."""
+class SessionChanges(SessionLoader):
+    """Saves, deletes and renews the session of a connection as the application requested."""
 
-    had_key = False
     has_started = False
     is_answered = False  # the response of the application has begun, with the cookies of the session
-    is_detached = False  # the request has a token, and no session
     is_replaced = False  # an error response was sent; messages of the application are dropped
     set_cookie: tuple[bytes, bytes] | None = None  # the header that the response must get
-    ended_keys: list[str | None]  # the first keys of sessions that the application has ended
-    rivals: Sequence[SessionBase] = ()  # the sessions of a request that brought several
-
-    def __init__(
-        self,
-        store: SessionStore,
-        cookie: Cookie,
-        clock: Clock,
-        answer: Handler | None,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        self.store = store
-        self.answer = answer
-        self.cookie = cookie
-        self.scope = scope
-        self.receive_on = receive
-        self.send_on = send
-        self.clock = clock
-        self.values = cookie.values(scope)
-        self.value = self.values[0] if self.values else None
-        self.ended_keys = []
-
-    def detach(self) -> None:
-        """Gives the connection an empty session that is not saved: its token counts, and its cookie does not."""
-        self.values, self.value, self.is_detached = [], None, True
-
-    def new_session(self) -> SessionBase:
-        return DetachedSession(clock=self.clock) if self.is_detached else self.store.new_session(self.clock)
-
-    async def load(self) -> SessionBase:
-        """Returns the session of a request with cookies; a new one if no cookie is valid."""
-        self.generation = self.store.open_websockets.generation
-        if len(self.values) > 1:
-            return await self.load_one_of_several()
-        value, store = self.values[0], self.store
-        session = await (store.load(value) if store.is_server_side else self.look_up(value))
-        self.had_key = session.session_key is not None
-        return session
-
-    async def load_one_of_several(self) -> SessionBase:
-        """Returns the only session that the cookies of a request open; a new one for several.
-
-        A cookie that another application set for the parent domain opens no session here and is ignored. An attacker on
-        a subdomain sets the cookie of the attacker's own session, which the visitor would use from then on; therefore
-        cookies of two sessions, or more than three cookies, count as none.
-        """
-        live: dict[str, tuple[SessionBase, str]] = {}
-        for value in self.values if len(self.values) <= MAX_VALUES else ():
-            session = await self.look_up(value)
-            key = session.session_key
-            # A store that keeps sessions in cookies may find an older copy of the same session.
-            if key is not None and (key not in live or session.last_seen >= live[key][0].last_seen):
-                live[key] = session, value
-        if len(live) == 1:
-            self.had_key = True
-            [(session, self.value)] = live.values()
-            return session
-        self.value, self.rivals = None, tuple(rival for rival, _ in live.values())
-        if self.rivals or len(self.values) > MAX_VALUES:
-            self.warn_about_cookies()
-        return self.store.new_session(self.clock)
-
-    async def look_up(self, value: str) -> SessionBase:
-        """Returns the session of a cookie; a new one if it is invalid or ended in this browser."""
-        if self.store.is_server_side:
-            return await self.store.load(value)
-        session = await self.store.load_used(value, self.cookie.for_use.values(self.scope)[:MAX_VALUES])
-        if self.ended_names and session.session_key is not None and _name_of(session.first_key) in self.ended_names:
-            return self.store.new_session(self.clock)
-        return session
-
-    @cached_property
-    def ended_names(self) -> list[str]:
-        """The names of sessions that ended in this browser, for stores that cannot end them."""
-        texts = self.cookie.for_ended.values(self.scope)
-        return [name for text in texts for name in text.split(".") if len(name) == NAME_LENGTH][:MAX_ENDED]
 
     def note_use(self) -> list[tuple[bytes, bytes]]:
         """Returns the `Set-Cookie` headers with the last use and the ended sessions, for sessions in cookies."""
         session, headers = self.session, list[tuple[bytes, bytes]]()
         if self.ended_keys or self.set_cookie is not None:
-            names = [*map(_name_of, self.ended_keys), *self.ended_names]
+            names = [*map(name_of, self.ended_keys), *self.ended_names]
             if session.session_key is not None:
                 # In Django's format, two sessions of one second without `_auth_first_key` may have equal cookies.
-                names = [name for name in names if name != _name_of(session.first_key)]
+                names = [name for name in names if name != name_of(session.first_key)]
             if names != self.ended_names:
                 text = ".".join(names[:MAX_ENDED])
                 headers.append(self.cookie.for_ended.header(self.scope, text, self.cookie.for_ended.max_age))
@@ -130,24 +43,6 @@ class SessionChanges(OpenConnection):
         if session.is_flushed and self.cookie.for_use.values(self.scope):
             headers.append(self.cookie.for_use.deletion(self.scope))
         return headers
-
-    def warn_about_cookies(self) -> None:
-        name = self.cookie.name
-        if self.rivals:
-            logger.warning(
-                "A request brought the cookies of %d sessions, named %r, so it counts as anonymous. A new login ends these "
-                "sessions. A page of another host may have set one of the cookies. If an application on the parent domain "
-                "uses the same name, pass Cookie(name=…) to one of the two.",
-                len(self.rivals),
-                name,
-            )
-        else:
-            logger.warning(
-                "A request brought more than %d cookies named %r, so it counts as anonymous. Pages of other hosts have set "
-                "them. Delete the cookies of this site and its parent domain in the browser.",
-                MAX_VALUES,
-                name,
-            )
 
     async def commit(self, *, save: bool) -> None:
         """Saves and deletes as the application requested, and notes the `Set-Cookie` header of the response."""
@@ -166,11 +61,11 @@ class SessionChanges(OpenConnection):
         if value and is_new and session.after_save is not None:
             await session.after_save(session)
         if value:
-            self.set_cookie = self.cookie.header(self.scope, value, session.get_cookie_age())
+            self.set_cookie = self.key_header(value)
         elif value == "" or session.session_key is None:
             # Another response may just have set a valid cookie. Therefore a cookie without a session is deleted only if
             # the application ends the session.
-            must_delete = self.had_key or (session.is_flushed and self.values)
+            must_delete = not self.is_in_header and (self.had_key or (session.is_flushed and self.values))
             self.set_cookie = self.cookie.deletion(self.scope) if must_delete else None
 
     async def save(self) -> str:
@@ -180,7 +75,7 @@ class SessionChanges(OpenConnection):
         if stored_key is None and session.user_id is not None:
             self.record_client(session)
         try:
-            self.value = await self.store.save(session, session.get_expiry_age())
+            self.value = await self.store_session()
         except SessionInterrupted:
             if session:
                 raise
@@ -188,6 +83,13 @@ class SessionChanges(OpenConnection):
         if stored_key is not None and key is None:
             self.store.open_websockets.session_deleted(stored_key)
         return self.value
+
+    async def store_session(self) -> str:
+        """Stores the session, with the entry that tells by what it is opened; returns the cookie value."""
+        session = self.session
+        if self.is_in_header and session:
+            session[CLIENT] = APP
+        return await self.store.save(session, session.get_expiry_age())
 
     async def save_now(self) -> None:
         """Stores the session at once, for `request.session.save()`.
@@ -213,7 +115,7 @@ class SessionChanges(OpenConnection):
         elif session.session_key is None:
             await self.delete_ended()
         else:
-            await self.store.save(session, session.get_expiry_age())
+            await self.store_session()
 
     async def touch(self, session: SessionBase) -> None:
         """Records the last use of the session, after the response. An error is only logged."""
@@ -289,11 +191,6 @@ class SessionChanges(OpenConnection):
         address = conn.client.host if conn.client else ""
         session.address = auth.proxies.client_address(conn) if auth is not None else address
         session.user_agent = conn.headers.get("user-agent", "")
-
-
-def _name_of(first_key: str | None) -> str:
-    """Returns the name of a session in the cookie of ended sessions: the start of the hash of its first key."""
-    return hash_key(str(first_key))[:NAME_LENGTH]
 
 
 def list_names(names: Sequence[str] | None) -> str:

@@ -7,10 +7,11 @@ import logging
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message
 
+from ...backends.request_user import set_user
 from ...core.exceptions import SessionInterrupted, TooManySessions, Unavailable
 from ...http.headers import add_vary, is_event_stream, response_headers, set_header
 from ...http.scope import SCOPE_KEY
-from ...users.models import AnonymousUser, set_user
+from ...users.models import AnonymousUser
 from ..refusals import START_MESSAGES, Refusal, send_refusal, unavailable_behind
 from .changes import SessionChanges
 
@@ -46,13 +47,16 @@ class SessionResponder(SessionChanges):
             session.max_age, session.expire_at_browser_close = self.cookie.max_age, self.cookie.expire_at_browser_close
             self.scope["session"] = self.session = session
             session.save_now = self.save_now
+            if self.offers_header:
+                session.is_in_header = self.is_in_header or self.is_detached
+                session.move_to_header = self.move_to_header
             try:
                 await self.call_app(app)
             finally:
                 self.report_detached()
                 # They refer to the scope, which refers to the session. Only the garbage collector frees such a cycle,
                 # and all requests of the process wait for it.
-                session.edit_headers = session.save_now = None
+                session.edit_headers = session.save_now = session.move_to_header = None
         except SessionInterrupted as error:  # raised by `session.save()`
             if self.has_started:
                 raise

@@ -91,7 +91,7 @@ class WebSocketSessionResponder(SessionResponder):
             )
         else:
             try:
-                await self.store.save(session, session.get_expiry_age())
+                await self.store_session()
             except SessionInterrupted:
                 logger.info(
                     "A session was ended while its WebSocket was open; the changes of the WebSocket are dropped."

@@ -1,0 +1,44 @@
+"""The events of login steps and of optional features."""
+
+from dataclasses import dataclass, field
+from typing import Generic
+
+from starlette.requests import HTTPConnection
+
+from .events import Event, U
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginPending(Event, Generic[U]):
+    """A user gave a right proof, such as the password, and `step` is the next one of `auth.login_steps`.
+
+    `methods` are the names of the proofs so far. The user is not logged in.
+    """
+
+    user: U
+    step: str
+    methods: tuple[str, ...]
+    request: HTTPConnection = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceApproved(Event, Generic[U]):
+    """A user approved a device (RFC 8628), which can now fetch a token.
+
+    `client` is the identifier of its program, and `address` the IP address from which the device asked.
+    """
+
+    user: U
+    client: str
+    address: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRefused(Event, Generic[U]):
+    """A user refused a device, as for DeviceApproved. The code may be a phisher's, who asked from `address`."""
+
+    user: U
+    client: str
+    address: str
+    request: HTTPConnection | None = field(default=None, repr=False)

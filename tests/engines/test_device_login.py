@@ -1,0 +1,3 @@
+"""The tests of device login run again here, with engines."""
+
+from ..features.test_device_login import *  # noqa: F403
