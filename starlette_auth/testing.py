@@ -3,13 +3,14 @@
 import asyncio
 import re
 import threading
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import Any, Protocol, overload
 from urllib.parse import urlsplit
 
 from .auth import Auth
 from .backends.bearer import session_token
+from .backends.login_methods import PASSWORD, LoginMethod
 from .core.exceptions import ImproperlyConfigured
 from .core.text import parse_address
 from .mail.messages import plain_text
@@ -42,22 +43,40 @@ class AsyncClient(Client, Protocol):
 
 @overload
 def log_in(  # type: ignore[overload-overlap]
-    client: AsyncClient, user: User | None, auth: Auth | None = None, *, as_app: bool = False
+    client: AsyncClient,
+    user: User | None,
+    auth: Auth | None = None,
+    *,
+    methods: Sequence[str] = (PASSWORD,),
+    as_app: bool = False,
 ) -> Awaitable[None]: ...
 
 
 @overload
-def log_in(client: Client, user: User | None, auth: Auth | None = None, *, as_app: bool = False) -> None: ...
+def log_in(
+    client: Client,
+    user: User | None,
+    auth: Auth | None = None,
+    *,
+    methods: Sequence[str] = (PASSWORD,),
+    as_app: bool = False,
+) -> None: ...
 
 
 def log_in(
-    client: Client, user: User | None, auth: Auth | None = None, *, as_app: bool = False
+    client: Client,
+    user: User | None,
+    auth: Auth | None = None,
+    *,
+    methods: Sequence[str] = (PASSWORD,),
+    as_app: bool = False,
 ) -> Awaitable[None] | None:
     """Logs `user` in on this client, without a password.
 
     With an AsyncClient, use `await log_in(…)`. The Auth is taken from the app of a TestClient; pass it for other
     clients. The client also sends `Sec-Fetch-Site: same-origin` from now on, as a browser does for requests from the
-    site's own pages, so a POST needs no CSRF token. With `as_app=True` it is a native app of `BearerSessions`: it sends
+    site's own pages, so a POST needs no CSRF token. `methods` are what the user proved, as in ("password", "totp"), which
+    `request.auth.methods` shows. With `as_app=True` it is a native app of `BearerSessions`: it sends
     the key in the header Authorization, and no cookie for it. Raises ValueError for None as user, and
     ImproperlyConfigured if the Auth is not found, or for `as_app` without that feature.
     """
@@ -66,7 +85,7 @@ def log_in(
     auth = auth or _find_auth(getattr(client, "app", None))
     if as_app and not any(backend.reads_sessions for backend in auth.backends):
         raise ImproperlyConfigured("This site has no sessions of apps. Pass Auth(features=[BearerSessions()]).")
-    task = _log_in_app(client, user, auth) if as_app else _log_in(client, user, auth)
+    task = _log_in_app(client, user, auth, methods) if as_app else _log_in(client, user, auth, methods)
     if hasattr(client, "aclose"):
         return task
     portal = getattr(client, "portal", None)
@@ -77,12 +96,13 @@ def log_in(
     return None
 
 
-async def _log_in_app(client: Client, user: User, auth: Auth) -> None:
-    client.headers["Authorization"] = f"Bearer {session_token(await _store_session(user, auth, {CLIENT: APP}))}"
+async def _log_in_app(client: Client, user: User, auth: Auth, methods: Sequence[str]) -> None:
+    key = await _store_session(user, auth, methods, {CLIENT: APP})
+    client.headers["Authorization"] = f"Bearer {session_token(key)}"
 
 
-async def _log_in(client: Client, user: User, auth: Auth) -> None:
-    value = await _store_session(user, auth, {})
+async def _log_in(client: Client, user: User, auth: Auth, methods: Sequence[str]) -> None:
+    value = await _store_session(user, auth, methods, {})
     base = urlsplit(str(getattr(client, "base_url", "http://testserver")))
     headers = [
         (name.lower().encode(), value.encode()) for name, value in {"Host": base.netloc, **client.headers}.items()
@@ -93,12 +113,13 @@ async def _log_in(client: Client, user: User, auth: Auth) -> None:
     client.headers["Sec-Fetch-Site"] = "same-origin"
 
 
-async def _store_session(user: User, auth: Auth, data: Mapping[str, str]) -> str:
+async def _store_session(user: User, auth: Auth, methods: Sequence[str], data: Mapping[str, str]) -> str:
     """Stores a session of the user with some data; returns the value of its cookie."""
     session = auth.sessions.new_session(auth.clock)
     # A site without passwords has removed ModelBackend, and a login counts only while its backend is configured.
     backend = auth.model_backend if auth.model_backend in auth.backends else auth.session_backend
-    auth.session_backend.bind(session, user, backend.path)
+    proofs = [LoginMethod(name, int(auth.clock())) for name in methods]
+    auth.session_backend.bind(session, user, backend.path, methods=proofs)
     session.update(data)
     return await auth.sessions.save(session, session.get_expiry_age())
 

@@ -76,6 +76,14 @@ def test_log_in_makes_a_client_an_app(tmp_path: Path) -> None:
         assert len(client.portal.call(auth.user_sessions.list, ann)) == 1
 
 
+async def test_log_in_has_the_methods_of_the_test(auth: Auth, ann: User) -> None:
+    for methods, level in ((("password", "totp"), 2), (("passkey",), 2), (("password",), 1)):
+        async with client_of(make_app(auth)) as client:
+            await log_in(client, ann, auth, methods=methods)
+            answer = (await client.get("/accounts/session")).json()
+            assert ([method["name"] for method in answer["methods"]], answer["level"]) == ([*methods], level)
+
+
 async def test_log_in_of_an_app_needs_the_feature(auth: Auth, ann: User) -> None:
     async with client_of(make_app(auth)) as client:
         with pytest.raises(ImproperlyConfigured, match=r"BearerSessions\(\)"):

@@ -30,6 +30,8 @@ NOT_SETTINGS = {
         "APIToken",
         "ContentType",
         "Group",
+        "LoginMethod",
+        "PendingLogin",
         "Permission",
         "AnonymousUser",
         "User",
@@ -38,6 +40,7 @@ NOT_SETTINGS = {
         "ValidationError",
     ),
     *("auth_context", "authenticate", "complete_login", "csrf_exempt", "csrf_input", "csrf_token", "get_auth", "login"),
+    *("advance", "pending_login"),
     *("login_not_required", "logout", "migrate", "redirect_to_login", "update_session_auth_hash", "answer", "Remedy"),
 }
 #: Parameters with arguments of any type.

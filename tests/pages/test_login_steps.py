@@ -34,7 +34,18 @@ from starlette_auth import (
 )
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import PASSWORD, SECRET_KEY, any_database, installed, post_login, with_store, with_tables
+from ..conftest import (
+    DJANGO,
+    ON_SERVER,
+    PASSWORD,
+    SECRET_KEY,
+    any_database,
+    installed,
+    name_of,
+    post_login,
+    with_store,
+    with_tables,
+)
 from ..conftest import client_of as any_client_of
 
 pytestmark = [with_tables, any_database]
@@ -156,7 +167,7 @@ async def test_a_step_keeps_next_and_remember_and_the_user_stays_a_visitor_until
     assert asks_to_log_in(await browser.get("/step/totp")), "the pending login has ended"
 
 
-@pytest.mark.parametrize("kind", ["memory", "cookie", "sqlite", "django sqlite", "django cookie"])
+@pytest.mark.parametrize("kind", [*ON_SERVER, "cookie", *DJANGO, "django cookie"], ids=name_of)
 async def test_a_pending_login_is_in_each_store(kind: str, tmp_path: Path) -> None:
     async with with_store(kind, tmp_path) as auth:
         auth.login_steps.append(CodeStep("totp"))
