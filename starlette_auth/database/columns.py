@@ -129,16 +129,19 @@ class ForeignKey(Variant):
     """A foreign key without cascade, and its index, as Django creates them.
 
     The key is deferred on SQLite, where it has no name, and on PostgreSQL. MySQL creates the index automatically.
+    `on_delete="CASCADE"` lets a Django project that does not know the table delete the rows to which it refers.
     """
 
-    def __init__(self, name: str, index: str, column: str, target: sa.Column[Any]) -> None:
+    def __init__(
+        self, name: str, index: str, column: str, target: sa.Column[Any], *, on_delete: str | None = None
+    ) -> None:
         super().__init__(index)
-        self._key_name, self._column, self._target = name, column, target
+        self._key_name, self._column, self._target, self._on_delete = name, column, target, on_delete
 
     def attach(self, table: sa.Table, rename: Callable[[str], str] = str) -> None:
         super().attach(table, rename)
         self._key_name = rename(self._key_name)
-        self._key = sa.ForeignKeyConstraint([self._column], [self._target])
+        self._key = sa.ForeignKeyConstraint([self._column], [self._target], ondelete=self._on_delete)
         table.append_constraint(self._key)
 
     def make(self, dialect: str) -> Sequence[sa.Index | sa.UniqueConstraint]:
