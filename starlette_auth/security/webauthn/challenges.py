@@ -8,7 +8,7 @@ from ...core.clock import MINUTE
 from ..tokens import Tokens
 
 SALT = "starlette_auth.challenge"
-RANDOM, TIME, SIGNATURE = 32, 8, 32  # bytes
+RANDOM, TIME = 32, 8  # bytes
 HEAD = RANDOM + TIME
 CLOCK_SKEW = 5 * MINUTE  # between the servers of one site
 
@@ -42,7 +42,7 @@ class Challenges:
         An attacker has a victim's browser send a credential that was made in the attacker's browser, which would log the
         victim in to the attacker's account. Therefore a challenge is valid in one browser only.
         """
-        if len(challenge) != HEAD + SIGNATURE or _end(challenge) <= self.tokens.clock():
+        if _end(challenge) <= self.tokens.clock():
             return False
         head, signature = challenge[:HEAD], challenge[HEAD:].hex()
         contents = [_content(head, purpose, browser, user) for browser in browsers]

@@ -88,15 +88,15 @@ class CredentialResponse:
     fields: Mapping[str, Any] = field(repr=False)  # for the library
 
 
-def read_response(sent: str | Mapping[str, Any]) -> CredentialResponse:
+def read_response(sent: object) -> CredentialResponse:
     """Returns the credential that a browser sent as `PublicKeyCredential.toJSON()`, as text or as an object.
 
     Raises CredentialRefused if it is malformed.
     """
     fields = _read_json(sent) if isinstance(sent, str) else sent
-    response = fields.get("response")
-    if not isinstance(response, Mapping):
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("response"), Mapping):
         raise CredentialRefused("It has no response.")
+    response = fields["response"]
     client_data = _read_json(decode(response.get("clientDataJSON")))
     handle = response.get("userHandle")
     transports = response.get("transports")

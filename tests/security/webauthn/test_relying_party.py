@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from starlette_auth import ImproperlyConfigured
 from starlette_auth.core.signing import SecretKeys
 from starlette_auth.security.webauthn.credentials import (
+    MAX_LENGTH,
     Credential,
     CredentialCloned,
     CredentialRefused,
@@ -548,6 +549,23 @@ def test_a_malformed_credential_is_refused(text: str) -> None:
         read_response(text)
 
 
+@pytest.mark.parametrize("value", [None, 1, [], [{}], {}, {"response": None}, b"{}"])
+def test_a_value_that_is_no_credential_is_refused(value: object) -> None:
+    with pytest.raises(CredentialRefused):
+        read_response(value)
+
+
+def test_what_is_too_long_is_not_read(site: Site, passkey: SoftPasskey) -> None:
+    site.create(passkey)
+    text = passkey.sign(site.party.request_options(CHALLENGE))
+    read_response(text + " " * (MAX_LENGTH - len(text)))
+    with pytest.raises(CredentialRefused, match="too long"):
+        read_response(text + " " * (MAX_LENGTH - len(text) + 1))
+    assert decode("A" * MAX_LENGTH) == bytes(MAX_LENGTH * 3 // 4)
+    with pytest.raises(CredentialRefused, match="too long"):
+        decode("A" * (MAX_LENGTH + 4))
+
+
 @pytest.mark.parametrize("value", ["AA=", "AA==", "A", "A A", "AA!", "AB", "A/+A", "é", None, 1, ["AA"]])
 def test_only_base64url_is_decoded(value: object) -> None:
     with pytest.raises(CredentialRefused):
@@ -568,6 +586,22 @@ def test_wrong_members_of_the_response_are_refused(site: Site, passkey: SoftPass
     stored = site.store(passkey)
     with pytest.raises(CredentialRefused):
         site.log_in(passkey, stored, change=lambda sent: sent["response"].update({name: value}))
+
+
+@pytest.mark.parametrize("name", ["authenticatorData", "signature", "attestationObject"])
+def test_the_library_gets_no_other_spelling_of_a_value(site: Site, passkey: SoftPasskey, name: str) -> None:
+    """Its decoder skips characters, so that there are many texts for one value."""
+
+    def change(sent: Any) -> None:
+        sent["response"][name] = "!" + sent["response"][name]
+
+    if name == "attestationObject":
+        with pytest.raises(CredentialRefused, match="no base64url"):
+            site.create(passkey, change=change)
+    else:
+        stored = site.store(passkey)
+        with pytest.raises(CredentialRefused, match="no base64url"):
+            site.log_in(passkey, stored, change=change)
 
 
 @settings(max_examples=200, deadline=None)
