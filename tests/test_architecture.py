@@ -48,7 +48,7 @@ MODULES = {
 }
 EXTRAS = (
     *("asyncpg", "bcrypt", "asyncmy", "aiomysql", "redis", "aiosmtplib", "fastapi", "uvicorn", "django", "httpx"),
-    *("cryptography", "segno"),
+    *("cryptography", "segno", "webauthn", "cbor2"),
 )
 
 

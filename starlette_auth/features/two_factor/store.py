@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ...auth import Auth
 from ...core.exceptions import IntegrityError
-from ...database.columns import CascadingKey, UniqueTogether, derived_name, key_column
+from ...database.columns import ForeignKey, UniqueTogether, derived_name, key_column
 from ...database.statements import Statement
 from ...database.tables import Tables
 from ...security.sealing import CannotUnseal, Sealer
@@ -60,7 +60,7 @@ def totp_table(tables: Tables) -> sa.Table:
         sa.Column("last_step", sa.BigInteger, nullable=False),
         sa.Column("created", sa.BigInteger, nullable=False),
         sa.Column("last_used", sa.BigInteger, nullable=True),
-        CascadingKey(derived_name(name, "_user_id_fk"), "user_id", user_key),  # type: ignore[arg-type]
+        ForeignKey(derived_name(name, "_user_id_fk"), None, "user_id", user_key, on_delete="CASCADE"),  # type: ignore[arg-type]
     )
 
 
@@ -76,7 +76,7 @@ def recovery_code_table(tables: Tables) -> sa.Table:
         sa.Column("created", sa.BigInteger, nullable=False),
         sa.Column("used", sa.BigInteger, nullable=True),
         UniqueTogether(derived_name(name, "_user_id_code_hash_uniq"), "user_id", "code_hash"),  # type: ignore[arg-type]
-        CascadingKey(derived_name(name, "_user_id_fk"), "user_id", user_key),  # type: ignore[arg-type]
+        ForeignKey(derived_name(name, "_user_id_fk"), None, "user_id", user_key, on_delete="CASCADE"),  # type: ignore[arg-type]
         sqlite_autoincrement=True,
     )
 
