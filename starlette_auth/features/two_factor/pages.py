@@ -1,7 +1,7 @@
 """The feature `TwoFactor`, and its pages for an authenticator app and recovery codes."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from ...core.arguments import require_integer, require_text
 from ...core.clock import MINUTE
 from ...core.exceptions import ImproperlyConfigured, ValidationError
 from ...core.feature_events import FactorAdded, FactorRemoved, RecoveryCodesMade
+from ...core.functions import is_async
 from ...core.signing import SecretKeys, require_strong_keys
 from ...core.translation import format_time_since, gettext
 from ...database.tables import Tables
@@ -43,19 +44,32 @@ class TwoFactor(Feature):
     """Adds a second factor: `Auth(features=[TwoFactor()])`. Needs the extra `two-factor`.
 
     Users add an authenticator app (TOTP, RFC 6238) on the page `totp` and get `recovery_codes` recovery codes, each of
-    which replaces the app once. From then on each login asks for a code. `issuer` is the name of the site in the app, by
-    default `Auth(site_name=…)`. Codes of the `drift` time steps of 30 seconds before the current one are accepted.
+    which replaces the app once. From then on each login asks for a code. `required_for` is a function of the user, as in
+    `lambda user: user.is_staff`: users for whom it is true must have a second factor, and add one at their next request.
+    It is called at each request, and must be quick. `issuer` is the name of the site in the app, by default
+    `Auth(site_name=…)`. Codes of the `drift` time steps of 30 seconds before the current one are accepted.
 
     The database stores the app's secret encrypted, with a key derived from `secret_key`, or from the first of `keys`. Keep
     an old key in the list until `starlette-auth reseal` has run: the apps of all users would otherwise be lost.
     """
 
     def __init__(
-        self, *, recovery_codes: int = 10, issuer: str = "", drift: int = 1, keys: str | Sequence[str] | None = None
+        self,
+        *,
+        required_for: Callable[[Any], bool] | None = None,
+        recovery_codes: int = 10,
+        issuer: str = "",
+        drift: int = 1,
+        keys: str | Sequence[str] | None = None,
     ) -> None:
+        if required_for is not None and (not callable(required_for) or is_async(required_for)):
+            raise ImproperlyConfigured(
+                "required_for takes a user, and does not wait. Pass a function, as in required_for=lambda user: user.is_staff."
+            )
         require_integer(recovery_codes, "recovery_codes", maximum=50)
         require_text(issuer, "issuer", 'Pass the name of your site, as in issuer="Shop".')
         require_integer(drift, "drift", minimum=0, maximum=10)
+        self.required_for = required_for
         self.number, self.issuer, self.drift = recovery_codes, issuer, drift
         self.keys = SecretKeys(keys) if keys is not None else None
 
@@ -71,6 +85,13 @@ class TwoFactor(Feature):
         self.step = SecondFactorStep(self.store)
         self.pages = FactorPages(self.store, issuer=self.issuer, number=self.number, extra=EXTRA)
         auth.login_steps.append(self.step)
+        auth.session_backend.assurance = self
+
+    async def has_factor(self, user: User) -> bool:
+        return (await self.store.factors(user)).has_totp
+
+    def required_level(self, user: User) -> int:
+        return 2 if self.required_for is not None and self.required_for(user) else 0
 
     def routes(self) -> Sequence[BaseRoute]:
         return [*self.step.routes(), *self.pages.routes()]
