@@ -31,7 +31,7 @@ class SecondFactorStep(LoginStep):
         self.store = store
 
     async def is_needed(self, request: Request, login: PendingLogin) -> bool:
-        return not login.has("passkey", *SECOND_FACTORS) and (await self.store.factors(login.user)).has_totp
+        return not login.has("passkey", *SECOND_FACTORS) and await self.store.has_app(login.user)
 
     def url(self, request: Request) -> str:
         # Without a mounted page this raises: the login must not end without the step.

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from ...answers import redirect_to_login
 from ...auth import Auth, Feature
 from ...backends.login_methods import ENTRY, methods_in, with_method
+from ...backends.pending_login import PendingLogin, add_proof
 from ...backends.session import SessionBackend, require_session
 from ...core.arguments import require_integer, require_text
 from ...core.clock import MINUTE
@@ -26,10 +27,12 @@ from ...http.content import sent_json
 from ...http.urls import url_path_for
 from ...pages.base import account_page, keep_form, render
 from ...pages.forms import Field, Form
+from ...pages.login_steps import pending_login
 from ...pages.reauthentication import fresh_login_required
 from ...security.sealing import CannotUnseal, Sealer
 from ...sessions.base import SessionBase
 from ...users.models import User
+from .enrolment import EnrolStep
 from .factor_check import MAX_LENGTH, TOTP, check_factor, code_fields
 from .login_step import SecondFactorStep
 from .store import Factors, FactorStore, owner_of, recovery_code_table, totp_table
@@ -83,31 +86,35 @@ class TwoFactor(Feature):
         self.auth = auth
         self.store = FactorStore(auth, self._tables, Sealer(keys, extra=EXTRA), drift=self.drift)
         self.step = SecondFactorStep(self.store)
-        self.pages = FactorPages(self.store, issuer=self.issuer, number=self.number, extra=EXTRA)
-        auth.login_steps.append(self.step)
+        self.enrol = EnrolStep(self.store, self.required_for) if self.required_for is not None else None
+        self.pages = FactorPages(self.store, enrol=self.enrol, issuer=self.issuer, number=self.number, extra=EXTRA)
+        auth.login_steps += [self.step, *([self.enrol] if self.enrol is not None else [])]
         auth.session_backend.assurance = self
 
     async def has_factor(self, user: User) -> bool:
-        return (await self.store.factors(user)).has_totp
+        return await self.store.has_app(user)
 
     def required_level(self, user: User) -> int:
         return 2 if self.required_for is not None and self.required_for(user) else 0
 
     def routes(self) -> Sequence[BaseRoute]:
-        return [*self.step.routes(), *self.pages.routes()]
+        steps = [self.step, *([self.enrol] if self.enrol is not None else [])]
+        return [*(route for step in steps for route in step.routes()), *self.pages.routes()]
 
 
 class FactorPages:
     """The pages `totp`, `totp_remove` and `recovery_codes`."""
 
-    def __init__(self, store: FactorStore, *, issuer: str, number: int, extra: str) -> None:
+    def __init__(
+        self, store: FactorStore, *, issuer: str, number: int, extra: str, enrol: EnrolStep | None = None
+    ) -> None:
         try:
             self._segno: Any = importlib.import_module("segno")
         except ImportError as error:
             raise ImproperlyConfigured(
                 f"QR codes need segno. Run `pip install starlette-contrib-auth[{extra}]`."
             ) from error
-        self.store, self.issuer, self.number = store, issuer, number
+        self.store, self.enrol, self.issuer, self.number = store, enrol, issuer, number
 
     def routes(self) -> Sequence[BaseRoute]:
         both = ["GET", "POST"]
@@ -118,38 +125,53 @@ class FactorPages:
         ]
 
     async def totp(self, auth: Auth, request: Request) -> Response:
-        """Shows the QR code of a new app, which a right code activates; or the app that the user has."""
-        user = request.user
+        """Shows the QR code of a new app, which a right code activates; or the app that the user has.
+
+        The user is logged in, or is in the step `enrol` of a login, which has proved enough to add an app.
+        """
+        login, user = await self.enrol.waiting(auth, request) if self.enrol is not None else None, request.user
+        if login is not None and EnrolStep.needs_mail(auth, login):
+            return RedirectResponse(url_path_for(request.scope, EnrolStep.name), status_code=303)
+        if login is not None:
+            return await self._set_up(auth, request, login.user, login)
         if not isinstance(user, User):
             return redirect_to_login(request)
         factors = await self.store.factors(user)
         if factors.has_totp:
             return await self._status(auth, request, factors)
-        return await self._set_up(auth, request, user)
+        return await self._set_up_freshly(auth, request, user)
 
     @fresh_login_required
-    async def _set_up(self, auth: Auth, request: Request, user: User) -> Response:
+    async def _set_up_freshly(self, auth: Auth, request: Request, user: User) -> Response:
+        return await self._set_up(auth, request, user)
+
+    async def _set_up(self, auth: Auth, request: Request, user: User, login: PendingLogin | None = None) -> Response:
         session = require_session(request)
         secret = self._secret(auth, session, user)
         form = Form(
-            code=Field(label=gettext("Code from your app"), max_length=MAX_LENGTH, autocomplete="one-time-code")
+            code=Field(label=gettext("Code from your app"), max_length=MAX_LENGTH, autocomplete="one-time-code"),
+            login=Field(type="hidden", required=False),
         )
         status = 200
         if request.method == "POST":
-            if await form.fill_in(request):
+            is_filled_in = await form.fill_in(request)
+            if login is not None:
+                await pending_login(request, form.data["login"])  # refuses the form of another login
+            if is_filled_in:
                 step = find_step(secret, form.data["code"], auth.clock(), self.store.drift)
                 if step is not None:
-                    return await self._activate(auth, request, user, secret, step)
+                    return await self._activate(auth, request, user, secret, step, login)
                 text = gettext(
                     "This code is wrong. Check the clock of your device, and enter the code that it shows now."
                 )
                 form.add_error("code", ValidationError(text, "wrong_code"))
             status, form.data["code"] = 422, ""
+        form.data["login"] = login.id if login is not None else ""
         uri = otpauth_uri(secret, issuer=self.issuer or auth.site_name, account=user.get_username())
         if wants_json(request) and status == 200:
             return JSONResponse({"secret": grouped_key(secret).replace(" ", ""), "uri": uri})
         qr = self._segno.make(uri, error="m", micro=False).svg_inline(svgclass="auth-qr", omitsize=True)
-        page = {"qr": qr, "uri": uri, "key": grouped_key(secret)}
+        page = {"qr": qr, "uri": uri, "key": grouped_key(secret), "login_name": user.get_username() if login else ""}
         return await render(auth, request, "registration/totp.html", status, form=form, **page)
 
     async def remove(self, auth: Auth, request: Request) -> Response:
@@ -216,8 +238,13 @@ class FactorPages:
             method = await check_factor(auth, self.store, request, user, form)
         return None if method is not None else await show(422)
 
-    async def _activate(self, auth: Auth, request: Request, user: User, secret: bytes, step: int) -> Response:
-        """Stores the app, makes recovery codes, and ends the other sessions, which have no second factor."""
+    async def _activate(
+        self, auth: Auth, request: Request, user: User, secret: bytes, step: int, login: PendingLogin | None
+    ) -> Response:
+        """Stores the app, makes recovery codes, and ends the other sessions, which have no second factor.
+
+        A login that waited for it goes on when the user has seen the codes.
+        """
 
         async def add() -> list[str]:
             if not await self.store.add_totp(user, secret, step):
@@ -232,6 +259,9 @@ class FactorPages:
         session = require_session(request)
         session.pop(SETUP, None)
         await _end_other_sessions(auth, request, user)
+        if login is not None:
+            auth.pending_logins.store(session, add_proof(login, TOTP, self.store.now()))
+            return await self._show_codes(auth, request, codes, login)
         session[ENTRY] = [list(method) for method in with_method(methods_in(session), TOTP, self.store.now())]
         session.cycle_key()
         return await self._show_codes(auth, request, codes)
@@ -248,10 +278,14 @@ class FactorPages:
             format_time_since=lambda time: format_time_since(now - time),
         )
 
-    async def _show_codes(self, auth: Auth, request: Request, codes: list[str]) -> Response:
+    async def _show_codes(
+        self, auth: Auth, request: Request, codes: list[str], login: PendingLogin | None = None
+    ) -> Response:
+        login_id = login.id if login is not None else ""
         if sent_json(request):
-            return JSONResponse({"recovery_codes": codes})
-        return await render(auth, request, "registration/recovery_codes_made.html", codes=codes)
+            step = {"name": EnrolStep.name, "url": url_path_for(request.scope, EnrolStep.name), "login": login_id}
+            return JSONResponse({"recovery_codes": codes, **({"step": step} if login is not None else {})})
+        return await render(auth, request, "registration/recovery_codes_made.html", codes=codes, login=login_id)
 
     def _secret(self, auth: Auth, session: SessionBase, user: User) -> bytes:
         """Returns the secret of the app that is being set up: the same for 10 minutes, sealed in the session."""

@@ -127,6 +127,9 @@ class FactorStore:
         left = await self.recovery_codes_left(user)
         return Factors(totp_since=row["created"], totp_last_used=row["last_used"], recovery_codes=left)
 
+    async def has_app(self, user: User) -> bool:
+        return await self.gateway.fetch_one(self._app, of_user=user.id) is not None
+
     async def recovery_codes_left(self, user: User) -> int:
         row = await self.gateway.fetch_one(self._count_codes, of_user=user.id)
         return int(row["codes"]) if row is not None else 0
