@@ -95,7 +95,7 @@ from .middlewares.security_headers import SecurityHeaders, SecurityHeadersMiddle
 from .middlewares.session import SessionMiddleware
 from .pages.forms import Field, Form
 from .pages.login_steps import advance, complete_login, pending_login
-from .pages.reauthentication import fresh_login_required
+from .pages.reauthentication import factor_required, fresh_login_required
 from .pages.routes import routes
 from .passwords.hash_format import PasswordHasher
 from .passwords.hashers import (
@@ -258,6 +258,7 @@ __all__ = [
     "csrf_input",
     "csrf_token",
     "default_validators",
+    "factor_required",
     "fresh_login_required",
     "gateway_of",
     "get_auth",

@@ -198,6 +198,14 @@ class SessionBackend(AuthenticationBackend):
         if METHODS in session or method != PASSWORD:
             session[METHODS] = [list(proof) for proof in with_method(methods, method, now)]
 
+    def add_method(self, session: SessionBase, method: str) -> None:
+        """Notes one more proof of the user who is logged in, such as "totp", and requests a new session key.
+
+        The time of the login stays: a second factor does not replace the password where a fresh login is required.
+        """
+        session.cycle_key()
+        session[METHODS] = [list(proof) for proof in with_method(methods_in(session), method, int(self._clock()))]
+
     def auth_age(self, session: SessionBase | None, user: User | AnonymousUser) -> float:
         """Returns the seconds since the user last entered credentials in this session; infinity if never."""
         auth_time = session.get(AUTH_TIME) if session is not None and session.get(USER_ID) == user.identity else None

@@ -137,7 +137,19 @@ def pages(say: Say = str) -> list[Case]:
             {"form": _second_factor(say), "login_name": NAME, "methods": ["totp"]},
             "Begin again",
         ),
+        Case(
+            "registration/second_factor.html",
+            {"form": _second_factor(say), "is_step_up": True, **_both_factors(), **user},
+            "Back to the start page",
+        ),
         *_with_errors("registration/totp.html", _app_code, say, "Scan this picture", **_app(), **user),
+        *_with_errors("registration/totp.html", _app_code, say, "needs a second factor", login_name=NAME, **_app()),
+        *_with_errors("registration/enrol.html", _mailed_code, say, "Send a new code", login_name=NAME, is_sent=True),
+        Case(
+            "registration/enrol.html",
+            {"form": _mailed_code(say), "login_name": NAME, "is_sent": False},
+            "Send the code",
+        ),
         Case("registration/totp_status.html", {"factors": _factors(2), **_list(say), **user}, "few recovery codes"),
         Case("registration/totp_status.html", {"factors": _factors(10), **_list(say), **user}, "Not used yet"),
         *_with_errors("registration/totp_remove.html", _either_code, say, "password alone", **user),
@@ -145,6 +157,7 @@ def pages(say: Say = str) -> list[Case]:
             "registration/recovery_codes.html", _either_code, say, "replace all earlier ones", left=3, **user
         ),
         Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE] * 10, **user}, "shown only once"),
+        Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE], "login": TOKEN}, "I have kept them"),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -234,6 +247,7 @@ def mails(say: Say = str) -> list[Case]:
             "A request to use your address",
             "nothing was changed",
         ),
+        ("enrol", {**ours, "link": None, "code": USER_CODE}, "Your code for", USER_CODE),
         ("username_taken", {**link, "user": None}, "Choose another username", "no account was created"),
         ("email_change", {**ours, "email": NEW_EMAIL}, "Confirm your new e-mail address", "request to use the address"),
         ("notice", {**happened, "kind": "password_changed"}, "was changed", "All other devices"),
@@ -350,6 +364,14 @@ def _app_code(say: Say) -> Form:
     return Form(code=Field(label=say("Code from your app"), autocomplete="one-time-code"))
 
 
+def _mailed_code(say: Say) -> Form:
+    hidden = Field(type="hidden", required=False)
+    code = Field(label=say("Code from the e-mail"), required=False, autocomplete="one-time-code")
+    form = Form(code=code, login=hidden, send=hidden)
+    form.data.update(login=TOKEN, send="1")
+    return form
+
+
 def _either_code(say: Say) -> Form:
     return Form(
         code=Field(label=say("Code from your app"), required=False, autocomplete="one-time-code"),
@@ -371,7 +393,8 @@ def _factors(number: int) -> Factors:
 
 
 def _second_factor(say: Say) -> Form:
-    form = Form(**_either_code(say).fields, login=Field(type="hidden", required=False))
+    hidden = Field(type="hidden", required=False)
+    form = Form(**_either_code(say).fields, login=hidden, next=hidden)
     form.data["login"] = TOKEN
     return form
 

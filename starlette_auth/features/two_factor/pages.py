@@ -11,10 +11,9 @@ from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
 from ...auth import Auth, Feature
-from ...backends.login_methods import ENTRY, methods_in, with_method
 from ...backends.pending_login import PendingLogin, add_proof
 from ...backends.session import SessionBackend, require_session
-from ...core.arguments import require_integer, require_text
+from ...core.arguments import require_function, require_integer, require_text
 from ...core.clock import MINUTE
 from ...core.exceptions import ImproperlyConfigured, ValidationError
 from ...core.feature_events import FactorAdded, FactorRemoved, RecoveryCodesMade
@@ -29,6 +28,7 @@ from ...pages.base import account_page, keep_form, render
 from ...pages.forms import Field, Form
 from ...pages.login_steps import pending_login
 from ...pages.reauthentication import fresh_login_required
+from ...pages.step_up import return_url
 from ...security.sealing import CannotUnseal, Sealer
 from ...sessions.base import SessionBase
 from ...users.models import User
@@ -65,10 +65,11 @@ class TwoFactor(Feature):
         drift: int = 1,
         keys: str | Sequence[str] | None = None,
     ) -> None:
-        if required_for is not None and (not callable(required_for) or is_async(required_for)):
-            raise ImproperlyConfigured(
-                "required_for takes a user, and does not wait. Pass a function, as in required_for=lambda user: user.is_staff."
-            )
+        if required_for is not None:
+            fix = "Pass a function, as in required_for=lambda user: user.is_staff."
+            require_function(required_for, "required_for", fix)
+            if is_async(required_for):
+                raise ImproperlyConfigured(f"required_for is asked at each request, and does not wait. {fix}")
         require_integer(recovery_codes, "recovery_codes", maximum=50)
         require_text(issuer, "issuer", 'Pass the name of your site, as in issuer="Shop".')
         require_integer(drift, "drift", minimum=0, maximum=10)
@@ -146,11 +147,12 @@ class FactorPages:
         return await self._set_up(auth, request, user)
 
     async def _set_up(self, auth: Auth, request: Request, user: User, login: PendingLogin | None = None) -> Response:
-        session = require_session(request)
+        session, hidden = require_session(request), Field(type="hidden", required=False)
         secret = self._secret(auth, session, user)
         form = Form(
             code=Field(label=gettext("Code from your app"), max_length=MAX_LENGTH, autocomplete="one-time-code"),
-            login=Field(type="hidden", required=False),
+            login=hidden,
+            next=hidden,
         )
         status = 200
         if request.method == "POST":
@@ -160,12 +162,18 @@ class FactorPages:
             if is_filled_in:
                 step = find_step(secret, form.data["code"], auth.clock(), self.store.drift)
                 if step is not None:
-                    return await self._activate(auth, request, user, secret, step, login)
+                    codes = await self._activate(auth, request, user, secret, step, login)
+                    if not codes:  # another request was faster
+                        return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
+                    url = await return_url(auth, request, user, form.data["next"]) if form.data["next"] else ""
+                    return await self._show_codes(auth, request, codes, login=login, next=url)
                 text = gettext(
                     "This code is wrong. Check the clock of your device, and enter the code that it shows now."
                 )
                 form.add_error("code", ValidationError(text, "wrong_code"))
             status, form.data["code"] = 422, ""
+        else:
+            form.data["next"] = auth.redirects.read(request) or ""
         form.data["login"] = login.id if login is not None else ""
         uri = otpauth_uri(secret, issuer=self.issuer or auth.site_name, account=user.get_username())
         if wants_json(request) and status == 200:
@@ -240,10 +248,10 @@ class FactorPages:
 
     async def _activate(
         self, auth: Auth, request: Request, user: User, secret: bytes, step: int, login: PendingLogin | None
-    ) -> Response:
-        """Stores the app, makes recovery codes, and ends the other sessions, which have no second factor.
+    ) -> list[str]:
+        """Stores the app, ends the other sessions, which have no second factor, and returns new recovery codes.
 
-        A login that waited for it goes on when the user has seen the codes.
+        A login that waited for it goes on when the user has seen the codes. Returns none if the user has an app already.
         """
 
         async def add() -> list[str]:
@@ -254,17 +262,15 @@ class FactorPages:
             return codes
 
         codes = await auth.gateway.run_in_transaction(add)
-        if not codes:  # another request was faster
-            return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
-        session = require_session(request)
-        session.pop(SETUP, None)
-        await _end_other_sessions(auth, request, user)
-        if login is not None:
-            auth.pending_logins.store(session, add_proof(login, TOTP, self.store.now()))
-            return await self._show_codes(auth, request, codes, login)
-        session[ENTRY] = [list(method) for method in with_method(methods_in(session), TOTP, self.store.now())]
-        session.cycle_key()
-        return await self._show_codes(auth, request, codes)
+        if codes:
+            session = require_session(request)
+            session.pop(SETUP, None)
+            await _end_other_sessions(auth, request, user)
+            if login is not None:
+                auth.pending_logins.store(session, add_proof(login, TOTP, self.store.now()))
+            else:
+                auth.session_backend.add_method(session, TOTP)
+        return codes
 
     async def _status(self, auth: Auth, request: Request, factors: Factors) -> Response:
         now = self.store.now()
@@ -279,13 +285,16 @@ class FactorPages:
         )
 
     async def _show_codes(
-        self, auth: Auth, request: Request, codes: list[str], login: PendingLogin | None = None
+        self, auth: Auth, request: Request, codes: list[str], *, login: PendingLogin | None = None, next: str = ""
     ) -> Response:
         login_id = login.id if login is not None else ""
-        if sent_json(request):
-            step = {"name": EnrolStep.name, "url": url_path_for(request.scope, EnrolStep.name), "login": login_id}
-            return JSONResponse({"recovery_codes": codes, **({"step": step} if login is not None else {})})
-        return await render(auth, request, "registration/recovery_codes_made.html", codes=codes, login=login_id)
+        if not sent_json(request):
+            page = {"codes": codes, "login": login_id, "next": next}
+            return await render(auth, request, "registration/recovery_codes_made.html", **page)
+        if login is None:
+            return JSONResponse({"recovery_codes": codes})
+        step = {"name": EnrolStep.name, "url": url_path_for(request.scope, EnrolStep.name), "login": login_id}
+        return JSONResponse({"recovery_codes": codes, "step": step})
 
     def _secret(self, auth: Auth, session: SessionBase, user: User) -> bytes:
         """Returns the secret of the app that is being set up: the same for 10 minutes, sealed in the session."""
