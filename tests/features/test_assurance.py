@@ -25,7 +25,17 @@ from starlette_auth.backends.login_methods import ENTRY
 from starlette_auth.middlewares.open_connection import OpenConnection
 from starlette_auth.testing import FrozenClock, log_in
 
-from ..conftest import DJANGO, PASSWORD, any_database, client_of, count_statements, installed, post_login, with_store
+from ..conftest import (
+    BACKENDS,
+    DJANGO,
+    PASSWORD,
+    any_database,
+    client_of,
+    count_statements,
+    installed,
+    post_login,
+    with_store,
+)
 from ..sessions.test_sessions import Socket
 from .test_active_sessions import closed, still_open
 from .test_factor_store import add, code_of, feature_of
@@ -274,14 +284,24 @@ async def test_a_logout_ends_an_unfinished_session(auth: Auth, client: httpx.Asy
     assert (await client.get(LOGIN)).status_code == 200
 
 
-async def test_our_login_page_notes_the_password_so_that_nothing_is_asked_later(
-    auth: Auth, client: httpx.AsyncClient, ann: User, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("with_factor", [False, True], ids=["password", "factor"])
+@pytest.mark.parametrize("kind", [*BACKENDS, *DJANGO])
+async def test_a_request_runs_no_statement_more_than_without_the_feature(
+    kind: str, with_factor: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await post_login(client)
-    statements = count_statements(auth, monkeypatch)
-    assert await who(client) == "ann"
-    assert len(statements) == 1
-    assert "totp" not in statements[0]
+    features = [TwoFactor(required_for=is_staff)]
+    async with with_store(kind, tmp_path, clock=FrozenClock(), features=features) as auth:
+        ann = await auth.users.create_user("ann", "", PASSWORD, is_staff=with_factor)
+        if with_factor:
+            await add(feature_of(auth).store, ann)
+        async with browser_of(auth) as client:
+            await post_login(client)
+            if with_factor:
+                await client.post(PAGE, data={"login": await step_of(client), "code": code_of(auth)})
+            statements = count_statements(auth, monkeypatch)
+            assert await who(client) == "ann"
+            assert len(statements) == (2 if auth.tables.django_tables else 1)
+            assert "totp" not in str(statements)
 
 
 async def test_without_a_feature_nothing_is_noted(database: Any) -> None:

@@ -99,8 +99,8 @@ class TwoFactor(Feature):
         return 2 if self.required_for is not None and self.required_for(user) else 0
 
     def routes(self) -> Sequence[BaseRoute]:
-        steps = [self.step, *([self.enrol] if self.enrol is not None else [])]
-        return [*(route for step in steps for route in step.routes()), *self.pages.routes()]
+        enrol = self.enrol.routes() if self.enrol is not None else ()
+        return [*self.step.routes(), *enrol, *self.pages.routes()]
 
 
 class FactorPages:
@@ -289,8 +289,8 @@ class FactorPages:
     ) -> Response:
         login_id = login.id if login is not None else ""
         if not sent_json(request):
-            page = {"codes": codes, "login": login_id, "next": next}
-            return await render(auth, request, "registration/recovery_codes_made.html", **page)
+            template = "registration/recovery_codes_made.html"
+            return await render(auth, request, template, codes=codes, login=login_id, next=next)
         if login is None:
             return JSONResponse({"recovery_codes": codes})
         step = {"name": EnrolStep.name, "url": url_path_for(request.scope, EnrolStep.name), "login": login_id}
