@@ -175,14 +175,17 @@ class SessionBackend(AuthenticationBackend):
         return level_of(methods_in(session)) >= self.assurance.required_level(user)
 
     def proofs(self, session: SessionBase) -> tuple[LoginMethod, ...]:
-        """Returns the methods of a login, also of one that did not begin by our pages: a proxy's header, or a password."""
-        methods = methods_in(session)
+        """Returns the methods of a login, also of one that did not begin by our pages: a proxy's header, or a password.
+
+        Django writes no time into its sessions. Their proof has the time 0, and so is never a recent one.
+        """
         if METHODS in session:
-            return methods
+            return methods_in(session)
+        auth_time = session.get(AUTH_TIME)
         path = session.get(BACKEND)
         backends = self._backends() if self._backends is not None else ()
         is_proxy = any(backend.persists_login and backend.path == path for backend in backends)
-        return tuple(LoginMethod(PROXY if is_proxy else PASSWORD, method.at) for method in methods)
+        return (LoginMethod(PROXY if is_proxy else PASSWORD, auth_time if isinstance(auth_time, int) else 0),)
 
     def refresh_auth_hash(self, session: SessionBase, user: User) -> None:
         """Keeps the session valid after the user changed the password, and requests a new session key."""
@@ -204,7 +207,7 @@ class SessionBackend(AuthenticationBackend):
         The time of the login stays: a second factor does not replace the password where a fresh login is required.
         """
         session.cycle_key()
-        session[METHODS] = [list(proof) for proof in with_method(methods_in(session), method, int(self._clock()))]
+        session[METHODS] = [list(proof) for proof in with_method(self.proofs(session), method, int(self._clock()))]
 
     def auth_age(self, session: SessionBase | None, user: User | AnonymousUser) -> float:
         """Returns the seconds since the user last entered credentials in this session; infinity if never."""

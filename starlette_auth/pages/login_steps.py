@@ -11,7 +11,7 @@ from ..answers import respond
 from ..auth import Auth, get_auth
 from ..authentication import LoginOptions, not_authenticated, refuse_cross_site
 from ..backends.bearer import session_token
-from ..backends.login_methods import PASSWORD, LoginMethod
+from ..backends.login_methods import PASSWORD
 from ..backends.login_steps import LoginStep
 from ..backends.pending_login import LIFETIME, PendingLogin, add_proof
 from ..backends.session import REMEMBERED, SessionBackend, is_in_header, require_session, session_of
@@ -134,8 +134,7 @@ async def resume_login(auth: Auth, request: Request, next: str | None) -> Respon
     if login is None or login.user != user:
         backend, is_remembered = SessionBackend.backend_of(session), REMEMBERED in session
         login = auth.pending_logins.begin(user, PASSWORD, at=now, remember=is_remembered, backend=backend)
-        # The methods of a session that Django wrote have no time, and so do not make it a fresh login.
-        login = replace(login, methods=auth.session_backend.proofs(session) or (LoginMethod(PASSWORD, 0),))
+        login = replace(login, methods=auth.session_backend.proofs(session))
     elif next is None:
         return None
     return await ask_steps(auth, request, replace(login, next=next or login.next))

@@ -194,6 +194,17 @@ async def test_a_session_that_began_elsewhere_goes_on_without_a_factor(
     assert "totp" not in statements[0]
 
 
+@by_any_beginning
+async def test_a_session_that_began_elsewhere_becomes_stronger(
+    auth: Auth, client: httpx.AsyncClient, ann: User, begin: Begin
+) -> None:
+    await begin(auth, client, ann)
+    assert await who(client) == "ann"
+    await add(feature_of(auth).store, ann)
+    assert (await client.post(PAGE, data={"next": "/members", "code": code_of(auth)})).headers["location"] == "/members"
+    assert (await client.get("/")).json()["level"] == 2
+
+
 async def test_attack_9_a_proxy_that_names_the_user_at_each_request(
     auth: Auth, client: httpx.AsyncClient, ann: User
 ) -> None:
