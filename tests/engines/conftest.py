@@ -19,13 +19,13 @@ ALL_CASES = "test_gateway"  # drivers differ in the values that they take
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves tests of other folders out that tell nothing new here, where they run a second time.
 
-    That is what uses no engine, what asks little of the driver on the second driver of a database, and more than four
+    That is what uses no engine, what asks little of the driver on the second driver of a database, and more than three
     cases of a test, or two on the second driver.
     """
     repeated = [item for item in items if item.path.parent == HERE and not _is_of_this_folder(item)]
     useful = [item for item in repeated if _has_engine(item) and (item.path.stem in ON_EACH_DRIVER or _is_first(item))]
     kept = {item for item in useful if item.path.stem == ALL_CASES}
-    for number, is_first in ((1 if FEW else 4, True), (2, False)):
+    for number, is_first in ((1 if FEW else 3, True), (2, False)):
         kept.update(some_cases([item for item in useful if _is_first(item) == is_first], number, _server_of))
     left_out = set(repeated) - kept
     items[:] = [item for item in items if item not in left_out]
