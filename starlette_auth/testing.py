@@ -25,6 +25,7 @@ browser_headers = {
     "Sec-Fetch-Dest": "document",
     "Sec-Fetch-Mode": "navigate",
     "Sec-Fetch-Site": "none",
+    "user-agent": "testclient",  # or else Starlette's TestClient adds it to this dictionary, which others use
 }
 
 

@@ -8,7 +8,7 @@ from databases import Database
 from starlette.testclient import TestClient
 
 from starlette_auth import Auth, BearerSessions, ImproperlyConfigured, MemoryStore, User, lifespan, migrate
-from starlette_auth.testing import log_in
+from starlette_auth.testing import browser_headers, log_in
 
 from .conftest import PASSWORD, SECRET_KEY, client_of, post_login, with_tables
 from .support.apps import make_app
@@ -74,6 +74,12 @@ def test_log_in_makes_a_client_an_app(tmp_path: Path) -> None:
             assert client.get("/whoami").json()["username"] == user.username
         assert not list(client.cookies.jar)
         assert len(client.portal.call(auth.user_sessions.list, ann)) == 1
+
+
+def test_a_test_client_leaves_the_headers_of_a_browser_as_they_are(auth: Auth) -> None:
+    before = dict(browser_headers)
+    TestClient(make_app(auth), headers=browser_headers)
+    assert browser_headers == before
 
 
 async def test_log_in_has_the_methods_of_the_test(auth: Auth, ann: User) -> None:
