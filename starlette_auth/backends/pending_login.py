@@ -1,6 +1,5 @@
 """A login between its first proof and its end, in the session of a visitor."""
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,9 +28,9 @@ class PendingLogin:
     user: User
     methods: tuple[LoginMethod, ...]
     began: int
-    next: str | None = None
-    remember: bool = False
-    backend: str = ""
+    next: str | None
+    remember: bool
+    backend: str
 
     def has(self, *names: str) -> bool:
         """Returns whether the user has given one of these proofs, such as "totp"."""
@@ -39,7 +38,7 @@ class PendingLogin:
 
 
 class PendingLogins:
-    """Begins, stores and finds the pending login of a session.
+    """Stores and finds the pending login of a session.
 
     The session stays anonymous, or with the user who is logged in. The login ends after 15 minutes, with a new password,
     and with the account.
@@ -47,21 +46,6 @@ class PendingLogins:
 
     def __init__(self, users: Users[Any], keys: SecretKeys) -> None:
         self.users, self.keys = users, keys
-
-    def begin(
-        self, user: User, method: str, *, at: int, next: str | None = None, remember: bool = False, backend: str = ""
-    ) -> PendingLogin:
-        """Returns a new pending login, which is not stored yet."""
-        methods = with_method((), method, at)
-        return PendingLogin(
-            id=secrets.token_urlsafe(16),
-            user=user,
-            methods=methods,
-            began=at,
-            next=next,
-            remember=remember,
-            backend=backend,
-        )
 
     def store(self, session: SessionBase, login: PendingLogin) -> None:
         """Writes the login to the session, which gets a new key: half a login is a gain of rights."""

@@ -1,5 +1,6 @@
 """The end of a login: its steps, such as a second factor, and then the session of the user."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from ..answers import respond
 from ..auth import Auth, get_auth
 from ..authentication import LoginOptions, not_authenticated, refuse_cross_site
 from ..backends.bearer import session_token
-from ..backends.login_methods import PASSWORD
+from ..backends.login_methods import PASSWORD, with_method
 from ..backends.login_steps import LoginStep
 from ..backends.pending_login import LIFETIME, PendingLogin, add_proof
 from ..backends.session import is_in_header, require_session, session_of
@@ -92,8 +93,16 @@ def begin_login(
 ) -> PendingLogin:
     """Returns a login that begins with this proof. Raises PermissionDenied for a request from another site."""
     refuse_cross_site(auth, request)
-    backend = user.backend or auth.model_backend.path
-    return auth.pending_logins.begin(user, method, at=int(auth.clock()), next=next, remember=remember, backend=backend)
+    now = int(auth.clock())
+    return PendingLogin(
+        id=secrets.token_urlsafe(16),
+        user=user,
+        methods=with_method((), method, now),
+        began=now,
+        next=next,
+        remember=remember,
+        backend=user.backend or auth.model_backend.path,
+    )
 
 
 async def ask_steps(auth: Auth, request: Request, login: PendingLogin) -> Response | None:
@@ -185,4 +194,5 @@ def _seconds_left(auth: Auth, login: PendingLogin) -> int:
 
 
 def _is_program(request: Request) -> bool:
+    """Returns whether the client takes problems. One that sends a form gets the redirect, as after a whole login."""
     return is_in_header(request) or sent_json(request) or prefers_json(request)

@@ -30,7 +30,7 @@ from starlette_auth.testing import FrozenClock, log_in
 from ..conftest import PASSWORD, SECRET_KEY, client_of, installed, weak_passwords
 from ..sessions.test_sessions import Socket
 from ..support.apps import make_app
-from .test_device_login import CLIENTS, GRANT, ask, decide, enter, error_of, handle_in, poll
+from .test_device_login import CLIENTS, GRANT, ask, decide, enter, error_of, handle_in, poll, tokens_in
 
 FORM = "application/x-www-form-urlencoded"
 REALM = 'Bearer realm="account"'
@@ -51,9 +51,7 @@ async def auth(database: Any, clock: FrozenClock) -> AsyncIterator[Auth]:
 
 @pytest.fixture
 def tokens(auth: Auth) -> APITokens:
-    feature = auth.features[0]
-    assert isinstance(feature, APITokens)
-    return feature
+    return tokens_in(auth)
 
 
 @pytest.fixture

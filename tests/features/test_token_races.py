@@ -13,7 +13,7 @@ from starlette_auth.testing import FrozenClock, log_in
 
 from ..conftest import PASSWORD, client_of, installed
 from ..support.apps import make_app
-from .test_device_login import CLIENTS, ask, decide, enter, error_of, handle_in, poll
+from .test_device_login import CLIENTS, ask, decide, enter, error_of, handle_in, poll, tokens_in
 
 ROUNDS = 5
 
@@ -28,9 +28,7 @@ async def auth(database: Any) -> AsyncIterator[Auth]:
 
 @pytest.fixture
 def tokens(auth: Auth) -> APITokens:
-    feature = auth.features[0]
-    assert isinstance(feature, APITokens)
-    return feature
+    return tokens_in(auth)
 
 
 @pytest.fixture
