@@ -56,7 +56,16 @@ from .core.exceptions import (
     UnstorableValue,
     ValidationError,
 )
-from .core.feature_events import DeviceApproved, DeviceRefused, LoginPending
+from .core.feature_events import (
+    DeviceApproved,
+    DeviceRefused,
+    FactorAdded,
+    FactorRemoved,
+    LoginPending,
+    RecoveryCodesMade,
+    RecoveryCodeUsed,
+    SecondFactorFailed,
+)
 from .database.gateway import Gateway
 from .database.gateways import gateway_of
 from .database.migrations import migrate
@@ -75,6 +84,7 @@ from .features.bearer_sessions import BearerSessions
 from .features.device_login.pages import DeviceLogin
 from .features.email_change import EmailChange
 from .features.registration import Registration
+from .features.two_factor.pages import TwoFactor
 from .http.cookies import Cookie
 from .http.endpoints import csrf_exempt, login_not_required
 from .mail.mailers import ConsoleMailer, Mailer, SMTPMailer
@@ -85,7 +95,7 @@ from .middlewares.security_headers import SecurityHeaders, SecurityHeadersMiddle
 from .middlewares.session import SessionMiddleware
 from .pages.forms import Field, Form
 from .pages.login_steps import advance, complete_login, pending_login
-from .pages.reauthentication import fresh_login_required
+from .pages.reauthentication import factor_required, fresh_login_required
 from .pages.routes import routes
 from .passwords.hash_format import PasswordHasher
 from .passwords.hashers import (
@@ -156,6 +166,8 @@ __all__ = [
     "Event",
     "Events",
     "EverybodyLoggedOut",
+    "FactorAdded",
+    "FactorRemoved",
     "Feature",
     "Field",
     "Form",
@@ -190,6 +202,8 @@ __all__ = [
     "Permission",
     "PermissionDenied",
     "PwnedPasswordsValidator",
+    "RecoveryCodeUsed",
+    "RecoveryCodesMade",
     "RedisStore",
     "Refused",
     "Registration",
@@ -198,6 +212,7 @@ __all__ = [
     "Roles",
     "SMTPMailer",
     "ScryptPasswordHasher",
+    "SecondFactorFailed",
     "SecurityHeaders",
     "SecurityHeadersMiddleware",
     "SessionBackend",
@@ -220,6 +235,7 @@ __all__ = [
     "TooManyAttempts",
     "TooManyFailures",
     "TooManySessions",
+    "TwoFactor",
     "Unavailable",
     "UnicodeUsernameValidator",
     "UnstorableValue",
@@ -242,6 +258,7 @@ __all__ = [
     "csrf_input",
     "csrf_token",
     "default_validators",
+    "factor_required",
     "fresh_login_required",
     "gateway_of",
     "get_auth",

@@ -20,7 +20,7 @@ from .core.translation import gettext
 from .http.dependencies import dependencies_of, is_guard
 from .http.endpoints import Target
 from .http.mailed_secrets import has_mailed_secret
-from .http.scope import handle_refusals
+from .http.scope import UNFINISHED_USER, handle_refusals
 from .http.urls import accepts_get, endpoint_of, find_url_path, parse_page, with_query
 from .security.saved_forms import Pairs, read_form
 from .users.models import AnonymousUser, User
@@ -133,10 +133,13 @@ def not_authenticated(
     page = options.login_url or auth.login_url
     field = auth.redirects.field if options.redirect_field_name == "" else options.redirect_field_name
     remedy = Remedy("login", find_url_path(conn.scope, page), field)
+    detail, code = gettext("Log in first, then send this request again."), "not_authenticated"
+    if UNFINISHED_USER in conn.scope:  # the login page asks for the step
+        detail, code = gettext("This login has one more step."), "login_step"
     return Refused(
         401,
-        gettext("Log in first, then send this request again."),
-        code="not_authenticated",
+        detail,
+        code=code,
         remedy=remedy,
         challenge={"error": "invalid_token"},
         page=lambda: _login_page(conn, options, replace(remedy, url=auth.url_for(conn, page)), next),

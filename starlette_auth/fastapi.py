@@ -86,9 +86,12 @@ def requires(
     return permission_guard("requires", as_permissions(perms, "perms"), as_permissions(any_of, "any_of"), obj=obj)
 
 
-def fresh_login(*, max_age: Annotated[int, CALL_IT] = 300) -> Guard:
-    """Allows users who entered their password in the last `max_age` seconds: `Depends(fresh_login(max_age=300))`."""
-    return fresh_login_required(max_age=max_age)
+def fresh_login(*, max_age: Annotated[int, CALL_IT] = 300, level: Annotated[int, CALL_IT] = 1) -> Guard:
+    """Allows users who entered their password in the last `max_age` seconds: `Depends(fresh_login(max_age=300))`.
+
+    With `level=2` they must have given a second factor in this time, too.
+    """
+    return fresh_login_required(max_age=max_age, level=level)
 
 
 def accounts(auth: Auth, *, pages: bool = True) -> APIRouter:

@@ -1,4 +1,4 @@
-"""Helpers for the tests of applications: login, collected mail and a clock."""
+"""Helpers for the tests of applications: login, collected mail, a clock and a passkey."""
 
 import asyncio
 import re
@@ -14,10 +14,11 @@ from .backends.login_methods import PASSWORD, LoginMethod
 from .core.exceptions import ImproperlyConfigured
 from .core.text import parse_address
 from .mail.messages import plain_text
+from .security.webauthn.soft_passkey import SoftPasskey
 from .sessions.base import APP, CLIENT
 from .users.models import User
 
-__all__ = ["CollectingMailer", "FrozenClock", "browser_headers", "log_in"]
+__all__ = ["CollectingMailer", "FrozenClock", "SoftPasskey", "browser_headers", "log_in"]
 
 #: Headers with which a test client gets what a browser that opens a page gets, such as redirects to the login page.
 browser_headers = {

@@ -46,7 +46,10 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-EXTRAS = ("asyncpg", "bcrypt", "asyncmy", "aiomysql", "redis", "aiosmtplib", "fastapi", "uvicorn", "django", "httpx")
+EXTRAS = (
+    *("asyncpg", "bcrypt", "asyncmy", "aiomysql", "redis", "aiosmtplib", "fastapi", "uvicorn", "django", "httpx"),
+    *("cryptography", "segno", "webauthn", "cbor2"),
+)
 
 
 def imports(name: str) -> list[tuple[ast.stmt, str]]:

@@ -44,7 +44,8 @@ NOT_SETTINGS = {
     *("login_not_required", "logout", "migrate", "redirect_to_login", "update_session_auth_hash", "answer", "Remedy"),
 }
 #: Parameters with arguments of any type.
-ANY = {("Auth", "django"), ("fresh_login_required", "endpoint"), ("login_required", "endpoint"), ("lifespan", "inner")}
+DECORATORS = ("factor_required", "fresh_login_required", "login_required")
+ANY = {("Auth", "django"), ("lifespan", "inner"), *((name, "endpoint") for name in DECORATORS)}
 WRONG: list[Any] = [None, 5, 2.5, True, "x", b"", object(), object, [], {}]
 
 

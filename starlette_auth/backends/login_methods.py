@@ -46,12 +46,13 @@ def with_method(methods: Iterable[LoginMethod], name: str, at: int) -> tuple[Log
 
 
 def level_of(methods: Iterable[LoginMethod]) -> int:
-    """Returns 2 for a passkey, and for a password or another site's login with a second factor; otherwise 1, or 0 without.
+    """Returns 2 for a passkey, and for a password or a login elsewhere with a second factor; otherwise 1, or 0 without.
 
-    These are the levels AAL1 and AAL2 of NIST SP 800-63B. Mails count for neither factor (§3.1.3.1).
+    These are the levels AAL1 and AAL2 of NIST SP 800-63B. A login elsewhere is that of another site or of a proxy. Mails
+    count for neither factor (§3.1.3.1).
     """
     names = {method.name for method in methods}
-    has_first_factor = any(name == PASSWORD or name.startswith(PROVIDER) for name in names)
+    has_first_factor = any(name in (PASSWORD, PROXY) or name.startswith(PROVIDER) for name in names)
     if "passkey" in names or (has_first_factor and names & SECOND_FACTORS):
         return 2
     return 1 if names else 0

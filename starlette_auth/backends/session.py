@@ -17,9 +17,10 @@ from ..sessions.limits import SessionLimits
 from ..sessions.records import USER_ID
 from ..users.models import AnonymousUser, User
 from ..users.users import Users
+from .assurance import Assurance
 from .base import AuthenticationBackend
 from .login_methods import ENTRY as METHODS
-from .login_methods import PASSWORD, PENDING, LoginMethod, methods_in, with_method
+from .login_methods import PASSWORD, PENDING, PROXY, LoginMethod, level_of, methods_in, with_method
 
 BACKEND = "_auth_user_backend"  # this and the next name as in Django
 AUTH_HASH = "_auth_user_hash"
@@ -33,6 +34,8 @@ class SessionBackend(AuthenticationBackend):
     """Identifies the user who is logged in to the session. Only this class writes the login entries of a session."""
 
     path = "starlette_auth.SessionBackend"
+    #: What logins must have proved; set by a feature such as `TwoFactor`.
+    assurance: Assurance | None = None
 
     def __init__(
         self,
@@ -137,7 +140,8 @@ class SessionBackend(AuthenticationBackend):
         """Logs the user in to the session, under a new key against session fixation.
 
         The data of an anonymous visitor stays; the data of another user is deleted. `is_remembered`: whether
-        `SessionLimits.remembered` applies. `methods` are the proofs, by default a password.
+        `SessionLimits.remembered` applies. `methods` are the proofs, by default a password. Without them, a later request
+        asks whether the user has a second factor.
         """
         if USER_ID in session and not (session[USER_ID] == str(user.id) and self._verify(session, user)):
             session.flush()
@@ -150,11 +154,38 @@ class SessionBackend(AuthenticationBackend):
         session[AUTH_TIME] = int(self._clock())
         for name in (REMEMBERED, PENDING, METHODS):
             session.pop(name, None)
-        if [method.name for method in methods] not in ([], [PASSWORD]):
+        if methods and (self.assurance is not None or [method.name for method in methods] != [PASSWORD]):
             session[METHODS] = [list(method) for method in methods]
         if is_remembered:
             session[REMEMBERED] = True
         session.limit = self.limits.of(user, is_remembered=is_remembered) if self.limits is not None else None
+
+    async def is_finished(self, session: SessionBase, user: User) -> bool:
+        """Returns whether the login of a session has given all the proofs that its user must give.
+
+        A session without the list of its methods did not begin by our login pages: its user is asked about once. With a
+        second factor the login is not finished. The session of another user, or of none, is no login of this user.
+        """
+        if self.assurance is None or session.get(USER_ID) != user.identity:
+            return True
+        if METHODS not in session:
+            if await self.assurance.has_factor(user):
+                return False
+            session[METHODS] = [list(method) for method in self.proofs(session)]
+        return level_of(methods_in(session)) >= self.assurance.required_level(user)
+
+    def proofs(self, session: SessionBase) -> tuple[LoginMethod, ...]:
+        """Returns the methods of a login, also of one that did not begin by our pages: a proxy's header, or a password.
+
+        Django writes no time into its sessions. Their proof has the time 0, and so is never a recent one.
+        """
+        if METHODS in session:
+            return methods_in(session)
+        auth_time = session.get(AUTH_TIME)
+        path = session.get(BACKEND)
+        backends = self._backends() if self._backends is not None else ()
+        is_proxy = any(backend.persists_login and backend.path == path for backend in backends)
+        return (LoginMethod(PROXY if is_proxy else PASSWORD, auth_time if isinstance(auth_time, int) else 0),)
 
     def refresh_auth_hash(self, session: SessionBase, user: User) -> None:
         """Keeps the session valid after the user changed the password, and requests a new session key."""
@@ -169,6 +200,14 @@ class SessionBackend(AuthenticationBackend):
         session[AUTH_TIME] = now
         if METHODS in session or method != PASSWORD:
             session[METHODS] = [list(proof) for proof in with_method(methods, method, now)]
+
+    def add_method(self, session: SessionBase, method: str) -> None:
+        """Notes one more proof of the user who is logged in, such as "totp", and requests a new session key.
+
+        The time of the login stays: a second factor does not replace the password where a fresh login is required.
+        """
+        session.cycle_key()
+        session[METHODS] = [list(proof) for proof in with_method(self.proofs(session), method, int(self._clock()))]
 
     def auth_age(self, session: SessionBase | None, user: User | AnonymousUser) -> float:
         """Returns the seconds since the user last entered credentials in this session; infinity if never."""

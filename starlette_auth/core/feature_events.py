@@ -42,3 +42,51 @@ class DeviceRefused(Event, Generic[U]):
     client: str
     address: str
     request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondFactorFailed(Event, Generic[U]):
+    """A wrong code of a second factor was entered after a right password. `method` is "totp" or "recovery_code".
+
+    An attacker may know the password of the user.
+    """
+
+    user: U
+    method: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryCodeUsed(Event, Generic[U]):
+    """A user entered a right recovery code. `left` is the number of unused ones."""
+
+    user: U
+    left: int
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorAdded(Event, Generic[U]):
+    """A user added a second factor. `factor` is "totp" for an authenticator app."""
+
+    user: U
+    factor: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorRemoved(Event, Generic[U]):
+    """A user removed a second factor, as for FactorAdded."""
+
+    user: U
+    factor: str
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoveryCodesMade(Event, Generic[U]):
+    """A user made `number` new recovery codes, which replace all earlier ones."""
+
+    user: U
+    number: int
+    request: HTTPConnection | None = field(default=None, repr=False)

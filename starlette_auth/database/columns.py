@@ -126,26 +126,31 @@ class UniqueTogether(Variant):
 
 
 class ForeignKey(Variant):
-    """A foreign key without cascade, and its index, as Django creates them.
+    """A foreign key, by default without cascade, and its index, as Django creates them.
 
     The key is deferred on SQLite, where it has no name, and on PostgreSQL. MySQL creates the index automatically.
+    Without `index`, the primary key or a unique constraint must begin with the column. `on_delete="CASCADE"` lets a
+    Django project that does not know the table delete the rows to which it refers.
     """
 
-    def __init__(self, name: str, index: str, column: str, target: sa.Column[Any]) -> None:
-        super().__init__(index)
-        self._key_name, self._column, self._target = name, column, target
+    def __init__(
+        self, name: str, index: str | None, column: str, target: sa.Column[Any], *, on_delete: str | None = None
+    ) -> None:
+        super().__init__(index or name)
+        self._has_index, self._key_name, self._column = index is not None, name, column
+        self._target, self._on_delete = target, on_delete
 
     def attach(self, table: sa.Table, rename: Callable[[str], str] = str) -> None:
         super().attach(table, rename)
         self._key_name = rename(self._key_name)
-        self._key = sa.ForeignKeyConstraint([self._column], [self._target])
+        self._key = sa.ForeignKeyConstraint([self._column], [self._target], ondelete=self._on_delete)
         table.append_constraint(self._key)
 
     def make(self, dialect: str) -> Sequence[sa.Index | sa.UniqueConstraint]:
         self._key.name = None if dialect == "sqlite" else self._key_name
         self._key.deferrable = None if dialect == "mysql" else True
         self._key.initially = None if dialect == "mysql" else "DEFERRED"
-        return [] if dialect == "mysql" else [sa.Index(self.name, self.table.c[self._column])]
+        return [sa.Index(self.name, self.table.c[self._column])] if self._has_index and dialect != "mysql" else []
 
 
 class LikeIndex(Variant):

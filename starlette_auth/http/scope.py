@@ -12,6 +12,7 @@ SCOPE_APP = "starlette_auth.app"
 NEW_CSRF_SECRET = "starlette_auth.csrf"  # noqa: S105  a key of the scope
 IDENTIFIED_BY = "starlette_auth.backend"
 IDENTIFIED_USER = "starlette_auth.user"  # as IDENTIFIED_BY found it, if that is not the backend of the session
+UNFINISHED_USER = "starlette_auth.unfinished"  # of a session whose login lacks a proof; `user` is anonymous then
 NEW_DEVICE = "starlette_auth.device"
 GUARDS = "starlette_auth.guards"  # the tests that the request has passed, for `revalidate`
 GUARDED_OBJECTS = "starlette_auth.objects"  # what `requires(…, obj=load)` has loaded, by the id of `load`

@@ -28,6 +28,7 @@ from ..http.scope import (
     NEW_DEVICE,
     SCOPE_APP,
     SCOPE_KEY,
+    UNFINISHED_USER,
     full_path,
     is_below,
     parse_prefixes,
@@ -113,7 +114,7 @@ class AuthenticationMiddleware:
             await refuse(refused, scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
-        conn = HTTPConnection(scope)
+        conn, own = HTTPConnection(scope), self.auth.session_backend
         user: User | AnonymousUser | None
         for backend in self.auth.backends:
             user = await backend.identify(conn) if backend.identifies else None
@@ -130,19 +131,24 @@ class AuthenticationMiddleware:
                     await SessionBackend.expire(session, conn, self.auth.events, "proxy")
                 continue
             scope[IDENTIFIED_BY] = backend
-            if backend is not self.auth.session_backend:
+            if backend is not own:
                 scope[IDENTIFIED_USER] = user
                 # The limits of a session apply to its login, whichever backend identified the user.
-                is_logged_in = session is None or self.auth.session_backend.is_valid_for(session, user)
+                is_logged_in = session is None or own.is_valid_for(session, user)
             if backend.persists_login and session is not None and not is_logged_in:
                 # The proxy watches for new devices. A client without cookies logs in at each request, which would
                 # otherwise send the user a mail each time.
                 await self.auth.devices.remember(conn, user)
                 self.auth.csrf_tokens.rotate(conn)
                 # A refusal would not help: the next request has the same header and logs in again.
-                methods = (LoginMethod(PROXY, int(self.auth.clock())),)
+                # The assurance adds the methods, after it has asked whether the user has a second factor.
+                methods = () if own.assurance is not None else (LoginMethod(PROXY, int(self.auth.clock())),)
                 await self.auth.user_sessions.begin(conn, user, backend.path, methods=methods, may_refuse=False)
-                return
+                if await own.is_finished(session, user):
+                    return
+                scope[UNFINISHED_USER], user = user, AnonymousUser()
+            elif own.assurance is not None and session is not None and not await own.is_finished(session, user):
+                scope[UNFINISHED_USER], user = user, AnonymousUser()
             break
         else:
             user = AnonymousUser()
@@ -213,7 +219,7 @@ def _take_outer(scope: Scope) -> dict[str, Any]:
 
     Its user is a row of another table, perhaps, and must not be taken for a user of this Auth.
     """
-    for name in ("user", "auth", IDENTIFIED_BY, IDENTIFIED_USER):
+    for name in ("user", "auth", IDENTIFIED_BY, IDENTIFIED_USER, UNFINISHED_USER):
         scope.pop(name, None)
     return {name: scope.pop(name) for name in (NEW_DEVICE, NEW_CSRF_SECRET) if name in scope}
 

@@ -49,6 +49,8 @@ async def revalidate(
     current: Any = next((fresh for fresh in (backend_user, session_user) if fresh is not None and fresh == user), None)
     if isinstance(user, AnonymousUser) or (current is None and isinstance(user, User) and stored is None):
         current = AnonymousUser()
+    if stored is not None and isinstance(current, User) and not await auth.session_backend.is_finished(stored, current):
+        return ENDED  # the user needs a second factor by now, for example as a new member of the staff
     if current is not None:
         # Waits for what backends grant and deny, so that the user's own methods know it.
         await auth.backend_permissions.load(HTTPConnection({**scope, **mark}), current)

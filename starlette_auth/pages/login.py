@@ -23,7 +23,7 @@ from ..users.models import User
 from .app_sessions import add_client_field, begin_requested_session
 from .base import keep_form, render
 from .forms import Field, Form
-from .login_steps import ask_steps, begin_login, finish_login
+from .login_steps import ask_steps, begin_login, finish_login, resume_login
 
 
 async def login_page(auth: Auth, request: Request) -> Response:
@@ -44,8 +44,10 @@ async def login_page(auth: Auth, request: Request) -> Response:
             if response is not None:
                 return response
             form.add_error("", _invalid_login_error(auth))
-    elif (sent_on := _send_on(auth, request, url)) is not None:
-        return sent_on
+    else:
+        response = await resume_login(auth, request, url) or _send_on(auth, request, url)
+        if response is not None:
+            return response
     return await _login_form_page(auth, request, form, url, 422 if form.errors else 200)
 
 

@@ -15,13 +15,13 @@ from ..backends.bearer import session_token
 from ..backends.login_methods import PASSWORD, with_method
 from ..backends.login_steps import LoginStep
 from ..backends.pending_login import LIFETIME, PendingLogin, add_proof
-from ..backends.session import is_in_header, require_session, session_of
+from ..backends.session import REMEMBERED, SessionBackend, is_in_header, require_session, session_of
 from ..core.awaiting import must_be_awaited
 from ..core.exceptions import DoesNotExist, Refused
 from ..core.feature_events import LoginPending
 from ..core.translation import gettext
 from ..http.content import prefers_json, sent_json
-from ..http.scope import handle_refusals
+from ..http.scope import UNFINISHED_USER, handle_refusals
 from ..http.urls import find_url_path
 from ..security.stored_forms import find_form, mark_as_shown
 from ..sessions.detached import DetachedSession
@@ -127,6 +127,26 @@ async def ask_steps(auth: Auth, request: Request, login: PendingLogin) -> Respon
                 return _ask(auth, request, login, name, response.headers["location"])
         return response
     return None
+
+
+async def resume_login(auth: Auth, request: Request, next: str | None) -> Response | None:
+    """Returns the response that asks for the step that the login of this session lacks; None if it lacks none.
+
+    Such a session began elsewhere, for example at a Django page, or before its user needed a second factor. A visitor who
+    has seen the step and opens the login page without `next` gets the form, to log in as another user.
+    """
+    user = request.scope.get(UNFINISHED_USER)
+    if not isinstance(user, User):
+        return None
+    session, now = require_session(request), int(auth.clock())
+    login = await auth.pending_logins.find(session, now)
+    if login is None or login.user != user:
+        backend, is_remembered = SessionBackend.backend_of(session), REMEMBERED in session
+        login = begin_login(auth, request, user, next, remember=is_remembered)
+        login = replace(login, methods=auth.session_backend.proofs(session), backend=backend)
+    elif next is None:
+        return None
+    return await ask_steps(auth, request, replace(login, next=next or login.next))
 
 
 async def finish_login(auth: Auth, request: Request, login: PendingLogin) -> Response:

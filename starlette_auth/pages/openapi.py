@@ -20,7 +20,7 @@ from .forms import PasswordChangeChoice
 IS_DOCUMENTED = "starlette_auth_is_documented"  # an attribute of the method `openapi` of an application
 PROBLEM = "application/problem+json"
 SCHEME, APP_SCHEME, TOKEN_SCHEME = "session", "app_session", "token"
-ONLY_SESSIONS = ("fresh_login_required", "staff_required")  # guards that refuse every token
+ONLY_SESSIONS = ("factor_required", "fresh_login_required", "staff_required")  # guards that refuse every token
 NOT_LOGGED_IN = "The user is not logged in."
 REFERENCE = {"$ref": "#/components/schemas/Problem"}
 #: What the account pages do, and the fields of their JSON bodies, by the names of their routes. Fields with a question

@@ -1,4 +1,4 @@
-"""Reauthentication: asks for the password again before a sensitive action."""
+"""Reauthentication: asks for the password or a second factor again before a sensitive action."""
 
 import functools
 from collections.abc import Callable, Coroutine, Sequence
@@ -24,6 +24,7 @@ from ..security.saved_forms import parse_keep, read_form, read_signed_form, sign
 from ..users.models import User
 from .base import keep_form, render
 from .forms import Field, Form
+from .step_up import Need, refusal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,31 +38,37 @@ def fresh_login_required(endpoint: HTTPConnection) -> Coroutine[Any, Any, Any]: 
 
 
 @overload
-def fresh_login_required(*, max_age: int = 300, keep: Sequence[str] = ()) -> Guard: ...
+def fresh_login_required(*, max_age: int = 300, keep: Sequence[str] = (), level: int = 1) -> Guard: ...
 
 
-def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequence[str] = ()) -> Any:
+def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequence[str] = (), level: int = 1) -> Any:
     """Allows only users who entered credentials in the last `max_age` seconds. Asks others for their password.
 
     After the password the user returns to the page. `keep` names form fields that are saved in the password page, as
     in keep=("title", "text"). A form of at most 16 KiB is then sent again with these fields only. Without `keep` the
     user has to submit the form again. A JSON client gets 403, and can send {"password": …} to the page
-    "reauthenticate". This decorator includes `login_required`, decorates the same endpoints, and is a dependency of
-    FastAPI too: `Depends(fresh_login_required)`, `Depends(fresh_login_required(max_age=60))`.
+    "reauthenticate". With `level=2` a second factor must be as recent as the password: see `factor_required`. This
+    decorator includes `login_required`, decorates the same endpoints, and is a dependency of FastAPI too:
+    `Depends(fresh_login_required)`, `Depends(fresh_login_required(max_age=60))`.
     """
     require_integer(max_age, "max_age")
-    names = parse_keep(keep)
+    names, need = parse_keep(keep), Need(level, False, max_age)
     login = LoginOptions(keep=names)
 
     def is_fresh(conn: HTTPConnection) -> bool:
         if conn.scope.get(IS_CHECK) and conn.scope["type"] == "http":
             # The request was fresh when it was made. A long download would otherwise be cut off after `max_age`.
-            return bool(conn.user.is_authenticated)
+            return bool(conn.user.is_authenticated) and (level < 2 or need.is_met(conn))
+        return has_fresh_login(conn) and (level < 2 or need.is_met(conn))
+
+    def has_fresh_login(conn: HTTPConnection) -> bool:
         backend = get_auth(conn).session_backend
-        return conn.user.is_authenticated and backend.auth_age(session_of(conn), conn.user) < max_age
+        return bool(conn.user.is_authenticated) and backend.auth_age(session_of(conn), conn.user) < max_age
 
     def refuse(conn: HTTPConnection) -> Refused:
-        return _login_too_old(conn, names, max_age) if conn.user.is_authenticated else not_authenticated(conn, login)
+        if not conn.user.is_authenticated:
+            return not_authenticated(conn, login)
+        return refusal(conn, need, names) if has_fresh_login(conn) else _login_too_old(conn, names, max_age)
 
     guard = Guard("fresh_login_required", is_fresh, refuse, login)
     return guard if endpoint is None else guard(endpoint)
@@ -69,6 +76,49 @@ def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequ
 
 mark_as_dependency(fresh_login_required)
 fresh_login_required.guard = fresh_login_required()  # type: ignore[attr-defined]
+
+
+@overload
+def factor_required(endpoint: F) -> F: ...
+
+
+@overload
+def factor_required(endpoint: HTTPConnection) -> Coroutine[Any, Any, Any]: ...
+
+
+@overload
+def factor_required(
+    *, level: int = 2, phishing_resistant: bool = False, max_age: int | None = None, keep: Sequence[str] = ()
+) -> Guard: ...
+
+
+def factor_required(
+    endpoint: Any = None,
+    *,
+    level: int = 2,
+    phishing_resistant: bool = False,
+    max_age: int | None = None,
+    keep: Sequence[str] = (),
+) -> Any:
+    """Allows only users who logged in with a second factor, and asks others for it.
+
+    A user without a second factor is led to the page on which to add one, and back. `max_age`: for how many seconds the
+    second factor counts. `phishing_resistant`: whether it must be a passkey or a security key; other users are led to the
+    login page. `keep` names form fields that are kept meanwhile, as in keep=("title", "text"). A JSON client gets 403
+    with `need`, and can send {"code": …} to its `url`. This decorator includes `login_required`, decorates the same
+    endpoints, and is a dependency of FastAPI too: `Depends(factor_required)`, `Depends(factor_required(max_age=300))`.
+    """
+    need, login = Need(level, phishing_resistant, max_age), LoginOptions(keep=parse_keep(keep))
+
+    def refuse(conn: HTTPConnection) -> Refused:
+        return refusal(conn, need, login.keep) if conn.user.is_authenticated else not_authenticated(conn, login)
+
+    guard = Guard("factor_required", need.is_met, refuse, login)
+    return guard if endpoint is None else guard(endpoint)
+
+
+mark_as_dependency(factor_required)
+factor_required.guard = factor_required()  # type: ignore[attr-defined]
 
 
 async def reauthenticate(auth: Auth, request: Request) -> Response:

@@ -28,7 +28,16 @@ from ..core.events import (
     UserLoggedIn,
     UserLoggedOut,
 )
-from ..core.feature_events import DeviceApproved, DeviceRefused, LoginPending
+from ..core.feature_events import (
+    DeviceApproved,
+    DeviceRefused,
+    FactorAdded,
+    FactorRemoved,
+    LoginPending,
+    RecoveryCodesMade,
+    RecoveryCodeUsed,
+    SecondFactorFailed,
+)
 from ..core.signing import SecretKeys
 from ..core.text import fold_name
 from ..http.mailed_secrets import mask_path
@@ -82,6 +91,17 @@ class SecurityLog:
             LoginPending: lambda event: self.log(
                 "login_pending", event.request, event.user.identity, reason=event.step
             ),
+            SecondFactorFailed: lambda event: self.warn(
+                "second_factor_failed", event.request, event.user.identity, reason=event.method
+            ),
+            FactorAdded: lambda event: self.log(
+                "factor_added", event.request, event.user.identity, reason=event.factor
+            ),
+            FactorRemoved: lambda event: self.log(
+                "factor_removed", event.request, event.user.identity, reason=event.factor
+            ),
+            RecoveryCodesMade: lambda event: self.log("recovery_codes_made", event.request, event.user.identity),
+            RecoveryCodeUsed: lambda event: self.log("recovery_code_used", event.request, event.user.identity),
             DeviceApproved: lambda event: self._device("device_approved", event, logging.INFO),
             DeviceRefused: lambda event: self._device("device_refused", event, logging.WARNING),
         }

@@ -18,10 +18,10 @@ from ..database.deletion import delete_batch, delete_in_batches
 from ..database.gateway import Gateway, runs_apart
 from ..database.statements import Statement
 from ..http.proxies import ProxyDetector, client_network
-from .account_slots import AccountSlots
-from .failures import Failure, FailureCounters, counter_key, failures_key, seconds, throttled
-from .rates import DEFAULT_RATES, Rate, parse_rates
-from .throttle_statements import MAX_FAILURES, count_statement, is_without_effect, refund_statement
+from .throttling.account_slots import AccountSlots
+from .throttling.failures import Failure, FailureCounters, counter_key, failures_key, seconds, throttled
+from .throttling.rates import DEFAULT_RATES, Rate, parse_rates
+from .throttling.statements import MAX_FAILURES, count_statement, is_without_effect, refund_statement
 
 logger = logging.getLogger("starlette_auth")
 PASSWORD = "password"  # noqa: S105  the counter of all actions that try a password

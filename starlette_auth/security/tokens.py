@@ -146,6 +146,21 @@ class Tokens:
             if is_claimed:
                 await self.gateway.execute(self._release, token_hash=key, now=expires)
 
+    async def burn(self, name: str, max_age: int) -> bool:
+        """Notes that `name` was used. Returns True to exactly one of all callers, on every database.
+
+        `name` stands for something that is valid once and is not stored before its use, such as a signed challenge.
+        `max_age` is the time for which it may be valid at most, in seconds; `clear_expired` forgets it after that.
+        """
+        key = sha256_hex(f"used {name}")
+        row = {"purpose": "used", "subject": key, "binding": "", "data": "{}", "expires": int(self.clock()) + max_age}
+        try:
+            async with self.gateway.atomic():  # the caller's transaction survives the error
+                await self.gateway.insert(self.table, token_hash=key, **row)
+        except IntegrityError:
+            return False
+        return True
+
     def binding_matches(self, token: Token, binding: str) -> bool:
         """Returns whether `binding` is the text that the token was created with. False for a token without one."""
         return self.keys.verify(BINDING, binding, token.binding) is not None

@@ -47,7 +47,8 @@ def test_a_page_has_its_text_and_one_heading_and_is_escaped(case: Case) -> None:
     assert NAME not in page, "the name is not escaped"
     # The content security policy allows no inline scripts and styles, which an attacker could inject.
     assert not re.search(r"<style|\sstyle=|<script(?! src=)|\son\w+=|javascript:", page)
-    assert all(not urlsplit(url).netloc for url in re.findall(r'(?:href|src|action)="([^"]*)"', page))
+    urls = re.findall(r'(?:href|src|action)="([^"]*)"', page)
+    assert all(not urlsplit(url).netloc or url.startswith("otpauth:") for url in urls)  # which opens an app
 
 
 @pytest.mark.parametrize("case", [case for case in PAGES if case.context.get("form")], ids=lambda case: case.id)
@@ -143,6 +144,7 @@ def test_errors_replace_the_rules_of_a_password_and_say_what_to_do_once() -> Non
 LOGOUT = (
     *("password_change_form", "password_change_done", "email_change_form", "sessions", "reauthenticate"),
     *("tokens", "token_form", "token_created", "device_form", "device_confirm", "device_done"),
+    *("totp", "totp_status", "totp_remove", "recovery_codes", "recovery_codes_made"),
 )
 
 

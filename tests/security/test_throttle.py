@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from starlette_auth import Auth, ImproperlyConfigured, Tables, gateway_of
 from starlette_auth.core.exceptions import HashingBusy, Throttled
-from starlette_auth.security.rates import Rate, parse_rates
 from starlette_auth.security.throttle import Attempt, Throttle
-from starlette_auth.security.throttle_statements import failure_statement
+from starlette_auth.security.throttling.rates import Rate, parse_rates
+from starlette_auth.security.throttling.statements import failure_statement
 
 from ..conftest import connected, with_tables
 

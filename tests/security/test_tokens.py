@@ -634,3 +634,19 @@ async def test_one_of_20_concurrent_requests_claims_a_name(auth: Auth) -> None:
             raise RuntimeError
     async with auth.tokens.claim("a link") as is_claimed:
         assert is_claimed
+
+
+async def test_one_of_100_concurrent_callers_burns_a_name(tokens: Tokens) -> None:
+    assert sorted(await all_of(*(tokens.burn("a challenge", 60) for _ in range(100)))) == [False] * 99 + [True]
+    assert await tokens.burn("another challenge", 60)
+
+
+async def test_a_burnt_name_is_forgotten_after_its_time(auth: Auth, tokens: Tokens, clock: Clock) -> None:
+    assert await tokens.burn("a challenge", 60)
+    clock.now += 59
+    await tokens.clear_expired()
+    assert not await tokens.burn("a challenge", 60)
+    clock.now += 1
+    await tokens.clear_expired()
+    assert await fetch_rows(auth) == []
+    assert await tokens.burn("a challenge", 60)

@@ -8,6 +8,7 @@ from starlette_auth.core.templating import BUILT_IN, Templates
 from starlette_auth.core.translation import current_language
 from starlette_auth.features.active_sessions import ActiveSession
 from starlette_auth.features.api_tokens.tokens import APIToken
+from starlette_auth.features.two_factor.store import Factors
 from starlette_auth.pages.forms import Field, Form
 from starlette_auth.users.models import AnonymousUser, User
 
@@ -24,9 +25,10 @@ WHEN, BROWSER, ADDRESS = "2026-07-31 12:30 UTC", "Firefox 150 (Linux)", "2001:db
 PHONE, PHONE_ADDRESS = "Safari on iPhone", "192.0.2.1"
 TOKEN, PERMISSION = "shop_0aB90aB90aB90aB90aB90aB90aB90aB90aB9", "shop.add_order"
 USER_CODE = "BCDF-GHJK"
+RECOVERY_CODE, KEY = "7k3d-9xq0-7k3d-9xq0-7k3d-9xq0", "GEZD GNBV GY3T QOJQ GEZD GNBV GY3T QOJQ"
 DATA = (
     *(SITE, HOST, NAME, EMAIL, NEW_EMAIL, OLD_EMAIL, LINK, UNDO, WHEN, BROWSER, ADDRESS, PHONE, PHONE_ADDRESS),
-    *(PERMISSION, USER_CODE, f"Authorization: Bearer {TOKEN}"),
+    *(PERMISSION, USER_CODE, RECOVERY_CODE, KEY, f"Authorization: Bearer {TOKEN}"),
 )
 
 Say = Callable[[str], str]
@@ -129,6 +131,33 @@ def pages(say: Say = str) -> list[Case]:
         ),
         Case("registration/device_done.html", {"is_approved": True, **user}, "Your device is logged in"),
         Case("registration/device_done.html", {"is_approved": False, **user}, "no access to your account"),
+        *_with_errors("registration/second_factor.html", _second_factor, say, "authenticator app", **_both_factors()),
+        Case(
+            "registration/second_factor.html",
+            {"form": _second_factor(say), "login_name": NAME, "methods": ["totp"]},
+            "Begin again",
+        ),
+        Case(
+            "registration/second_factor.html",
+            {"form": _second_factor(say), "is_step_up": True, **_both_factors(), **user},
+            "Back to the start page",
+        ),
+        *_with_errors("registration/totp.html", _app_code, say, "Scan this picture", **_app(), **user),
+        *_with_errors("registration/totp.html", _app_code, say, "needs a second factor", login_name=NAME, **_app()),
+        *_with_errors("registration/enrol.html", _mailed_code, say, "Send a new code", login_name=NAME, is_sent=True),
+        Case(
+            "registration/enrol.html",
+            {"form": _mailed_code(say), "login_name": NAME, "is_sent": False},
+            "Send the code",
+        ),
+        Case("registration/totp_status.html", {"factors": _factors(2), **_list(say), **user}, "few recovery codes"),
+        Case("registration/totp_status.html", {"factors": _factors(10), **_list(say), **user}, "Not used yet"),
+        *_with_errors("registration/totp_remove.html", _either_code, say, "password alone", **user),
+        *_with_errors(
+            "registration/recovery_codes.html", _either_code, say, "replace all earlier ones", left=3, **user
+        ),
+        Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE] * 10, **user}, "shown only once"),
+        Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE], "login": TOKEN}, "I have kept them"),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -218,6 +247,7 @@ def mails(say: Say = str) -> list[Case]:
             "A request to use your address",
             "nothing was changed",
         ),
+        ("enrol", {**ours, "link": None, "code": USER_CODE}, "Your code for", USER_CODE),
         ("username_taken", {**link, "user": None}, "Choose another username", "no account was created"),
         ("email_change", {**ours, "email": NEW_EMAIL}, "Confirm your new e-mail address", "request to use the address"),
         ("notice", {**happened, "kind": "password_changed"}, "was changed", "All other devices"),
@@ -328,6 +358,49 @@ def _token_list(say: Say) -> dict[str, Any]:
 def _code(say: Say) -> Form:
     help_text = say("Your device or command line shows it.")
     return Form(user_code=Field(label=say("Code"), max_length=20, help_text=help_text))
+
+
+def _app_code(say: Say) -> Form:
+    return Form(code=Field(label=say("Code from your app"), autocomplete="one-time-code"))
+
+
+def _mailed_code(say: Say) -> Form:
+    hidden = Field(type="hidden", required=False)
+    code = Field(label=say("Code from the e-mail"), required=False, autocomplete="one-time-code")
+    form = Form(code=code, login=hidden, send=hidden)
+    form.data.update(login=TOKEN, send="1")
+    return form
+
+
+def _either_code(say: Say) -> Form:
+    return Form(
+        code=Field(label=say("Code from your app"), required=False, autocomplete="one-time-code"),
+        recovery_code=Field(label=say("Recovery code"), required=False, help_text=say("It works once.")),
+    )
+
+
+def _app() -> dict[str, str]:
+    return {
+        "qr": '<svg viewBox="0 0 45 45" class="auth-qr"><path d="M4 4h7"/></svg>',
+        "uri": "otpauth://totp/x",
+        "key": KEY,
+    }
+
+
+def _factors(number: int) -> Factors:
+    used = 1_700_000_000 if number < 4 else None
+    return Factors(totp_since=1_600_000_000, totp_last_used=used, recovery_codes=number)
+
+
+def _second_factor(say: Say) -> Form:
+    hidden = Field(type="hidden", required=False)
+    form = Form(**_either_code(say).fields, login=hidden, next=hidden)
+    form.data["login"] = TOKEN
+    return form
+
+
+def _both_factors() -> dict[str, Any]:
+    return {"login_name": NAME, "methods": ["totp", "recovery_code"]}
 
 
 def _device(say: Say) -> dict[str, Any]:

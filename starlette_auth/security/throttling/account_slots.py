@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from ..core.exceptions import Throttled
+from ...core.exceptions import Throttled
 
 MAX_WAITING = 100  # attempts of one account
 

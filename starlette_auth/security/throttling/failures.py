@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from ..core.exceptions import ImproperlyConfigured, Throttled
-from ..core.signing import sha256_hex
-from ..database.gateway import Gateway, runs_apart, runs_apart_if_possible
-from ..database.statements import Statement
-from . import throttle_statements as sql
+from ...core.exceptions import ImproperlyConfigured, Throttled
+from ...core.signing import sha256_hex
+from ...database.gateway import Gateway, runs_apart, runs_apart_if_possible
+from ...database.statements import Statement
+from . import statements as sql
 
 MINUTE = 60 * 1000  # milliseconds, as all times in the table
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..database.statements import Statement, insert_into, unchanged
+from ...database.statements import Statement, insert_into, unchanged
 
 DAY = 24 * 60 * 60 * 1000  # milliseconds, as all times in the table
 YEAR = 365 * DAY

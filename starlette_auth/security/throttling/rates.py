@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..core.arguments import require_text
-from ..core.exceptions import ImproperlyConfigured
+from ...core.arguments import require_text
+from ...core.exceptions import ImproperlyConfigured
 
 #: "login_failed" counts the wrong passwords of "login", "password_change", "email_change_password" and
 #: "reauthenticate" together.
@@ -23,6 +23,8 @@ DEFAULT_RATES: Mapping[str, str] = {
     "confirm": "60/m/ip",
     "notice_mail": "10/h/account",
     "token": "30/m/ip",
+    "second_factor": "60/m/ip",
+    "enrol_mail": "3/15m/account",
     "device": "5/10m/ip, 10/10m/account",
     "device_authorization": "20/m/ip, 6000/m/client",
 }

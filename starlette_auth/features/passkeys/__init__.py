@@ -1,0 +1,1 @@
+"""Passkeys: credentials that a device keeps, and that log in without a password."""

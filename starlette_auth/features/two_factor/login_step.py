@@ -1,0 +1,123 @@
+"""The step of a login that asks for a second factor, and its page."""
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from ...answers import redirect_to_login, respond
+from ...auth import Auth
+from ...authentication import refused_redirect
+from ...backends.login_methods import SECOND_FACTORS
+from ...backends.login_steps import LoginStep
+from ...backends.pending_login import PendingLogin
+from ...backends.session import SessionBackend, require_session
+from ...core.exceptions import Refused, Remedy
+from ...core.translation import gettext
+from ...http.clients import wants_json
+from ...http.urls import url_path_for, with_query
+from ...pages.base import keep_form, render, visitor_page
+from ...pages.forms import Field, Form
+from ...pages.login_steps import advance, pending_login
+from ...pages.step_up import return_url
+from ...users.models import User
+from .factor_check import RECOVERY_CODE, TOTP, check_factor, code_fields
+from .store import FactorStore
+
+
+class SecondFactorStep(LoginStep):
+    """Asks users who have an authenticator app for a code of it, or for a recovery code.
+
+    It is not asked after a passkey, which is two factors in one.
+    """
+
+    name = "second_factor"
+
+    def __init__(self, store: FactorStore) -> None:
+        self.store = store
+
+    async def is_needed(self, request: Request, login: PendingLogin) -> bool:
+        return not login.has("passkey", *SECOND_FACTORS) and await self.store.has_app(login.user)
+
+    def url(self, request: Request) -> str:
+        # Without a mounted page this raises: the login must not end without the step.
+        return url_path_for(request.scope, self.name)
+
+    def routes(self) -> Sequence[BaseRoute]:
+        return [Route("/second_factor", visitor_page(self.page), name=self.name, methods=["GET", "POST"])]
+
+    async def page(self, auth: Auth, request: Request) -> Response:
+        """Shows the form for the code, and continues the login after a right one.
+
+        A user who is logged in gets the step-up, unless the form is that of a login.
+        """
+        hidden = Field(type="hidden", required=False)
+        form = Form(**code_fields(), login=hidden, next=hidden)
+        is_post = request.method == "POST"
+        if is_post:
+            await form.fill_in(request)
+        if isinstance(request.user, User) and not form.data["login"]:
+            return await self.step_up(auth, request, form, request.user)
+        login = await pending_login(request, form.data["login"] if is_post else None)
+        if not await self.is_needed(request, login):  # the page of another tab, for example
+            return await advance(request, login)
+        factors = await self.store.factors(login.user)
+        methods = [TOTP, *([RECOVERY_CODE] if factors.recovery_codes else [])]
+        if not is_post and wants_json(request):
+            return JSONResponse({"step": {"name": self.name, "login": login.id, "methods": methods}})
+
+        async def show(status: int = 200) -> Response:
+            form.data["login"] = login.id
+            name = login.user.get_username()
+            return await render(
+                auth, request, "registration/second_factor.html", status, form=form, login_name=name, methods=methods
+            )
+
+        if not is_post:
+            return await show()
+        with keep_form(auth, request, form, show):
+            method = await check_factor(auth, self.store, request, login.user, form)
+        return await advance(request, login, method) if method is not None else await show(422)
+
+    async def step_up(self, auth: Auth, request: Request, form: Form, user: User) -> Response:
+        """Shows the form for the code to a logged-in user, notes a right one in the session, and leads back to `next`.
+
+        A user without a second factor is led to the page on which to add one.
+        """
+        session, is_post = require_session(request), request.method == "POST"
+        url = form.data["next"] if is_post else auth.redirects.read(request) or ""
+        if not SessionBackend.belongs_to(session, user):
+            return redirect_to_login(request)
+        factors = await self.store.factors(user)
+        if not factors.has_totp:
+            return respond(auth, request, self._no_factor(auth, request, url))
+        methods = [TOTP, *([RECOVERY_CODE] if factors.recovery_codes else [])]
+        if not is_post and wants_json(request):
+            return JSONResponse({"step": {"name": self.name, "methods": methods}})
+
+        async def show(status: int = 200) -> Response:
+            form.data["next"], context = (
+                url,
+                {"login_name": user.get_username(), "methods": methods, "is_step_up": True},
+            )
+            return await render(auth, request, "registration/second_factor.html", status, form=form, **context)
+
+        if not is_post:
+            return await show()
+        with keep_form(auth, request, form, show):
+            method = await check_factor(auth, self.store, request, user, form)
+        if method is None:
+            return await show(422)
+        auth.session_backend.add_method(session, method)
+        return RedirectResponse(await return_url(auth, request, user, url), status_code=303)
+
+    def _no_factor(self, auth: Auth, request: Request, next: str) -> Refused:
+        page, field = url_path_for(request.scope, "totp"), auth.redirects.field
+        return Refused(
+            403,
+            gettext("Add a second factor first."),
+            code="factor_missing",
+            remedy=Remedy("totp", page, field),
+            page=lambda: refused_redirect(with_query(page, field, next)),
+        )

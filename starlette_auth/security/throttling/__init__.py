@@ -1,0 +1,1 @@
+"""The counters of `Throttle`: their statements, rates, failures and slots."""

@@ -1,0 +1,1 @@
+"""Passkeys and security keys (WebAuthn): challenges, options and the verification of what a browser sends."""

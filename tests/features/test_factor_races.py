@@ -1,0 +1,59 @@
+"""Second factors at the same moment, on every database: each code is accepted once."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from starlette_auth import Auth, TwoFactor, User
+from starlette_auth.features.two_factor.store import FactorStore
+from starlette_auth.features.two_factor.totp import code_at, step_at
+from starlette_auth.testing import FrozenClock
+
+from ..conftest import all_of, installed
+from .test_factor_store import feature_of
+
+SECRET = b"12345678901234567890"
+NUMBER = 100
+
+
+@pytest.fixture
+async def auth(database: Any) -> AsyncIterator[Auth]:
+    async with installed(database, features=[TwoFactor()], clock=FrozenClock()) as auth:
+        yield auth
+
+
+@pytest.fixture
+def store(auth: Auth) -> FactorStore:
+    return feature_of(auth).store
+
+
+async def test_one_code_of_an_app_is_accepted_once(auth: Auth, store: FactorStore, ann: User) -> None:
+    step = step_at(auth.clock())
+    await store.add_totp(ann, SECRET, step - 2)
+    code = code_at(SECRET, step)
+    assert sum(await all_of(*(store.use_totp(ann, code) for _ in range(NUMBER)))) == 1
+
+
+async def test_two_codes_of_an_app_are_each_accepted_at_most_once(auth: Auth, store: FactorStore, ann: User) -> None:
+    step = step_at(auth.clock())
+    await store.add_totp(ann, SECRET, step - 2)
+    codes = [code_at(SECRET, step - number % 2) for number in range(NUMBER)]
+    accepted = await all_of(*(store.use_totp(ann, code) for code in codes))
+    assert [sum(accepted[start::2]) for start in (0, 1)] in ([1, 0], [1, 1])
+
+
+async def test_one_recovery_code_is_accepted_once(store: FactorStore, ann: User) -> None:
+    codes = await store.make_recovery_codes(ann, 2)
+    assert sum(await all_of(*(store.use_recovery_code(ann, codes[0]) for _ in range(NUMBER)))) == 1
+    assert await store.recovery_codes_left(ann) == 1
+
+
+async def test_a_code_used_while_new_ones_are_made_does_not_stay(store: FactorStore, ann: User) -> None:
+    for _ in range(5):
+        [old] = await store.make_recovery_codes(ann, 1)
+        uses = [store.use_recovery_code(ann, old) for _ in range(10)]
+        *used, [new] = await all_of(*uses, store.make_recovery_codes(ann, 1))
+        assert sum(used) <= 1
+        assert not await store.use_recovery_code(ann, old)
+        assert await store.use_recovery_code(ann, new)
