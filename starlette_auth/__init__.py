@@ -93,9 +93,9 @@ from .middlewares.csrf import CSRFMiddleware
 from .middlewares.login_required import LoginRequiredMiddleware
 from .middlewares.security_headers import SecurityHeaders, SecurityHeadersMiddleware
 from .middlewares.session import SessionMiddleware
+from .pages.factors.reauthentication import factor_required, fresh_login_required
 from .pages.forms import Field, Form
 from .pages.login_steps import advance, complete_login, pending_login
-from .pages.reauthentication import factor_required, fresh_login_required
 from .pages.routes import routes
 from .passwords.hash_format import PasswordHasher
 from .passwords.hashers import (

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 
 from .backends.base import AuthenticationBackend
 from .backends.credentials import ChecksCredentials
+from .backends.factors import KnowsFactors, ProvidesLogins
 from .backends.login_steps import AnyStep
 from .backends.model import LoginThrottle, ModelBackend, parse_login_fields
 from .backends.pending_login import PendingLogins
@@ -59,7 +60,7 @@ from .users.models import U_co, User, require_person
 from .users.users import Users
 
 
-class Feature:
+class Feature(ProvidesLogins):
     """An optional part of an installation: tables, pages and listeners. `Auth(features=[…])` attaches it."""
 
     def tables(self, tables: Tables) -> Sequence[sa.Table]:
@@ -74,7 +75,7 @@ class Feature:
         return ()
 
 
-class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
+class Auth(ChecksCredentials[U_co], ChecksPermissions, KnowsFactors, DatabaseAccess):
     """Holds all parts of one installation, for the middlewares, the pages, the features and the command line.
 
     `secret_key`: a text, or several, newest first. `sessions`: a store, or a function that makes one from the `Users`
@@ -91,6 +92,7 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
     """
 
     backend_permissions: BackendPermissions
+    features: list[Feature]
 
     def __init__(
         self,
@@ -285,9 +287,8 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
 
     def find_url(self, conn: HTTPConnection, name: str) -> str | None:
         """Returns what `url_for` returns, or None if this site has no such page."""
-        if name in RESET_ROUTES and not self.account_mailer.is_configured:
-            return None
-        return find_url_path(conn.scope, name)
+        is_missing = name in RESET_ROUTES and not self.account_mailer.is_configured
+        return None if is_missing else find_url_path(conn.scope, name)
 
     async def validate_password(self, password: str, user: User | None = None) -> list[ValidationError]:
         """Returns the errors of a new password; an empty list if it is accepted."""
@@ -296,13 +297,12 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, DatabaseAccess):
 
     def password_help(self) -> list[str]:
         """Returns the rules for a new password, one sentence each, in the visitor's language."""
-        return [text for validator in self.password_validators if (text := validator.get_help_text())]
+        return list(filter(None, (validator.get_help_text() for validator in self.password_validators)))
 
     async def clear_expired(self, progress: Progress | None = None) -> int:
         """Deletes expired sessions, tokens and rate limit counters; returns the number of deleted sessions.
 
-        It works in small batches with pauses, so that other requests hardly wait. `progress` is called with the number
-        of sessions deleted so far.
+        It works in small batches with pauses. `progress` is called with the number of sessions deleted so far.
         """
         number = await self.sessions.clear_expired(progress)
         await self.tokens.clear_expired()

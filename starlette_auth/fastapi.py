@@ -16,7 +16,7 @@ from .core.exceptions import Refused
 from .decorators import login_required, permission_guard
 from .guards import Guard
 from .http.dependencies import NotADependency, mark_as_dependency
-from .pages.reauthentication import fresh_login_required
+from .pages.factors.reauthentication import fresh_login_required
 from .pages.routes import routes
 from .users.models import User
 

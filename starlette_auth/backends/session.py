@@ -172,7 +172,11 @@ class SessionBackend(AuthenticationBackend):
             if await self.assurance.has_factor(user):
                 return False
             session[METHODS] = [list(method) for method in self.proofs(session)]
-        return level_of(methods_in(session)) >= self.assurance.required_level(user)
+        return level_of(methods_in(session)) >= self.required_level(user)
+
+    def required_level(self, user: User) -> int:
+        """Returns the level that the policy requires of the logins of this user; 0 without a policy."""
+        return self.assurance.required_level(user) if self.assurance is not None else 0
 
     def proofs(self, session: SessionBase) -> tuple[LoginMethod, ...]:
         """Returns the methods of a login, also of one that did not begin by our pages: a proxy's header, or a password.

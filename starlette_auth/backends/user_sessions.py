@@ -172,6 +172,17 @@ class UserSessions:
             await self.devices.remember(known, user)
         return number
 
+    async def revoke_others(self, request: HTTPConnection, user: User) -> int:
+        """Ends the sessions of a user except that of this request; returns their number. CookieStore cannot: 0.
+
+        A change of the user's factors needs it: the other sessions were begun without them.
+        """
+        if not self.store.supports_user_lookup:
+            return 0
+        session = session_of(request)
+        keep = session if session is not None and SessionBackend.belongs_to(session, user) else None
+        return await self.revoke_all(user, keep=keep, request=request)
+
     async def revoke_everybody(self, *, request: HTTPConnection | None = None) -> int:
         """Ends the sessions of all users and visitors; returns their number. Emits EverybodyLoggedOut.
 

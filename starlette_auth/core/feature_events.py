@@ -67,7 +67,7 @@ class RecoveryCodeUsed(Event, Generic[U]):
 
 @dataclass(frozen=True, kw_only=True)
 class FactorAdded(Event, Generic[U]):
-    """A user added a second factor. `factor` is "totp" for an authenticator app."""
+    """A user added a factor. `factor` is "totp" for an authenticator app, "passkey", or "key" for a security key."""
 
     user: U
     factor: str
@@ -89,4 +89,16 @@ class RecoveryCodesMade(Event, Generic[U]):
 
     user: U
     number: int
+    request: HTTPConnection | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasskeyCloned(Event, Generic[U]):
+    """A login with a passkey or security key was refused: its counter did not rise, so there is probably a copy of it.
+
+    `name` is the name that the user gave to it.
+    """
+
+    user: U
+    name: str
     request: HTTPConnection | None = field(default=None, repr=False)

@@ -16,8 +16,8 @@ from ..core.translation import format_time_since, gettext
 from ..http.clients import wants_json
 from ..http.user_agents import describe_user_agent
 from ..pages.base import account_page, render
+from ..pages.factors.reauthentication import fresh_login_required
 from ..pages.forms import Field, Form
-from ..pages.reauthentication import fresh_login_required
 from ..sessions.base import SessionBase
 from ..users.models import User
 

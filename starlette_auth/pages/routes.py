@@ -12,9 +12,9 @@ from ..core.templating import ASSETS
 from ..http.endpoints import login_not_required
 from ..http.urls import JSON_SUFFIX
 from .base import ACCOUNT_PAGE, Endpoint, account_page, json_endpoint, template_page, visitor_page
+from .factors.reauthentication import reauthenticate
 from .login import login_page, logout_page, saved_form_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
-from .reauthentication import reauthenticate
 from .session import session_page
 
 LOADED_BY_PAGES = ("auth_style", "auth_script")

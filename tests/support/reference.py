@@ -20,7 +20,7 @@ Every public name, with its docstring. A name that is not here may change withou
 PARTS: Mapping[str, Sequence[str]] = {
     "Setting up": ("auth", "application", "settings", "context_processors"),
     "Logging in and out": ("authentication", "answers"),
-    "Guards": ("decorators", "guards", "pages.reauthentication", "http.endpoints"),
+    "Guards": ("decorators", "guards", "pages.factors.reauthentication", "http.endpoints"),
     "Users, groups and permissions": ("users", "database.tables", "database.table_definitions"),
     "Backends": ("backends",),
     "Sessions": ("sessions", "http.cookies"),

@@ -21,8 +21,8 @@ from ...http.clients import wants_json
 from ...http.content import sent_json
 from ...http.urls import next_path
 from ...pages.base import account_page, render
+from ...pages.factors.reauthentication import fresh_login_required
 from ...pages.forms import Field, Form
-from ...pages.reauthentication import fresh_login_required
 from ...users.models import User
 from .backend import TokenBackend
 from .manager import DAY, MAX_NAME, ManagesTokens

@@ -19,8 +19,8 @@ from ...http.proxies import client_network
 from ...http.urls import next_path, with_query
 from ...http.user_agents import describe_user_agent
 from ...pages.base import account_page, keep_form, render
+from ...pages.factors.reauthentication import fresh_login_required
 from ...pages.forms import Field, Form
-from ...pages.reauthentication import fresh_login_required
 from ...users.models import User
 from .endpoints import CreatesTokens, DeviceEndpoints
 from .requests import CODES, DeviceRequest, DeviceRequests, parse_user_code

@@ -19,11 +19,10 @@ from ...http.clients import wants_json
 from ...http.urls import url_path_for
 from ...mail.account_mailer import TemplateMail
 from ...pages.base import keep_form, render, visitor_page
+from ...pages.factors.check import MAX_LENGTH
 from ...pages.forms import Field, Form
 from ...pages.login_steps import advance, pending_login
 from ...users.models import User
-from .factor_check import MAX_LENGTH
-from .store import FactorStore
 
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: 20 consonants, so that no code is a word
 LENGTH = 8  # letters: 34.6 bits
@@ -41,12 +40,12 @@ class EnrolStep(LoginStep):
 
     name = "enrol"
 
-    def __init__(self, store: FactorStore, required_for: Callable[[User], bool]) -> None:
-        self.store, self.required_for = store, required_for
+    def __init__(self, auth: Auth, required_for: Callable[[User], bool]) -> None:
+        self.auth, self.required_for = auth, required_for
 
     async def is_needed(self, request: Request, login: PendingLogin) -> bool:
         is_strong = level_of(login.methods) >= 2
-        return not is_strong and self.required_for(login.user) and not await self.store.has_app(login.user)
+        return not is_strong and self.required_for(login.user) and not await self.auth.has_any_factor(login.user)
 
     def url(self, request: Request) -> str:
         return url_path_for(request.scope, self.name)

@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Route
 from ...answers import redirect_to_login, respond
 from ...auth import Auth
 from ...authentication import refused_redirect
-from ...backends.login_methods import SECOND_FACTORS
+from ...backends.login_methods import SECOND_FACTORS, level_of
 from ...backends.login_steps import LoginStep
 from ...backends.pending_login import PendingLogin
 from ...backends.session import SessionBackend, require_session
@@ -18,27 +18,32 @@ from ...core.translation import gettext
 from ...http.clients import wants_json
 from ...http.urls import url_path_for, with_query
 from ...pages.base import keep_form, render, visitor_page
+from ...pages.factors.check import check_factor, factor_fields, offered_factors
+from ...pages.factors.step_up import return_url
 from ...pages.forms import Field, Form
 from ...pages.login_steps import advance, pending_login
-from ...pages.step_up import return_url
 from ...users.models import User
-from .factor_check import RECOVERY_CODE, TOTP, check_factor, code_fields
-from .store import FactorStore
 
 
 class SecondFactorStep(LoginStep):
-    """Asks users who have an authenticator app for a code of it, or for a recovery code.
+    """Asks users who have a second factor for one of theirs, or for a recovery code.
 
-    It is not asked after a passkey, which is two factors in one.
+    It is not asked after a passkey, which is two factors in one. A passkey does not make the step necessary either: it is
+    another way in. Only users whom the policy requires to have a second factor are asked for it after the password.
     """
 
     name = "second_factor"
 
-    def __init__(self, store: FactorStore) -> None:
-        self.store = store
+    def __init__(self, auth: Auth) -> None:
+        self.auth = auth
 
     async def is_needed(self, request: Request, login: PendingLogin) -> bool:
-        return not login.has("passkey", *SECOND_FACTORS) and await self.store.has_app(login.user)
+        if login.has("passkey", *SECOND_FACTORS):
+            return False
+        if await self.auth.has_factor(login.user):
+            return True
+        level = self.auth.session_backend.required_level(login.user)
+        return level_of(login.methods) < level and await self.auth.has_any_factor(login.user)
 
     def url(self, request: Request) -> str:
         # Without a mounted page this raises: the login must not end without the step.
@@ -53,7 +58,7 @@ class SecondFactorStep(LoginStep):
         A user who is logged in gets the step-up, unless the form is that of a login.
         """
         hidden = Field(type="hidden", required=False)
-        form = Form(**code_fields(), login=hidden, next=hidden)
+        form = Form(**factor_fields(), login=hidden, next=hidden)
         is_post = request.method == "POST"
         if is_post:
             await form.fill_in(request)
@@ -62,10 +67,10 @@ class SecondFactorStep(LoginStep):
         login = await pending_login(request, form.data["login"] if is_post else None)
         if not await self.is_needed(request, login):  # the page of another tab, for example
             return await advance(request, login)
-        factors = await self.store.factors(login.user)
-        methods = [TOTP, *([RECOVERY_CODE] if factors.recovery_codes else [])]
+        factors = auth.factors()
+        methods = await offered_factors(request, login.user, factors)
         if not is_post and wants_json(request):
-            return JSONResponse({"step": {"name": self.name, "login": login.id, "methods": methods}})
+            return JSONResponse({"step": {"name": self.name, "login": login.id, "methods": list(methods)}})
 
         async def show(status: int = 200) -> Response:
             form.data["login"] = login.id
@@ -77,7 +82,7 @@ class SecondFactorStep(LoginStep):
         if not is_post:
             return await show()
         with keep_form(auth, request, form, show):
-            method = await check_factor(auth, self.store, request, login.user, form)
+            method = await check_factor(auth, request, login.user, form, factors)
         return await advance(request, login, method) if method is not None else await show(422)
 
     async def step_up(self, auth: Auth, request: Request, form: Form, user: User) -> Response:
@@ -89,24 +94,22 @@ class SecondFactorStep(LoginStep):
         url = form.data["next"] if is_post else auth.redirects.read(request) or ""
         if not SessionBackend.belongs_to(session, user):
             return redirect_to_login(request)
-        factors = await self.store.factors(user)
-        if not factors.has_totp:
+        if not await auth.has_any_factor(user):
             return respond(auth, request, self._no_factor(auth, request, url))
-        methods = [TOTP, *([RECOVERY_CODE] if factors.recovery_codes else [])]
+        factors = auth.factors()
+        methods = await offered_factors(request, user, factors)
         if not is_post and wants_json(request):
-            return JSONResponse({"step": {"name": self.name, "methods": methods}})
+            return JSONResponse({"step": {"name": self.name, "methods": list(methods)}})
 
         async def show(status: int = 200) -> Response:
-            form.data["next"], context = (
-                url,
-                {"login_name": user.get_username(), "methods": methods, "is_step_up": True},
-            )
+            form.data["next"] = url
+            context = {"login_name": user.get_username(), "methods": methods, "is_step_up": True}
             return await render(auth, request, "registration/second_factor.html", status, form=form, **context)
 
         if not is_post:
             return await show()
         with keep_form(auth, request, form, show):
-            method = await check_factor(auth, self.store, request, user, form)
+            method = await check_factor(auth, request, user, form, factors)
         if method is None:
             return await show(422)
         auth.session_backend.add_method(session, method)

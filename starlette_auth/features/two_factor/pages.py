@@ -11,8 +11,9 @@ from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
 from ...auth import Auth, Feature
+from ...backends.factors import Factor
 from ...backends.pending_login import PendingLogin, add_proof
-from ...backends.session import SessionBackend, require_session
+from ...backends.session import require_session
 from ...core.arguments import require_function, require_integer, require_text
 from ...core.clock import MINUTE
 from ...core.exceptions import ImproperlyConfigured, ValidationError
@@ -25,15 +26,16 @@ from ...http.clients import wants_json
 from ...http.content import sent_json
 from ...http.urls import url_path_for
 from ...pages.base import account_page, keep_form, render
+from ...pages.factors.check import MAX_LENGTH, check_factor, factor_fields
+from ...pages.factors.reauthentication import fresh_login_required
+from ...pages.factors.step_up import return_url
 from ...pages.forms import Field, Form
 from ...pages.login_steps import pending_login
-from ...pages.reauthentication import fresh_login_required
-from ...pages.step_up import return_url
 from ...security.sealing import CannotUnseal, Sealer
 from ...sessions.base import SessionBase
 from ...users.models import User
+from .app_factor import TOTP, AppFactor, RecoveryFactor
 from .enrolment import EnrolStep
-from .factor_check import MAX_LENGTH, TOTP, check_factor, code_fields
 from .login_step import SecondFactorStep
 from .store import Factors, FactorStore, owner_of, recovery_code_table, totp_table
 from .totp import find_step, grouped_key, new_secret, otpauth_uri
@@ -86,14 +88,17 @@ class TwoFactor(Feature):
         keys = self.keys.scoped(auth.tables.namespace) if self.keys is not None else auth.keys
         self.auth = auth
         self.store = FactorStore(auth, self._tables, Sealer(keys, extra=EXTRA), drift=self.drift)
-        self.step = SecondFactorStep(self.store)
-        self.enrol = EnrolStep(self.store, self.required_for) if self.required_for is not None else None
+        self.step = SecondFactorStep(auth)
+        self.enrol = EnrolStep(auth, self.required_for) if self.required_for is not None else None
         self.pages = FactorPages(self.store, enrol=self.enrol, issuer=self.issuer, number=self.number, extra=EXTRA)
         auth.login_steps += [self.step, *([self.enrol] if self.enrol is not None else [])]
         auth.session_backend.assurance = self
 
+    def factors(self) -> Sequence[Factor]:
+        return [AppFactor(self.store), RecoveryFactor(self.auth, self.store)]
+
     async def has_factor(self, user: User) -> bool:
-        return await self.store.has_app(user)
+        return await self.auth.has_factor(user)
 
     def required_level(self, user: User) -> int:
         return 2 if self.required_for is not None and self.required_for(user) else 0
@@ -191,7 +196,7 @@ class FactorPages:
 
     @fresh_login_required
     async def _remove(self, auth: Auth, request: Request, user: User) -> Response:
-        form = Form(**code_fields())
+        form = Form(**factor_fields())
         refusal = await self._require_factor(auth, request, user, form, "registration/totp_remove.html")
         if refusal is not None:
             return refusal
@@ -201,7 +206,7 @@ class FactorPages:
                 await auth.events.emit(FactorRemoved(user=user, factor=TOTP, request=request))
 
         await auth.gateway.run_in_transaction(remove)
-        await _end_other_sessions(auth, request, user)
+        await auth.user_sessions.revoke_others(request, user)
         return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
 
     async def recovery_codes(self, auth: Auth, request: Request) -> Response:
@@ -213,7 +218,7 @@ class FactorPages:
 
     @fresh_login_required
     async def _recovery_codes(self, auth: Auth, request: Request, user: User) -> Response:
-        form = Form(**code_fields())
+        form = Form(**factor_fields())
         refusal = await self._require_factor(auth, request, user, form, "registration/recovery_codes.html")
         if refusal is not None:
             return refusal
@@ -243,7 +248,7 @@ class FactorPages:
             return await show()
         await form.fill_in(request)
         with keep_form(auth, request, form, show):
-            method = await check_factor(auth, self.store, request, user, form)
+            method = await check_factor(auth, request, user, form, auth.factors())
         return None if method is not None else await show(422)
 
     async def _activate(
@@ -265,7 +270,7 @@ class FactorPages:
         if codes:
             session = require_session(request)
             session.pop(SETUP, None)
-            await _end_other_sessions(auth, request, user)
+            await auth.user_sessions.revoke_others(request, user)
             if login is not None:
                 auth.pending_logins.store(session, add_proof(login, TOTP, self.store.now()))
             else:
@@ -307,11 +312,3 @@ class FactorPages:
         secret = new_secret()
         session[SETUP] = [self.store.sealer.seal(SETUP, owner_of(user), secret), now]
         return secret
-
-
-async def _end_other_sessions(auth: Auth, request: Request, user: User) -> None:
-    """Ends the sessions that began before the change. A store without a list of sessions cannot."""
-    session = require_session(request)
-    if auth.sessions.supports_user_lookup:
-        keep = session if SessionBackend.belongs_to(session, user) else None
-        await auth.user_sessions.revoke_all(user, keep=keep, request=request)

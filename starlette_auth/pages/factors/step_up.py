@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from ..auth import Auth, get_auth
-from ..authentication import login_redirect, page_to_return_to, refused_redirect
-from ..backends.login_methods import PHISHING_RESISTANT, SECOND_FACTORS, is_phishing_resistant, level_of
-from ..backends.request_user import Credentials
-from ..backends.session import SessionBackend, require_session, session_of
-from ..core.arguments import require_bool, require_integer
-from ..core.deferred_response import DeferredResponse
-from ..core.exceptions import Refused, Remedy
-from ..core.translation import gettext
-from ..http.scope import IS_CHECK
-from ..http.urls import brings_json_only, find_url_path, requested_url, with_query
-from ..security.saved_forms import read_form
-from ..security.stored_forms import find_form, mark_as_shown, store_form
-from ..users.models import User
+from ...auth import Auth, get_auth
+from ...authentication import login_redirect, page_to_return_to, refused_redirect
+from ...backends.login_methods import PHISHING_RESISTANT, SECOND_FACTORS, is_phishing_resistant, level_of
+from ...backends.request_user import Credentials
+from ...backends.session import SessionBackend, require_session, session_of
+from ...core.arguments import require_bool, require_integer
+from ...core.deferred_response import DeferredResponse
+from ...core.exceptions import Refused, Remedy
+from ...core.translation import gettext
+from ...http.scope import IS_CHECK
+from ...http.urls import brings_json_only, find_url_path, requested_url, with_query
+from ...security.saved_forms import read_form
+from ...security.stored_forms import find_form, mark_as_shown, store_form
+from ...users.models import User
 
 PAGE = "second_factor"  # the name of the route
 

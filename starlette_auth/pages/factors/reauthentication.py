@@ -7,23 +7,23 @@ from typing import Any, TypeVar, overload
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
-from ..answers import redirect_to_login
-from ..auth import Auth, get_auth
-from ..authentication import LoginOptions, confirm_password, login_redirect, not_authenticated, refused_redirect
-from ..backends.session import SessionBackend, session_of
-from ..core.arguments import require_integer
-from ..core.deferred_response import DeferredResponse
-from ..core.exceptions import Refused, Remedy, ValidationError
-from ..core.text import is_usable
-from ..core.translation import gettext
-from ..guards import Guard
-from ..http.dependencies import mark_as_dependency
-from ..http.scope import IS_CHECK
-from ..http.urls import brings_json_only, find_url_path, requested_url, with_query
-from ..security.saved_forms import parse_keep, read_form, read_signed_form, sign_form
-from ..users.models import User
-from .base import keep_form, render
-from .forms import Field, Form
+from ...answers import redirect_to_login
+from ...auth import Auth, get_auth
+from ...authentication import LoginOptions, confirm_password, login_redirect, not_authenticated, refused_redirect
+from ...backends.session import SessionBackend, session_of
+from ...core.arguments import require_integer
+from ...core.deferred_response import DeferredResponse
+from ...core.exceptions import Refused, Remedy, ValidationError
+from ...core.text import is_usable
+from ...core.translation import gettext
+from ...guards import Guard
+from ...http.dependencies import mark_as_dependency
+from ...http.scope import IS_CHECK
+from ...http.urls import brings_json_only, find_url_path, requested_url, with_query
+from ...security.saved_forms import parse_keep, read_form, read_signed_form, sign_form
+from ...users.models import User
+from ..base import keep_form, render
+from ..forms import Field, Form
 from .step_up import Need, refusal
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,6 +76,16 @@ def fresh_login_required(endpoint: Any = None, *, max_age: int = 300, keep: Sequ
 
 mark_as_dependency(fresh_login_required)
 fresh_login_required.guard = fresh_login_required()  # type: ignore[attr-defined]
+
+
+async def require_fresh_factor(auth: Auth, request: Request, user: User, *, keep: Sequence[str] = ()) -> None:
+    """Raises Refused unless the user proved in the last five minutes as much as the user's factors allow.
+
+    A page that changes the factors begins with it: an attacker with a stolen session would otherwise add a factor, and one
+    who has the password too would remove the factor that keeps the attacker out. `keep` is that of `fresh_login_required`.
+    """
+    level = 2 if await auth.has_any_factor(user) else 1
+    await fresh_login_required(level=level, keep=keep)(request)
 
 
 @overload

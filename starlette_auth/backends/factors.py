@@ -1,0 +1,147 @@
+"""What users can prove besides their password: the factors and the ways to log in that features add."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import HTTPConnection
+
+from ..core.text import is_usable
+from ..users.models import User
+from .login_methods import PASSWORD
+
+
+class Factor:
+    """A kind of proof besides the password, such as the codes of an authenticator app.
+
+    `Feature.factors` returns those of a feature. The login step `second_factor`, the step-up and the page
+    `reauthenticate` offer the factors that the user has.
+    """
+
+    #: The names of the login methods that `check` returns.
+    methods: tuple[str, ...] = ()
+    #: The form fields whose content `check` takes.
+    fields: tuple[str, ...] = ()
+    #: Whether a login with a password asks each user who has the factor for a second step.
+    is_asked = True
+    #: Whether it proves alone who the user is, so that `reauthenticate` takes it in place of the password.
+    is_way_in = False
+
+    async def is_set_up(self, user: User) -> bool:
+        """Returns whether the user has this factor."""
+        raise NotImplementedError
+
+    async def offer(self, request: HTTPConnection, user: User) -> Mapping[str, Any]:
+        """Returns the login methods that the user can prove now, the preferred one first; none without the factor.
+
+        The values are what the page and JSON clients need for the method, such as the options of a passkey, or None.
+        """
+        raise NotImplementedError
+
+    async def check(self, request: HTTPConnection, user: User, field: str, value: str) -> str | None:
+        """Returns the method that the content of the form field proves, and uses it up; None if it is wrong."""
+        raise NotImplementedError
+
+    def error(self, field: str) -> str:
+        """Returns the message for a wrong value, in the visitor's language."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFactor:
+    """A factor of a user as the database has it. Times are in seconds since 1970, UTC.
+
+    `method` is the login method, such as "totp", and `label` the name that the user gave, or "".
+    """
+
+    method: str
+    label: str
+    created: int
+    last_used: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to log in, or one second factor, as `auth.describe()` lists it.
+
+    `name` is that of the login method, and `level` the level of a login with it: a second factor counts together with a
+    password. `limits` says which attempts are limited and how, in English.
+    """
+
+    name: str
+    is_second_factor: bool
+    level: int
+    phishing_resistant: bool
+    limits: str
+
+
+class ProvidesLogins:
+    """The part of a feature that adds ways to log in. `Feature` inherits it."""
+
+    def factors(self) -> Sequence[Factor]:
+        """Returns the factors that the feature adds."""
+        return ()
+
+    async def ways_in(self, user: User) -> Sequence[str]:
+        """Returns the ways of this feature by which the user can log in now, such as "passkey"."""
+        return ()
+
+    def describe(self) -> Sequence[Way]:
+        """Returns the ways to log in and the second factors of this feature, for `auth.describe()`."""
+        return ()
+
+    async def list_factors(self, user: User) -> Sequence[StoredFactor]:
+        """Returns what the database has of the user's factors, for the command line and the page `security`."""
+        return ()
+
+    async def remove_factors(self, user: User, *, since: int = 0, method: str | None = None) -> Sequence[StoredFactor]:
+        """Deletes the factors of a user that were made at `since` or later, and returns them.
+
+        `method` limits it to the factors of one login method. It runs in the transaction of the caller, who emits the
+        events and ends sessions.
+        """
+        return ()
+
+    async def reseal(self) -> tuple[int, int]:
+        """Seals stored secrets with the newest key. Returns their number, and that of those whose key is lost."""
+        return 0, 0
+
+    async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
+        """Returns the template of the feature's section in the page `security`, and its variables; None without one."""
+        return None
+
+
+class KnowsFactors:
+    """The part of `Auth` that asks all features for the factors of users, and for their ways to log in."""
+
+    features: Sequence[ProvidesLogins]
+
+    def factors(self) -> list[Factor]:
+        """Returns the factors of all features."""
+        return [factor for feature in self.features for factor in feature.factors()]
+
+    async def has_factor(self, user: User) -> bool:
+        """Returns whether the user has a factor that each login asks for."""
+        return await self._has_one(user, [factor for factor in self.factors() if factor.is_asked])
+
+    async def has_any_factor(self, user: User) -> bool:
+        """Returns whether the user has a factor at all. A passkey is one that no login asks for."""
+        return await self._has_one(user, self.factors())
+
+    async def ways_in(self, user: User) -> list[str]:
+        """Returns the ways by which the user can log in now: "password", and those that features add."""
+        ways = [PASSWORD] if is_usable(user.password) else []
+        for feature in self.features:
+            ways.extend(await feature.ways_in(user))
+        return ways
+
+    async def list_factors(self, user: User) -> list[StoredFactor]:
+        """Returns what the database has of the user's factors, of all features."""
+        return [factor for feature in self.features for factor in await feature.list_factors(user)]
+
+    @staticmethod
+    async def _has_one(user: User, factors: Sequence[Factor]) -> bool:
+        for factor in factors:
+            if await factor.is_set_up(user):
+                return True
+        return False

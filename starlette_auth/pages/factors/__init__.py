@@ -1,0 +1,1 @@
+"""Proofs of logged-in users: reauthentication, step-up, and second factors."""
