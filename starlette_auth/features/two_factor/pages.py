@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
 from ...auth import Auth, Feature
-from ...backends.factors import Factor
+from ...backends.factors import Factor, StoredFactor
 from ...backends.pending_login import PendingLogin, add_proof
 from ...backends.session import require_session
 from ...core.arguments import require_function, require_integer, require_text
@@ -106,6 +106,19 @@ class TwoFactor(Feature):
     def routes(self) -> Sequence[BaseRoute]:
         enrol = self.enrol.routes() if self.enrol is not None else ()
         return [*self.step.routes(), *enrol, *self.pages.routes()]
+
+    async def list_factors(self, user: User) -> Sequence[StoredFactor]:
+        app = await self.store.factors(user)
+        if app.totp_since is None:
+            return []
+        return [StoredFactor(method=TOTP, label="", created=app.totp_since, last_used=app.totp_last_used)]
+
+    async def remove_factors(self, user: User, *, since: int = 0, method: str | None = None) -> Sequence[StoredFactor]:
+        apps = [app for app in await self.list_factors(user) if app.created >= since and method in (None, TOTP)]
+        return apps if apps and await self.store.remove_all(user) else []
+
+    async def reseal(self) -> tuple[int, int]:
+        return await self.store.reseal()
 
 
 class FactorPages:

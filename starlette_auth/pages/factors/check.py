@@ -49,23 +49,36 @@ async def check_factor(auth: Auth, request: Request, user: User, form: Form, fac
     field, factor, text = entered[0], by_field[entered[0]], form.data[entered[0]]
     for name in entered:
         form.data[name] = ""  # a page that shows the form again must not contain a secret
-    device = await auth.devices.known(request, user)
+    account, device = _account(user), await auth.devices.known(request, user)
     counted = auth.throttle.attempt(
-        ACTION, account=f"user {user.id}", address=auth.proxies.client_address(request), device=device
+        ACTION,
+        account=account,
+        address=auth.proxies.client_address(request),
+        device=device,
     )
-    method = None
+    method, problem = None, None
     try:
         async with counted as attempt:
-            method = await factor.check(request, user, field, text)
+            try:
+                method = await factor.check(request, user, field, text)
+            except ValidationError as error:  # it counts as wrong: there is no free attempt
+                problem = error
             attempt.succeeded = method is not None
     except Throttled as error:
         error.action = error.action or ACTION
         await report_throttled(auth.events, request, error, user)
         raise
-    if method is None:
-        await _emit(auth, SecondFactorFailed(user=user, method=factor.methods[0], request=request))
+    if problem is not None:
+        form.add_error(field, problem)
+    elif method is None:
+        failures = await auth.throttle.failures_in_a_row(ACTION, account, device)
+        await _emit(auth, SecondFactorFailed(user=user, method=factor.methods[0], failures=failures, request=request))
         form.add_error(field, ValidationError(factor.error(field), "wrong_code"))
     return method
+
+
+def _account(user: User) -> str:
+    return f"user {user.id}"
 
 
 async def _emit(auth: Auth, event: Event) -> None:
