@@ -41,7 +41,10 @@ class Factor:
         raise NotImplementedError
 
     async def check(self, request: HTTPConnection, user: User, field: str, value: str) -> str | None:
-        """Returns the method that the content of the form field proves, and uses it up; None if it is wrong."""
+        """Returns the method that the content of the form field proves, and uses it up; None if it is wrong.
+
+        Raises ValidationError, with a message for the visitor, if the content cannot be checked at all.
+        """
         raise NotImplementedError
 
     def error(self, field: str) -> str:

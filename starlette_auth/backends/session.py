@@ -186,10 +186,13 @@ class SessionBackend(AuthenticationBackend):
         if METHODS in session:
             return methods_in(session)
         auth_time = session.get(AUTH_TIME)
-        path = session.get(BACKEND)
+        return (LoginMethod(self.method_of(self.backend_of(session)), auth_time if isinstance(auth_time, int) else 0),)
+
+    def method_of(self, path: str) -> str:
+        """Returns the login method of a backend: "proxy" for one that reads a proxy's header, otherwise "password"."""
         backends = self._backends() if self._backends is not None else ()
         is_proxy = any(backend.persists_login and backend.path == path for backend in backends)
-        return (LoginMethod(PROXY if is_proxy else PASSWORD, auth_time if isinstance(auth_time, int) else 0),)
+        return PROXY if is_proxy else PASSWORD
 
     def refresh_auth_hash(self, session: SessionBase, user: User) -> None:
         """Keeps the session valid after the user changed the password, and requests a new session key."""

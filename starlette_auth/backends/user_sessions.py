@@ -24,7 +24,7 @@ from ..security.tokens import Tokens
 from ..sessions.base import SessionBase
 from ..sessions.store import SessionStore
 from ..users.models import AnonymousUser, User, require_connection, require_stored
-from .login_methods import LoginMethod
+from .login_methods import LoginMethod, level_of
 from .request_user import set_user
 from .session import SessionBackend, require_session, session_of
 
@@ -112,9 +112,18 @@ class UserSessions:
         if may_refuse:
             await self.check_limit(user, session)
         new_device = user.last_login is not None and not await self.devices.known(conn, user)
+        proofs = methods or (LoginMethod(self.backend.method_of(backend), 0),)
+        event = UserLoggedIn(
+            user=user,
+            request=conn,
+            backend=backend,
+            new_device=new_device,
+            methods=tuple(method.name for method in proofs),
+            level=level_of(proofs),
+        )
         async with self.events.transaction(UserLoggedIn):
             await self.backend.users.record_login(user)
-            await self.events.emit(UserLoggedIn(user=user, request=conn, backend=backend, new_device=new_device))
+            await self.events.emit(event)
         self.backend.bind(session, user, backend, is_remembered=remember, methods=methods)
         session.after_save = functools.partial(self.enforce_limit, user, may_refuse=may_refuse)
         await self.devices.remember(conn, user)

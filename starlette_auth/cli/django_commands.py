@@ -113,6 +113,12 @@ def _report(inspection: Inspection, *, has_key: bool) -> list[str]:
     lines += _about_sessions(inspection, has_key=has_key)
     lines += [f"Problem:   {problem}" for problem in inspection.problems]
     lines += _about_indexes(inspection)
+    lines += [
+        "WARNING:   Django's own login pages, the admin's too, ask for no second factor. With TwoFactor() or Passkeys(), a",
+        "           password alone opens the Django site. Set LOGIN_URL to the login page of this package, and redirect the",
+        "           admin's login there. This package itself takes no login that a Django page has begun until the user has",
+        "           passed the second step",
+    ]
     lines.append(
         "Compare:   USE_TZ, TIME_ZONE, SESSION_COOKIE_AGE, the cookie names and PASSWORD_HASHERS are in the project's "
         "settings; pass those that differ from Django's defaults to DjangoProject"

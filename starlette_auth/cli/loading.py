@@ -42,13 +42,25 @@ def load_app(name: str) -> Auth:
 def find_application(name: str) -> Any:
     """Returns the application with the account pages, from the module of MODULE:ATTRIBUTE."""
     module = name.partition(":")[0]
-    for value in list(vars(sys.modules[module]).values()):
-        if isinstance(value, type) or not callable(getattr(value, "url_path_for", None)):
-            continue
+    for application in _applications(module):
         with contextlib.suppress(NoMatchFound):
-            value.url_path_for(RESET_PAGE, uidb64="a", token="b")  # noqa: S106  no secret
-            return value
+            application.url_path_for(RESET_PAGE, uidb64="a", token="b")  # noqa: S106  no secret
+            return application
     raise CommandError(
         f"The module {module} has no application with the page {RESET_PAGE}. Pass --app with the module that has both "
         "the application and the Auth."
     )
+
+
+def find_page(name: str, page: str) -> str | None:
+    """Returns the path of an account page in the application of MODULE:ATTRIBUTE; None if the module has none."""
+    for application in _applications(name.partition(":")[0]):
+        with contextlib.suppress(NoMatchFound):
+            return str(application.url_path_for(page))
+    return None
+
+
+def _applications(module: str) -> list[Any]:
+    """Returns the objects of a loaded module that have routes."""
+    values = list(vars(sys.modules[module]).values())
+    return [value for value in values if not isinstance(value, type) and callable(getattr(value, "url_path_for", None))]

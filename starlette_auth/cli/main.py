@@ -26,6 +26,7 @@ from .accounts import (
 from .build_filter import add_filter_command
 from .check import add_check_command
 from .django_commands import add_commands
+from .factors import add_factor_commands, enrolment_notice, must_have_factor
 from .loading import find_application, load_app, load_auth
 from .terminal import CommandError, print_error, print_line, show_progress
 from .tokens import add_token_commands
@@ -83,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_clearsessions(commands, common)
     _add_sessions(commands, common)
     add_token_commands(commands, common)
+    add_factor_commands(commands, common)
     add_commands(commands, open_database=open_database, open_app=load_app)
     add_filter_command(commands)
     return parser
@@ -187,6 +189,8 @@ async def _createsuperuser(auth: Auth, options: argparse.Namespace) -> None:
     await check_password(auth, User(id=None, username=options.username, email=options.email), options)
     user = await auth.users.create_superuser(options.username, options.email, options.password)
     print_line(f"Created the superuser {user.username}.")
+    if must_have_factor(auth, user):
+        print_line(enrolment_notice(auth, options, user))
 
 
 async def _changepassword(auth: Auth, options: argparse.Namespace) -> None:

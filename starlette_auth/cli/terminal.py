@@ -18,13 +18,17 @@ def show_progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def ask(question: str, read: Callable[[str], str] = input) -> str:
+def ask(
+    question: str,
+    read: Callable[[str], str] = input,
+    *,
+    fix: str = "Use --noinput with --username and STARLETTE_AUTH_PASSWORD.",
+) -> str:
+    """Returns the answer to a question. Without a terminal it raises CommandError, which says `fix`."""
     try:
         return read(question)
     except EOFError:
-        raise CommandError(
-            "There is no terminal for the prompt. Use --noinput with --username and STARLETTE_AUTH_PASSWORD."
-        ) from None
+        raise CommandError(f"There is no terminal for the prompt. {fix}") from None
 
 
 def print_line(text: str) -> None:

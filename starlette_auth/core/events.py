@@ -44,13 +44,16 @@ Listener = Callable[[E], Awaitable[None] | None]
 class UserLoggedIn(Event, Generic[U]):
     """A user logged in. The session gets its new key when the response starts.
 
-    `new_device` is True if the user has logged in before, but not in this browser.
+    `new_device` is True if the user has logged in before, but not in this browser. `methods` are the names of the proofs,
+    such as ("password", "totp"), and `level` is what they amount to: 1, or 2 with a second factor or a passkey.
     """
 
     user: U
     request: HTTPConnection = field(repr=False)
     backend: str
     new_device: bool = False
+    methods: tuple[str, ...] = ()
+    level: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

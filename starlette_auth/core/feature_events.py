@@ -53,6 +53,7 @@ class SecondFactorFailed(Event, Generic[U]):
     and is 0 with `Auth(throttling=False)`.
     """
 
+    outlives_rollback = True
     user: U
     method: str
     failures: int = 0
@@ -102,6 +103,7 @@ class PasskeyCloned(Event, Generic[U]):
     `name` is the name that the user gave to it.
     """
 
+    outlives_rollback = True
     user: U
     name: str
     request: HTTPConnection | None = field(default=None, repr=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -9,18 +10,37 @@ from starlette.requests import HTTPConnection
 from ..core.clock import Clock, utc_now
 from ..core.events import Events, LoginsBlocked, PasswordChanged, SessionsEnded, TokenCreated, UserLoggedIn
 from ..core.exceptions import ImproperlyConfigured
+from ..core.feature_events import (
+    FactorAdded,
+    FactorRemoved,
+    PasskeyCloned,
+    RecoveryCodesMade,
+    RecoveryCodeUsed,
+    SecondFactorFailed,
+)
+from ..core.translation import gettext
 from ..database.gateway import Gateway
 from ..http.proxies import TrustedProxies
 from ..http.user_agents import describe_user_agent
 from ..security.throttle import Throttle
 from .account_mailer import AccountMailer, TemplateMail
 
+#: The notices that an attacker can cause many times, with their rate limits.
+LIMITED: Mapping[str, str] = {
+    "new_device": "notice_mail",
+    "passkey_suspicious": "notice_mail",
+    "second_factor_failed": "second_factor_mail",
+}
+FAILURES = 5  # wrong factors in a row after which a user is told
+
 
 class SecurityNotices:
     """Mails users when their account is changed in a way that an attacker would change it.
 
     The events are: a changed or reset password, a login from a new device, ended sessions, too many wrong
-    passwords, and a new API token. A mail states the event, the time, the browser and the IP address. It contains no secret.
+    passwords, a new API token, factors that were added or removed, new recovery codes and the use of one, a passkey that
+    was probably copied, and wrong factors after a right password. A mail states the event, the time, the browser and the
+    IP address. It contains no secret.
     """
 
     def __init__(
@@ -44,6 +64,12 @@ class SecurityNotices:
         events.on(LoginsBlocked, after_commit=True)(self._logins_blocked)
         events.on(SessionsEnded)(self._sessions_ended)
         events.on(TokenCreated)(self._token_created)
+        events.on(FactorAdded)(self._factor_added)
+        events.on(FactorRemoved)(self._factor_removed)
+        events.on(RecoveryCodeUsed)(self._recovery_code_used)
+        events.on(RecoveryCodesMade)(self._recovery_codes_made)
+        events.on(PasskeyCloned, after_commit=True)(self._passkey_cloned)
+        events.on(SecondFactorFailed, after_commit=True)(self._second_factor_failed)
 
     def notify(self, kind: str, user: Any, request: HTTPConnection | None, *, to: str = "", **context: Any) -> None:
         """Queues a notice after the current transaction commits. `to` is the user's e-mail address by default.
@@ -63,9 +89,10 @@ class SecurityNotices:
         mail = TemplateMail(to=address, name="notice", context=details)
 
         async def find() -> TemplateMail | None:
-            # An attacker who knows the password logs in from many new browsers, which would flood the mailbox and the
-            # mail queue. Therefore these notices have a rate limit.
-            if kind == "new_device" and not await self.throttle.try_hit("notice_mail", account=f"user {user.id}"):
+            # An attacker who knows the password logs in from many new browsers, or enters wrong codes, which would flood
+            # the mailbox and the mail queue. Therefore these notices have a rate limit.
+            action = LIMITED.get(kind)
+            if action is not None and not await self.throttle.try_hit(action, account=f"user {user.id}"):
                 return None
             return mail
 
@@ -88,3 +115,35 @@ class SecurityNotices:
 
     async def _token_created(self, event: TokenCreated) -> None:
         self.notify("token_created", event.user, event.request, token_name=event.name)
+
+    async def _factor_added(self, event: FactorAdded) -> None:
+        self.notify("factor_added", event.user, event.request, factor=factor_in_words(event.factor))
+
+    async def _factor_removed(self, event: FactorRemoved) -> None:
+        self.notify("factor_removed", event.user, event.request, factor=factor_in_words(event.factor))
+
+    async def _recovery_code_used(self, event: RecoveryCodeUsed) -> None:
+        self.notify("recovery_code_used", event.user, event.request, number=event.left)
+
+    async def _recovery_codes_made(self, event: RecoveryCodesMade) -> None:
+        self.notify("recovery_codes_made", event.user, event.request)
+
+    async def _passkey_cloned(self, event: PasskeyCloned) -> None:
+        self.notify("passkey_suspicious", event.user, event.request, name=event.name)
+
+    async def _second_factor_failed(self, event: SecondFactorFailed) -> None:
+        # Codes that are sent at the same moment are counted before the first of them is refused, so that several events
+        # have this number. The rate limit lets one mail pass.
+        if event.failures == FAILURES:
+            self.notify("second_factor_failed", event.user, event.request, number=event.failures)
+
+
+def factor_in_words(method: str) -> str:
+    """Returns what a login method is called in a mail, in the visitor's language. Features may have further ones."""
+    names = {
+        "totp": gettext("authenticator app"),
+        "passkey": gettext("passkey"),
+        "key": gettext("security key"),
+        "recovery_code": gettext("recovery codes"),
+    }
+    return names.get(method, method)

@@ -34,6 +34,7 @@ from ..core.feature_events import (
     FactorAdded,
     FactorRemoved,
     LoginPending,
+    PasskeyCloned,
     RecoveryCodesMade,
     RecoveryCodeUsed,
     SecondFactorFailed,
@@ -91,17 +92,22 @@ class SecurityLog:
             LoginPending: lambda event: self.log(
                 "login_pending", event.request, event.user.identity, reason=event.step
             ),
-            SecondFactorFailed: lambda event: self.warn(
-                "second_factor_failed", event.request, event.user.identity, reason=event.method
-            ),
+            SecondFactorFailed: self._second_factor_failed,
             FactorAdded: lambda event: self.log(
                 "factor_added", event.request, event.user.identity, reason=event.factor
             ),
             FactorRemoved: lambda event: self.log(
                 "factor_removed", event.request, event.user.identity, reason=event.factor
             ),
-            RecoveryCodesMade: lambda event: self.log("recovery_codes_made", event.request, event.user.identity),
-            RecoveryCodeUsed: lambda event: self.log("recovery_code_used", event.request, event.user.identity),
+            RecoveryCodesMade: lambda event: self.log(
+                "recovery_codes_made", event.request, event.user.identity, reason=f"{event.number} codes"
+            ),
+            RecoveryCodeUsed: lambda event: self.log(
+                "recovery_code_used", event.request, event.user.identity, reason=f"{event.left} left"
+            ),
+            PasskeyCloned: lambda event: self.warn(
+                "passkey_cloned", event.request, event.user.identity, reason=event.name
+            ),
             DeviceApproved: lambda event: self._device("device_approved", event, logging.INFO),
             DeviceRefused: lambda event: self._device("device_refused", event, logging.WARNING),
         }
@@ -143,8 +149,13 @@ class SecurityLog:
         }
 
     def _logged_in(self, event: UserLoggedIn) -> None:
-        device = "a new browser, " if event.new_device else ""
-        self.log("login", event.request, event.user.identity, reason=f"{device}{event.backend}")
+        proofs = f"by {' and '.join(event.methods)}, level {event.level}" if event.methods else ""
+        reason = ", ".join(filter(None, [proofs, "a new browser" if event.new_device else "", event.backend]))
+        self.log("login", event.request, event.user.identity, reason=reason)
+
+    def _second_factor_failed(self, event: SecondFactorFailed) -> None:
+        in_a_row = f", {event.failures} in a row" if event.failures else ""
+        self.warn("second_factor_failed", event.request, event.user.identity, reason=f"{event.method}{in_a_row}")
 
     def _logged_out(self, event: UserLoggedOut) -> None:
         if event.user.is_authenticated:

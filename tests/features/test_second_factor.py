@@ -313,6 +313,6 @@ async def test_the_security_log_names_the_account(
     await send(client, login=login, code="000000")
     await send(client, login=login, recovery_code=codes[0])
     lines = [record.getMessage() for record in caplog.records if record.name == "starlette_auth.security"]
-    assert any("second_factor_failed" in line and "reason=totp" in line for line in lines)
+    assert any("second_factor_failed" in line and "totp, 1 in a row" in line for line in lines)
     assert any("recovery_code_used" in line for line in lines)
     assert not any(codes[0] in line or "000000" in line for line in lines)

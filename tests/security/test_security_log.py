@@ -67,8 +67,9 @@ async def test_a_login_and_a_logout_are_logged_with_account_address_and_browser(
         await post_login(client)
         await client.post("/accounts/logout")
     about = 'address=192.0.2.1 browser="Firefox 140" method=POST'
+    proofs = 'reason="by password, level 1, starlette_auth.ModelBackend"'
     assert [record.getMessage() for record in records(caplog)] == [
-        f"login account={ann.id} {about} path=/accounts/login reason=starlette_auth.ModelBackend",
+        f"login account={ann.id} {about} path=/accounts/login {proofs}",
         f"logout account={ann.id} {about} path=/accounts/logout",
     ]
     login = records(caplog)[0]

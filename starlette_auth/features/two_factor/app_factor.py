@@ -7,6 +7,7 @@ from starlette.requests import HTTPConnection
 
 from ...auth import Auth
 from ...backends.factors import Factor
+from ...core.exceptions import ValidationError
 from ...core.feature_events import RecoveryCodeUsed
 from ...core.translation import gettext
 from ...users.models import User
@@ -32,7 +33,15 @@ class AppFactor(Factor):
         return {TOTP: None} if await self.is_set_up(user) else {}
 
     async def check(self, request: HTTPConnection, user: User, field: str, value: str) -> str | None:
-        return TOTP if await self.store.use_totp(user, value) else None
+        if await self.store.use_totp(user, value):
+            return TOTP
+        if await self.store.has_lost_key(user):
+            text = gettext(
+                "This site cannot check the codes of your app any more. Use a recovery code, or write to the people who run "
+                "this site."
+            )
+            raise ValidationError(text, "lost_key")
+        return None
 
     def error(self, field: str) -> str:
         return gettext(
@@ -57,11 +66,11 @@ class RecoveryFactor(Factor):
         return {RECOVERY_CODE: None} if await self.is_set_up(user) else {}
 
     async def check(self, request: HTTPConnection, user: User, field: str, value: str) -> str | None:
-        if not await self.store.use_recovery_code(user, value):
-            return None
-        event = RecoveryCodeUsed(user=user, left=await self.store.recovery_codes_left(user), request=request)
         async with self.auth.events.transaction(RecoveryCodeUsed):
-            await self.auth.events.emit(event)
+            if not await self.store.use_recovery_code(user, value):
+                return None
+            left = await self.store.recovery_codes_left(user)
+            await self.auth.events.emit(RecoveryCodeUsed(user=user, left=left, request=request))
         return RECOVERY_CODE
 
     def error(self, field: str) -> str:

@@ -115,6 +115,13 @@ class TwoFactor(Feature):
             return []
         return [StoredFactor(method=TOTP, label="", created=app.totp_since, last_used=app.totp_last_used)]
 
+    async def remove_factors(self, user: User, *, since: int = 0, method: str | None = None) -> Sequence[StoredFactor]:
+        apps = [app for app in await self.list_factors(user) if app.created >= since and method in (None, TOTP)]
+        return apps if apps and await self.store.remove_all(user) else []
+
+    async def reseal(self) -> tuple[int, int]:
+        return await self.store.reseal()
+
     async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
         if self.trusted is None:
             return None

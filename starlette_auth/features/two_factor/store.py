@@ -211,6 +211,14 @@ class FactorStore:
                 resealed += await self.gateway.execute(self._reseal, of_user=row["user_id"], **values)
         return resealed, lost
 
+    async def has_lost_key(self, user: User) -> bool:
+        """Returns whether the key that sealed the secret of the user's app is lost, so that no code can be right."""
+        row = await self.gateway.fetch_one(self._app, of_user=user.id)
+        try:
+            return row is not None and not self.sealer.unseal(PURPOSE, owner_of(user), row["secret"])
+        except CannotUnseal:
+            return True
+
     async def _find_app(self, user: User) -> _App | None:
         row = await self.gateway.fetch_one(self._app, of_user=user.id)
         return self._unseal(owner_of(user), row["secret"]) if row is not None else None

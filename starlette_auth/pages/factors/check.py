@@ -113,16 +113,21 @@ async def check_factor(
         policy=lambda: "refuse",
         on_block=report_block,
     )
-    method = None
+    method, problem = None, None
     try:
         async with counted as attempt:
-            method = await factor.check(request, user, field, text)
+            try:
+                method = await factor.check(request, user, field, text)
+            except ValidationError as error:  # it counts as wrong: there is no free attempt
+                problem = error
             attempt.succeeded = method is not None
     except Throttled as error:
         error.action = error.action or ACTION
         await report_throttled(auth.events, request, error, user)
         raise
-    if method is None:
+    if problem is not None:
+        form.add_error(field, problem)
+    elif method is None:
         failures = await auth.throttle.failures_in_a_row(ACTION, account, device)
         await _emit(auth, SecondFactorFailed(user=user, method=factor.methods[0], failures=failures, request=request))
         form.add_error(field, ValidationError(factor.error(field), "wrong_code"))

@@ -26,6 +26,7 @@ DEFAULT_RATES: Mapping[str, str] = {
     "second_factor": "60/m/ip",
     "passkey": "60/m/ip",
     "enrol_mail": "3/15m/account",
+    "second_factor_mail": "1/h/account",
     "device": "5/10m/ip, 10/10m/account",
     "device_authorization": "20/m/ip, 6000/m/client",
 }
