@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
-from ...auth import Auth, Feature
+from ...auth import Auth
 from ...backends.factors import Factor
 from ...backends.pending_login import PendingLogin, add_proof
 from ...backends.session import require_session
@@ -37,6 +37,7 @@ from ...users.models import User
 from .app_factor import TOTP, AppFactor, RecoveryFactor
 from .enrolment import EnrolStep
 from .login_step import SecondFactorStep
+from .overview import ListsFactors
 from .store import Factors, FactorStore, owner_of, recovery_code_table, totp_table
 from .totp import find_step, grouped_key, new_secret, otpauth_uri
 
@@ -45,7 +46,7 @@ SETUP_LIFETIME = 10 * MINUTE
 EXTRA = "two-factor"
 
 
-class TwoFactor(Feature):
+class TwoFactor(ListsFactors):
     """Adds a second factor: `Auth(features=[TwoFactor()])`. Needs the extra `two-factor`.
 
     Users add an authenticator app (TOTP, RFC 6238) on the page `totp` and get `recovery_codes` recovery codes, each of
