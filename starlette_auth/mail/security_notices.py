@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -32,6 +33,7 @@ LIMITED: Mapping[str, str] = {
     "second_factor_failed": "second_factor_mail",
 }
 FAILURES = 5  # wrong factors in a row after which a user is told
+ListFactors = Callable[[Any], Awaitable[Sequence[Any]]]  # returns each StoredFactor of a user
 
 
 class SecurityNotices:
@@ -58,7 +60,8 @@ class SecurityNotices:
         self.gateway = gateway
         self.proxies = proxies
 
-    def subscribe(self, events: Events) -> None:
+    def subscribe(self, events: Events, list_factors: ListFactors) -> None:
+        self._list_factors = list_factors
         events.on(PasswordChanged)(self._password_changed)
         events.on(UserLoggedIn, after_commit=True)(self._logged_in)
         events.on(LoginsBlocked, after_commit=True)(self._logins_blocked)
@@ -99,8 +102,12 @@ class SecurityNotices:
         self.gateway.on_commit(lambda: self.mailer.enqueue_from(find, user=user))
 
     async def _password_changed(self, event: PasswordChanged) -> None:
-        kind = "password_reset" if event.by_reset else "password_changed"
-        self.notify(kind, event.user, event.request)
+        if event.by_reset:
+            # An attacker who had the account may have added a passkey, which works beside the new password.
+            factors = [_describe(factor) for factor in await self._list_factors(event.user)]
+            self.notify("password_reset", event.user, event.request, factors=factors)
+        else:
+            self.notify("password_changed", event.user, event.request)
 
     async def _logged_in(self, event: UserLoggedIn) -> None:
         if event.new_device:
@@ -147,3 +154,18 @@ def factor_in_words(method: str) -> str:
         "recovery_code": gettext("recovery codes"),
     }
     return names.get(method, method)
+
+
+def _describe(factor: Any) -> str:
+    """Returns a factor in one line, such as "Passkey “Phone”, added 2026-07-31"."""
+    names = {
+        "totp": gettext("Authenticator app"),
+        "recovery_code": gettext("Recovery codes"),
+        "passkey": gettext("Passkey"),
+        "key": gettext("Security key"),
+    }
+    name = names.get(factor.method, factor.method.partition(":")[2] or factor.method)
+    if factor.label:
+        name = gettext("%(kind)s “%(name)s”") % {"kind": name, "name": " ".join(factor.label.split())}
+    date = f"{datetime.fromtimestamp(factor.created, UTC):%Y-%m-%d}"
+    return gettext("%(factor)s, added %(date)s") % {"factor": name, "date": date}

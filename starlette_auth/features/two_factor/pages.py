@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute
 
-from ...auth import Auth, Feature
-from ...backends.factors import Factor, StoredFactor
+from ...auth import Auth
+from ...backends.factors import Factor
 from ...core.arguments import require_function, require_integer, require_text
 from ...core.clock import DAY
 from ...core.events import PasswordChanged
@@ -20,10 +20,11 @@ from ...database.tables import Tables
 from ...pages.factors.check import forgive_failures
 from ...security.sealing import Sealer
 from ...users.models import User
-from .app_factor import TOTP, AppFactor, RecoveryFactor, has_main_factor
+from .app_factor import AppFactor, RecoveryFactor, has_main_factor
 from .enrolment import EnrolStep
 from .factor_pages import FactorPages
 from .login_step import SecondFactorStep
+from .overview import ListsFactors
 from .store import FactorStore, recovery_code_table, totp_table
 from .trusted_browsers import TrustedBrowsers
 
@@ -31,7 +32,7 @@ EXTRA = "two-factor"
 MAX_TRUST = 365 * DAY  # seconds: for so long a logout everywhere is remembered
 
 
-class TwoFactor(Feature):
+class TwoFactor(ListsFactors):
     """Adds a second factor: `Auth(features=[TwoFactor()])`. Needs the extra `two-factor`.
 
     Users add an authenticator app (TOTP, RFC 6238) on the page `totp` and get `recovery_codes` recovery codes, each of
@@ -109,23 +110,12 @@ class TwoFactor(Feature):
         trusted = self.trusted.routes() if self.trusted is not None else ()
         return [*self.step.routes(), *enrol, *self.pages.routes(), *trusted]
 
-    async def list_factors(self, user: User) -> Sequence[StoredFactor]:
-        app = await self.store.factors(user)
-        if app.totp_since is None:
-            return []
-        return [StoredFactor(method=TOTP, label="", created=app.totp_since, last_used=app.totp_last_used)]
-
-    async def remove_factors(self, user: User, *, since: int = 0, method: str | None = None) -> Sequence[StoredFactor]:
-        apps = [app for app in await self.list_factors(user) if app.created >= since and method in (None, TOTP)]
-        return apps if apps and await self.store.remove_all(user) else []
-
     async def reseal(self) -> tuple[int, int]:
         return await self.store.reseal()
 
-    async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
-        if self.trusted is None:
-            return None
-        return "registration/trusted_browsers.html", await self.pages.trusted_context(request, user)
+    async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]]:
+        trusted = await self.pages.trusted_context(request, user) if self.trusted is not None else {}
+        return "registration/security_two_factor.html", {"factors": await self.store.factors(user), **trusted}
 
     async def _factors_changed(self, event: FactorAdded[Any] | FactorRemoved[Any]) -> None:
         """Ends the trusted browsers, and the recovery codes of a user without a factor that they could replace."""
