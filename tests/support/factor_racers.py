@@ -37,16 +37,21 @@ def _feature(auth: Auth) -> TwoFactor:
     return feature
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 async def main(job: dict[str, Any]) -> None:
     async with connected(job["url"]) as database:
         clock = FrozenClock(job["now"])
         auth = Auth(database, secret_key=SECRET_KEY, passwords=weak_passwords(), features=[TwoFactor()], clock=clock)
         user = await auth.users.get_by_username("ann")
         assert user is not None
-        print("ready", flush=True)
+        _say("ready")
         await asyncio.to_thread(sys.stdin.readline)
         uses = [RACES[job["race"]](auth, user, job["argument"]) for _ in range(job["number"])]
-        print(sum(await asyncio.gather(*uses)), flush=True)
+        _say(str(sum(await asyncio.gather(*uses))))
         await auth.close()
 
 
