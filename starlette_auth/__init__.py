@@ -62,6 +62,7 @@ from .core.feature_events import (
     FactorAdded,
     FactorRemoved,
     LoginPending,
+    PasskeyCloned,
     RecoveryCodesMade,
     RecoveryCodeUsed,
     SecondFactorFailed,
@@ -83,6 +84,7 @@ from .features.api_tokens.tokens import APIToken
 from .features.bearer_sessions import BearerSessions
 from .features.device_login.pages import DeviceLogin
 from .features.email_change import EmailChange
+from .features.passkeys.feature import Passkeys
 from .features.registration import Registration
 from .features.two_factor.pages import TwoFactor
 from .http.cookies import Cookie
@@ -191,6 +193,8 @@ __all__ = [
     "NumericPasswordValidator",
     "PBKDF2PasswordHasher",
     "PBKDF2SHA1PasswordHasher",
+    "PasskeyCloned",
+    "Passkeys",
     "PasswordChanged",
     "PasswordCheckUnavailable",
     "PasswordHasher",

@@ -24,8 +24,10 @@ class Factor:
     fields: tuple[str, ...] = ()
     #: Whether a login with a password asks each user who has the factor for a second step.
     is_asked = True
-    #: Whether it proves alone who the user is, so that `reauthenticate` takes it in place of the password.
+    #: Whether it proves alone who the user is. `reauthenticate` takes it in place of the password, and second steps do not.
     is_way_in = False
+    #: The name of the page on which a user adds this factor; "" if there is none.
+    page = ""
 
     async def is_set_up(self, user: User) -> bool:
         """Returns whether the user has this factor."""
@@ -105,6 +107,10 @@ class ProvidesLogins:
     async def reseal(self) -> tuple[int, int]:
         """Seals stored secrets with the newest key. Returns their number, and that of those whose key is lost."""
         return 0, 0
+
+    def login_context(self, request: HTTPConnection) -> Mapping[str, Any]:
+        """Returns variables for the template of the login page, such as the options of a passkey."""
+        return {}
 
     async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
         """Returns the template of the feature's section in the page `security`, and its variables; None without one."""

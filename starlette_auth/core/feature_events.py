@@ -46,7 +46,7 @@ class DeviceRefused(Event, Generic[U]):
 
 @dataclass(frozen=True, kw_only=True)
 class SecondFactorFailed(Event, Generic[U]):
-    """A wrong code of a second factor was entered after a right password. `method` is "totp" or "recovery_code".
+    """A wrong second factor was given after a right password. `method` is "totp", "recovery_code", or "passkey".
 
     An attacker may know the password of the user.
     """

@@ -49,5 +49,5 @@ class Templates:
         return page
 
 
-ASSETS = {name: (BUILT_IN / name).read_bytes() for name in ("auth.css", "auth.js")}
+ASSETS = {name: (BUILT_IN / name).read_bytes() for name in ("auth.css", "auth.js", "auth_passkeys.js")}
 ASSET_HASHES = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in ASSETS.items()}

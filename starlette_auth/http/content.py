@@ -107,6 +107,29 @@ def _from_json(body: bytes) -> dict[str, list[Any]]:
     return fields
 
 
+def text_of_object(value: Any) -> str | None:
+    """Returns the JSON of an object in the fields of `read_fields`; None for other values.
+
+    An object that has a member twice is none, because two parsers could read different values.
+    """
+    try:
+        return json.dumps(_as_object(value)) if isinstance(value, tuple) else None
+    except ValueError:
+        return None
+
+
+def _as_object(value: Any) -> Any:
+    """Returns a value of JSON whose objects are pairs, as `_from_json` reads them, with dicts in their place."""
+    if isinstance(value, list):
+        return [_as_object(item) for item in value]
+    if not isinstance(value, tuple):
+        return value
+    members = {name: _as_object(item) for name, item in value}
+    if len(members) < len(value):
+        raise ValueError("A member of an object was sent twice. Send it once.")
+    return members
+
+
 def _from_urlencoded(body: bytes) -> dict[str, list[Any]]:
     """Reads a form (WHATWG URL §5.1). Starlette would replace bytes that are not UTF-8."""
     pairs = [pair for pair in body.split(b"&") if pair]

@@ -16,7 +16,7 @@ from .site import Site
 from .urls import is_absolute, next_path, parse_hosts, requested_url, safe_url
 
 VISITS = "visits-"  # the beginning of the cookie of a browser that was redirected from the login page
-OTHER_FIELDS = ("username", "password", "remember", "saved", "csrfmiddlewaretoken")  # of the login page
+OTHER_FIELDS = ("username", "password", "remember", "saved", "credential", "csrfmiddlewaretoken")  # of the login page
 
 
 class RedirectTargets:

@@ -17,6 +17,7 @@ from ..backends.session import is_in_header, session_of
 from ..context_processors import template_context
 from ..core.deferred_response import DeferredResponse
 from ..core.exceptions import HashingBusy, Refused, Throttled, ValidationError
+from ..core.templating import ASSETS
 from ..core.translation import gettext
 from ..http.content import sent_json
 from ..http.endpoints import FOR_VISITORS, JSON_ONLY, login_not_required
@@ -107,6 +108,17 @@ def template_page(name: str) -> Endpoint:
         return await render(auth, request, f"registration/{name}.html")
 
     return account_page(show)
+
+
+def asset(name: str, media_type: str) -> Endpoint:
+    """Returns the view of a static file. Browsers may cache it, because its URL has a hash of its content."""
+
+    @login_not_required
+    async def serve(request: Request) -> Response:
+        headers = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+        return Response(ASSETS[name], media_type=media_type, headers=headers)
+
+    return serve
 
 
 async def render(

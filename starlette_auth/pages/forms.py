@@ -10,20 +10,24 @@ from ..core.arguments import require_bool, require_instance, require_integer, re
 from ..core.exceptions import ImproperlyConfigured, ValidationError
 from ..core.text import has_lone_surrogate, is_email_address
 from ..core.translation import gettext, ngettext
-from ..http.content import read_fields
+from ..http.content import read_fields, text_of_object
 from ..http.scope import IS_STALE
 from ..users.models import User
 
 MAX_EMAIL_LENGTH = 254
-TYPES = ("text", "email", "password", "hidden", "checkbox")
+TYPES = ("text", "email", "password", "hidden", "checkbox", "json")
+HIDDEN = ("hidden", "json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """One form field. `autocomplete` is a token of the HTML standard, for browsers and password managers."""
+    """One form field. `autocomplete` is a token of the HTML standard, for browsers and password managers.
+
+    A field of the type "json" is hidden. A script writes JSON into it, and a program sends a text or an object.
+    """
 
     label: str = ""
-    type: Literal["text", "email", "password", "hidden", "checkbox"] = "text"
+    type: Literal["text", "email", "password", "hidden", "checkbox", "json"] = "text"
     required: bool = True
     max_length: int | None = None
     autocomplete: str = "off"
@@ -43,7 +47,7 @@ class Field:
         """Returns the value, stripped unless it is a password. Raises ValidationError with Django's codes."""
         if self.type == "checkbox" and value.lower() in ("false", "off", "0"):
             value = ""
-        if self.type == "hidden":  # the visitor cannot correct it, so the view that uses it checks it
+        if self.type in HIDDEN:  # the visitor cannot correct it, so the view that uses it checks it
             return value
         value = value if self.type == "password" else value.strip()
         if not value and self.required:
@@ -94,6 +98,8 @@ class Form:
             values = submitted.get(name, [""])
             if field.type == "checkbox" and isinstance(values[0], bool):
                 values = ["on" if values[0] else "", *values[1:]]
+            if field.type == "json" and not isinstance(values[0], str):
+                values = [text_of_object(values[0]), *values[1:]]
             if len(values) > 1 or not isinstance(values[0], str):
                 # An attacker sends a field twice, and two parsers (a firewall and this one) could use different values.
                 raise HTTPException(400, gettext("A field was sent twice or is not text. Submit the form again."))

@@ -1,6 +1,8 @@
 """The login and logout pages."""
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.authentication import has_required_scope
 from starlette.requests import Request
@@ -24,6 +26,8 @@ from .app_sessions import add_client_field, begin_requested_session
 from .base import keep_form, render
 from .forms import Field, Form
 from .login_steps import ask_steps, begin_login, finish_login, resume_login
+
+Errors = Mapping[str, list[ValidationError]]
 
 
 async def login_page(auth: Auth, request: Request) -> Response:
@@ -53,7 +57,31 @@ async def login_page(auth: Auth, request: Request) -> Response:
 
 async def _login_form_page(auth: Auth, request: Request, form: Form, url: str | None, status: int) -> Response:
     form.data[auth.redirects.field] = url or "" if form.data["saved"] else _next_field(auth, request, url)
-    return await render(auth, request, "registration/login.html", status, form=form)
+    return await _show(auth, request, form, status)
+
+
+async def _show(auth: Auth, request: Request, form: Form, status: int, **context: Any) -> Response:
+    for feature in auth.features:
+        context = {**feature.login_context(request), **context}
+    return await render(auth, request, "registration/login.html", status, form=form, **context)
+
+
+async def show_login(
+    auth: Auth, request: Request, url: str | None, status: int, *, errors: Errors, saved: str = "", **context: Any
+) -> Response:
+    """Shows the login page with the errors of another way to log in, such as a passkey.
+
+    `saved` is the signed form that the page keeps, and `context` holds further variables for the template.
+    """
+    form = _login_form(auth)
+    form.data["saved"], form.errors = saved, dict(errors)
+    form.data[auth.redirects.field] = url or "" if saved else _next_field(auth, request, url)
+    return await _show(auth, request, form, status, **context)
+
+
+def read_saved_form(auth: Auth, request: Request, url: str | None, saved: str) -> Pairs:
+    """Returns the form that the login page kept; none without. Read it before the login, which changes the browser's secret."""
+    return read_signed_form(auth.keys, _browser(auth, request), url or "", saved) if saved else []
 
 
 async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> Response | None:
@@ -61,9 +89,7 @@ async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> 
 
     The response is a redirect, the page of a saved form, or that of a login step.
     """
-    saved: Pairs = []
-    if form.data["saved"]:  # checked before the login, which may give the browser a new secret
-        saved = read_signed_form(auth.keys, _browser(auth, request), url or "", form.data["saved"])
+    saved = read_saved_form(auth, request, url, form.data["saved"])
     credentials = {"username": normalize_username(form.data["username"]), "password": form.data["password"]}
     user = await authenticate(request, **credentials)
     if user is None:
@@ -101,7 +127,7 @@ async def _login_to_send_form(auth: Auth, request: Request, form: Form, pairs: P
     url = requested_url(request.scope)
     form.data[auth.redirects.field] = url
     form.data["saved"] = sign_form(auth.keys, _browser(auth, request), url, pairs)
-    return await render(auth, request, "registration/login.html", 403, form=form)
+    return await _show(auth, request, form, 403)
 
 
 def _browser(auth: Auth, request: Request) -> str:

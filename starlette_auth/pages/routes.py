@@ -2,23 +2,21 @@
 
 from collections.abc import Iterable, Iterator
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from ..auth import Auth
 from ..core.arguments import require_bool, require_instance
-from ..core.templating import ASSETS
-from ..http.endpoints import login_not_required
 from ..http.urls import JSON_SUFFIX
-from .base import ACCOUNT_PAGE, Endpoint, account_page, json_endpoint, template_page, visitor_page
+from .base import ACCOUNT_PAGE, account_page, asset, json_endpoint, template_page, visitor_page
 from .factors.reauthentication import reauthenticate
 from .login import login_page, logout_page, saved_form_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
 from .session import session_page
 
-LOADED_BY_PAGES = ("auth_style", "auth_script")
-RETURN_JSON = ("session", "sessions", "tokens")  # the pages that programs read
+LOADED_BY_PAGES = ("auth_style", "auth_script", "passkeys_script")
+RETURN_JSON = ("session", "sessions", "tokens", "passkeys")  # the pages that programs read
+#: The pages whose GET tells a program what to send, such as the options of a passkey.
+GIVE_OPTIONS = ("passkey_login", "passkey_add", "second_factor", "reauthenticate")
 
 
 def routes(auth: Auth, *, pages: bool = True) -> list[BaseRoute]:
@@ -45,6 +43,7 @@ def _for_programs(pages: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
         elif page.name in RETURN_JSON:
             yield Route(page.path, json_endpoint(page.endpoint), name=page.name, methods=["GET"])
         elif methods := sorted({"POST", "DELETE"} & set(page.methods or ())):
+            methods += ["GET"] if page.name in GIVE_OPTIONS else []
             yield Route(page.path, json_endpoint(page.endpoint), name=page.name + JSON_SUFFIX, methods=methods)
 
 
@@ -76,14 +75,3 @@ def _routes() -> list[BaseRoute]:
         Route("/auth.css", asset("auth.css", "text/css"), name="auth_style", methods=get),
         Route("/auth.js", asset("auth.js", "text/javascript"), name="auth_script", methods=get),
     ]
-
-
-def asset(name: str, media_type: str) -> Endpoint:
-    """Returns the view of a static file. Browsers may cache it, because its URL has a hash of its content."""
-
-    @login_not_required
-    async def serve(request: Request) -> Response:
-        headers = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
-        return Response(ASSETS[name], media_type=media_type, headers=headers)
-
-    return serve

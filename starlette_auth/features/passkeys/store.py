@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +13,21 @@ from ...auth import Auth
 from ...database.columns import ForeignKey, derived_name, key_column
 from ...database.statements import Row, Statement
 from ...database.tables import Tables
-from ...security.webauthn.credentials import Credential, StoredCredential, decode, encode, sign_credential
+from ...security.webauthn.credentials import (
+    Credential,
+    CredentialRefused,
+    StoredCredential,
+    decode,
+    encode,
+    find_signing_key,
+    sign_credential,
+)
 from ...security.webauthn.relying_party import Assertion
 from ...users.models import User
 
+logger = logging.getLogger("starlette_auth")
 MAX_NAME = 100
+BATCH = 500  # rows that `reseal` reads at once
 #: The columns in which a row differs from a Credential: texts in base64url, and one with commas.
 BINARY = ("credential_id", "public_key", "user_handle")
 
@@ -99,6 +111,12 @@ class PasskeyStore:
             "mac": sa.bindparam("new_mac", type_=sa.String),
         }
         self._record = Statement(sa.update(t).values(used).where(by_id, is_rising))
+        self._batch = Statement(
+            with_user.where(t.c.id > sa.bindparam("after", type_=sa.BigInteger)).order_by(t.c.id).limit(BATCH)
+        )
+        by_mac = t.c.mac == sa.bindparam("old_mac", type_=sa.String)
+        new_mac = sa.bindparam("new_mac", type_=sa.String)
+        self._reseal = Statement(sa.update(t).values(mac=new_mac).where(by_id, by_mac))
 
     async def find(self, credential_id: bytes) -> tuple[Passkey, User] | None:
         """Returns the passkey with this credential ID and its user; None if it is unknown."""
@@ -106,15 +124,16 @@ class PasskeyStore:
         if row is None:
             return None
         user = self.users.from_row(row)
-        return self._passkey_of(row, user), user
+        passkeys = self._passkeys([row], user)
+        return (passkeys[0], user) if passkeys else None
 
-    async def list_latest(self, user: User) -> list[Passkey]:
+    async def list_latest(self, user: User) -> Sequence[Passkey]:
         """Returns the passkeys of a user as committed last; the snapshot of a transaction on MySQL may lack some."""
-        return [self._passkey_of(row, user) for row in await self.gateway.fetch_all(self._list_latest, of_user=user.id)]
+        return self._passkeys(await self.gateway.fetch_all(self._list_latest, of_user=user.id), user)
 
-    async def list(self, user: User) -> list[Passkey]:
+    async def list(self, user: User) -> Sequence[Passkey]:
         """Returns the passkeys of a user, the oldest first."""
-        return [self._passkey_of(row, user) for row in await self.gateway.fetch_all(self._list, of_user=user.id)]
+        return self._passkeys(await self.gateway.fetch_all(self._list, of_user=user.id), user)
 
     async def insert(self, user: User, credential: Credential, name: str) -> Passkey:
         """Stores a new passkey. Raises IntegrityError if any user has one with this credential ID."""
@@ -152,6 +171,32 @@ class PasskeyStore:
     async def delete(self, user: User, passkey_id: int) -> bool:
         """Deletes a passkey of a user. Returns False if the user has no such passkey."""
         return await self.gateway.execute(self._delete, of_user=user.id, passkey_id=passkey_id) == 1
+
+    async def reseal(self) -> tuple[int, int]:
+        """Signs the rows anew that an older key signed. Returns their number, and that of rows whose key is lost."""
+        resealed = lost = after = 0
+        while rows := await self.gateway.fetch_all(self._batch, after=after):
+            after = rows[-1]["passkey_id"]
+            for row in rows:
+                for passkey in self._passkeys([row], self.users.from_row(row)):
+                    stored = passkey.stored
+                    index = find_signing_key(self.keys, stored)
+                    lost += index is None
+                    if index:
+                        mac = sign_credential(self.keys, stored.user, stored.credential)
+                        values = {"old_mac": stored.mac, "new_mac": mac}
+                        resealed += await self.gateway.execute(self._reseal, passkey_id=passkey.id, **values)
+        return resealed, lost
+
+    def _passkeys(self, rows: Iterable[Row], user: User) -> Sequence[Passkey]:
+        """Returns the passkeys in rows of a user. A damaged row is left out, and logged."""
+        passkeys = []
+        for row in rows:
+            try:
+                passkeys.append(self._passkey_of(row, user))
+            except CredentialRefused:
+                logger.error("The row %s of %s is damaged: a text is no base64url.", row["passkey_id"], self.table.name)
+        return passkeys
 
     def _passkey_of(self, row: Row, user: User) -> Passkey:
         values = {column.name: row[f"passkey_{column.name}"] for column in self.table.columns}

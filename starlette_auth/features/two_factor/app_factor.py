@@ -20,6 +20,7 @@ class AppFactor(Factor):
 
     methods = (TOTP,)
     fields = ("code",)
+    page = "totp"
 
     def __init__(self, store: FactorStore) -> None:
         self.store = store

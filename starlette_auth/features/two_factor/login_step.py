@@ -8,18 +8,15 @@ from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login, respond
 from ...auth import Auth
-from ...authentication import refused_redirect
 from ...backends.login_methods import SECOND_FACTORS, level_of
 from ...backends.login_steps import LoginStep
 from ...backends.pending_login import PendingLogin
 from ...backends.session import SessionBackend, require_session
-from ...core.exceptions import Refused, Remedy
-from ...core.translation import gettext
 from ...http.clients import wants_json
-from ...http.urls import url_path_for, with_query
+from ...http.urls import url_path_for
 from ...pages.base import keep_form, render, visitor_page
-from ...pages.factors.check import check_factor, factor_fields, offered_factors
-from ...pages.factors.step_up import return_url
+from ...pages.factors.check import check_factor, described_step, factor_fields, offered_factors, passkey_options
+from ...pages.factors.step_up import Need, missing_factor, requested_need, return_url
 from ...pages.forms import Field, Form
 from ...pages.login_steps import advance, pending_login
 from ...users.models import User
@@ -58,7 +55,7 @@ class SecondFactorStep(LoginStep):
         A user who is logged in gets the step-up, unless the form is that of a login.
         """
         hidden = Field(type="hidden", required=False)
-        form = Form(**factor_fields(), login=hidden, next=hidden)
+        form = Form(**factor_fields(), login=hidden, next=hidden, need=hidden)
         is_post = request.method == "POST"
         if is_post:
             await form.fill_in(request)
@@ -70,14 +67,13 @@ class SecondFactorStep(LoginStep):
         factors = auth.factors()
         methods = await offered_factors(request, login.user, factors)
         if not is_post and wants_json(request):
-            return JSONResponse({"step": {"name": self.name, "login": login.id, "methods": list(methods)}})
+            return JSONResponse(described_step(self.name, methods, login=login.id))
 
         async def show(status: int = 200) -> Response:
             form.data["login"] = login.id
             name = login.user.get_username()
-            return await render(
-                auth, request, "registration/second_factor.html", status, form=form, login_name=name, methods=methods
-            )
+            context = {"login_name": name, "methods": methods, "passkey": passkey_options(methods)}
+            return await render(auth, request, "registration/second_factor.html", status, form=form, **context)
 
         if not is_post:
             return await show()
@@ -94,16 +90,19 @@ class SecondFactorStep(LoginStep):
         url = form.data["next"] if is_post else auth.redirects.read(request) or ""
         if not SessionBackend.belongs_to(session, user):
             return redirect_to_login(request)
-        if not await auth.has_any_factor(user):
-            return respond(auth, request, self._no_factor(auth, request, url))
-        factors = auth.factors()
-        methods = await offered_factors(request, user, factors)
+        need = requested_need(form.data["need"] or request.query_params.get("need")) or Need(2, False, None)
+        offered = await offered_factors(request, user, factors := auth.factors())
+        methods = {method: options for method, options in offered.items() if need.accepts(method)}
+        missing = missing_factor(auth, request, need, url) if not methods else None
+        if missing is not None:
+            return respond(auth, request, missing)
         if not is_post and wants_json(request):
-            return JSONResponse({"step": {"name": self.name, "methods": list(methods)}})
+            return JSONResponse(described_step(self.name, methods))
 
         async def show(status: int = 200) -> Response:
-            form.data["next"] = url
-            context = {"login_name": user.get_username(), "methods": methods, "is_step_up": True}
+            form.data["next"], form.data["need"] = url, need.name if need.phishing_resistant else ""
+            context = {"login_name": user.get_username(), "methods": methods, "passkey": passkey_options(methods)}
+            context["is_step_up"] = True
             return await render(auth, request, "registration/second_factor.html", status, form=form, **context)
 
         if not is_post:
@@ -114,13 +113,3 @@ class SecondFactorStep(LoginStep):
             return await show(422)
         auth.session_backend.add_method(session, method)
         return RedirectResponse(await return_url(auth, request, user, url), status_code=303)
-
-    def _no_factor(self, auth: Auth, request: Request, next: str) -> Refused:
-        page, field = url_path_for(request.scope, "totp"), auth.redirects.field
-        return Refused(
-            403,
-            gettext("Add a second factor first."),
-            code="factor_missing",
-            remedy=Remedy("totp", page, field),
-            page=lambda: refused_redirect(with_query(page, field, next)),
-        )

@@ -1,9 +1,9 @@
 """Checks a second factor that was entered. All factors of a user share one counter of wrong ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from ...auth import Auth
 from ...backends.factors import Factor
@@ -20,27 +20,54 @@ MAX_LENGTH = 64  # characters of a code
 
 
 def factor_fields() -> dict[str, Field]:
-    """Returns the fields for a code of the app, and for a recovery code in its place."""
+    """Returns the fields for a code of the app, a recovery code in its place, and a passkey or security key."""
     help_text = gettext("Only if you do not have your app. Each recovery code works once.")
     code = Field(
         label=gettext("Code from your app"), required=False, max_length=MAX_LENGTH, autocomplete="one-time-code"
     )
     recovery = Field(label=gettext("Recovery code"), required=False, max_length=MAX_LENGTH, help_text=help_text)
-    return {"recovery_code": recovery, "code": code}
+    return {"recovery_code": recovery, "code": code, "credential": credential_field()}
 
 
-async def offered_factors(request: Request, user: User, factors: Iterable[Factor]) -> dict[str, Any]:
-    """Returns the login methods that the user can prove now, each with what the page needs for it."""
-    return {method: value for factor in factors for method, value in (await factor.offer(request, user)).items()}
+def credential_field() -> Field:
+    """Returns the field for what the browser sends of a passkey or security key."""
+    return Field(type="json", required=False)
 
 
-async def check_factor(auth: Auth, request: Request, user: User, form: Form, factors: Iterable[Factor]) -> str | None:
+async def offered_factors(
+    request: HTTPConnection, user: User, factors: Iterable[Factor], *, ways_in: bool = False
+) -> dict[str, Any]:
+    """Returns the login methods that the user can prove now, each with what the page needs for it.
+
+    They are those of second steps, or with `ways_in` those that replace the password.
+    """
+    offering = [factor for factor in factors if factor.is_way_in is ways_in]
+    return {method: value for factor in offering for method, value in (await factor.offer(request, user)).items()}
+
+
+def passkey_options(methods: Mapping[str, Any]) -> Any:
+    """Returns the options of a passkey or security key among the offered methods; None without."""
+    return methods.get("passkey") or methods.get("key")
+
+
+def described_step(name: str, methods: Mapping[str, Any], **members: str) -> dict[str, Any]:
+    """Returns the offered methods for a program, and the options of a passkey (`publicKey`)."""
+    options = passkey_options(methods)
+    public_key = {"publicKey": options} if options is not None else {}
+    return {"step": {"name": name, **members, "methods": list(methods), **public_key}}
+
+
+async def check_factor(
+    auth: Auth, request: Request, user: User, form: Form, factors: Iterable[Factor], *, ways_in: bool = False
+) -> str | None:
     """Returns the method that the form proves, and uses the code. None adds an error to the form.
+
+    `ways_in` is that of `offered_factors`.
 
     Each try is counted before the code is looked at, and known browsers of the user apart: an attacker who knows the
     password would otherwise lock the owner out. Raises Throttled if a try has to wait.
     """
-    by_field = {name: factor for factor in factors for name in factor.fields}
+    by_field = {name: factor for factor in factors if factor.is_way_in is ways_in for name in factor.fields}
     entered = [name for name in form.fields if name in by_field and form.data[name]]
     if not entered and form.is_valid:
         form.add_error("code", ValidationError(gettext("This field is required."), "required"))

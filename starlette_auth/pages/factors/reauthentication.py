@@ -5,11 +5,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, overload
 
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from ...answers import redirect_to_login
+from ...answers import redirect_to_login, respond
 from ...auth import Auth, get_auth
 from ...authentication import LoginOptions, confirm_password, login_redirect, not_authenticated, refused_redirect
+from ...backends.login_methods import PASSWORD
 from ...backends.session import SessionBackend, session_of
 from ...core.arguments import require_integer
 from ...core.deferred_response import DeferredResponse
@@ -17,6 +18,7 @@ from ...core.exceptions import Refused, Remedy, ValidationError
 from ...core.text import is_usable
 from ...core.translation import gettext
 from ...guards import Guard
+from ...http.clients import wants_json
 from ...http.dependencies import mark_as_dependency
 from ...http.scope import IS_CHECK
 from ...http.urls import brings_json_only, find_url_path, requested_url, with_query
@@ -24,7 +26,8 @@ from ...security.saved_forms import parse_keep, read_form, read_signed_form, sig
 from ...users.models import User
 from ..base import keep_form, render
 from ..forms import Field, Form
-from .step_up import Need, refusal
+from .check import check_factor, credential_field, described_step, offered_factors, passkey_options
+from .step_up import Need, missing_factor, refusal, requested_need, return_url
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -132,31 +135,49 @@ factor_required.guard = factor_required()  # type: ignore[attr-defined]
 
 
 async def reauthenticate(auth: Auth, request: Request) -> Response:
-    """Shows the form that asks for the password, and returns the user to the page that required it."""
+    """Asks for the password, or for a passkey in its place, and returns the user to the page that required it.
+
+    Where logins have no second step, it is the step-up too: with `need` in the query it asks for a passkey only.
+    """
     user = request.user
     if not isinstance(user, User) or not _can_confirm(request):
         return redirect_to_login(request)
-    form = _form()
-    if request.method != "POST":
+    form, is_post = _form(), request.method == "POST"
+    if is_post:
+        await form.fill_in(request)
+    else:
         form.data["next"] = auth.redirects.choose(request.scope, auth.redirects.read(request))
-        return await _page(auth, request, form)
-    if await form.fill_in(request):
-        with keep_form(auth, request, form, functools.partial(_page, auth, request, form)):
-            is_right = await confirm_password(auth, request, user, form.data["password"], action="reauthenticate")
-        if is_right:
-            return await _return_to_page(auth, request, form)
-        message = gettext("Your password was entered incorrectly. Please enter it again.")
-        form.add_error("password", ValidationError(message, "password_incorrect"))
-    return await _page(auth, request, form, 422)
+    if form.data["credential"]:
+        form.errors.pop("password", None)
+    form.data["need"] = form.data["need"] or request.query_params.get("need", "")
+    if not is_post or not form.is_valid:
+        return await _page(auth, request, form, 422 if is_post else 200)
+    with keep_form(auth, request, form, functools.partial(_page, auth, request, form)):
+        method = await _proved_method(auth, request, user, form)
+    return await _return_to_page(auth, request, form, method) if method else await _page(auth, request, form, 422)
 
 
-async def _return_to_page(auth: Auth, request: Request, form: Form) -> Response:
-    """Redirects to the page that required the password, or shows a page that sends the saved form to it again."""
+async def _proved_method(auth: Auth, request: Request, user: User, form: Form) -> str | None:
+    """Returns the login method that the form proves: a passkey or the password. None adds an error to the form."""
+    if form.data["credential"]:
+        return await check_factor(auth, request, user, form, auth.factors(), ways_in=True)
+    if await confirm_password(auth, request, user, form.data["password"], action="reauthenticate"):
+        return PASSWORD
+    message = gettext("Your password was entered incorrectly. Please enter it again.")
+    form.add_error("password", ValidationError(message, "password_incorrect"))
+    return None
+
+
+async def _return_to_page(auth: Auth, request: Request, form: Form, method: str) -> Response:
+    """Redirects to the page that required the proof, or shows a page that sends the saved form to it again."""
     session = session_of(request)
     assert session is not None  # noqa: S101  _can_confirm() checks this
-    auth.session_backend.renew_auth_time(session)
+    auth.session_backend.renew_auth_time(session, method)
     if not form.data["saved"]:
-        return RedirectResponse(auth.redirects.choose(request.scope, form.data["next"]), status_code=303)
+        url = form.data["next"]
+        if form.data["need"]:
+            return RedirectResponse(await return_url(auth, request, request.user, url), status_code=303)
+        return RedirectResponse(auth.redirects.choose(request.scope, url), status_code=303)
     saved = read_signed_form(auth.keys, request.user.identity, form.data["next"], form.data["saved"])
     return await render(auth, request, "registration/reauthenticated.html", action=form.data["next"], saved=saved)
 
@@ -199,19 +220,37 @@ async def _page_with_form(auth: Auth, conn: HTTPConnection, keep: frozenset[str]
 
 
 def _can_confirm(conn: HTTPConnection) -> bool:
-    """Returns whether the session belongs to this user, and the user has a password."""
+    """Returns whether the session belongs to this user, who may have a password or another proof for the page."""
     user, session = conn.user, session_of(conn)
     is_logged_in = session is not None and user.is_authenticated and SessionBackend.belongs_to(session, user)
-    return is_logged_in and is_usable(user.password)
+    has_other_ways = any(factor.is_way_in for factor in get_auth(conn).factors())
+    return is_logged_in and (is_usable(user.password) or has_other_ways)
 
 
 def _form() -> Form:
+    hidden = Field(type="hidden", required=False)
     return Form(
         password=Field(label=gettext("Password"), type="password", autocomplete="current-password"),
-        next=Field(type="hidden", required=False),
-        saved=Field(type="hidden", required=False),
+        credential=credential_field(),
+        next=hidden,
+        saved=hidden,
+        need=hidden,
     )
 
 
 async def _page(auth: Auth, conn: HTTPConnection, form: Form, status: int = 200, *, is_lost: bool = False) -> Response:
-    return await render(auth, conn, "registration/reauthenticate.html", status, form=form, is_lost=is_lost)
+    """Shows what this user can prove: the password and a passkey, or one of them."""
+    user, need = conn.user, requested_need(form.data["need"])
+    methods = await offered_factors(conn, user, auth.factors(), ways_in=True)
+    if need is None and is_usable(user.password):
+        methods = {PASSWORD: None, **methods}
+    else:
+        form.fields.pop("password")
+        form.errors.pop("password", None)
+    if not methods:
+        missing = missing_factor(auth, conn, need, form.data["next"]) if need is not None else None
+        return respond(auth, conn, missing) if missing is not None else redirect_to_login(conn)
+    if status == 200 and wants_json(conn):
+        return JSONResponse(described_step("reauthenticate", methods))
+    context = {"is_lost": is_lost, "methods": methods, "passkey": passkey_options(methods)}
+    return await render(auth, conn, "registration/reauthenticate.html", status, form=form, **context)

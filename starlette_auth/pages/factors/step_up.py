@@ -8,7 +8,9 @@ from starlette.responses import Response
 
 from ...auth import Auth, get_auth
 from ...authentication import login_redirect, page_to_return_to, refused_redirect
+from ...backends.factors import Factor
 from ...backends.login_methods import PHISHING_RESISTANT, SECOND_FACTORS, is_phishing_resistant, level_of
+from ...backends.login_steps import LoginStep
 from ...backends.request_user import Credentials
 from ...backends.session import SessionBackend, require_session, session_of
 from ...core.arguments import require_bool, require_integer
@@ -16,12 +18,14 @@ from ...core.deferred_response import DeferredResponse
 from ...core.exceptions import Refused, Remedy
 from ...core.translation import gettext
 from ...http.scope import IS_CHECK
-from ...http.urls import brings_json_only, find_url_path, requested_url, with_query
+from ...http.urls import brings_json_only, find_url_path, requested_url, url_path_for, with_query
 from ...security.saved_forms import read_form
 from ...security.stored_forms import find_form, mark_as_shown, store_form
 from ...users.models import User
 
 PAGE = "second_factor"  # the name of the route
+NEED = "need"  # the field that tells a step-up page what to offer
+FACTOR, PHISHING = "factor", "phishing_resistant"  # its values
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,19 @@ class Need:
         methods = Credentials(conn.user, session_of(conn)).methods
         return level_of(methods) >= self.level and (not self.phishing_resistant or is_phishing_resistant(methods))
 
+    @property
+    def name(self) -> str:
+        """The value of the field `need` of a step-up page."""
+        return PHISHING if self.phishing_resistant else FACTOR
+
+    def factors(self, auth: Auth) -> list[Factor]:
+        """Returns the factors of this site that meet the need."""
+        return [factor for factor in auth.factors() if self.accepts(*factor.methods)]
+
+    def accepts(self, *methods: str) -> bool:
+        """Returns whether one of these login methods meets the need."""
+        return not self.phishing_resistant or not PHISHING_RESISTANT.isdisjoint(methods)
+
     def _is_recent(self, conn: HTTPConnection) -> bool:
         if self.max_age is None:
             return True
@@ -63,10 +80,12 @@ def refusal(conn: HTTPConnection, need: Need, keep: frozenset[str]) -> Refused:
     """Returns the refusal of a user whose second factor is missing or too old."""
     auth, is_weak = get_auth(conn), not need.is_strong_enough(conn)
     # A user whom a token identifies, for example, has no login that could become stronger.
-    can_step_up = _has_login(conn) and need.level >= 2 and not need.phishing_resistant
-    name = PAGE if can_step_up else "login"
-    page = PAGE if can_step_up else auth.login_url
+    can_step_up = _has_login(conn) and need.level >= 2 and (not need.phishing_resistant or bool(need.factors(auth)))
+    name = _step_up_page(auth) if can_step_up else "login"
+    page = name if can_step_up else auth.login_url
     url = find_url_path(conn.scope, page) if brings_json_only(conn.scope) else auth.url_for(conn, page)
+    if can_step_up and url and (need.phishing_resistant or page != PAGE):
+        url = with_query(url, NEED, need.name)
     wanted: dict[str, object] = {"level": need.level, "max_age": need.max_age, "url": url}
     age = {"max_age": f"{need.max_age}"} if need.max_age is not None else {}
     return Refused(
@@ -82,6 +101,26 @@ def refusal(conn: HTTPConnection, need: Need, keep: frozenset[str]) -> Refused:
     )
 
 
+def requested_need(text: str | None) -> Need | None:
+    """Returns the need that a step-up page was opened for, by the value of its field `need`; None for a usual login."""
+    return Need(2, text == PHISHING, None) if text in (FACTOR, PHISHING) else None
+
+
+def missing_factor(auth: Auth, conn: HTTPConnection, need: Need, return_to: str) -> Refused | None:
+    """Returns the refusal of a user who has no fitting factor; None if the site has none. It leads to a page to add one."""
+    factor = next((factor for factor in need.factors(auth) if factor.page), None)
+    if factor is None:
+        return None
+    page, field = url_path_for(conn.scope, factor.page), auth.redirects.field
+    return Refused(
+        403,
+        gettext("Add a second factor first."),
+        code="factor_missing",
+        remedy=Remedy(factor.page, page, field),
+        page=lambda: refused_redirect(with_query(page, field, return_to)),
+    )
+
+
 async def return_url(auth: Auth, request: Request, user: User, next: str | None) -> str:
     """Returns the URL to which a user returns after a step-up: the page of a form that was kept, or else `next`."""
     session = require_session(request)
@@ -91,6 +130,17 @@ async def return_url(auth: Auth, request: Request, user: User, next: str | None)
         return auth.redirects.choose(request.scope, next)
     mark_as_shown(session, form)
     return url
+
+
+def has_second_factor_step(auth: Auth) -> bool:
+    """Returns whether logins have a second step, so that a factor which is no way in is of use."""
+    return any(isinstance(step, LoginStep) and step.name == PAGE for step in auth.login_steps)
+
+
+def _step_up_page(auth: Auth) -> str:
+    """Returns the name of the page that takes a further factor: that of the login step, or `reauthenticate`."""
+    has_ways_in = any(factor.is_way_in for factor in auth.factors())
+    return PAGE if has_second_factor_step(auth) or not has_ways_in else "reauthenticate"
 
 
 def _has_login(conn: HTTPConnection) -> bool:

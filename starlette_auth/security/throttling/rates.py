@@ -24,6 +24,7 @@ DEFAULT_RATES: Mapping[str, str] = {
     "notice_mail": "10/h/account",
     "token": "30/m/ip",
     "second_factor": "60/m/ip",
+    "passkey": "60/m/ip",
     "enrol_mail": "3/15m/account",
     "device": "5/10m/ip, 10/10m/account",
     "device_authorization": "20/m/ip, 6000/m/client",
