@@ -28,11 +28,13 @@ from starlette_auth.testing import FrozenClock, log_in
 from ..conftest import (
     BACKENDS,
     DJANGO,
+    ON_SERVER,
     PASSWORD,
     any_database,
     client_of,
     count_statements,
     installed,
+    name_of,
     post_login,
     with_store,
 )
@@ -245,6 +247,64 @@ async def test_attack_10_a_user_who_is_made_staff_is_asked_at_the_next_request(
     assert await who(client) == "ann"
 
 
+@by_any_beginning
+@pytest.mark.parametrize("kind", [*ON_SERVER, "cookie", *DJANGO, "django cookie"], ids=name_of)
+async def test_attack_9_a_session_in_each_store_stops_at_the_second_factor(
+    kind: str, begin: Begin, tmp_path: Any
+) -> None:
+    """Pages and WebSockets alike."""
+    async with with_store(kind, tmp_path, clock=FrozenClock(), features=[TwoFactor()]) as auth:
+        auth.backends.insert(0, RemoteUserBackend(auth.users, trusted_proxies=["192.0.2.0/24"], persistent=True))
+        ann = await auth.users.create_user("ann", "", PASSWORD)
+        await add(feature_of(auth).store, ann)
+        app = make_app(auth)
+        async with client_of(app, headers={"origin": "http://testserver"}) as client:
+            await begin(auth, client, ann)
+            cookies = dict(client.cookies)
+            client.cookies.clear()
+            for name, value in cookies.items():  # with the domain, so that a response can replace them
+                client.cookies.set(name, value, domain="testserver.local")
+            assert await who(client) == ""
+            async with Socket(app, "/mirror", client) as refused:
+                assert refused.answer["type"] == "websocket.close"
+            async with Socket(app, "/open", client) as visitor:
+                assert await user_in(visitor) == ""
+            login_id = await follow_to_step(client)
+            assert await who(client) == ""
+            await client.post(PAGE, data={"login": login_id, "code": code_of(auth)})
+            assert await who(client) == "ann"
+            async with Socket(app, "/open", client) as member:
+                assert await user_in(member) == "ann"
+
+
+@pytest.mark.parametrize("has_app", [True, False], ids=["app", "no factor"])
+@pytest.mark.parametrize("kind", [*ON_SERVER, "cookie", *DJANGO, "django cookie"], ids=name_of)
+async def test_attack_10_in_each_store_a_user_who_is_made_staff_is_a_visitor_at_once(
+    kind: str, has_app: bool, tmp_path: Any
+) -> None:
+    features = [TwoFactor(required_for=is_staff)]
+    async with with_store(kind, tmp_path, clock=FrozenClock(), features=features) as auth:
+        ann = await auth.users.create_user("ann", "", PASSWORD)
+        app = make_app(auth)
+        async with client_of(app, headers={"origin": "http://testserver"}) as client:
+            await post_login(client)
+            if has_app:
+                await add(feature_of(auth).store, ann)
+            assert await who(client) == "ann"
+            await auth.users.update(ann, is_staff=True)
+            assert await who(client) == ""
+            async with Socket(app, "/mirror", client) as refused:
+                assert refused.answer["type"] == "websocket.close"
+            led = await client.get(f"{LOGIN}?next=%2Fmembers")
+            assert led.headers["location"] == (PAGE if has_app else "/accounts/enrol")
+
+
+async def user_in(socket: Socket) -> str:
+    """Asks an open WebSocket who its user is."""
+    socket.sent.put_nowait({"type": "websocket.receive", "text": "who?"})
+    return str((await socket.received.get())["text"])
+
+
 async def test_open_connections_end_when_their_user_is_made_staff(
     auth: Auth, client: httpx.AsyncClient, ann: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,8 +318,7 @@ async def test_open_connections_end_when_their_user_is_made_staff(
     async with Socket(app, "/mirror", client) as refused:
         assert refused.answer["type"] == "websocket.close"
     async with Socket(app, "/open", client) as visitor:  # the session stays open, as that of a visitor
-        visitor.sent.put_nowait({"type": "websocket.receive", "text": "who?"})
-        assert (await visitor.received.get())["text"] == ""
+        assert await user_in(visitor) == ""
 
 
 async def test_a_program_is_told_that_one_step_is_missing(auth: Auth, client: httpx.AsyncClient, ann: User) -> None:
