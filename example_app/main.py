@@ -26,6 +26,7 @@ from starlette_auth import (
     DoesNotExist,
     EmailChange,
     IntegrityError,
+    Passkeys,
     Registration,
     SecurityHeaders,
     TwoFactor,
@@ -48,6 +49,7 @@ keys = settings.secret_keys()
 database = settings.database()
 sessions = settings.session_store(keys, database)
 django = settings.django_project()
+passkeys = Passkeys() if settings.can_have_passkeys() else None
 auth = Auth(
     database,
     secret_key=keys,
@@ -68,6 +70,7 @@ auth = Auth(
         Registration(),
         EmailChange(),
         TwoFactor(required_for=lambda user: user.is_staff),
+        *([passkeys] if passkeys else []),
         APITokens("notes"),
         DeviceLogin(clients={"cli": "Notes for the command line"}),  # example_app/cli.py
         *([BearerSessions()] if settings.has_sessions_on_the_server() else []),
@@ -137,6 +140,7 @@ app = Starlette(
         Route("/healthz", healthz),
         Mount("/accounts", routes=routes(auth)),
         *well_known(auth),
+        *(passkeys.well_known_routes() if passkeys else []),
         Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
     ],
     middleware=[

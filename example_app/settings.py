@@ -81,6 +81,16 @@ def base_url() -> str:
     return url.removesuffix("/")
 
 
+def can_have_passkeys() -> bool:
+    """Returns whether browsers use passkeys at BASE_URL: over https or at localhost, and never at an address."""
+    parts = urlsplit(base_url())
+    try:
+        ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        return parts.scheme == "https" or parts.hostname == NAME
+    return False
+
+
 def mailer() -> Mailer:
     """MAIL: `console` prints mails. A URL names a mail server.
 

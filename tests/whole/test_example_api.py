@@ -409,7 +409,7 @@ def test_a_restart_keeps_everything(start_api: Start) -> None:
     with admin(first) as client:
         client.post("/api/orders", json=TEA)
         cookies = dict(client.cookies)
-    assert re.search(r"Log in at http://127\.0\.0\.1:\d+\n  username: admin\n", first.output)
+    assert re.search(r"Log in at http://localhost:\d+\n  username: admin\n", first.output)
     first.stop()
     second = start_api()
     assert "password:" not in second.output
