@@ -1,8 +1,11 @@
-"""Helpers for the tests of applications: login, collected mail, a clock and a passkey."""
+"""Helpers for the tests of applications: login, codes, collected mail, a clock and a passkey."""
 
 import asyncio
+import base64
+import binascii
 import re
 import threading
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import Any, Protocol, overload
@@ -13,12 +16,13 @@ from .backends.bearer import session_token
 from .backends.login_methods import PASSWORD, LoginMethod
 from .core.exceptions import ImproperlyConfigured
 from .core.text import parse_address
+from .features.two_factor.totp import code_at, step_at
 from .mail.messages import plain_text
 from .security.webauthn.soft_passkey import SoftPasskey
 from .sessions.base import APP, CLIENT
 from .users.models import User
 
-__all__ = ["CollectingMailer", "FrozenClock", "SoftPasskey", "browser_headers", "log_in"]
+__all__ = ["CollectingMailer", "FrozenClock", "SoftPasskey", "browser_headers", "log_in", "totp_code"]
 
 #: Headers with which a test client gets what a browser that opens a page gets, such as redirects to the login page.
 browser_headers = {
@@ -124,6 +128,22 @@ async def _store_session(user: User, auth: Auth, methods: Sequence[str], data: M
     auth.session_backend.bind(session, user, backend.path, methods=proofs)
     session.update(data)
     return await auth.sessions.save(session, session.get_expiry_age())
+
+
+def totp_code(secret: str | bytes, at: float | None = None) -> str:
+    """Returns the code that an authenticator app shows, 6 digits.
+
+    `secret` is the key as the page `totp` shows it, in base32 with or without blanks, or its bytes. `at` is a time in
+    seconds since 1970, UTC, such as that of a FrozenClock; without it, the time is now. A code is accepted once; 30
+    seconds later there is another one. Raises ValueError for a text that is not base32.
+    """
+    if isinstance(secret, str):
+        text = "".join(secret.split()).upper().rstrip("=")
+        try:
+            secret = base64.b32decode(text + "=" * (-len(text) % 8))
+        except binascii.Error:
+            raise ValueError("The secret is not base32. Pass the key that the page `totp` shows.") from None
+    return code_at(secret, step_at(time.time() if at is None else at))
 
 
 def _find_auth(app: Any) -> Auth:

@@ -1,14 +1,16 @@
 """Tests of `starlette_auth.testing`, which applications use in their tests."""
 
 import asyncio
+import time
 from pathlib import Path
 
+import pyotp
 import pytest
 from databases import Database
 from starlette.testclient import TestClient
 
 from starlette_auth import Auth, BearerSessions, ImproperlyConfigured, MemoryStore, User, lifespan, migrate
-from starlette_auth.testing import browser_headers, log_in
+from starlette_auth.testing import browser_headers, log_in, totp_code
 
 from .conftest import PASSWORD, SECRET_KEY, client_of, post_login, with_tables
 from .support.apps import make_app
@@ -102,3 +104,24 @@ async def test_log_in_without_an_auth_or_a_user_reports_the_fix(auth: Auth, ann:
             log_in(client, ann)
         with pytest.raises(ValueError, match="Create the user first"):
             log_in(client, None, auth)
+
+
+@pytest.mark.parametrize("at", [0, 59, 1_800_000_000.5, 2_000_000_000])
+def test_totp_code_is_that_of_an_app(at: float) -> None:
+    key = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
+    expected = pyotp.TOTP(key).at(int(at))
+    grouped = " ".join(key[start : start + 4] for start in range(0, len(key), 4))
+    for secret in (key, key.lower(), grouped, b"12345678901234567890"):
+        assert totp_code(secret, at) == expected
+
+
+def test_totp_code_is_that_of_now_by_default() -> None:
+    before = time.time()
+    key = "GEZDGNBVGY3TQOJQGEZDGNBVGY"  # without its padding
+    code = totp_code(key)
+    assert code in {pyotp.TOTP(key).at(int(at)) for at in (before, time.time())}
+
+
+def test_totp_code_needs_base32() -> None:
+    with pytest.raises(ValueError, match="is not base32"):
+        totp_code("0189")

@@ -27,7 +27,7 @@ from starlette_auth import (
     middleware,
     routes,
 )
-from starlette_auth.testing import FrozenClock
+from starlette_auth.testing import FrozenClock, log_in
 
 from ..conftest import PASSWORD, any_database, client_of, installed, post_login
 from .test_factor_store import add, clock_of, code_of, feature_of
@@ -279,20 +279,6 @@ async def test_wrong_codes_of_all_factors_share_one_counter(
     assert (await send(client, login=login, code=code_of(auth))).status_code == 303
 
 
-async def test_a_browser_of_the_owner_is_not_locked_out(
-    auth: Auth, client: httpx.AsyncClient, codes: list[str]
-) -> None:
-    login = await begin(client)
-    assert (await send(client, login=login, recovery_code=codes[0])).status_code == 303
-    await client.post("/accounts/logout")
-    async with browser_of(auth) as attacker:
-        login = await begin(attacker)
-        while (await send(attacker, login=login, code="000000")).status_code == 422:
-            pass
-    login = await begin(client)
-    assert (await send(client, login=login, code=code_of(auth))).status_code == 303
-
-
 async def test_one_code_sent_at_the_same_moment_logs_in_one_browser(auth: Auth, codes: list[str]) -> None:
     clients = [browser_of(auth) for _ in range(5)]
     logins = [await begin(client) for client in clients]
@@ -316,3 +302,123 @@ async def test_the_security_log_names_the_account(
     assert any("second_factor_failed" in line and "totp, 1 in a row" in line for line in lines)
     assert any("recovery_code_used" in line for line in lines)
     assert not any(codes[0] in line or "000000" in line for line in lines)
+
+
+def from_address(auth: Auth, number: int, cookies: httpx.Cookies) -> httpx.AsyncClient:
+    """Returns a client with the cookies of another one, and an IP address of its own."""
+    transport = httpx.ASGITransport(make_app(auth), client=(f"198.51.{number // 250}.{number % 250}", 5000))
+    headers = {"origin": "http://testserver"}
+    return httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers, cookies=cookies)
+
+
+async def test_attack_12_guesses_from_many_addresses_are_not_looked_at(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str]
+) -> None:
+    login = await begin(client)
+    statuses = []
+    for number in range(60):
+        async with from_address(auth, number, client.cookies) as attacker:
+            statuses.append((await send(attacker, login=login, code="000000")).status_code)
+    assert statuses == [422] * 5 + [429] * 55
+    for wait in (1, 2, 4, 8, 16):  # one more is looked at after each wait
+        clock_of(auth).tick(wait)
+        async with from_address(auth, wait, client.cookies) as attacker:
+            assert [(await send(attacker, login=login, code="000000")).status_code for _ in range(2)] == [422, 429]
+
+
+@pytest.mark.parametrize("first", ["code", "recovery_code"])
+async def test_attack_13_guesses_spread_over_the_factors_share_one_counter(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str], first: str
+) -> None:
+    second = "recovery_code" if first == "code" else "code"
+    login = await begin(client)
+    statuses = [(await send(client, login=login, **{first: "000000"})).status_code for _ in range(5)]
+    statuses += [(await send(client, login=login, **{second: "000000"})).status_code for _ in range(5)]
+    assert statuses == [422] * 5 + [429] * 5
+
+
+async def test_attack_14_a_stranger_with_the_password_does_not_lock_the_owner_out(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str]
+) -> None:
+    login = await begin(client)
+    assert (await send(client, login=login, recovery_code=codes[0])).status_code == 303
+    await client.post("/accounts/logout")
+    async with browser_of(auth) as stranger:
+        login = await begin(stranger)
+        while (await send(stranger, login=login, code="000000")).status_code == 422:
+            pass
+        assert (await send(stranger, login=login, code=code_of(auth))).status_code == 429
+    login = await begin(client)
+    assert (await send(client, login=login, code=code_of(auth))).status_code == 303
+
+
+async def test_attack_16_a_recovery_code_logs_in_once(auth: Auth, codes: list[str]) -> None:
+    clients = [browser_of(auth) for _ in range(5)]
+    logins = [await begin(client) for client in clients]
+    sent = [send(client, login=login, recovery_code=codes[0]) for client, login in zip(clients, logins, strict=True)]
+    responses = await asyncio.gather(*sent)
+    assert [response.status_code for response in responses].count(303) == 1
+    assert sum([await is_logged_in(client) for client in clients]) == 1
+    for client in clients:
+        await client.aclose()
+
+
+async def test_the_event_tells_how_many_codes_in_a_row_were_wrong(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str]
+) -> None:
+    seen = events_of(auth, SecondFactorFailed)
+    login = await begin(client)
+    for number in range(5):
+        await send(client, login=login, **{("code", "recovery_code")[number % 2]: "000000"})
+    assert [event.failures for event in seen] == [1, 2, 3, 4, 5]
+    clock_of(auth).tick(60)
+    await send(client, login=login, code=code_of(auth))
+    await client.post("/accounts/logout")
+    login = await begin(client)
+    await send(client, login=login, code="000000")
+    assert seen[-1].failures == 1
+
+
+async def test_without_throttling_the_event_has_no_number(database: Any) -> None:
+    async with installed(database, features=[TwoFactor()], clock=FrozenClock(), throttling=False) as auth:
+        await add(feature_of(auth).store, await auth.users.create_user("ann", "", PASSWORD))
+        seen = events_of(auth, SecondFactorFailed)
+        async with browser_of(auth) as client:
+            login = await begin(client)
+            statuses = [(await send(client, login=login, code="000000")).status_code for _ in range(7)]
+            assert statuses == [422] * 7
+        assert [event.failures for event in seen] == [0] * 7
+
+
+async def test_after_100_wrong_codes_only_known_browsers_may_try_until_a_new_password(
+    auth: Auth, client: httpx.AsyncClient, ann: User, codes: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = events_of(auth, SecondFactorFailed)
+    login = await begin(client)
+    assert (await send(client, login=login, recovery_code=codes[0])).status_code == 303
+    await client.post("/accounts/logout")
+
+    async def guess(code: str, **options: Any) -> httpx.Response:
+        async with browser_of(auth) as thief:
+            await log_in(thief, ann, auth)
+            return await thief.post(PAGE, **(options or {"data": {"code": code}}))
+
+    for _ in range(100):
+        assert (await guess("000000")).status_code == 422
+        clock_of(auth).tick(15 * 60)
+    assert (seen[-1].failures, caplog.text.count("Too many wrong second factors in a row")) == (100, 1)
+    refused = await guess(code_of(auth))
+    assert refused.status_code == 429
+    assert "Too many wrong codes were entered. Log in with a browser that you have used here before" in refused.text
+    for wait in (15 * 60, 7 * 24 * 60 * 60):
+        clock_of(auth).tick(wait)
+        answer = await guess("", json={"code": code_of(auth)})
+        assert (answer.status_code, answer.json()["code"]) == (429, "too_many_failures")
+    login = await begin(client)
+    assert (await send(client, login=login, code=code_of(auth))).status_code == 303
+    async with browser_of(auth) as other:
+        login = await begin(other)
+        assert (await send(other, login=login, recovery_code=codes[1])).status_code == 429
+        await auth.users.set_password(ann, PASSWORD)
+        login = await begin(other)
+        assert (await send(other, login=login, recovery_code=codes[1])).status_code == 303

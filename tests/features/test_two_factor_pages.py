@@ -22,10 +22,11 @@ from starlette_auth import (
 )
 from starlette_auth.testing import FrozenClock
 
-from ..conftest import SECRET_KEY, all_of, installed, post_login
+from ..conftest import PASSWORD, SECRET_KEY, all_of, installed, post_login
 from .test_factor_store import add, clock_of, code_of, feature_of, rows_of
 from .test_second_factor import browser_of, events_of
 
+STEP = "/accounts/second_factor"
 TOTP, REMOVE, CODES = "/accounts/totp", "/accounts/totp/remove", "/accounts/recovery_codes"
 
 
@@ -43,9 +44,9 @@ async def client(auth: Auth, ann: User) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def app_in(client: httpx.AsyncClient) -> pyotp.TOTP:
+async def app_in(client: httpx.AsyncClient, url: str = TOTP) -> pyotp.TOTP:
     """Reads the page as an app that scans its picture does."""
-    page = (await client.get(TOTP)).text
+    page = (await client.get(url)).text
     match = re.search(r'href="(otpauth:[^"]+)"', page)
     assert match
     app = pyotp.parse_uri(unescape(match[1]))
@@ -125,7 +126,7 @@ async def test_other_sessions_end_when_an_app_is_added_and_removed(auth: Auth, c
         assert login
         await other.post("/accounts/second_factor", data={"login": login[1], "recovery_code": codes[0]})
         assert await level_of(other) == 2
-        assert (await client.post(REMOVE, data={"recovery_code": codes[1]})).headers["location"] == TOTP
+        assert (await client.post(REMOVE)).headers["location"] == TOTP
         assert await level_of(other) == 0
     assert await rows_of(auth) == []
 
@@ -150,18 +151,28 @@ async def test_of_two_apps_added_at_the_same_moment_one_stays(auth: Auth, client
 
 
 @pytest.mark.parametrize("path", [REMOVE, CODES])
-async def test_a_change_needs_a_code(auth: Auth, client: httpx.AsyncClient, ann: User, path: str) -> None:
+async def test_attack_21_a_change_needs_a_recent_proof_of_a_factor(
+    auth: Auth, client: httpx.AsyncClient, ann: User, path: str
+) -> None:
     seen = events_of(auth, FactorAdded, FactorRemoved, RecoveryCodesMade)
     assert (await client.get(path)).headers["location"] == TOTP  # without an app there is nothing to change
     store = feature_of(auth).store
     await add(store, ann)
     old = await store.make_recovery_codes(ann, 2)
     before = await rows_of(auth)
-    assert (await client.get(path)).status_code == 200
-    for fields in ({"code": ""}, {"code": "000000"}, {"recovery_code": "x"}):
-        assert (await client.post(path, data=fields)).status_code == 422
+    for answer in (await client.get(path), await client.post(path, data={"code": code_of(auth)})):
+        assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, STEP)
+    refused = await client.post(path, json={})
+    assert (refused.status_code, refused.json()["need"]) == (403, {"level": 2, "max_age": 300, "url": STEP})
     assert await rows_of(auth) == before
-    response = await client.post(path, data={"code": code_of(auth)})
+    await client.post(STEP, data={"code": code_of(auth)})
+    assert (await client.get(path)).status_code == 200
+    clock_of(auth).tick(299)
+    await client.post("/accounts/reauthenticate", data={"password": PASSWORD})
+    clock_of(auth).tick(1)  # the password is recent, and the code is not
+    assert (await client.post(path)).headers["location"].startswith(STEP)
+    await client.post(STEP, data={"code": code_of(auth)})
+    response = await client.post(path)
     if path == REMOVE:
         assert (response.status_code, await rows_of(auth)) == (303, [])
         assert [type(event) for event in seen] == [FactorRemoved]
@@ -173,14 +184,27 @@ async def test_a_change_needs_a_code(auth: Auth, client: httpx.AsyncClient, ann:
     assert await store.use_recovery_code(ann, codes[0])
 
 
-@pytest.mark.parametrize("path", [REMOVE, CODES])
-async def test_codes_cannot_be_guessed_on_these_pages(
-    auth: Auth, client: httpx.AsyncClient, ann: User, path: str
-) -> None:
-    await add(feature_of(auth).store, ann)
-    statuses = [(await client.post(path, data={"code": "000000"})).status_code for _ in range(7)]
-    assert statuses == [422] * 5 + [429] * 2
-    assert (await client.post(path, data={"code": code_of(auth)})).status_code == 429
+async def test_the_app_is_replaced_by_that_of_a_new_phone(auth: Auth, client: httpx.AsyncClient, ann: User) -> None:
+    store = feature_of(auth).store
+    await add(store, ann)
+    old = await store.make_recovery_codes(ann, 2)
+    for answer in (await client.get(f"{TOTP}?replace"), await client.post(f"{TOTP}?replace")):
+        assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, STEP)
+    await client.post(STEP, data={"recovery_code": old[0]})  # the old phone is lost
+    assert f'href="{TOTP}?replace"' in (await client.get(TOTP)).text
+    app = await app_in(client, f"{TOTP}?replace")
+    wrong = await client.post(f"{TOTP}?replace", data={"code": "000000"})
+    assert (wrong.status_code, f'action="{TOTP}?replace"' in wrong.text) == (422, True)
+    assert await store.has_app(ann)
+    seen = events_of(auth, FactorAdded, FactorRemoved)
+    page = await client.post(f"{TOTP}?replace", data={"code": app.at(auth.clock())})
+    assert len(codes_in(page.text)) == 10
+    assert [type(event) for event in seen] == [FactorRemoved, FactorAdded]
+    clock_of(auth).tick(30)
+    assert not await store.use_totp(ann, code_of(auth))
+    assert await store.use_totp(ann, app.at(auth.clock()))
+    assert not await store.use_recovery_code(ann, old[1])
+    assert await store.use_recovery_code(ann, codes_in(page.text)[0])
 
 
 @pytest.mark.parametrize("path", [TOTP, REMOVE, CODES])
@@ -208,16 +232,16 @@ async def test_a_program_adds_and_removes_an_app(auth: Auth, client: httpx.Async
     status = (await client.get(TOTP, headers=accept)).json()
     assert status == {"created": int(auth.clock()), "recovery_codes": 10}
     clock_of(auth).tick(30)
-    again = await client.post(CODES, json={"code": app.at(auth.clock())})
+    again = await client.post(CODES, json={})
     assert len(again.json()["recovery_codes"]) == 10
-    removed = await client.post(REMOVE, json={"recovery_code": again.json()["recovery_codes"][0]})
+    removed = await client.post(REMOVE, json={})
     assert removed.json() == {"next": TOTP}
     assert await rows_of(auth) == []
 
 
 def test_without_segno_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from starlette_auth.features.two_factor.factor_pages import FactorPages
+    from starlette_auth.features.two_factor.app_setup import AppSetup
 
     monkeypatch.setitem(sys.modules, "segno", None)
     with pytest.raises(ImproperlyConfigured, match=r"starlette-contrib-auth\[two-factor\]"):
-        FactorPages(None, issuer="", number=10, extra="two-factor")  # type: ignore[arg-type]
+        AppSetup(None, issuer="", number=10, extra="two-factor")  # type: ignore[arg-type]

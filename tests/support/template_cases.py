@@ -9,10 +9,11 @@ from starlette_auth.core.translation import current_language
 from starlette_auth.features.active_sessions import ActiveSession
 from starlette_auth.features.api_tokens.tokens import APIToken
 from starlette_auth.features.two_factor.store import Factors
+from starlette_auth.features.two_factor.trusted_browsers import TrustedBrowser
 from starlette_auth.pages.forms import Field, Form
 from starlette_auth.users.models import AnonymousUser, User
 
-PARTS = {"auth_base.html", "auth_forms.html", "auth_mail.html"}
+PARTS = {"auth_base.html", "auth_forms.html", "auth_mail.html", "registration/trusted_browsers.html"}
 TEMPLATES = {
     path.relative_to(BUILT_IN).as_posix() for path in BUILT_IN.rglob("*.*") if path.suffix in (".html", ".txt")
 }
@@ -85,6 +86,7 @@ def pages(say: Say = str) -> list[Case]:
         Case("registration/login.html", {"form": _login(say)}, "Forgot your password?"),
         Case("registration/login.html", {"form": _login(say), **alone}, "Log in"),
         Case("registration/login.html", {"form": _login(say), **user}, "Log in with another account"),
+        Case("registration/login.html", {"form": _login(say), "is_weak": True}, "This account needs more than that"),
         Case("registration/login.html", {"form": _wrong(_login(say), say)}, "Please correct the errors below"),
         Case("registration/login.html", {"form": _all_wrong(_login(say), say)}, "Error: Log in"),
         Case("registration/logged_out.html", {}, "You are logged out"),
@@ -143,6 +145,16 @@ def pages(say: Say = str) -> list[Case]:
             "Back to the start page",
         ),
         *_with_errors("registration/totp.html", _app_code, say, "Scan this picture", **_app(), **user),
+        Case(
+            "registration/second_factor.html",
+            {"form": _trusting(say), "login_name": NAME, "methods": ["recovery_code", "totp"]},
+            "Do not ask again",
+        ),
+        Case(
+            "registration/totp.html",
+            {"form": _app_code(say), "replaces": True, **_app(), **user},
+            "replaces the one that you have",
+        ),
         *_with_errors("registration/totp.html", _app_code, say, "needs a second factor", login_name=NAME, **_app()),
         *_with_errors("registration/enrol.html", _mailed_code, say, "Send a new code", login_name=NAME, is_sent=True),
         Case(
@@ -152,10 +164,9 @@ def pages(say: Say = str) -> list[Case]:
         ),
         Case("registration/totp_status.html", {"factors": _factors(2), **_list(say), **user}, "few recovery codes"),
         Case("registration/totp_status.html", {"factors": _factors(10), **_list(say), **user}, "Not used yet"),
-        *_with_errors("registration/totp_remove.html", _either_code, say, "password alone", **user),
-        *_with_errors(
-            "registration/recovery_codes.html", _either_code, say, "replace all earlier ones", left=3, **user
-        ),
+        Case("registration/totp_status.html", {**_trusted(), **_list(say), **user}, "Ask again in all browsers"),
+        Case("registration/totp_remove.html", user, "not ask for a code any more"),
+        Case("registration/recovery_codes.html", {"left": 3, **user}, "replace all earlier ones"),
         Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE] * 10, **user}, "shown only once"),
         Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE], "login": TOKEN}, "I have kept them"),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
@@ -390,6 +401,20 @@ def _app() -> dict[str, str]:
 def _factors(number: int) -> Factors:
     used = 1_700_000_000 if number < 4 else None
     return Factors(totp_since=1_600_000_000, totp_last_used=used, recovery_codes=number)
+
+
+def _trusted() -> dict[str, Any]:
+    browsers = [
+        TrustedBrowser(id=id, device=device, created=1_600_000_000, expires=1_900_000_000, is_this=is_this)
+        for id, device, is_this in ((TOKEN, PHONE, True), ("x", "", False))
+    ]
+    return {"factors": _factors(10), "trusted_browsers": browsers}
+
+
+def _trusting(say: Say) -> Form:
+    form, label = _second_factor(say), say("Do not ask again in this browser for %(time)s")
+    form.fields["trust"], form.data["trust"] = Field(label=label, type="checkbox", required=False), ""
+    return form
 
 
 def _second_factor(say: Say) -> Form:

@@ -1,31 +1,40 @@
-"""The feature `TwoFactor`."""
+"""The feature `TwoFactor`, and its pages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from starlette.requests import HTTPConnection
-from starlette.routing import BaseRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
 
-from ...auth import Auth
+from ...answers import redirect_to_login
+from ...auth import Auth, get_auth
 from ...backends.factors import Factor
 from ...core.arguments import require_function, require_integer, require_text
 from ...core.clock import DAY
 from ...core.events import PasswordChanged
-from ...core.exceptions import ImproperlyConfigured
-from ...core.feature_events import FactorAdded, FactorRemoved
+from ...core.exceptions import ImproperlyConfigured, Refused
+from ...core.feature_events import FactorAdded, FactorRemoved, RecoveryCodesMade
 from ...core.functions import is_async
 from ...core.signing import SecretKeys, require_strong_keys
+from ...core.translation import format_time_since, gettext
 from ...database.tables import Tables
-from ...pages.factors.check import forgive_failures
+from ...http.clients import wants_json
+from ...http.urls import url_path_for
+from ...pages.base import account_page, render
+from ...pages.factors.check import forgive_failures, require_address
+from ...pages.factors.reauthentication import fresh_login_required, require_fresh_factor
+from ...pages.forms import Field, Form
 from ...security.sealing import Sealer
 from ...users.models import User
 from .app_factor import AppFactor, RecoveryFactor, has_main_factor
+from .app_setup import AppSetup
 from .enrolment import EnrolStep
-from .factor_pages import FactorPages
 from .login_step import SecondFactorStep
 from .overview import ListsFactors
-from .store import FactorStore, recovery_code_table, totp_table
+from .store import Factors, FactorStore, recovery_code_table, totp_table
 from .trusted_browsers import TrustedBrowsers
 
 EXTRA = "two-factor"
@@ -82,14 +91,8 @@ class TwoFactor(ListsFactors):
         self.trusted = TrustedBrowsers(auth, self.trust_device) if self.trust_device else None
         self.step = SecondFactorStep(auth, self.trusted)
         self.enrol = EnrolStep(auth, self.required_for) if self.required_for is not None else None
-        self.pages = FactorPages(
-            self.store,
-            trusted=self.trusted,
-            enrol=self.enrol,
-            issuer=self.issuer,
-            number=self.number,
-            extra=EXTRA,
-        )
+        setup = AppSetup(self.store, issuer=self.issuer, number=self.number, extra=EXTRA)
+        self.pages = FactorPages(setup, enrol=self.enrol, trusted=self.trusted)
         auth.login_steps += [self.step, *([self.enrol] if self.enrol is not None else [])]
         auth.session_backend.assurance = self
         auth.events.on(FactorAdded)(self._factors_changed)
@@ -107,8 +110,7 @@ class TwoFactor(ListsFactors):
 
     def routes(self) -> Sequence[BaseRoute]:
         enrol = self.enrol.routes() if self.enrol is not None else ()
-        trusted = self.trusted.routes() if self.trusted is not None else ()
-        return [*self.step.routes(), *enrol, *self.pages.routes(), *trusted]
+        return [*self.step.routes(), *enrol, *self.pages.routes()]
 
     async def reseal(self) -> tuple[int, int]:
         return await self.store.reseal()
@@ -126,3 +128,125 @@ class TwoFactor(ListsFactors):
 
     async def _password_changed(self, event: PasswordChanged[Any]) -> None:
         await forgive_failures(self.auth, event.user)
+
+
+class FactorPages:
+    """The pages `totp`, `totp_remove`, `recovery_codes` and `trusted_devices_end`."""
+
+    def __init__(self, setup: AppSetup, *, enrol: EnrolStep | None, trusted: TrustedBrowsers | None) -> None:
+        self.setup, self.store, self.enrol, self.trusted = setup, setup.store, enrol, trusted
+
+    def routes(self) -> Sequence[BaseRoute]:
+        both = ["GET", "POST"]
+        trusted = Route("/trusted_devices/end", account_page(self.end), name="trusted_devices_end", methods=["POST"])
+        return [
+            Route("/totp", account_page(self.totp), name="totp", methods=both),
+            Route("/totp/remove", account_page(self.remove), name="totp_remove", methods=both),
+            Route("/recovery_codes", account_page(self.recovery_codes), name="recovery_codes", methods=both),
+            *([trusted] if self.trusted is not None else []),
+        ]
+
+    async def totp(self, auth: Auth, request: Request) -> Response:
+        """Shows the QR code of a new app, which a right code activates; or the app that the user has.
+
+        With the query `replace`, the new app takes the place of the one that the user has, for a new phone.
+        The user is logged in, or is in the step `enrol` of a login, which has proved enough to add an app.
+        """
+        login, user = await self.enrol.waiting(auth, request) if self.enrol is not None else None, request.user
+        if login is not None and (auth.awaits_address(login.user) or EnrolStep.needs_mail(auth, login)):
+            return RedirectResponse(url_path_for(request.scope, EnrolStep.name), status_code=303)
+        if login is not None:
+            return await self.setup.page(auth, request, login.user, login)
+        if not isinstance(user, User):
+            return redirect_to_login(request)
+        factors = await self.store.factors(user)
+        if factors.has_totp and "replace" not in request.query_params:
+            return await self._status(auth, request, user, factors)
+        await require_fresh_factor(auth, request, user)
+        require_address(auth, request, user)
+        return await self.setup.page(auth, request, user, replace=factors.has_totp)
+
+    async def remove(self, auth: Auth, request: Request) -> Response:
+        """Removes the app, and the recovery codes unless another factor remains which they replace."""
+        user = request.user
+        if not isinstance(user, User):
+            return redirect_to_login(request)
+        await require_fresh_factor(auth, request, user)
+        if not await self.store.has_app(user):
+            return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
+        if request.method != "POST":
+            await self._require_other_factor(auth, user)
+            return await render(auth, request, "registration/totp_remove.html")
+
+        async def remove() -> None:
+            await self.store.lock(user)
+            await self._require_other_factor(auth, user)
+            if await self.store.remove_app(user):
+                await auth.events.emit(FactorRemoved(user=user, factor=TOTP, request=request))
+
+        await auth.gateway.run_in_transaction(remove)
+        await auth.user_sessions.revoke_others(request, user)
+        return RedirectResponse(auth.find_url(request, "security") or auth.url_for(request, "totp"), status_code=303)
+
+    @staticmethod
+    async def _require_other_factor(auth: Auth, user: User) -> None:
+        """Raises Refused if the policy requires a second factor of the user, and the app is the only one."""
+        if auth.session_backend.required_level(user) < 2 or await has_main_factor(auth, user, besides=TOTP):
+            return
+        text = gettext(
+            "Your account must have a second factor, and the app is the only one. Add another one first, or replace the app."
+        )
+        raise Refused(409, text, code="last_factor")
+
+    async def recovery_codes(self, auth: Auth, request: Request) -> Response:
+        """Makes new recovery codes, and shows them once. They replace any factor, also a passkey or security key."""
+        user = request.user
+        if not isinstance(user, User):
+            return redirect_to_login(request)
+        await require_fresh_factor(auth, request, user)
+        if not await has_main_factor(auth, user):
+            return RedirectResponse(url_path_for(request.scope, "totp"), status_code=303)
+        if request.method != "POST":
+            left = await self.store.recovery_codes_left(user)
+            return await render(auth, request, "registration/recovery_codes.html", left=left)
+
+        async def make() -> list[str]:
+            codes = await self.store.make_recovery_codes(user, self.setup.number)
+            await auth.events.emit(RecoveryCodesMade(user=user, number=self.setup.number, request=request))
+            return codes
+
+        return await self.setup.show_codes(auth, request, await auth.gateway.run_in_transaction(make))
+
+    async def _status(self, auth: Auth, request: Request, user: User, factors: Factors) -> Response:
+        context = await self.trusted_context(request, user)
+        if wants_json(request):
+            trusted = [vars(browser) for browser in context["trusted_browsers"]]
+            status: dict[str, Any] = {"created": factors.totp_since, "recovery_codes": factors.recovery_codes}
+            return JSONResponse({**status, "trusted": trusted} if self.trusted is not None else status)
+        return await render(auth, request, "registration/totp_status.html", factors=factors, **context)
+
+    async def trusted_context(self, request: HTTPConnection, user: User) -> Mapping[str, Any]:
+        """Returns the variables of the template "registration/trusted_browsers.html"."""
+        now = int(get_auth(request).clock())
+        browsers = await self.trusted.browsers(request, user) if self.trusted is not None else []
+        return {"trusted_browsers": browsers, "format_time_since": lambda time: format_time_since(now - time)}
+
+    async def end(self, auth: Auth, request: Request) -> Response:
+        """Ends the trusted browser with the id `device`, or with `all` every one. Then redirects to the list."""
+        user = request.user
+        if not isinstance(user, User):
+            return redirect_to_login(request)
+        return await self._end(auth, request, user)
+
+    @fresh_login_required(keep=("device", "all"))
+    async def _end(self, auth: Auth, request: Request, user: User) -> Response:
+        form = Form(device=Field(required=False, max_length=64), all=Field(type="checkbox", required=False))
+        await form.fill_in(request)
+        if self.trusted is not None and form.data["all"]:
+            await self.trusted.end_all(user)
+        elif self.trusted is not None and form.data["device"] and form.is_valid:
+            await self.trusted.end(user, form.data["device"])
+        else:
+            raise HTTPException(400, gettext("No browser was selected. Go back and select one."))
+        url = auth.find_url(request, "security") or auth.url_for(request, "totp")
+        return RedirectResponse(url, status_code=303)

@@ -1,22 +1,14 @@
-"""Browsers in which a user has asked for no second factor for some time, and the page that ends them."""
+"""Browsers in which a user has asked for no second factor for some time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.responses import Response
 
-from ...answers import redirect_to_login
 from ...auth import Auth
 from ...core.signing import is_key, sha256_hex
-from ...core.translation import gettext
 from ...http.cookies import MAX_VALUES
 from ...http.user_agents import describe_user_agent
-from ...pages.base import account_page
-from ...pages.factors.reauthentication import fresh_login_required
-from ...pages.forms import Field, Form
 from ...security.tokens import Token
 from ...users.models import User
 
@@ -89,30 +81,6 @@ class TrustedBrowsers:
     async def end_all(self, user: User) -> None:
         """Ends all trusted browsers of the user."""
         await self.tokens.revoke_all(_subject(user))
-
-    def routes(self) -> Sequence[BaseRoute]:
-        path, name = "/trusted_devices/end", "trusted_devices_end"
-        return [Route(path, account_page(self.end_page), name=name, methods=["POST"])]
-
-    async def end_page(self, auth: Auth, request: Request) -> Response:
-        """Ends the trusted browser with the id `device`, or with `all` every one. Then redirects to the list."""
-        user = request.user
-        if not isinstance(user, User):
-            return redirect_to_login(request)
-        return await self._end(auth, request, user)
-
-    @fresh_login_required(keep=("device", "all"))
-    async def _end(self, auth: Auth, request: Request, user: User) -> Response:
-        form = Form(device=Field(required=False, max_length=64), all=Field(type="checkbox", required=False))
-        await form.fill_in(request)
-        if form.data["all"]:
-            await self.end_all(user)
-        elif form.data["device"] and form.is_valid:
-            await self.end(user, form.data["device"])
-        else:
-            raise HTTPException(400, gettext("No browser was selected. Go back and select one."))
-        url = auth.find_url(request, "security") or auth.url_for(request, "totp")
-        return RedirectResponse(url, status_code=303)
 
     async def _rows(self, user: User) -> list[Token]:
         rows = await self.tokens.recent(PURPOSE, _subject(user))
