@@ -239,7 +239,7 @@ class Auth(ChecksCredentials[U_co], ChecksPermissions, KnowsFactors, DatabaseAcc
             self.account_mailer, gateway=self.gateway, proxies=self.proxies, throttle=self.throttle, clock=self.clock
         )
         if given.notices:
-            self.notices.subscribe(self.events)
+            self.notices.subscribe(self.events, self.list_factors)
         self.users.attach(validators=self.password_validators, outbox=self.account_mailer, send_reset=self._send_reset)
         self.app: Any = None  # the application that `lifespan` started
 

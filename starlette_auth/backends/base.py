@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..users.models import AnonymousUser, User
+from .ways import Way
 
 
 class AuthenticationBackend:
@@ -114,6 +115,10 @@ class AuthenticationBackend:
         Override it only together with `has_perm`: the permissions of the other methods are known without it.
         """
         return False
+
+    def describe(self) -> Sequence[Way]:
+        """Returns the ways to log in that this backend adds, for `auth.describe()`."""
+        return ()
 
     async def with_perm(self, perm: str) -> Iterable[User]:
         """Returns the users to whom this backend grants a permission, for `Users.with_perm`.

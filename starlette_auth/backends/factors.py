@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import HTTPConnection
 
 from ..core.text import is_usable
+from ..security.throttle import Throttle
+from ..security.throttling.descriptions import describe_rates
 from ..users.models import User
-from .login_methods import PASSWORD
+from .login_methods import EMAIL, PASSWORD
+from .ways import Way as Way
 
 
 class Factor:
@@ -63,21 +66,6 @@ class StoredFactor:
     last_used: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to log in, or one second factor, as `auth.describe()` lists it.
-
-    `name` is that of the login method, and `level` the level of a login with it: a second factor counts together with a
-    password. `limits` says which attempts are limited and how, in English.
-    """
-
-    name: str
-    is_second_factor: bool
-    level: int
-    phishing_resistant: bool
-    limits: str
-
-
 class ProvidesLogins:
     """The part of a feature that adds ways to log in. `Feature` inherits it."""
 
@@ -110,14 +98,32 @@ class ProvidesLogins:
         return 0, 0
 
     async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
-        """Returns the template of the feature's section in the page `security`, and its variables; None without one."""
+        """Returns the template of the feature's section in the page `security`, and its variables; None without one.
+
+        The template begins with a heading <h2>. It also has the variables of `auth_context` and `format_time_since`, a
+        function of a time in seconds since 1970.
+        """
         return None
+
+
+class Describes(Protocol):
+    """What has a part in `auth.describe()`: each backend and each feature."""
+
+    def describe(self) -> Sequence[Way]: ...
 
 
 class KnowsFactors:
     """The part of `Auth` that asks all features for the factors of users, and for their ways to log in."""
 
+    backends: Sequence[Describes]
     features: Sequence[ProvidesLogins]
+    login_after_reset: bool
+    throttle: Throttle
+
+    @property
+    def stores_factors(self) -> bool:
+        """Returns whether a feature lists factors of users."""
+        return any(type(feature).list_factors is not ProvidesLogins.list_factors for feature in self.features)
 
     def factors(self) -> list[Factor]:
         """Returns the factors of all features."""
@@ -132,7 +138,10 @@ class KnowsFactors:
         return await self._has_one(user, self.factors())
 
     async def ways_in(self, user: User) -> list[str]:
-        """Returns the ways by which the user can log in now: "password", and those that features add."""
+        """Returns the ways by which the user can log in now: "password", and those that features add.
+
+        A login elsewhere, such as that of a reverse proxy, is none of them: this site does not know whether it still works.
+        """
         ways = [PASSWORD] if is_usable(user.password) else []
         for feature in self.features:
             ways.extend(await feature.ways_in(user))
@@ -141,6 +150,28 @@ class KnowsFactors:
     async def list_factors(self, user: User) -> list[StoredFactor]:
         """Returns what the database has of the user's factors, of all features."""
         return [factor for feature in self.features for factor in await feature.list_factors(user)]
+
+    async def remove_factors(self, user: User, *, since: int = 0, method: str | None = None) -> list[StoredFactor]:
+        """Deletes the factors of a user that were made at `since` or later, of all features, and returns them.
+
+        Call it in a transaction, emit `FactorRemoved` for each, and end the user's sessions.
+        """
+        removed: list[StoredFactor] = []
+        for feature in self.features:
+            removed.extend(await feature.remove_factors(user, since=since, method=method))
+        return removed
+
+    def describe(self) -> list[Way]:
+        """Returns all ways to log in and all second factors of this installation, with their strength and limits.
+
+        It is the list that OWASP ASVS 5.0 §6.1.3 asks for. Login pages of the application are not in it, nor backends
+        without `describe`.
+        """
+        ways = [way for backend in self.backends for way in backend.describe()]
+        if self.login_after_reset:
+            limits = f"The link works once. {describe_rates(self.throttle, 'password_reset', 'password_reset_mail')}"
+            ways.append(Way(name=EMAIL, is_second_factor=False, level=1, phishing_resistant=False, limits=limits))
+        return [*ways, *(way for feature in self.features for way in feature.describe())]
 
     @staticmethod
     async def _has_one(user: User, factors: Sequence[Factor]) -> bool:

@@ -19,9 +19,12 @@ from ..http.proxies import TrustedProxies, client_network
 from ..http.scope import CLAIMED_USER
 from ..security.known_devices import KnownDevices
 from ..security.throttle import Attempt, Policy, Throttle
+from ..security.throttling.descriptions import NO_LIMITS, describe_passwords
 from ..users.models import User
 from ..users.users import Users
 from .base import AuthenticationBackend, has_stored_perm
+from .login_methods import PASSWORD
+from .ways import Way
 
 logger = logging.getLogger("starlette_auth")
 LOGIN_FIELDS = 'Pass login_fields=("username",), ("email",) or ("username", "email").'
@@ -61,6 +64,10 @@ class ModelBackend(AuthenticationBackend):
             throttle.throttle.find_names = self._find_names
             throttle.events.on(PasswordChanged)(self._forgive)
             throttle.events.on(UserCreated)(self._forgive)
+
+    def describe(self) -> Sequence[Way]:
+        limits = describe_passwords(self.throttle.throttle) if self.throttle is not None else NO_LIMITS
+        return [Way(name=PASSWORD, is_second_factor=False, level=1, phishing_resistant=False, limits=limits)]
 
     async def authenticate(
         self,

@@ -12,7 +12,9 @@ from ..http.proxies import TrustedProxies
 from ..users.models import User
 from ..users.users import Users
 from .base import AuthenticationBackend
+from .login_methods import PROXY
 from .session import SessionBackend, session_of
+from .ways import Way
 
 
 class RemoteUserBackend(AuthenticationBackend):
@@ -48,6 +50,10 @@ class RemoteUserBackend(AuthenticationBackend):
         self.create_unknown_user = create_unknown_user
         self.persistent = persistent
         self.proxies = TrustedProxies(trusted_proxies)
+
+    def describe(self) -> Sequence[Way]:
+        limits = "Those of the reverse proxy."
+        return [Way(name=PROXY, is_second_factor=False, level=1, phishing_resistant=False, limits=limits)]
 
     def clean_username(self, username: str) -> str:
         """Returns the username for the text in the header. Override it, for example to remove a Kerberos realm."""

@@ -158,12 +158,17 @@ class PasswordChanged(Event, Generic[U]):
 
 @dataclass(frozen=True, kw_only=True)
 class EmailChanged(Event, Generic[U]):
-    """A user confirmed a new e-mail address; or, if `undone`, restored the old one."""
+    """A user confirmed a new e-mail address; or, if `undone`, restored the old one.
+
+    `since` is then the time of the change that was undone, in seconds since 1970, UTC. What was added to the account after
+    it may be an attacker's. It is None for a new address.
+    """
 
     user: U
     old_email: str
     request: HTTPConnection | None = field(default=None, repr=False)
     undone: bool = False
+    since: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """A page on which users see and end their sessions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -55,6 +56,9 @@ class ActiveSessions(Feature):
             Route("/sessions", account_page(self.list), name="sessions", methods=["GET"]),
             Route("/sessions/end", account_page(self.end), name="sessions_end", methods=["POST"]),
         ]
+
+    async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
+        return "registration/security_sessions.html", {"number": len(await self.auth.user_sessions.list(user))}
 
     async def list(self, auth: Auth, request: Request) -> Response:
         """Shows the user's sessions, the current one first; as JSON for a client that wants JSON."""

@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
@@ -14,6 +15,7 @@ from ..auth import Auth, Feature
 from ..core.arguments import require_integer
 from ..core.events import EmailChanged, SessionsEnded
 from ..core.exceptions import AlreadyExists, ValidationError
+from ..core.feature_events import FactorRemoved
 from ..core.text import ascii_lower, normalize_email
 from ..core.translation import format_duration, gettext
 from ..http.urls import redirect
@@ -44,7 +46,8 @@ class EmailChange(Feature):
 
     The new address gets a link that confirms the change within `max_age` seconds. The old address gets a notice with
     a link that undoes the change within `undo_age` seconds. An attacker who changed the address knows the password;
-    therefore the undo link also ends all sessions and replaces the password by a random one.
+    therefore the undo link also ends all sessions and replaces the password by a random one. Second factors and other ways
+    to log in that were added since the change are removed: an attacker's passkey would otherwise open the account again.
     """
 
     def __init__(self, *, max_age: int = 24 * 60 * 60, undo_age: int = 7 * 24 * 60 * 60) -> None:
@@ -56,6 +59,9 @@ class EmailChange(Feature):
     def attach(self, auth: Auth) -> None:
         self.auth = auth
         auth.account_mailer.require_configured()
+
+    async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
+        return "registration/security_email.html", {"email": user.email}
 
     def routes(self) -> Sequence[BaseRoute]:
         both, get = ["GET", "POST"], ["GET"]
@@ -258,11 +264,11 @@ class EmailChange(Feature):
         tokens, subject = self.auth.tokens, user_subject(user)
         earlier = await tokens.recent(EMAIL_UNDO, subject)
         min_lifetime = earlier[0].expires + 1 - int(self.auth.clock()) if earlier else 0
-        data = {**user_reference(user), "email": email}
+        data = {**user_reference(user), "email": email, "since": int(self.auth.clock())}
         return await tokens.create(EMAIL_UNDO, subject, max_age=max(self.undo_age, min_lifetime), data=data)
 
     async def _undo(self, request: Request, token: Token) -> bool:
-        """Restores the old address, and replaces the password.
+        """Restores the old address, replaces the password, and removes the factors that were added since.
 
         Raises AlreadyExists if another user has the address, with which users log in. Nothing is changed then: with two
         accounts at that address, neither user could log in. The link stays valid.
@@ -282,7 +288,12 @@ class EmailChange(Feature):
             old_email = str(token.data["email"])
             fields = {"password": encoded, **await username_at(auth.users, user, old_email)}
             await auth.users.update(user, email=old_email, **fields)
-            await auth.events.emit(EmailChanged(user=user, old_email=email, request=request, undone=True))
+            # A token of an older version has no time; all of them are valid for `undo_age` or longer.
+            since = int(token.data.get("since", token.expires - self.undo_age))
+            for factor in await auth.remove_factors(user, since=since):
+                await auth.events.emit(FactorRemoved(user=user, factor=factor.method, request=request))
+            undone = EmailChanged(user=user, old_email=email, request=request, undone=True, since=since)
+            await auth.events.emit(undone)
             await auth.events.emit(SessionsEnded(user=user, request=request))
             return user
 

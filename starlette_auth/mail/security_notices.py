@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -24,6 +25,8 @@ from ..http.proxies import TrustedProxies
 from ..http.user_agents import describe_user_agent
 from ..security.throttle import Throttle
 from .account_mailer import AccountMailer, TemplateMail
+
+ListFactors = Callable[[Any], Awaitable[Sequence[Any]]]  # returns each StoredFactor of a user
 
 #: The notices that an attacker can cause many times, with their rate limits.
 LIMITED: Mapping[str, str] = {
@@ -58,7 +61,8 @@ class SecurityNotices:
         self.gateway = gateway
         self.proxies = proxies
 
-    def subscribe(self, events: Events) -> None:
+    def subscribe(self, events: Events, list_factors: ListFactors) -> None:
+        self._list_factors = list_factors
         events.on(PasswordChanged)(self._password_changed)
         events.on(UserLoggedIn, after_commit=True)(self._logged_in)
         events.on(LoginsBlocked, after_commit=True)(self._logins_blocked)
@@ -99,8 +103,12 @@ class SecurityNotices:
         self.gateway.on_commit(lambda: self.mailer.enqueue_from(find, user=user))
 
     async def _password_changed(self, event: PasswordChanged) -> None:
-        kind = "password_reset" if event.by_reset else "password_changed"
-        self.notify(kind, event.user, event.request)
+        if event.by_reset:
+            # An attacker who had the account may have added a passkey, which works beside the new password.
+            factors = [_describe(factor) for factor in await self._list_factors(event.user)]
+            self.notify("password_reset", event.user, event.request, factors=factors)
+        else:
+            self.notify("password_changed", event.user, event.request)
 
     async def _logged_in(self, event: UserLoggedIn) -> None:
         if event.new_device:
@@ -117,10 +125,10 @@ class SecurityNotices:
         self.notify("token_created", event.user, event.request, token_name=event.name)
 
     async def _factor_added(self, event: FactorAdded) -> None:
-        self.notify("factor_added", event.user, event.request, factor=factor_in_words(event.factor))
+        self.notify("factor_added", event.user, event.request, factor=factor_name(event.factor))
 
     async def _factor_removed(self, event: FactorRemoved) -> None:
-        self.notify("factor_removed", event.user, event.request, factor=factor_in_words(event.factor))
+        self.notify("factor_removed", event.user, event.request, factor=factor_name(event.factor))
 
     async def _recovery_code_used(self, event: RecoveryCodeUsed) -> None:
         self.notify("recovery_code_used", event.user, event.request, number=event.left)
@@ -138,12 +146,21 @@ class SecurityNotices:
             self.notify("second_factor_failed", event.user, event.request, number=event.failures)
 
 
-def factor_in_words(method: str) -> str:
-    """Returns what a login method is called in a mail, in the visitor's language. Features may have further ones."""
+def factor_name(method: str) -> str:
+    """Returns what a factor is called in a mail, in the visitor's language. Features of others may have further ones."""
     names = {
-        "totp": gettext("authenticator app"),
-        "passkey": gettext("passkey"),
-        "key": gettext("security key"),
-        "recovery_code": gettext("recovery codes"),
+        "totp": gettext("Authenticator app"),
+        "recovery_code": gettext("Recovery codes"),
+        "passkey": gettext("Passkey"),
+        "key": gettext("Security key"),
     }
-    return names.get(method, method)
+    return names.get(method, method.partition(":")[2] or method)
+
+
+def _describe(factor: Any) -> str:
+    """Returns a factor in one line, such as "Passkey “Phone”, added 2026-07-31"."""
+    name = factor_name(factor.method)
+    if factor.label:
+        name = gettext("%(kind)s “%(name)s”") % {"kind": name, "name": " ".join(factor.label.split())}
+    date = f"{datetime.fromtimestamp(factor.created, UTC):%Y-%m-%d}"
+    return gettext("%(factor)s, added %(date)s") % {"factor": name, "date": date}

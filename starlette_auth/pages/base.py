@@ -11,18 +11,19 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from ..answers import csrf_refusal, respond
 from ..auth import Auth, get_auth
-from ..authentication import SHOWS_SAVED_FORMS, confirm_password, not_authenticated
+from ..authentication import SHOWS_SAVED_FORMS, confirm_password, not_authenticated, refused_redirect
 from ..backends.model import report_throttled
 from ..backends.session import is_in_header, session_of
 from ..context_processors import template_context
 from ..core.deferred_response import DeferredResponse
-from ..core.exceptions import HashingBusy, Refused, Throttled, ValidationError
+from ..core.exceptions import HashingBusy, Refused, Remedy, Throttled, ValidationError
 from ..core.translation import gettext
 from ..http.content import sent_json
 from ..http.endpoints import FOR_VISITORS, JSON_ONLY, login_not_required
 from ..http.mailed_secrets import HIDDEN, set_logged_path
 from ..http.problems import error_message, problem_response
 from ..http.scope import FOR_PROGRAMS
+from ..http.urls import JSON_SUFFIX, brings_json_only, find_url_path
 from ..middlewares.csrf_reasons import Reason
 from ..passwords.short_help import short_help
 from ..sessions.detached import DetachedSession
@@ -156,6 +157,15 @@ async def _page_with_form(auth: Auth, request: HTTPConnection, page: Page, error
     response.headers.update(error.headers or {})
     auth.add_security_headers(response)
     return response
+
+
+def redirect_to_page(auth: Auth, request: Request, refused: Refused, name: str) -> Response:
+    """Returns a browser's redirect to the page that does what it wants; the refusal, with its URL, for a program."""
+    url = find_url_path(request.scope, name + JSON_SUFFIX if brings_json_only(request.scope) else name)
+    refused.remedy = Remedy(name, url, None)
+    if url is not None:
+        refused.page = lambda: refused_redirect(url)
+    return respond(auth, request, refused)
 
 
 def password_rules(auth: Auth) -> list[str]:

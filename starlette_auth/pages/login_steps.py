@@ -12,7 +12,7 @@ from ..answers import respond
 from ..auth import Auth, get_auth
 from ..authentication import LoginOptions, not_authenticated, refuse_cross_site
 from ..backends.bearer import session_token
-from ..backends.login_methods import PASSWORD, with_method
+from ..backends.login_methods import EMAIL, PASSWORD, with_method
 from ..backends.login_steps import LoginStep
 from ..backends.pending_login import LIFETIME, PendingLogin, add_proof
 from ..backends.session import REMEMBERED, SessionBackend, is_in_header, require_session, session_of
@@ -22,7 +22,8 @@ from ..core.feature_events import LoginPending
 from ..core.translation import gettext
 from ..http.content import prefers_json, sent_json
 from ..http.scope import UNFINISHED_USER, handle_refusals
-from ..http.urls import find_url_path
+from ..http.urls import brings_json_only, find_url_path, with_query
+from ..security.account_review import AFTER_RESET, take_review
 from ..security.stored_forms import find_form, mark_as_shown
 from ..sessions.detached import DetachedSession
 from ..users.models import User
@@ -162,11 +163,23 @@ async def finish_login(auth: Auth, request: Request, login: PendingLogin) -> Res
         ends = int(session.get_expiry_date().timestamp())
         return JSONResponse({"token": session_token(session.next_key), "expires": ends})
     if form is None:
-        return RedirectResponse(auth.redirects.choose(request.scope, login.next), status_code=303)
+        return await _end(auth, request, login, auth.redirects.choose(request.scope, login.next))
     url = find_url_path(request.scope, "saved_form")
     if url is None:  # `login.next` is the URL to which the form was sent, and may have no page
-        return RedirectResponse(auth.redirects.choose(request.scope, None), status_code=303)
+        return await _end(auth, request, login, auth.redirects.choose(request.scope, None))
     mark_as_shown(session, form)  # only now: the login has deleted the session data of another user
+    return await _end(auth, request, login, url)
+
+
+async def _end(auth: Auth, request: Request, login: PendingLogin, url: str) -> Response:
+    """Returns the redirect to `url`; after a reset by mail first to the page with all ways to log in.
+
+    An attacker who had the account logs in by a passkey, which would use up the note of the reset. Therefore only a login
+    with the new password, or with the mailed link, counts.
+    """
+    page = find_url_path(request.scope, "security") if auth.stores_factors and login.has(PASSWORD, EMAIL) else None
+    if page is not None and not brings_json_only(request.scope) and await take_review(auth.tokens, login.user):
+        url = with_query(f"{page}?{AFTER_RESET}=1", auth.redirects.field, url)
     return RedirectResponse(url, status_code=303)
 
 

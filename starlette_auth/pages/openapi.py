@@ -30,6 +30,7 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "logout": ("Log out", "next?"),
     "reauthenticate": ("Enter the password again before a sensitive action", "password next?"),
     "password_change": ("Change the password", "old_password new_password1 new_password2"),
+    "password_set": ("Set the first password of an account", "new_password1 new_password2"),
     "password_reset": ("Request a mail with a link for a new password", "email"),
     "password_reset_confirm": ("Set a new password with the link", "new_password1 new_password2"),
     "register": ("Create an account", "username email password1 password2"),
@@ -45,6 +46,7 @@ PAGES: Mapping[str, tuple[str, str]] = {
 }
 READ: Mapping[str, str] = {
     "session": "Who is logged in",
+    "security": "The ways to log in and the second factors",
     "sessions": "Where the user is logged in",
     "tokens": "The API tokens, without their texts",
 }
@@ -52,6 +54,8 @@ DELETED: Mapping[str, str] = {"tokens_delete": "Revoke an API token"}
 FOR_USERS = (
     "reauthenticate",
     "password_change",
+    "password_set",
+    "security",
     "email_change",
     "sessions",
     "sessions_end",
@@ -130,6 +134,7 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
 TEXT = {"type": "string"}
 #: The step for which a login waits.
 STEP = _object({"name": TEXT, "url": TEXT, "login": TEXT, "expires_in": {"type": "integer"}})
+FACTOR = {"method": TEXT, "label": TEXT, "created": TIME, "last_used": {**TIME, "type": ["integer", "null"]}}
 #: What the JSON of some pages returns. The others return any object to a GET, and `next` to a POST.
 RESULTS: Mapping[str, dict[str, Any]] = {
     "session": _object(
@@ -146,6 +151,9 @@ RESULTS: Mapping[str, dict[str, Any]] = {
                 "description": "The login of this session that has a step to pass.",
             },
         }
+    ),
+    "security": _object(
+        {"ways_in": {"type": "array", "items": TEXT}, "factors": {"type": "array", "items": _object(FACTOR)}}
     ),
     "tokens": _object({"tokens": {"type": "array", "items": _object(TOKEN)}}),
     "tokens_add": _object(

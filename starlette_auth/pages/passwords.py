@@ -10,14 +10,24 @@ from ..answers import redirect_to_login
 from ..auth import Auth
 from ..authentication import update_session_auth_hash
 from ..backends.login_methods import EMAIL
+from ..core.exceptions import Refused
 from ..core.text import is_usable
 from ..core.translation import gettext
 from ..http.urls import redirect
 from ..mail.queue import note_recipient
+from ..security.account_review import request_review
 from ..security.reset_tokens import PASSWORD_RESET, decode_uid, user_subject
 from ..users.models import User
 from .app_sessions import add_client_field, begin_requested_session
-from .base import check_new_password, check_old_password, keep_form, new_password_fields, password_rules, render
+from .base import (
+    check_new_password,
+    check_old_password,
+    keep_form,
+    new_password_fields,
+    password_rules,
+    redirect_to_page,
+    render,
+)
 from .forms import Field, Form, PasswordChangeChoice, email_field
 from .login_steps import complete_login
 from .mailed_links import close_link, read_links, send_reset_mail, store_link, url_to_reload
@@ -26,10 +36,16 @@ RESET_URL_TOKEN = "set-password"  # noqa: S105  Django's name for what replaces 
 
 
 async def password_change(auth: Auth, request: Request) -> Response:
-    """Shows the form for a new password, which needs the old one. The user's other sessions end."""
+    """Shows the form for a new password, which needs the old one. The user's other sessions end.
+
+    A user without a password is redirected to the page `password_set`.
+    """
     user = request.user
     if not isinstance(user, User):
         return redirect_to_login(request)
+    if not is_usable(user.password):
+        detail = gettext("This account has no password yet. Set one first.")
+        return redirect_to_page(auth, request, Refused(409, detail, code="no_password"), "password_set")
     choices = [feature for feature in auth.features if isinstance(feature, PasswordChangeChoice)]
     offered = {choice.choice_name: await choice.choice_field(user) for choice in choices}
     form = Form(
@@ -169,6 +185,8 @@ async def _use_link(auth: Auth, request: Request, user: User, token: str, passwo
             if not await auth.users.replace_password(reset_user, encoded, raw=password, request=request, by_reset=True):
                 return False
             await auth.tokens.revoke_all(user_subject(reset_user))
+            if await auth.list_factors(reset_user):
+                await request_review(auth.tokens, reset_user)
             return True
 
         return await auth.gateway.run_in_transaction(reset)

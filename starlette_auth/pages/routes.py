@@ -1,5 +1,6 @@
 """The routes of the account pages."""
 
+import functools
 from collections.abc import Iterable, Iterator
 
 from starlette.requests import Request
@@ -12,13 +13,14 @@ from ..core.templating import ASSETS
 from ..http.endpoints import login_not_required
 from ..http.urls import JSON_SUFFIX
 from .base import ACCOUNT_PAGE, Endpoint, account_page, json_endpoint, template_page, visitor_page
-from .factors.reauthentication import reauthenticate
+from .factors.reauthentication import reauthenticate, require_fresh_factor
 from .login import login_page, logout_page, saved_form_page
 from .passwords import password_change, password_change_done, password_reset, password_reset_confirm
+from .security import password_set, security_page
 from .session import session_page
 
 LOADED_BY_PAGES = ("auth_style", "auth_script")
-RETURN_JSON = ("session", "sessions", "tokens")  # the pages that programs read
+RETURN_JSON = ("session", "security", "sessions", "tokens")  # the pages that programs read
 
 
 def routes(auth: Auth, *, pages: bool = True) -> list[BaseRoute]:
@@ -50,6 +52,7 @@ def _for_programs(pages: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
 
 def _routes() -> list[BaseRoute]:
     both, get = ["GET", "POST"], ["GET"]
+    set_password = functools.partial(password_set, require_proof=require_fresh_factor)
     return [
         Route(
             "/login",
@@ -64,6 +67,8 @@ def _routes() -> list[BaseRoute]:
         Route("/reauthenticate", account_page(reauthenticate), name="reauthenticate", methods=both),
         Route("/password_change", account_page(password_change), name="password_change", methods=both),
         Route("/password_change/done", account_page(password_change_done), name="password_change_done", methods=get),
+        Route("/password_set", account_page(set_password), name="password_set", methods=both),
+        Route("/security", account_page(security_page), name="security", methods=get),
         Route("/password_reset", visitor_page(password_reset), name="password_reset", methods=both),
         Route("/password_reset/done", template_page("password_reset_done"), name="password_reset_done", methods=get),
         Route(

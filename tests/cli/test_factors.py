@@ -152,8 +152,10 @@ def test_factors_are_listed_with_their_times_and_the_policy(
         assert project.run("factors", "list", name) == 0
     assert capsys.readouterr().out.splitlines() == [
         "totp  added just now, not used",
+        "recovery_code  added just now, not used",
         "The policy does not require a second factor of ann.",
         "totp  added just now, last used just now",
+        "recovery_code  added just now, not used",
         "The policy requires a second factor of ben.",
         "cid has no factors.",
         "The policy does not require a second factor of cid.",
@@ -193,7 +195,7 @@ def test_a_reset_removes_the_factors_ends_the_sessions_and_tells_the_user(
     output = capsys.readouterr().out
     assert output == "Removed 1 factors of ann (totp), and ended 1 sessions.\n"
     mails = {str(mail["Subject"]): plain_text(mail) for mail in project.module.mailer.messages}
-    assert "authenticator app" in mails["Removed from your account at site.example: authenticator app"]
+    assert "If it was not you" in mails["Removed from your account at site.example: Authenticator app"]
 
     async def look(auth: Auth, client: httpx.AsyncClient) -> None:
         ann = await user_of(auth)

@@ -38,13 +38,13 @@ WRONG = "000000"
 #: The notices, each with its subject and with what the text says in particular.
 NOTICES = {
     "factor_added": (
-        "Added to your account at site.example: authenticator app",
-        "This was added to your account at site.example: authenticator app.",
+        "Added to your account at site.example: Authenticator app",
+        "This was added to your account at site.example: Authenticator app.",
         "Then remove what you did not add.",
     ),
     "factor_removed": (
-        "Removed from your account at site.example: authenticator app",
-        "This was removed from your account at site.example: authenticator app.",
+        "Removed from your account at site.example: Authenticator app",
+        "This was removed from your account at site.example: Authenticator app.",
         "If it was not you, choose a new password at once.",
     ),
     "recovery_code_used": (
@@ -183,7 +183,7 @@ async def test_a_notice_says_what_happened_and_what_to_do_and_contains_no_secret
         assert secret not in text + html + str(mail)
 
 
-@pytest.mark.parametrize(("factor", "words"), [("passkey", "passkey"), ("key", "security key"), ("badge", "badge")])
+@pytest.mark.parametrize(("factor", "words"), [("passkey", "Passkey"), ("key", "Security key"), ("badge", "badge")])
 async def test_a_notice_names_the_factor_in_words(the_site: Site, owner: Owner, factor: str, words: str) -> None:
     async with the_site.auth.gateway.atomic():
         await the_site.auth.events.emit(FactorRemoved(user=owner.user, factor=factor))

@@ -1,6 +1,7 @@
 """The backend that identifies the user of a request by its API token."""
 
 import json
+from collections.abc import Sequence
 
 from starlette.requests import HTTPConnection
 
@@ -9,8 +10,10 @@ from ...backends.base import AuthenticationBackend
 from ...backends.bearer import read_bearer
 from ...backends.model import report_throttled
 from ...backends.session import session_of
+from ...backends.ways import Way
 from ...core.events import TokenExpired
 from ...core.exceptions import ImproperlyConfigured, Throttled
+from ...security.throttling.descriptions import describe_rates
 from ...sessions.detached import DetachedSession
 from ...users.models import User
 from .store import USED_EVERY, TokenStore, token_of
@@ -29,6 +32,11 @@ class TokenBackend(AuthenticationBackend):
 
     def __init__(self, auth: Auth, token_format: TokenFormat, store: TokenStore) -> None:
         self.auth, self.format, self.store = auth, token_format, store
+
+    def describe(self) -> Sequence[Way]:
+        rates = describe_rates(self.auth.throttle, "token")
+        limits = f"A random text, for programs, which opens no account page. Unknown ones: {rates}"
+        return [Way(name="token", is_second_factor=False, level=1, phishing_resistant=False, limits=limits)]
 
     async def identify(self, conn: HTTPConnection) -> User | None:
         text = self._read(conn)

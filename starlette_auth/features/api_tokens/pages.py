@@ -1,12 +1,12 @@
 """The feature `APITokens`, and the pages on which users see, create and revoke their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
@@ -80,6 +80,10 @@ class APITokens(ManagesTokens, Feature):
 
     def routes(self) -> Sequence[BaseRoute]:
         return TokenPages(self).routes()
+
+    async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]] | None:
+        now = self.store.now()
+        return "registration/security_tokens.html", {"number": sum(t.expires > now for t in await self.list(user))}
 
     async def choice_field(self, user: User) -> Field | None:
         """Returns a checkbox for the page on which users change their password; None without tokens."""

@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
 from ...auth import Auth, Feature
+from ...backends.ways import Way
 from ...core.arguments import require_instance, require_text
 from ...core.events import PasswordChanged, UserDeactivated
 from ...core.exceptions import ImproperlyConfigured, ValidationError
@@ -21,6 +22,7 @@ from ...http.user_agents import describe_user_agent
 from ...pages.base import account_page, keep_form, render
 from ...pages.factors.reauthentication import fresh_login_required
 from ...pages.forms import Field, Form
+from ...security.throttling.descriptions import describe_rates
 from ...users.models import User
 from .endpoints import CreatesTokens, DeviceEndpoints
 from .requests import CODES, DeviceRequest, DeviceRequests, parse_user_code
@@ -58,10 +60,15 @@ class DeviceLogin(Feature):
             raise ImproperlyConfigured(
                 'DeviceLogin() gives its programs API tokens. Pass features=[APITokens("shop"), DeviceLogin(…)].'
             )
-        self.requests = DeviceRequests(auth)
+        self.auth, self.requests = auth, DeviceRequests(auth)
         self.endpoints = DeviceEndpoints(auth, self.clients, self.requests, tokens)
         auth.events.on(UserDeactivated)(self._account_changed)
         auth.events.on(PasswordChanged)(self._account_changed)
+
+    def describe(self) -> Sequence[Way]:
+        rates = describe_rates(self.auth.throttle, "device_authorization", "device")
+        limits = f"A code is valid for 15 minutes and once, and a user in a browser admits the device. {rates}"
+        return [Way(name="device", is_second_factor=False, level=1, phishing_resistant=False, limits=limits)]
 
     def routes(self) -> Sequence[BaseRoute]:
         return [*DevicePages(self.clients, self.requests).routes(), *self.endpoints.routes()]

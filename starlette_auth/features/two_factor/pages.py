@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
-from ...auth import Auth, Feature
-from ...backends.factors import Factor, StoredFactor
+from ...auth import Auth
+from ...backends.factors import Factor
 from ...backends.pending_login import PendingLogin, add_proof
 from ...backends.session import require_session
 from ...core.arguments import require_function, require_integer, require_text
@@ -37,6 +37,7 @@ from ...users.models import User
 from .app_factor import TOTP, AppFactor, RecoveryFactor
 from .enrolment import EnrolStep
 from .login_step import SecondFactorStep
+from .overview import ListsFactors
 from .store import Factors, FactorStore, owner_of, recovery_code_table, totp_table
 from .totp import find_step, grouped_key, new_secret, otpauth_uri
 
@@ -45,7 +46,7 @@ SETUP_LIFETIME = 10 * MINUTE
 EXTRA = "two-factor"
 
 
-class TwoFactor(Feature):
+class TwoFactor(ListsFactors):
     """Adds a second factor: `Auth(features=[TwoFactor()])`. Needs the extra `two-factor`.
 
     Users add an authenticator app (TOTP, RFC 6238) on the page `totp` and get `recovery_codes` recovery codes, each of
@@ -106,16 +107,6 @@ class TwoFactor(Feature):
     def routes(self) -> Sequence[BaseRoute]:
         enrol = self.enrol.routes() if self.enrol is not None else ()
         return [*self.step.routes(), *enrol, *self.pages.routes()]
-
-    async def list_factors(self, user: User) -> Sequence[StoredFactor]:
-        app = await self.store.factors(user)
-        if app.totp_since is None:
-            return []
-        return [StoredFactor(method=TOTP, label="", created=app.totp_since, last_used=app.totp_last_used)]
-
-    async def remove_factors(self, user: User, *, since: int = 0, method: str | None = None) -> Sequence[StoredFactor]:
-        apps = [app for app in await self.list_factors(user) if app.created >= since and method in (None, TOTP)]
-        return apps if apps and await self.store.remove_all(user) else []
 
     async def reseal(self) -> tuple[int, int]:
         return await self.store.reseal()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ...auth import Auth
 from ...core.exceptions import IntegrityError
 from ...database.columns import ForeignKey, UniqueTogether, derived_name, key_column
-from ...database.statements import Statement
+from ...database.statements import Row, Statement
 from ...database.tables import Tables
 from ...security.sealing import CannotUnseal, Sealer
 from ...users.models import User
@@ -113,6 +113,9 @@ class FactorStore:
             .values(used=now)
             .where(is_unused, c.code_hash == sa.bindparam("code_hash", type_=sa.String))
         )
+        code_rows = sa.select(c.created, c.used).where(c.user_id == user)
+        self._codes, self._latest_codes = Statement(code_rows), Statement(code_rows.with_for_update())
+        self._latest_app = Statement(sa.select(t.created, t.last_used).where(t.user_id == user).with_for_update())
         self._delete_app = Statement(sa.delete(totp).where(t.user_id == user))
         self._delete_codes = Statement(sa.delete(codes).where(c.user_id == user))
 
@@ -126,6 +129,15 @@ class FactorStore:
             return Factors()
         left = await self.recovery_codes_left(user)
         return Factors(totp_since=row["created"], totp_last_used=row["last_used"], recovery_codes=left)
+
+    async def list_rows(self, user: User, *, latest: bool = False) -> tuple[list[Row], list[Row]]:
+        """Returns the row of the app, if there is one, and those of the recovery codes, used ones too.
+
+        `latest`: as committed last. The snapshot of a transaction on MySQL may be older.
+        """
+        statements = (self._latest_app, self._latest_codes) if latest else (self._app, self._codes)
+        apps, codes = [await self.gateway.fetch_all(statement, of_user=user.id) for statement in statements]
+        return apps, codes
 
     async def has_app(self, user: User) -> bool:
         return await self.gateway.fetch_one(self._app, of_user=user.id) is not None
@@ -172,7 +184,7 @@ class FactorStore:
         codes, created = [new_code() for _ in range(number)], self.now()
 
         async def replace() -> None:
-            await self._lock(user)  # of two requests at once, the second replaces the codes of the first
+            await self.lock(user)  # of two requests at once, the second replaces the codes of the first
             await self.gateway.execute(self._delete_codes, of_user=user.id)
             for code in codes:
                 code_hash = hash_code(owner_of(user), normalize(code) or "")
@@ -186,11 +198,14 @@ class FactorStore:
         """Deletes the app and the recovery codes of a user. Returns whether there was an app."""
 
         async def remove() -> bool:
-            await self._lock(user)
+            await self.lock(user)
             await self.gateway.execute(self._delete_codes, of_user=user.id)
             return await self.gateway.execute(self._delete_app, of_user=user.id) == 1
 
         return await self.gateway.run_in_transaction(remove)
+
+    async def remove_recovery_codes(self, user: User) -> None:
+        await self.gateway.execute(self._delete_codes, of_user=user.id)
 
     async def reseal(self) -> tuple[int, int]:
         """Seals all secrets with the newest key that an older one sealed. Returns their number, and that of lost ones."""
@@ -224,7 +239,8 @@ class FactorStore:
             return _App(sealed, None, sealed)
         return _App(sealed, secret, self.sealer.seal(PURPOSE, owner, secret) if is_old else sealed)
 
-    async def _lock(self, user: User) -> None:
+    async def lock(self, user: User) -> None:
+        """Locks the factors of a user until the current transaction ends."""
         await self.locks.lock(f"factors {user.id}")
 
 
