@@ -266,6 +266,7 @@ async def test_events_report_failed_logins_logins_and_logouts(auth: Auth, ann: U
     assert failed.credentials == {"username": "ann", "password": "*" * 20}
     assert isinstance(logged_in, UserLoggedIn)
     assert (logged_in.user, logged_in.backend) == (ann, "starlette_auth.ModelBackend")
+    assert (logged_in.methods, logged_in.level) == (("password",), 1)
     assert isinstance(logged_out, UserLoggedOut)
     assert logged_out.user == ann
 

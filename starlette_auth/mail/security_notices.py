@@ -26,6 +26,8 @@ from ..http.user_agents import describe_user_agent
 from ..security.throttle import Throttle
 from .account_mailer import AccountMailer, TemplateMail
 
+ListFactors = Callable[[Any], Awaitable[Sequence[Any]]]  # returns each StoredFactor of a user
+
 #: The notices that an attacker can cause many times, with their rate limits.
 LIMITED: Mapping[str, str] = {
     "new_device": "notice_mail",
@@ -33,7 +35,6 @@ LIMITED: Mapping[str, str] = {
     "second_factor_failed": "second_factor_mail",
 }
 FAILURES = 5  # wrong factors in a row after which a user is told
-ListFactors = Callable[[Any], Awaitable[Sequence[Any]]]  # returns each StoredFactor of a user
 
 
 class SecurityNotices:
@@ -124,10 +125,10 @@ class SecurityNotices:
         self.notify("token_created", event.user, event.request, token_name=event.name)
 
     async def _factor_added(self, event: FactorAdded) -> None:
-        self.notify("factor_added", event.user, event.request, factor=factor_in_words(event.factor))
+        self.notify("factor_added", event.user, event.request, factor=factor_name(event.factor))
 
     async def _factor_removed(self, event: FactorRemoved) -> None:
-        self.notify("factor_removed", event.user, event.request, factor=factor_in_words(event.factor))
+        self.notify("factor_removed", event.user, event.request, factor=factor_name(event.factor))
 
     async def _recovery_code_used(self, event: RecoveryCodeUsed) -> None:
         self.notify("recovery_code_used", event.user, event.request, number=event.left)
@@ -145,26 +146,20 @@ class SecurityNotices:
             self.notify("second_factor_failed", event.user, event.request, number=event.failures)
 
 
-def factor_in_words(method: str) -> str:
-    """Returns what a login method is called in a mail, in the visitor's language. Features may have further ones."""
-    names = {
-        "totp": gettext("authenticator app"),
-        "passkey": gettext("passkey"),
-        "key": gettext("security key"),
-        "recovery_code": gettext("recovery codes"),
-    }
-    return names.get(method, method)
-
-
-def _describe(factor: Any) -> str:
-    """Returns a factor in one line, such as "Passkey “Phone”, added 2026-07-31"."""
+def factor_name(method: str) -> str:
+    """Returns what a factor is called in a mail, in the visitor's language. Features of others may have further ones."""
     names = {
         "totp": gettext("Authenticator app"),
         "recovery_code": gettext("Recovery codes"),
         "passkey": gettext("Passkey"),
         "key": gettext("Security key"),
     }
-    name = names.get(factor.method, factor.method.partition(":")[2] or factor.method)
+    return names.get(method, method.partition(":")[2] or method)
+
+
+def _describe(factor: Any) -> str:
+    """Returns a factor in one line, such as "Passkey “Phone”, added 2026-07-31"."""
+    name = factor_name(factor.method)
     if factor.label:
         name = gettext("%(kind)s “%(name)s”") % {"kind": name, "name": " ".join(factor.label.split())}
     date = f"{datetime.fromtimestamp(factor.created, UTC):%Y-%m-%d}"

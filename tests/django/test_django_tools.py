@@ -68,6 +68,7 @@ def test_a_project_is_inspected_and_code_for_it_is_printed(
         assert "1 unusable" in output
         assert "1 by SECRET_KEY, 1 by a fallback, 0 by neither" in output
         assert "django=DjangoProject())" in output
+        assert "WARNING:   Django's own login pages, the admin's too, ask for no second factor." in output
         monkeypatch.delenv("SECRET_KEY")
         monkeypatch.setenv("DATABASE_URL", django.database_url)
         assert main(["check-django"]) == 0

@@ -18,15 +18,18 @@ from starlette.requests import Request
 from starlette_auth import (
     AlreadyExists,
     Auth,
+    FactorAdded,
     ImproperlyConfigured,
     IntegrityError,
     LoginFailed,
     PasswordChanged,
+    SecondFactorFailed,
     Unavailable,
     UserCreated,
     login,
     middleware,
 )
+from starlette_auth.core.feature_events import PasskeyCloned
 from starlette_auth.testing import log_in
 
 from ..conftest import PASSWORD, SECRET_KEY, client_of, with_tables
@@ -266,6 +269,20 @@ async def test_saved_sessions_and_failed_logins_outlive_a_rollback(
     assert await auth.sessions.load(cookie) == {"a": 2 if auth.gateway.dialect != "sqlite" else 1}
     counts = await auth.database.fetch_all("SELECT failures FROM auth_throttle WHERE failures > 0")
     assert [row[0] & 1023 for row in counts] == [2 if auth.gateway.dialect != "sqlite" else 1]
+
+
+async def test_refused_factors_are_told_in_spite_of_a_rollback_and_changed_ones_are_not(
+    auth: Auth, session_maker: async_sessionmaker[AsyncSession], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "starlette_auth.security")
+    ann = await auth.users.create_user("ann", password=PASSWORD)
+    async with session_maker() as session, auth.joined(session):
+        await auth.events.emit(SecondFactorFailed(user=ann, method="totp"))
+        await auth.events.emit(FactorAdded(user=ann, factor="totp"))
+        await auth.events.emit(PasskeyCloned(user=ann, name="Phone"))
+        await session.rollback()
+    logged = [record.__dict__["event"] for record in caplog.records if record.name == "starlette_auth.security"]
+    assert logged == ["user_created", "second_factor_failed", "passkey_cloned"]
 
 
 async def test_a_new_password_ends_sessions_with_the_commit_or_before(

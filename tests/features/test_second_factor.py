@@ -18,12 +18,14 @@ from starlette_auth import (
     ImproperlyConfigured,
     LoginPending,
     RecoveryCodeUsed,
+    RemoteUserBackend,
     SecondFactorFailed,
     TooManyAttempts,
     TwoFactor,
     User,
     UserLoggedIn,
     complete_login,
+    login,
     middleware,
     routes,
 )
@@ -54,9 +56,17 @@ async def log_in_otherwise(request: Request) -> Response:
     return await complete_login(request, user, "/", method=request.path_params["method"])
 
 
+async def log_in_barely(request: Request) -> Response:
+    user = await request.app.state.auth.users.get_by_username("ann")
+    assert user is not None
+    await login(request, user, backend=request.query_params["backend"])
+    return PlainTextResponse("in")
+
+
 def make_app(auth: Auth, *, mounts: bool = True) -> Starlette:
     mounted = [Mount("/accounts", routes=routes(auth))] if mounts else []
     own = [Route("/", whoami), Route("/vault", vault), Route("/by/{method}", log_in_otherwise, methods=["POST"])]
+    own.append(Route("/bare", log_in_barely, methods=["POST"]))
     app = Starlette(routes=[*own, *mounted], middleware=middleware(auth))
     app.state.auth = auth
     return app
@@ -210,6 +220,40 @@ async def test_every_way_of_logging_in_asks(client: httpx.AsyncClient, codes: li
     assert not await is_logged_in(client)
 
 
+LOGINS = {
+    "password": ("password", "totp", 2),
+    "email": ("email", "totp", 1),
+    "provider:google": ("provider:google", "totp", 2),
+    "proxy": ("proxy", "totp", 2),
+    "passkey": ("passkey", 2),
+}
+
+
+@pytest.mark.parametrize("method", LOGINS)
+async def test_the_event_of_the_login_has_all_proofs_and_their_level(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str], method: str
+) -> None:
+    seen = events_of(auth, UserLoggedIn)
+    await client.post(f"/by/{method}")
+    *methods, level = LOGINS[method]
+    if "totp" in methods:
+        login = re.search(r'name="login" value="([^"]+)"', (await client.get(PAGE)).text)
+        assert login
+        await send(client, login=login[1], code=code_of(auth))
+    assert [(list(event.methods), event.level) for event in seen] == [(methods, level)]
+
+
+async def test_the_event_of_a_bare_login_has_the_password_or_the_proxy(
+    auth: Auth, client: httpx.AsyncClient, ann: User
+) -> None:
+    auth.backends.insert(0, RemoteUserBackend(auth.users, trusted_proxies=["192.0.2.1"]))
+    seen = events_of(auth, UserLoggedIn)
+    for backend in ("", auth.backends[0].path):
+        assert (await client.post(f"/bare?backend={backend}")).text == "in"
+    assert (await client.get("/", headers={"x-forwarded-user": "ann"})).status_code == 200
+    assert [(event.methods, event.level) for event in seen] == [(("password",), 1), (("proxy",), 1)]
+
+
 async def test_a_passkey_needs_no_second_factor(client: httpx.AsyncClient, codes: list[str]) -> None:
     assert (await client.post("/by/passkey")).headers["location"] == "/"
     assert (await client.get("/")).json()["level"] == 2
@@ -300,7 +344,8 @@ async def test_the_security_log_names_the_account(
     await send(client, login=login, recovery_code=codes[0])
     lines = [record.getMessage() for record in caplog.records if record.name == "starlette_auth.security"]
     assert any("second_factor_failed" in line and "totp, 1 in a row" in line for line in lines)
-    assert any("recovery_code_used" in line for line in lines)
+    assert any("recovery_code_used" in line and 'reason="2 left"' in line for line in lines)
+    assert 'reason="by password and recovery_code, level 2, starlette_auth.ModelBackend"' in lines[-1]
     assert not any(codes[0] in line or "000000" in line for line in lines)
 
 

@@ -21,8 +21,14 @@ from starlette_auth import (
     Cookie,
     EmailChange,
     Event,
+    FactorAdded,
+    FactorRemoved,
+    LoginPending,
     PasswordRefused,
+    RecoveryCodesMade,
+    RecoveryCodeUsed,
     Registration,
+    SecondFactorFailed,
     Tables,
     TooManyAttempts,
     User,
@@ -32,6 +38,7 @@ from starlette_auth import (
     permission_required,
     user_columns,
 )
+from starlette_auth.core.feature_events import PasskeyCloned
 from starlette_auth.core.translation import Languages
 from starlette_auth.testing import CollectingMailer
 
@@ -357,3 +364,38 @@ async def test_a_wrong_password_at_a_mailed_link_is_an_event(
     assert (event.user, event.action) == (None, "confirm") if page == "register" else (ann, "login")
     (record,) = [record for record in records(caplog) if record.event == "password_refused"]
     assert (record.account, record.path) == ("" if event.user is None else "1", f"/accounts/{page}/confirm/...")
+
+
+FACTOR_EVENTS: dict[str, tuple[type[Event], dict[str, Any], int, str]] = {
+    "login_pending": (LoginPending, {"step": "second_factor", "methods": ("password",)}, logging.INFO, "second_factor"),
+    "second_factor_failed": (
+        SecondFactorFailed,
+        {"method": "totp", "failures": 7},
+        logging.WARNING,
+        "totp, 7 in a row",
+    ),
+    "factor_added": (FactorAdded, {"factor": "passkey"}, logging.INFO, "passkey"),
+    "factor_removed": (FactorRemoved, {"factor": "key"}, logging.INFO, "key"),
+    "recovery_code_used": (RecoveryCodeUsed, {"left": 2}, logging.INFO, "2 left"),
+    "recovery_codes_made": (RecoveryCodesMade, {"number": 10}, logging.INFO, "10 codes"),
+    "passkey_cloned": (PasskeyCloned, {"name": 'x"\n'}, logging.WARNING, 'x"\\n'),
+}
+
+
+@pytest.mark.parametrize("name", FACTOR_EVENTS)
+async def test_what_happens_to_factors_is_logged_with_account_address_and_browser(
+    auth: Auth, ann: User, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    kind, fields, level, reason = FACTOR_EVENTS[name]
+
+    async def tell(request: Request) -> Response:
+        async with auth.gateway.atomic():
+            await auth.events.emit(kind(user=ann, request=request, **fields))  # type: ignore[call-arg]
+        return JSONResponse({})
+
+    async with client_of(make_app(auth, Route("/tell", tell)), headers={"user-agent": "Firefox 140"}) as client:
+        await client.get("/tell")
+    (record,) = records(caplog)
+    assert (record.event, record.levelno, record.account, record.reason) == (name, level, str(ann.id), reason)
+    assert (record.address, record.browser, record.path) == ("192.0.2.1", "Firefox 140", "/tell")
+    assert "\n" not in record.getMessage()

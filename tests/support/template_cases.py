@@ -245,6 +245,7 @@ def mails(say: Say = str) -> list[Case]:
     ours = {**link, "user": ann()}
     happened = {"user": ann(), "link": LINK, "when": WHEN, "browser": BROWSER, "address": ADDRESS}
     moved = {**happened, "old_email": OLD_EMAIL, "new_email": NEW_EMAIL}
+    changed = {**happened, "factor": say("Authenticator app")}
     stolen = {**moved, "undo_link": UNDO, "valid_for": say("3 days")}
     bare = {"kind": "sessions_ended", "user": None, "link": None, "when": WHEN, "browser": "", "address": ""}
     found: list[tuple[str, dict[str, Any], str, str]] = [
@@ -267,6 +268,12 @@ def mails(say: Say = str) -> list[Case]:
         ("notice", {**stolen, "kind": "email_changed"}, "Your e-mail address", "bring back your address"),
         ("notice", {**happened, "kind": "new_device"}, "from a new device", "have not seen before"),
         ("notice", {**happened, "kind": "token_created", "token_name": NAME}, "A new API token", "was created"),
+        ("notice", {**changed, "kind": "factor_added"}, "Added to your account", "remove what you did not add"),
+        ("notice", {**changed, "kind": "factor_removed"}, "Removed from your account", "was removed from your account"),
+        ("notice", {**happened, "kind": "recovery_code_used", "number": 9}, "A recovery code", "Unused recovery codes"),
+        ("notice", {**happened, "kind": "recovery_codes_made"}, "New recovery codes", "replace all earlier ones"),
+        ("notice", {**happened, "kind": "passkey_suspicious", "name": NAME}, "A passkey", "a copy of this passkey"),
+        ("notice", {**happened, "kind": "second_factor_failed", "number": 5}, "Wrong codes", "wrong codes, one after"),
         ("notice", {**happened, "kind": "sessions_ended"}, "You were logged out", "Devices were logged out"),
         ("notice", bare, "You were logged out", "the people who run this site"),
         ("notice", {**happened, "kind": "one of a feature"}, "About your account", "Something about your account"),

@@ -29,7 +29,7 @@ from ...pages.factors.reauthentication import fresh_login_required, require_fres
 from ...pages.forms import Field, Form
 from ...security.sealing import Sealer
 from ...users.models import User
-from .app_factor import AppFactor, RecoveryFactor, has_main_factor
+from .app_factor import TOTP, AppFactor, RecoveryFactor, has_main_factor
 from .app_setup import AppSetup
 from .enrolment import EnrolStep
 from .login_step import SecondFactorStep
