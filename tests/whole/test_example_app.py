@@ -593,8 +593,8 @@ def test_a_django_project_shares_the_database_and_logins(tmp_path: Path, databas
             # Django has not asked for the second factor, which the site therefore asks for.
             assert admin.get("/api/me").json()["is_authenticated"] is False
             assert admin.get("/accounts/login").headers["location"] == "/accounts/second_factor"
-            page = "/accounts/second_factor"
-            done = send_form(admin, page, page, recovery_code=server.recovery_codes.pop())
+            step = "/accounts/second_factor"
+            done = send_form(admin, step, step, recovery_code=server.recovery_codes.pop())
             assert (done.status_code, done.headers["location"]) == (303, "/")
             assert admin.get("/api/me").json()["username"] == "admin"
             assert "Hello admin" in admin.get(django).text

@@ -27,6 +27,7 @@ from ..features.test_active_sessions import closed, socket_app, still_open
 from ..sessions.test_sessions import Socket
 from ..support.apps import make_app
 from ..support.matrix import needs_postgresql
+from ..support.second_factor import log_in_admin
 from ..support.server import Server, Start, environment, free_port
 from ..support.servers import postgres_server, redis_server
 from .test_example_app import browser, send
@@ -203,7 +204,7 @@ def test_after_redis_loses_its_data_all_users_are_logged_out_and_can_log_in_agai
         redis.kill()
         redis.start()
         assert httpx.get(f"{server.url}/api/me", cookies=cookies).json()["is_authenticated"] is False
-        assert get_session(server.url, log_in_admin(server)) == {}
+        assert get_session(server.url, cookies_of_admin(server)) == {}
 
 
 # An unavailable cache
@@ -460,7 +461,7 @@ def test_servers_behind_a_load_balancer_share_sessions(start: Start, store: str,
     key = "the same secret key on each of the servers"
     variables = {"SESSION_STORE": store, "REDIS_URL": REDIS_URL, "DATABASE_URL": database_url, "SECRET_KEY": key}
     first, second = start(**variables), start(**variables)
-    cookies = log_in_admin(first)
+    cookies = cookies_of_admin(first)
     assert get_session(second.url, cookies) == {}
     for n, url in enumerate([first.url, second.url] * 3):
         response = httpx.post(f"{url}/api/session", json={f"key{n}": n}, cookies=cookies, headers=SAME_SITE)
