@@ -24,7 +24,9 @@ from starlette_auth import (
     ActiveSessions,
     Auth,
     EmailChange,
+    Feature,
     Mailer,
+    Passkeys,
     Registration,
     TwoFactor,
     lifespan,
@@ -33,6 +35,7 @@ from starlette_auth import (
     routes,
 )
 from starlette_auth.core.templating import ASSETS
+from starlette_auth.testing import SoftPasskey
 
 from .browser import FLAGS
 from .matrix import CHROMIUM
@@ -90,7 +93,7 @@ class Shop:
 
 
 @contextlib.asynccontextmanager
-async def open_shop(folder: str, language: str, options: dict[str, Any]) -> AsyncIterator[Shop]:
+async def open_shop(folder: str, language: str, options: dict[str, Any], *more: Feature) -> AsyncIterator[Shop]:
     inbox = Inbox()
     auth = Auth(
         Database(f"sqlite+aiosqlite:///{folder}/shop.sqlite3"),
@@ -99,7 +102,7 @@ async def open_shop(folder: str, language: str, options: dict[str, Any]) -> Asyn
         mailer=inbox,
         base_url=SITE,
         from_email="accounts@shop.example",
-        features=[Registration(), EmailChange(), ActiveSessions(), TwoFactor()],
+        features=[Registration(), EmailChange(), ActiveSessions(), *more],
         languages=[language],
         login_redirect_url="/",
         notices=False,
@@ -160,14 +163,23 @@ async def visit_pages(shop: Shop) -> None:
             await shop.keep("too-many-attempts", eve, "login", **filled)
 
 
-async def visit_second_factor(shop: Shop) -> None:
-    """Opens the pages of a user who adds an authenticator app, and logs in with it."""
+async def visit_strong_logins(shop: Shop) -> None:
+    """Opens the pages of a user who adds an authenticator app and a passkey, and logs in again."""
     login = {"username": "zoe", "password": PASSWORD}
     async with shop.browser() as zoe:
+        await shop.keep("login-passkey", zoe, "login")
         await zoe.post("/accounts/login", data=login)
         await shop.keep("totp", zoe, "totp")
         await shop.keep("recovery-codes", zoe, "totp", code=code_in(shop.pages["totp"]))
         await shop.keep("totp-status", zoe, "totp")
+        for name, is_synced in (("Phone", True), ("Laptop", False)):
+            passkey = SoftPasskey(origin=SITE, synced=is_synced)
+            offer = await zoe.get("/accounts/passkeys/add", headers={"accept": "application/json"})
+            await zoe.post(
+                "/accounts/passkeys/add", data={"name": name, "credential": passkey.create(offer.json()["publicKey"])}
+            )
+        await shop.keep("passkeys", zoe, "passkeys")
+        await shop.keep("security", zoe, "security")
         await zoe.post("/accounts/logout")
         await shop.keep("second-factor", zoe, "login", **login)
 
@@ -176,11 +188,13 @@ def collect(language: str = "en", **options: Any) -> dict[str, str]:
     """Returns the HTML of each page, by the name of its picture."""
 
     async def run() -> dict[str, str]:
-        with tempfile.TemporaryDirectory() as folder:
-            async with open_shop(folder, language, options) as shop:
+        with tempfile.TemporaryDirectory() as plain, tempfile.TemporaryDirectory() as strong:
+            async with open_shop(plain, language, options) as shop:
                 await visit_pages(shop)
-                await visit_second_factor(shop)
-                return shop.pages
+                pages = shop.pages
+            async with open_shop(strong, language, options, TwoFactor(), Passkeys()) as shop:
+                await visit_strong_logins(shop)
+                return {**pages, **shop.pages}
 
     return asyncio.run(run())
 
@@ -189,7 +203,8 @@ def photograph(browser: Browser, html: str, scheme: Any, width: int = WIDTH) -> 
     """Returns a PNG of the page. The browser gets the style sheet and the script from the package."""
 
     def serve(route: Route) -> None:
-        name = Path(route.request.url.partition("?")[0]).name
+        # The script of passkeys has a hash in its name, as in auth_passkeys.3f2a.js.
+        name = re.sub(r"^(\w+)\..+\.js$", r"\1.js", Path(route.request.url.partition("?")[0]).name)
         if name in ASSETS:
             route.fulfill(body=ASSETS[name], content_type="text/css" if name == "auth.css" else "text/javascript")
         else:
