@@ -65,7 +65,7 @@ def test_pages_that_nobody_wants(visit: Visit) -> None:
     eve.see("Log in", "Too many attempts. Please try again in ")
     eve.holds({"Username": "mallory", "Password": ""})
     eve.go("/accounts/login")
-    eve.page.locator("form").evaluate(
+    eve.page.locator("form").first.evaluate(
         "(form) => form.querySelectorAll('input').forEach((e) => { e.type = 'text'; e.removeAttribute('maxlength'); })"
     )
     eve.send("Log in", {"Username": "x" * 3_000_000})
