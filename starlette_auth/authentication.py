@@ -1,6 +1,7 @@
 """Logging in and out."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,9 +9,10 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 
 from .auth import Auth, get_auth
+from .backends.login_methods import LoginMethod, lacks_first_factor
 from .backends.request_user import set_user
 from .backends.session import is_in_header, require_session, session_of
-from .core.arguments import require_text
+from .core.arguments import as_texts, require_text
 from .core.awaiting import must_be_awaited
 from .core.deferred_response import DeferredResponse
 from .core.events import UserLoggedOut
@@ -45,19 +47,25 @@ async def authenticate(request: HTTPConnection | None = None, **credentials: Any
 
 
 @must_be_awaited
-async def login(request: HTTPConnection, user: User, *, backend: str = "", remember: bool = False) -> None:
+async def login(
+    request: HTTPConnection, user: User, *, backend: str = "", remember: bool = False, methods: Sequence[str] = ()
+) -> None:
     """Makes `user` the user of this session, under a new session key. Data of an anonymous visitor stays.
 
     `remember` keeps the login when the browser closes, for as long as `Auth(session_limits=…)` allows. Login steps,
-    such as a second factor, are not asked here: pages use `complete_login`. Raises PermissionDenied (403) for a
-    request with an unsafe method, or a WebSocket, that another site sent.
+    such as a second factor, are not asked here: pages use `complete_login`. `methods` are the names of what the user has
+    proved now, as in ("password", "totp"): the session then counts by its level. Without them, a session of a user with a
+    second factor counts only after that factor. Raises PermissionDenied (403) for a request with an unsafe method, or a
+    WebSocket, that another site sent.
     """
     auth = get_auth(request)
+    names = as_texts(methods, "methods", 'Pass names of login methods, as in methods=("password", "totp").')
     handle_refusals(request.scope)
     refuse_cross_site(auth, request)
     auth.csrf_tokens.rotate(request)
     path = backend or getattr(user, "backend", "") or auth.model_backend.path
-    await auth.user_sessions.begin(request, user, path, remember=remember)
+    proofs = [LoginMethod(name, int(auth.clock())) for name in dict.fromkeys(names)]
+    await auth.user_sessions.begin(request, user, path, remember=remember, methods=proofs)
 
 
 def refuse_cross_site(auth: Auth, conn: HTTPConnection) -> None:
@@ -136,6 +144,11 @@ def not_authenticated(
     detail, code = gettext("Log in first, then send this request again."), "not_authenticated"
     if UNFINISHED_USER in conn.scope:  # the login page asks for the step
         detail, code = gettext("This login has one more step."), "login_step"
+        if has_weak_login(conn):
+            detail, code = (
+                gettext("This account needs more than a mail. Log in with a password first."),
+                "login_too_weak",
+            )
     return Refused(
         401,
         detail,
@@ -144,6 +157,15 @@ def not_authenticated(
         challenge={"error": "invalid_token"},
         page=lambda: _login_page(conn, options, replace(remedy, url=auth.url_for(conn, page)), next),
     )
+
+
+def has_weak_login(conn: HTTPConnection) -> bool:
+    """Returns whether the login of the session is too weak for its user, and stays so with any second factor."""
+    session = session_of(conn)
+    if UNFINISHED_USER not in conn.scope or session is None:
+        return False
+    required = get_auth(conn).session_backend.required_level(conn.scope[UNFINISHED_USER])
+    return required > 1 and lacks_first_factor(get_auth(conn).session_backend.proofs(session))
 
 
 def _login_page(conn: HTTPConnection, options: LoginOptions, remedy: Remedy, next: str | None) -> Response:

@@ -102,6 +102,10 @@ class ProvidesLogins:
         """
         return ()
 
+    def awaits_address(self, user: User) -> bool:
+        """Returns whether the user has to confirm the e-mail address before adding a factor."""
+        return False
+
     async def reseal(self) -> tuple[int, int]:
         """Seals stored secrets with the newest key. Returns their number, and that of those whose key is lost."""
         return 0, 0
@@ -127,6 +131,14 @@ class KnowsFactors:
     async def has_any_factor(self, user: User) -> bool:
         """Returns whether the user has a factor at all. A passkey is one that no login asks for."""
         return await self._has_one(user, self.factors())
+
+    def awaits_address(self, user: User) -> bool:
+        """Returns whether the user has to confirm the e-mail address before adding a factor.
+
+        An attacker registers with the address of another person, and adds a factor. The owner of the address, who resets
+        the password by mail, would still be kept out.
+        """
+        return any(feature.awaits_address(user) for feature in self.features)
 
     async def ways_in(self, user: User) -> list[str]:
         """Returns the ways by which the user can log in now: "password", and those that features add."""

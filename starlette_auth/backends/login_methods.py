@@ -58,6 +58,11 @@ def level_of(methods: Iterable[LoginMethod]) -> int:
     return 1 if names else 0
 
 
+def lacks_first_factor(methods: Iterable[LoginMethod]) -> bool:
+    """Returns whether no second factor lifts a login to level 2, because it began with a mail, for example."""
+    return level_of([*methods, LoginMethod("totp", 0)]) < 2
+
+
 def is_phishing_resistant(methods: Iterable[LoginMethod]) -> bool:
     """Returns whether one of the methods works only on the site for which it was made."""
     return any(method.name in PHISHING_RESISTANT for method in methods)

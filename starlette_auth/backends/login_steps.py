@@ -1,6 +1,6 @@
 """What a login asks for after the first proof, such as a second factor."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,6 +31,13 @@ class LoginStep:
     def url(self, request: Request) -> str:
         """Returns the path of the step's page."""
         raise NotImplementedError
+
+    async def proofs(self, request: Request, login: PendingLogin) -> Sequence[str]:
+        """Returns the methods that a whole login notes besides the user's proofs, such as "device".
+
+        A step that was not needed for another reason than the proofs tells that reason so.
+        """
+        return ()
 
 
 AnyStep = LoginStep | StepFunction

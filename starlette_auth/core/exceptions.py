@@ -145,7 +145,7 @@ class Throttled(Refused):
 
 
 class TooManyFailures(Throttled):
-    """Too many wrong passwords were entered for an account, one after the other. The response is 429.
+    """Too many wrong passwords, or second factors, were entered for an account, one after the other. The response is 429.
 
     Only browsers that logged in before can log in, until the password is reset by mail. `looks_checked` asks for a
     response after the time of a password check, though no password was checked.

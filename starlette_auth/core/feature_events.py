@@ -48,11 +48,14 @@ class DeviceRefused(Event, Generic[U]):
 class SecondFactorFailed(Event, Generic[U]):
     """A wrong code of a second factor was entered after a right password. `method` is "totp" or "recovery_code".
 
-    An attacker may know the password of the user.
+    An attacker may know the password of the user. `failures` is the number of wrong ones in a row, of all factors, in
+    browsers that the user has not logged in with before; each other browser has a number of its own. It stops at 100,
+    and is 0 with `Auth(throttling=False)`.
     """
 
     user: U
     method: str
+    failures: int = 0
     request: HTTPConnection | None = field(default=None, repr=False)
 
 

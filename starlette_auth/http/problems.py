@@ -31,6 +31,11 @@ def error_message(error: Exception) -> str:
             return gettext("Many people are logging in at this moment. Please try again in a few seconds.")
         case TooManySessions():
             return _log_out_elsewhere(error.number)
+        case TooManyFailures(action="second_factor"):
+            return gettext(
+                "Too many wrong codes were entered. Log in with a browser that you have used here before, or reset your "
+                "password first. If you cannot, ask the people who run this site for a new password."
+            )
         case TooManyFailures():
             return gettext(
                 "Too many wrong passwords were entered. Log in with a browser that you have used here before, or reset "

@@ -20,7 +20,7 @@ TYPES = ("text", "email", "password", "hidden", "checkbox")
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """One form field. `autocomplete` is a token of the HTML standard, for browsers and password managers."""
+    """One form field. `autocomplete` and `inputmode` are tokens of the HTML standard, for browsers and keyboards."""
 
     label: str = ""
     type: Literal["text", "email", "password", "hidden", "checkbox"] = "text"
@@ -29,9 +29,10 @@ class Field:
     autocomplete: str = "off"
     help_text: str = ""
     passwordrules: str = ""
+    inputmode: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("label", "autocomplete", "help_text", "passwordrules"):
+        for name in ("label", "autocomplete", "help_text", "passwordrules", "inputmode"):
             require_text(getattr(self, name), name, "Pass text.")
         if not isinstance(self.type, str) or self.type not in TYPES:
             raise ImproperlyConfigured(f"Field(type={self.type!r}) is not known. Use one of {', '.join(TYPES)}.")

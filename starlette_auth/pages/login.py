@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 
 from ..answers import redirect_to_login
 from ..auth import Auth
-from ..authentication import MAX_VISITS, SAVED_FORM, authenticate, logout
+from ..authentication import MAX_VISITS, SAVED_FORM, authenticate, has_weak_login, logout
 from ..backends.session import require_session
 from ..core.exceptions import DoesNotExist, ValidationError
 from ..core.text import normalize_username
@@ -53,7 +53,8 @@ async def login_page(auth: Auth, request: Request) -> Response:
 
 async def _login_form_page(auth: Auth, request: Request, form: Form, url: str | None, status: int) -> Response:
     form.data[auth.redirects.field] = url or "" if form.data["saved"] else _next_field(auth, request, url)
-    return await render(auth, request, "registration/login.html", status, form=form)
+    is_weak = has_weak_login(request) and not form.errors
+    return await render(auth, request, "registration/login.html", status, form=form, is_weak=is_weak)
 
 
 async def _log_in(auth: Auth, request: Request, form: Form, url: str | None) -> Response | None:

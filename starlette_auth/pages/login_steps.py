@@ -155,6 +155,9 @@ async def finish_login(auth: Auth, request: Request, login: PendingLogin) -> Res
     The redirect leads to `login.next` if that is safe, or to the page `saved_form` if a form was stored before the steps.
     """
     session, user = require_session(request), login.user
+    for step in auth.login_steps:
+        for name in await step.proofs(request, login) if isinstance(step, LoginStep) else ():
+            login = add_proof(login, name, int(auth.clock()))
     form = await find_form(auth.tokens, session, user.identity, is_waiting=True)
     auth.csrf_tokens.rotate(request)
     await auth.user_sessions.begin(request, user, login.backend, remember=login.remember, methods=login.methods)

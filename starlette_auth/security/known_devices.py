@@ -29,7 +29,7 @@ class KnownDevices:
     The cookie holds an identifier of the browser, and a signed entry for each user who logged in with it. It grants no
     access. It gives the browser its own counter in the throttle: the owner of an account can log in while an attacker's
     attempts have to wait. It also shows whether a login comes from a new browser. OWASP calls this "device cookies".
-    The counter is for passwords only: a second factor has one counter for all browsers.
+    Passwords and second factors are counted so.
 
     An attacker may copy the cookie from a browser, and would stay known for ever. Therefore an entry is valid for a
     year after the login, and `revoke_all` ends the generation of all entries of a user.
@@ -53,7 +53,7 @@ class KnownDevices:
         ]
         if not browsers:
             return ""
-        generation = await self._generation(user)
+        generation = await self.generation(user)
         # Without a stored generation no entry was revoked within a year.
         counters = (
             device + (generation or max(own)) for device, own in browsers if not generation or generation in own
@@ -71,7 +71,7 @@ class KnownDevices:
         device, entries = max(browsers, key=lambda browser: (has_entry(browser), len(browser[1])))
         # The user's previous entry is dropped, even one by an older key: it would take the place of another user's.
         other_users = [entry[0] for entry in entries if not self._is_signed(device, user, entry)]
-        generation, issued = await self._generation(user), str(int(self.tokens.clock()))
+        generation, issued = await self.generation(user), str(int(self.tokens.clock()))
         signature = self.keys.sign(PURPOSE, _subject(device, user, issued, generation))
         new_entry = f"{issued}-{generation}-{signature}"
         conn.scope[NEW_DEVICE] = ".".join([device, new_entry, *other_users[: MAX_USERS - 1]])
@@ -88,7 +88,7 @@ class KnownDevices:
         if keep is not None and is_kept:
             await self.remember(keep, user)
 
-    async def _generation(self, user: User) -> str:
+    async def generation(self, user: User) -> str:
         """Returns the user's current generation of entries; "" if none was revoked within a year."""
         newest = await self.tokens.recent(GENERATION, owner_of_devices(user))
         return newest[0].token_hash[:16] if newest else ""

@@ -226,13 +226,17 @@ class Throttle:
         for account in {self._account(text) for text in (name, *names)}:
             await self.failures.delete(failures_key(PASSWORD, account))
 
-    async def forgive(self, names: Sequence[str]) -> None:
+    async def forgive(self, names: Sequence[str], action: str = PASSWORD) -> None:
         """Counts the consecutive failures of a user from 0 again, because the password is another one.
 
         Unlike `unlock` it leaves the waits after recent failures, so that an attacker gets no further free attempts.
         """
         for account in {self._account(name) for name in names}:
-            await self.failures.forgive(failures_key(PASSWORD, account))
+            await self.failures.forgive(failures_key(action, account))
+
+    async def failures_in_a_row(self, action: str, account: str, device: str = "") -> int:
+        """Returns how many failures of an action were counted since the last success; 0 if nothing is counted."""
+        return await self.failures.in_a_row(failures_key(action, self._account(account), device)) if self.enabled else 0
 
     @runs_apart
     async def clear_expired(self) -> int:

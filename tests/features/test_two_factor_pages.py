@@ -216,7 +216,7 @@ async def test_a_program_adds_and_removes_an_app(auth: Auth, client: httpx.Async
 
 
 def test_without_segno_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from starlette_auth.features.two_factor.pages import FactorPages
+    from starlette_auth.features.two_factor.factor_pages import FactorPages
 
     monkeypatch.setitem(sys.modules, "segno", None)
     with pytest.raises(ImproperlyConfigured, match=r"starlette-contrib-auth\[two-factor\]"):

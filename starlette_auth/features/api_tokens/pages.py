@@ -21,7 +21,7 @@ from ...http.clients import wants_json
 from ...http.content import sent_json
 from ...http.urls import next_path
 from ...pages.base import account_page, render
-from ...pages.factors.reauthentication import fresh_login_required
+from ...pages.factors.reauthentication import fresh_login_required, require_fresh_factor
 from ...pages.forms import Field, Form
 from ...users.models import User
 from .backend import TokenBackend
@@ -149,8 +149,9 @@ class TokenPages:
             return redirect_to_login(request)
         return await self._create(auth, request, user)
 
-    @fresh_login_required(keep=("name", "expires", "scopes"))
     async def _create(self, auth: Auth, request: Request, user: User) -> Response:
+        # A token acts for its user for months, without a second factor.
+        await require_fresh_factor(auth, request, user, keep=("name", "expires", "scopes"))
         form = self._form()
         token = None
         if request.method == "POST":

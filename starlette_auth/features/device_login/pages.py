@@ -19,7 +19,7 @@ from ...http.proxies import client_network
 from ...http.urls import next_path, with_query
 from ...http.user_agents import describe_user_agent
 from ...pages.base import account_page, keep_form, render
-from ...pages.factors.reauthentication import fresh_login_required
+from ...pages.factors.reauthentication import require_fresh_factor
 from ...pages.forms import Field, Form
 from ...users.models import User
 from .endpoints import CreatesTokens, DeviceEndpoints
@@ -90,8 +90,8 @@ class DevicePages:
             return redirect_to_login(request)
         return await self._device(auth, request, user)
 
-    @fresh_login_required(keep=KEPT_FIELDS)
     async def _device(self, auth: Auth, request: Request, user: User) -> Response:
+        await require_fresh_factor(auth, request, user, keep=KEPT_FIELDS)
         form = _form()
         if request.method != "POST":
             # An attacker mails a link with the attacker's code. Therefore a link fills in the field and does no more: the

@@ -75,6 +75,10 @@ class Registration(Feature):
         if self.verify:
             auth.account_mailer.require_configured()
 
+    def awaits_address(self, user: User) -> bool:
+        """With `verify="after"` an account has no address before its link was opened. Staff is made by the operator."""
+        return self.verify == "after" and not user.email and not (user.is_staff or user.is_superuser)
+
     def routes(self) -> Sequence[BaseRoute]:
         both, get = ["GET", "POST"], ["GET"]
         register = visitor_page(self.register)

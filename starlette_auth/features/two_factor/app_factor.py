@@ -65,3 +65,11 @@ class RecoveryFactor(Factor):
 
     def error(self, field: str) -> str:
         return gettext("This recovery code is wrong, or was used before.")
+
+
+async def has_main_factor(auth: Auth, user: User, *, besides: str = "") -> bool:
+    """Returns whether the user has a factor other than recovery codes, and other than that of the method `besides`."""
+    for factor in auth.factors():
+        if RECOVERY_CODE not in factor.methods and besides not in factor.methods and await factor.is_set_up(user):
+            return True
+    return False

@@ -19,7 +19,7 @@ from ...http.clients import wants_json
 from ...http.urls import url_path_for
 from ...mail.account_mailer import TemplateMail
 from ...pages.base import keep_form, render, visitor_page
-from ...pages.factors.check import MAX_LENGTH
+from ...pages.factors.check import MAX_LENGTH, require_address
 from ...pages.forms import Field, Form
 from ...pages.login_steps import advance, pending_login
 from ...users.models import User
@@ -78,6 +78,7 @@ class EnrolStep(LoginStep):
         login = await pending_login(request, form.data["login"] if is_post else None)
         if not await self.is_needed(request, login):
             return await advance(request, login)
+        require_address(auth, request, login.user)
         needs_mail = self.needs_mail(auth, login)
         if not is_post and wants_json(request):
             return JSONResponse({"step": {"name": self.name, "login": login.id, "needs_mail": needs_mail}})

@@ -14,8 +14,9 @@ from ...backends.login_steps import LoginStep
 from ...backends.pending_login import PendingLogin
 from ...backends.session import SessionBackend, require_session
 from ...core.exceptions import Refused, Remedy
-from ...core.translation import gettext
+from ...core.translation import format_duration, gettext
 from ...http.clients import wants_json
+from ...http.scope import UNFINISHED_USER
 from ...http.urls import url_path_for, with_query
 from ...pages.base import keep_form, render, visitor_page
 from ...pages.factors.check import check_factor, factor_fields, offered_factors
@@ -23,6 +24,9 @@ from ...pages.factors.step_up import return_url
 from ...pages.forms import Field, Form
 from ...pages.login_steps import advance, pending_login
 from ...users.models import User
+from .trusted_browsers import TrustedBrowsers
+
+DEVICE = "device"  # the name of the method
 
 
 class SecondFactorStep(LoginStep):
@@ -34,16 +38,32 @@ class SecondFactorStep(LoginStep):
 
     name = "second_factor"
 
-    def __init__(self, auth: Auth) -> None:
-        self.auth = auth
+    def __init__(self, auth: Auth, trusted: TrustedBrowsers | None = None) -> None:
+        self.auth, self.trusted = auth, trusted
 
     async def is_needed(self, request: Request, login: PendingLogin) -> bool:
         if login.has("passkey", *SECOND_FACTORS):
             return False
         if await self.auth.has_factor(login.user):
-            return True
+            return not await self._is_trusted(request, login)
         level = self.auth.session_backend.required_level(login.user)
         return level_of(login.methods) < level and await self.auth.has_any_factor(login.user)
+
+    async def proofs(self, request: Request, login: PendingLogin) -> Sequence[str]:
+        is_proved = login.has("passkey", *SECOND_FACTORS)
+        return () if is_proved or not await self._is_trusted(request, login) else (DEVICE,)
+
+    async def _is_trusted(self, request: Request, login: PendingLogin) -> bool:
+        """Returns whether the user trusts this browser, and may do so.
+
+        A session that began elsewhere is asked all the same, because its browser may be another one: a proxy, for example.
+        """
+        is_elsewhere = request.scope.get(UNFINISHED_USER) == login.user
+        may_trust = self.trusted is not None and not is_elsewhere and not self._must_prove(login.user)
+        return may_trust and self.trusted is not None and await self.trusted.is_trusted(request, login.user)
+
+    def _must_prove(self, user: User) -> bool:
+        return self.auth.session_backend.required_level(user) > 1
 
     def url(self, request: Request) -> str:
         # Without a mounted page this raises: the login must not end without the step.
@@ -58,7 +78,7 @@ class SecondFactorStep(LoginStep):
         A user who is logged in gets the step-up, unless the form is that of a login.
         """
         hidden = Field(type="hidden", required=False)
-        form = Form(**factor_fields(), login=hidden, next=hidden)
+        form = Form(**factor_fields(), login=hidden, next=hidden, **self._trust_field())
         is_post = request.method == "POST"
         if is_post:
             await form.fill_in(request)
@@ -72,6 +92,9 @@ class SecondFactorStep(LoginStep):
         if not is_post and wants_json(request):
             return JSONResponse({"step": {"name": self.name, "login": login.id, "methods": list(methods)}})
 
+        if self._must_prove(login.user):
+            form.fields.pop("trust", None)
+
         async def show(status: int = 200) -> Response:
             form.data["login"] = login.id
             name = login.user.get_username()
@@ -83,7 +106,21 @@ class SecondFactorStep(LoginStep):
             return await show()
         with keep_form(auth, request, form, show):
             method = await check_factor(auth, request, login.user, form, factors)
-        return await advance(request, login, method) if method is not None else await show(422)
+        if method is None:
+            return await show(422)
+        response = await advance(request, login, method)
+        if self.trusted is not None and "trust" in form.fields and form.data["trust"]:
+            await self.trusted.trust(request, response, login.user)
+        return response
+
+    def _trust_field(self) -> dict[str, Field]:
+        if self.trusted is None:
+            return {}
+        label = gettext("Do not ask again in this browser for %(time)s") % {
+            "time": format_duration(self.trusted.lifetime)
+        }
+        help_text = gettext("Do not use this on a shared device.")
+        return {"trust": Field(label=label, type="checkbox", required=False, help_text=help_text)}
 
     async def step_up(self, auth: Auth, request: Request, form: Form, user: User) -> Response:
         """Shows the form for the code to a logged-in user, notes a right one in the session, and leads back to `next`.

@@ -172,7 +172,7 @@ class FactorStore:
         codes, created = [new_code() for _ in range(number)], self.now()
 
         async def replace() -> None:
-            await self._lock(user)  # of two requests at once, the second replaces the codes of the first
+            await self.lock(user)  # of two requests at once, the second replaces the codes of the first
             await self.gateway.execute(self._delete_codes, of_user=user.id)
             for code in codes:
                 code_hash = hash_code(owner_of(user), normalize(code) or "")
@@ -182,11 +182,18 @@ class FactorStore:
         await self.gateway.run_in_transaction(replace)
         return codes
 
+    async def remove_app(self, user: User) -> bool:
+        """Deletes the app of a user, and leaves the recovery codes. Returns whether there was one."""
+        return await self.gateway.execute(self._delete_app, of_user=user.id) == 1
+
+    async def delete_recovery_codes(self, user: User) -> None:
+        await self.gateway.execute(self._delete_codes, of_user=user.id)
+
     async def remove_all(self, user: User) -> bool:
         """Deletes the app and the recovery codes of a user. Returns whether there was an app."""
 
         async def remove() -> bool:
-            await self._lock(user)
+            await self.lock(user)
             await self.gateway.execute(self._delete_codes, of_user=user.id)
             return await self.gateway.execute(self._delete_app, of_user=user.id) == 1
 
@@ -216,7 +223,8 @@ class FactorStore:
             return _App(sealed, None, sealed)
         return _App(sealed, secret, self.sealer.seal(PURPOSE, owner, secret) if is_old else sealed)
 
-    async def _lock(self, user: User) -> None:
+    async def lock(self, user: User) -> None:
+        """Locks the factors of a user until the transaction ends. Each change of the factors of any feature begins so."""
         await self.locks.lock(f"factors {user.id}")
 
 

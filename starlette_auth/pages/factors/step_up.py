@@ -8,12 +8,19 @@ from starlette.responses import Response
 
 from ...auth import Auth, get_auth
 from ...authentication import login_redirect, page_to_return_to, refused_redirect
-from ...backends.login_methods import PHISHING_RESISTANT, SECOND_FACTORS, is_phishing_resistant, level_of
+from ...backends.login_methods import (
+    PHISHING_RESISTANT,
+    SECOND_FACTORS,
+    is_phishing_resistant,
+    lacks_first_factor,
+    level_of,
+)
 from ...backends.request_user import Credentials
 from ...backends.session import SessionBackend, require_session, session_of
 from ...core.arguments import require_bool, require_integer
 from ...core.deferred_response import DeferredResponse
 from ...core.exceptions import Refused, Remedy
+from ...core.text import is_usable
 from ...core.translation import gettext
 from ...http.scope import IS_CHECK
 from ...http.urls import brings_json_only, find_url_path, requested_url, with_query
@@ -21,7 +28,7 @@ from ...security.saved_forms import read_form
 from ...security.stored_forms import find_form, mark_as_shown, store_form
 from ...users.models import User
 
-PAGE = "second_factor"  # the name of the route
+PAGE, REAUTHENTICATE = "second_factor", "reauthenticate"  # the names of the routes
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,11 @@ def refusal(conn: HTTPConnection, need: Need, keep: frozenset[str]) -> Refused:
     auth, is_weak = get_auth(conn), not need.is_strong_enough(conn)
     # A user whom a token identifies, for example, has no login that could become stronger.
     can_step_up = _has_login(conn) and need.level >= 2 and not need.phishing_resistant
-    name = PAGE if can_step_up else "login"
-    page = PAGE if can_step_up else auth.login_url
+    name, page = (PAGE, PAGE) if can_step_up else ("login", auth.login_url)
+    if can_step_up and lacks_first_factor(Credentials(conn.user, session_of(conn)).methods):
+        # A login by mail has level 1 also with a code. It needs the password.
+        can_step_up = is_usable(conn.user.password)
+        name, page = (REAUTHENTICATE, REAUTHENTICATE) if can_step_up else ("login", auth.login_url)
     url = find_url_path(conn.scope, page) if brings_json_only(conn.scope) else auth.url_for(conn, page)
     wanted: dict[str, object] = {"level": need.level, "max_age": need.max_age, "url": url}
     age = {"max_age": f"{need.max_age}"} if need.max_age is not None else {}

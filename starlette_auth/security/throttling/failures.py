@@ -99,6 +99,12 @@ class FailureCounters:
             return False
         return await self.gateway.execute(self._report, key=key) == 1
 
+    @runs_apart
+    async def in_a_row(self, key: str) -> int:
+        """Returns the number of consecutive failures, which stops at `max_failures`."""
+        row = await self.gateway.fetch_one(self._row, key=key)
+        return min(row["failures"] // sql.CONSECUTIVE, self.max_failures) if row is not None else 0
+
     @runs_apart_if_possible
     async def forgive(self, key: str) -> None:
         """Ends a block. Otherwise consecutive failures count from 0 again, and recent failures have their waits."""
