@@ -21,7 +21,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from starlette_auth import (
+    APITokens,
     Auth,
+    BearerSessions,
     Feature,
     ImproperlyConfigured,
     Tables,
@@ -416,7 +418,8 @@ async def test_the_schema_shows_guards_and_pages(database: Any) -> None:
         if operation.get("security")
     }
     everything = {(path, method) for path, item in paths.items() for method in item if "/accounts" not in path}
-    assert guarded == everything - {("/maybe", "get"), ("/open", "post")}
+    pages = {("/accounts/password_change", "post"), ("/accounts/reauthenticate", "post")}
+    assert guarded == everything - {("/maybe", "get"), ("/open", "post")} | pages
     for path, method in guarded:
         for status in ("401", "403"):
             content = paths[path][method]["responses"][status]["content"]
@@ -504,6 +507,33 @@ async def test_the_schema_shows_each_status_that_programs_get(database: Any, is_
                                 assert str(answer.status_code) in documented, (method, path, body, answer.text)
                                 seen.add(answer.status_code)
             assert seen >= {200, 400, 403, 404, 413, 415, 422} | (set() if is_logged_in else {401})
+
+
+async def test_the_schema_shows_which_account_pages_need_a_login_and_that_they_take_no_token(database: Any) -> None:
+    tokens = APITokens("shop")
+    features = [Registration(), EmailChange(), ActiveSessions(), BearerSessions(), tokens]
+    async with installed(database, features=features, **MAILS) as auth:
+        app, ann = make_json_app(auth), await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        token = (await tokens.create(ann, "backup")).token
+        async with app.router.lifespan_context(app), client_of(app, headers=PROGRAM) as client:
+            schema = app.openapi()
+            validate(schema)
+            pages = {path: item for path, item in schema["paths"].items() if path.startswith("/accounts")}
+            operations = [(path, method, shown) for path, item in pages.items() for method, shown in item.items()]
+            needs_login = set()
+            for path, method, operation in operations:
+                url = path.format(uidb64="MQ", token="x", id="1")
+                body = {"json": {}} if method == "post" else {}
+                if (await client.request(method, url, **body)).status_code == 401:
+                    needs_login.add((method, path))
+                    assert operation["security"] == [{"session": []}, {"app_session": []}], path
+                for bearer, status in ((token, 403), ("shop_wrong", 401)):
+                    headers = {"authorization": f"Bearer {bearer}"}
+                    answer = await client.request(method, url, headers=headers, **body)
+                    problem = operation["responses"][str(answer.status_code)]["content"]
+                    assert (answer.status_code, *problem) == (status, "application/problem+json"), path
+    assert ("get", "/accounts/tokens") in needs_login
+    assert needs_login == {(method, path) for path, method, operation in operations if "security" in operation}
 
 
 async def test_the_schema_is_the_same_at_each_request(auth: Auth) -> None:
