@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 from fastapi import APIRouter, Depends, FastAPI, Form, Security, UploadFile
+from fastapi.security import SecurityScopes
 from openapi_spec_validator import validate
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -245,6 +246,71 @@ async def test_scopes_that_are_no_permissions_stop_the_start(auth: Auth, place: 
     async with client_of(app) as client:
         with pytest.raises(ImproperlyConfigured, match="GET /secret gives"):
             await client.get("/secret")
+
+
+def below_login(user: Annotated[Any, Depends(login_required)]) -> Any:
+    return user
+
+
+def below_maybe(user: MaybeUser) -> Any:
+    return user
+
+
+def deep_below_maybe(user: Annotated[Any, Depends(below_maybe)]) -> Any:
+    return user
+
+
+@login_required
+def decorated_dependency(request: Request) -> Any:
+    return request.user
+
+
+@pytest.mark.parametrize(
+    "function",
+    [maybe_user, functools.partial(maybe_user), below_login, below_maybe, deep_below_maybe, decorated_dependency],
+)
+async def test_scopes_that_no_dependency_reads_stop_the_start(auth: Auth, function: Any) -> None:
+    """Each user would pass, with or without the permission that the scopes name."""
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    app.get("/secret", dependencies=[Security(function, scopes=["shop.view_order"])])(lambda: "secret")
+    message = r"GET /secret gives scopes to .*, which reads none\. Write Depends\(permission_required\(\['shop.view_order'\]\)\)"
+    with pytest.raises(ImproperlyConfigured, match=message):
+        async with app.router.lifespan_context(app):
+            """Is never reached."""
+
+
+def two_users(maybe: MaybeUser, user: CurrentUser) -> Any:
+    return maybe and user
+
+
+def reader_of_scopes(scopes: SecurityScopes, user: MaybeUser) -> Any:
+    if user is None and scopes.scopes:
+        raise Refused(401, "Log in first.")
+
+
+def scheme_of_the_application() -> str:
+    return "a scheme whose scopes are for the schema only"
+
+
+@pytest.mark.parametrize("function", [two_users, reader_of_scopes, scheme_of_the_application])
+async def test_scopes_that_a_function_of_the_tree_reads_are_accepted(auth: Auth, function: Any) -> None:
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    app.get("/", dependencies=[Security(function, scopes=["shop.view_order"])])(lambda: "in")
+    expected = 200 if function is scheme_of_the_application else 401
+    async with app.router.lifespan_context(app), client_of(app, headers=PROGRAM) as client:
+        assert (await client.get("/")).status_code == expected
+
+
+@pytest.mark.parametrize("annotated", [CurrentUser, MaybeUser, Annotated[int, Depends(requires("shop.view_order"))]])
+async def test_an_annotation_in_depends_stops_the_start(auth: Auth, annotated: Any) -> None:
+    """FastAPI calls its class with parameters of the query, and answers 422."""
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    app.get("/secret", dependencies=[Depends(annotated)])(lambda: "secret")
+    with pytest.raises(
+        ImproperlyConfigured, match=r"GET /secret .*Write Depends\((current_user|maybe_user|requires)\)"
+    ):
+        async with app.router.lifespan_context(app):
+            """Is never reached."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -523,7 +589,7 @@ async def test_the_schema_shows_which_account_pages_need_a_login_and_that_they_t
             needs_login = set()
             for path, method, operation in operations:
                 url = path.format(uidb64="MQ", token="x", id="1")
-                body = {"json": {}} if method == "post" else {}
+                body: Any = {"json": {}} if method == "post" else {}
                 if (await client.request(method, url, **body)).status_code == 401:
                     needs_login.add((method, path))
                     assert operation["security"] == [{"session": []}, {"app_session": []}], path
