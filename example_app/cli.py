@@ -20,7 +20,7 @@ TOKENS = Path.home() / ".example_app_tokens.json"  # without a keyring
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m example_app.cli", description="Uses the example application.")
     parser.add_argument("command", choices=["login", "me", "logout"])
-    parser.add_argument("--site", default=os.environ.get("SITE") or "http://127.0.0.1:8000")
+    parser.add_argument("--site", default=os.environ.get("SITE") or "http://localhost:8000")
     parser.add_argument(
         "--scope", action="append", default=[], help="a permission; without any, the token has all of yours"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
@@ -27,6 +28,7 @@ from starlette_auth import (
     IntegrityError,
     Registration,
     SecurityHeaders,
+    TwoFactor,
     lifespan,
     login_not_required,
     middleware,
@@ -35,6 +37,7 @@ from starlette_auth import (
 )
 
 from . import me, notes, settings, staff
+from .localhost import LocalhostMiddleware
 from .pages import error_handlers
 
 HERE = Path(__file__).parent
@@ -64,6 +67,7 @@ auth = Auth(
         notes.Notes(),
         Registration(),
         EmailChange(),
+        TwoFactor(required_for=lambda user: user.is_staff),
         APITokens("notes"),
         DeviceLogin(clients={"cli": "Notes for the command line"}),  # example_app/cli.py
         *([BearerSessions()] if settings.has_sessions_on_the_server() else []),
@@ -135,14 +139,17 @@ app = Starlette(
         *well_known(auth),
         Mount("/static", StaticFiles(directory=HERE / "static"), name="static"),
     ],
-    middleware=middleware(
-        auth,
-        exclude=("/static", "/healthz"),
-        headers=SecurityHeaders(
-            content_security_policy="default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'",
-            hsts_subdomains=True,
+    middleware=[
+        Middleware(LocalhostMiddleware, base_url=settings.base_url(), exclude=("/healthz",)),
+        *middleware(
+            auth,
+            exclude=("/static", "/healthz"),
+            headers=SecurityHeaders(
+                content_security_policy="default-src 'self'; base-uri 'none'; object-src 'none'; frame-ancestors 'none'",
+                hsts_subdomains=True,
+            ),
         ),
-    ),
+    ],
     exception_handlers=error_handlers,
     lifespan=lifespan(auth, first_start, create_tables=True),
 )

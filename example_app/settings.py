@@ -38,6 +38,8 @@ from starlette_auth.http.proxies import TrustedProxies
 from starlette_auth.mail.messages import build_message
 from starlette_auth.sessions.limits import PRESETS, Preset
 
+from .localhost import ADDRESSES, NAME
+
 KEY_FILE = Path(".example_secret_key")
 DEFAULT_DATABASE = "sqlite+aiosqlite:///example.sqlite3"
 SESSION_STORES = ("database", "redis", "cached", "cookie", "memory")
@@ -57,10 +59,14 @@ def address() -> tuple[str, int]:
 
 
 def url_of(host: str, port: int) -> str:
-    """Returns the URL to open on this machine, with localhost for 0.0.0.0 and ::."""
+    """Returns the URL to open on this machine, with localhost for 127.0.0.1, ::1, 0.0.0.0 and ::.
+
+    Passkeys belong to a name, and an address can have none.
+    """
     with contextlib.suppress(ValueError):
         ip = ipaddress.ip_address(host)
-        host = "localhost" if ip.is_unspecified else f"[{ip}]" if ip.version == 6 else host
+        is_local = ip.is_unspecified or str(ip) in ADDRESSES
+        host = NAME if is_local else f"[{ip}]" if ip.version == 6 else host
     return f"http://{host}:{port}"
 
 

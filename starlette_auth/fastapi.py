@@ -15,7 +15,7 @@ from .core.arguments import as_permissions
 from .core.exceptions import Refused
 from .decorators import login_required, permission_guard
 from .guards import Guard
-from .http.dependencies import NotADependency, mark_as_dependency
+from .http.dependencies import RETURNS_USER, NotADependency, mark_as_dependency
 from .pages.factors.reauthentication import fresh_login_required
 from .pages.routes import routes
 from .users.models import User
@@ -66,6 +66,8 @@ async def maybe_user(conn: HTTPConnection) -> Any:
     """Returns the user of the request; None for an anonymous visitor."""
     return conn.user if conn.user.is_authenticated else None
 
+
+setattr(maybe_user, RETURNS_USER, True)
 
 CurrentUser = Annotated[User, Depends(current_user)]
 MaybeUser = Annotated[User | None, Depends(maybe_user)]

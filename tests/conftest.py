@@ -109,10 +109,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out the other databases where the marker `any_database` says that one is enough, and most cases for FEW."""
+    """Leaves out the other databases where the marker `any_database` says that one is enough, and more for FEW."""
     items[:] = [item for item in items if not (item.get_closest_marker("any_database") and _server_of(item))]
     if FEW:
-        items[:] = some_cases(items, 2)
+        items[:] = some_cases([item for item in items if not item.get_closest_marker("long")], 2)
 
 
 def some_cases(

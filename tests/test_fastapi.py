@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from databases import Database
 from fastapi import APIRouter, Depends, FastAPI, Form, Security, UploadFile
+from fastapi.security import SecurityScopes
 from openapi_spec_validator import validate
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -21,7 +22,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from starlette_auth import (
+    APITokens,
     Auth,
+    BearerSessions,
     Feature,
     ImproperlyConfigured,
     Tables,
@@ -245,6 +248,71 @@ async def test_scopes_that_are_no_permissions_stop_the_start(auth: Auth, place: 
             await client.get("/secret")
 
 
+def below_login(user: Annotated[Any, Depends(login_required)]) -> Any:
+    return user
+
+
+def below_maybe(user: MaybeUser) -> Any:
+    return user
+
+
+def deep_below_maybe(user: Annotated[Any, Depends(below_maybe)]) -> Any:
+    return user
+
+
+@login_required
+def decorated_dependency(request: Request) -> Any:
+    return request.user
+
+
+@pytest.mark.parametrize(
+    "function",
+    [maybe_user, functools.partial(maybe_user), below_login, below_maybe, deep_below_maybe, decorated_dependency],
+)
+async def test_scopes_that_no_dependency_reads_stop_the_start(auth: Auth, function: Any) -> None:
+    """Each user would pass, with or without the permission that the scopes name."""
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    app.get("/secret", dependencies=[Security(function, scopes=["shop.view_order"])])(lambda: "secret")
+    message = r"GET /secret gives scopes to .*, which reads none\. Write Depends\(permission_required\(\['shop.view_order'\]\)\)"
+    with pytest.raises(ImproperlyConfigured, match=message):
+        async with app.router.lifespan_context(app):
+            """Is never reached."""
+
+
+def two_users(maybe: MaybeUser, user: CurrentUser) -> Any:
+    return maybe and user
+
+
+def reader_of_scopes(scopes: SecurityScopes, user: MaybeUser) -> Any:
+    if user is None and scopes.scopes:
+        raise Refused(401, "Log in first.")
+
+
+def scheme_of_the_application() -> str:
+    return "a scheme whose scopes are for the schema only"
+
+
+@pytest.mark.parametrize("function", [two_users, reader_of_scopes, scheme_of_the_application])
+async def test_scopes_that_a_function_of_the_tree_reads_are_accepted(auth: Auth, function: Any) -> None:
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    app.get("/", dependencies=[Security(function, scopes=["shop.view_order"])])(lambda: "in")
+    expected = 200 if function is scheme_of_the_application else 401
+    async with app.router.lifespan_context(app), client_of(app, headers=PROGRAM) as client:
+        assert (await client.get("/")).status_code == expected
+
+
+@pytest.mark.parametrize("annotated", [CurrentUser, MaybeUser, Annotated[int, Depends(requires("shop.view_order"))]])
+async def test_an_annotation_in_depends_stops_the_start(auth: Auth, annotated: Any) -> None:
+    """FastAPI calls its class with parameters of the query, and answers 422."""
+    app = FastAPI(middleware=middleware(auth), lifespan=lifespan(auth))
+    app.get("/secret", dependencies=[Depends(annotated)])(lambda: "secret")
+    with pytest.raises(
+        ImproperlyConfigured, match=r"GET /secret .*Write Depends\((current_user|maybe_user|requires)\)"
+    ):
+        async with app.router.lifespan_context(app):
+            """Is never reached."""
+
+
 @dataclass(kw_only=True, eq=False)
 class VerifiedUser(User):
     is_verified: bool = False
@@ -416,7 +484,8 @@ async def test_the_schema_shows_guards_and_pages(database: Any) -> None:
         if operation.get("security")
     }
     everything = {(path, method) for path, item in paths.items() for method in item if "/accounts" not in path}
-    assert guarded == everything - {("/maybe", "get"), ("/open", "post")}
+    pages = {("/accounts/password_change", "post"), ("/accounts/reauthenticate", "post")}
+    assert guarded == everything - {("/maybe", "get"), ("/open", "post")} | pages
     for path, method in guarded:
         for status in ("401", "403"):
             content = paths[path][method]["responses"][status]["content"]
@@ -504,6 +573,33 @@ async def test_the_schema_shows_each_status_that_programs_get(database: Any, is_
                                 assert str(answer.status_code) in documented, (method, path, body, answer.text)
                                 seen.add(answer.status_code)
             assert seen >= {200, 400, 403, 404, 413, 415, 422} | (set() if is_logged_in else {401})
+
+
+async def test_the_schema_shows_which_account_pages_need_a_login_and_that_they_take_no_token(database: Any) -> None:
+    tokens = APITokens("shop")
+    features = [Registration(), EmailChange(), ActiveSessions(), BearerSessions(), tokens]
+    async with installed(database, features=features, **MAILS) as auth:
+        app, ann = make_json_app(auth), await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        token = (await tokens.create(ann, "backup")).token
+        async with app.router.lifespan_context(app), client_of(app, headers=PROGRAM) as client:
+            schema = app.openapi()
+            validate(schema)
+            pages = {path: item for path, item in schema["paths"].items() if path.startswith("/accounts")}
+            operations = [(path, method, shown) for path, item in pages.items() for method, shown in item.items()]
+            needs_login = set()
+            for path, method, operation in operations:
+                url = path.format(uidb64="MQ", token="x", id="1")
+                body: Any = {"json": {}} if method == "post" else {}
+                if (await client.request(method, url, **body)).status_code == 401:
+                    needs_login.add((method, path))
+                    assert operation["security"] == [{"session": []}, {"app_session": []}], path
+                for bearer, status in ((token, 403), ("shop_wrong", 401)):
+                    headers = {"authorization": f"Bearer {bearer}"}
+                    answer = await client.request(method, url, headers=headers, **body)
+                    problem = operation["responses"][str(answer.status_code)]["content"]
+                    assert (answer.status_code, *problem) == (status, "application/problem+json"), path
+    assert ("get", "/accounts/tokens") in needs_login
+    assert needs_login == {(method, path) for path, method, operation in operations if "security" in operation}
 
 
 async def test_the_schema_is_the_same_at_each_request(auth: Auth) -> None:

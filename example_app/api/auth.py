@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from starlette_auth import APITokens, Auth, BearerSessions, ConsoleMailer, DeviceLogin, Registration, Tables
+from starlette_auth import APITokens, Auth, BearerSessions, ConsoleMailer, DeviceLogin, Registration, Tables, TwoFactor
 
 from . import settings
 from .database import Base, engine
@@ -15,6 +15,7 @@ auth = Auth(
     tables=Tables(user=member, metadata=Base.metadata),
     features=[
         Registration(),
+        TwoFactor(),  # an authenticator app, for members who add one
         APITokens("shop"),  # for programs
         BearerSessions(),  # for native apps
         DeviceLogin(clients={"cli": "Shop for the command line"}),  # for example_app/cli.py

@@ -6,7 +6,8 @@ from pathlib import Path
 
 HOST = os.environ.get("HOST") or "127.0.0.1"
 PORT = int(os.environ.get("PORT") or 8000)
-BASE_URL = os.environ.get("BASE_URL") or f"http://{HOST}:{PORT}"  # of the links in mails
+# Of the links in mails. Passkeys need a name: an address can have none.
+BASE_URL = os.environ.get("BASE_URL") or f"http://{'localhost' if HOST == '127.0.0.1' else HOST}:{PORT}"
 DATABASE_URL = os.environ.get("DATABASE_URL") or "sqlite+aiosqlite:///shop.sqlite3"  # or postgresql+asyncpg://…
 KEY_FILE = Path(".shop_secret_key")
 

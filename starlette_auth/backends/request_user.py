@@ -69,4 +69,5 @@ class Scopes(list[str]):
 
 def set_user(scope: Scope, user: User | AnonymousUser) -> None:
     """Sets `request.user` and `request.auth`."""
-    scope["user"], scope["auth"] = user, Credentials(user, scope.get("session"))
+    session = scope["session"] if user.is_authenticated and "session" in scope else None
+    scope["user"], scope["auth"] = user, Credentials(user, session)

@@ -55,11 +55,17 @@ async def run_to_completion(work: Awaitable[None]) -> None:
 async def keep_cancelled(work: Awaitable[T]) -> T:
     """Returns the result of `work`. Raises CancelledError if the task was cancelled meanwhile and `work` ended anyway.
 
-    `asyncio.wait_for`, which redis-py uses, swallows a cancellation in Python 3.11 if the result comes at the same time.
+    `asyncio.wait_for`, which redis-py uses, swallows a cancellation in Python 3.11 if the result, or an exception, comes at
+    the same time.
     """
     task = asyncio.current_task()
     cancellations = task.cancelling() if task is not None else 0
-    result = await work
+    try:
+        result = await work
+    except Exception as error:
+        if task is not None and task.cancelling() > cancellations:
+            raise asyncio.CancelledError from error
+        raise
     if task is not None and task.cancelling() > cancellations:
         raise asyncio.CancelledError
     return result

@@ -25,6 +25,7 @@ class NotADependency:
         raise ImproperlyConfigured(self.message)
 
 
+RETURNS_USER = "returns_user"  # an attribute of a dependency that refuses no request
 _signatures: list[Callable[..., Any]] = []
 
 
@@ -59,6 +60,11 @@ def _flatten_dependencies(dependant: Any, overrides: Container[Any]) -> Iterator
         yield dependency
 
 
+def tree_of(dependency: Any) -> list[Any]:
+    """Returns a dependency and those below it, as objects of FastAPI's class Dependant."""
+    return [*_flatten_dependencies(dependency, ()), dependency]
+
+
 def scopes_of(dependency: Any) -> list[str]:
     """Returns the scopes of `Security(…)` for a dependency: its own, and those of the dependencies above it."""
     scopes = [*(getattr(dependency, name, None) or () for name in ("parent_oauth_scopes", "own_oauth_scopes"))]
@@ -70,9 +76,9 @@ def is_guard(function: Any) -> bool:
     return any(layer in _signatures for layer in layers(function))
 
 
-def reads_scopes(function: Any) -> bool:
-    """Returns whether a guard reads the scopes of `Security(…)`."""
-    return is_guard(function) and not any(layer is _dependency for layer in layers(function))
+def returns_user(function: Any) -> bool:
+    """Returns whether this is a guard, or `maybe_user`."""
+    return is_guard(function) or any(hasattr(layer, RETURNS_USER) for layer in layers(function))
 
 
 def makes_guard(function: Any) -> bool:

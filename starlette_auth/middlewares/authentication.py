@@ -114,7 +114,7 @@ class AuthenticationMiddleware:
             await refuse(refused, scope, receive, send)
 
     async def identify(self, scope: Scope) -> None:
-        conn, own = HTTPConnection(scope), self.auth.session_backend
+        conn = HTTPConnection(scope)
         user: User | AnonymousUser | None
         for backend in self.auth.backends:
             user = await backend.identify(conn) if backend.identifies else None
@@ -130,7 +130,7 @@ class AuthenticationMiddleware:
                     # The proxy names another user now, so its earlier login must not continue.
                     await SessionBackend.expire(session, conn, self.auth.events, "proxy")
                 continue
-            scope[IDENTIFIED_BY] = backend
+            scope[IDENTIFIED_BY], own = backend, self.auth.session_backend
             if backend is not own:
                 scope[IDENTIFIED_USER] = user
                 # The limits of a session apply to its login, whichever backend identified the user.

@@ -3,14 +3,14 @@
 import functools
 import inspect
 from collections.abc import Container, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_origin
 
 from starlette.routing import WebSocketRoute
 
 from ..auth import Auth
 from ..core.exceptions import ImproperlyConfigured
 from ..core.functions import closure_of, describe_function, find_decoration, is_hidden, layers
-from ..http.dependencies import dependencies_of, is_guard, reads_scopes, scopes_of
+from ..http.dependencies import dependencies_of, is_guard, returns_user, scopes_of, tree_of
 from ..http.endpoints import JSON_ONLY, is_public, routes_of
 from ..http.urls import JSON_SUFFIX, connection_to
 from .parameter_check import check_parameters
@@ -50,6 +50,8 @@ def check_routes(*apps: Any) -> None:
     called = {id(layer) for call in calls for layer in layers(call.function)}
     for call in calls:
         _check_guard(call)
+        _check_scopes(call)
+        _check_annotated(call)
         check_parameters(call)
         _check_decorators(call, called)
     for place in places:
@@ -116,12 +118,6 @@ def _check_guard(call: Call) -> None:
             f"{call.route} calls @{name} instead of an endpoint. Call the decorator first, as in "
             "@user_passes_test(lambda user: user.is_superuser)."
         )
-    scopes = getattr(call.dependant, "own_oauth_scopes", None)
-    if scopes and not reads_scopes(call.function):
-        raise ImproperlyConfigured(
-            f"{call.route} gives scopes to {name}, which reads none. "
-            f"Write Depends(permission_required({list(scopes)!r}))."
-        )
     for guard, _ in decorators_of(call.function):
         try:
             guard.for_scopes(call.scopes)
@@ -130,6 +126,38 @@ def _check_guard(call: Call) -> None:
                 f"{call.route} gives {name} scopes that are no permissions. {error} For users with is_staff write "
                 "Depends(staff_required), for superusers Depends(user_passes_test(lambda user: user.is_superuser))."
             ) from error
+
+
+def _check_scopes(call: Call) -> None:
+    """Refuses scopes of `Security(…)` that no function reads: users without these permissions would pass.
+
+    A dependency may leave the scopes to one below it. One without users is of another security scheme.
+    """
+    scopes = getattr(call.dependant, "own_oauth_scopes", None)
+    if not scopes:
+        return
+    tree = tree_of(call.dependant)
+    if any(getattr(dependency, "security_scopes_param_name", None) for dependency in tree):
+        return
+    if any(returns_user(dependency.call) or _has_guard(dependency.call) for dependency in tree):
+        name = _name_of(call.function) if is_guard(call.function) else describe_function(call.function)
+        raise ImproperlyConfigured(
+            f"{call.route} gives scopes to {name}, which reads none. "
+            f"Write Depends(permission_required({list(scopes)!r}))."
+        )
+
+
+def _check_annotated(call: Call) -> None:
+    """Refuses `Depends(CurrentUser)`: FastAPI calls the class with parameters of the query, and asks no guard."""
+    if get_origin(call.function) is not Annotated:
+        return
+    for mark in call.function.__metadata__:
+        dependency = getattr(mark, "dependency", None)
+        if dependency is not None:
+            raise ImproperlyConfigured(
+                f"{call.route} has an Annotated[…] in Depends(…), so FastAPI does not call {_name_of(dependency)}. "
+                f"Write Depends({_name_of(dependency)}), or annotate a parameter."
+            )
 
 
 def _check_router_guards(place: Place) -> None:

@@ -1,7 +1,7 @@
 """Documents guards and account pages in the OpenAPI schema of a FastAPI application."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from starlette.convertors import Convertor, IntegerConvertor
@@ -195,7 +195,7 @@ def _complete(schema: dict[str, Any], app: Any, auth: Auth) -> None:
         # Below a mount, the prefix keeps the route apart from one of this application with the same path.
         path = path.removesuffix(str(getattr(route, "path", ""))) + str(getattr(route, "path_format", ""))
         if isinstance(route, Route) and getattr(route.endpoint, ACCOUNT_PAGE, False):
-            has_guards |= _add_page(paths, route, path, auth)
+            has_guards |= _add_page(paths, route, path, auth, schemes)
             continue
         own = getattr(getattr(route, "endpoint", None), OPERATION, None)
         if own is not None:
@@ -227,18 +227,25 @@ def _schemes(auth: Auth) -> dict[str, dict[str, str]]:
     return schemes
 
 
-def _add_guards(operation: dict[str, Any], guards: Sequence[Guard], schemes: Iterable[str]) -> None:
-    refuses_tokens = any(guard.name in ONLY_SESSIONS for guard in guards)
+def _add_guards(operation: dict[str, Any], guards: Sequence[Guard], schemes: Collection[str]) -> None:
+    if any(guard.name in ONLY_SESSIONS for guard in guards):
+        schemes = _without_tokens(schemes)
+    _require_login(operation, schemes, [perm for guard in guards for perm in guard.perms])
+    if any(guard.loads_object for guard in guards):
+        operation["responses"].setdefault("404", {"description": "There is no such object."})
+
+
+def _without_tokens(schemes: Iterable[str]) -> list[str]:
+    return [scheme for scheme in schemes if scheme != TOKEN_SCHEME]
+
+
+def _require_login(operation: dict[str, Any], schemes: Iterable[str], perms: Sequence[str] = ()) -> None:
     for scheme in schemes:  # one of them is enough
-        if scheme == TOKEN_SCHEME and refuses_tokens:
-            continue
-        requirement = {scheme: [perm for guard in guards for perm in guard.perms]}
+        requirement = {scheme: list(perms)}
         if requirement not in operation.setdefault("security", []):
             operation["security"].append(requirement)
     _add_problem(operation, "401", NOT_LOGGED_IN)
     _add_problem(operation, "403", "The user may not do this, or logged in too long ago.")
-    if any(guard.loads_object for guard in guards):
-        operation["responses"].setdefault("404", {"description": "There is no such object."})
 
 
 def _add_problem(operation: dict[str, Any], status: str, description: str) -> None:
@@ -246,8 +253,8 @@ def _add_problem(operation: dict[str, Any], status: str, description: str) -> No
     operation.setdefault("responses", {}).setdefault(status, response)
 
 
-def _add_page(paths: dict[str, Any], route: Route, path: str, auth: Auth) -> bool:
-    """Adds the JSON of an account page. Returns whether it has any."""
+def _add_page(paths: dict[str, Any], route: Route, path: str, auth: Auth, schemes: Collection[str]) -> bool:
+    """Adds the JSON of an account page, which takes no token. Returns whether it has any."""
     name = route.name.removesuffix(JSON_SUFFIX)
     if name in READ:
         method, operation = "get", _operation(name, READ[name], RESULTS.get(name, {"type": "object"}))
@@ -265,7 +272,10 @@ def _add_page(paths: dict[str, Any], route: Route, path: str, auth: Auth) -> boo
             for name, convertor in route.param_convertors.items()
         ]
     if name in FOR_USERS:
-        _add_problem(operation, "401", NOT_LOGGED_IN)
+        _require_login(operation, _without_tokens(schemes))
+    elif TOKEN_SCHEME in schemes:
+        _add_problem(operation, "401", "The request has a token that is not valid.")
+        _add_problem(operation, "403", "The request has a token.")
     paths.setdefault(path, {}).setdefault(method, operation)
     return True
 

@@ -3,10 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from starlette_auth.asvs.rows import ROWS
 
 from ..support.server import ROOT
 from ..whole.test_guides import Folder, blocks_of, examples_of
+
+pytestmark = pytest.mark.long
 
 GUIDE = "assessment.md"
 KEY = "a-key-of-fifty-characters-0123456789-abcdefghijklm"

@@ -5,7 +5,7 @@ server, and `TEST_BROWSER` a Chromium, by its name or its path. With `CI=true` e
 variable is set, even to nothing. What is named and missing fails the tests. The tests in `tests/engines` run on the same
 databases, with each driver that an engine of SQLAlchemy may have.
 
-`TEST_CASES=few` runs at most two cases of each test, and fewer random ones.
+`TEST_CASES=few` runs at most two cases of each test, and fewer random ones. It leaves out what is marked as `long`.
 """
 
 import os

@@ -26,6 +26,7 @@ from starlette_auth import (
     EmailChange,
     Mailer,
     Registration,
+    TwoFactor,
     lifespan,
     middleware,
     migrate,
@@ -35,6 +36,7 @@ from starlette_auth.core.templating import ASSETS
 
 from .browser import FLAGS
 from .matrix import CHROMIUM
+from .second_factor import code_in
 from .server import ROOT
 
 FOLDER = ROOT / "example_app" / "guides" / "images"
@@ -97,7 +99,7 @@ async def open_shop(folder: str, language: str, options: dict[str, Any]) -> Asyn
         mailer=inbox,
         base_url=SITE,
         from_email="accounts@shop.example",
-        features=[Registration(), EmailChange(), ActiveSessions()],
+        features=[Registration(), EmailChange(), ActiveSessions(), TwoFactor()],
         languages=[language],
         login_redirect_url="/",
         notices=False,
@@ -108,7 +110,8 @@ async def open_shop(folder: str, language: str, options: dict[str, Any]) -> Asyn
     )
     async with app.router.lifespan_context(app):
         await migrate(auth.gateway, auth.tables)
-        await auth.users.create_user("ann", "ann@example.org", PASSWORD)
+        for name in ("ann", "zoe"):
+            await auth.users.create_user(name, f"{name}@example.org", PASSWORD)
         yield Shop(auth, app, inbox, language)
 
 
@@ -157,6 +160,18 @@ async def visit_pages(shop: Shop) -> None:
             await shop.keep("too-many-attempts", eve, "login", **filled)
 
 
+async def visit_second_factor(shop: Shop) -> None:
+    """Opens the pages of a user who adds an authenticator app, and logs in with it."""
+    login = {"username": "zoe", "password": PASSWORD}
+    async with shop.browser() as zoe:
+        await zoe.post("/accounts/login", data=login)
+        await shop.keep("totp", zoe, "totp")
+        await shop.keep("recovery-codes", zoe, "totp", code=code_in(shop.pages["totp"]))
+        await shop.keep("totp-status", zoe, "totp")
+        await zoe.post("/accounts/logout")
+        await shop.keep("second-factor", zoe, "login", **login)
+
+
 def collect(language: str = "en", **options: Any) -> dict[str, str]:
     """Returns the HTML of each page, by the name of its picture."""
 
@@ -164,6 +179,7 @@ def collect(language: str = "en", **options: Any) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             async with open_shop(folder, language, options) as shop:
                 await visit_pages(shop)
+                await visit_second_factor(shop)
                 return shop.pages
 
     return asyncio.run(run())

@@ -73,7 +73,8 @@ class Server:
         ready: str = "/healthz",
         inbox: Inbox | None = None,
     ) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://localhost:{port}"
+        self.recovery_codes: list[str] = []  # of the first user
         self.folder = folder
         self.ready = ready
         self.inbox = inbox

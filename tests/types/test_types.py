@@ -11,6 +11,8 @@ import pytest
 
 from ..support.matrix import IN_CI
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent.parent
 APPLICATION = Path(__file__).parent / "application.py"
 CHECKERS = {

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from ..support.browser import Visitor
 from ..support.matrix import needs_chromium
+from ..support.second_factor import log_in_admin_in_browser
 from ..support.server import Server
 
 pytestmark = needs_chromium
@@ -19,7 +20,7 @@ Visit = Callable[..., Visitor]
 def admin(visit: Visit, server: Server) -> Visitor:
     visitor: Visitor = visit()
     visitor.go("/accounts/login")
-    visitor.send("Log in", {"Username": "admin", "Password": server.password})
+    log_in_admin_in_browser(visitor)
     visitor.see("Hello, admin")
     return visitor
 
@@ -73,7 +74,7 @@ def test_pages_that_nobody_wants(visit: Visit) -> None:
 
 def test_a_form_of_another_site_is_not_taken(visit: Visit, server: Server) -> None:
     ann = visit()
-    other = f"{server.url.replace('127.0.0.1', 'localhost')}/"
+    other = f"{server.url.replace('localhost', '127.0.0.1')}/"
     ann.allowed.append(other)
     form = f"<form method=post action='{server.url}/accounts/login'><button>Win a prize</button></form>"
     ann.context.route(other, lambda route: route.fulfill(body=form, content_type="text/html"))

@@ -21,6 +21,7 @@ from playwright.sync_api import expect
 from ..support.browser import Visitor
 from ..support.command_line import CommandLine, code_of, end_of
 from ..support.matrix import needs_chromium
+from ..support.second_factor import log_in_admin_in_browser
 from ..support.server import Mail, Server
 from ..support.template_cases import pages, render
 from . import test_browser
@@ -359,7 +360,7 @@ def test_somebody_stays_logged_in_where_she_wants_to(visit: Visit) -> None:
 def test_before_something_grave_the_password_is_asked_for_once_more(visit: Visit, javascript: bool) -> None:
     admin, person = visit(), Person()
     admin.go("/accounts/login")
-    admin.send("Log in", {"Username": "admin", "Password": admin.server.password})
+    log_in_admin_in_browser(admin)
     new_user = {"Username": person.name, "E-mail address (optional)": person.email, "Password": person.password}
     admin.go("/staff")
     an_hour_later(admin.server)

@@ -15,6 +15,8 @@ import pytest
 from ..support.crowded import ATTACKERS, PASSWORD
 from ..support.server import ROOT, free_port
 
+pytestmark = pytest.mark.long
+
 LOGINS = 9
 OWN_PAGE = {"sec-fetch-site": "same-origin"}
 

@@ -26,6 +26,8 @@ from ..support.matrix import IN_CI, needs_postgresql
 from ..support.server import ROOT, free_port
 from ..support.servers import REDIS_SERVER, wait_until_it_listens
 
+pytestmark = pytest.mark.long
+
 GUIDE = (ROOT / "example_app" / "guides" / "deploying.md").read_text()
 PASSWORD = "seven quiet otters"
 SECRET = "abcdefghij" * 5

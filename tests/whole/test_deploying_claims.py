@@ -15,6 +15,8 @@ from ..support.server import ROOT, free_port
 from ..support.servers import REDIS_SERVER
 from .test_deploying import PASSWORD, Site, file_of, make_certificate, nginx, program, running
 
+pytestmark = pytest.mark.long
+
 OLD, NEW = secrets.token_urlsafe(50), secrets.token_urlsafe(50)
 LARGE = """
 from starlette.responses import PlainTextResponse

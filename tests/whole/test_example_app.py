@@ -25,6 +25,7 @@ from starlette_auth.mail.messages import plain_text
 
 from ..conftest import REDIS_URL, needs_redis, token_in
 from ..support.command_line import CommandLine, code_of, end_of
+from ..support.second_factor import add_app, code_in, hidden_fields, log_in_admin, send_form
 from ..support.server import ROOT, Server, Start, environment, free_port
 from ..support.servers import wait_until_it_listens
 
@@ -82,7 +83,7 @@ def test_notes_and_users_work_and_survive_a_restart(start: Start, tmp_path: Path
     with browser(server) as admin, browser(server) as friend:
         assert "No notes yet." in admin.get("/").text
         assert admin.get("/me").headers["location"] == "/accounts/login?next=%2Fme"
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         state = admin.get("/api/me").json()
         assert (state["is_authenticated"], state["username"], state["session"]) == (True, "admin", {})
         assert {"notes.add_note", "notes.delete_note"} <= set(state["permissions"])
@@ -126,7 +127,7 @@ def bens_entry(admin: httpx.Client) -> str:
 def test_invalid_input_is_refused_with_a_reason(start: Start) -> None:
     server = start(SESSION_STORE="memory", SECRET_KEY="a new key that is quite long enough,an old one")
     with browser(server) as admin:
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         for text in ("", "   ", "x" * 501, "a\x00b"):
             response = send(admin, "/", "/notes", text=text)
             assert (response.status_code, 'role="alert"' in response.text) == (422, True)
@@ -229,7 +230,7 @@ def test_a_visitor_registers_with_the_link_from_a_mail(start: Start, database_ur
         log_in(visitor, "cem", "nine loud herons")
         assert visitor.get("/api/me").json()["permissions"] == []
         assert send(visitor, "/me", "/notes", text="Not yet").status_code == 403
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         match = re.search(r'name="user" value="(\d+)"', admin.get("/staff").text.partition("<strong>cem</strong>")[2])
         assert match
         assert send(admin, "/staff", "/staff/writers", user=match[1], wish="add").status_code == 303
@@ -239,7 +240,7 @@ def test_a_visitor_registers_with_the_link_from_a_mail(start: Start, database_ur
 def test_a_user_resets_a_forgotten_password(start: Start, database_url: str) -> None:
     server = start(DATABASE_URL=database_url)
     with browser(server) as admin, browser(server) as friend:
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         fields = BEN | {"email": "ben@example.org"}
         assert send(admin, "/staff", "/staff/users", **fields).status_code == 303
         assert "Another user has this address" in send(admin, "/staff", "/staff/users", **fields).text
@@ -255,10 +256,55 @@ def test_a_user_resets_a_forgotten_password(start: Start, database_url: str) -> 
     assert "unknown@example.org" not in server.output
 
 
+def test_staff_must_have_a_second_factor_and_other_users_may_add_one(start: Start) -> None:
+    server = start()
+    with browser(server) as admin, browser(server) as friend:
+        fields = {"username": "admin", "password": server.password}
+        response = send(admin, "/accounts/login", "/accounts/login", **fields)
+        assert (response.status_code, response.headers["location"]) == (303, "/accounts/enrol")
+        assert admin.get("/staff").headers["location"].startswith("/accounts/login?next=")
+        assert admin.get("/api/me").json()["is_authenticated"] is False
+        done = add_app(admin, server)  # without a mail: the first user has no address
+        assert (done.status_code, done.headers["location"]) == (303, "/")
+        assert admin.get("/staff").status_code == 200
+        assert 'href="/accounts/security"' in admin.get("/").text
+        assert send(admin, "/staff", "/staff/users", **BEN).status_code == 303
+        log_in(friend, **BEN)
+        page = friend.get("/accounts/totp")
+        assert "Add an authenticator app" in page.text
+        made = friend.post("/accounts/totp", data={**hidden_fields(page.text), "code": code_in(page.text)})
+        assert "Your recovery codes" in made.text
+        assert friend.get("/api/me").json()["username"] == "ben"
+        assert send(friend, "/", "/accounts/logout").status_code == 303
+        response = send(friend, "/accounts/login", "/accounts/login", **BEN)
+        assert response.headers["location"] == "/accounts/second_factor"
+
+
+def test_the_address_of_the_machine_leads_to_localhost(start: Start) -> None:
+    server = start()
+    port = httpx.URL(server.url).port
+    address = f"http://127.0.0.1:{port}"
+    assert server.output.startswith(f"{server.url} ") or f"\n{server.url} " in server.output
+    for method in ("GET", "HEAD"):
+        for path in ("/", "/me?a=1&b=%26", "/accounts/login?next=%2Fme", "/caf%C3%A9%3F", "/static/style.css"):
+            response = httpx.request(method, address + path)
+            assert (response.status_code, response.headers["location"]) == (307, server.url + path)
+    outside = httpx.get(f"{address}//evil.example/")
+    assert outside.headers["location"] == f"{server.url}/%2Fevil.example/"
+    for host in ("localhost", f"localhost:{port}", "[::", "notes.example", "127.0.0.1:x", ""):
+        assert httpx.get(f"{address}/", headers={"host": host}).status_code == 200, host
+    assert httpx.get(f"{address}/", headers={"host": "127.0.0.1:9000"}).headers["location"] == "http://localhost:9000/"
+    assert httpx.get(f"{address}/", headers={"host": "[::1]"}).headers["location"] == "http://localhost/"
+    assert httpx.get(f"{address}/healthz").text == "ok\n"
+    assert httpx.post(f"{address}/api/session", json={"a": 1}).status_code == 200  # a program has no passkeys
+    named = start(BASE_URL="https://notes.example")
+    assert httpx.get(f"http://127.0.0.1:{httpx.URL(named.url).port}/").status_code == 200
+
+
 def test_an_email_change_is_confirmed_and_undone(start: Start, database_url: str) -> None:
     server = start(DATABASE_URL=database_url)
     with browser(server) as admin, browser(server) as thief, browser(server) as owner:
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         assert send(admin, "/staff", "/staff/users", **BEN, email="ben@example.org").status_code == 303
         log_in(thief, **BEN)
         assert 'href="/accounts/email_change"' in thief.get("/me").text
@@ -377,11 +423,11 @@ def test_users_see_their_active_sessions(start: Start, store: str) -> None:
     server = start(SESSION_STORE=store, REDIS_URL=REDIS_URL, MAX_SESSIONS="2")
     with browser(server) as desk, browser(server) as phone, browser(server) as third:
         for client in (desk, phone):
-            log_in(client, "admin", server.password)
+            log_in_admin(client, server)
         assert 'href="/accounts/sessions"' in desk.get("/me").text
         page = desk.get("/accounts/sessions").text
         assert page.count("IP address: 127.0.0.1") == 2
-        log_in(third, "admin", server.password)
+        log_in_admin(third, server)
         logged_in = [client.get("/api/me").json()["is_authenticated"] for client in (desk, phone, third)]
         assert (logged_in.count(True), logged_in[2]) == (2, True) or store == "memory"
 
@@ -389,7 +435,7 @@ def test_users_see_their_active_sessions(start: Start, store: str) -> None:
 def test_sessions_in_cookies_cannot_be_listed(start: Start) -> None:
     server = start(SESSION_STORE="cookie")
     with browser(server) as admin:
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         assert "/accounts/sessions" not in admin.get("/me").text
         assert admin.get("/accounts/sessions").status_code == 404
 
@@ -398,7 +444,7 @@ def test_sessions_in_cookies_cannot_be_listed(start: Start) -> None:
 def test_a_script_writes_notes_with_a_token_until_its_owner_revokes_it(start: Start, store: str) -> None:
     server = start(SESSION_STORE=store)
     with browser(server) as admin, httpx.Client(base_url=server.url, timeout=30) as script:
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         assert 'href="/accounts/tokens"' in admin.get("/me").text
         fields = {"name": "weather", "expires": "7", "scopes": "notes.add_note"}
         page = send(admin, "/accounts/tokens/create", "/accounts/tokens/create", **fields)
@@ -470,7 +516,7 @@ def test_a_command_line_logs_in_and_keeps_its_token_where_others_cannot_read_it(
     shell.tokens.write_text('{"https://other.example": "other"}')
     shell.tokens.chmod(0o644)
     with browser(server) as admin:
-        log_in(admin, "admin", server.password)
+        log_in_admin(admin, server)
         assert 'href="/accounts/device"' in admin.get("/me").text
         with shell.start("login", "--scope", "notes.add_note") as login:
             admit(admin, *code_of(login))
@@ -504,14 +550,15 @@ def test_a_command_line_that_cannot_log_in_says_why_in_one_line(tmp_path: Path, 
 @pytest.mark.parametrize("store", ["database", "memory", "cookie"])
 def test_a_native_app_has_a_session_without_cookies_if_sessions_are_on_the_server(start: Start, store: str) -> None:
     server = start(SESSION_STORE=store)
-    with httpx.Client(base_url=server.url, timeout=30) as app:
-        entered = {"username": "admin", "password": server.password, "client": "app"}
-        response = app.post("/accounts/login", json=entered)
+    with browser(server) as admin, httpx.Client(base_url=server.url, timeout=30) as app:
+        log_in_admin(admin, server)
+        assert send(admin, "/staff", "/staff/users", **BEN).status_code == 303
+        response = app.post("/accounts/login", json={**BEN, "client": "app"})
         if store == "cookie":
             assert response.json() == {"next": "/"}, "an ordinary login"
             return
         headers = {"authorization": f"Bearer {response.json()['token']}"}
-        assert app.get("/api/me", headers=headers).json()["username"] == "admin"
+        assert app.get("/api/me", headers=headers).json()["username"] == "ben"
         assert app.post("/accounts/logout", headers=headers).status_code == 200
         assert app.get("/api/me", headers=headers).status_code == 401
         assert not app.cookies
@@ -524,13 +571,13 @@ def test_a_django_project_shares_the_database_and_logins(tmp_path: Path, databas
     store = "cookie" if "sqlite" in database_url else "database"
     variables = environment(PORT=str(port), DATABASE_URL=database_url, SESSION_STORE=store)
     server = Server(tmp_path, port, variables, module="example_app.django_site")
-    django = f"http://127.0.0.1:{port + 1}"
+    django = f"http://localhost:{port + 1}"
     try:
         wait_for(lambda: "Application startup complete" in server.output or None)
         server.wait()
         wait_until_it_listens(port + 1)
         with browser(server) as admin:
-            log_in(admin, "admin", server.password)
+            log_in_admin(admin, server)
             assert "Hello admin" in admin.get(django).text
             page = admin.get(f"{django}/admin/auth/user/")
             assert "1 user" in page.text
@@ -543,7 +590,14 @@ def test_a_django_project_shares_the_database_and_logins(tmp_path: Path, databas
             token = token_in(admin.get(f"{django}/accounts/login/").text)
             fields = {"username": "admin", "password": server.password, "csrfmiddlewaretoken": token}
             assert admin.post(f"{django}/accounts/login/", data=fields, headers={"origin": django}).status_code == 302
+            # Django has not asked for the second factor, which the site therefore asks for.
+            assert admin.get("/api/me").json()["is_authenticated"] is False
+            assert admin.get("/accounts/login").headers["location"] == "/accounts/second_factor"
+            page = "/accounts/second_factor"
+            done = send_form(admin, page, page, recovery_code=server.recovery_codes.pop())
+            assert (done.status_code, done.headers["location"]) == (303, "/")
             assert admin.get("/api/me").json()["username"] == "admin"
+            assert "Hello admin" in admin.get(django).text
     finally:
         server.stop()
 

@@ -16,6 +16,8 @@ from ..conftest import PASSWORD, SECRET_KEY, weak_passwords
 from ..support.apps import make_app
 from ..support.matrix import FEW
 
+pytestmark = pytest.mark.long
+
 PATHS = [
     *(
         "/",

@@ -15,6 +15,8 @@ from ..support.documents import code_of
 from ..support.matrix import IN_CI
 from ..support.server import ROOT, free_port
 
+pytestmark = pytest.mark.long
+
 GUIDES = ROOT / "example_app" / "guides"
 PASSWORD = "seven quiet otters"
 LOGIN = {"STARLETTE_AUTH_PASSWORD": PASSWORD}  # of createsuperuser

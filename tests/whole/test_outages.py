@@ -30,7 +30,6 @@ from ..support.matrix import needs_postgresql
 from ..support.server import Server, Start, environment, free_port
 from ..support.servers import postgres_server, redis_server
 from .test_example_app import browser, send
-from .test_example_app import log_in as fill_in_login
 
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 
@@ -113,9 +112,9 @@ def wait_until_available(url: str, cookies: dict[str, str]) -> float:
     raise AssertionError("The application was not available again within 20 seconds.")
 
 
-def log_in_admin(server: Server) -> dict[str, str]:
+def cookies_of_admin(server: Server) -> dict[str, str]:
     with browser(server) as admin:
-        fill_in_login(admin, "admin", server.password)
+        log_in_admin(admin, server)
         return dict(admin.cookies)
 
 
@@ -145,7 +144,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[st
 @needs_postgresql
 def test_a_killed_application_loses_no_acknowledged_write(start: Start, settings: dict[str, str]) -> None:
     server = start(**settings)
-    cookies = log_in_admin(server)
+    cookies = cookies_of_admin(server)
     with Writers(server.url, cookies) as writers:
         writers.wait_for_writes(10)
         server.process.send_signal(signal.SIGKILL)
@@ -159,7 +158,7 @@ def test_a_killed_application_loses_no_acknowledged_write(start: Start, settings
 def test_during_a_postgresql_restart_requests_get_503_and_no_write_is_lost(start: Start) -> None:
     with postgres_server() as postgres:
         server = start(DATABASE_URL=postgres.url)
-        cookies = log_in_admin(server)
+        cookies = cookies_of_admin(server)
         with Writers(server.url, cookies) as writers:
             writers.wait_for_writes(10)
             postgres.crash()
@@ -181,7 +180,7 @@ def test_during_a_postgresql_restart_requests_get_503_and_no_write_is_lost(start
 def test_during_a_redis_restart_requests_get_503_and_no_write_is_lost(start: Start, tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis:
         server = start(SESSION_STORE="redis", REDIS_URL=redis.url)
-        cookies = log_in_admin(server)
+        cookies = cookies_of_admin(server)
         with Writers(server.url, cookies) as writers:
             writers.wait_for_writes(10)
             redis.kill()
@@ -200,7 +199,7 @@ def test_during_a_redis_restart_requests_get_503_and_no_write_is_lost(start: Sta
 def test_after_redis_loses_its_data_all_users_are_logged_out_and_can_log_in_again(start: Start, tmp_path: Path) -> None:
     with redis_server(tmp_path, durable=False) as redis:
         server = start(SESSION_STORE="redis", REDIS_URL=redis.url)
-        cookies = log_in_admin(server)
+        cookies = cookies_of_admin(server)
         redis.kill()
         redis.start()
         assert httpx.get(f"{server.url}/api/me", cookies=cookies).json()["is_authenticated"] is False
@@ -214,12 +213,12 @@ def test_after_redis_loses_its_data_all_users_are_logged_out_and_can_log_in_agai
 def test_the_application_works_without_its_cache(start: Start, tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis:
         server = start(SESSION_STORE="cached", REDIS_URL=redis.url)
-        cookies = log_in_admin(server)
+        cookies = cookies_of_admin(server)
         with Writers(server.url, cookies) as writers:
             writers.wait_for_writes(10)
             redis.kill()
             writers.wait_for_writes(10)
-            second_cookies = log_in_admin(server)
+            second_cookies = cookies_of_admin(server)
             assert get_session(server.url, second_cookies) == {}
             with browser(server) as admin:
                 admin.cookies.update(second_cookies)
@@ -235,7 +234,7 @@ def test_the_application_works_without_its_cache(start: Start, tmp_path: Path) -
 def test_a_frozen_cache_delays_only_one_request_for_a_short_time(start: Start, tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis:
         server = start(SESSION_STORE="cached", REDIS_URL=redis.url)
-        cookies = log_in_admin(server)
+        cookies = cookies_of_admin(server)
         redis.freeze()
         try:
             started_at = time.monotonic()
@@ -431,7 +430,7 @@ def test_four_workers_share_sessions(tmp_path: Path, store: str) -> None:
     variables = {"SESSION_STORE": store, "REDIS_URL": REDIS_URL, "PORT": str(port)}
     server = Server(tmp_path, port, environment(**variables), module="tests.support.workers").wait()
     try:
-        cookies = log_in_admin(server)
+        cookies = cookies_of_admin(server)
         workers: set[str] = set()
 
         def store_number(n: int) -> None:

@@ -18,6 +18,8 @@ from starlette_auth.testing import browser_headers, log_in
 from ..conftest import PASSWORD, SECRET_KEY
 from ..support.documents import code_of
 
+pytestmark = pytest.mark.long
+
 GUIDES = Path(__file__).parent.parent.parent / "example_app" / "guides"
 
 
