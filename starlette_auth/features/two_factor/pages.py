@@ -35,7 +35,7 @@ from .enrolment import EnrolStep
 from .login_step import SecondFactorStep
 from .overview import ListsFactors
 from .store import Factors, FactorStore, recovery_code_table, totp_table
-from .trusted_browsers import TrustedBrowsers
+from .trusted_browsers import TrustedBrowsers, end_all
 
 EXTRA = "two-factor"
 MAX_TRUST = 365 * DAY  # seconds: for so long a logout everywhere is remembered
@@ -121,10 +121,9 @@ class TwoFactor(ListsFactors):
 
     async def _factors_changed(self, event: FactorAdded[Any] | FactorRemoved[Any]) -> None:
         """Ends the trusted browsers, and the recovery codes of a user without a factor that they could replace."""
-        if self.trusted is not None:
-            await self.trusted.end_all(event.user)
+        await end_all(self.auth.tokens, event.user)
         if isinstance(event, FactorRemoved) and not await has_main_factor(self.auth, event.user):
-            await self.store.delete_recovery_codes(event.user)
+            await self.store.remove_recovery_codes(event.user)
 
     async def _password_changed(self, event: PasswordChanged[Any]) -> None:
         await forgive_failures(self.auth, event.user)
@@ -243,7 +242,7 @@ class FactorPages:
         form = Form(device=Field(required=False, max_length=64), all=Field(type="checkbox", required=False))
         await form.fill_in(request)
         if self.trusted is not None and form.data["all"]:
-            await self.trusted.end_all(user)
+            await end_all(auth.tokens, user)
         elif self.trusted is not None and form.data["device"] and form.is_valid:
             await self.trusted.end(user, form.data["device"])
         else:

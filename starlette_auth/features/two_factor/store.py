@@ -198,7 +198,7 @@ class FactorStore:
         """Deletes the app of a user, and leaves the recovery codes. Returns whether there was one."""
         return await self.gateway.execute(self._delete_app, of_user=user.id) == 1
 
-    async def delete_recovery_codes(self, user: User) -> None:
+    async def remove_recovery_codes(self, user: User) -> None:
         await self.gateway.execute(self._delete_codes, of_user=user.id)
 
     async def remove_all(self, user: User) -> bool:

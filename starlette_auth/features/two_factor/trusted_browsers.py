@@ -9,7 +9,7 @@ from ...auth import Auth
 from ...core.signing import is_key, sha256_hex
 from ...http.cookies import MAX_VALUES
 from ...http.user_agents import describe_user_agent
-from ...security.tokens import Token
+from ...security.tokens import Token, Tokens
 from ...users.models import User
 
 PURPOSE = "trusted_browser"
@@ -78,10 +78,6 @@ class TrustedBrowsers:
         rows = await self.tokens.recent(PURPOSE, _subject(user))
         return any([await self.tokens.consume(row) for row in rows if row.token_hash == id])
 
-    async def end_all(self, user: User) -> None:
-        """Ends all trusted browsers of the user."""
-        await self.tokens.revoke_all(_subject(user))
-
     async def _rows(self, user: User) -> list[Token]:
         rows = await self.tokens.recent(PURPOSE, _subject(user))
         binding = await self._binding(user) if rows else ""
@@ -95,6 +91,11 @@ class TrustedBrowsers:
         cookies = self.cookie.values(conn.scope)[:MAX_VALUES]
         values = [value for cookie in cookies for value in cookie.split(".")[:MAX_USERS] if is_key(value)]
         return {sha256_hex(value): value for value in values}
+
+
+async def end_all(tokens: Tokens, user: User) -> None:
+    """Ends all trusted browsers of the user, also while `trust_device` is switched off."""
+    await tokens.revoke_all(_subject(user))
 
 
 def _subject(user: User) -> str:
