@@ -13,6 +13,7 @@ from .backends.permissions.roles import Roles
 from .backends.remote_user import RemoteUserBackend
 from .backends.session import SessionBackend
 from .backends.user_sessions import UserSessions
+from .backends.ways import Way
 from .context_processors import auth_context, csrf_input, csrf_token
 from .core.events import (
     EmailChanged,
@@ -253,6 +254,7 @@ __all__ = [
     "UserSessions",
     "Users",
     "ValidationError",
+    "Way",
     "advance",
     "answer",
     "auth_context",

@@ -31,6 +31,7 @@ NOT_SETTINGS = {
         "ContentType",
         "Group",
         "LoginMethod",
+        "Way",
         "PendingLogin",
         "Permission",
         "AnonymousUser",

@@ -116,6 +116,21 @@ async def pathways(target: Target) -> Result:
     return passed("the page and its JSON share limits and steps, tokens are random, and there is no other backend")
 
 
+async def described_ways(target: Target) -> Result:
+    """Looks for backends that log users in and are not in the list of all ways."""
+    ours = (target.auth.session_backend, target.auth.model_backend)
+    others = [backend for backend in target.auth.backends if backend not in ours and _logs_in(backend)]
+    # The session of an app begins with a login of a user, which is in the list.
+    silent = [type(other).__name__ for other in others if not other.describe() and type(other) is not BearerBackend]
+    if silent:
+        return failed(
+            f"auth.describe() does not list these backends: {some(silent)}",
+            "Override describe() of the backend: return a Way with its level and its limits.",
+        )
+    names = [way.name for way in target.auth.describe()]
+    return passed(f"auth.describe() lists them with level and limits: {', '.join(names)}; add login pages of your own")
+
+
 def _logs_in(backend: AuthenticationBackend) -> bool:
     """Returns whether a backend identifies users or takes credentials, and does not only give permissions."""
     return backend.identifies or type(backend).authenticate is not AuthenticationBackend.authenticate

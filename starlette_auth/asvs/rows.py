@@ -92,7 +92,7 @@ AUTHENTICATION = (
         "6.1.1", 1, "limits and lockouts documented", "do you document your rates, and how an owner gets in again?"
     ),
     _manual("6.1.2", 2, "words of the site documented", "do you keep a list of the names that 6.2.11 shows?"),
-    _manual("6.1.3", 2, "ways to log in documented", "do you document each way to log in, and its strength?"),
+    Row("6.1.3", 2, "ways to log in documented", guessing.described_ways),
     *PASSWORDS,
     Row("6.3.1", 1, "guessing is slowed down", guessing.brute_force),
     Row("6.3.2", 1, "no default accounts", guessing.default_accounts),

@@ -29,11 +29,13 @@ from starlette_auth import (
     NumericPasswordValidator,
     Passwords,
     Registration,
+    RemoteUserBackend,
     Roles,
     SecurityHeaders,
     SessionLimit,
     SessionLimits,
     Tables,
+    TwoFactor,
     User,
     default_validators,
     login_not_required,
@@ -174,7 +176,7 @@ APP: dict[str, tuple[dict[str, Any], set[str]]] = {
     "a ban of TRACE": (on("/", echo, methods=["TRACE"]), {"13.4.4"}),
     "the session key's secrecy": (on("/key", show_key), {"3.3.4"}),
 }
-BACKEND_FAILS = {"7.2.1", "7.4.1", "7.6.2", "8.3.1"}
+BACKEND_FAILS = {"6.1.3", "7.2.1", "7.4.1", "7.6.2", "8.3.1"}
 QUESTIONS = {"6.2.10", "7.1.1", "7.1.2", "7.5.3", "8.2.2", "13.4.5"}
 MADE_BETTER = {"MD5": {"11.4.2"}, "mailer": {"6.3.6"}, "account pages": {"6.3.6", "6.3.3"}}
 
@@ -285,8 +287,18 @@ async def test_tokens_and_backends_that_only_give_permissions_are_no_other_ways_
     auth = make_auth(tmp_path, features=features, backends=[Roles({"editor": ["blog.add_post"]})])
     assert (await assess(make_app(auth), auth))["6.3.4"].status == "pass"
     auth = make_auth(tmp_path, features=features, backends=[Other()])
-    result = (await assess(make_app(auth), auth))["6.3.4"]
-    assert (result.status, "Other" in result.why, "Token" in result.why) == ("manual", True, False)
+    results = await assess(make_app(auth), auth)
+    for id, status in (("6.3.4", "manual"), ("6.1.3", "fail")):
+        assert (results[id].status, "Other" in results[id].why, "Token" in results[id].why) == (status, True, False)
+
+
+async def test_the_list_of_all_ways_names_second_factors_and_proxies(tmp_path: Path) -> None:
+    users = make_auth(tmp_path).users
+    proxy = RemoteUserBackend(users, trusted_proxies=["127.0.0.1"])
+    auth = make_auth(tmp_path, features=[TwoFactor(), APITokens("shop"), BearerSessions()], backends=[proxy])
+    result = (await assess(make_app(auth), auth))["6.1.3"]
+    assert result.status == "pass"
+    assert "proxy, token, password, totp, recovery_code" in result.why
 
 
 def test_each_row_is_seen_failing() -> None:

@@ -30,10 +30,10 @@ from databases import Database
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette_auth import Auth, CookieStore, TwoFactor, middleware, routes
-from starlette_auth.testing import CollectingMailer
+from starlette_auth.testing import CollectingMailer, FrozenClock
 
 mailer = CollectingMailer()
-options = dict(mailer=mailer, base_url="https://site.example")
+options = dict(mailer=mailer, base_url="https://site.example", clock=FrozenClock())
 auth = Auth(
     Database({url!r}),
     secret_key={keys!r},

@@ -194,11 +194,6 @@ async def test_a_notice_names_the_factor_in_words(the_site: Site, owner: Owner, 
     assert "write to the people who run this site" in plain_text(mail)
 
 
-async def test_removing_the_app_with_a_recovery_code_tells_of_both(the_site: Site, owner: Owner) -> None:
-    await the_site.post("/accounts/totp/remove", recovery_code=owner.codes[0])
-    assert subjects(await the_site.mails()) == [NOTICES[kind][0] for kind in ("recovery_code_used", "factor_removed")]
-
-
 @pytest.mark.parametrize("kind", [FactorAdded, RecoveryCodeUsed])
 async def test_a_change_that_is_rolled_back_sends_no_notice(the_site: Site, kind: type[Event]) -> None:
     def fail(event: Event) -> None:

@@ -145,6 +145,7 @@ LOGOUT = (
     *("password_change_form", "password_change_done", "email_change_form", "sessions", "reauthenticate"),
     *("tokens", "token_form", "token_created", "device_form", "device_confirm", "device_done"),
     *("totp", "totp_status", "totp_remove", "recovery_codes", "recovery_codes_made"),
+    *("security", "password_set_form"),
 )
 
 

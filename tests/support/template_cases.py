@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from starlette_auth.core.exceptions import ValidationError
 from starlette_auth.core.templating import BUILT_IN, Templates
 from starlette_auth.core.translation import current_language
@@ -13,7 +15,11 @@ from starlette_auth.features.two_factor.trusted_browsers import TrustedBrowser
 from starlette_auth.pages.forms import Field, Form
 from starlette_auth.users.models import AnonymousUser, User
 
-PARTS = {"auth_base.html", "auth_forms.html", "auth_mail.html", "registration/trusted_browsers.html"}
+SECTIONS = {f"registration/security_{name}.html" for name in ("email", "sessions", "tokens", "two_factor")}
+PARTS = {
+    *("auth_base.html", "auth_forms.html", "auth_mail.html", "registration/trusted_browsers.html"),
+    *SECTIONS,
+}
 TEMPLATES = {
     path.relative_to(BUILT_IN).as_posix() for path in BUILT_IN.rglob("*.*") if path.suffix in (".html", ".txt")
 }
@@ -169,6 +175,18 @@ def pages(say: Say = str) -> list[Case]:
         Case("registration/recovery_codes.html", {"left": 3, **user}, "replace all earlier ones"),
         Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE] * 10, **user}, "shown only once"),
         Case("registration/recovery_codes_made.html", {"codes": [RECOVERY_CODE], "login": TOKEN}, "I have kept them"),
+        Case("registration/security.html", {**_security(say), **user}, "You can log in with your password"),
+        Case(
+            "registration/security.html",
+            {**_security(say, app=0, number=1), "has_password": False, "was_set": True, **user},
+            "has no password",
+        ),
+        Case(
+            "registration/security.html",
+            {**_security(say, app=2), "is_after_reset": True, "next": "/orders?page=2", **user},
+            "Remove what you did not add",
+        ),
+        *_with_errors("registration/password_set_form.html", _new, say, "Set the password", **user),
         *_with_errors("registration/password_change_form.html", _change, say, "Change the password", **user),
         Case("registration/password_change_done.html", user, "Your password has been changed"),
         *_with_errors("registration/password_reset_form.html", _email, say, "Send the link"),
@@ -264,6 +282,7 @@ def mails(say: Say = str) -> list[Case]:
         ("email_change", {**ours, "email": NEW_EMAIL}, "Confirm your new e-mail address", "request to use the address"),
         ("notice", {**happened, "kind": "password_changed"}, "was changed", "All other devices"),
         ("notice", {**happened, "kind": "password_reset"}, "was reset", "All devices"),
+        ("notice", {**happened, "kind": "password_reset", "factors": [NAME]}, "was reset", "did not add"),
         ("notice", {**moved, "kind": "email_changed"}, "Your e-mail address", "choose a new password at once"),
         ("notice", {**stolen, "kind": "email_changed"}, "Your e-mail address", "bring back your address"),
         ("notice", {**happened, "kind": "new_device"}, "from a new device", "have not seen before"),
@@ -422,6 +441,18 @@ def _trusting(say: Say) -> Form:
     form, label = _second_factor(say), say("Do not ask again in this browser for %(time)s")
     form.fields["trust"], form.data["trust"] = Field(label=label, type="checkbox", required=False), ""
     return form
+
+
+def _security(say: Say, *, app: int = 10, number: int = 2) -> dict[str, Any]:
+    """The page with a section of each feature."""
+    contexts: dict[str, dict[str, Any]] = {
+        "email": {"email": EMAIL if app else ""},
+        "two_factor": {"factors": _factors(app) if app else Factors(), **_list(say)},
+        "sessions": {"number": number},
+        "tokens": {"number": number if app else 0},
+    }
+    sections = [Markup(render(f"registration/security_{name}.html", values)) for name, values in contexts.items()]
+    return {"sections": sections, "has_password": True, "may_set_password": True}
 
 
 def _second_factor(say: Say) -> Form:
