@@ -309,6 +309,8 @@ def _submission(route: Route, name: str, auth: Auth) -> dict[str, Any]:
     operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if "token" in route.param_convertors:
         _add_problem(operation, "404", "The link was used before, or is too old.")
+    if name in ("password_change", "password_set"):
+        _add_problem(operation, "409", "The account has no password, or has one already.")
     if name == "login":
         _add_problem(operation, "401", "The login has one more step, which the member step names.")
     for status, description in PROBLEMS.items():
