@@ -144,7 +144,7 @@ def test_errors_replace_the_rules_of_a_password_and_say_what_to_do_once() -> Non
 LOGOUT = (
     *("password_change_form", "password_change_done", "email_change_form", "sessions", "reauthenticate"),
     *("tokens", "token_form", "token_created", "device_form", "device_confirm", "device_done"),
-    *("totp", "totp_status", "totp_remove", "recovery_codes", "recovery_codes_made"),
+    *("totp", "totp_status", "totp_remove", "recovery_codes", "recovery_codes_made", "passkeys", "passkey_add"),
     *("security", "password_set_form"),
 )
 

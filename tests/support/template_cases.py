@@ -17,7 +17,14 @@ from starlette_auth.users.models import AnonymousUser, User
 
 SECTIONS = {f"registration/security_{name}.html" for name in ("email", "sessions", "tokens", "two_factor")}
 PARTS = {
-    *("auth_base.html", "auth_forms.html", "auth_mail.html", "registration/trusted_browsers.html"),
+    *(
+        "auth_base.html",
+        "auth_forms.html",
+        "auth_mail.html",
+        "auth_passkeys.html",
+        "registration/trusted_browsers.html",
+    ),
+    "registration/_passkeys_section.html",  # a part of the page `security`
     *SECTIONS,
 }
 TEMPLATES = {
@@ -95,6 +102,12 @@ def pages(say: Say = str) -> list[Case]:
         Case("registration/login.html", {"form": _login(say), "is_weak": True}, "This account needs more than that"),
         Case("registration/login.html", {"form": _wrong(_login(say), say)}, "Please correct the errors below"),
         Case("registration/login.html", {"form": _all_wrong(_login(say), say)}, "Error: Log in"),
+        Case("registration/login.html", {"form": _login(say), **_passkey()}, "Log in with a passkey"),
+        Case(
+            "registration/login.html",
+            {"form": _wrong(_login(say), say), "unknown_passkey": {"credentialId": "AA"}, **_passkey()},
+            "Error: Log in",
+        ),
         Case("registration/logged_out.html", {}, "You are logged out"),
         Case("registration/logged_out.html", user, "You are still logged in"),
         Case("registration/logout.html", {"form": Form(), **user}, "Log out to end your session"),
@@ -105,6 +118,28 @@ def pages(say: Say = str) -> list[Case]:
         ),
         *_with_errors("registration/reauthenticate.html", _again, say, "enter your password again", **user),
         Case("registration/reauthenticate.html", {"form": _again(say), "is_lost": True, **user}, "could not be saved"),
+        Case("registration/reauthenticate.html", {"form": _again(say), **_passkey(), **user}, "Use a passkey"),
+        Case("registration/reauthenticate.html", {"form": Form(), **_passkey(), **user}, "use your passkey"),
+        *_with_errors("registration/passkey_add.html", _named, say, "Add a passkey", **_passkey(), **user),
+        *_with_errors(
+            "registration/passkey_add.html", _named, say, "Have your security key", is_key=True, **_passkey(), **user
+        ),
+        Case("registration/passkeys.html", {"passkeys": [], **_list(say), **user}, "You have no passkeys"),
+        Case(
+            "registration/passkeys.html",
+            {"passkeys": _passkeys(), "is_done": True, "signal": {"rpId": HOST}, **_list(say), **user},
+            "on several of your devices",
+        ),
+        Case(
+            "registration/passkeys.html",
+            {"passkeys": _passkeys(), "is_full": True, "offers_keys": True, **_list(say), **user},
+            "as many as possible",
+        ),
+        Case(
+            "registration/passkeys.html",
+            {"passkeys": _passkeys(), "offers_keys": True, "next": "/orders?page=2", **_list(say), **user},
+            "Add a security key",
+        ),
         Case(
             "registration/reauthenticated.html",
             {"action": "/staff?a=1", "saved": [("name", NAME), ("text", "a\nb")], **user},
@@ -149,6 +184,16 @@ def pages(say: Say = str) -> list[Case]:
             "registration/second_factor.html",
             {"form": _second_factor(say), "is_step_up": True, **_both_factors(), **user},
             "Back to the start page",
+        ),
+        Case(
+            "registration/second_factor.html",
+            {"form": _second_factor(say), "login_name": NAME, "methods": ["key", "recovery_code"], **_passkey()},
+            "I do not have it with me",
+        ),
+        Case(
+            "registration/second_factor.html",
+            {"form": _second_factor(say), **_both_factors(), **_passkey()},
+            "Use passkey or security key",
         ),
         *_with_errors("registration/totp.html", _app_code, say, "Scan this picture", **_app(), **user),
         Case(
@@ -368,6 +413,23 @@ def _again(say: Say) -> Form:
     )
     form.data["next"], form.data["saved"] = "/staff?a=1", f'[["name", "{NAME}"]]'
     return form
+
+
+def _passkey() -> dict[str, Any]:
+    return {"passkey": {"challenge": "AA"}, "passkey_autofill": True, "passkey_reload": 3540}
+
+
+def _passkeys() -> list[dict[str, Any]]:
+    times = {"created": 1_700_000_000, "last_used": None}
+    return [
+        {"id": 1, "name": NAME, "is_key": False, "synced": True, "created": 1_700_000_000, "last_used": 1_800_000_000},
+        {"id": 2, "name": PHONE, "is_key": False, "synced": False, **times},
+        {"id": 3, "name": BROWSER, "is_key": True, "synced": False, **times},
+    ]
+
+
+def _named(say: Say) -> Form:
+    return Form(name=Field(label=say("Name"), required=False, max_length=100, help_text=say("Such as the device.")))
 
 
 def _active_sessions() -> list[ActiveSession]:

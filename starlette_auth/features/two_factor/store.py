@@ -211,9 +211,6 @@ class FactorStore:
 
         return await self.gateway.run_in_transaction(remove)
 
-    async def remove_recovery_codes(self, user: User) -> None:
-        await self.gateway.execute(self._delete_codes, of_user=user.id)
-
     async def reseal(self) -> tuple[int, int]:
         """Seals all secrets with the newest key that an older one sealed. Returns their number, and that of lost ones."""
         resealed = lost = 0
