@@ -136,7 +136,7 @@ class Passenger:
         for width in (320, 1280):
             for scheme in ("light", "dark"):
                 self.page.set_viewport_size({"width": width, "height": 800})
-                self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+                self.page.emulate_media(color_scheme=scheme)
                 self.page.screenshot(path=f"{SCREENSHOTS}/{name}-{width}-{scheme}.png", full_page=True)
         self.page.set_viewport_size({"width": 320, "height": 800})
 
