@@ -139,7 +139,7 @@ class Visitor:
         wanted = {**HEADERS, "Content-Security-Policy": POLICY.format("'self'")}
         found = []
         for response in self.responses:
-            if "/accounts/" in response.url and not re.search(r"/auth\.(css|js)", response.url):
+            if "/accounts/" in response.url and not re.search(r"/auth(_passkeys)?\.", response.url):
                 headers = response.headers
                 found += [f"{response.url}: {name}" for name in wanted if headers.get(name.lower()) != wanted[name]]
         return found
