@@ -45,6 +45,10 @@ WRONG: dict[str, Callable[[SoftPasskey], None]] = {
 }
 
 
+def make_synced(passkey: SoftPasskey) -> None:
+    passkey.backup_eligible = passkey.backed_up = True
+
+
 async def answered(client: httpx.AsyncClient, passkey: SoftPasskey) -> httpx.Response:
     return await client.post(LOGIN, data={"credential": passkey.sign((await client.get(LOGIN, headers=JSON)).json())})
 
@@ -177,7 +181,7 @@ async def test_attack_26_a_credential_belongs_to_one_user(auth: Auth, client: ht
         lambda passkey: setattr(passkey, "user_handle", b"of another user"),
         lambda passkey: setattr(passkey, "user_handle", b""),
         lambda passkey: setattr(passkey, "user_verified", False),
-        lambda passkey: vars(passkey).update(backup_eligible=True, backed_up=True),
+        make_synced,
     ],
     ids=["user handle", "no user handle", "not verified", "can be backed up now"],
 )
