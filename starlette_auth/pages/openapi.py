@@ -28,7 +28,7 @@ REFERENCE = {"$ref": "#/components/schemas/Problem"}
 PAGES: Mapping[str, tuple[str, str]] = {
     "login": ("Log in", "username password remember? next?"),
     "logout": ("Log out", "next?"),
-    "reauthenticate": ("Enter the password again before a sensitive action", "password next?"),
+    "reauthenticate": ("Enter the password again before a sensitive action", "password? credential? next?"),
     "password_change": ("Change the password", "old_password new_password1 new_password2"),
     "password_set": ("Set the first password of an account", "new_password1 new_password2"),
     "password_reset": ("Request a mail with a link for a new password", "email"),
@@ -42,6 +42,10 @@ PAGES: Mapping[str, tuple[str, str]] = {
     "sessions_end": ("Log out other devices", "session? others?"),
     "tokens_add": ("Create an API token", "name expires? scopes?"),
     "tokens_revoke": ("Revoke an API token", "token"),
+    "passkey_login": ("Log in with a passkey", "credential remember? next?"),
+    "passkey_add": ("Add a passkey or security key", "credential name? kind?"),
+    "passkey_rename": ("Rename a passkey or security key", "passkey name"),
+    "passkey_remove": ("Remove a passkey or security key", "passkey"),
     "device": ("Find the request of a device by its code, then approve or refuse it", "user_code? request? decision?"),
 }
 READ: Mapping[str, str] = {
@@ -49,6 +53,7 @@ READ: Mapping[str, str] = {
     "security": "The ways to log in and the second factors",
     "sessions": "Where the user is logged in",
     "tokens": "The API tokens, without their texts",
+    "passkeys": "The passkeys and security keys of the user",
 }
 DELETED: Mapping[str, str] = {"tokens_delete": "Revoke an API token"}
 FOR_USERS = (
@@ -63,6 +68,7 @@ FOR_USERS = (
     "tokens_add",
     "tokens_revoke",
     "tokens_delete",
+    *("passkeys", "passkey_add", "passkey_rename", "passkey_remove"),
     "device",
 )
 #: The problems of each POST, by their status.
@@ -333,6 +339,8 @@ def _operation(name: str, summary: str, result: Mapping[str, Any] | None = None)
 def _field(name: str) -> dict[str, Any]:
     if name == "client":
         return {"type": "string", "enum": ["app"]}
+    if name == "credential":
+        return {"type": "object", "description": "What PublicKeyCredential.toJSON() returns in the browser."}
     if name in BOOLEANS:
         return {"type": "boolean"}
     if "password" in name:

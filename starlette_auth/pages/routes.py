@@ -1,7 +1,7 @@
 """The routes of the account pages."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from starlette.routing import BaseRoute, Route
 
@@ -18,7 +18,7 @@ from .session import session_page
 LOADED_BY_PAGES = ("auth_style", "auth_script", "passkeys_script")
 RETURN_JSON = ("session", "security", "sessions", "tokens", "passkeys")  # the pages that programs read
 #: The pages whose GET tells a program what to send, such as the options of a passkey.
-GIVE_OPTIONS = ("passkey_login", "passkey_add", "second_factor", "reauthenticate")
+GIVE_OPTIONS = ("passkey_login", "passkey_add", "second_factor")
 
 
 def routes(auth: Auth, *, pages: bool = True) -> list[BaseRoute]:
@@ -30,11 +30,14 @@ def routes(auth: Auth, *, pages: bool = True) -> list[BaseRoute]:
     require_instance(auth, Auth, "auth", "Pass the Auth, as in routes(auth).")
     require_bool(pages, "pages")
     all_routes = [*_routes(), *(route for feature in auth.features for route in feature.routes())]
-    return all_routes if pages else [*_for_programs(all_routes)]
+    # Only a site with passkeys has options for a reauthentication.
+    has_ways_in = any(factor.is_way_in for factor in auth.factors())
+    giving = (*GIVE_OPTIONS, "reauthenticate") if has_ways_in else GIVE_OPTIONS
+    return all_routes if pages else [*_for_programs(all_routes, giving)]
 
 
-def _for_programs(pages: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
-    """Yields the routes of pages that take or return JSON, and other routes of features.
+def _for_programs(pages: Iterable[BaseRoute], giving: Sequence[str]) -> Iterator[BaseRoute]:
+    """Yields the routes of pages that take or return JSON, and other routes of features. Those in `giving` take a GET too.
 
     A route of a POST or a DELETE gets another name: the name of the page is for the application's page, to which mails link.
     """
@@ -45,7 +48,7 @@ def _for_programs(pages: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
         elif page.name in RETURN_JSON:
             yield Route(page.path, json_endpoint(page.endpoint), name=page.name, methods=["GET"])
         elif methods := sorted({"POST", "DELETE"} & set(page.methods or ())):
-            methods += ["GET"] if page.name in GIVE_OPTIONS else []
+            methods += ["GET"] if page.name in giving else []
             yield Route(page.path, json_endpoint(page.endpoint), name=page.name + JSON_SUFFIX, methods=methods)
 
 

@@ -247,6 +247,7 @@ def test_attack_28_a_copy_of_a_key_is_refused(ann: Passenger) -> None:
     ann.put_back({**credential, "signCount": 50})
     ann.log_out()
     ann.go("/accounts/login")
+    ann.click("Log in with a passkey")
     ann.page.wait_for_url("**/me")
     ann.put_back({**credential, "signCount": 0})
     ann.log_out()
