@@ -39,6 +39,8 @@ def test_notes_and_staff(admin: Visitor) -> None:
     admin.see("Change your password")
     admin.click("Change your e-mail address")
     admin.see("Change your e-mail address")
+    admin.go("/accounts/security")
+    admin.see("Login and security")
     admin.go("/staff")
     admin.see("Staff")
     admin.send("Add user", {"Username": "admin", "E-mail address (optional)": "me@home", "Password": "kurz-und-gut"})
