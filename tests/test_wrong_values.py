@@ -28,11 +28,14 @@ pytestmark = with_tables
 PACKAGE = str(Path(starlette_auth.__file__).parent)
 SINGLE = ("auth", "session")
 OWNERS = ["auth", "users", "user_sessions", "session"]
-#: Methods that only this package calls.
+#: Methods that only this package and its features call.
 INTERNAL = {
-    "auth": {"authenticate", "close", "override_language", "add_security_headers", "find_url", "url_for"},
+    "auth": {
+        *("authenticate", "close", "override_language", "add_security_headers", "find_url", "url_for"),
+        *("awaits_address", "has_factor", "has_any_factor", "list_factors", "ways_in"),
+    },
     "users": {"attach", "columns", "from_row", "get_row", "parse_id"},
-    "user_sessions": {"begin", "subscribe", "check_limit", "enforce_limit"},
+    "user_sessions": {"begin", "subscribe", "check_limit", "enforce_limit", "revoke_others"},
     "session": {
         *vars(dict),
         *("changes", "cycle_key_for", "mark_saved", "merge_into", "new_key", "format_expiry", "parse_expiry"),
