@@ -9,11 +9,12 @@ import pytest
 import sqlalchemy as sa
 
 from starlette_auth import Auth, TwoFactor, User
+from starlette_auth.features.passkeys.store import PasskeyStore
 from starlette_auth.features.two_factor.totp import code_at, step_at
 
 from ..conftest import BACKENDS, PASSWORD, name_of, post_login, token_in
 from ..features.test_factor_store import SECRET, feature_of
-from ..features.test_passkey_store import CREDENTIAL, HasTable, PasskeyStore
+from ..features.test_passkey_store import CREDENTIAL, HasTable
 from .djangos import Django, browser, django_on, shared_auth
 from .test_django import log_in_to_django, make_shared_app, username_here, username_in_django
 

@@ -40,7 +40,7 @@ from ..conftest import (
 )
 from ..sessions.test_sessions import Socket
 from .test_active_sessions import closed, still_open
-from .test_factor_store import add, code_of, feature_of
+from .test_factor_store import add, clock_of, code_of, feature_of
 
 pytestmark = any_database
 
@@ -303,6 +303,25 @@ async def user_in(socket: Socket) -> str:
     """Asks an open WebSocket who its user is."""
     socket.sent.put_nowait({"type": "websocket.receive", "text": "who?"})
     return str((await socket.received.get())["text"])
+
+
+@by_any_beginning
+async def test_the_second_factor_of_an_old_session_does_not_make_its_login_fresh(
+    auth: Auth, client: httpx.AsyncClient, ann: User, begin: Begin
+) -> None:
+    """An attacker has a stolen session, and a code that the user typed into the attacker's page."""
+    await begin(auth, client, ann)
+    assert await who(client) == "ann"
+    clock_of(auth).tick(3000)
+    await add(feature_of(auth).store, ann)
+    await auth.users.update(ann, is_staff=True)
+    login_id = await follow_to_step(client)
+    await client.post(PAGE, data={"login": login_id, "code": code_of(auth)})
+    assert await who(client) == "ann"
+    for page in ("totp/remove", "recovery_codes"):
+        assert (await client.get(f"/accounts/{page}")).headers["location"].startswith("/accounts/reauthenticate")
+    await client.post("/accounts/reauthenticate", data={"password": PASSWORD})
+    assert (await client.get("/accounts/recovery_codes")).status_code == 200
 
 
 async def test_open_connections_end_when_their_user_is_made_staff(

@@ -58,7 +58,7 @@ async def dump(auth: Auth) -> dict[str, set[str]]:
     """Returns the texts of all columns, whole and in parts, by the name of the table."""
     texts: dict[str, set[str]] = {}
     for name, columns in (await all_columns(auth.gateway)).items():
-        rows = sa.select(*(sa.column(column) for column in sorted(columns))).select_from(sa.table(name))
+        rows: Any = sa.select(*(sa.column(column) for column in sorted(columns))).select_from(sa.table(name))
         for row in await auth.gateway.fetch_all(rows):
             for value in row.values():
                 text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
