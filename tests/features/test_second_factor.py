@@ -257,7 +257,7 @@ async def test_a_step_that_is_not_needed_any_more_ends_the_login(
     assert (await client.get("/")).json()["level"] == 1
 
 
-async def test_wrong_codes_of_all_factors_share_one_counter(
+async def test_attack_13_wrong_codes_of_all_factors_share_one_counter(
     auth: Auth, client: httpx.AsyncClient, codes: list[str]
 ) -> None:
     seen = events_of(auth, TooManyAttempts)
@@ -279,7 +279,7 @@ async def test_wrong_codes_of_all_factors_share_one_counter(
     assert (await send(client, login=login, code=code_of(auth))).status_code == 303
 
 
-async def test_a_browser_of_the_owner_is_not_locked_out(
+async def test_attack_14_a_browser_of_the_owner_is_not_locked_out(
     auth: Auth, client: httpx.AsyncClient, codes: list[str]
 ) -> None:
     login = await begin(client)
