@@ -393,6 +393,19 @@ async def test_a_request_runs_no_statement_more_than_without_the_feature(
             assert "totp" not in str(statements)
 
 
+@pytest.mark.parametrize("kind", [*BACKENDS, *DJANGO])
+async def test_without_a_feature_a_request_runs_as_few_statements(
+    kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with with_store(kind, tmp_path, clock=FrozenClock()) as auth:
+        await auth.users.create_user("ann", "", PASSWORD)
+        async with browser_of(auth) as client:
+            await post_login(client)
+            statements = count_statements(auth, monkeypatch)
+            assert await who(client) == "ann"
+            assert len(statements) == (2 if auth.tables.django_tables else 1)
+
+
 async def test_without_a_feature_nothing_is_noted(database: Any) -> None:
     async with installed(database) as auth:
         ann = await auth.users.create_user("ann", "", PASSWORD)

@@ -40,6 +40,12 @@ async def codes(auth: Auth, ann: User) -> list[str]:
     return await feature_of(auth).store.make_recovery_codes(ann, 10)
 
 
+@pytest.fixture
+async def client(auth: Auth) -> AsyncIterator[httpx.AsyncClient]:
+    async with browser_with_ways(auth) as client:
+        yield client
+
+
 # Attack 8: a second factor that only the login page asks for
 
 
@@ -130,6 +136,30 @@ async def test_attack_8_without_a_second_factor_every_way_in_is_one_step(auth: A
     async with browser_with_ways(auth) as client:
         await way(auth, client)
         assert await who(client) == "ann"
+
+
+async def test_a_login_of_another_user_takes_no_proof_of_the_one_that_waits(
+    auth: Auth, client: httpx.AsyncClient
+) -> None:
+    """Of another tab, for example: attack 5."""
+    ben = await auth.users.create_user("ben", "", PASSWORD)
+    await auth.users.create_user("ann", "", PASSWORD)
+    await add(feature_of(auth).store, ben)
+    assert (await post_login(client, "ben")).headers["location"] == PAGE
+    assert (await client.post("/by/provider:corp")).headers["location"] == "/"
+    assert (await client.get("/")).json() == {"username": "ann", "methods": ["provider:corp"], "level": 1}
+
+
+async def test_the_form_of_a_login_that_waits_counts_for_it_and_not_for_the_user_who_is_logged_in(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str]
+) -> None:
+    await auth.users.create_user("ben", "", PASSWORD)
+    await post_login(client, "ben")
+    login_id = (await by_json(auth, client)).json()["step"]["login"]
+    assert await who(client) == "ben"
+    assert (await client.post(PAGE, json={"login": login_id, "code": code_of(auth)})).status_code == 200
+    assert (await client.get("/")).json()["methods"] == ["password", "totp"]
+    assert await who(client) == "ann"
 
 
 # Attack 11: a program that takes a step for the end of the login
