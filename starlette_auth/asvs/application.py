@@ -150,7 +150,8 @@ class Target:
         """Returns a browser that is logged in, without a login page."""
         person = person or await self.person()
         browser = self.browser(**options)
-        await log_in(browser, person.user, self.auth)
+        needs_factor = self.auth.session_backend.required_level(person.user) >= 2
+        await log_in(browser, person.user, self.auth, methods=("password", "totp") if needs_factor else ("password",))
         self.secrets.append(self.session_key(browser))
         return browser
 

@@ -1,4 +1,4 @@
-"""Checks of V2.3, V6.4 and V14.2: mailed links and the reset of a password."""
+"""Checks of V2.3, V6.4 and V14.2: mailed links, the reset of a password, and lost factors."""
 
 import re
 import secrets
@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from .application import Person, Target
 from .clients import Browser
+from .factors.apps import FIX as FACTORS
+from .factors.apps import NO_FACTOR, enrol, has_apps, log_in
 from .passwords import MOUNT, NO_PASSWORDS
 from .results import Result, absent, failed, manual, passed, some
 
@@ -75,15 +77,39 @@ async def secure_reset(target: Target) -> Result:
         return absent(NO_PASSWORDS)
     if not _has_reset(target):
         return failed("a forgotten password cannot be reset", f"{MAIL} {MOUNT}")
-    person, browser = await target.person(), target.browser()
+    enrolled = await enrol(target) if has_apps(target) else None
+    person, browser = enrolled.person if enrolled is not None else await target.person(), target.browser()
     link = await _mailed_link(target, person)
     if not link:
         return failed("the reset mail has no link", MAIL)
-    await _reset(target, link, browser)
+    person.password = await _reset(target, link, browser)
     is_logged_in = await target.who(browser) is not None
     if is_logged_in and target.auth.login_steps:
         return failed("a reset logs in without the login steps", "Pass Auth(login_after_reset=False).")
+    if enrolled is not None:
+        if await log_in(target, person):
+            return failed("after a reset the new password alone logs in", "Use the pages of TwoFactor().")
+        return passed("by a link that works once; the second factor is asked for as before")
     return passed("by a link that works once" + ("" if is_logged_in else ", and does not log in"))
+
+
+async def lost_factor(target: Target) -> Result:
+    """Loses the app: a mailed link gives no access, and a recovery code does."""
+    if not has_apps(target):
+        return absent(NO_FACTOR)
+    enrolled = await enrol(target)
+    if enrolled is None:
+        return failed("an app cannot be added", FACTORS)
+    if _has_reset(target):
+        link = await _mailed_link(target, enrolled.person)
+        enrolled.person.password = await _reset(target, link)
+        if await log_in(target, enrolled.person):
+            return failed("a mailed link replaces a lost factor", FACTORS)
+    if not await log_in(target, enrolled.person, recovery_code=enrolled.codes[0]):
+        return failed("a recovery code does not replace the app", FACTORS)
+    return passed(
+        "a recovery code replaces the app, and a mailed link does not; document whom your staff helps, and how"
+    )
 
 
 async def steps_in_order(target: Target) -> Result:

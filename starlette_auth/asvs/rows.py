@@ -2,6 +2,7 @@
 
 from . import access, guessing, headers, operation, origins, passwords, recovery, sessions
 from .application import Target
+from .factors import apps, passkeys
 from .passwords import only_with_passwords
 from .results import Result, Row, absent, always, manual
 
@@ -28,10 +29,8 @@ BESIDE_DJANGO = {
     "7.3.2": "Django stores no start of a session. Without DjangoProject() sessions have this limit.",
     "7.4.5": "A new password or is_active=False ends a user's sessions. Without DjangoProject() staff can end them.",
 }
-NO_CODES = "there are no codes: no second factor (see 6.3.3)"
 NO_PROVIDER = "no identity provider: users log in here"
 NO_PHONE = "no text messages or calls"
-NO_KEYS = "no keys or certificates of users (see 6.3.3)"
 NOT_OUT_OF_BAND = "no codes or requests on a second channel"
 
 
@@ -105,7 +104,7 @@ AUTHENTICATION = (
     Row("6.4.1", 1, "first passwords and links end soon", recovery.initial_secrets),
     Row("6.4.2", 1, "no hints or secret questions", recovery.no_hints),
     Row("6.4.3", 2, "a secure reset", recovery.secure_reset),
-    _absent("6.4.4", 2, "a lost factor is replaced carefully", "no second factor (see 6.3.3)"),
+    Row("6.4.4", 2, "a lost factor is replaced carefully", recovery.lost_factor),
     _absent("6.4.5", 3, "reminders before a factor expires", "nothing that expires and is renewed"),
     _manual(
         "6.4.6",
@@ -113,20 +112,20 @@ AUTHENTICATION = (
         "staff starts a reset, and chooses nothing",
         "do staff use `sendpasswordreset` and never choose one?",
     ),
-    _absent("6.5.1", 2, "codes work once", NO_CODES),
-    _absent("6.5.2", 2, "recovery codes are hashed", NO_CODES),
-    _absent("6.5.3", 2, "codes are random", NO_CODES),
-    _absent("6.5.4", 2, "codes have 20 bits", NO_CODES),
-    _absent("6.5.5", 2, "codes end soon", NO_CODES),
-    _absent("6.5.6", 3, "a lost factor can be revoked", NO_CODES),
-    _absent("6.5.7", 3, "biometrics only beside another factor", NO_CODES),
-    _absent("6.5.8", 3, "codes use the server's time", NO_CODES),
+    Row("6.5.1", 2, "codes work once", apps.used_once),
+    Row("6.5.2", 2, "recovery codes are hashed", apps.hashed),
+    Row("6.5.3", 2, "codes are random", apps.random_codes),
+    Row("6.5.4", 2, "codes have 20 bits", apps.enough_bits),
+    Row("6.5.5", 2, "codes end soon", apps.short_lived),
+    Row("6.5.6", 3, "a lost factor can be revoked", apps.revocable),
+    Row("6.5.7", 3, "biometrics only beside another factor", passkeys.biometrics),
+    Row("6.5.8", 3, "codes use the server's time", apps.server_time),
     _absent("6.6.1", 2, "text messages only beside a stronger factor", NO_PHONE),
     _absent("6.6.2", 2, "codes belong to one login", NOT_OUT_OF_BAND),
     _absent("6.6.3", 2, "guessing of codes is slowed down", NOT_OUT_OF_BAND),
     _absent("6.6.4", 3, "no flood of push messages", NOT_OUT_OF_BAND),
-    _absent("6.7.1", 3, "stored certificates are protected", NO_KEYS),
-    _absent("6.7.2", 3, "challenges have 64 bits", NO_KEYS),
+    Row("6.7.1", 3, "stored certificates are protected", passkeys.stored_keys),
+    Row("6.7.2", 3, "challenges have 64 bits", passkeys.challenges),
     Row("6.8.1", 2, "users of two providers are kept apart", _federation),
     Row("6.8.2", 2, "assertions are verified", _federation),
     Row("6.8.3", 2, "assertions work once", _federation),

@@ -16,6 +16,8 @@ LONGEST = 30 * DAY  # NIST SP 800-63B-4 §2.1.3 (AAL1)
 STORE = "Use DatabaseStore (the default), RedisStore or CachedStore."
 LIMITS = 'Pass Auth(session_limits="aal1"), "aal2" or "aal3".'
 OWN_STORE = "Use a session store of this package."
+FACTOR_PAGES = ("totp", "totp_remove", "recovery_codes", "passkey_add", "passkey_remove")
+STEP_UPS = {"fresh_login_required", "factor_required"}
 
 
 async def verified_at_the_server(target: Target) -> Result:
@@ -225,7 +227,11 @@ async def ended_by_administrators(target: Target) -> Result:
 
 
 async def sensitive_changes(target: Target) -> Result:
-    path = target.path("email_change")
+    path, factors = target.path("email_change"), await _factors_changed_by_an_old_login(target)
+    if factors:
+        return failed(f"an old login changes factors on {some(factors)}", "Use the pages of this package.")
+    if path is None and target.path("totp") is not None:
+        return passed("factors are changed only after a login or proof of the last 5 minutes")
     if path is None:
         return absent("no account page changes an address; ask for the password on pages of yours that do")
     person = await target.person()
@@ -235,7 +241,21 @@ async def sensitive_changes(target: Target) -> Result:
     for password in ("", "a wrong password"):
         if is_done(await browser.submit(path, email=address, old_password=password)):
             return failed("an address changes without the password", "Use the feature EmailChange().")
-    return passed("a new address needs the password")
+    changed = "a new address needs the password" + ("; factors a recent proof" if target.path("totp") else "")
+    return passed(changed)
+
+
+async def _factors_changed_by_an_old_login(target: Target) -> list[str]:
+    """Returns the pages that change factors an hour after the login."""
+    person = await target.person()
+    browser = await target.logged_in(person)
+    await _age_login(target, browser)
+    open_pages = []
+    for name in FACTOR_PAGES:
+        path = target.path(name)
+        if path is not None and (await browser.post_json(path, {"code": "000000"})).status_code not in (401, 403):
+            open_pages.append(path)
+    return open_pages
 
 
 async def own_sessions(target: Target) -> Result:
@@ -278,7 +298,8 @@ async def no_login_without_action(target: Target) -> Result:
 
 
 async def step_up(target: Target) -> Result:
-    guarded = [str(e) for e in survey.endpoints(target) if "fresh_login_required" in e.guards]
+    guarded = [str(e) for e in survey.endpoints(target) if STEP_UPS & set(e.guards)]
     return manual(
-        f"is every highly sensitive action guarded by fresh_login_required? Guarded: {some(guarded) or 'none'}."
+        "is every highly sensitive action guarded by fresh_login_required or factor_required(max_age=…)? "
+        f"Guarded: {some(guarded) or 'none'}."
     )

@@ -20,7 +20,7 @@ from ..users.users import Users
 from .assurance import Assurance
 from .base import AuthenticationBackend
 from .login_methods import ENTRY as METHODS
-from .login_methods import PASSWORD, PENDING, PROXY, LoginMethod, level_of, methods_in, with_method
+from .login_methods import PASSWORD, PENDING, PROXY, SECOND_FACTORS, LoginMethod, level_of, methods_in, with_method
 
 BACKEND = "_auth_user_backend"  # this and the next name as in Django
 AUTH_HASH = "_auth_user_hash"
@@ -151,7 +151,12 @@ class SessionBackend(AuthenticationBackend):
         if self._is_shared and self._is_configured(backend):
             session[OWN_BACKEND] = backend
         session[AUTH_HASH] = self.keys.sign(AUTH_HASH_SALT, user.password)
-        session[AUTH_TIME] = int(self._clock())
+        # An attacker with a stolen session and a code of the app continues the login of that session, which would count as
+        # fresh. Therefore the time is that of the first factor; Django writes none.
+        entered = max((proof.at for proof in methods if proof.name not in SECOND_FACTORS), default=int(self._clock()))
+        session.pop(AUTH_TIME, None)
+        if entered:
+            session[AUTH_TIME] = entered
         for name in (REMEMBERED, PENDING, METHODS):
             session.pop(name, None)
         if methods and (self.assurance is not None or [method.name for method in methods] != [PASSWORD]):

@@ -40,7 +40,7 @@ from ..conftest import (
 )
 from ..sessions.test_sessions import Socket
 from .test_active_sessions import closed, still_open
-from .test_factor_store import add, code_of, feature_of
+from .test_factor_store import add, clock_of, code_of, feature_of
 
 pytestmark = any_database
 
@@ -305,6 +305,25 @@ async def user_in(socket: Socket) -> str:
     return str((await socket.received.get())["text"])
 
 
+@by_any_beginning
+async def test_the_second_factor_of_an_old_session_does_not_make_its_login_fresh(
+    auth: Auth, client: httpx.AsyncClient, ann: User, begin: Begin
+) -> None:
+    """An attacker has a stolen session, and a code that the user typed into the attacker's page."""
+    await begin(auth, client, ann)
+    assert await who(client) == "ann"
+    clock_of(auth).tick(3000)
+    await add(feature_of(auth).store, ann)
+    await auth.users.update(ann, is_staff=True)
+    login_id = await follow_to_step(client)
+    await client.post(PAGE, data={"login": login_id, "code": code_of(auth)})
+    assert await who(client) == "ann"
+    for page in ("totp/remove", "recovery_codes"):
+        assert (await client.get(f"/accounts/{page}")).headers["location"].startswith("/accounts/reauthenticate")
+    await client.post("/accounts/reauthenticate", data={"password": PASSWORD})
+    assert (await client.get("/accounts/recovery_codes")).status_code == 200
+
+
 async def test_open_connections_end_when_their_user_is_made_staff(
     auth: Auth, client: httpx.AsyncClient, ann: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +391,19 @@ async def test_a_request_runs_no_statement_more_than_without_the_feature(
             assert await who(client) == "ann"
             assert len(statements) == (2 if auth.tables.django_tables else 1)
             assert "totp" not in str(statements)
+
+
+@pytest.mark.parametrize("kind", [*BACKENDS, *DJANGO])
+async def test_without_a_feature_a_request_runs_as_few_statements(
+    kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with with_store(kind, tmp_path, clock=FrozenClock()) as auth:
+        await auth.users.create_user("ann", "", PASSWORD)
+        async with browser_of(auth) as client:
+            await post_login(client)
+            statements = count_statements(auth, monkeypatch)
+            assert await who(client) == "ann"
+            assert len(statements) == (2 if auth.tables.django_tables else 1)
 
 
 async def test_without_a_feature_nothing_is_noted(database: Any) -> None:

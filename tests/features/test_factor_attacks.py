@@ -40,6 +40,12 @@ async def codes(auth: Auth, ann: User) -> list[str]:
     return await feature_of(auth).store.make_recovery_codes(ann, 10)
 
 
+@pytest.fixture
+async def client(auth: Auth) -> AsyncIterator[httpx.AsyncClient]:
+    async with browser_with_ways(auth) as client:
+        yield client
+
+
 # Attack 8: a second factor that only the login page asks for
 
 
@@ -132,6 +138,30 @@ async def test_attack_8_without_a_second_factor_every_way_in_is_one_step(auth: A
         assert await who(client) == "ann"
 
 
+async def test_a_login_of_another_user_takes_no_proof_of_the_one_that_waits(
+    auth: Auth, client: httpx.AsyncClient
+) -> None:
+    """Of another tab, for example: attack 5."""
+    ben = await auth.users.create_user("ben", "", PASSWORD)
+    await auth.users.create_user("ann", "", PASSWORD)
+    await add(feature_of(auth).store, ben)
+    assert (await post_login(client, "ben")).headers["location"] == PAGE
+    assert (await client.post("/by/provider:corp")).headers["location"] == "/"
+    assert (await client.get("/")).json() == {"username": "ann", "methods": ["provider:corp"], "level": 1}
+
+
+async def test_the_form_of_a_login_that_waits_counts_for_it_and_not_for_the_user_who_is_logged_in(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str]
+) -> None:
+    await auth.users.create_user("ben", "", PASSWORD)
+    await post_login(client, "ben")
+    login_id = (await by_json(auth, client)).json()["step"]["login"]
+    assert await who(client) == "ben"
+    assert (await client.post(PAGE, json={"login": login_id, "code": code_of(auth)})).status_code == 200
+    assert (await client.get("/")).json()["methods"] == ["password", "totp"]
+    assert await who(client) == "ann"
+
+
 # Attack 11: a program that takes a step for the end of the login
 
 
@@ -172,22 +202,21 @@ async def test_attack_12_guesses_from_many_addresses_are_looked_at_some_hundred_
     assert 5 <= len(looked_at) <= 5 + 10 + DAY / 900
 
 
-async def test_attack_13_guesses_on_all_pages_and_for_all_factors_share_one_counter(
+async def test_attack_13_guesses_at_the_login_and_in_a_session_share_one_counter(
     auth: Auth, ann: User, codes: list[str]
 ) -> None:
     """An attacker has a session of the user, and the password."""
-    pages = [PAGE, "/accounts/totp/remove", "/accounts/recovery_codes"]
     async with browser_of(auth) as thief, browser_of(auth) as other:
         await log_in(thief, ann, auth, methods=("password", "totp"))
+        step = (await by_json(auth, other)).json()["step"]
         for number in range(5):
             fields = {"code": "000000"} if number % 2 else {"recovery_code": "x"}
-            assert (await thief.post(pages[number % 3], data=fields)).status_code == 422
-        for page in pages:
-            for fields in ({"code": code_of(auth)}, {"recovery_code": codes[0]}):
-                assert (await thief.post(page, data=fields)).status_code == 429
-        step = (await by_json(auth, other)).json()["step"]
-        answer = await other.post(PAGE, json={"login": step["login"], "code": code_of(auth)})
-        assert answer.status_code == 429
+            login = {"login": step["login"]} if number > 2 else {}
+            client = other if number > 2 else thief
+            assert (await client.post(PAGE, data={**fields, **login})).status_code == 422
+        for fields in ({"code": code_of(auth)}, {"recovery_code": codes[0]}):
+            assert (await thief.post(PAGE, data=fields)).status_code == 429
+            assert (await other.post(PAGE, data={**fields, "login": step["login"]})).status_code == 429
 
 
 # Attacks 17 to 19: rows that were read, moved, or sealed with another key

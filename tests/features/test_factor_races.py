@@ -19,6 +19,7 @@ from ..support.server import ROOT
 from .test_factor_store import feature_of
 
 SECRET = b"12345678901234567890"
+NEW_SECRET = b"09876543210987654321"
 NUMBER = 100
 
 
@@ -101,3 +102,24 @@ async def test_attack_24_two_processes_use_one_challenge_up_once(auth: Auth, ann
     challenge = Challenges(auth.tokens).make("login", browser="a browser")
     assert await race_of_two(auth, database_url, "use_challenge", challenge.hex()) == 1
     assert not await Challenges(auth.tokens).use(challenge, "login", browsers=["a browser"])
+
+
+class ExchangedMeanwhile(FactorStore):
+    """Exchanges the app after it was read, and before its code is used."""
+
+    async def _find_app(self, user: User) -> Any:
+        app = await super()._find_app(user)
+        await self.remove_all(user)
+        assert await self.add_totp(user, NEW_SECRET, 0)
+        return app
+
+
+async def test_a_code_of_the_old_app_is_refused_while_the_app_is_exchanged(
+    auth: Auth, store: FactorStore, ann: User
+) -> None:
+    await store.add_totp(ann, SECRET, 0)
+    step = step_at(auth.clock())
+    store.__class__ = ExchangedMeanwhile
+    assert not await store.use_totp(ann, code_at(SECRET, step))
+    store.__class__ = FactorStore
+    assert await store.use_totp(ann, code_at(NEW_SECRET, step))

@@ -301,7 +301,7 @@ async def test_a_step_that_is_not_needed_any_more_ends_the_login(
     assert (await client.get("/")).json()["level"] == 1
 
 
-async def test_wrong_codes_of_all_factors_share_one_counter(
+async def test_attack_13_wrong_codes_of_all_factors_share_one_counter(
     auth: Auth, client: httpx.AsyncClient, codes: list[str]
 ) -> None:
     seen = events_of(auth, TooManyAttempts)
@@ -319,6 +319,20 @@ async def test_wrong_codes_of_all_factors_share_one_counter(
         login = await begin(other)
         assert (await send(other, login=login, code=code_of(auth))).status_code == 429
     clock_of(auth).tick(15 * 60)
+    login = await begin(client)
+    assert (await send(client, login=login, code=code_of(auth))).status_code == 303
+
+
+async def test_attack_14_a_browser_of_the_owner_is_not_locked_out(
+    auth: Auth, client: httpx.AsyncClient, codes: list[str]
+) -> None:
+    login = await begin(client)
+    assert (await send(client, login=login, recovery_code=codes[0])).status_code == 303
+    await client.post("/accounts/logout")
+    async with browser_of(auth) as attacker:
+        login = await begin(attacker)
+        while (await send(attacker, login=login, code="000000")).status_code == 422:
+            pass
     login = await begin(client)
     assert (await send(client, login=login, code=code_of(auth))).status_code == 303
 
