@@ -1,4 +1,4 @@
-"""Removes a way to log in, unless it is the last one of the user."""
+"""Changes of the ways to log in: one at a time for each user, and the last one stays."""
 
 import copy
 from collections.abc import Awaitable, Callable
@@ -31,6 +31,19 @@ async def remove_way_in(auth: Auth, user: User, remove: Callable[[], Awaitable[b
         return True
 
     return await auth.gateway.run_in_transaction(remove_one)
+
+
+async def lock_factors(auth: Auth, user: User) -> None:
+    """Lets one transaction at a time change the factors of a user. A transaction that adds one begins with it.
+
+    An attacker adds a factor at the moment in which the owner takes the account back, by a reset or the undo of a changed
+    address, which would keep the owner out. Therefore it raises Refused (409, `account_changed`) if the user has another
+    password now.
+    """
+    await auth.tokens.lock(f"ways {user.id}")
+    current = await _latest(auth, user)
+    if current is None or current.password != user.password:
+        raise Refused(409, gettext("Your account has changed meanwhile. Log in again."), code="account_changed")
 
 
 async def _latest(auth: Auth, user: User) -> User | None:

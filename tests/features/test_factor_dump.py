@@ -71,7 +71,7 @@ def readings_of(text: str) -> Iterator[bytes]:
     yield text.encode()
     for decode in (base64.b32decode, base64.urlsafe_b64decode, bytes.fromhex):
         try:
-            yield decode(text + "=" * (-len(text) % 8) if decode is not bytes.fromhex else text)  # type: ignore[operator]
+            yield decode(text + "=" * (-len(text) % 8) if decode is not bytes.fromhex else text)
         except ValueError:
             continue
 

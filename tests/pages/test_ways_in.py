@@ -10,7 +10,7 @@ import pytest
 
 from starlette_auth import Auth, User
 from starlette_auth.core.exceptions import Refused
-from starlette_auth.pages.ways_in import remove_way_in
+from starlette_auth.pages.ways_in import lock_factors, remove_way_in
 
 from ..conftest import installed
 from ..features.test_passkey_store import CREDENTIAL
@@ -142,3 +142,22 @@ async def test_the_passkeys_of_another_user_are_no_way_in(
     [first] = await add(feature, ben, 1)
     assert not await feature.remove(ann, first)
     assert not await feature.remove(ben, first)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True], ids=["another password", "deleted"])
+async def test_no_factor_is_added_to_an_account_that_its_owner_has_taken_back(
+    auth: Auth, ben: User, is_deleted: bool
+) -> None:
+    """An attacker adds a factor at the moment of a reset."""
+    before = await auth.users.get(ben.id)
+    assert before is not None
+    async with auth.gateway.atomic():
+        await lock_factors(auth, before)
+    if is_deleted:
+        await auth.users.delete(ben)
+    else:
+        await auth.users.set_password(ben, "another long password of the owner")
+    with pytest.raises(Refused) as refused:
+        async with auth.gateway.atomic():
+            await lock_factors(auth, before)
+    assert (refused.value.status_code, refused.value.code) == (409, "account_changed")

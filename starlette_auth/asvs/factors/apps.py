@@ -196,7 +196,7 @@ async def _stored_texts(target: Target) -> list[str]:
     texts: list[str] = []
     for name, columns in (await all_columns(target.auth.gateway)).items():
         if name.endswith(TABLE):
-            rows = sa.select(*(sa.column(column) for column in sorted(columns))).select_from(sa.table(name))
+            rows: Any = sa.select(*(sa.column(column) for column in sorted(columns))).select_from(sa.table(name))
             texts += [str(value) for row in await target.auth.gateway.fetch_all(rows) for value in row.values()]
     return texts
 

@@ -21,7 +21,7 @@ from ...pages.base import keep_form, render
 from ...pages.factors.check import credential_field
 from ...pages.factors.step_up import has_second_factor_step, return_url
 from ...pages.forms import Field, Form
-from ...pages.ways_in import remove_way_in
+from ...pages.ways_in import lock_factors, remove_way_in
 from ...security.webauthn.credentials import CredentialRefused, encode
 from ...users.models import User
 from .ceremonies import HANDLE, KEY, PASSKEY, Ceremonies
@@ -107,7 +107,7 @@ class PasskeyPages:
             credential = await self.ceremonies.check_new(request, user, kind, form.data[CREDENTIAL], existing)
 
             async def insert() -> bool:
-                await auth.tokens.lock(f"ways {user.id}")
+                await lock_factors(auth, user)
                 latest = await self.store.list_latest(user)
                 self._require_room(latest)
                 if any(passkey.credential.user_handle != credential.user_handle for passkey in latest):

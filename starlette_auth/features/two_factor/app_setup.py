@@ -21,6 +21,7 @@ from ...pages.factors.check import app_code_field
 from ...pages.factors.step_up import return_url
 from ...pages.forms import Field, Form
 from ...pages.login_steps import pending_login
+from ...pages.ways_in import lock_factors
 from ...security.sealing import CannotUnseal
 from ...sessions.base import SessionBase
 from ...users.models import User
@@ -106,7 +107,7 @@ class AppSetup:
         """
 
         async def add() -> list[str]:
-            await self.store.lock(user)
+            await lock_factors(auth, user)
             is_replaced = replace and await self.store.remove_app(user)
             if not await self.store.add_totp(user, secret, step):
                 return []

@@ -245,7 +245,7 @@ class FactorStore:
 
     async def lock(self, user: User) -> None:
         """Locks the factors of a user until the transaction ends. Each change of the factors of any feature begins so."""
-        await self.locks.lock(f"factors {user.id}")
+        await self.locks.lock(f"ways {user.id}")  # as pages/ways_in.py does
 
 
 def owner_of(user: User) -> str:
