@@ -1,5 +1,6 @@
 """Checks of V2.4 and V6.3: guessing of passwords, second factors, and notices of suspicious logins."""
 
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ MOST_FAILURES = 100  # of one address, before the first refusal
 THROTTLING = 'Pass Auth(throttling=True), and keep the rates: Auth(rates={{"{}": "{}"}}) is the default.'
 DEFAULTS = ("admin", "administrator", "root", "sa", "test", "guest", "user", "demo")
 DEFAULT_PASSWORDS = ("admin", "password", "changeme")
+CHALLENGE = re.compile(r'"challenge": "[^"]+"')  # of a passkey, in the page
 REQUIRE_FACTOR = "Pass Auth(features=[TwoFactor(required_for=lambda user: True)])."
 NOTICES = 'Pass Auth(mailer=…, base_url="https://…") and keep notices=True.'
 PLAIN_HASH = 0.02  # seconds; a faster hash cannot be told from the noise
@@ -206,7 +208,7 @@ async def enumeration(target: Target) -> Result:
 
 async def _seen(browser: Browser, path: str, fields: Mapping[str, str]) -> tuple[int, str, str]:
     response = await browser.submit(path, **fields)
-    text = TOKEN.sub("", response.text)
+    text = CHALLENGE.sub("", TOKEN.sub("", response.text))
     for value in fields.values():
         text = text.replace(value, "")
     return response.status_code, response.headers.get("location", ""), text
