@@ -10,7 +10,7 @@ from ..backends.base import AuthenticationBackend
 from ..backends.remote_user import RemoteUserBackend
 from ..features.api_tokens.backend import TokenBackend
 from ..features.bearer_sessions import BearerBackend
-from .application import Target
+from .application import Target, requires_factor_of_all
 from .clients import TOKEN, Browser
 from .passwords import MOUNT, NO_PASSWORDS
 from .results import Result, absent, failed, manual, passed, some
@@ -158,7 +158,7 @@ async def suspicious_logins(target: Target) -> Result:
 async def mail_is_no_factor(target: Target) -> Result:
     if target.path("password_reset") is None:
         return passed("no mail gives access")
-    if target.requires_factor_of_all:
+    if requires_factor_of_all(target.auth):
         return passed("a mailed link sets a password, and the login still asks for a second factor")
     return failed("a mailed link is enough to choose a new password", REQUIRE_FACTOR)
 
