@@ -29,10 +29,18 @@ from .clients import Browser, Cookies
 
 SECURITY = "starlette_auth.security"
 EXAMPLE = "--asvs app:app"
+OWN_STEPS = ("second_factor", "enrol")  # they let users without a second factor pass, unless the policy requires one
 NAME_IT = f"Write the module and the object, as in {EXAMPLE}."
 
 #: The source files of the functions that read the environment and raise KeyError for a missing variable.
 READERS = {type(os.environ).__getitem__.__code__.co_filename, Config.get.__code__.co_filename}
+
+
+def requires_factor_of_all(auth: Auth[Any]) -> bool:
+    """Returns whether the policy requires a second factor also of a user without any rights."""
+    with contextlib.suppress(Exception):  # the class or the policy wants columns that only a row has
+        return auth.session_backend.required_level(auth.users.user_class(id=None, username="asvs")) >= 2
+    return False
 
 
 class AssessmentError(Exception):
@@ -93,7 +101,9 @@ class Target:
     @property
     def login_is_one_step(self) -> bool:
         """Returns whether the login page logs in with a password alone, and so the checks can use it."""
-        return self.has_passwords and self.path("login") is not None and not self.auth.login_steps
+        steps = [step for step in self.auth.login_steps if getattr(step, "name", "") not in OWN_STEPS]
+        has_page = self.has_passwords and self.path("login") is not None
+        return has_page and not steps and not requires_factor_of_all(self.auth)
 
     @property
     def sends_mail(self) -> bool:

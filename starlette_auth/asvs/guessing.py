@@ -20,8 +20,8 @@ MOST_FAILURES = 100  # of one address, before the first refusal
 THROTTLING = 'Pass Auth(throttling=True), and keep the rates: Auth(rates={{"{}": "{}"}}) is the default.'
 DEFAULTS = ("admin", "administrator", "root", "sa", "test", "guest", "user", "demo")
 DEFAULT_PASSWORDS = ("admin", "password", "changeme")
+REQUIRE_FACTOR = "Pass Auth(features=[TwoFactor(required_for=lambda user: True)])."
 NOTICES = 'Pass Auth(mailer=…, base_url="https://…") and keep notices=True.'
-REQUIRED = "Pass Auth(features=[TwoFactor(required_for=lambda user: True)])."
 CHALLENGE = re.compile(r"challenge\W+(?:quot;\W*|#34;\W*)*[\w-]{40,}")  # of a passkey, another one in each page
 PLAIN_HASH = 0.02  # seconds; a faster hash cannot be told from the noise
 
@@ -102,7 +102,7 @@ async def second_factor(target: Target) -> Result:
     person, browser = await target.person(), target.browser()
     if await target.enter(browser, person.name, person.password) is None:
         return passed("a password alone does not log in")
-    return failed("a password alone logs in", REQUIRED)
+    return failed("a password alone logs in", REQUIRE_FACTOR)
 
 
 async def pathways(target: Target) -> Result:
@@ -161,7 +161,7 @@ async def mail_is_no_factor(target: Target) -> Result:
     # A login step of the application may take a mailed code.
     if target.path("second_factor") is not None and (await second_factor(target)).status == "pass":
         return passed("a mailed link sets a password, and a password alone does not log in")
-    return failed("a mailed link is enough to choose a new password", f"{REQUIRED} Or pass no mailer.")
+    return failed("a mailed link is enough to choose a new password", f"{REQUIRE_FACTOR} Or pass no mailer.")
 
 
 async def change_notices(target: Target) -> Result:

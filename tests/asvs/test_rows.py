@@ -370,6 +370,17 @@ async def test_recovery_codes_in_plain_text_fail(tmp_path: Path, monkeypatch: py
     assert failures(await assess(make_app(auth), auth)) - TIMED == BEFORE | {"6.5.2"}
 
 
+async def test_a_second_factor_that_all_users_must_have_passes(tmp_path: Path) -> None:
+    auth = make_auth(tmp_path, features=[TwoFactor(required_for=lambda user: True)])
+    assert {"6.3.3", "6.3.6"} & failures(await assess(make_app(auth), auth)) == set()
+
+
+async def test_a_second_factor_of_staff_leaves_the_login_one_step(tmp_path: Path) -> None:
+    auth = make_auth(tmp_path, features=[TwoFactor(required_for=lambda user: user.is_staff)])
+    results = await assess(make_app(auth), auth)
+    assert failures(results) & {"6.3.3", "8.3.2", "6.3.5"} == {"6.3.3"}
+
+
 async def test_a_secret_question_fails(tmp_path: Path) -> None:
     table = sa.Table(
         "member", sa.MetaData(), *user_columns(), sa.Column("password_hint", sa.String(80), nullable=False, default="")

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ...core.clock import HOUR
 from ...http.endpoints import login_not_required
 from ...http.urls import url_path_for
 from ...security.webauthn.relying_party import RelyingParty
@@ -30,7 +29,7 @@ def well_known_routes(relying_party: RelyingParty, base_url: str) -> list[Route]
 def _route(name: str, content: Callable[[Request], Mapping[str, Any]]) -> Route:
     @login_not_required
     async def serve(request: Request) -> Response:
-        headers = {"Cache-Control": f"public, max-age={HOUR}", "X-Content-Type-Options": "nosniff"}
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return JSONResponse(content(request), headers=headers)
 
     return Route(f"/.well-known/{name}", serve, name=f"well_known_{name}", methods=["GET"])
