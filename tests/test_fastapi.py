@@ -484,7 +484,8 @@ async def test_the_schema_shows_guards_and_pages(database: Any) -> None:
         if operation.get("security")
     }
     everything = {(path, method) for path, item in paths.items() for method in item if "/accounts" not in path}
-    pages = {("/accounts/password_change", "post"), ("/accounts/reauthenticate", "post")}
+    pages = {(f"/accounts/{name}", "post") for name in ("password_change", "password_set", "reauthenticate")}
+    pages.add(("/accounts/security", "get"))
     assert guarded == everything - {("/maybe", "get"), ("/open", "post")} | pages
     for path, method in guarded:
         for status in ("401", "403"):

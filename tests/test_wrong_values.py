@@ -32,7 +32,7 @@ OWNERS = ["auth", "users", "user_sessions", "session"]
 INTERNAL = {
     "auth": {
         *("authenticate", "close", "override_language", "add_security_headers", "find_url", "url_for"),
-        *("awaits_address", "has_factor", "has_any_factor", "list_factors", "ways_in"),
+        *("awaits_address", "has_factor", "has_any_factor", "list_factors", "remove_factors", "ways_in"),
     },
     "users": {"attach", "columns", "from_row", "get_row", "parse_id"},
     "user_sessions": {"begin", "subscribe", "check_limit", "enforce_limit", "revoke_others"},

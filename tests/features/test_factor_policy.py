@@ -255,7 +255,7 @@ async def test_a_login_by_mail_needs_the_password_for_the_second_level(auth: Aut
     async with browser_of(auth) as client:
         await log_in(client, ann, auth, methods=("email", "totp"))
         answer = await client.get("/vault")
-        assert answer.headers["location"] == "/accounts/reauthenticate?next=%2Fvault"
+        assert answer.headers["location"] == "/accounts/reauthenticate?need=factor&next=%2Fvault"
         await client.post("/accounts/reauthenticate", data={"password": PASSWORD, "next": "/vault"})
         assert (await client.get("/vault")).text == "gold"
     async with browser_of(auth) as client:

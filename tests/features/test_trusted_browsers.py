@@ -23,6 +23,7 @@ pytestmark = any_database
 
 DAY = 24 * 60 * 60
 TOTP, END, JSON = "/accounts/totp", "/accounts/trusted_devices/end", {"accept": "application/json"}
+SECURITY = "/accounts/security"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
 
 
@@ -231,12 +232,12 @@ async def test_users_see_and_end_their_trusted_browsers(auth: Auth, client: http
             ("Firefox on Linux", True),
         ]
         assert (await client.post(END, data={"device": ""})).status_code == 400
-        assert (await client.post(END, data={"device": "x"})).headers["location"] == TOTP
+        assert (await client.post(END, data={"device": "x"})).headers["location"] == SECURITY
         assert not await is_asked(phone)
-        assert (await client.post(END, data={"device": listed[0]["id"]})).headers["location"] == TOTP
+        assert (await client.post(END, data={"device": listed[0]["id"]})).headers["location"] == SECURITY
         assert await is_asked(phone)
         await trust(auth, phone)
-        assert (await client.post(END, json={"all": True})).json() == {"next": TOTP}
+        assert (await client.post(END, json={"all": True})).json() == {"next": SECURITY}
         assert await is_asked(phone)
     assert "Ask again in all browsers" not in (await client.get(TOTP)).text
     await client.post("/accounts/logout")

@@ -14,13 +14,14 @@ from ...auth import Auth, Feature
 from ...backends.factors import Factor, StoredFactor, Way
 from ...backends.session import require_session
 from ...core.arguments import as_texts, require_bool, require_integer, require_text
+from ...core.events import PasswordChanged
 from ...core.exceptions import ImproperlyConfigured, ValidationError
 from ...core.templating import ASSET_HASHES
 from ...database.tables import Tables
 from ...http.clients import wants_json
 from ...http.urls import url_path_for, with_query
 from ...pages.base import Endpoint, account_page, asset, keep_form, visitor_page
-from ...pages.factors.check import credential_field
+from ...pages.factors.check import credential_field, forgive_failures
 from ...pages.factors.reauthentication import require_fresh_factor
 from ...pages.factors.step_up import has_second_factor_step
 from ...pages.forms import Field, Form
@@ -136,11 +137,15 @@ class Passkeys(Feature):
         origins = list(dict.fromkeys([auth.site.origin, *self.origins]))
         name = self.rp_name or auth.site_name
         self.auth = auth
+        auth.events.on(PasswordChanged)(self._password_changed)
         self.relying_party = RelyingParty(rp_id, origins=origins, name=name, keys=auth.keys)
         self.store = PasskeyStore(auth, self._table)
         self.ceremonies = Ceremonies(auth, self.store, self.relying_party)
         self.login = PasskeyLogin(self.ceremonies, conditional=self.conditional)
         self.pages = PasskeyPages(self.ceremonies, max_per_user=self.max_per_user)
+
+    async def _password_changed(self, event: PasswordChanged[Any]) -> None:
+        await forgive_failures(self.auth, event.user)
 
     def routes(self) -> Sequence[BaseRoute]:
         script = Route(

@@ -116,8 +116,8 @@ class TwoFactor(ListsFactors):
         return await self.store.reseal()
 
     async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]]:
-        trusted = await self.pages.trusted_context(request, user) if self.trusted is not None else {}
-        return "registration/security_two_factor.html", {"factors": await self.store.factors(user), **trusted}
+        context = await self.pages.context(request, user)
+        return "registration/security_two_factor.html", {"factors": await self.store.factors(user), **context}
 
     async def _factors_changed(self, event: FactorAdded[Any] | FactorRemoved[Any]) -> None:
         """Ends the trusted browsers, and the recovery codes of a user without a factor that they could replace."""
@@ -188,9 +188,12 @@ class FactorPages:
         return RedirectResponse(auth.find_url(request, "security") or auth.url_for(request, "totp"), status_code=303)
 
     @staticmethod
-    async def _require_other_factor(auth: Auth, user: User) -> None:
-        """Raises Refused if the policy requires a second factor of the user, and the app is the only one."""
-        if auth.session_backend.required_level(user) < 2 or await has_main_factor(auth, user, besides=TOTP):
+    async def _may_remove(auth: Auth, user: User) -> bool:
+        """Returns whether the policy lets the user do without the app: no factor is required, or there is another one."""
+        return auth.session_backend.required_level(user) < 2 or await has_main_factor(auth, user, besides=TOTP)
+
+    async def _require_other_factor(self, auth: Auth, user: User) -> None:
+        if await self._may_remove(auth, user):
             return
         text = gettext(
             "Your account must have a second factor, and the app is the only one. Add another one first, or replace the app."
@@ -217,18 +220,22 @@ class FactorPages:
         return await self.setup.show_codes(auth, request, await auth.gateway.run_in_transaction(make))
 
     async def _status(self, auth: Auth, request: Request, user: User, factors: Factors) -> Response:
-        context = await self.trusted_context(request, user)
+        context = await self.context(request, user)
         if wants_json(request):
             trusted = [vars(browser) for browser in context["trusted_browsers"]]
             status: dict[str, Any] = {"created": factors.totp_since, "recovery_codes": factors.recovery_codes}
             return JSONResponse({**status, "trusted": trusted} if self.trusted is not None else status)
         return await render(auth, request, "registration/totp_status.html", factors=factors, **context)
 
-    async def trusted_context(self, request: HTTPConnection, user: User) -> Mapping[str, Any]:
-        """Returns the variables of the template "registration/trusted_browsers.html"."""
-        now = int(get_auth(request).clock())
-        browsers = await self.trusted.browsers(request, user) if self.trusted is not None else []
-        return {"trusted_browsers": browsers, "format_time_since": lambda time: format_time_since(now - time)}
+    async def context(self, request: HTTPConnection, user: User) -> Mapping[str, Any]:
+        """Returns the variables of the pages that show the app and the trusted browsers."""
+        auth = get_auth(request)
+        now = int(auth.clock())
+        return {
+            "trusted_browsers": await self.trusted.browsers(request, user) if self.trusted is not None else [],
+            "may_remove_app": await self._may_remove(auth, user),
+            "format_time_since": lambda time: format_time_since(now - time),
+        }
 
     async def end(self, auth: Auth, request: Request) -> Response:
         """Ends the trusted browser with the id `device`, or with `all` every one. Then redirects to the list."""
