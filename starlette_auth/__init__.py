@@ -1,5 +1,8 @@
 """Users, sessions, permissions and account pages for Starlette and FastAPI."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .answers import answer, redirect_to_login
 from .application import lifespan, middleware, well_known
 from .auth import Auth, Feature, get_auth
@@ -79,15 +82,6 @@ from .django.project import DjangoProject
 from .django.reset_tokens import PasswordResetTokens
 from .django.sessions import DjangoStore
 from .django.signed_cookies import DjangoCookieStore
-from .features.active_sessions import ActiveSessions
-from .features.api_tokens.pages import APITokens
-from .features.api_tokens.tokens import APIToken
-from .features.bearer_sessions import BearerSessions
-from .features.device_login.pages import DeviceLogin
-from .features.email_change import EmailChange
-from .features.passkeys.feature import Passkeys
-from .features.registration import Registration
-from .features.two_factor.pages import TwoFactor
 from .http.cookies import Cookie
 from .http.endpoints import csrf_exempt, login_not_required
 from .mail.mailers import ConsoleMailer, Mailer, SMTPMailer
@@ -132,6 +126,31 @@ from .sessions.store import SessionStore
 from .users.models import AnonymousUser, ContentType, Group, Permission, User
 from .users.usernames import ASCIIUsernameValidator, UnicodeUsernameValidator
 from .users.users import Users
+
+if TYPE_CHECKING:
+    from .features.active_sessions import ActiveSessions
+    from .features.api_tokens.pages import APITokens
+    from .features.api_tokens.tokens import APIToken
+    from .features.bearer_sessions import BearerSessions
+    from .features.device_login.pages import DeviceLogin
+    from .features.email_change import EmailChange
+    from .features.passkeys.feature import Passkeys
+    from .features.registration import Registration
+    from .features.two_factor.pages import TwoFactor
+
+#: The optional features, and their modules. They are imported at the first use: the start of other sites needs no time for
+#: them.
+_FEATURES = {
+    "ActiveSessions": ".features.active_sessions",
+    "APITokens": ".features.api_tokens.pages",
+    "APIToken": ".features.api_tokens.tokens",
+    "BearerSessions": ".features.bearer_sessions",
+    "DeviceLogin": ".features.device_login.pages",
+    "EmailChange": ".features.email_change",
+    "Passkeys": ".features.passkeys.feature",
+    "Registration": ".features.registration",
+    "TwoFactor": ".features.two_factor.pages",
+}
 
 __all__ = [
     "APIToken",
@@ -286,3 +305,14 @@ __all__ = [
     "well_known",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FEATURES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_FEATURES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FEATURES})
