@@ -34,7 +34,7 @@ from .support.databases import (
     weak_passwords,
     with_store,
 )
-from .support.matrix import BACKENDS, FEW, REDIS_URL, needs_redis, summary
+from .support.matrix import ALL, BACKENDS, FEW, REDIS_URL, needs_redis, summary
 from .support.server import Inbox, Server, Start, environment, free_port
 
 __all__ = [
@@ -109,10 +109,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out the other databases where the marker `any_database` says that one is enough, and more for FEW."""
+    """Leaves out the other databases where the marker `any_database` says that one is enough, and more for FEW.
+
+    On the servers two cases of each test are run, unless ALL: on SQLite each case is.
+    """
     items[:] = [item for item in items if not (item.get_closest_marker("any_database") and _server_of(item))]
     if FEW:
         items[:] = some_cases([item for item in items if not item.get_closest_marker("long")], 2)
+    elif not ALL:
+        items[:] = some_cases(items, 2, lambda item: _server_of(item) or item.nodeid)
 
 
 def some_cases(

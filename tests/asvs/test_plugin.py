@@ -13,6 +13,8 @@ from databases import Database
 from ..support.databases import SECRET_KEY
 from ..support.server import ROOT
 
+pytestmark = pytest.mark.long
+
 SITE = """
 from databases import Database
 from starlette.applications import Starlette

@@ -54,7 +54,7 @@ from ..conftest import SECRET_KEY, any_database
 from .careless import PAGES_FAIL, STALE_FAILS, STORE_FAILS
 from .site import BEFORE, HEADERS, LEVELS, PAGES, assess, failures, make_app, make_auth, undecided
 
-pytestmark = any_database
+pytestmark = [pytest.mark.long, any_database]
 
 YEAR = 365 * 24 * 60 * 60
 FOREVER = SessionLimit(absolute=10 * YEAR, idle=10 * YEAR)
@@ -340,6 +340,28 @@ def replay_challenges(app: TwoFactor, passkeys: Passkeys) -> None:
     passkeys.ceremonies.challenges.__class__ = Replayed
 
 
+class Blind(RelyingParty):
+    """Verifies no signature."""
+
+    def verify_assertion(self, response: Any, stored: Any, **arguments: Any) -> Assertion:
+        return Assertion(sign_count=0, backed_up=True, verified=True, count_fell=False, has_old_mac=False)
+
+
+class Clinging(FactorStore):
+    """Removes no app."""
+
+    async def remove_app(self, user: User) -> bool:
+        return True
+
+
+def accept_any_signature(app: TwoFactor, passkeys: Passkeys) -> None:
+    passkeys.relying_party.__class__ = Blind
+
+
+def keep_removed_apps(app: TwoFactor, passkeys: Passkeys) -> None:
+    app.store.__class__ = Clinging
+
+
 def forget_the_step(app: TwoFactor, passkeys: Passkeys) -> None:
     app.auth.login_steps.clear()
     app.auth.session_backend.assurance = None
@@ -350,6 +372,8 @@ WEAK_FACTORS: dict[Callable[[TwoFactor, Passkeys], None], set[str]] = {
     accept_late_codes: {"6.5.5"},
     believe_rows: {"6.7.1"},
     replay_challenges: {"6.7.2"},
+    accept_any_signature: {"6.5.7", "6.7.1"},
+    keep_removed_apps: {"6.5.6"},
     forget_the_step: {"6.4.3", "6.4.4", "6.5.1"},
 }
 
@@ -362,6 +386,28 @@ async def test_a_weak_second_factor_fails_its_rows(
     auth = make_auth(tmp_path, **with_factors(app, passkeys))
     weaken(app, passkeys)
     assert failures(await assess(make_app(auth), auth)) - TIMED == BEFORE | WEAK_FACTORS[weaken]
+
+
+WEAK_CODES: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "one secret for all": ({"app_setup.new_secret": lambda: b"s" * 20}, {"6.5.3"}),
+    "short recovery codes": ({"recovery_codes.LENGTH": 3}, {"6.5.4"}),
+    "codes of the future": (
+        {
+            f"{module}.find_step": lambda secret, code, time, drift=1: find_step(secret, code, time + 30, drift + 1)
+            for module in ("app_setup", "store")
+        },
+        {"6.5.8"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEAK_CODES)
+async def test_weak_codes_fail_their_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, rows = WEAK_CODES[name]
+    for target, value in parts.items():
+        monkeypatch.setattr(f"starlette_auth.features.two_factor.{target}", value)
+    auth = make_auth(tmp_path, **with_factors(TwoFactor()))
+    assert failures(await assess(make_app(auth), auth)) - TIMED >= BEFORE | rows
 
 
 async def test_recovery_codes_in_plain_text_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,5 +482,6 @@ def test_each_row_is_seen_failing() -> None:
     seen = set().union(
         *(rows for _, rows in (*AUTH.values(), *APP.values())), *SILENCED.values(), PAGES_FAIL, STORE_FAILS
     )
-    seen |= STALE_FAILS | BACKEND_FAILS | BEFORE | {"6.3.2", "6.4.2", "6.4.1"}
+    seen |= STALE_FAILS | BACKEND_FAILS | BEFORE | {"6.3.2", "6.4.2", "6.4.1", "6.5.2"}
+    seen = seen.union(*WEAK_FACTORS.values(), *(rows for _, rows in WEAK_CODES.values()))
     assert decided - seen == QUESTIONS

@@ -53,6 +53,8 @@ from ..support.apps import make_app
 from .djangos import KEY, Django, browser, django_on, make_auth, shared_auth
 from .test_django import log_in_to_django, make_shared_app, session_view, username_here, username_in_django
 
+pytestmark = pytest.mark.long
+
 # Read from disk before the event loop runs.
 NEW_YORK, AUCKLAND = (
     ZoneInfo("America/New_York"),

@@ -167,7 +167,7 @@ async def test_the_well_known_files(database: Any) -> None:
             assert origins.json() == {
                 "origins": ["https://example.org", "https://shop.example.net", "https://www.example.org"]
             }
-            assert origins.headers["cache-control"] == "public, max-age=3600"
+            assert origins.headers["cache-control"] == "no-store"
 
 
 async def test_programs_need_no_pages(auth: Auth, ann: User) -> None:

@@ -21,6 +21,8 @@ from starlette_auth.users.models import AnonymousUser
 from ..support.matrix import needs_chromium
 from ..support.template_cases import HOST, LINK, NAME, PARTS, SITE, TEMPLATES, Case, mails, pages, render
 
+pytestmark = pytest.mark.long
+
 PAGES, MAILS = pages(), mails()
 ORIGIN = "http://pages.test"
 POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'"
@@ -233,9 +235,9 @@ def visit(site: dict[str, str], chromium: Browser) -> Iterator[Callable[..., Vis
             path = urlsplit(route.request.url).path
             if route.request.method == "POST":  # one page submits its form automatically
                 route.fulfill(status=204)
-            elif path in ("/auth.css", "/auth.js"):
-                media_type = "text/css" if path == "/auth.css" else "text/javascript"
-                route.fulfill(body=ASSETS[path[1:]], content_type=media_type)
+            elif (asset := path.rpartition("/")[2]) in ASSETS:
+                media_type = "text/css" if asset.endswith(".css") else "text/javascript"
+                route.fulfill(body=ASSETS[asset], content_type=media_type)
             elif path in site:
                 headers = {} if path.startswith("/mail/") else {"content-security-policy": POLICY}
                 route.fulfill(body=site[path], headers={"content-type": "text/html; charset=utf-8", **headers})

@@ -27,6 +27,8 @@ from starlette_auth.testing import FrozenClock
 from ..conftest import ON_MANY_REDIS, ON_SERVER, name_of, with_store
 from ..support.matrix import FEW
 
+pytestmark = pytest.mark.long
+
 R = TypeVar("R")
 MAX_AGE, GRACE = 1000, 60
 USER = "_auth_user_id"

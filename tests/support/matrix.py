@@ -6,6 +6,7 @@ variable is set, even to nothing. What is named and missing fails the tests. The
 databases, with each driver that an engine of SQLAlchemy may have.
 
 `TEST_CASES=few` runs at most two cases of each test, and fewer random ones. It leaves out what is marked as `long`.
+`TEST_CASES=all` runs all cases on PostgreSQL and MariaDB too, where otherwise two of each test are run.
 """
 
 import os
@@ -34,6 +35,7 @@ BROWSER = _setting("TEST_BROWSER", "chromium")
 CHROMIUM = shutil.which(BROWSER) or BROWSER
 
 FEW = os.environ.get("TEST_CASES") == "few"
+ALL = os.environ.get("TEST_CASES") == "all"
 
 needs_redis = pytest.mark.skipif(not REDIS_URL, reason="needs Redis; name one in TEST_REDIS_URL")
 needs_postgresql = pytest.mark.skipif(

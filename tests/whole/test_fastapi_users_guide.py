@@ -23,6 +23,8 @@ from argon2 import PasswordHasher
 from ..support.server import PRINTED
 from .test_guides import Folder, blocks_of
 
+pytestmark = pytest.mark.long
+
 GUIDE = "fastapi-users.md"
 NEW_PASSWORD = "seven quiet otters"
 SCHEMA = """

@@ -44,6 +44,8 @@ from ..conftest import DJANGO, ON_SERVER, PASSWORD, SECRET_KEY, name_of, with_st
 from ..support.apps import make_app, public
 from ..support.server import free_port
 
+pytestmark = pytest.mark.long
+
 Headers = list[tuple[bytes, bytes]]
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 ROUNDS = 3

@@ -32,6 +32,8 @@ from ..support.server import Server, Start, environment, free_port
 from ..support.servers import postgres_server, redis_server
 from .test_example_app import browser, send
 
+pytestmark = pytest.mark.long
+
 SAME_SITE = {"sec-fetch-site": "same-origin"}
 
 

@@ -177,10 +177,10 @@ async def revocable(target: Target, enrolled: Enrolled) -> Result:
 
 
 async def _replace(target: Target, browser: Browser) -> bool:
-    path = target.path("totp") or ""
-    secret = await begin_enrolment(target, browser, f"{path}?replace=1")
-    made = await browser.post_json(path, {"replace": "1", "code": code(target, secret)})
-    return made.status_code == 200
+    path = f"{target.path('totp')}?replace"
+    secret = await begin_enrolment(target, browser, path)
+    made = await browser.post_json(path, {"code": code(target, secret)})
+    return "recovery_codes" in made.json()
 
 
 async def _accepts_at_setup(target: Target, steps: int) -> bool:
