@@ -27,6 +27,7 @@ PAGES, MAILS = pages(), mails()
 ORIGIN = "http://pages.test"
 POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'"
 ARABIC = Language("ar", ENGLISH.catalog)
+FILES = {"/auth.css": "auth.css", "/auth.js": "auth.js", "/accounts/passkeys_script": "auth_passkeys.js"}
 
 
 def test_every_template_is_tested_here() -> None:
@@ -235,9 +236,9 @@ def visit(site: dict[str, str], chromium: Browser) -> Iterator[Callable[..., Vis
             path = urlsplit(route.request.url).path
             if route.request.method == "POST":  # one page submits its form automatically
                 route.fulfill(status=204)
-            elif (asset := path.rpartition("/")[2]) in ASSETS:
-                media_type = "text/css" if asset.endswith(".css") else "text/javascript"
-                route.fulfill(body=ASSETS[asset], content_type=media_type)
+            elif path in FILES:
+                media_type = "text/css" if path == "/auth.css" else "text/javascript"
+                route.fulfill(body=ASSETS[FILES[path]], content_type=media_type)
             elif path in site:
                 headers = {} if path.startswith("/mail/") else {"content-security-policy": POLICY}
                 route.fulfill(body=site[path], headers={"content-type": "text/html; charset=utf-8", **headers})
