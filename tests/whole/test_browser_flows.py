@@ -500,6 +500,6 @@ def test_no_page_was_left_out(request: pytest.FixtureRequest, looked_at: set[tup
         pytest.skip("some tests that come to other pages were not run")
     # The templates have an event loop of their own, and the browser's driver has one here.
     with ThreadPoolExecutor(1) as thread:
-        rendered = list(thread.map(lambda case: render(case.template, case.context), pages()))
+        rendered = thread.submit(lambda: [render(case.template, case.context) for case in pages()]).result()
     titles = {re.findall(r"<title>(.*?)(?: · |</title>)", page)[0] for page in rendered}
     assert titles - {title for title, *_ in looked_at} == ELSEWHERE
