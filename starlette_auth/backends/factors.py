@@ -11,7 +11,7 @@ from ..security.throttle import Throttle
 from ..security.throttling.descriptions import describe_rates
 from ..users.models import User
 from .login_methods import EMAIL, PASSWORD
-from .ways import Way as Way
+from .ways import Way
 
 
 class Factor:

@@ -49,7 +49,7 @@ class SecondFactorFailed(Event, Generic[U]):
     """A wrong second factor was given after a right password. `method` is "totp", "recovery_code", or "passkey".
 
     An attacker may know the password of the user. `failures` is the number of wrong ones in a row, of all factors, in
-    browsers that the user has not logged in with before; each other browser has a number of its own. It stops at 100,
+    browsers that the user has not logged in with before; a known browser has a separate number. It stops at 100,
     and is 0 with `Auth(throttling=False)`.
     """
 

@@ -1,11 +1,13 @@
 """The Jinja environment of the templates. It is imported when the first page is rendered."""
 
+import contextlib
 from collections.abc import MutableMapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.meta import find_referenced_templates
 from jinja2.utils import missing
 
 from .exceptions import ImproperlyConfigured
@@ -68,6 +70,20 @@ class Environment(jinja2.Environment):
             lstrip_blocks=True,
         )
         self.policies["ext.i18n.trimmed"] = True
+
+    def load_references(self, name: str) -> None:
+        """Loads the templates that a template includes, imports or extends, and those that these do."""
+        assert self.loader is not None  # noqa: S101  it was passed to the constructor
+        references, loaded = [name], set[str]()
+        while references:
+            current = references.pop()
+            if current in loaded:
+                continue
+            loaded.add(current)
+            with contextlib.suppress(jinja2.TemplateError):  # the rendering raises it, if it needs the template
+                source, *_ = self.loader.get_source(self, current)
+                self.get_template(current)
+                references += filter(None, find_referenced_templates(self.parse(source)))
 
     def _load_template(self, name: str, globals: MutableMapping[str, Any] | None) -> jinja2.Template:
         try:

@@ -40,9 +40,14 @@ class Templates:
         """Returns the rendered page. The first use of a template loads and compiles it in a thread."""
         if name in self._loaded:
             return self._render(name, context)
-        page = await run_in_threadpool(self._render, name, context)
+        page = await run_in_threadpool(self._load_and_render, name, context)
         self._loaded.add(name)
         return page
+
+    def _load_and_render(self, name: str, context: dict[str, Any]) -> str:
+        # A later rendering may need a template that this one leaves out, and must not read files in the event loop.
+        self.environment.load_references(name)
+        return self._render(name, context)
 
     def _render(self, name: str, context: dict[str, Any]) -> str:
         page: str = self.environment.get_template(name).render(context)

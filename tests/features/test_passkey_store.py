@@ -180,7 +180,7 @@ async def test_a_program_that_does_not_know_the_table_deletes_users(
 
 
 async def test_a_stolen_table_logs_nobody_in(auth: Auth, store: PasskeyStore, ann: User) -> None:
-    """Attack 17: whoever reads the row cannot sign, and whoever writes it has no secret key."""
+    """Attack 17: an attacker who reads the row cannot sign, and one who writes it has no secret key."""
     passkey = SoftPasskey(origin="http://localhost")
     party = RelyingParty("localhost", origins=["http://localhost"], name="", keys=auth.keys)
     options = party.creation_options(b"c", user_handle=b"h" * 32, username="mallory")

@@ -15,7 +15,7 @@ from starlette_auth.features.two_factor.trusted_browsers import TrustedBrowser
 from starlette_auth.pages.forms import Field, Form
 from starlette_auth.users.models import AnonymousUser, User
 
-SECTIONS = {f"registration/security_{name}.html" for name in ("email", "sessions", "tokens", "two_factor")}
+SECTIONS = {f"registration/security_{name}.html" for name in ("email", "sessions", "tokens", "two_factor", "passkeys")}
 PARTS = {
     *(
         "auth_base.html",
@@ -24,7 +24,7 @@ PARTS = {
         "auth_passkeys.html",
         "registration/trusted_browsers.html",
     ),
-    "registration/_passkeys_section.html",  # a part of the page `security`
+    "registration/app_status.html",
     *SECTIONS,
 }
 TEMPLATES = {
@@ -510,6 +510,7 @@ def _security(say: Say, *, app: int = 10, number: int = 2) -> dict[str, Any]:
     contexts: dict[str, dict[str, Any]] = {
         "email": {"email": EMAIL if app else ""},
         "two_factor": {"factors": _factors(app) if app else Factors(), **_list(say)},
+        "passkeys": {"passkeys": number, "keys": 0},
         "sessions": {"number": number},
         "tokens": {"number": number if app else 0},
     }

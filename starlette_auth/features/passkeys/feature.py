@@ -11,8 +11,9 @@ from starlette.routing import BaseRoute, Route
 
 from ...answers import redirect_to_login
 from ...auth import Auth, Feature
-from ...backends.factors import Factor, StoredFactor, Way
+from ...backends.factors import Factor, StoredFactor
 from ...backends.session import require_session
+from ...backends.ways import Way
 from ...core.arguments import as_texts, require_bool, require_integer, require_text
 from ...core.events import PasswordChanged
 from ...core.exceptions import ImproperlyConfigured, ValidationError
@@ -208,7 +209,7 @@ class Passkeys(Feature):
     async def security_section(self, request: HTTPConnection, user: User) -> tuple[str, Mapping[str, Any]]:
         passkeys = await self.store.list(user)
         keys = sum(kind_of(passkey) == KEY for passkey in passkeys)
-        return "registration/_passkeys_section.html", {"passkeys": len(passkeys) - keys, "keys": keys}
+        return "registration/security_passkeys.html", {"passkeys": len(passkeys) - keys, "keys": keys}
 
 
 def _change(view: Change, *, keep: Sequence[str] = ()) -> Endpoint:
